@@ -1,0 +1,43 @@
+"""Which adapter a URL means. The one place that knows them all, and it imports only the one that is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from ensue.errors import UsageError
+from ensue.ports import Broker, Store
+
+#: scheme -> (module, class, extra to install)
+STORES = {"sqlite": ("ensue.stores.sqlite", "SqliteStore", "")}
+BROKERS = {
+    "sqlite": ("ensue.brokers.embedded", "EmbeddedBroker", ""),
+    "memory": ("ensue.brokers.memory", "MemoryBroker", ""),
+}
+
+
+def make_store(url: str, service: str) -> Store:
+    """Return the store of `service` at `url`, not yet open."""
+    return cast(Store, _adapter("database", STORES, url)(url, service))
+
+
+def make_broker(url: str) -> Broker:
+    """Return the broker at `url`, not yet open."""
+    return cast(Broker, _adapter("broker", BROKERS, url)(url))
+
+
+def _adapter(what: str, known: dict[str, tuple[str, str, str]], url: str) -> Any:
+    scheme = urlsplit(url).scheme
+    if scheme not in known:
+        raise UsageError(
+            f"{what} URL with scheme {scheme!r}: expected one of {', '.join(sorted(known))}, "
+            "e.g. sqlite:///./data.db"  # the URL itself may hold a password: never shown
+        )
+    module, name, extra = known[scheme]
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        if not extra:
+            raise
+        raise UsageError(f'{what} {scheme}: pip install "ensue[{extra}]"') from error

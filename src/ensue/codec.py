@@ -1,0 +1,110 @@
+"""Bytes and back: the envelope as JSON (outbox, embedded log) and as CloudEvents 1.0 attributes in binary mode.
+
+In binary mode each attribute is a header and the data is the body, untouched. Brokers that speak to other programs
+(Kafka, NATS) use `to_attributes` / `from_attributes` with their own header prefix; the embedded log keeps the encoded
+envelope. Source: CloudEvents 1.0.2 and its Kafka and NATS protocol bindings; extensions `partitionkey`,
+`traceparent` are CloudEvents' own, `ensue*` are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ensue.errors import BadMessage
+from ensue.message import Envelope, Message
+
+_encoder = msgspec.json.Encoder()
+_envelope_decoder = msgspec.json.Decoder(Envelope)
+
+encode_envelope = _encoder.encode
+
+_KNOWN = frozenset(
+    {
+        "specversion", "id", "source", "type", "time", "datacontenttype", "partitionkey",
+        "correlationid", "causationid", "traceparent",
+        "ensuepartition", "ensueposition", "ensueprevious",
+    }
+)  # fmt: skip
+
+
+def decode_envelope(data: bytes) -> Envelope:
+    """Decode what `encode_envelope` made. Raises BadMessage when it is anything else."""
+    try:
+        return _envelope_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadMessage(f"the headers are no envelope: {error}. Expected CloudEvents attributes as JSON") from error
+
+
+def to_attributes(message: Message, prefix: str = "ce-") -> dict[str, str]:
+    """Return the CloudEvents headers of a message, each name with `prefix` ("ce-" HTTP and NATS, "ce_" Kafka).
+
+    The content type goes by its own header name, `content-type`, as the bindings ask.
+    """
+    envelope = message.envelope
+    attributes = {
+        "specversion": "1.0",
+        "id": envelope.id,
+        "source": message.source,
+        "type": envelope.type,
+        "time": envelope.time,
+        "partitionkey": message.key,
+        "correlationid": envelope.correlation_id,
+        "causationid": envelope.causation_id,
+        "traceparent": envelope.traceparent,
+    }
+    if message.position:
+        attributes["ensuepartition"] = str(message.partition)
+        attributes["ensueposition"] = str(message.position)
+        attributes["ensueprevious"] = str(message.previous)
+    attributes.update(envelope.extensions or {})
+    headers = {prefix + name: value for name, value in attributes.items() if value}
+    headers["content-type"] = envelope.content_type
+    return headers
+
+
+def from_attributes(
+    headers: Mapping[str, str], data: bytes, *, topic: str, partition: int, offset: int, prefix: str = "ce-"
+) -> Message:
+    """Read a CloudEvent in binary mode, ours or anybody's. Header names match without regard to case.
+
+    Raises BadMessage that names the missing or malformed attribute.
+    """
+    attributes = {
+        name.lower()[len(prefix) :]: value for name, value in headers.items() if name.lower().startswith(prefix)
+    }
+    for required in ("specversion", "id", "source", "type"):
+        if not attributes.get(required):
+            raise BadMessage(f"no CloudEvent: header {prefix}{required} is missing or empty", attribute=required)
+    if not attributes["specversion"].startswith("1."):
+        raise BadMessage(f"CloudEvents version {attributes['specversion']}, expected 1.0", attribute="specversion")
+    content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
+    extensions = {name: value for name, value in attributes.items() if name not in _KNOWN}
+    return Message(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        key=attributes.get("partitionkey", "") or attributes.get("subject", ""),
+        source=attributes["source"],
+        position=_whole(attributes, "ensueposition"),
+        previous=_whole(attributes, "ensueprevious"),
+        envelope=Envelope(
+            id=attributes["id"],
+            type=attributes["type"],
+            time=attributes.get("time", ""),
+            correlation_id=attributes.get("correlationid", ""),
+            causation_id=attributes.get("causationid", ""),
+            traceparent=attributes.get("traceparent", ""),
+            content_type=content_type or "application/json",
+            extensions=extensions or None,
+        ),
+        data=data,
+    )
+
+
+def _whole(attributes: Mapping[str, str], name: str) -> int:
+    text = attributes.get(name, "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise BadMessage(f"attribute {name} is {text[:40]!r}, expected a whole number", attribute=name)
+    return int(text)

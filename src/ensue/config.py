@@ -1,0 +1,121 @@
+"""Settings. The only place that reads the environment.
+
+`ENSUE_<SERVICE>_DATABASE` and `ENSUE_BROKER` are URLs whose scheme chooses the adapter; without them everything is
+embedded: SQLite files in `ENSUE_HOME` (`./.ensue`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ensue.errors import UsageError
+from ensue.retry import Retry
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How the loops run. Times in seconds (`_s`); every bound is checked when the value is made.
+
+    batch_records_max: records of one partition in one transaction, and of one relay append.
+    poll_interval_s: how long a loop waits without being woken (a lost wake-up costs no more than this).
+    tick_first_s, tick_max_s: a quiet source tells its last position after tick_first_s, then ever less often.
+    resend_interval_s: how often a subscriber with a gap asks again.
+    lease_ttl_s: after this long without a heartbeat a worker's partitions go to others.
+    relay_save_interval_s: how often the relay stores how far it is (it may lag: sending again is harmless).
+    retention_s: how long outbox, log, inbox and stored HTTP responses are kept.
+    dead_letters_max: with more set aside in one partition than this, that partition waits for an operator.
+    """
+
+    batch_records_max: int = 500
+    poll_interval_s: float = 1.0
+    tick_first_s: float = 1.0
+    tick_max_s: float = 60.0
+    resend_interval_s: float = 2.0
+    lease_ttl_s: float = 3.0
+    relay_save_interval_s: float = 0.5
+    retention_s: float = 7 * 24 * 3600.0
+    retention_interval_s: float = 60.0
+    dead_letters_max: int = 10_000
+    retry: Retry = dataclasses.field(default_factory=Retry)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_records_max <= 10_000:
+            raise UsageError(f"batch_records_max is {self.batch_records_max}, expected 1 to 10,000")
+        for name in (
+            "poll_interval_s", "tick_first_s", "tick_max_s", "resend_interval_s",
+            "lease_ttl_s", "relay_save_interval_s", "retention_s", "retention_interval_s",
+        ):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected more than 0 seconds")
+        if self.tick_max_s < self.tick_first_s:
+            raise UsageError(f"tick_max_s {self.tick_max_s} is below tick_first_s {self.tick_first_s}")
+        if self.dead_letters_max < 1:
+            raise UsageError(f"dead_letters_max is {self.dead_letters_max}, expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where a service's database and the broker are, and how the engine runs.
+
+    partitions: of every topic this service publishes or reads; it must be the same in all services, and cannot be
+    changed later without losing the order of keys, so the default leaves room to grow.
+    fault: a named point at which the process kills itself (tests only), as `name` or `name:n` for the n-th pass.
+    """
+
+    database: str
+    broker: str
+    partitions: int = 8
+    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    fault: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.partitions <= 4096:
+            raise UsageError(f"partitions is {self.partitions}, expected 1 to 4096 (ENSUE_PARTITIONS)")
+
+
+def load_settings(
+    service: str,
+    *,
+    database: str | None = None,
+    broker: str | None = None,
+    partitions: int | None = None,
+    engine: EngineConfig | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Arguments first, then the environment, then the embedded default."""
+    env = os.environ if environment is None else environment
+    home = Path(env.get("ENSUE_HOME", ".ensue")).absolute()
+    variable = f"ENSUE_{service.upper().replace('-', '_')}_DATABASE"
+    return Settings(
+        database=database or env.get(variable) or f"sqlite:///{home}/{service}.db",
+        broker=broker or env.get("ENSUE_BROKER") or f"sqlite:///{home}/broker.db",
+        partitions=partitions or _whole(env, "ENSUE_PARTITIONS", 8),
+        engine=engine or _engine(env),
+        fault=env.get("ENSUE_FAULT", ""),
+    )
+
+
+def _engine(env: Mapping[str, str]) -> EngineConfig:
+    """Each number of EngineConfig may be given as ENSUE_<NAME>, e.g. ENSUE_LEASE_TTL_S=5."""
+    changes: dict[str, float | int] = {}
+    for field in dataclasses.fields(EngineConfig):
+        text = env.get(f"ENSUE_{field.name.upper()}")
+        if text is None or field.name == "retry":
+            continue
+        try:
+            changes[field.name] = int(text) if field.type in ("int", int) else float(text)
+        except ValueError:
+            raise UsageError(f"ENSUE_{field.name.upper()} is {text!r}, expected a number") from None
+    return EngineConfig(**changes)  # type: ignore[arg-type]  # names and kinds come from the class itself
+
+
+def _whole(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, "")
+    if not text:
+        return default
+    if not text.isdigit():
+        raise UsageError(f"{name} is {text!r}, expected a whole number")
+    return int(text)

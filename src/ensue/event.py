@@ -1,0 +1,174 @@
+"""Events: what a service publishes, with topic, partition key, type name and version.
+
+`Event` is a frozen msgspec Struct; `@event(...)` makes events of pydantic models and dataclasses. Either way the class
+gets an `EventType`: how it is named on the wire, which of its fields is the key, how it is encoded and decoded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+
+from ensue.errors import BadMessage, UsageError
+
+E = TypeVar("E")
+_SPEC = "__ensue_event_type__"
+
+#: Every declared event by its wire type, so that two classes cannot claim one name.
+_declared: dict[str, type] = {}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EventType(Generic[E]):
+    """An event class as the wire sees it. `type` is the CloudEvents type: `<topic>.<Name>.v<version>`."""
+
+    cls: type[E]
+    topic: str
+    key_field: str
+    name: str
+    version: int
+    type: str
+    encode: Callable[[E], bytes]
+    decode: Callable[[bytes], E]
+
+    def key_of(self, event: E) -> str:
+        return str(getattr(event, self.key_field))
+
+    def read(self, data: bytes) -> E:
+        """Decode JSON data. Unknown fields are ignored; raises BadMessage that names the field that is wrong."""
+        try:
+            return self.decode(data)
+        except ValueError as error:  # msgspec and pydantic both derive their errors from it
+            raise BadMessage(
+                f"{self.type}: the data does not fit {self.cls.__qualname__}: {error}. "
+                "Expected what the class declares; correct the sender, or give the field a default",
+                type=self.type,
+            ) from error
+
+
+class EventMeta(type(msgspec.Struct)):  # type: ignore[misc]  # StructMeta has no public name
+    """Takes `topic`, `key`, `name` and `version` out of the class line and leaves the rest to msgspec."""
+
+    def __new__(
+        mcls,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        topic: str | None = None,
+        key: str | None = None,
+        type_name: str | None = None,
+        version: int = 1,
+        **options: Any,
+    ) -> EventMeta:
+        # Keyword-only fields so that a later version may add one with a default anywhere.
+        options = {"frozen": True, "kw_only": True, "gc": False} | options
+        cls = super().__new__(mcls, name, bases, namespace, **options)
+        if bases and bases[0] is not msgspec.Struct:
+            if topic is None and key is None:
+                return cast(EventMeta, cls)  # an abstract base for the user's own events
+            fields = {field.name for field in msgspec.structs.fields(cls)}
+            encode = msgspec.json.Encoder().encode
+            # The decoder resolves annotations, which may name classes defined later: make it on first use.
+            _attach(cls, topic, key, type_name, version, fields, encode, _late_decoder(cls))
+        return cast(EventMeta, cls)
+
+
+class Event(msgspec.Struct, metaclass=EventMeta):
+    """Base of events: `class OrderCreated(Event, topic="orders", key="customer_id")`.
+
+    topic: where it is published. key: the field whose value keeps events in order (events of one key stay in commit
+    order). type_name: the name on the wire, else the class's. version: raise it when old readers could not read it.
+    Raises UsageError at declaration: no topic, no key, a key that is no field, a name taken by another class.
+    """
+
+
+def event(
+    *, topic: str, key: str, type_name: str | None = None, version: int = 1
+) -> Callable[[type[E]], type[E]]:
+    """Make an event of a pydantic 2 model or a dataclass: `@event(topic="orders", key="customer_id")`."""
+
+    def declare(cls: type[E]) -> type[E]:
+        encode: Callable[[Any], bytes]
+        decode: Callable[[bytes], Any]
+        if dataclasses.is_dataclass(cls):
+            fields = {field.name for field in dataclasses.fields(cls)}
+            encode, decode = msgspec.json.Encoder().encode, _late_decoder(cls)
+        elif hasattr(cls, "model_validate_json"):
+            model = cast(Any, cls)
+            fields = set(model.model_fields)
+
+            def encode(value: Any) -> bytes:
+                return cast(bytes, value.model_dump_json().encode())
+
+            decode = model.model_validate_json
+        else:
+            raise UsageError(
+                f"@event on {cls.__qualname__}: expected a pydantic 2 model or a dataclass; "
+                "for a plain class write `class X(ensue.Event, topic=..., key=...)`"
+            )
+        _attach(cls, topic, key, type_name, version, fields, encode, decode)
+        return cls
+
+    return declare
+
+
+def event_type(cls: type[E]) -> EventType[E]:
+    """Return the EventType of a declared event class; raises UsageError for any other class."""
+    spec = cls.__dict__.get(_SPEC)
+    if spec is None:
+        raise UsageError(
+            f"{cls.__qualname__} is no event: write `class {cls.__name__}(ensue.Event, topic=..., key=...)`, "
+            "or put @ensue.event(topic=..., key=...) on a pydantic model or dataclass"
+        )
+    return cast(EventType[E], spec)
+
+
+def _late_decoder(cls: type) -> Callable[[bytes], Any]:
+    decoder: msgspec.json.Decoder[Any] | None = None
+
+    def decode(data: bytes) -> Any:
+        nonlocal decoder
+        if decoder is None:
+            decoder = msgspec.json.Decoder(cls)
+        return decoder.decode(data)
+
+    return decode
+
+
+def _attach(
+    cls: type,
+    topic: str | None,
+    key: str | None,
+    type_name: str | None,
+    version: int,
+    fields: set[str],
+    encode: Callable[[Any], bytes],
+    decode: Callable[[bytes], Any],
+) -> None:
+    name = type_name or cls.__name__
+    if not topic:
+        raise UsageError(f"event {cls.__qualname__} has no topic: write topic=\"...\" in its declaration")
+    if topic.startswith("ensue."):
+        raise UsageError(f"event {cls.__qualname__}: topics that begin with 'ensue.' are Ensue's own; choose another")
+    if not key:
+        raise UsageError(
+            f"event {cls.__qualname__} has no key: write key=\"<field>\"; events of one key stay in order. "
+            f"Its fields: {', '.join(sorted(fields)) or 'none'}"
+        )
+    if key not in fields:
+        raise UsageError(
+            f"event {cls.__qualname__}: key {key!r} is not one of its fields ({', '.join(sorted(fields)) or 'none'})"
+        )
+    wire = f"{topic}.{name}.v{version}"
+    taken = _declared.get(wire)
+    if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise UsageError(
+            f"event type {wire} is declared by {taken.__module__}.{taken.__qualname__} and again by "
+            f"{cls.__module__}.{cls.__qualname__}: give one another type_name or version"
+        )
+    _declared[wire] = cls
+    setattr(cls, _SPEC, EventType(cls, topic, key, name, version, wire, encode, decode))

@@ -1,0 +1,51 @@
+"""Where a step that begins outside comes from: its correlation id, trace and Idempotency-Key.
+
+A web integration sets it for the time of one request; `service.step()` reads it. So the step takes no argument, and
+the same call works in a route, a command line and a test.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ensue.message import StoredResponse
+from ensue.step import Step
+
+
+@dataclasses.dataclass(slots=True)
+class Origin:
+    """fingerprint: of the request, so that one key with another request is noticed. step: set while one is open."""
+
+    correlation_id: str = ""
+    traceparent: str = ""
+    idempotency_key: str = ""
+    fingerprint: str = ""
+    step: Step | None = None
+
+
+_current: contextvars.ContextVar[Origin | None] = contextvars.ContextVar("ensue_origin", default=None)
+
+
+class AlreadyAnswered(Exception):
+    """This Idempotency-Key was answered before, with the same request: give `response` again, do nothing."""
+
+    def __init__(self, response: StoredResponse) -> None:
+        super().__init__(response.key)
+        self.response = response
+
+
+@contextmanager
+def origin(given: Origin) -> Iterator[Origin]:
+    """Make `given` the origin of the steps that begin inside this block."""
+    token = _current.set(given)
+    try:
+        yield given
+    finally:
+        _current.reset(token)
+
+
+def current_origin() -> Origin | None:
+    return _current.get()

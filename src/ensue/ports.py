@@ -1,0 +1,311 @@
+"""The ports: what the engine asks of a database and of a broker, with the guarantees that adapters must keep.
+
+Every sentence here that promises something is checked by `ensue.conformance`. An adapter knows these protocols and
+the values of `ensue.message`; it never knows the engine or another adapter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ensue.message import (
+    Bounds,
+    Checkpoint,
+    DeadLetter,
+    DeadLetterState,
+    Garbage,
+    LeaseTable,
+    Message,
+    OutboxRecord,
+    Partition,
+    StoredResponse,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an adapter can do, as data. Conformance suites and the engine ask this, never an adapter's name.
+
+    sessions: steps carry an SQLAlchemy session. survives_restart: what was committed is there after close and open.
+    several_processes: more than one process may open it at once. power_loss_safe: a commit survives a power cut.
+    """
+
+    sessions: bool = True
+    survives_restart: bool = True
+    several_processes: bool = True
+    power_loss_safe: bool = True
+
+
+class Clock(Protocol):
+    """Time as an argument, so that tests and the simulator own it."""
+
+    def now(self) -> float:
+        """Seconds since the epoch, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Ids(Protocol):
+    """Message ids: unique across processes; cheap, since one is made for each published event."""
+
+    def next(self) -> str: ...
+
+
+# ------------------------------------------------------------------------------------------------------------ broker
+
+
+class Entry(Protocol):
+    """What is appended: an OutboxRecord has this shape."""
+
+    key: str
+    envelope: bytes
+    data: bytes
+    position: int
+    previous: int
+
+
+class Broker(Protocol):
+    """A partitioned log and nothing more. Partitions are numbered from 0, offsets from 1.
+
+    Raises BrokerUnavailable (retry) when it does not answer.
+    """
+
+    capabilities: Capabilities
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None:
+        """Release everything; safe to repeat. A read that waits ends at once with what it has (nothing)."""
+
+    async def ensure_topic(self, topic: str, partitions: int) -> None:
+        """Create the topic, or check it. Safe to repeat and to race. Raises TopicMismatch on another count."""
+
+    async def partitions(self, topic: str) -> int:
+        """Return the topic's number of partitions, 0 when there is no such topic."""
+
+    async def topics(self) -> Mapping[str, int]:
+        """Return every topic with its number of partitions."""
+
+    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
+        """Append entries in order, all or a prefix; return the last offset. When it returns, they are in the log.
+
+        On an error any prefix may have been appended: the caller sends again from the first one (the chain makes
+        duplicates harmless). Offsets of one partition grow by at least 1 in append order and are never reused.
+        """
+
+    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+        """Append to several partitions as `append` does to each; cheaper where the broker can write them together.
+
+        Order holds within each partition.
+        """
+
+    async def read(
+        self, topic: str, partition: int, after: int, limit: int, wait_s: float
+    ) -> Sequence[Message | Garbage]:
+        """Return up to `limit` records with offset > `after`, in offset order, none left out.
+
+        Returns at once when there is at least one (what is there now; it never waits to fill a batch), else waits up
+        to `wait_s` for an append by anyone and returns then, or empty.
+        A record that cannot be read as a message comes as Garbage with its offset, never as an error.
+        """
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        """First and last offset held. `last` never decreases unless the broker lost data (see DESIGN: G5)."""
+
+    async def prune(self, topic: str, partition: int, before_s: float, limit: int) -> int:
+        """Delete up to `limit` of the oldest records appended before `before_s` (epoch seconds); return how many.
+
+        The last offset does not change, even when nothing is left.
+        """
+
+
+# ------------------------------------------------------------------------------------------------------------- store
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Table:
+    """A plain table of entities: one row an entity, loaded and saved in bulk by its id column."""
+
+    name: str
+    columns: tuple[str, ...]
+    id_column: str
+
+
+class StepTransaction(Protocol):
+    """One open local transaction. Everything below becomes durable together at commit, or not at all.
+
+    Not for use by two tasks at once.
+    """
+
+    @property
+    def now(self) -> float:
+        """The database's clock when the transaction began, seconds since the epoch."""
+
+    @property
+    def session(self) -> AsyncSession:
+        """The user's SQLAlchemy session inside this transaction; the same one at each call.
+
+        Its commit() and rollback() raise UsageError: the step commits. Flushed before the transaction commits.
+        Raises UsageError when capabilities.sessions is false.
+        """
+
+    def sync_session(self) -> Session:
+        """As `session`, for a handler that runs in a thread. Not together with `session` in one transaction."""
+
+    async def flush(self) -> None:
+        """Send what the session holds to the database; a no-op without a session."""
+
+    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        """Return the rows (in `table.columns` order) whose id is in `ids`, locked for this transaction, any order.
+
+        Any number of ids; missing ones are left out. Locks are taken in id order.
+        """
+
+    async def insert_rows(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows (in `table.columns` order) in bulk."""
+
+    async def update_rows(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Update rows (in `table.columns` order) by their id, in bulk."""
+
+    async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
+        """Add records in order. Their positions, once visible to `outbox_after`, keep that order.
+
+        Where the store numbers at once (SQLite), position and previous are set on the records when this returns.
+        """
+
+    async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
+        """Save offset, counters and gaps, and the watermarks of `sources`, if the stored revision is
+        `checkpoint.revision`; the stored one becomes revision + 1 (0: insert). Raises CheckpointConflict otherwise.
+
+        Does not change the value given: the caller sets its revision after the commit.
+        """
+
+    async def inbox_claim(self, subscription: str, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Claim (source, id) pairs of messages without a chain; return those claimed for the first time.
+
+        A rollback gives the claims back.
+        """
+
+    async def dead_letters_add(self, letters: Sequence[DeadLetter]) -> None: ...
+
+    async def dead_letter_change(self, letter: DeadLetter) -> None:
+        """Store state, attempts, due_at, error_type and error of the letter with this id."""
+
+    async def dead_letter_remove(self, ids: Sequence[int]) -> None:
+        """Remove letters that took effect. Raises CheckpointConflict when one is not there any more."""
+
+    async def response_load(self, key: str) -> StoredResponse | None: ...
+
+    async def response_save(self, response: StoredResponse) -> None:
+        """Keep the response of an Idempotency-Key. A second one of that key makes the commit fail with RetryableError."""
+
+
+class Store(Protocol):
+    """A service's own database. Raises StoreUnavailable (retry) when it does not answer or is locked too long."""
+
+    capabilities: Capabilities
+
+    async def open(self) -> None:
+        """Connect; create Ensue's tables when there are none; raises StoreOutdated on tables of another version."""
+
+    async def close(self) -> None: ...
+
+    @property
+    def source(self) -> str:
+        """`<service>/<epoch>`: names this store's history. A new store, or a new epoch of it, is a new source."""
+
+    async def new_epoch(self, published_through: int) -> str:
+        """Begin a new source: records after `published_through` are sent under it, its chain starts from nothing.
+
+        Returns the new source. See StoreRestored.
+        """
+
+    def transaction(self) -> AbstractAsyncContextManager[StepTransaction]:
+        """Open a step transaction; commits when the block ends, rolls back when it raises (also when cancelled).
+
+        Two transactions that touch one entity run one after the other, and so do their outbox records.
+        """
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session for queries outside a step; sees committed data only; what it changes is rolled back."""
+
+    # --- the relay's side
+
+    async def outbox_after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
+        """Return committed records with a greater position, in position order, none left out.
+
+        Never returns past a position that may still commit: a record at or below one returned never appears later.
+        """
+
+    async def outbox_of(
+        self, topic: str, partition: int, after: int, through: int, limit: int
+    ) -> Sequence[OutboxRecord]:
+        """As `outbox_after`, one partition only, positions in (after, through]."""
+
+    async def outbox_heads(self) -> Mapping[tuple[str, int], int]:
+        """Last position of each (topic, partition) of this source, pruned records included. Survives pruning."""
+
+    async def outbox_get(self, position: int) -> OutboxRecord | None: ...
+
+    async def outbox_wait(self, timeout_s: float) -> None:
+        """Return soon after a commit by any process added outbox records or an operator changed something,
+        or after `timeout_s`. May return early for nothing; never later than that after a commit."""
+
+    async def relay_load(self) -> int:
+        """Position through which everything is known to be in the log. May lag: sending again is harmless."""
+
+    async def relay_save(self, position: int) -> None:
+        """Store that position; never moves backwards."""
+
+    async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
+        """Delete up to `limit` of the oldest records written before `before_s` and at or below `through`."""
+
+    # --- the consumer's side
+
+    async def checkpoint_load(self, partition: Partition) -> Checkpoint:
+        """Return the checkpoint, or a new one (revision 0) when there is none."""
+
+    async def checkpoints(self) -> Mapping[Partition, Checkpoint]: ...
+
+    async def accept_loss(self, partition: Partition, source: str) -> int:
+        """An operator accepts a LOST gap: the watermark moves to what was lost; returns it. Bumps the revision, so
+        a running worker notices. Raises UsageError when that gap is not LOST."""
+
+    async def dead_letters(
+        self, partition: Partition | None = None, states: Sequence[DeadLetterState] = (), limit: int = 1000
+    ) -> Sequence[DeadLetter]:
+        """Dead letters in the order of setting aside; all partitions and states unless told."""
+
+    async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
+        """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. Wakes the workers.
+
+        Raises UsageError that says what was found when there is no such letter or it cannot be decided.
+        """
+
+    async def inbox_prune(self, before_s: float, limit: int) -> int: ...
+
+    async def responses_prune(self, before_s: float, limit: int) -> int: ...
+
+    # --- workers of one service
+
+    async def heartbeat(
+        self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]
+    ) -> LeaseTable:
+        """In one transaction: this worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of
+        `acquire` that are free or expired (by the database's clock). Returns who lives and holds what now.
+
+        Of two workers that acquire one lease at once, exactly one gets it.
+        """
+
+    async def resign(self, worker: str) -> None:
+        """Give up everything this worker holds (a graceful stop)."""

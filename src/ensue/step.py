@@ -1,0 +1,133 @@
+"""The step: one local transaction that updates entities and publishes events. One `Step` everywhere.
+
+A handler gets it, an HTTP route gets it, a test gets it. It publishes into a list; the engine writes that list into
+the outbox inside the same transaction. A handler never commits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ensue.chain import partition_of
+from ensue.codec import encode_envelope
+from ensue.errors import UsageError
+from ensue.event import EventType, event_type
+from ensue.message import Envelope, Message, OutboxRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from ensue.ports import Ids, StepTransaction
+
+
+class Outgoing:
+    """What the steps of one transaction publish, in order, ready for the outbox.
+
+    time: RFC 3339, of the transaction. partitions: of every topic. allowed: event classes that the service declares
+    to publish; None: any.
+    """
+
+    __slots__ = ("allowed", "ids", "partitions", "records", "service", "time", "types")
+
+    def __init__(
+        self,
+        service: str,
+        ids: Ids,
+        partitions: int,
+        time: str,
+        types: dict[type, EventType[Any]],
+        allowed: Container[type] | None = None,
+    ) -> None:
+        self.service = service
+        self.ids = ids
+        self.partitions = partitions
+        self.time = time
+        self.types = types  # a cache, shared by all transactions of a service
+        self.allowed = allowed
+        self.records: list[OutboxRecord] = []
+
+    def type_of(self, event: object) -> EventType[Any]:
+        cls = type(event)
+        spec = event_type(cls)
+        if self.allowed is not None and cls not in self.allowed:
+            raise UsageError(
+                f"service {self.service} publishes {cls.__qualname__}, which its declaration leaves out: "
+                f"add it to Service({self.service!r}, publishes=[...])"
+            )
+        self.types[cls] = spec
+        return spec
+
+
+class Step:
+    """One local transaction. Attributes:
+
+    message: the message that is handled, None in a step that began outside (HTTP, CLI, test).
+    correlation_id: of the whole business flow; causation_id of what is published: `message`'s id.
+    idempotency_key: the same for each try of the same step; hand it to outside systems (mail, payment).
+    transaction: the port below, for repositories.
+    """
+
+    __slots__ = ("_outgoing", "_traceparent", "correlation_id", "idempotency_key_given", "message", "transaction")
+
+    def __init__(
+        self,
+        transaction: StepTransaction,
+        outgoing: Outgoing,
+        message: Message | None,
+        correlation_id: str,
+        traceparent: str = "",
+        idempotency_key: str = "",
+    ) -> None:
+        self.transaction = transaction
+        self._outgoing = outgoing
+        self.message = message
+        self.correlation_id = correlation_id
+        self._traceparent = traceparent
+        self.idempotency_key_given = idempotency_key
+
+    @property
+    def session(self) -> AsyncSession:
+        """The user's SQLAlchemy session in this step's transaction. Raises UsageError where the store has none."""
+        return self.transaction.session
+
+    @property
+    def idempotency_key(self) -> str:
+        message = self.message
+        if message is None:
+            return self.idempotency_key_given or self.correlation_id
+        return f"{self._outgoing.service}:{message.source}:{message.id}"
+
+    def publish(self, event: object, extensions: Mapping[str, str] | None = None) -> str:
+        """Publish an event with this step: it goes out if and only if the step commits. Returns its message id.
+
+        extensions: further CloudEvents attributes (names of lower-case letters and digits).
+        Raises UsageError for what is no declared event.
+        """
+        outgoing = self._outgoing
+        spec = outgoing.types.get(type(event)) or outgoing.type_of(event)
+        key = str(getattr(event, spec.key_field))
+        message_id = outgoing.ids.next()
+        message = self.message
+        outgoing.records.append(
+            OutboxRecord(
+                spec.topic,
+                partition_of(key, outgoing.partitions),
+                key,
+                encode_envelope(
+                    Envelope(
+                        message_id,
+                        spec.type,
+                        outgoing.time,
+                        self.correlation_id,
+                        "" if message is None else message.envelope.id,
+                        self._traceparent,
+                        "application/json",
+                        dict(extensions) if extensions else None,
+                    )
+                ),
+                spec.encode(event),
+            )
+        )
+        return message_id
