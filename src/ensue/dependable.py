@@ -1,0 +1,46 @@
+"""An async context manager that FastAPI can take as a dependency: `async with orders.step()` and `Depends(orders.step)`.
+
+FastAPI looks through decorators for an async generator and makes a context manager of it itself. A function that
+`contextlib.asynccontextmanager` has decorated is therefore wrapped twice, and fails with "not an async iterator" (seen
+with FastAPI 0.165). So the object here is both: a context manager, and an async generator with the same steps.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, _AsyncGeneratorContextManager
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Dependable(_AsyncGeneratorContextManager[T]):
+    """Hands on the three calls that `contextlib` makes on an async generator."""
+
+    gen: Any
+
+    def __aiter__(self) -> _Dependable[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        value: T = await anext(self.gen)
+        return value
+
+    async def athrow(self, error: BaseException, *rest: Any) -> T:
+        value: T = await self.gen.athrow(error, *rest)
+        return value
+
+    async def aclose(self) -> None:
+        await self.gen.aclose()
+
+
+def dependable(function: Callable[P, AsyncIterator[T]]) -> Callable[P, AbstractAsyncContextManager[T]]:
+    """As `contextlib.asynccontextmanager`, and good for `fastapi.Depends(...)` as well."""
+
+    @functools.wraps(function)
+    def make(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[T]:
+        return _Dependable(function, args, kwargs)  # type: ignore[arg-type]  # typeshed wants AsyncGenerator, as we get
+
+    return make

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI, HTTPException
+
+from ensue.dependable import dependable
+
+
+class Shop:
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    @dependable
+    async def step(self) -> AsyncIterator[str]:
+        self.log.append("open")
+        try:
+            yield "step"
+        except BaseException as error:
+            self.log.append(f"roll back {type(error).__name__}")
+            raise
+        self.log.append("commit")
+
+
+async def test_block_commits_at_its_end_and_rolls_back_when_it_raises() -> None:
+    shop = Shop()
+    async with shop.step() as step:
+        assert step == "step"
+    with pytest.raises(ZeroDivisionError):
+        async with shop.step():
+            raise ZeroDivisionError
+    assert shop.log == ["open", "commit", "open", "roll back ZeroDivisionError"]
+
+
+async def test_same_method_serves_as_a_fastapi_dependency() -> None:
+    shop = Shop()
+    app = FastAPI()
+
+    @app.get("/good")
+    async def good(step: str = Depends(shop.step, scope="function")) -> str:
+        return step
+
+    @app.get("/bad")
+    async def bad(step: str = Depends(shop.step, scope="function")) -> str:
+        raise HTTPException(404)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+        assert (await client.get("/good")).json() == "step"
+        assert (await client.get("/bad")).status_code == 404
+    assert shop.log == ["open", "commit", "open", "roll back HTTPException"]
