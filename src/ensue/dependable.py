@@ -1,4 +1,4 @@
-"""An async context manager that FastAPI can take as a dependency: `async with orders.step()` and `Depends(orders.step)`.
+"""One callable for `async with orders.step()` and for FastAPI's `Depends(orders.step)`.
 
 FastAPI looks through decorators for an async generator and makes a context manager of it itself. A function that
 `contextlib.asynccontextmanager` has decorated is therefore wrapped twice, and fails with "not an async iterator" (seen
