@@ -86,9 +86,7 @@ class Event(msgspec.Struct, metaclass=EventMeta):
     """
 
 
-def event(
-    *, topic: str, key: str, type_name: str | None = None, version: int = 1
-) -> Callable[[type[E]], type[E]]:
+def event(*, topic: str, key: str, type_name: str | None = None, version: int = 1) -> Callable[[type[E]], type[E]]:
     """Make an event of a pydantic 2 model or a dataclass: `@event(topic="orders", key="customer_id")`."""
 
     def declare(cls: type[E]) -> type[E]:
@@ -151,12 +149,12 @@ def _attach(
 ) -> None:
     name = type_name or cls.__name__
     if not topic:
-        raise UsageError(f"event {cls.__qualname__} has no topic: write topic=\"...\" in its declaration")
+        raise UsageError(f'event {cls.__qualname__} has no topic: write topic="..." in its declaration')
     if topic.startswith("ensue."):
         raise UsageError(f"event {cls.__qualname__}: topics that begin with 'ensue.' are Ensue's own; choose another")
     if not key:
         raise UsageError(
-            f"event {cls.__qualname__} has no key: write key=\"<field>\"; events of one key stay in order. "
+            f'event {cls.__qualname__} has no key: write key="<field>"; events of one key stay in order. '
             f"Its fields: {', '.join(sorted(fields)) or 'none'}"
         )
     if key not in fields:

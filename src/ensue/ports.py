@@ -25,6 +25,7 @@ from ensue.message import (
 )
 
 if TYPE_CHECKING:
+    from sqlalchemy import MetaData
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
@@ -220,6 +221,9 @@ class Store(Protocol):
 
     async def close(self) -> None: ...
 
+    async def create_tables(self, metadata: MetaData) -> None:
+        """Create the user's tables that do not exist (for development; migrations in production)."""
+
     @property
     def source(self) -> str:
         """`<service>/<epoch>`: names this store's history. A new store, or a new epoch of it, is a new source."""
@@ -298,9 +302,7 @@ class Store(Protocol):
 
     # --- workers of one service
 
-    async def heartbeat(
-        self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]
-    ) -> LeaseTable:
+    async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> LeaseTable:
         """In one transaction: this worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of
         `acquire` that are free or expired (by the database's clock). Returns who lives and holds what now.
 

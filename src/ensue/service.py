@@ -126,7 +126,7 @@ class ServiceDefinition:
         event when the functions share a name.
         Raises UsageError at once when the declaration cannot work; its text says what to write instead.
         """
-        spec = event_type(event)
+        spec: EventType[Any] = event_type(event)
         local_names = sys._getframe(1).f_locals  # annotations may name classes of the enclosing function
 
         def declare(function: F) -> F:
@@ -135,7 +135,7 @@ class ServiceDefinition:
             if any(each.name == handler.name for each in others):
                 raise UsageError(
                     f"service {self.name} has two handlers named {handler.name!r} for {spec.type}: "
-                    f"give one another name, @{self.name}.on({event.__name__}, name=\"...\")"
+                    f'give one another name, @{self.name}.on({event.__name__}, name="...")'
                 )
             others.append(handler)
             return function
@@ -179,7 +179,7 @@ class ServiceDefinition:
                 raise UsageError(f"{where} is async: annotate {parameter.name!r} with AsyncSession, not Session")
             optional = optional or (place == ENTITY and kind is not entity)
             order.append(place)
-        if not order or EVENT not in order and ENTITY not in order:
+        if not order or (EVENT not in order and ENTITY not in order):
             raise UsageError(f"{where} takes no event: write `def {called}(event: {spec.cls.__name__}, step: Step)`")
         if len(set(order)) != len(order):
             raise UsageError(f"{where}: two parameters ask for the same thing")
@@ -194,7 +194,7 @@ class ServiceDefinition:
         if field not in fields:
             raise UsageError(
                 f"{where}: {spec.cls.__name__} has no field {field!r} for the id of {entity.__name__}; "
-                f"say which: id=\"...\" (one of {', '.join(fields)})"
+                f'say which: id="..." (one of {", ".join(fields)})'
             )
         return Handler(
             called, spec, function, tuple(order), asynchronous, entity,
@@ -207,7 +207,7 @@ class ServiceDefinition:
             if not hasattr(entity, "__mapper__"):
                 raise UsageError(
                     f"{where}: {entity.__name__} is no SQLAlchemy mapped class; declare how it is stored: "
-                    f"Service({self.name!r}, repositories=[TableRepository({entity.__name__}, table=\"...\")]), "
+                    f'Service({self.name!r}, repositories=[TableRepository({entity.__name__}, table="...")]), '
                     "or pass repository= with load and save of your own"
                 )
             known = self._repositories[entity] = SqlAlchemyRepository(entity)

@@ -69,7 +69,7 @@ class Step:
     transaction: the port below, for repositories.
     """
 
-    __slots__ = ("_outgoing", "_traceparent", "correlation_id", "idempotency_key_given", "message", "transaction")
+    __slots__ = ("_idempotency_key", "_traceparent", "correlation_id", "message", "outgoing", "transaction")
 
     def __init__(
         self,
@@ -81,11 +81,11 @@ class Step:
         idempotency_key: str = "",
     ) -> None:
         self.transaction = transaction
-        self._outgoing = outgoing
+        self.outgoing = outgoing
         self.message = message
         self.correlation_id = correlation_id
         self._traceparent = traceparent
-        self.idempotency_key_given = idempotency_key
+        self._idempotency_key = idempotency_key
 
     @property
     def session(self) -> AsyncSession:
@@ -96,8 +96,8 @@ class Step:
     def idempotency_key(self) -> str:
         message = self.message
         if message is None:
-            return self.idempotency_key_given or self.correlation_id
-        return f"{self._outgoing.service}:{message.source}:{message.id}"
+            return self._idempotency_key or self.correlation_id
+        return f"{self.outgoing.service}:{message.source}:{message.id}"
 
     def publish(self, event: object, extensions: Mapping[str, str] | None = None) -> str:
         """Publish an event with this step: it goes out if and only if the step commits. Returns its message id.
@@ -105,7 +105,7 @@ class Step:
         extensions: further CloudEvents attributes (names of lower-case letters and digits).
         Raises UsageError for what is no declared event.
         """
-        outgoing = self._outgoing
+        outgoing = self.outgoing
         spec = outgoing.types.get(type(event)) or outgoing.type_of(event)
         key = str(getattr(event, spec.key_field))
         message_id = outgoing.ids.next()

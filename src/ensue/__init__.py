@@ -1,0 +1,42 @@
+"""Ensue: what follows from an event. Event-driven data management for microservices.
+
+Each step is one local transaction that updates entities and publishes events; events trigger the next steps; no event
+is lost and none takes effect twice. Start with `Service`, `Event` and `Step`.
+"""
+
+from ensue.app import Service
+from ensue.config import EngineConfig, Settings
+from ensue.errors import (
+    BadMessage,
+    EnsueError,
+    EntityMissing,
+    RetryableError,
+    UsageError,
+)
+from ensue.event import Event, event
+from ensue.message import Message
+from ensue.origin import Origin, origin
+from ensue.repository import Column, Repository, TableRepository
+from ensue.retry import Retry
+from ensue.step import Step
+
+__all__ = [
+    "BadMessage",
+    "Column",
+    "EngineConfig",
+    "EnsueError",
+    "EntityMissing",
+    "Event",
+    "Message",
+    "Origin",
+    "Repository",
+    "Retry",
+    "RetryableError",
+    "Service",
+    "Settings",
+    "Step",
+    "TableRepository",
+    "UsageError",
+    "event",
+    "origin",
+]

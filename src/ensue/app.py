@@ -1,0 +1,109 @@
+"""`Service`: the declaration together with running it. What users import; it knows engine and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from ensue.adapters import make_broker, make_store
+from ensue.config import EngineConfig, Settings, load_settings
+from ensue.dependable import dependable
+from ensue.engine.runtime import Runtime
+from ensue.errors import UsageError
+from ensue.repository import TableRepository
+from ensue.retry import Retry
+from ensue.service import ServiceDefinition
+from ensue.step import Step
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+
+class Service(ServiceDefinition):
+    """A service: `orders = Service("orders")`. Its database and broker come from settings, not from code.
+
+    tables: SQLAlchemy metadata whose missing tables are created at start (for development; use migrations later).
+    database, broker, partitions, engine: override the environment (see `ensue.config`).
+    The rest is `ServiceDefinition`'s.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        publishes: Iterable[type] | None = None,
+        repositories: Iterable[TableRepository[Any]] = (),
+        retry: Retry | None = None,
+        tables: MetaData | None = None,
+        database: str | None = None,
+        broker: str | None = None,
+        partitions: int | None = None,
+        engine: EngineConfig | None = None,
+    ) -> None:
+        super().__init__(name, publishes=publishes, repositories=repositories, retry=retry)
+        self.tables = tables
+        self._given = {"database": database, "broker": broker, "partitions": partitions, "engine": engine}
+        self._runtime: Runtime | None = None
+
+    def settings(self) -> Settings:
+        """Arguments, else environment, else the embedded default; read when asked."""
+        return load_settings(self.name, **self._given)  # type: ignore[arg-type]  # the keys are its parameters
+
+    def make_runtime(self) -> Runtime:
+        """A new runtime by the settings, not started."""
+        settings = self.settings()
+        return Runtime(
+            self, make_store(settings.database, self.name), make_broker(settings.broker), settings, tables=self.tables
+        )
+
+    @property
+    def runtime(self) -> Runtime:
+        """The running one; raises UsageError when the service does not run in this process."""
+        if self._runtime is None:
+            raise UsageError(
+                f"service {self.name} does not run here: use FastAPI(lifespan={self.name}.lifespan), "
+                f"`async with {self.name}.running():`, ensue.testing.run(...) or `ensue run`"
+            )
+        return self._runtime
+
+    @asynccontextmanager
+    async def running(self, runtime: Runtime | None = None, *, work: bool = True) -> AsyncIterator[Runtime]:
+        """Run inside this block: steps and queries, and with `work` its share of relay and handlers."""
+        if self._runtime is not None:
+            raise UsageError(f"service {self.name} runs in this process already")
+        self._runtime = runtime = runtime or self.make_runtime()
+        try:
+            await runtime.start(work=work)
+            yield runtime
+        finally:
+            self._runtime = None
+            await runtime.stop()
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """For `FastAPI(lifespan=orders.lifespan)`: the service runs inside the web process."""
+        from ensue.integrations.fastapi import check_step_scope
+
+        check_step_scope(app, self.step)
+        async with self.running():
+            yield
+
+    @dependable
+    async def step(self) -> AsyncIterator[Step]:
+        """One local transaction: `async with orders.step() as step:`, or `Depends(orders.step, scope="function")`.
+
+        Commits when the block ends; an exception rolls everything back, events included.
+        """
+        async with self.runtime.step() as step:
+            yield step
+
+    @dependable
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A session for queries: `async with orders.reading() as session:`, or `Depends(orders.reading)`.
+
+        Sees committed data; what it changes is rolled back.
+        """
+        async with self.runtime.reading() as session:
+            yield session

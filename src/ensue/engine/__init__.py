@@ -1,0 +1,1 @@
+"""The loops: relay, consumer, leases, retention. They fetch, ask the pure rules, and store."""

@@ -1,0 +1,207 @@
+"""Messages set aside: they hold back their own key and nothing else, and go through in order when they can.
+
+One failed attempt puts a message here, so the partition goes on at full speed while its key waits. The rows live in
+the subscriber's database and change in the transaction of the checkpoint, so attempts survive a restart and a zombie
+worker cannot retry what another has done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from random import Random
+
+from ensue.codec import decode_envelope, encode_envelope
+from ensue.engine.context import Context
+from ensue.engine.dispatch import StepFailed
+from ensue.errors import UsageError
+from ensue.message import Checkpoint, Counters, DeadLetter, DeadLetterState, Garbage, Message, Partition
+from ensue.plan import Plan
+
+log = logging.getLogger("ensue.consumer")
+
+_HOLDING = (
+    DeadLetterState.RETRYING,
+    DeadLetterState.DEAD,
+    DeadLetterState.WAITING,
+    DeadLetterState.RELEASED,
+)
+_NEVER = float("inf")
+
+
+class Aside:
+    """The dead letters of one partition, as this worker knows them: a queue for each (source, key)."""
+
+    def __init__(self, partition: Partition, context: Context, random: Random) -> None:
+        self._partition = partition
+        self._context = context
+        self._random = random
+        self._queues: dict[tuple[str, str], list[DeadLetter]] = {}
+        self._count = 0
+
+    @property
+    def any(self) -> bool:
+        return bool(self._queues)
+
+    @property
+    def full(self) -> bool:
+        """Too many to go on: an operator must look first (config.dead_letters_max)."""
+        return self._count >= self._context.config.dead_letters_max
+
+    @property
+    def blocked(self) -> dict[tuple[str, str], list[DeadLetter]]:
+        return self._queues
+
+    async def load(self) -> None:
+        """Read them anew: at start, and now and then, since an operator may have decided something."""
+        letters = await self._context.store.dead_letters(
+            self._partition, _HOLDING, self._context.config.dead_letters_max + 1000
+        )
+        self._queues = {}
+        self._count = 0
+        self.added(letters)
+
+    def added(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            if not letter.source:
+                continue  # garbage has no key to hold back
+            self._queues.setdefault((letter.source, letter.key), []).append(letter)
+            self._count += 1
+
+    def next_due_s(self) -> float:
+        """Seconds until something may be tried; inf: nothing."""
+        if not self._queues:
+            return _NEVER
+        now = self._context.clock.now()
+        return min((max(_due_at(queue[0]) - now, 0.0) for queue in self._queues.values()), default=_NEVER)
+
+    # ------------------------------------------------------------------------------------------------ making letters
+
+    def waiting_letters(self, todo: Plan, now: float) -> list[DeadLetter]:
+        """Letters for what `todo` cannot apply: keys held back, and records that are no messages."""
+        letters = [self._letter(each, DeadLetterState.WAITING, now) for each in todo.waiting]
+        letters += [self._garbage(each, now) for each in todo.garbage]
+        return letters
+
+    def failed_letter(self, message: Message, error: Exception, now: float) -> DeadLetter:
+        """A letter for a message whose first attempt failed."""
+        letter = self._letter(message, DeadLetterState.RETRYING, now)
+        self._failed_again(letter, error, now)
+        return letter
+
+    def is_dead(self, letter: DeadLetter) -> bool:
+        return letter.state is DeadLetterState.DEAD
+
+    def _letter(self, message: Message, state: DeadLetterState, now: float) -> DeadLetter:
+        return DeadLetter(
+            self._partition, message.offset, message.source, message.position, message.previous, message.key,
+            encode_envelope(message.envelope), message.data, state, parked_at=now,
+        )  # fmt: skip
+
+    def _garbage(self, record: Garbage, now: float) -> DeadLetter:
+        return DeadLetter(
+            self._partition, record.offset, "", 0, 0, record.key, b"", record.data, DeadLetterState.DEAD,
+            error_type="Garbage", error=record.reason, parked_at=now,
+        )  # fmt: skip
+
+    def _failed_again(self, letter: DeadLetter, error: Exception, now: float) -> None:
+        letter.attempts += 1
+        letter.error_type = type(error).__qualname__
+        letter.error = str(error)[:4000]
+        delay = self._context.retry.delay_s(letter.attempts, error, self._random)
+        letter.state = DeadLetterState.DEAD if delay is None else DeadLetterState.RETRYING
+        letter.due_at = 0.0 if delay is None else now + delay
+        log.log(
+            logging.ERROR if delay is None else logging.WARNING,
+            "%s: offset %d, key %s, attempt %d failed: %s: %s; %s",
+            self._partition, letter.offset, letter.key, letter.attempts, letter.error_type, letter.error,
+            "set aside as a dead letter; ensue dead-letters show tells more" if delay is None
+            else f"tried again in {delay:.2f} s",
+        )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------------- retry
+
+    async def retry_due(self, checkpoint: Checkpoint) -> bool:
+        """Try the first letter of each key that is due, and go on with its key while it succeeds.
+
+        Moves `checkpoint`'s revision and counters. Returns whether anything was tried.
+        """
+        now = self._context.clock.now()
+        due = [key for key, queue in self._queues.items() if _due_at(queue[0]) <= now]
+        for key in due:
+            queue = self._queues[key]
+            while queue and _due_at(queue[0]) <= self._context.clock.now():
+                await self._retry(queue[0], checkpoint)
+                if queue[0].state in (DeadLetterState.RETRYING, DeadLetterState.DEAD):
+                    break
+                queue.pop(0)
+                self._count -= 1
+            if not queue:
+                del self._queues[key]
+        return bool(due)
+
+    async def _retry(self, letter: DeadLetter, checkpoint: Checkpoint) -> None:
+        """One attempt. On success the letter goes with its effects; on failure it keeps the new reason."""
+        if letter.state is DeadLetterState.RELEASED:
+            letter.attempts = 0  # an operator's decision begins anew
+        context = self._context
+        message = _message(letter)
+        try:
+            if message.type not in context.dispatcher.routes:
+                raise StepFailed(0, UsageError(f"no handler for {message.type} any more; discard the letter"))
+            async with context.store.transaction() as transaction:
+                outgoing = await context.dispatcher.apply(transaction, [message])
+                await transaction.flush()
+                if outgoing.records:
+                    await transaction.outbox_add(outgoing.records)
+                await transaction.dead_letter_remove([letter.id])
+                following = _counted(checkpoint, applied=1)
+                await transaction.save_checkpoint(self._partition, following, ())
+                context.faults.point("letter.handled")
+            context.faults.point("letter.committed")
+            letter.state = DeadLetterState.DISCARDED  # of no further use in memory
+        except StepFailed as failure:
+            following = await self._keep(letter, failure.error, checkpoint)
+        checkpoint.revision = following.revision + 1
+        checkpoint.counters = following.counters
+
+    async def _keep(self, letter: DeadLetter, error: Exception, checkpoint: Checkpoint) -> Checkpoint:
+        async with self._context.store.transaction() as transaction:
+            self._failed_again(letter, error, transaction.now)
+            await transaction.dead_letter_change(letter)
+            dead = letter.state is DeadLetterState.DEAD
+            following = _counted(checkpoint, retries=int(not dead), dead=int(dead))
+            await transaction.save_checkpoint(self._partition, following, ())
+        return following
+
+
+def _due_at(letter: DeadLetter) -> float:
+    if letter.state is DeadLetterState.RETRYING:
+        return letter.due_at
+    return _NEVER if letter.state is DeadLetterState.DEAD else 0.0
+
+
+def _message(letter: DeadLetter) -> Message:
+    return Message(
+        letter.partition.topic, letter.partition.number, letter.offset, letter.key, letter.source,
+        letter.position, letter.previous, decode_envelope(letter.envelope), letter.data,
+    )  # fmt: skip
+
+
+def _counted(checkpoint: Checkpoint, *, applied: int = 0, retries: int = 0, dead: int = 0) -> Checkpoint:
+    old = checkpoint.counters
+    return Checkpoint(
+        offset=checkpoint.offset,
+        revision=checkpoint.revision,
+        watermarks=checkpoint.watermarks,
+        gaps=checkpoint.gaps,
+        counters=Counters(
+            applied=old.applied + applied,
+            duplicates=old.duplicates,
+            unknown=old.unknown,
+            gaps_seen=old.gaps_seen,
+            gaps_healed=old.gaps_healed,
+            retries=old.retries + retries,
+            dead=old.dead + dead,
+        ),
+    )

@@ -1,0 +1,37 @@
+"""The real clock and the real ids; tests and simulations pass others."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+import secrets
+import time
+
+
+class SystemClock:
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class UniqueIds:
+    """A random prefix of 64 bits a process, then a counter: unique, and ten times cheaper than uuid4."""
+
+    def __init__(self, prefix: str | None = None) -> None:
+        self._prefix = secrets.token_hex(8) if prefix is None else prefix
+        self._count = itertools.count(1)
+
+    def next(self) -> str:
+        return f"{self._prefix}-{next(self._count):x}"
+
+
+def rfc3339(seconds: float) -> str:
+    """`2026-01-31T12:00:00.123456Z` of seconds since the epoch."""
+    stamp = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return stamp.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,350 @@
+"""The consumer of one partition: read a batch, apply it in one transaction with its checkpoint, go on.
+
+Correctness rests on the checkpoint alone: offset and watermarks are written in the transaction of the effects, under a
+revision that only one worker can move. Whoever else believes to own the partition rolls back. See DESIGN, section 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from random import Random
+from typing import Any
+
+from ensue.engine.aside import Aside
+from ensue.engine.ask import ask_again
+from ensue.engine.context import Context
+from ensue.engine.dispatch import StepFailed
+from ensue.errors import CheckpointConflict, RetryableError
+from ensue.message import Checkpoint, Counters, DeadLetter, Gap, GapState, Garbage, Message, Partition
+from ensue.plan import Plan, plan
+from ensue.ports import StepTransaction
+
+log = logging.getLogger("ensue.consumer")
+
+
+class PartitionConsumer:
+    """Reads one partition for one subscription until it is stopped. `stop` lets a running batch finish."""
+
+    def __init__(self, partition: Partition, context: Context, random: Random) -> None:
+        self.partition = partition
+        self._context = context
+        self._random = random
+        self._checkpoint = Checkpoint()
+        self._aside = Aside(partition, context, random)
+        self._stopping = False
+        self._waiting: asyncio.Task[None] | None = None
+        self._unsaved = Counters()  # what was seen since the last save: duplicates and unknown types need no commit
+        self._asked: dict[str, tuple[int, float]] = {}  # source -> watermark asked from, when (monotonic)
+        self._looked = 0.0
+
+    # ------------------------------------------------------------------------------------------------- lifecycle
+
+    async def run(self) -> None:
+        """Consume until `stop`. Errors of database and broker are waited out with growing pauses."""
+        pause = 0.05
+        while not self._stopping:
+            try:
+                await self._load()
+                while not self._stopping:
+                    await self._turn()
+                    pause = 0.05
+            except CheckpointConflict as error:
+                log.info("%s: %s; reading on from the stored checkpoint", self.partition, error)
+            except RetryableError as error:
+                log.warning("%s: %s; again in %.2f s", self.partition, error, pause)
+                await self._pause(pause)
+                pause = min(pause * 2, 5.0)
+            except Exception:
+                # A defect of ours or of an adapter: stay visible and alive, since other partitions may be well.
+                log.exception("%s: unexpected; again in %.2f s", self.partition, pause)
+                await self._pause(pause)
+                pause = min(pause * 2, 30.0)
+        await self._save_quietly()
+
+    def stop(self) -> None:
+        """Finish the batch at hand and return from `run`; safe to repeat."""
+        self._stopping = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def _load(self) -> None:
+        store = self._context.store
+        self._checkpoint = await store.checkpoint_load(self.partition)
+        self._unsaved = Counters()
+        self._asked.clear()
+        await self._aside.load()
+
+    # ----------------------------------------------------------------------------------------------------- a turn
+
+    async def _turn(self) -> None:
+        """Retry what is due, then read and process one batch."""
+        context = self._context
+        now = context.clock.monotonic()
+        if now - self._looked >= context.config.poll_interval_s:
+            self._looked = now
+            await self._look_around()
+        if self._aside.any and await self._aside.retry_due(self._checkpoint):
+            return
+        wait_s = min(context.config.poll_interval_s, self._aside.next_due_s())
+        batch: Sequence[Message | Garbage] = ()
+        if self._aside.full:
+            await self._pause(wait_s)
+        else:
+            batch = await self._read(wait_s)
+        if batch:
+            context.faults.point("consumer.read")
+            await self._process(batch)
+        if self._checkpoint.gaps:
+            await self._ask_for_gaps()
+
+    async def _read(self, wait_s: float) -> Sequence[Message | Garbage]:
+        context, partition = self._context, self.partition
+        after, limit = self._checkpoint.offset, context.config.batch_records_max
+        batch = await context.broker.read(partition.topic, partition.number, after, limit, 0.0)
+        if batch or self._stopping:
+            return batch
+        found: list[Sequence[Message | Garbage]] = []
+
+        async def wait() -> None:
+            found.append(await context.broker.read(partition.topic, partition.number, after, limit, wait_s))
+
+        await self._interruptible(wait())
+        return found[0] if found else ()
+
+    async def _pause(self, seconds: float) -> None:
+        await self._interruptible(self._context.clock.sleep(seconds))
+
+    async def _interruptible(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Wait for a coroutine that `stop` may cut short. Nothing else is ever cancelled."""
+        self._waiting = asyncio.create_task(waiting)
+        try:
+            await self._waiting
+        except asyncio.CancelledError:
+            if not self._stopping:
+                self._waiting.cancel()
+                raise
+        finally:
+            self._waiting = None
+
+    async def _look_around(self) -> None:
+        """Now and then: has the log lost what we stand on, did an operator decide something, is there much to save?"""
+        context, partition, checkpoint = self._context, self.partition, self._checkpoint
+        if checkpoint.offset:
+            bounds = await context.broker.bounds(partition.topic, partition.number)
+            if bounds.last < checkpoint.offset:
+                log.error(
+                    "%s: the log ends at offset %d, this subscription has read up to %d: the broker lost data. "
+                    "Reading from the log's start; what was applied is skipped, what is missing is asked for",
+                    partition, bounds.last, checkpoint.offset,
+                )  # fmt: skip
+                checkpoint.offset = max(bounds.first - 1, 0)
+        if self._aside.any:
+            await self._aside.load()
+        if any(gap.state is GapState.LOST for gap in checkpoint.gaps.values()):
+            stored = await context.store.checkpoint_load(partition)
+            if stored.revision != checkpoint.revision:  # an operator accepted the loss
+                raise CheckpointConflict(
+                    f"{partition}: the checkpoint was changed by an operator",
+                    expected_revision=checkpoint.revision,
+                )
+        if self._unsaved.duplicates + self._unsaved.unknown >= 1000:
+            await self._save()
+
+    # -------------------------------------------------------------------------------------------------- one batch
+
+    async def _process(self, batch: Sequence[Message | Garbage]) -> None:
+        """Apply a batch in one transaction; on a failure find the message at fault, so that only it pays."""
+        todo = self._plan(batch)
+        if not todo.has_effect:
+            self._forward(todo)
+            return
+        try:
+            await self._commit(todo)
+        except StepFailed as failure:
+            if len(todo.apply) == 1 and len(batch) == 1:
+                await self._set_aside(todo, failure.error)
+                return
+            for part in _parts(batch, todo, failure.index):
+                await self._process(part)
+
+    def _plan(self, batch: Sequence[Message | Garbage]) -> Plan:
+        checkpoint = self._checkpoint
+        context = self._context
+        return plan(
+            batch,
+            checkpoint.watermarks,
+            checkpoint.gaps,
+            context.dispatcher.routes,
+            self._aside.blocked,
+            context.clock.now(),
+        )
+
+    async def _commit(self, todo: Plan) -> None:
+        try:
+            following, letters = await self._transact(todo)
+        except (StepFailed, RetryableError):
+            raise
+        except Exception as error:  # e.g. a constraint that the database checks at commit
+            raise StepFailed(0 if len(todo.apply) == 1 else None, error) from error
+        self._context.faults.point("consumer.committed")
+        self._moved(following)
+        self._aside.added(letters)
+        self._tell(todo)
+
+    async def _transact(self, todo: Plan) -> tuple[Checkpoint, list[DeadLetter]]:
+        context, faults = self._context, self._context.faults
+        async with context.store.transaction() as transaction:
+            faults.point("consumer.begun")
+            apply, known = await self._claim(transaction, todo)
+            if apply:
+                outgoing = await context.dispatcher.apply(transaction, apply)
+                faults.point("consumer.handled")
+                await transaction.flush()  # entities first: their row locks put the outbox records in order
+                if outgoing.records:
+                    await transaction.outbox_add(outgoing.records)
+                    faults.point("consumer.outbox_written")
+            letters = self._aside.waiting_letters(todo, transaction.now)
+            if letters:
+                await transaction.dead_letters_add(letters)
+            following = self._following(todo, applied=len(apply), duplicates=known, dead=len(todo.garbage))
+            await transaction.save_checkpoint(self.partition, following, todo.watermarks)
+            faults.point("consumer.checkpoint_written")
+        return following, letters
+
+    async def _claim(self, transaction: StepTransaction, todo: Plan) -> tuple[list[Message], int]:
+        """Leave out messages without a chain that took effect before; return what is left and how many were known."""
+        if not todo.foreign:
+            return todo.apply, 0
+        pairs = [(each.source, each.id) for each in todo.apply if not each.position]
+        fresh = await transaction.inbox_claim(self.partition.subscription, pairs)
+        apply: list[Message] = []
+        for each in todo.apply:
+            if each.position:
+                apply.append(each)
+            elif (each.source, each.id) in fresh:
+                fresh.discard((each.source, each.id))  # twice in one batch is a duplicate too
+                apply.append(each)
+        return apply, len(todo.apply) - len(apply)
+
+    async def _set_aside(self, todo: Plan, error: Exception) -> None:
+        """The message failed alone: keep it with the reason, and let its key wait."""
+        message = todo.apply[0]
+        async with self._context.store.transaction() as transaction:
+            if todo.foreign:
+                await transaction.inbox_claim(self.partition.subscription, [(message.source, message.id)])
+            letter = self._aside.failed_letter(message, error, transaction.now)
+            await transaction.dead_letters_add([letter])
+            dead = self._aside.is_dead(letter)
+            following = self._following(todo, retries=not dead, dead=int(dead))
+            await transaction.save_checkpoint(self.partition, following, todo.watermarks)
+            self._context.faults.point("letter.aside")
+        self._moved(following)
+        self._aside.added([letter])
+        self._tell(todo)
+
+    def _following(
+        self, todo: Plan, *, applied: int = 0, duplicates: int = 0, retries: int = 0, dead: int = 0
+    ) -> Checkpoint:
+        """The checkpoint after `todo`; the one in memory stays as it is until the commit."""
+        checkpoint, unsaved = self._checkpoint, self._unsaved
+        counters = checkpoint.counters
+        gaps = checkpoint.gaps
+        if todo.gaps:
+            gaps = {**gaps, **{source: gap for source, gap in todo.gaps.items() if gap is not None}}
+            for source, gap in todo.gaps.items():
+                if gap is None:
+                    gaps.pop(source, None)
+        return Checkpoint(
+            offset=todo.offset or checkpoint.offset,
+            revision=checkpoint.revision,
+            watermarks={**checkpoint.watermarks, **todo.watermarks} if todo.watermarks else checkpoint.watermarks,
+            gaps=gaps,
+            counters=Counters(
+                applied=counters.applied + applied,
+                duplicates=counters.duplicates + unsaved.duplicates + todo.duplicates + duplicates,
+                unknown=counters.unknown + unsaved.unknown + todo.unknown,
+                gaps_seen=counters.gaps_seen + todo.gaps_seen,
+                gaps_healed=counters.gaps_healed + todo.gaps_healed,
+                retries=counters.retries + retries,
+                dead=counters.dead + dead,
+            ),
+        )
+
+    def _moved(self, following: Checkpoint) -> None:
+        following.revision += 1
+        self._checkpoint = following
+        self._unsaved = Counters()
+
+    def _forward(self, todo: Plan) -> None:
+        """Nothing to store but the offset: it is written with the next commit, and reading it again is harmless."""
+        self._checkpoint.offset = todo.offset
+        self._unsaved.duplicates += todo.duplicates
+        self._unsaved.unknown += todo.unknown
+
+    async def _save(self) -> None:
+        """Store offset and counters alone."""
+        async with self._context.store.transaction() as transaction:
+            following = self._following(Plan())
+            await transaction.save_checkpoint(self.partition, following, ())
+        self._moved(following)
+
+    async def _save_quietly(self) -> None:
+        """At a graceful stop: what is not saved would only be read again."""
+        if self._checkpoint.revision and (self._unsaved.duplicates or self._unsaved.unknown):
+            try:
+                await self._save()
+            except RetryableError as error:
+                log.info("%s: the last offset is not saved (%s); it will be read again", self.partition, error)
+
+    # -------------------------------------------------------------------------------------------------------- gaps
+
+    async def _ask_for_gaps(self) -> None:
+        """Ask each source with a hole to send again from the watermark, until the chain closes."""
+        context = self._context
+        now = context.clock.monotonic()
+        for source, gap in self._checkpoint.gaps.items():
+            watermark, when = self._asked.get(source, (-1, 0.0))
+            if watermark == gap.watermark and now - when < context.config.resend_interval_s:
+                continue
+            if gap.state is GapState.LOST and watermark >= 0:
+                continue  # the outbox has answered that it is gone; an operator decides
+            self._asked[source] = (gap.watermark, now)
+            await ask_again(context, self.partition, gap)
+            context.faults.point("consumer.asked")
+
+    def _tell(self, todo: Plan) -> None:
+        for source, gap in todo.gaps.items():
+            _log_gap(self.partition, source, gap)
+        for source, position in todo.lost.items():
+            log.warning(
+                "%s: history of %s up to position %d is gone from log and outbox (retention); begun after it",
+                self.partition, source, position,
+            )  # fmt: skip
+
+
+def _parts(batch: Sequence[Message | Garbage], todo: Plan, index: int | None) -> list[Sequence[Message | Garbage]]:
+    """Cut a failed batch: before the failed message, it alone, after it; one by one when nobody knows which failed."""
+    if index is None or len(batch) == 1:
+        return [batch[each : each + 1] for each in range(len(batch))]
+    offset = todo.apply[index].offset
+    place = next(number for number, record in enumerate(batch) if record.offset == offset)
+    parts = (batch[:place], batch[place : place + 1], batch[place + 1 :])
+    return [part for part in parts if part]
+
+
+def _log_gap(partition: Partition, source: str, gap: Gap | None) -> None:
+    if gap is None:
+        log.warning("%s: the gap in %s is closed", partition, source)
+    elif gap.state is GapState.LOST:
+        log.error(
+            "%s: positions %d to %d of %s are gone from log and outbox; nothing after them is applied. "
+            "To go on without them: ensue gaps accept",
+            partition, gap.watermark + 1, gap.lost_through, source,
+        )  # fmt: skip
+    else:
+        log.warning(
+            "%s: a gap in %s after position %d (next is at least %d); asking for it again",
+            partition, source, gap.watermark, gap.needed,
+        )  # fmt: skip

@@ -1,0 +1,110 @@
+"""Answers subscribers that have a gap: sends a partition's records again from the outbox, the very same chain.
+
+What retention has removed is answered with a LOST notice, so that the subscriber stands in a clear state instead of
+asking for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from ensue.codec import encode_envelope
+from ensue.engine.ask import ResendRequest, read_request
+from ensue.engine.clock import rfc3339
+from ensue.engine.context import Context
+from ensue.message import CONTROL_TOPIC, LOST, Envelope, Message, OutboxRecord
+from ensue.plan import LostNotice
+
+log = logging.getLogger("ensue.relay")
+
+
+class Resender:
+    """Reads the control topic from its end and sends again what is asked of this source.
+
+    appending: held for each append, shared with the live relay. position: what the live relay has sent so far.
+    """
+
+    def __init__(self, context: Context, appending: asyncio.Lock, position: Callable[[], int]) -> None:
+        self._context = context
+        self._appending = appending
+        self._position = position
+        self._answered: dict[tuple[str, int], tuple[int, float]] = {}
+
+    async def run(self) -> None:
+        broker, config = self._context.broker, self._context.config
+        await broker.ensure_topic(CONTROL_TOPIC, 1)
+        # Requests are repeated until they are answered, so those from before this start need not be read.
+        offset = (await broker.bounds(CONTROL_TOPIC, 0)).last
+        while True:
+            batch = await broker.read(CONTROL_TOPIC, 0, offset, 100, config.poll_interval_s)
+            for record in batch:
+                offset = record.offset
+                request = read_request(record) if isinstance(record, Message) else None
+                if request is not None:
+                    await self.answer(request)
+            if not batch:
+                bounds = await broker.bounds(CONTROL_TOPIC, 0)
+                offset = min(offset, bounds.last)  # the broker was emptied
+
+    async def answer(self, request: ResendRequest) -> None:
+        """Send again, or say that it is gone; requests of others and repetitions of one just answered are passed over."""
+        context = self._context
+        source = context.store.source
+        if request.source != source:
+            if request.source.rpartition("/")[0] == context.service:  # an epoch of ours that has ended
+                await self._gone(request, request.source, request.after, request.needed)
+            return
+        where = (request.topic, request.partition)
+        now = context.clock.monotonic()
+        after, when = self._answered.get(where, (-1, 0.0))
+        if after == request.after and now - when < context.config.resend_interval_s / 2:
+            return
+        self._answered[where] = (request.after, now)
+        log.warning("%s asked for %s/%d after position %d again: sending", request.subscriber, *where, request.after)
+        await self._send(request, source)
+
+    async def _send(self, request: ResendRequest, source: str) -> None:
+        context = self._context
+        topic, number, after = request.topic, request.partition, request.after
+        first = True
+        while True:
+            # The live relay waits for one batch only; the last batch runs up to what it has sent by then.
+            async with self._appending:
+                through = self._position()
+                records = await context.store.outbox_of(topic, number, after, through, context.config.batch_records_max)
+                context.faults.point("relay.resend_read")
+                if first:
+                    first = False
+                    lost_through = await self._missing_through(request, records)
+                    if lost_through > request.after:
+                        await self._gone(request, source, request.after, lost_through)
+                if not records:
+                    return
+                await context.broker.append(topic, number, source, records)
+            after = records[-1].position
+            context.faults.point("relay.resent")
+
+    async def _missing_through(self, request: ResendRequest, records: object) -> int:
+        """The last position after the request's that the outbox no longer has; 0: it has all."""
+        if records:
+            return int(records[0].previous)  # type: ignore[index]  # a sequence of records
+        heads = await self._context.store.outbox_heads()
+        head = heads.get((request.topic, request.partition), 0)
+        return head if head <= self._position() else 0
+
+    async def _gone(self, request: ResendRequest, source: str, after: int, through: int) -> None:
+        context = self._context
+        log.error(
+            "%s asked for %s/%d after position %d: the outbox has nothing up to %d any more (retention)",
+            request.subscriber, request.topic, request.partition, after, through,
+        )  # fmt: skip
+        envelope = Envelope(context.ids.next(), LOST, rfc3339(context.clock.now()))
+        record = OutboxRecord(
+            request.topic, request.partition, "", encode_envelope(envelope),
+            msgspec.json.encode(LostNotice(after, through)), through, through,
+        )  # fmt: skip
+        await context.broker.append(request.topic, request.partition, source, [record])

@@ -1,0 +1,86 @@
+"""A store that was put back from an old copy would give positions out twice: notice it before anything is sent.
+
+At its start the relay compares what it has with the tail of the log. The store's own history is a prefix of what the
+log holds of this source, or the store is not the one that wrote it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ensue.codec import decode_envelope
+from ensue.engine.context import Context
+from ensue.errors import StoreRestored
+from ensue.event import EventType, event_type
+from ensue.message import LOST, TICK, Message
+
+#: How far back from its end a partition is searched for this source's last record, in records.
+_WINDOW = 1000
+_WINDOWS_MAX = 10
+
+
+async def refuse_restored_store(context: Context) -> None:
+    """Raise StoreRestored, with the command that helps, when the log knows more of this source than the store does."""
+    store, broker = context.store, context.broker
+    heads = await store.outbox_heads()
+    topics = await broker.topics()
+    published = {each.topic for each in _published(context)} | {topic for topic, _ in heads}
+    for topic in sorted(published & set(topics)):
+        for number in range(topics[topic]):
+            last = await last_of_source(context, topic, number, store.source)
+            if last is None:
+                continue
+            head = heads.get((topic, number), 0)
+            if last.position > head:
+                raise _refusal(context, last, f"the store knows of none after position {head}")
+            own = await store.outbox_get(last.position)
+            if own is None or last.type in (TICK, LOST):
+                continue  # pruned: nothing to compare
+            own_id = decode_envelope(own.envelope).id
+            if own_id != last.id:
+                raise _refusal(context, last, f"the store has message {own_id} at that position")
+
+
+async def last_of_source(context: Context, topic: str, number: int, source: str) -> Message | None:
+    """The record of `source` with the highest position near the end of a partition, or None."""
+    broker = context.broker
+    first, last = await broker.bounds(topic, number)
+    end = last
+    for _ in range(_WINDOWS_MAX):
+        if end < first:
+            return None
+        start = max(end - _WINDOW, first - 1)
+        best: Message | None = None
+        offset = start
+        while offset < end:
+            batch = await broker.read(topic, number, offset, _WINDOW, 0.0)
+            if not batch:
+                break
+            for record in batch:
+                if isinstance(record, Message) and record.source == source and record.offset <= end:
+                    better = best is None or record.position > best.position
+                    # A record names its message, a tick only a position: prefer the record.
+                    if better or (best is not None and record.position == best.position and best.type == TICK):
+                        best = record
+            offset = batch[-1].offset
+        if best is not None:
+            return best
+        end = start
+    return None
+
+
+def _published(context: Context) -> list[EventType[Any]]:
+    return [event_type(cls) for cls in context.dispatcher.definition.publishes or ()]
+
+
+def _refusal(context: Context, last: Message, found: str) -> StoreRestored:
+    service = context.service
+    return StoreRestored(
+        f"{service}: topic {last.topic}, partition {last.partition} holds position {last.position} "
+        f"(message {last.id}) of {last.source}, but {found}: this database is an older copy of the one that wrote it. "
+        f"Nothing is sent, so that nothing is taken for a duplicate. If the copy is what you want, begin a new epoch: "
+        f"ensue db new-epoch MODULE:{service}",
+        source=last.source,
+        topic=last.topic,
+        partition=last.partition,
+    )

@@ -1,0 +1,223 @@
+"""A worker: one process's share of a service. Keeps its leases alive and runs a loop for each.
+
+Several workers of one service share its partitions; a worker that dies loses its leases after `lease_ttl_s`, or at
+once when it was a process of this machine that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterable
+from random import Random
+from typing import Protocol
+
+from ensue.engine.consumer import PartitionConsumer
+from ensue.engine.context import Context
+from ensue.engine.leases import fair_share
+from ensue.engine.relay import Relay
+from ensue.engine.retention import prune_forever
+from ensue.errors import RetryableError, StoreRestored
+from ensue.message import LeaseTable, Partition
+
+log = logging.getLogger("ensue.worker")
+
+RELAY = "relay"
+
+
+class Loop(Protocol):
+    async def run(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Retention:
+    """Pruning as a loop that can be stopped."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def run(self) -> None:
+        while not self._stopping:
+            self._task = asyncio.ensure_future(prune_forever(self._context))
+            try:
+                await self._task
+            except asyncio.CancelledError:
+                if not self._stopping:
+                    self._task.cancel()
+                    raise
+            except RetryableError as error:
+                log.warning("retention: %s; again later", error)
+
+    def stop(self) -> None:
+        self._stopping = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+class Worker:
+    """Runs relay and consumers of one service in this process. start, ready, stop; each safe to repeat.
+
+    failed: set when the relay refuses to run (StoreRestored); its text tells an operator what to do.
+    """
+
+    def __init__(self, context: Context, name: str | None = None) -> None:
+        self.name = name or worker_name()
+        self.failed: StoreRestored | None = None
+        self._context = context
+        self._random = Random(context.random.random())
+        self._loops: dict[str, tuple[Loop, asyncio.Task[None]]] = {}
+        self._beating: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        topics = context.dispatcher.definition.subscribed_topics
+        self._names = [f"{topic}/{number}" for topic in topics for number in range(context.partitions)]
+
+    async def start(self) -> None:
+        if self._beating is None:
+            self._beating = asyncio.create_task(self._beat_forever(), name=f"ensue {self._context.service} worker")
+
+    async def ready(self) -> None:
+        """Return when this worker has its first leases and its loops run."""
+        await self._ready.wait()
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        return tuple(self._loops)
+
+    async def stop(self) -> None:
+        """Finish the batches at hand, then give the leases up."""
+        if self._beating is None:
+            return
+        beating, self._beating = self._beating, None
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        await self._end(list(self._loops))
+        try:
+            await self._context.store.resign(self.name)
+        except RetryableError as error:
+            log.info("%s: leases are not given up (%s); they end by themselves", self.name, error)
+
+    # ---------------------------------------------------------------------------------------------------- heartbeats
+
+    async def _beat_forever(self) -> None:
+        context = self._context
+        config = context.config
+        table = LeaseTable((), ())
+        first = True
+        while True:
+            try:
+                table = await self._beat(table)
+                if first:
+                    # Whoever ran here before and was killed has leases that nobody will renew.
+                    for owner in sorted({lease.owner for lease in table.leases if is_gone(lease.owner)}):
+                        log.info("%s: %s is gone; taking over", self.name, owner)
+                        await context.store.resign(owner)
+                    table = await self._beat(table)
+                    first = False
+                    self._ready.set()
+            except RetryableError as error:
+                log.warning("%s: no heartbeat: %s", self.name, error)
+            except Exception:
+                log.exception("%s: unexpected in the heartbeat; going on", self.name)
+            await context.clock.sleep(config.lease_ttl_s / 3)
+
+    async def _beat(self, known: LeaseTable) -> LeaseTable:
+        store, config = self._context.store, self._context.config
+        wish = fair_share(self._names, known, self.name)
+        await self._end(wish.release)
+        relay_is_free = not any(lease.name == RELAY for lease in known.leases)
+        acquire = [*wish.acquire, *([RELAY] if relay_is_free else ())]
+        table = await store.heartbeat(self.name, config.lease_ttl_s, acquire, wish.release)
+        self._context.faults.point("lease.beaten")
+        mine = {lease.name for lease in table.leases if lease.owner == self.name}
+        await self._end([name for name in self._loops if name not in mine])
+        for name in sorted(mine):
+            self._begin(name)
+        return table
+
+    # --------------------------------------------------------------------------------------------------------- loops
+
+    def _begin(self, name: str) -> None:
+        running = self._loops.get(name)
+        if running is not None and not running[1].done():
+            return
+        if running is not None and self.failed is not None and name == RELAY:
+            return  # refused: an operator must act, then start again
+        loop = self._loop(name)
+        self._loops[name] = (loop, asyncio.create_task(self._guard(name, loop), name=f"ensue {name}"))
+
+    def _loop(self, name: str) -> Loop:
+        context = self._context
+        if name == RELAY:
+            return RelayAndRetention(context)
+        topic, _, number = name.rpartition("/")
+        partition = Partition(context.service, topic, int(number))
+        return PartitionConsumer(partition, context, Random(self._random.random()))
+
+    async def _guard(self, name: str, loop: Loop) -> None:
+        try:
+            await loop.run()
+        except StoreRestored as error:
+            self.failed = error
+            log.critical("%s", error)
+        except Exception:
+            # The next heartbeat starts it anew.
+            log.exception("%s: the loop %s ended unexpectedly", self.name, name)
+
+    async def _end(self, names: Iterable[str]) -> None:
+        ending = [self._loops.pop(name) for name in names if name in self._loops]
+        for loop, _ in ending:
+            loop.stop()
+        if ending:
+            await asyncio.gather(*(task for _, task in ending), return_exceptions=True)
+
+
+class RelayAndRetention:
+    """What only one worker of a service needs to do: relay and pruning, under the relay's lease."""
+
+    def __init__(self, context: Context) -> None:
+        self._relay = Relay(context)
+        self._retention = Retention(context)
+
+    async def run(self) -> None:
+        retention = asyncio.create_task(self._retention.run())
+        try:
+            await self._relay.run()
+        finally:
+            self._retention.stop()
+            await asyncio.gather(retention, return_exceptions=True)
+
+    def stop(self) -> None:
+        self._relay.stop()
+        self._retention.stop()
+
+
+def worker_name() -> str:
+    """`<machine>:<pid>:<random>`; the machine part differs between containers that have pids of their own."""
+    return f"{_machine()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def is_gone(worker: str) -> bool:
+    """Whether `worker` was a process of this machine that no longer runs."""
+    machine, _, rest = worker.rpartition(":")[0].rpartition(":")
+    if machine != _machine() or not rest.isdigit() or int(rest) == os.getpid():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _machine() -> str:
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        namespace = 0
+    return f"{socket.gethostname()}-{namespace:x}"

@@ -1,0 +1,154 @@
+"""Which records of a batch are applied, skipped, held back or set aside. A pure rule over values.
+
+The consumer reads a batch, asks `plan`, and stores what it says; so every ordering, duplicate and loss can be tried
+here without a database. See `chain.judge` for the rule of one record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Container, Mapping, Sequence
+
+import msgspec
+
+from ensue.chain import Verdict, judge
+from ensue.message import LOST, TICK, Gap, GapState, Garbage, Message
+
+
+class LostNotice(msgspec.Struct, frozen=True):
+    """Data of a LOST record: the source's outbox no longer has the positions (after, through] of this partition."""
+
+    after: int
+    through: int
+
+
+@dataclasses.dataclass(slots=True)
+class Plan:
+    """What to do with one batch, in log order.
+
+    apply: to hand to handlers. waiting: of keys that a dead letter holds back. garbage: not messages at all.
+    foreign: those of `apply` without a chain, to be claimed in the inbox by (source, id).
+    watermarks: per source, only where it moves. gaps: per source, the state after this batch where it changed
+    (None: healed). lost: first contacts whose history is gone, accepted by rule: source -> position.
+    """
+
+    apply: list[Message] = dataclasses.field(default_factory=list)
+    waiting: list[Message] = dataclasses.field(default_factory=list)
+    garbage: list[Garbage] = dataclasses.field(default_factory=list)
+    foreign: int = 0
+    watermarks: dict[str, int] = dataclasses.field(default_factory=dict)
+    gaps: dict[str, Gap | None] = dataclasses.field(default_factory=dict)
+    lost: dict[str, int] = dataclasses.field(default_factory=dict)
+    offset: int = 0
+    duplicates: int = 0
+    unknown: int = 0
+    held: int = 0
+    gaps_seen: int = 0
+    gaps_healed: int = 0
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether anything must be stored now; otherwise the offset alone moved, which may be stored later."""
+        return bool(self.apply or self.waiting or self.garbage or self.watermarks or self.gaps)
+
+
+_read_lost = msgspec.json.Decoder(LostNotice).decode
+
+
+def plan(
+    batch: Sequence[Message | Garbage],
+    watermarks: Mapping[str, int],
+    gaps: Mapping[str, Gap],
+    known_types: Container[str],
+    blocked: Collection[tuple[str, str]],
+    now: float,
+) -> Plan:
+    """Plan a batch of one partition.
+
+    watermarks, gaps: of the checkpoint, by source. blocked: (source, key) pairs that a dead letter holds back.
+    now: seconds since the epoch, stamped on new gaps.
+    """
+    result = Plan()
+    apply = result.apply
+    moved: dict[str, int] = result.watermarks
+    for record in batch:
+        if isinstance(record, Garbage):
+            result.garbage.append(record)
+            continue
+        message: Message = record
+        source, position = message.source, message.position
+        kind = message.envelope.type
+        if kind == LOST:
+            _note_loss(result, message, watermarks, gaps)
+            continue
+        if position:
+            watermark = moved.get(source)
+            if watermark is None:
+                watermark = watermarks.get(source, 0)
+            verdict = judge(watermark, message.previous, position)
+            if verdict is not Verdict.APPLY:
+                if verdict is Verdict.GAP:
+                    _note_gap(result, message, watermark, gaps, now)
+                elif kind != TICK:
+                    result.duplicates += 1
+                continue
+            moved[source] = position
+        if kind not in known_types:
+            result.unknown += 1
+        elif blocked and (source, message.key) in blocked:
+            result.waiting.append(message)
+        else:
+            if not position:
+                result.foreign += 1
+            apply.append(message)
+    if batch:
+        result.offset = batch[-1].offset
+    _close_gaps(result, gaps)
+    return result
+
+
+def _note_gap(result: Plan, message: Message, watermark: int, gaps: Mapping[str, Gap], now: float) -> None:
+    source = message.source
+    result.held += message.envelope.type != TICK
+    known = result.gaps.get(source) or gaps.get(source)
+    if known is None:
+        result.gaps_seen += 1
+        result.gaps[source] = Gap(source, watermark, message.previous, now)
+    elif known.watermark != watermark:
+        # The chain closed in part and broke again further on: a new thing to ask for, the same episode.
+        result.gaps[source] = Gap(source, watermark, message.previous, known.since)
+
+
+def _note_loss(result: Plan, message: Message, watermarks: Mapping[str, int], gaps: Mapping[str, Gap]) -> None:
+    try:
+        notice = _read_lost(message.data)
+    except msgspec.DecodeError as error:
+        result.garbage.append(
+            Garbage(message.topic, message.partition, message.offset, message.key, f"LOST notice: {error}", b"")
+        )
+        return
+    source = message.source
+    gap = result.gaps[source] if source in result.gaps else gaps.get(source)
+    if gap is None:
+        return  # somebody else's gap
+    watermark = result.watermarks.get(source, watermarks.get(source, 0))
+    if not notice.after <= watermark < notice.through:
+        return
+    if source not in watermarks and source not in result.watermarks:
+        # First contact: what retention removed before this subscription existed was never owed to it.
+        result.watermarks[source] = result.lost[source] = notice.through
+    elif gap.state is not GapState.LOST or gap.lost_through != notice.through:
+        result.gaps[source] = Gap(source, watermark, gap.needed, gap.since, GapState.LOST, notice.through)
+
+
+def _close_gaps(result: Plan, gaps: Mapping[str, Gap]) -> None:
+    for source, watermark in result.watermarks.items():
+        gap = result.gaps.get(source) or gaps.get(source)
+        if gap is not None and watermark >= gap.needed:
+            result.gaps_healed += 1
+            if source in gaps:
+                result.gaps[source] = None
+            else:
+                result.gaps.pop(source, None)
+        elif gap is not None and watermark > gap.watermark and gap.state is GapState.OPEN:
+            result.gaps[source] = Gap(source, watermark, gap.needed, gap.since)
