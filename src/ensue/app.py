@@ -84,9 +84,10 @@ class Service(ServiceDefinition):
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
         """For `FastAPI(lifespan=orders.lifespan)`: the service runs inside the web process."""
-        from ensue.integrations.fastapi import check_step_scope
+        if hasattr(app, "openapi"):  # FastAPI; plain Starlette has no dependencies to look at
+            from ensue.integrations.fastapi import check_step_scope
 
-        check_step_scope(app, self.step)
+            check_step_scope(app, self.step)
         async with self.running():
             yield
 

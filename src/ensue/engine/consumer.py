@@ -39,6 +39,18 @@ class PartitionConsumer:
         self._asked: dict[str, tuple[int, float]] = {}  # source -> watermark asked from, when (monotonic)
         self._looked = 0.0
 
+    @property
+    def offset(self) -> int:
+        """How far the log is read; what is stored may lag behind by records without effect."""
+        return self._checkpoint.offset
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is open but what waits for an operator: no gap that heals, no attempt left to make."""
+        return self._aside.next_due_s() == float("inf") and all(
+            gap.state is GapState.LOST for gap in self._checkpoint.gaps.values()
+        )
+
     # ------------------------------------------------------------------------------------------------- lifecycle
 
     async def run(self) -> None:
@@ -86,6 +98,7 @@ class PartitionConsumer:
             self._looked = now
             await self._look_around()
         if self._aside.any and await self._aside.retry_due(self._checkpoint):
+            context.progress()
             return
         wait_s = min(context.config.poll_interval_s, self._aside.next_due_s())
         batch: Sequence[Message | Garbage] = ()
@@ -96,6 +109,7 @@ class PartitionConsumer:
         if batch:
             context.faults.point("consumer.read")
             await self._process(batch)
+            context.progress()
         if self._checkpoint.gaps:
             await self._ask_for_gaps()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from random import Random
 
 from ensue.config import EngineConfig
@@ -14,7 +15,10 @@ from ensue.retry import Retry
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Context:
-    """partitions: of every topic. retry: of the service, for messages whose handler failed."""
+    """partitions: of every topic. retry: of the service, for messages whose handler failed.
+
+    progress: called after a loop has done something, so that a test can wait for quiet without sleeping.
+    """
 
     service: str
     store: Store
@@ -27,3 +31,4 @@ class Context:
     random: Random
     faults: Faults
     partitions: int
+    progress: Callable[[], None] = lambda: None

@@ -83,6 +83,7 @@ class Relay:
                 await self._append(records)
                 self._position = records[-1].position
             context.faults.point("relay.appended")
+            context.progress()
         await self._save_when_due()
         if not records:
             async with self._appending:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC
 from ensue.origin import AlreadyAnswered, Origin, current_origin
 from ensue.ports import Broker, Clock, Ids, Store
+from ensue.retry import Retry
 from ensue.service import ServiceDefinition
 from ensue.step import Step
 
@@ -43,6 +44,8 @@ class Runtime:
         ids: Ids | None = None,
         random: Random | None = None,
         tables: MetaData | None = None,
+        progress: Callable[[], None] = lambda: None,
+        retry: Retry | None = None,
     ) -> None:
         ids = ids or UniqueIds()
         self.definition = definition
@@ -55,12 +58,13 @@ class Runtime:
             broker=broker,
             dispatcher=Dispatcher(definition, ids, settings.partitions),
             config=settings.engine,
-            retry=definition.retry or settings.engine.retry,
+            retry=retry or definition.retry or settings.engine.retry,
             clock=clock or SystemClock(),
             ids=ids,
             random=random or Random(),
             faults=Faults(settings.fault),
             partitions=settings.partitions,
+            progress=progress,
         )
         self._tables = tables
         self._worker: Worker | None = None

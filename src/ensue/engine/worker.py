@@ -88,6 +88,16 @@ class Worker:
     def holds(self) -> tuple[str, ...]:
         return tuple(self._loops)
 
+    @property
+    def consumers(self) -> tuple[PartitionConsumer, ...]:
+        return tuple(loop for loop, _ in self._loops.values() if isinstance(loop, PartitionConsumer))
+
+    @property
+    def relay(self) -> Relay | None:
+        """The relay, when this worker runs it."""
+        held = self._loops.get(RELAY)
+        return held[0].relay if held is not None and isinstance(held[0], RelayAndRetention) else None
+
     async def stop(self) -> None:
         """Finish the batches at hand, then give the leases up."""
         if self._beating is None:
@@ -180,19 +190,19 @@ class RelayAndRetention:
     """What only one worker of a service needs to do: relay and pruning, under the relay's lease."""
 
     def __init__(self, context: Context) -> None:
-        self._relay = Relay(context)
+        self.relay = Relay(context)
         self._retention = Retention(context)
 
     async def run(self) -> None:
         retention = asyncio.create_task(self._retention.run())
         try:
-            await self._relay.run()
+            await self.relay.run()
         finally:
             self._retention.stop()
             await asyncio.gather(retention, return_exceptions=True)
 
     def stop(self) -> None:
-        self._relay.stop()
+        self.relay.stop()
         self._retention.stop()
 
 

@@ -1,0 +1,129 @@
+"""Several services in one process, each with a throw-away SQLite database, joined by a log in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+from ensue.app import Service
+from ensue.brokers.memory import MemoryBroker
+from ensue.config import EngineConfig, Settings
+from ensue.engine.runtime import Runtime
+from ensue.event import event_type
+from ensue.message import DeadLetter, DeadLetterState, Message
+from ensue.stores.sqlite import SqliteStore
+
+E = TypeVar("E")
+
+#: Attempts as in production, without the waiting between them.
+_QUICK = {"first_delay_s": 0.001, "delay_max_s": 0.001, "factor": 1.0}
+
+
+class NotSettled(AssertionError):
+    """The services were not quiet in time; the text says who still had what to do."""
+
+
+class World:
+    """The running services of a test. `settle` waits for quiet; the rest looks at what happened."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.broker = broker  # the world's own view of the log that all services share
+        self.runtimes: dict[str, Runtime] = {}
+        self._progress = asyncio.Event()
+
+    def progressed(self) -> None:
+        self._progress.set()
+
+    async def settle(self, timeout_s: float = 10.0) -> None:
+        """Return when every outbox is sent and every subscriber has dealt with everything sent to it.
+
+        Dead letters count as dealt with: look at `dead_letters`. Raises NotSettled after timeout_s.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    self._progress.clear()
+                    if not (left := await self._left()):
+                        return
+                    await self._progress.wait()
+        except TimeoutError:
+            left = await self._left()
+            raise NotSettled(f"not quiet after {timeout_s} s: {'; '.join(left)}") from None
+
+    async def _left(self) -> list[str]:
+        left: list[str] = []
+        for name, runtime in self.runtimes.items():
+            worker = runtime.worker
+            assert worker is not None
+            relay = worker.relay
+            head = max((await runtime.store.outbox_heads()).values(), default=0)
+            sent = relay.position if relay is not None else 0
+            if sent < head:
+                left.append(f"{name} has sent {sent} of {head}")
+            for consumer in worker.consumers:
+                last = (await self.broker.bounds(consumer.partition.topic, consumer.partition.number)).last
+                if consumer.offset < last:
+                    left.append(f"{consumer.partition} is at {consumer.offset} of {last}")
+                elif not consumer.settled:
+                    left.append(f"{consumer.partition} has a gap, or attempts left to make")
+        return left
+
+    async def published(self, event: type[E]) -> list[E]:
+        """Every event of this class that was published, partition by partition in order."""
+        spec = event_type(event)
+        return [spec.read(message.data) for message in await self.messages(spec.topic) if message.type == spec.type]
+
+    async def messages(self, topic: str) -> list[Message]:
+        """Every message of a topic, partition by partition in order."""
+        found: list[Message] = []
+        for number in range(await self.broker.partitions(topic)):
+            batch = await self.broker.read(topic, number, 0, 1_000_000, 0.0)
+            found += [each for each in batch if isinstance(each, Message)]
+        return found
+
+    async def dead_letters(self, service: Service) -> Sequence[DeadLetter]:
+        """What waits for an operator, and what waits behind it."""
+        states = (DeadLetterState.DEAD, DeadLetterState.WAITING)
+        return await self.runtimes[service.name].store.dead_letters(None, states)
+
+
+@asynccontextmanager
+async def run(
+    *services: Service, seed: int = 0, partitions: int = 2, engine: EngineConfig | None = None
+) -> AsyncIterator[World]:
+    """Run services together until the block ends. Databases are files of a temporary directory, never synced.
+
+    seed: of everything that is random. Retries keep their number of attempts and lose their pauses.
+    """
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ensue-")))
+        log = f"memory:world-{secrets.token_hex(8)}"
+        world = World(MemoryBroker(log))
+        await world.broker.open()
+        stack.push_async_callback(world.broker.close)
+        config = engine or EngineConfig()
+        for number, service in enumerate(services):
+            settings = Settings(database="", broker="memory:", partitions=partitions, engine=config)
+            runtime = Runtime(
+                service,
+                SqliteStore(f"sqlite:///{directory}/{service.name}.db?synchronous=OFF", service.name),
+                MemoryBroker(log),
+                settings,
+                random=Random(f"{seed}/{number}"),
+                tables=service.tables,
+                progress=world.progressed,
+                retry=dataclasses.replace(service.retry or config.retry, **_QUICK),  # type: ignore[arg-type]
+            )
+            world.runtimes[service.name] = runtime
+            await stack.enter_async_context(service.running(runtime))
+        for runtime in world.runtimes.values():
+            await runtime.ready()
+        yield world
+
