@@ -1,0 +1,185 @@
+"""Does the plan over HTTP: each customer's operations in order, different customers at the same time.
+
+Every request names what it makes (ids, Idempotency-Key), so it can be sent again whenever the answer did not come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+
+from shop.demo.plan import CancelOrder, CreateCustomer, Operation, PlaceOrder, Plan, Planned
+
+CONCURRENCY = 32
+#: How long one operation may be tried before the run is given up, in seconds. A restart takes a second or two.
+GIVE_UP_S = 60.0
+
+
+class OperationFailed(Exception):
+    """A service answered what it must not, or did not answer for GIVE_UP_S; the text says which and what."""
+
+
+@dataclasses.dataclass(slots=True)
+class Sent:
+    """What the driver did. done: operations by kind. resent: requests sent again, by reason.
+
+    undecided: answers 409 to a cancellation because its order was still NEW (tried again). refused: because it was
+    REJECTED.
+    """
+
+    done: Counter[str] = dataclasses.field(default_factory=Counter)
+    resent: Counter[str] = dataclasses.field(default_factory=Counter)
+    undecided: int = 0
+    refused: int = 0
+
+    @property
+    def operations(self) -> int:
+        return self.done.total()
+
+
+class Driver:
+    """rate: orders per second, None: as fast as the answers come. on_order(id, time): an order is being placed.
+
+    The time is the event loop's, of the moment when the first request was sent, or was due, with a rate (so that a
+    stalled service cannot hide behind requests that waited for it).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        urls: Mapping[str, str],
+        random: Random,
+        *,
+        rate: float | None = None,
+        concurrency: int = CONCURRENCY,
+        on_order: Callable[[UUID, float], None] = lambda order_id, at: None,
+    ) -> None:
+        self.sent = Sent()
+        self._plan = plan
+        self._urls = urls
+        self._random = random
+        self._rate = rate
+        self._concurrency = concurrency
+        self._on_order = on_order
+        self._orders_started = 0
+        self._began = 0.0
+
+    async def run(self) -> None:
+        """Do every operation of the plan. Raises OperationFailed."""
+        waiting: asyncio.PriorityQueue[tuple[float, int, list[Planned], int]] = asyncio.PriorityQueue()
+        for number, planned in enumerate(self._plan.by_customer.values()):
+            waiting.put_nowait((planned[0].turn, number, planned, 0))
+        self._began = asyncio.get_running_loop().time()
+        left = len(self._plan.by_customer)
+        finished = asyncio.Event()
+
+        async def work(client: aiohttp.ClientSession) -> None:
+            """Take the customer whose turn is next, do one operation, put the customer back."""
+            nonlocal left
+            while True:
+                _, number, planned, index = await waiting.get()
+                await self._do(client, planned[index].operation)
+                if index + 1 < len(planned):
+                    waiting.put_nowait((planned[index + 1].turn, number, planned, index + 1))
+                else:
+                    left -= 1
+                    if left == 0:
+                        finished.set()
+
+        if left == 0:
+            return
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        timeout = aiohttp.ClientTimeout(total=30, connect=5)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client, asyncio.TaskGroup() as group:
+            workers = [group.create_task(work(client)) for _ in range(self._concurrency)]
+            await finished.wait()
+            for worker in workers:
+                worker.cancel()
+
+    async def _do(self, client: aiohttp.ClientSession, operation: Operation) -> None:
+        match operation:
+            case CreateCustomer(customer_id, name, limit):
+                body = {"customer_id": str(customer_id), "name": name, "credit_limit": str(limit)}
+                await self._expect(client, 201, "customers", "/customers", body, f"customer {customer_id}")
+                self.sent.done["customers"] += 1
+            case PlaceOrder(customer_id, order_id, total):
+                self._on_order(order_id, await self._turn())
+                body = {"order_id": str(order_id), "customer_id": str(customer_id), "total": str(total)}
+                await self._expect(client, 201, "orders", "/orders", body, f"order {order_id}")
+                self.sent.done["orders"] += 1
+            case CancelOrder():
+                await self._cancel(client, operation)
+                self.sent.done["cancellations"] += 1
+
+    async def _turn(self) -> float:
+        """Wait until the next order is due; return the time at which it was (without a rate: now)."""
+        loop = asyncio.get_running_loop()
+        if self._rate is None:
+            return loop.time()
+        due = self._began + self._orders_started / self._rate
+        self._orders_started += 1
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        return due
+
+    async def _cancel(self, client: aiohttp.ClientSession, operation: CancelOrder) -> None:
+        """Cancel the order, as soon as it is decided; refused when it was rejected."""
+        path = f"/orders/{operation.order_id}/cancel"
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        attempt = 0
+        while loop.time() - began < GIVE_UP_S:
+            key = f"{operation.key}, try {attempt}"  # a refusal is an answer too: asking anew is another request
+            status, answer = await self._post(client, "orders", path, None, key)
+            if status == 202:
+                return
+            found = answer.get("status_of_order")
+            if status == 409 and found == "REJECTED":
+                self.sent.refused += 1
+                return
+            if status != 409 or found != "NEW":
+                raise OperationFailed(f"POST {path} was answered {status}, expected 202 or 409: {answer}")
+            self.sent.undecided += 1
+            attempt += 1
+            await asyncio.sleep(min(0.005 * 2 ** min(attempt, 5), 0.1) * self._random.uniform(0.5, 1.0))
+        raise OperationFailed(f"order {operation.order_id} was still NEW after {GIVE_UP_S:g} s: nobody decides it")
+
+    async def _expect(
+        self, client: aiohttp.ClientSession, expected: int, service: str, path: str, body: Mapping[str, str], key: str
+    ) -> None:
+        status, answer = await self._post(client, service, path, body, key)
+        if status != expected:
+            raise OperationFailed(f"POST {path} of {service} was answered {status}, expected {expected}: {answer}")
+
+    async def _post(
+        self, client: aiohttp.ClientSession, service: str, path: str, body: Mapping[str, str] | None, key: str
+    ) -> tuple[int, Any]:
+        """Send until there is an answer below 500, with the same Idempotency-Key; return status and body."""
+        url = self._urls[service] + path
+        headers = {"Idempotency-Key": key}
+        last = ""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        attempt = 0
+        while loop.time() - began < GIVE_UP_S:
+            try:
+                async with client.post(url, json=body, headers=headers) as response:
+                    text = await response.read()
+                    if response.status < 500:
+                        return response.status, json.loads(text) if text else {}
+                    last = f"{response.status} {text[:500]!r}"
+                    reason = str(response.status)
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
+                last = repr(error)
+                reason = "no connection" if isinstance(error, aiohttp.ClientConnectorError) else "no answer"
+            self.sent.resent[reason] += 1
+            await asyncio.sleep(min(0.02 * 2 ** min(attempt, 5), 0.5) * self._random.uniform(0.5, 1.0))
+            attempt += 1
+        raise OperationFailed(f"POST {url} had no answer for {GIVE_UP_S:g} s; the last try: {last}")

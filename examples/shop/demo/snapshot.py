@@ -1,0 +1,69 @@
+"""What the three services say when all is quiet, in one shape, whether asked over HTTP or read from their databases."""
+
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
+
+
+class OrderState(NamedTuple):
+    customer_id: UUID
+    total: Decimal
+    status: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CustomerState:
+    """reserved: as the service states it. reservations: by order, where they can be seen."""
+
+    name: str
+    credit_limit: Decimal
+    reserved: Decimal
+    reservations: dict[UUID, Decimal] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """seen_through: `HTTP` or `databases`. The view's customers: what order_history says of each, by id."""
+
+    seen_through: str
+    orders: dict[UUID, OrderState]
+    customers: dict[UUID, CustomerState]
+    view_orders: dict[UUID, OrderState]
+    view_customers: dict[UUID, CustomerState]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stream:
+    """One subscriber's reading of one partition of one source.
+
+    head: last position the source wrote there. watermark: last one applied.
+    """
+
+    subscriber: str
+    source: str
+    topic: str
+    partition: int
+    head: int
+    watermark: int
+    gap: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Traffic:
+    """The engine's own books, summed over a subscriber's partitions, since the databases were made.
+
+    published: records written to the outbox, by service. of_topics: the same, by topic. dead_letters: not discarded.
+    """
+
+    subscriber: str
+    topics: tuple[str, ...]
+    applied: int
+    unknown: int
+    duplicates: int
+    gaps_seen: int
+    gaps_healed: int
+    retries: int
+    dead_letters: int

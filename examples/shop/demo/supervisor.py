@@ -1,0 +1,183 @@
+"""Starts the three services as processes of their own, kills and restarts them, and leaves none behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import aiohttp
+
+from shop.demo.memory import peak_bytes
+from shop.demo.services import READY_S, SERVICES, STOP_S
+
+#: Below the range from which systems take the ports of outgoing connections: while a killed service is down, no
+#: client's connection can sit on its port.
+PORTS = range(20_000, 30_000)
+
+
+class ServiceFailed(Exception):
+    """A service ended by itself or never became ready; the text holds the end of its log."""
+
+
+class ServiceProcess:
+    """One service over all its lives. The port stays the same.
+
+    lives: how often it was started. peak_memory: bytes, the most of all lives.
+    """
+
+    def __init__(self, name: str, port: int, directory: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = directory / f"{name}.log"
+        self.lives = 0
+        self.peak_memory = 0
+        self.expected_to_run = False
+        self._environment = dict(environment)
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self.running and self._process else None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Start the process; it is ready when `wait_ready` returns."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "shop.demo.serve", self.name, str(self.port),
+                stdin=asyncio.subprocess.PIPE,  # never written to: its end tells the child that we are gone
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the services in order
+            )  # fmt: skip
+        self.lives += 1
+        self.expected_to_run = True
+
+    async def wait_ready(self, client: aiohttp.ClientSession, limit_s: float = READY_S) -> None:
+        """Return when the service says that it is healthy. Raises ServiceFailed."""
+        try:
+            async with asyncio.timeout(limit_s):
+                while not await self._healthy(client):
+                    self.check()
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise ServiceFailed(f"{self.name} was not ready after {limit_s:g} s.\n{self.end_of_log()}") from None
+
+    async def _healthy(self, client: aiohttp.ClientSession) -> bool:
+        try:
+            async with client.get(f"{self.url}/healthz") as answer:
+                return answer.status == 200
+        except aiohttp.ClientConnectionError:
+            return False  # not listening yet
+
+    def check(self) -> None:
+        """Raise ServiceFailed when the process has ended and nobody asked it to."""
+        if self.expected_to_run and not self.running and self._process is not None:
+            code = self._process.returncode
+            raise ServiceFailed(f"{self.name} ended by itself with status {code}.\n{self.end_of_log()}")
+
+    def sample_memory(self) -> None:
+        if self.pid is not None:
+            self.peak_memory = max(self.peak_memory, peak_bytes(self.pid))
+
+    async def kill(self) -> None:
+        """End the process at whatever instruction it is (SIGKILL) and wait until it is gone."""
+        self.expected_to_run = False
+        if self._process is not None and self.running:
+            self.sample_memory()
+            with contextlib.suppress(ProcessLookupError):  # it ended in the meantime
+                self._process.kill()
+            await self._process.wait()
+
+    async def stop(self) -> None:
+        """End the process in an orderly way, by force if it takes longer than STOP_S. Safe to repeat."""
+        self.expected_to_run = False
+        if self._process is None or not self.running:
+            return
+        self.sample_memory()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_S)
+        except TimeoutError:
+            await self.kill()
+
+    def end_of_log(self, lines: int = 20) -> str:
+        text = self.log.read_text(errors="replace").splitlines()[-lines:] if self.log.exists() else []
+        return f"The end of {self.log}:\n" + "\n".join(text or ["(empty)"])
+
+
+class Supervisor:
+    """The services together: `async with Supervisor(directory) as services:` starts all and, at the end, stops all."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
+        env = dict(os.environ if environment is None else environment)
+        # Each service its own SQLite file, all of them one embedded broker: the defaults, in this directory.
+        for name in [*(f"ENSUE_{name.upper()}_DATABASE" for name in SERVICES), "ENSUE_BROKER"]:
+            env.pop(name, None)
+        env["ENSUE_HOME"] = str(directory)
+        ports = free_ports(len(SERVICES))
+        self.services = {
+            name: ServiceProcess(name, port, directory, env) for name, port in zip(SERVICES, ports, strict=True)
+        }
+
+    def __getitem__(self, name: str) -> ServiceProcess:
+        return self.services[name]
+
+    def __iter__(self) -> Iterable[ServiceProcess]:
+        return iter(self.services.values())
+
+    async def __aenter__(self) -> Supervisor:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for service in self.services.values():
+                    group.create_task(service.start())
+            await self.wait_ready()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def wait_ready(self) -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as client:
+            await asyncio.gather(*(service.wait_ready(client) for service in self.services.values()))
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(service.stop() for service in self.services.values()))
+
+    async def watch(self, interval_s: float = 0.25) -> None:
+        """Sample memory for ever; raise ServiceFailed when a service ends and nobody asked it to."""
+        while True:
+            for service in self.services.values():
+                service.check()
+                service.sample_memory()
+            await asyncio.sleep(interval_s)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback that nobody listens on now."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as attempt:
+            try:
+                attempt.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise ServiceFailed(f"no {count} free ports between {PORTS.start} and {PORTS.stop} on 127.0.0.1")
