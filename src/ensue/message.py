@@ -120,7 +120,7 @@ class GapState(enum.StrEnum):
 class Gap(msgspec.Struct, frozen=True):
     """A hole in a source's chain: nothing of that source in that partition is applied until it closes.
 
-    watermark: last position applied. needed: the position that must come next or earlier than what came.
+    watermark: last position applied. needed: the last position known to exist; the gap closes when it is applied.
     lost_through: with state LOST, the last position that cannot be had any more. since: seconds since the epoch.
     """
 

@@ -113,10 +113,11 @@ def _note_gap(result: Plan, message: Message, watermark: int, gaps: Mapping[str,
     known = result.gaps.get(source) or gaps.get(source)
     if known is None:
         result.gaps_seen += 1
-        result.gaps[source] = Gap(source, watermark, message.previous, now)
-    elif known.watermark != watermark:
-        # The chain closed in part and broke again further on: a new thing to ask for, the same episode.
-        result.gaps[source] = Gap(source, watermark, message.previous, known.since)
+        result.gaps[source] = Gap(source, watermark, message.position, now)
+    elif known.watermark != watermark or known.needed < message.position:
+        # Records held back now must come again, so the gap reaches to the last of them.
+        needed = max(known.needed, message.position)
+        result.gaps[source] = Gap(source, watermark, needed, known.since, known.state, known.lost_through)
 
 
 def _note_loss(result: Plan, message: Message, watermarks: Mapping[str, int], gaps: Mapping[str, Gap]) -> None:
@@ -150,5 +151,7 @@ def _close_gaps(result: Plan, gaps: Mapping[str, Gap]) -> None:
                 result.gaps[source] = None
             else:
                 result.gaps.pop(source, None)
-        elif gap is not None and watermark > gap.watermark and gap.state is GapState.OPEN:
-            result.gaps[source] = Gap(source, watermark, gap.needed, gap.since)
+        elif gap is not None and watermark > gap.watermark:
+            still_lost = gap.state is GapState.LOST and watermark < gap.lost_through
+            state, through = (GapState.LOST, gap.lost_through) if still_lost else (GapState.OPEN, 0)
+            result.gaps[source] = Gap(source, watermark, gap.needed, gap.since, state, through)

@@ -282,8 +282,9 @@ class Store(Protocol):
     async def checkpoints(self) -> Mapping[Partition, Checkpoint]: ...
 
     async def accept_loss(self, partition: Partition, source: str) -> int:
-        """An operator accepts a LOST gap: the watermark moves to what was lost; returns it. Bumps the revision, so
-        a running worker notices. Raises UsageError when that gap is not LOST."""
+        """An operator accepts a LOST gap: the watermark moves to its lost_through, which is returned; the gap goes, or
+        is OPEN again when it needs more than that. Bumps the revision, so a running worker notices.
+        Raises UsageError when that gap is not LOST."""
 
     async def dead_letters(
         self, partition: Partition | None = None, states: Sequence[DeadLetterState] = (), limit: int = 1000

@@ -17,7 +17,7 @@ REQUEST = "ensue.resend"
 
 
 class ResendRequest(msgspec.Struct, frozen=True):
-    """Send (after, ...] of this partition again, under `source`. needed: the position that the subscriber lacks at least."""
+    """Send (after, ...] of this partition again, under `source`. needed: the last one known to exist."""
 
     source: str
     topic: str

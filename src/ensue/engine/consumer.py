@@ -110,6 +110,7 @@ class PartitionConsumer:
             context.faults.point("consumer.read")
             await self._process(batch)
             context.progress()
+            await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
         if self._checkpoint.gaps:
             await self._ask_for_gaps()
 
@@ -359,6 +360,6 @@ def _log_gap(partition: Partition, source: str, gap: Gap | None) -> None:
         )  # fmt: skip
     else:
         log.warning(
-            "%s: a gap in %s after position %d (next is at least %d); asking for it again",
+            "%s: a gap in %s after position %d (up to %d is missing); asking for it again",
             partition, source, gap.watermark, gap.needed,
         )  # fmt: skip

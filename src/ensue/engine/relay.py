@@ -84,6 +84,7 @@ class Relay:
                 self._position = records[-1].position
             context.faults.point("relay.appended")
             context.progress()
+            await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
         await self._save_when_due()
         if not records:
             async with self._appending:
