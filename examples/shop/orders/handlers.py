@@ -1,0 +1,20 @@
+"""What follows from the customers' events: an order is opened or rejected."""
+
+from __future__ import annotations
+
+from ensue import Step
+from shop.contracts import CreditReservationFailed, CreditReserved, OrderOpened, OrderRejected
+from shop.orders.model import Order
+from shop.orders.service import orders
+
+
+@orders.on(CreditReserved, entity=Order)
+def open_order(order: Order, event: CreditReserved, step: Step) -> None:
+    order.open()
+    step.publish(OrderOpened(order_id=order.order_id, customer_id=order.customer_id))
+
+
+@orders.on(CreditReservationFailed, entity=Order)
+def reject_order(order: Order, event: CreditReservationFailed, step: Step) -> None:
+    order.reject(event.reason)
+    step.publish(OrderRejected(order_id=order.order_id, customer_id=order.customer_id, reason=event.reason))
