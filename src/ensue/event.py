@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, dataclass_transform
 
 import msgspec
 
@@ -49,7 +49,7 @@ class EventType(Generic[E]):
             ) from error
 
 
-class EventMeta(type(msgspec.Struct)):  # type: ignore[misc]  # StructMeta has no public name
+class EventMeta(msgspec.StructMeta):
     """Takes `topic`, `key`, `name` and `version` out of the class line and leaves the rest to msgspec."""
 
     def __new__(
@@ -66,18 +66,19 @@ class EventMeta(type(msgspec.Struct)):  # type: ignore[misc]  # StructMeta has n
     ) -> EventMeta:
         # Keyword-only fields so that a later version may add one with a default anywhere.
         options = {"frozen": True, "kw_only": True, "gc": False} | options
-        cls = super().__new__(mcls, name, bases, namespace, **options)
+        cls: Any = super().__new__(mcls, name, bases, namespace, **options)
         if bases and bases[0] is not msgspec.Struct:
             if topic is None and key is None:
-                return cast(EventMeta, cls)  # an abstract base for the user's own events
+                return cls  # type: ignore[no-any-return]  # an abstract base for the user's own events
             fields = {field.name for field in msgspec.structs.fields(cls)}
             encode = msgspec.json.Encoder().encode
             # The decoder resolves annotations, which may name classes defined later: make it on first use.
             _attach(cls, topic, key, type_name, version, fields, encode, _late_decoder(cls))
-        return cast(EventMeta, cls)
+        return cls  # type: ignore[no-any-return]
 
 
-class Event(msgspec.Struct, metaclass=EventMeta):
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
     """Base of events: `class OrderCreated(Event, topic="orders", key="customer_id")`.
 
     topic: where it is published. key: the field whose value keeps events in order (events of one key stay in commit
