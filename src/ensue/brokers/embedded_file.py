@@ -1,0 +1,185 @@
+"""The file of the embedded log: two connections, write transactions that survive a cancel, and the way back to disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from ensue.brokers import embedded_sql as sql
+from ensue.embedded.connection import begin_immediate, connect, is_busy, retry_while_busy, translated
+from ensue.embedded.wakeup import Wakeup
+from ensue.errors import BrokerUnavailable, UsageError
+
+#: Pages of the write-ahead log after which it is copied into the file; SQLite's own default.
+CHECKPOINT_PAGES = 1000
+PAGE_BYTES = 4096
+#: Pages that a commit writes whatever its size: the partition's row, and the path to the end of the log.
+_PAGES_A_COMMIT = 4
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class LogFile:
+    """One process's connections to the log: one to read, one to write, used on the event loop.
+
+    Statements take microseconds, less than a hop to a thread. Only what syncs goes to one: the commit when every
+    commit syncs, else the checkpoint of the write-ahead log.
+    """
+
+    def __init__(self, path: str, synchronous: str) -> None:
+        self.path = path
+        self.syncs = synchronous in ("FULL", "EXTRA")
+        self.wakeup = Wakeup(path)
+        self._synchronous = synchronous
+        self._reader: sqlite3.Connection | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._writing = asyncio.Lock()
+        self._thread: ThreadPoolExecutor | None = None
+        self._pages = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._reader is not None
+
+    async def open(self) -> None:
+        """Open the file, made when missing. Raises UsageError when it is no broker's file, or of another version."""
+        if self._writer is not None:
+            return
+        writer = connect(self.path, synchronous=self._synchronous)
+        try:
+            await self._create_tables(writer)
+            if not self.syncs:
+                # Our own checkpoints go beside the event loop (see _checkpoint); SQLite's stay as a backstop.
+                writer.execute(f"PRAGMA wal_autocheckpoint = {16 * CHECKPOINT_PAGES}")
+            reader = connect(self.path, synchronous=self._synchronous)
+        except BaseException:
+            writer.close()
+            raise
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ensue-broker-sync")
+        self._writing = asyncio.Lock()
+        self._writer, self._reader = writer, reader
+        await self.wakeup.open()
+
+    async def close(self) -> None:
+        """Close; an append that is under way ends first. Safe to repeat. Wakes all who wait."""
+        async with self._writing:
+            reader, self._reader = self._reader, None
+            writer, self._writer = self._writer, None
+            if reader is not None:
+                reader.close()
+            if writer is not None:
+                try:
+                    await self._in_thread(writer.close)  # the last one to close copies the write-ahead log
+                finally:
+                    thread, self._thread = self._thread, None
+                    if thread is not None:
+                        thread.shutdown()
+        await self.wakeup.close()
+
+    async def query(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` on the read connection; it must finish its statements, so that no read transaction stays open:
+        one would keep the write-ahead log from being copied and started again."""
+
+        def attempt() -> T:
+            if self._reader is None:
+                raise self._not_open()
+            return work(self._reader)
+
+        try:
+            return attempt()
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                raise translated(error, self.path, BrokerUnavailable) from error
+        return await retry_while_busy(attempt, self.path, unavailable=BrokerUnavailable)
+
+    @asynccontextmanager
+    async def transaction(self, wake: Sequence[int] = ()) -> AsyncIterator[sqlite3.Connection]:
+        """One write transaction, committed when the block ends, then wake readers of `wake`. The block must not await.
+
+        A cancel never leaves it open: it came before BEGIN, or the commit is waited for.
+        """
+        async with self._writing:
+            writer = self._writer
+            if writer is None:
+                raise self._not_open()
+            await begin_immediate(writer, unavailable=BrokerUnavailable)
+            try:
+                yield writer
+                if self.syncs:
+                    await self._in_thread(lambda: writer.execute("COMMIT"))
+                else:
+                    writer.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise translated(error, self.path, BrokerUnavailable) from error
+            finally:
+                if writer.in_transaction:
+                    writer.execute("ROLLBACK")
+                self.wakeup.notify(wake)  # also when cancelled in the commit: it may have gone through
+            if self._pages >= CHECKPOINT_PAGES and not self.syncs:
+                self._pages = 0
+                await self._in_thread(lambda: _checkpoint(writer))
+
+    def wrote(self, data_bytes: int) -> None:
+        """Note how much the current transaction adds to the write-ahead log, as near as it needs to be."""
+        self._pages += _PAGES_A_COMMIT + data_bytes // PAGE_BYTES
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` beside the event loop. When cancelled, wait for its end first: a thread cannot be cancelled."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        cancelled: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.wait((future,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled from future.exception()
+        return future.result()
+
+    def _not_open(self) -> BrokerUnavailable:
+        return BrokerUnavailable(f"the broker {self.path} is not open: call open() first", path=self.path)
+
+    async def _create_tables(self, writer: sqlite3.Connection) -> None:
+        """Make the tables in a new file; of several processes that find it new at once, one does."""
+        await begin_immediate(writer, unavailable=BrokerUnavailable)
+        try:
+            application = writer.execute("PRAGMA application_id").fetchone()[0]
+            version = writer.execute("PRAGMA user_version").fetchone()[0]
+            if application == 0 and not writer.execute(sql.COUNT_TABLES).fetchone()[0]:
+                for statement in sql.SCHEMA:
+                    writer.execute(statement)
+                writer.execute(f"PRAGMA application_id = {sql.APPLICATION_ID}")
+                writer.execute(f"PRAGMA user_version = {sql.VERSION}")
+            elif application != sql.APPLICATION_ID:
+                raise UsageError(f"{self.path} is a database of something else: give the broker a file of its own")
+            elif version != sql.VERSION:
+                raise UsageError(
+                    f"{self.path} has tables of version {version}, expected {sql.VERSION}: use the Ensue that made "
+                    "it, or let every service drain it and then move the file away",
+                    expected=sql.VERSION,
+                    found=version,
+                )
+            writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise translated(error, self.path, BrokerUnavailable) from error
+        finally:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+
+
+def _checkpoint(writer: sqlite3.Connection) -> None:
+    """Copy the write-ahead log into the file: some milliseconds with its fsyncs, too long for the event loop.
+
+    PASSIVE waits for nobody; what it cannot copy now is copied next time. So is everything after an error: what was
+    appended is safe in the write-ahead log, and the append must not fail for it.
+    """
+    try:
+        writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    except sqlite3.Error as error:
+        _log.warning("the write-ahead log was not copied, it grows until that works: %s", error)

@@ -1,0 +1,172 @@
+"""A log in this process's memory: for tests, and for services that share one process and may forget everything."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+
+from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.codec import decode_envelope
+from ensue.embedded.wakeup import Wakeup
+from ensue.errors import BadMessage, BrokerUnavailable
+from ensue.message import Bounds, Garbage, Message
+from ensue.ports import Capabilities, Entry
+
+
+class _Partition:
+    """One partition: records[i] has the offset first + i."""
+
+    __slots__ = ("appended", "first", "key", "records")
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.first = 1
+        self.records: list[Message | Garbage] = []
+        #: (last offset, epoch seconds) of each append, oldest first: what prune goes by.
+        self.appended: deque[tuple[int, float]] = deque()
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.records) - 1
+
+
+class _Log:
+    """What the brokers of one name share."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, list[_Partition]] = {}
+        self.wakeups: set[Wakeup] = set()
+        self.keys = count(1)
+
+
+_shared: weakref.WeakValueDictionary[str, _Log] = weakref.WeakValueDictionary()
+
+
+class MemoryBroker:
+    """`memory:` is a log of this object's own, kept while the object lives, also from close to open.
+
+    `memory:name` is one log for all brokers of that name in the process, kept while one of them lives. They all
+    belong to one event loop. An append is atomic: all of it or nothing.
+    now: the clock of retention, epoch seconds.
+    """
+
+    capabilities = Capabilities(sessions=False, survives_restart=False, several_processes=False, power_loss_safe=False)
+
+    def __init__(self, url: str = "memory:", *, now: Callable[[], float] = time.time) -> None:
+        name = url.removeprefix("memory:").removeprefix("//")
+        self._log = _shared.setdefault(name, _Log()) if name else _Log()
+        self._now = now
+        self._wakeup: Wakeup | None = None
+
+    async def open(self) -> None:
+        if self._wakeup is None:
+            wakeup = Wakeup(None)
+            await wakeup.open()
+            self._wakeup = wakeup
+            self._log.wakeups.add(wakeup)
+
+    async def close(self) -> None:
+        wakeup, self._wakeup = self._wakeup, None
+        if wakeup is not None:
+            self._log.wakeups.discard(wakeup)
+            await wakeup.close()
+
+    async def ensure_topic(self, topic: str, partitions: int) -> None:
+        self._opened()
+        check_partitions_wanted(topic, partitions)
+        topics = self._log.topics
+        if topic not in topics:
+            topics[topic] = [_Partition(next(self._log.keys)) for _ in range(partitions)]
+        check_partitions(topic, partitions, len(topics[topic]))
+
+    async def partitions(self, topic: str) -> int:
+        self._opened()
+        return len(self._log.topics.get(topic, ()))
+
+    async def topics(self) -> Mapping[str, int]:
+        self._opened()
+        return {topic: len(partitions) for topic, partitions in self._log.topics.items()}
+
+    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
+        await self.append_many(source, {(topic, partition): entries})
+        return self._partition(topic, partition).last
+
+    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+        self._opened()
+        ready = []
+        for (topic, number), entries in batches.items():
+            partition = self._partition(topic, number)
+            ready.append((partition, _records(topic, number, partition.last + 1, source, entries)))
+        now = self._now()
+        for partition, records in ready:  # no await in here: all batches, or none
+            if records:
+                partition.records += records
+                partition.appended.append((partition.last, now))
+        keys = [partition.key for partition, _ in ready]
+        for wakeup in self._log.wakeups:
+            wakeup.notify(keys)
+
+    async def read(
+        self, topic: str, partition: int, after: int, limit: int, wait_s: float
+    ) -> Sequence[Message | Garbage]:
+        wakeup = self._opened()
+        log = self._partition(topic, partition)
+        give_up_at = 0.0
+        while True:
+            begin = max(after - log.first + 1, 0)
+            found = log.records[begin : begin + limit]
+            if found or wait_s <= 0 or self._wakeup is not wakeup:
+                return found
+            now = asyncio.get_running_loop().time()
+            give_up_at = give_up_at or now + wait_s
+            if now >= give_up_at:
+                return found
+            await wakeup.wait(log.key, wakeup.sequence(log.key), give_up_at - now)
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        self._opened()
+        log = self._partition(topic, partition)
+        return Bounds(log.first, log.last)
+
+    async def prune(self, topic: str, partition: int, before_s: float, limit: int) -> int:
+        self._opened()
+        log = self._partition(topic, partition)
+        through = log.first - 1
+        while log.appended and log.appended[0][1] < before_s and through < log.first - 1 + limit:
+            through = log.appended[0][0]
+            if through < log.first + limit:
+                log.appended.popleft()
+        pruned = min(through - log.first + 1, limit)
+        del log.records[:pruned]
+        log.first += pruned
+        return pruned
+
+    def _opened(self) -> Wakeup:
+        if self._wakeup is None:
+            raise BrokerUnavailable("the memory broker is not open: call open() first")
+        return self._wakeup
+
+    def _partition(self, topic: str, number: int) -> _Partition:
+        partitions = self._log.topics.get(topic, [])
+        if not 0 <= number < len(partitions):
+            raise no_such_partition(topic, number, len(partitions))
+        return partitions[number]
+
+
+def _records(topic: str, partition: int, first: int, source: str, entries: Sequence[Entry]) -> list[Message | Garbage]:
+    """Decode the envelopes once, here, so that every reader shares the values."""
+    records: list[Message | Garbage] = []
+    for offset, entry in enumerate(entries, first):
+        try:
+            envelope = decode_envelope(entry.envelope)
+        except BadMessage as error:
+            records.append(Garbage(topic, partition, offset, entry.key, str(error), entry.data))
+            continue
+        records.append(
+            Message(topic, partition, offset, entry.key, source, entry.position, entry.previous, envelope, entry.data)
+        )
+    return records
