@@ -1,52 +1,61 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes its own virtual environment here, in .venv.
-PYTHON ?= python3
+# Wants Python 3.11 or newer; takes the first that is found. Another one: make PYTHON=/path/to/python demo
+PYTHON ?= $(shell for each in python3 python3.11 python3.12 python3.13 python3.14; do \
+	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$each"; exit; }; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)/examples
 
-.PHONY: demo test check bench docs lock clean help format
+.PHONY: help demo test check format bench docs lock clean
 
 help:  ## show the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
-
-$(VENV)/run: requirements/run.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ensue needs Python 3.11 or newer; this is %s. Say which: make PYTHON=python3.12 ..." % sys.version.split()[0])'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
-
-$(VENV)/dev: requirements/dev.txt $(VENV)/run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@touch $@
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 demo: $(VENV)/run  ## the shop's year through three services; ARGS="--orders 2000 --chaos"
 	$(BIN)/python -m shop.demo $(ARGS)
 
-test: $(VENV)/dev  ## all tests
+test: $(VENV)/dev  ## all tests; ARGS="tests/unit -k chain"
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/dev  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/dev  ## let ruff rewrite what it can
-	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: $(VENV)/dev  ## benchmarks, each against a raw limit in the same run; ARGS="pipeline"
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/dev  ## the documentation site, in ./site
-	$(BIN)/zensical build
+	$(BIN)/zensical build --clean --strict
 
-lock: $(VENV)/dev  ## compile requirements/ anew from pyproject.toml
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --group run pyproject.toml -o requirements/run.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --group dev pyproject.toml -o requirements/dev.txt
+lock: $(VENV)/dev  ## compile requirements/ anew from pyproject.toml, with hashes and no address of a registry
+	$(PIP) install uv
+	$(call COMPILE,run)
+	$(call COMPILE,dev)
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --no-annotate --group $(1) pyproject.toml -o requirements/$(1).txt
 
 clean:  ## remove what was built, and the embedded data in .ensue and .demo
-	rm -rf $(VENV) .ensue .demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .ensue .demo site build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the virtual environments: `run` for the demo alone, `dev` for everything
+
+$(VENV)/run: requirements/run.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ensue needs Python 3.11 or newer; this is %s. Say which: make PYTHON=python3.12 ..." % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements/run.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev: requirements/dev.txt $(VENV)/run
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
