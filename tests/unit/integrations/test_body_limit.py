@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from starlette.types import Message
+
+from ensue.integrations import body_limit
+from ensue.integrations.fastapi import install
+
+LIMIT = 1000
+
+
+def make_app(seen: list[int] | None = None) -> FastAPI:
+    app = FastAPI()
+    install(app, body_bytes_max=LIMIT)
+
+    @app.post("/length")
+    async def length(request: Request) -> int:
+        found = len(await request.body())
+        if seen is not None:
+            seen.append(found)
+        return found
+
+    return app
+
+
+async def chunks(sizes: Iterable[int]) -> AsyncIterator[bytes]:
+    for size in sizes:
+        yield b"x" * size
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(make_app()), base_url="http://test") as client:
+        yield client
+
+
+async def test_body_up_to_the_limit_is_taken(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/length", content=b"x" * LIMIT)).json() == LIMIT
+    assert (await client.post("/length", content=chunks([LIMIT // 2, LIMIT // 2]))).json() == LIMIT
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_longer_body_is_413_with_the_limit_said(client: httpx.AsyncClient, chunked: bool, keyed: bool) -> None:
+    content = chunks([LIMIT, 1]) if chunked else b"x" * (LIMIT + 1)
+    answer = await client.post("/length", content=content, headers={"Idempotency-Key": "k"} if keyed else {})
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert f"{LIMIT} bytes" in answer.json()["detail"]
+    assert "connection" not in answer.headers  # everything was read, so the connection can be used again
+
+
+async def exchange(
+    scope_headers: list[tuple[bytes, bytes]], incoming: AsyncIterator[Message]
+) -> tuple[int, dict[bytes, bytes], int]:
+    """Drive the application by hand; return status, headers, and how many messages it asked for."""
+    asked = 0
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        nonlocal asked
+        asked += 1
+        return await anext(incoming)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/length", "raw_path": b"/length", "root_path": "", "scheme": "http",
+        "query_string": b"", "headers": scope_headers, "http_version": "1.1", "server": ("test", 80),
+    }  # fmt: skip
+    await make_app()(scope, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"]), asked
+
+
+async def endless() -> AsyncIterator[Message]:
+    while True:
+        yield {"type": "http.request", "body": b"x" * 100_000, "more_body": True}
+
+
+async def test_endless_body_is_answered_and_its_connection_closed() -> None:
+    async with asyncio.timeout(30):
+        status, headers, asked = await exchange([], endless())
+    assert (status, headers[b"connection"]) == (413, b"close")
+    assert asked <= body_limit.DRAIN_BYTES_MAX // 100_000 + 3
+
+
+async def test_absurd_content_length_is_answered_without_reading() -> None:
+    status, headers, asked = await exchange([(b"content-length", b"9" * 30)], endless())
+    assert (status, headers[b"connection"], asked) == (413, b"close", 0)
+
+
+async def test_client_that_waits_for_100_continue_is_answered_without_reading() -> None:
+    headers = [(b"content-length", b"5000"), (b"expect", b"100-continue")]
+    status, answered, asked = await exchange(headers, endless())
+    assert (status, answered[b"connection"], asked) == (413, b"close", 0)
+
+
+async def test_client_that_goes_away_while_its_body_is_dropped_ends_the_request() -> None:
+    async def half() -> AsyncIterator[Message]:
+        yield {"type": "http.request", "body": b"x" * 4000, "more_body": True}
+        while True:
+            yield {"type": "http.disconnect"}
+
+    async with asyncio.timeout(30):
+        status, _, asked = await exchange([(b"content-length", b"5000")], half())
+    assert (status, asked) == (413, 2)
