@@ -1,14 +1,16 @@
 """Bytes and back: the envelope as JSON (outbox, embedded log) and as CloudEvents 1.0 attributes in binary mode.
 
 In binary mode each attribute is a header and the data is the body, untouched. Brokers that speak to other programs
-(Kafka, NATS) use `to_attributes` / `from_attributes` with their own header prefix; the embedded log keeps the encoded
-envelope. Source: CloudEvents 1.0.2 and its Kafka and NATS protocol bindings; extensions `partitionkey`,
+(Kafka, NATS) use `to_attributes` / `from_attributes` with their binding; the embedded log keeps the encoded envelope.
+Source: CloudEvents 1.0.2 and its Kafka and NATS protocol bindings; extensions `partitionkey`,
 `traceparent` are CloudEvents' own, `ensue*` are ours.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -37,11 +39,24 @@ def decode_envelope(data: bytes) -> Envelope:
         raise BadMessage(f"the headers are no envelope: {error}. Expected CloudEvents attributes as JSON") from error
 
 
-def to_attributes(message: Message, prefix: str = "ce-") -> dict[str, str]:
-    """Return the CloudEvents headers of a message, each name with `prefix` ("ce-" HTTP and NATS, "ce_" Kafka).
+@dataclasses.dataclass(frozen=True, slots=True)
+class Binding:
+    """How a protocol carries attributes as headers: the names' prefix, and whether values are percent-encoded."""
 
-    The content type goes by its own header name, `content-type`, as the bindings ask.
-    """
+    prefix: str
+    percent: bool
+
+
+HTTP = Binding("ce-", percent=True)
+NATS = HTTP  # the NATS binding encodes values as the HTTP binding does
+KAFKA = Binding("ce_", percent=False)
+
+#: Everything printable in ASCII but space, double quote and percent (HTTP binding, 3.1.3.2).
+_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+
+def to_attributes(message: Message, binding: Binding = HTTP) -> dict[str, str]:
+    """Return the CloudEvents headers of a message. The content type goes as `content-type`, as the bindings ask."""
     envelope = message.envelope
     attributes = {
         "specversion": "1.0",
@@ -59,20 +74,27 @@ def to_attributes(message: Message, prefix: str = "ce-") -> dict[str, str]:
         attributes["ensueposition"] = str(message.position)
         attributes["ensueprevious"] = str(message.previous)
     attributes.update(envelope.extensions or {})
-    headers = {prefix + name: value for name, value in attributes.items() if value}
+    headers = {
+        binding.prefix + name: quote(value, safe=_SAFE) if binding.percent else value
+        for name, value in attributes.items()
+        if value
+    }
     headers["content-type"] = envelope.content_type
     return headers
 
 
 def from_attributes(
-    headers: Mapping[str, str], data: bytes, *, topic: str, partition: int, offset: int, prefix: str = "ce-"
+    headers: Mapping[str, str], data: bytes, *, topic: str, partition: int, offset: int, binding: Binding = HTTP
 ) -> Message:
     """Read a CloudEvent in binary mode, ours or anybody's. Header names match without regard to case.
 
     Raises BadMessage that names the missing or malformed attribute.
     """
+    prefix = binding.prefix
     attributes = {
-        name.lower()[len(prefix) :]: value for name, value in headers.items() if name.lower().startswith(prefix)
+        name.lower()[len(prefix) :]: unquote(value) if binding.percent else value
+        for name, value in headers.items()
+        if name.lower().startswith(prefix)
     }
     for required in ("specversion", "id", "source", "type"):
         if not attributes.get(required):

@@ -1,0 +1,140 @@
+"""Events: declared in three ways, read with tolerance, and refused at declaration when they cannot work."""
+
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import pydantic
+import pytest
+
+from ensue import BadMessage, Event, UsageError, event
+from ensue.event import event_type
+
+
+class Placed(Event, topic="t-orders", key="customer_id"):
+    customer_id: UUID
+    total: Decimal
+    note: str = ""
+
+
+@event(topic="t-orders", key="customer_id", type_name="PlacedModel")
+class PydanticPlaced(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True)
+    customer_id: UUID
+    total: Decimal
+    note: str = ""
+
+
+@event(topic="t-orders", key="customer_id", version=2)
+@dataclasses.dataclass(frozen=True)
+class DataclassPlaced:
+    customer_id: UUID
+    total: Decimal
+    note: str = ""
+
+
+KINDS = [Placed, PydanticPlaced, DataclassPlaced]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_comes_back_from_its_data_unchanged(kind: type) -> None:
+    spec = event_type(kind)
+    placed = kind(customer_id=uuid4(), total=Decimal("10.10"), note="é")
+    assert spec.read(spec.encode(placed)) == placed
+    assert spec.key_of(placed) == str(placed.customer_id)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_field_is_ignored(kind: type) -> None:
+    data = b'{"customer_id":"7d444840-9dc0-11d1-b245-5ffdce74fad2","total":"1.00","added_later":[1]}'
+    assert event_type(kind).read(data).total == Decimal("1.00")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (b'{"total":"1.00"}', "customer_id"),
+        (b'{"customer_id":"7d444840-9dc0-11d1-b245-5ffdce74fad2","total":[]}', "total"),
+    ],
+)
+def test_a_field_that_is_missing_or_wrong_is_named(kind: type, data: bytes, field: str) -> None:
+    with pytest.raises(BadMessage, match=field):
+        event_type(kind).read(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("data", [b"", b"not json", b"[]", b"null", b"\xff"])
+def test_data_that_is_no_object_is_a_bad_message(kind: type, data: bytes) -> None:
+    with pytest.raises(BadMessage, match=event_type(kind).type):
+        event_type(kind).read(data)
+
+
+def test_the_wire_name_carries_topic_name_and_version() -> None:
+    assert [event_type(kind).type for kind in KINDS] == [
+        "t-orders.Placed.v1",
+        "t-orders.PlacedModel.v1",
+        "t-orders.DataclassPlaced.v2",
+    ]
+
+
+def test_an_event_is_frozen() -> None:
+    placed = Placed(customer_id=uuid4(), total=Decimal(1))
+    with pytest.raises(AttributeError):
+        placed.total = Decimal(2)  # type: ignore[misc]
+
+
+def test_a_base_class_without_topic_is_no_event_and_its_children_are() -> None:
+    class Base(Event):
+        order_id: int
+
+    class Child(Base, topic="t-base", key="order_id"):
+        pass
+
+    assert event_type(Child).key_of(Child(order_id=5)) == "5"
+    with pytest.raises(UsageError, match="is no event"):
+        event_type(Base)
+
+
+def test_an_event_without_topic_or_key_says_what_to_write() -> None:
+    with pytest.raises(UsageError, match='no topic: write topic="..."'):
+
+        class NoTopic(Event, key="a"):
+            a: int
+
+    with pytest.raises(UsageError, match=r"no key: write key=.*Its fields: a"):
+
+        class NoKey(Event, topic="t-x"):
+            a: int
+
+    with pytest.raises(UsageError, match=r"key 'b' is not one of its fields \(a\)"):
+
+        class WrongKey(Event, topic="t-x", key="b"):
+            a: int
+
+
+def test_topics_of_ensue_itself_are_refused() -> None:
+    with pytest.raises(UsageError, match="Ensue's own"):
+
+        class Mine(Event, topic="ensue.control", key="a"):
+            a: int
+
+
+def test_two_classes_cannot_claim_one_name() -> None:
+    class First(Event, topic="t-claims", key="a", type_name="Same"):
+        a: int
+
+    with pytest.raises(UsageError, match="give one another type_name or version"):
+
+        class Second(Event, topic="t-claims", key="a", type_name="Same"):
+            a: int
+
+
+def test_a_plain_class_is_told_how_to_become_an_event() -> None:
+    with pytest.raises(UsageError, match="expected a pydantic 2 model or a dataclass"):
+
+        @event(topic="t-x", key="a")
+        class Plain:
+            a: int

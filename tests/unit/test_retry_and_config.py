@@ -1,0 +1,75 @@
+"""Retry and settings: bounded, checked when made, the environment read in one place."""
+
+from __future__ import annotations
+
+from random import Random
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from ensue import BadMessage, EngineConfig, Retry, UsageError
+from ensue.adapters import make_broker, make_store
+from ensue.config import load_settings
+
+
+@given(st.integers(1, 8), st.floats(0, 0.9), st.integers(0, 2**32))
+def test_pauses_grow_stay_within_their_jitter_and_end(attempts_max: int, jitter: float, seed: int) -> None:
+    retry = Retry(attempts_max=attempts_max, first_delay_s=0.1, factor=2, delay_max_s=1.0, jitter=jitter)
+    random = Random(seed)
+    for attempts in range(1, attempts_max):
+        delay = retry.delay_s(attempts, ValueError(), random)
+        expected = min(0.1 * 2 ** (attempts - 1), 1.0)
+        assert delay is not None
+        assert expected * (1 - jitter) - 1e-9 <= delay <= expected * (1 + jitter) + 1e-9
+    assert retry.delay_s(attempts_max, ValueError(), random) is None
+
+
+@pytest.mark.parametrize("error", [BadMessage("x"), UsageError("x"), KeyError("x")])
+def test_errors_that_no_retry_helps_end_at_once(error: Exception) -> None:
+    assert Retry(never=(KeyError,)).delay_s(1, error, Random(0)) is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attempts_max": 0}, {"jitter": 1.0}, {"first_delay_s": 0.0}, {"factor": 0.5}, {"delay_max_s": 0.01}]
+)
+def test_a_retry_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Retry(**wrong)  # type: ignore[arg-type]
+
+
+def test_arguments_come_before_the_environment_and_that_before_the_default() -> None:
+    environment = {"ENSUE_ORDERS_DATABASE": "sqlite:////a.db", "ENSUE_BROKER": "memory:", "ENSUE_PARTITIONS": "4"}
+    settings = load_settings("orders", environment=environment)
+    assert (settings.database, settings.broker, settings.partitions) == ("sqlite:////a.db", "memory:", 4)
+    assert load_settings("orders", database="sqlite:///b.db", environment=environment).database == "sqlite:///b.db"
+    default = load_settings("orders", environment={"ENSUE_HOME": "/data"})
+    assert (default.database, default.broker) == ("sqlite:////data/orders.db", "sqlite:////data/broker.db")
+
+
+def test_numbers_of_the_engine_come_from_the_environment() -> None:
+    engine = load_settings("o", environment={"ENSUE_LEASE_TTL_S": "5.5", "ENSUE_BATCH_RECORDS_MAX": "100"}).engine
+    assert (engine.lease_ttl_s, engine.batch_records_max) == (5.5, 100)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ENSUE_PARTITIONS", "many"), ("ENSUE_LEASE_TTL_S", "soon"), ("ENSUE_BATCH_RECORDS_MAX", "1.5"),
+     ("ENSUE_LEASE_TTL_S", "0"), ("ENSUE_PARTITIONS", "0"), ("ENSUE_BATCH_RECORDS_MAX", "0")],
+)  # fmt: skip
+def test_a_setting_that_makes_no_sense_is_named(variable: str, value: str) -> None:
+    with pytest.raises(UsageError, match=variable.removeprefix("ENSUE_").lower() + "|" + variable):
+        load_settings("o", environment={variable: value})
+
+
+@pytest.mark.parametrize("wrong", [{"tick_max_s": 0.1}, {"poll_interval_s": -1.0}, {"retention_s": float("nan")}])
+def test_an_engine_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        EngineConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_unknown_scheme_is_refused_without_showing_the_password() -> None:
+    for make in (lambda url: make_store(url, "orders"), make_broker):
+        with pytest.raises(UsageError, match="scheme 'oracle'") as caught:
+            make("oracle://user:secret@host/db")
+        assert "secret" not in str(caught.value)
