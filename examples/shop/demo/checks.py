@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from shop.demo.model import OPEN, Model
+from shop.demo.model import OPEN, REJECTED, Model
 from shop.demo.snapshot import CustomerState, OrderState, Snapshot, Stream, Traffic
 
 DIFFERENCES_SHOWN = 5
@@ -43,6 +43,7 @@ def check_snapshot(snapshot: Snapshot, model: Model) -> list[Invariant]:
     add("every order asked for is stored once, and no other", len(model.orders), _ids(model.orders, orders))
     add("every customer asked for is stored once, and no other", len(model.customers), _ids(model.customers, customers))
     add("no order is NEW", len(orders), _new(orders))
+    add("an order says why it was rejected, and no other does", len(orders), _without_reason(orders))
     add("sum of a customer's reservations <= their limit", len(customers), _over_limit(customers))
     add("reservations = the customer's OPEN orders", len(customers), _unlike_open_orders(orders, customers))
     add("the view's orders = those of orders", len(orders), _unequal(orders, snapshot.view_orders))
@@ -73,6 +74,11 @@ def check_engine(
     ]  # fmt: skip
 
 
+def compare(name: str, seen_through: str, left: Mapping[UUID, Any], right: Mapping[UUID, Any]) -> Invariant:
+    """Check that two ways of asking say the same of each id."""
+    return _invariant(name, seen_through, len(left), _unequal(left, right))
+
+
 def check_answers(refused: int, model: Model) -> Invariant:
     """Check what the services answered: a cancellation is refused exactly when its order was rejected before."""
     text = f"refused {refused}, the model says {model.refused}"
@@ -100,6 +106,12 @@ def _ids(expected: Iterable[UUID], found: Iterable[UUID]) -> Iterator[str]:
 
 def _new(orders: Mapping[UUID, OrderState]) -> Iterator[str]:
     return (f"order {key} is NEW" for key, order in orders.items() if order.status == "NEW")
+
+
+def _without_reason(orders: Mapping[UUID, OrderState]) -> Iterator[str]:
+    for key, order in orders.items():
+        if bool(order.reason) != (order.status == REJECTED):
+            yield f"order {key} is {order.status}, reason {order.reason!r}"
 
 
 def _over_limit(customers: Mapping[UUID, CustomerState]) -> Iterator[str]:
@@ -142,8 +154,10 @@ def _unequal_customers(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _unlike_model(model: Model, orders: Mapping[UUID, OrderState]) -> Iterator[str]:
-    expected = {key: OrderState(each.customer_id, each.total, each.status) for key, each in model.orders.items()}
-    return _unequal(expected, orders)
+    return _unequal(
+        {key: (each.customer_id, each.total, each.placed_at, each.status) for key, each in model.orders.items()},
+        {key: (each.customer_id, each.total, each.placed_at, each.status) for key, each in orders.items()},
+    )
 
 
 def _unlike_amount(model: Model, customers: Mapping[UUID, CustomerState]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
@@ -20,6 +21,7 @@ OPEN, REJECTED, CANCELLED = "OPEN", "REJECTED", "CANCELLED"
 class ModelOrder:
     customer_id: UUID
     total: Decimal
+    placed_at: datetime
     status: str
 
 
@@ -56,10 +58,10 @@ def run_model(plan: Plan) -> Model:
             match each.operation:
                 case CreateCustomer(customer_id, name, limit):
                     model.customers[customer_id] = ModelCustomer(name, limit)
-                case PlaceOrder(customer_id, order_id, total):
+                case PlaceOrder(customer_id, order_id, total, placed_at):
                     customer = model.customers[customer_id]
                     fits = customer.reserved + total <= customer.credit_limit
-                    model.orders[order_id] = ModelOrder(customer_id, total, OPEN if fits else REJECTED)
+                    model.orders[order_id] = ModelOrder(customer_id, total, placed_at, OPEN if fits else REJECTED)
                     if fits:
                         customer.reservations[order_id] = total
                 case CancelOrder(customer_id, order_id, _):

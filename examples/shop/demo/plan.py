@@ -14,6 +14,7 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from random import Random
 from uuid import UUID, uuid5
@@ -32,6 +33,7 @@ RULES = (
     f"and £{LIMIT_MIN}, rounded up to whole pounds",
     "order: every invoice with a positive total (an invoice of zero is left out)",
     "cancellation: a credit note cancels its customer's most recent order that no earlier credit note named",
+    "time of an order: the invoice's, in the shop's local time, taken as UTC",
 )
 
 
@@ -47,6 +49,7 @@ class PlaceOrder:
     customer_id: UUID
     order_id: UUID
     total: Decimal
+    placed_at: datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ def make_plan(invoices: Sequence[Invoice], seed: int) -> Plan:
                 continue
             operation = CancelOrder(customer, uncancelled[customer].pop(), f"credit note {invoice.number}")
         elif _is_order(invoice):
-            operation = PlaceOrder(customer, order_id(invoice.number), invoice.total)
+            operation = PlaceOrder(customer, order_id(invoice.number), invoice.total, invoice.at.replace(tzinfo=UTC))
             uncancelled[customer].append(operation.order_id)
         else:
             zero_invoices += 1

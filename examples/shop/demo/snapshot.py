@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
@@ -11,7 +12,9 @@ from uuid import UUID
 class OrderState(NamedTuple):
     customer_id: UUID
     total: Decimal
+    placed_at: datetime
     status: str
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

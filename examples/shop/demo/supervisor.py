@@ -8,7 +8,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -135,7 +135,7 @@ class Supervisor:
     def __getitem__(self, name: str) -> ServiceProcess:
         return self.services[name]
 
-    def __iter__(self) -> Iterable[ServiceProcess]:
+    def __iter__(self) -> Iterator[ServiceProcess]:
         return iter(self.services.values())
 
     async def __aenter__(self) -> Supervisor:
@@ -150,7 +150,12 @@ class Supervisor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+        stopping = asyncio.ensure_future(self.stop())
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError:  # Ctrl-C just now: all the more reason to finish this
+            await stopping
+            raise
 
     async def wait_ready(self) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as client:

@@ -8,17 +8,22 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
+
 from shop.demo.checks import Invariant, check_answers, check_engine, check_moments, check_snapshot
 from shop.demo.dataset import invoices
 from shop.demo.model import Model, run_model
 from shop.demo.plan import first_orders, make_plan
 from shop.demo.snapshot import CustomerState, OrderState, Snapshot, Stream, Traffic
 
+REASONS = {"REJECTED": "too much", "OPEN": "", "CANCELLED": ""}
 MODEL = run_model(make_plan(first_orders(invoices(), 1_000), seed=1))
 
 
 def sound(model: Model = MODEL) -> Snapshot:
-    orders = {key: OrderState(each.customer_id, each.total, each.status) for key, each in model.orders.items()}
+    orders = {
+        key: OrderState(each.customer_id, each.total, each.placed_at, each.status, REASONS[each.status])
+        for key, each in model.orders.items()
+    }
     customers = {
         key: CustomerState(each.name, each.credit_limit, each.reserved, dict(each.reservations))
         for key, each in model.customers.items()
@@ -55,6 +60,11 @@ def lose_a_customer(snapshot: Snapshot) -> None:
 def leave_an_order_new(snapshot: Snapshot) -> None:
     key = an_order(snapshot, "REJECTED")
     snapshot.orders[key] = snapshot.view_orders[key] = snapshot.orders[key]._replace(status="NEW")
+
+
+def forget_the_reason(snapshot: Snapshot) -> None:
+    key = an_order(snapshot, "REJECTED")
+    snapshot.orders[key] = snapshot.orders[key]._replace(reason="")
 
 
 def exceed_a_limit(snapshot: Snapshot) -> None:
@@ -106,7 +116,7 @@ def decide_wrongly_but_consistently(snapshot: Snapshot) -> None:
     """An order that fits is rejected, and all three services agree on it."""
     key = an_order(snapshot, "OPEN")
     order = snapshot.orders[key]
-    snapshot.orders[key] = snapshot.view_orders[key] = order._replace(status="REJECTED")
+    snapshot.orders[key] = snapshot.view_orders[key] = order._replace(status="REJECTED", reason="why not")
     customer = snapshot.customers[order.customer_id]
     assert customer.reservations
     del customer.reservations[key]
@@ -118,6 +128,7 @@ def decide_wrongly_but_consistently(snapshot: Snapshot) -> None:
 STORED = "every order asked for is stored once, and no other"
 CUSTOMERS = "every customer asked for is stored once, and no other"
 NEW = "no order is NEW"
+REASON = "an order says why it was rejected, and no other does"
 LIMIT = "sum of a customer's reservations <= their limit"
 RESERVED = "reservations = the customer's OPEN orders"
 VIEW = "the view's orders = those of orders"
@@ -131,7 +142,7 @@ def test_sound_data_holds_and_every_invariant_compared_something() -> None:
     assert failing(invariants) == set()
     assert all(each.compared > 100 for each in invariants)
     assert {each.name for each in invariants} == {
-        STORED, CUSTOMERS, NEW, LIMIT, RESERVED, VIEW, VIEW_CUSTOMERS, ENDED, AMOUNT
+        STORED, CUSTOMERS, NEW, REASON, LIMIT, RESERVED, VIEW, VIEW_CUSTOMERS, ENDED, AMOUNT
     }  # fmt: skip
 
 
@@ -141,7 +152,8 @@ def test_sound_data_holds_and_every_invariant_compared_something() -> None:
         (lose_an_order, {STORED, VIEW, ENDED}),
         (make_an_order_twice, {STORED, VIEW, ENDED}),
         (lose_a_customer, {CUSTOMERS, VIEW_CUSTOMERS, AMOUNT}),
-        (leave_an_order_new, {NEW, ENDED}),
+        (leave_an_order_new, {NEW, REASON, ENDED}),
+        (forget_the_reason, {REASON, VIEW}),
         (exceed_a_limit, {LIMIT, VIEW_CUSTOMERS, AMOUNT}),
         (exceed_a_limit_in_reservations_only, {LIMIT, RESERVED}),
         (release_twice, {RESERVED, VIEW_CUSTOMERS, AMOUNT}),
@@ -168,7 +180,7 @@ def test_without_visible_reservations_the_sums_are_compared() -> None:
         snapshot.customers[key] = dataclasses.replace(each, reservations=None)
     assert failing(check_snapshot(snapshot, MODEL)) == set()
     key = an_order(snapshot, "OPEN")
-    snapshot.orders[key] = snapshot.view_orders[key] = snapshot.orders[key]._replace(status="CANCELLED")
+    snapshot.orders[key] = snapshot.view_orders[key] = snapshot.orders[key]._replace(status="CANCELLED", reason="")
     assert RESERVED in failing(check_snapshot(snapshot, MODEL))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID
 
@@ -19,7 +20,7 @@ def run(*operations: Operation) -> Model:
 
 
 def order(order_id: UUID, total: str) -> PlaceOrder:
-    return PlaceOrder(ANN, order_id, Decimal(total))
+    return PlaceOrder(ANN, order_id, Decimal(total), datetime(2011, 1, 3, tzinfo=UTC))
 
 
 def cancel(order_id: UUID) -> CancelOrder:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 import pytest
+
 from shop.demo.dataset import Invoice, invoices
 from shop.demo.plan import (
     CancelOrder,

@@ -1,0 +1,140 @@
+"""The command: `python -m shop.demo`, `make demo ARGS="--orders 2000 --chaos"`.
+
+Exit status: 0 every invariant holds; 1 one does not, or the run failed; 2 wrong options; 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from shop.demo.directory import CannotRun
+from shop.demo.driver import OperationFailed
+from shop.demo.over_http import AnswerUnexpected
+from shop.demo.quiet import NotQuiet
+from shop.demo.report import Report
+from shop.demo.run import Options, run
+from shop.demo.summary import print_summary
+from shop.demo.supervisor import ServiceFailed, Supervisor
+
+T = TypeVar("T")
+
+EXPECTED = (CannotRun, ServiceFailed, OperationFailed, NotQuiet, AnswerUnexpected)
+
+
+def main(
+    orders: Annotated[int | None, typer.Option(min=1, help="The first so many orders; else the whole year.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random: who interleaves with whom, whom chaos kills.")] = 1,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Orders per second; else as fast as possible.")] = None,
+    chaos: Annotated[bool, typer.Option("--chaos", help="Kill a random service every second or so.")] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Leave the services up until Ctrl-C.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh/--keep", help="Begin anew, or go on with the data there is.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result for a machine.")] = False,
+    directory: Annotated[Path, typer.Option(help="Where databases and logs go.")] = Path(".demo"),
+) -> None:
+    """Replay a real shop's year through three services on this machine, and check that nothing was lost."""
+    options = Options(directory=directory, orders=orders, seed=seed, rate=rate, chaos=chaos, fresh=fresh)
+    console = Console(stderr=True)  # standard output is for the result alone
+
+    reports: list[Report] = []
+
+    def show(report: Report) -> None:
+        reports.append(report)
+        if as_json:
+            print(json.dumps(report.to_json(), indent=2))
+        else:
+            print_summary(Console(), report)
+        sys.stdout.flush()
+
+    async def show_and_stay(report: Report, services: Supervisor) -> None:
+        show(report)
+        for service in services:
+            console.print(f"{service.name:14} {service.url}/docs", highlight=False)
+        console.print("The services stay up. Ctrl-C stops them.")
+        await services.watch()
+
+    try:
+        report = run_until_signal(run(options, console, show_and_stay if stay else None))
+        show(report)
+    except Stopped as stopped:
+        if not reports:
+            console.print("Stopped; everything is down.")
+            raise typer.Exit(stopped.status) from None
+    except EXPECTED as error:
+        console.print(Text(str(error), "red"), soft_wrap=True)
+        raise typer.Exit(1) from None
+    raise typer.Exit(0 if reports[0].ok else 1)
+
+
+class Stopped(Exception):
+    """A signal ended the run, in order. status: what the process should end with."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def run_until_signal(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` to its end and return its result; SIGINT and SIGTERM cancel it, and Stopped is raised.
+
+    Of a group of errors that come together, the first expected one is raised: the others follow from it.
+    """
+    terminated = False
+
+    async def cancellable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        with contextlib.suppress(NotImplementedError):  # Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        return await main
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(cancellable())
+    except KeyboardInterrupt:
+        raise Stopped(128 + signal.SIGINT) from None
+    except asyncio.CancelledError:
+        if terminated:
+            raise Stopped(128 + signal.SIGTERM) from None
+        raise
+    except BaseExceptionGroup as group:
+        for error in _leaves(group):
+            if isinstance(error, EXPECTED):
+                raise error from None
+        raise
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,63 @@
+"""The directory of a run's data: made, emptied, or gone on with; never shared by two runs, never anybody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+MARK = "demo.json"
+
+
+class CannotRun(Exception):
+    """The options do not fit what is there; the text says what to do instead."""
+
+
+@contextmanager
+def prepared(directory: Path, *, fresh: bool, orders: int | None) -> Iterator[Path]:
+    """Have the directory ready inside the block, marked as in use. Raises CannotRun.
+
+    fresh: without anything of an earlier run. Otherwise that run's data must be of the same orders, since credit
+    limits follow from the orders of a run.
+    """
+    mark = directory / MARK
+    if directory.exists() and any(directory.iterdir()):
+        if not mark.exists():
+            raise CannotRun(f"{directory} holds files that are no demo's: choose another --directory")
+        found = json.loads(mark.read_text())
+        if _runs(found["pid"], found["process_started"]):
+            raise CannotRun(f"a demo (process {found['pid']}) is running in {directory}: stop it, or use --directory")
+        if fresh:
+            shutil.rmtree(directory)
+        elif found["orders"] != orders:
+            raise CannotRun(
+                f"{directory} holds a run with {_option(found['orders'])}, this is one with {_option(orders)}: "
+                "use the same, or --fresh"
+            )
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(mark, orders, os.getpid(), psutil.Process().create_time())
+    try:
+        yield directory
+    finally:
+        _write(mark, orders, 0, 0.0)
+
+
+def _write(mark: Path, orders: int | None, pid: int, started: float) -> None:
+    mark.write_text(json.dumps({"orders": orders, "pid": pid, "process_started": started}))
+
+
+def _runs(pid: int, started: float) -> bool:
+    """Whether that very process still runs; another may have its number by now."""
+    try:
+        return pid > 0 and abs(psutil.Process(pid).create_time() - started) < 1.0
+    except psutil.Error:
+        return False
+
+
+def _option(orders: int | None) -> str:
+    return "the whole year" if orders is None else f"--orders {orders}"

@@ -1,0 +1,55 @@
+"""When is all quiet? Read from the databases alone, so that no service's own opinion is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from shop.demo.books import Books, read_books
+
+#: How long to wait for the next event to be applied anywhere before giving up, in seconds.
+PATIENCE_S = 60.0
+
+
+class NotQuiet(Exception):
+    """The services did not finish; the text says who lags behind whom, by what."""
+
+
+def unfinished(books: Books) -> list[str]:
+    """Return who still has what to do, in words; empty when there is nothing."""
+    behind = [
+        f"{each.subscriber} is at position {each.watermark} of {each.head} in {each.topic}/{each.partition} of "
+        f"{each.source}" + (" and has an open gap" if each.gap else "")
+        for each in books.streams
+        if each.watermark != each.head or each.gap
+    ]
+    aside = [
+        f"{subscriber} has {count} messages set aside that it will try again"
+        for subscriber, count in books.undecided.items()
+        if count
+    ]
+    return behind + aside
+
+
+async def wait_until_quiet(directory: Path, patience_s: float = PATIENCE_S, interval_s: float = 0.1) -> None:
+    """Return when every subscriber has applied everything sent to it and nobody has anything left to send.
+
+    The databases are not read at one moment. But positions never go back: when two looks find the same, and nothing
+    unfinished, then at the moment between the two all databases were like that at once. Nothing new may be asked of
+    the services meanwhile.
+    Raises NotQuiet when nothing moved for `patience_s`.
+    """
+    loop = asyncio.get_running_loop()
+    before = None
+    moved_at = loop.time()
+    while True:
+        books = await asyncio.to_thread(read_books, directory, count_published=False)
+        left = unfinished(books)
+        if books.streams == before:
+            if not left:
+                return
+            if loop.time() - moved_at > patience_s:
+                raise NotQuiet(f"nothing moved for {patience_s:g} s, but {'; '.join(left)}")
+        else:
+            before, moved_at = books.streams, loop.time()
+        await asyncio.sleep(interval_s)
