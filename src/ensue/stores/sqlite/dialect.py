@@ -1,0 +1,145 @@
+"""SQLAlchemy on the store's own sqlite3 connection, with no thread in between.
+
+aiosqlite takes each call to a thread and back, which costs more than the statement. Here SQLAlchemy's asyncio layer
+runs on the raw connection where it lives: nothing ever waits, so nothing needs to be awaited. The step owns the
+transaction: what SQLAlchemy means by begin, commit, rollback and close does nothing. Savepoints work.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from ensue.errors import UsageError
+from ensue.stores.sqlite.gate import Gate
+
+T = TypeVar("T")
+
+
+class _ExecutionContext(SQLiteExecutionContext):
+    def create_server_side_cursor(self) -> Any:
+        return self._dbapi_connection.cursor()  # for `session.stream`: an sqlite3 cursor streams by itself
+
+
+class EnsueDialect(SQLiteDialect_pysqlite):
+    """For sessions on the event loop. `gate` is set by `Engines` before the first statement."""
+
+    driver = "ensue"
+    is_async = True
+    supports_statement_cache = True
+    supports_server_side_cursors = True
+    execution_ctx_cls = _ExecutionContext
+    gate: Gate | None = None
+
+    def do_begin(self, dbapi_connection: Any) -> None: ...
+
+    def do_commit(self, dbapi_connection: Any) -> None: ...
+
+    def do_rollback(self, dbapi_connection: Any) -> None: ...
+
+    def do_close(self, dbapi_connection: Any) -> None: ...
+
+    def do_terminate(self, dbapi_connection: Any) -> None: ...
+
+    def get_driver_connection(self, connection: Any) -> Any:
+        return connection
+
+    def do_rollback_to_savepoint(self, connection: Connection, name: str) -> None:
+        if self.gate is not None and self.gate.lets(connection):  # else all is rolled back, or committed, already
+            super().do_rollback_to_savepoint(connection, name)  # type: ignore[no-untyped-call]
+
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
+        raise UsageError(f"isolation_level={level!r}: a step's transaction is serializable, nothing else is to be had")
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._run(cursor.execute, (statement, parameters), context)
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        self._run(cursor.execute, (statement,), context)
+
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._run(cursor.executemany, (statement, parameters), context)
+
+    def _run(self, call: Any, arguments: tuple[Any, ...], context: Any) -> None:
+        gate = self.gate
+        if gate is None:  # SQLAlchemy itself, getting to know the database
+            call(*arguments)
+            return
+        with gate.lock:
+            gate.check(None if context is None else context.root_connection)
+            try:
+                call(*arguments)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
+                    raise UsageError("reading() changes nothing: open a step to write") from error
+                raise
+
+
+class EnsueSyncDialect(EnsueDialect):
+    """The same for a plain Session, in the thread of a plain `def` handler."""
+
+    driver = "ensue_sync"
+    is_async = False
+    supports_statement_cache = True
+
+
+registry.register("sqlite.ensue", __name__, "EnsueDialect")
+registry.register("sqlite.ensue_sync", __name__, "EnsueSyncDialect")
+
+
+class Engines:
+    """SQLAlchemy's engines over one sqlite3 connection, made when first asked for."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._asynchronous: AsyncEngine | None = None
+        self._plain: Engine | None = None
+
+    def connect(self) -> AsyncConnection:
+        """Return a connection for one transaction."""
+        engine = self._asynchronous
+        if engine is None:
+            engine = create_async_engine("sqlite+ensue://", **self._options())
+            _at_once(_first_connection(engine))
+            engine.dialect.gate = self._gate  # type: ignore[attr-defined]
+            self._asynchronous = engine
+        return AsyncConnection(engine, engine.sync_engine.connect())
+
+    def connect_plain(self) -> Connection:
+        """As `connect`, for use in a thread."""
+        engine = self._plain
+        if engine is None:
+            engine = create_engine("sqlite+ensue_sync://", **self._options())
+            engine.connect().close()
+            engine.dialect.gate = self._gate  # type: ignore[attr-defined]
+            self._plain = engine
+        return engine.connect()
+
+    def _options(self) -> dict[str, Any]:
+        raw = self._gate.connection
+        return {"creator": lambda: raw, "poolclass": StaticPool, "pool_reset_on_return": None}
+
+
+async def _first_connection(engine: AsyncEngine) -> None:
+    """SQLAlchemy asks the database what it can do; it wants to be awaited for that, once."""
+    connection = await engine.connect()
+    assert connection.sync_connection is not None
+    connection.sync_connection.close()
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits, where nothing can be awaited."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    work.close()
+    raise AssertionError("SQLAlchemy waited for something on a connection that never waits")

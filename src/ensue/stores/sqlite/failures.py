@@ -1,0 +1,26 @@
+"""What went wrong with the database itself becomes StoreUnavailable or UsageError; what the user's SQL did stays."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ensue.embedded.connection import translated
+from ensue.errors import EnsueError
+
+#: SQLite's primary result codes that speak of the file, the disk or a lock, and not of a statement.
+_OF_THE_DATABASE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM,
+    }
+)  # fmt: skip
+
+
+def failure_of_database(error: BaseException, path: str) -> EnsueError | None:
+    """Return our error for one that came from the database itself, also through SQLAlchemy; None for any other."""
+    cause = getattr(error, "orig", error)
+    code = getattr(cause, "sqlite_errorcode", None)
+    if isinstance(cause, sqlite3.Error) and isinstance(code, int) and code & 0xFF in _OF_THE_DATABASE:
+        return translated(cause, path)
+    return None

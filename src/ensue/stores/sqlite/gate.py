@@ -1,0 +1,50 @@
+"""Who may send statements to a connection of the store right now: the session of the transaction that is open.
+
+A session can outlive its step: in a task that was left running, or in the thread of a plain `def` handler that was
+cancelled. The gate stands in front of each statement, so that such a one writes neither outside of a transaction nor
+into somebody else's.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from typing import Any
+
+from ensue.errors import UsageError
+
+
+class Gate:
+    """Guards one sqlite3 connection. `lock` is held while a statement runs, since that may be in a thread."""
+
+    __slots__ = ("_holder", "connection", "lock")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.lock = threading.Lock()
+        self._holder: object = None
+
+    def open(self, holder: object) -> None:
+        """Let the statements of this SQLAlchemy connection through, and no others."""
+        self._holder = holder
+
+    def close(self) -> None:
+        """Wait for the statement that runs, if one does, and let no more through."""
+        with self.lock:
+            self._holder = None
+
+    def lets(self, holder: object) -> bool:
+        return holder is self._holder
+
+    def check(self, holder: Any) -> None:
+        """Raise UsageError unless `holder` may send a statement now. Called under the lock."""
+        if holder is not self._holder or holder is None:
+            raise UsageError(
+                "this session belongs to a step that has ended; what it does would be in no transaction. "
+                "Open a step of its own for work that goes on"
+            )
+        if not self.connection.in_transaction:
+            raise UsageError(
+                "the step's transaction was ended inside of it, by a COMMIT or ROLLBACK statement or by an error of "
+                "the database that was caught: a step commits by itself when it returns; let such errors pass"
+            )

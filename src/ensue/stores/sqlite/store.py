@@ -1,0 +1,262 @@
+"""`SqliteStore`: the `Store` port on one SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, TypeVar
+
+from ensue.embedded.connection import connect, parse_sqlite_url
+from ensue.embedded.wakeup import Wakeup
+from ensue.errors import UsageError
+from ensue.message import Checkpoint, DeadLetter, DeadLetterState, LeaseTable, OutboxRecord, Partition
+from ensue.ports import Capabilities
+from ensue.stores.sqlite import checkpoints, dead_letters, once, outbox, schema, workers
+from ensue.stores.sqlite.readers import Readers, Snapshots
+from ensue.stores.sqlite.transaction import SqliteTransaction
+from ensue.stores.sqlite.writer import Writer
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+T = TypeVar("T")
+
+#: The wake-up key of this store, out of the way of those of a log that shares the file (row ids).
+_CHANGED = 0xE5_0E_00_01
+DURABLE = ("FULL", "EXTRA")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Opened:
+    """What is there between open and close."""
+
+    writer: Writer
+    snapshots: Snapshots
+    readers: Readers
+    wakeup: Wakeup
+
+
+class SqliteStore:
+    """A service's database in one SQLite file; several processes may open it at once.
+
+    url: `sqlite:///relative.db` or `sqlite:////absolute.db`; `?synchronous=FULL` (default: a commit survives a power
+    cut), NORMAL or OFF (it survives the kill of any process). `sqlite://` is a database that is gone at close.
+    now: the database's clock, epoch seconds. Belongs to the event loop in which it was opened.
+    """
+
+    def __init__(self, url: str, service: str, *, now: Callable[[], float] = time.time) -> None:
+        path, options = parse_sqlite_url(url)
+        self.service = service
+        self._temporary = path == ":memory:"
+        self._directory = ""
+        self._path = path if self._temporary else os.path.abspath(path)
+        self._synchronous = "OFF" if self._temporary else options.get("synchronous", "FULL")
+        self._now = now
+        self._opened: _Opened | None = None
+        self._identity = schema.Identity(service, "", 0)
+        self._seen = 0
+        self.capabilities = Capabilities(
+            survives_restart=not self._temporary,
+            several_processes=not self._temporary,
+            power_loss_safe=self._synchronous in DURABLE,
+        )
+
+    # --- its life
+
+    async def open(self) -> None:
+        if self._opened is not None:
+            return
+        path = self._path
+        if self._temporary:
+            # A file and no `:memory:`: only a file has readers that see the last commit while a step is open.
+            self._directory = tempfile.mkdtemp(prefix="ensue-")
+            path = os.path.join(self._directory, f"{self.service}.db")
+        connection = connect(path, synchronous=self._synchronous)
+        try:
+            writer = Writer(connection, path, f"store of {self.service}", self._synchronous)
+            await writer.run(lambda connection: self._prepare(connection, path))
+            snapshots = Snapshots(path)
+        except BaseException:
+            connection.close()
+            raise
+        wakeup = Wakeup(None if self._temporary else path)
+        try:
+            await wakeup.open()
+        except BaseException:
+            snapshots.close()
+            connection.close()
+            raise
+        self._opened = _Opened(writer, snapshots, Readers(path), wakeup)
+        self._seen = wakeup.sequence(_CHANGED)
+
+    def _prepare(self, connection: sqlite3.Connection, path: str) -> None:
+        if schema.exists(connection):
+            schema.check(connection, self.service, path)
+        else:
+            schema.create(connection, self.service)
+        self._identity = schema.identity(connection)
+
+    async def close(self) -> None:
+        opened = self._opened
+        if opened is None:
+            return
+        await opened.writer.close()  # waits for the step that is open
+        self._opened = None
+        opened.readers.close()
+        opened.snapshots.close()
+        await opened.wakeup.close()
+        if self._directory:
+            shutil.rmtree(self._directory)
+            self._directory = ""
+
+    async def create_tables(self, metadata: MetaData) -> None:
+        async with self.transaction() as transaction:
+            connection = await transaction.session.connection()
+            await connection.run_sync(metadata.create_all)
+
+    @property
+    def source(self) -> str:
+        """See the port. Another process may begin a new epoch: known here after the next `outbox_after`."""
+        if not self._identity.epoch:
+            raise UsageError(f"the store of {self.service} has no source before it was opened")
+        return self._identity.source
+
+    async def new_epoch(self, published_through: int) -> str:
+        def begin(connection: sqlite3.Connection) -> schema.Identity:
+            outbox.begin_epoch(connection, schema.new_epoch_name(), published_through)
+            opened.writer.tail.forget()
+            return schema.identity(connection)
+
+        opened = self._open()
+        self._identity = await opened.writer.run(begin)
+        self._wake()
+        return self._identity.source
+
+    def transaction(self) -> AbstractAsyncContextManager[SqliteTransaction]:
+        return SqliteTransaction(self._open().writer, self._wake, self._now)
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
+        return self._open().readers.session()
+
+    # --- the relay's side
+
+    async def outbox_after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
+        opened = self._open()
+        self._seen = opened.wakeup.sequence(_CHANGED)  # before looking: what comes after it ends the next wait
+        return await self._outbox(lambda connection, begin: outbox.after(connection, max(position, begin), limit))
+
+    async def outbox_of(
+        self, topic: str, partition: int, after: int, through: int, limit: int
+    ) -> Sequence[OutboxRecord]:
+        found: list[OutboxRecord] = []
+
+        def look(connection: sqlite3.Connection, begin: int) -> outbox.Window:
+            return outbox.window(connection, topic, partition, max(after, begin), through, limit - len(found))
+
+        while after < through and len(found) < limit:
+            window = await self._outbox(look)
+            found += window.records
+            after = window.through
+            await asyncio.sleep(0)  # a rare partition of a long outbox takes many windows: let others in
+        return found
+
+    async def outbox_heads(self) -> Mapping[tuple[str, int], int]:
+        return await self._outbox(lambda connection, begin: outbox.heads(connection))
+
+    async def outbox_get(self, position: int) -> OutboxRecord | None:
+        return await self._outbox(
+            lambda connection, begin: outbox.get(connection, position) if position > begin else None
+        )
+
+    async def _outbox(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
+        """Call `work` with what this source's history begins after, and keep up with a new epoch."""
+
+        def read(connection: sqlite3.Connection) -> T:
+            self._identity = identity = schema.identity(connection)
+            return work(connection, identity.published_from)
+
+        return await self._open().snapshots.read(read)
+
+    async def outbox_wait(self, timeout_s: float) -> None:
+        self._seen = await self._open().wakeup.wait(_CHANGED, self._seen, timeout_s)
+
+    async def relay_load(self) -> int:
+        return await self._outbox(lambda connection, begin: outbox.relay_position(connection))
+
+    async def relay_save(self, position: int) -> None:
+        await self._open().writer.run(
+            lambda connection: outbox.save_relay_position(connection, position), durable=False
+        )
+
+    async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
+        return await self._open().writer.run(
+            lambda connection: outbox.prune(connection, before_s, through, limit), durable=False
+        )
+
+    # --- the consumer's side
+
+    async def checkpoint_load(self, partition: Partition) -> Checkpoint:
+        return await self._open().snapshots.read(lambda connection: checkpoints.load(connection, partition))
+
+    async def checkpoints(self) -> Mapping[Partition, Checkpoint]:
+        return await self._open().snapshots.read(checkpoints.load_all)
+
+    async def accept_loss(self, partition: Partition, source: str) -> int:
+        position = await self._open().writer.run(
+            lambda connection: checkpoints.accept_loss(connection, partition, source)
+        )
+        self._wake()
+        return position
+
+    async def dead_letters(
+        self, partition: Partition | None = None, states: Sequence[DeadLetterState] = (), limit: int = 1000
+    ) -> Sequence[DeadLetter]:
+        return await self._open().snapshots.read(
+            lambda connection: dead_letters.find(connection, partition, states, limit)
+        )
+
+    async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
+        letter = await self._open().writer.run(lambda connection: dead_letters.decide(connection, letter_id, state))
+        self._wake()
+        return letter
+
+    async def inbox_prune(self, before_s: float, limit: int) -> int:
+        return await self._open().writer.run(
+            lambda connection: once.prune_inbox(connection, before_s, limit), durable=False
+        )
+
+    async def responses_prune(self, before_s: float, limit: int) -> int:
+        return await self._open().writer.run(
+            lambda connection: once.prune_responses(connection, before_s, limit), durable=False
+        )
+
+    # --- workers of one service
+
+    async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> LeaseTable:
+        def beat(connection: sqlite3.Connection) -> LeaseTable:
+            now = self._now()
+            return workers.heartbeat(connection, worker, now + ttl_s, now, acquire, release)
+
+        return await self._open().writer.run(beat, durable=False)
+
+    async def resign(self, worker: str) -> None:
+        await self._open().writer.run(lambda connection: workers.resign(connection, worker), durable=False)
+
+    # ---
+
+    def _open(self) -> _Opened:
+        if self._opened is None:
+            raise UsageError(f"the store of {self.service} is not open: call open() first")
+        return self._opened
+
+    def _wake(self) -> None:
+        if self._opened is not None:
+            self._opened.wakeup.notify((_CHANGED,))

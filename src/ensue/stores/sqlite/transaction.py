@@ -1,0 +1,243 @@
+"""One step's transaction on the write connection: the `StepTransaction` port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from ensue.errors import UsageError
+from ensue.message import Checkpoint, DeadLetter, OutboxRecord, Partition, StoredResponse
+from ensue.ports import Table
+from ensue.stores.sqlite import checkpoints, dead_letters, once, rows
+from ensue.stores.sqlite.failures import failure_of_database
+from ensue.stores.sqlite.writer import Writer
+from ensue.stores.turns import Turn
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from ensue.stores.sqlite.outbox import Tail
+    from ensue.stores.sqlite.session import StepSession
+
+
+class SqliteTransaction:
+    """An async context manager that gives itself. What its methods promise: see `StepTransaction`.
+
+    committed: called after a commit that added outbox records. clock: epoch seconds.
+    """
+
+    __slots__ = (
+        "_async_session", "_bind", "_clock", "_committed", "_connection", "_doomed", "_now",
+        "_plain_session", "_tail", "_turn", "_writer",
+    )  # fmt: skip
+
+    def __init__(self, writer: Writer, committed: Callable[[], None], clock: Callable[[], float]) -> None:
+        self._writer = writer
+        self._committed = committed
+        self._clock = clock
+        self._connection: sqlite3.Connection = _NOT_OPEN
+        self._tail: Tail = _NOT_OPEN
+        self._now = 0.0
+        self._turn: Turn | None = None
+        self._doomed: Exception | None = None
+        self._async_session: AsyncSession | None = None
+        self._plain_session: StepSession | None = None
+        self._bind: Connection | None = None
+
+    # --- how it begins and ends
+
+    async def __aenter__(self) -> SqliteTransaction:
+        self._turn = await self._writer.begin()
+        self._connection = self._writer.connection
+        self._tail = self._writer.tail
+        self._now = self._clock()  # SQLite's clock is the host's
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        writer, turn = self._writer, self._turn
+        assert turn is not None
+        try:
+            if error is None:
+                await self._commit()
+            else:
+                self._roll_back()
+                _raise_failure_of_database(error, writer.path)
+        finally:
+            self._turn = None
+            self._connection = self._tail = _NOT_OPEN
+            writer.release(turn)
+
+    async def _commit(self) -> None:
+        writer = self._writer
+        try:
+            await self._finish_sessions()
+            self._check()
+            writer.gate.close()
+            published = writer.tail.touched
+            cancelled = await writer.commit()
+        except BaseException as error:
+            self._roll_back()
+            _raise_failure_of_database(error, writer.path)
+            raise
+        self._end_sessions()
+        if published:
+            self._committed()
+        if cancelled is not None:
+            raise cancelled
+
+    def _roll_back(self) -> None:
+        self._writer.gate.close()  # first of all: a thread of a cancelled handler may still be writing
+        self._writer.rollback()
+        if self._plain_session is not None:
+            # That thread may be inside its session as well: leave it alone, the gate keeps it from the database.
+            self._plain_session = self._bind = None
+        self._end_sessions()
+
+    def _check(self) -> None:
+        """Refuse to commit half of something whose error was caught on the way."""
+        if self._doomed is not None:
+            raise UsageError(
+                f"the step cannot commit after this error, which was caught inside of it: {self._doomed}. Let it pass"
+            ) from self._doomed
+        if not self._connection.in_transaction:
+            raise UsageError(
+                "the step's transaction was ended inside of it, by a COMMIT or ROLLBACK statement or by an error of "
+                "the database that was caught: a step commits by itself when it returns; let such errors pass"
+            )
+
+    # --- sessions
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @property
+    def session(self) -> AsyncSession:
+        if self._async_session is None:
+            from ensue.stores.sqlite.session import step_session
+
+            self._begin_session()
+            connection = self._writer.engines.connect()
+            self._bind = connection.sync_connection
+            self._writer.gate.open(self._bind)
+            self._async_session = step_session(connection)
+        return self._async_session
+
+    def sync_session(self) -> Session:
+        if self._plain_session is None:
+            from ensue.stores.sqlite.session import plain_step_session
+
+            self._begin_session()
+            self._bind = self._writer.engines.connect_plain()
+            self._writer.gate.open(self._bind)
+            self._plain_session = plain_step_session(self._bind)
+        return self._plain_session
+
+    def _begin_session(self) -> None:
+        if self._turn is None:
+            _NOT_OPEN.session  # noqa: B018  # raises
+        if self._async_session is not None or self._plain_session is not None:
+            raise UsageError(
+                "one transaction has one session: step.session (async) and sync_session() do not see each other's "
+                "unsaved objects; write all handlers of one event as async def, or all as def"
+            )
+
+    async def flush(self) -> None:
+        if self._async_session is not None:
+            await self._async_session.flush()
+        elif self._plain_session is not None:
+            self._plain_session.flush()
+
+    async def _finish_sessions(self) -> None:
+        session = self._plain_session if self._async_session is None else self._async_session.sync_session
+        if session is None:
+            return
+        if not session.is_active:
+            raise UsageError(
+                "an error of a flush was caught inside the step, so half of its changes would be missing: let it pass, "
+                "or flush inside `async with session.begin_nested()`"
+            )
+        while (savepoint := session.get_nested_transaction()) is not None:
+            savepoint.commit()
+        await self.flush()
+
+    def _end_sessions(self) -> None:
+        session = self._plain_session if self._async_session is None else self._async_session.sync_session
+        bind = self._bind
+        self._async_session = self._plain_session = self._bind = None
+        if session is not None:
+            cast("StepSession", session).end()
+        if bind is not None:
+            bind.close()
+
+    # --- rows of entities
+
+    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        return rows.load(self._connection, table, ids)
+
+    async def insert_rows(self, table: Table, rows_: Sequence[Sequence[Any]]) -> None:
+        rows.insert(self._connection, table, rows_)
+
+    async def update_rows(self, table: Table, rows_: Sequence[Sequence[Any]]) -> None:
+        rows.update(self._connection, table, rows_)
+
+    # --- Ensue's own
+
+    async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
+        try:
+            self._tail.add(records, self._now)
+        except Exception as error:
+            self._doomed = error  # a part of the records may be in: the chain would point into nothing
+            raise
+
+    async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
+        try:
+            checkpoints.save(self._connection, partition, checkpoint, sources)
+        except Exception as error:
+            self._doomed = error  # whoever lost the partition must not commit, whatever the caller makes of it
+            raise
+
+    async def inbox_claim(self, subscription: str, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        return once.claim(self._connection, subscription, messages, self._now)
+
+    async def dead_letters_add(self, letters: Sequence[DeadLetter]) -> None:
+        dead_letters.add(self._connection, letters)
+
+    async def dead_letter_change(self, letter: DeadLetter) -> None:
+        dead_letters.change(self._connection, letter)
+
+    async def dead_letter_remove(self, ids: Sequence[int]) -> None:
+        try:
+            dead_letters.remove(self._connection, ids)
+        except Exception as error:
+            self._doomed = error
+            raise
+
+    async def response_load(self, key: str) -> StoredResponse | None:
+        return once.response_load(self._connection, key)
+
+    async def response_save(self, response: StoredResponse) -> None:
+        once.response_save(self._connection, response, self._now)
+
+
+class _NotOpen:
+    """Stands where the connection does while a transaction is open, so that no call needs to ask."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise UsageError("this transaction is not open: it begins with `async with` and ends with its block")
+
+
+_NOT_OPEN: Any = _NotOpen()
+
+
+def _raise_failure_of_database(error: BaseException, path: str) -> None:
+    ours = failure_of_database(error, path)
+    if ours is not None:
+        raise ours from error
