@@ -1,4 +1,4 @@
-"""What can be seen while things go on: a progress bar with live counts; without a terminal a plain line now and then."""
+"""What can be seen while things go on: a progress bar with live counts; without a terminal a plain line at times."""
 
 from __future__ import annotations
 

@@ -1,0 +1,111 @@
+"""The engine's books, and what counts as quiet, on databases with Ensue's own tables."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ensue.message import Counters
+from ensue.stores.sqlite import schema
+from shop.demo.books import read_books, read_live
+from shop.demo.checks import check_engine
+from shop.demo.quiet import NotQuiet, unfinished, wait_until_quiet
+from shop.demo.services import SERVICES, SUBSCRIBES
+
+EVENTS = {"orders": 6, "customers": 4, "order_history": 0}
+CHECKPOINT = "INSERT INTO ensue_checkpoint VALUES (?, ?, 0, 9, 1, ?, ?)"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """All quiet: each event of EVENTS published to partition 0 and applied by whoever reads its topic."""
+    for service in SERVICES:
+        with closing(sqlite3.connect(tmp_path / f"{service}.db")) as database, database:
+            schema.create(database, service)
+            database.execute("CREATE TABLE orders (order_id TEXT, status TEXT)")
+            for position in range(1, EVENTS[service] + 1):
+                row = (position, position - 1, service, 0, "key", b"{}", b"{}", 0.0)
+                database.execute("INSERT INTO ensue_outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            if EVENTS[service]:
+                database.execute("INSERT INTO ensue_outbox_head VALUES (?, 0, ?)", (service, EVENTS[service]))
+    for service in SERVICES:
+        for topic in SUBSCRIBES[service]:
+            counters = {"applied": EVENTS[topic] - 1, "unknown": 1, "duplicates": 2, "gaps_seen": 1, "gaps_healed": 1}
+            write(tmp_path, service, CHECKPOINT, service, topic, json.dumps(counters), "{}")
+            mark = (service, topic, source_of(tmp_path, topic), EVENTS[topic])
+            write(tmp_path, service, "INSERT INTO ensue_watermark VALUES (?, ?, 0, ?, ?)", *mark)
+    return tmp_path
+
+
+def write(directory: Path, service: str, statement: str, *values: object) -> None:
+    with closing(sqlite3.connect(directory / f"{service}.db")) as database, database:
+        database.execute(statement, values)
+
+
+def source_of(directory: Path, service: str) -> str:
+    with closing(sqlite3.connect(directory / f"{service}.db")) as database:
+        return schema.identity(database).source
+
+
+def test_quiet_databases_are_quiet_and_their_books_hold(directory: Path) -> None:
+    books = read_books(directory)
+    assert books.published == {"orders": 6, "customers": 4}
+    assert [(each.subscriber, each.topic, each.watermark) for each in books.streams] == [
+        ("orders", "customers", 4), ("customers", "orders", 6),
+        ("order_history", "orders", 6), ("order_history", "customers", 4),
+    ]  # fmt: skip
+    history = books.traffic[2]
+    assert (history.applied, history.unknown, history.duplicates, history.gaps_healed) == (8, 2, 4, 2)
+    assert unfinished(books) == []
+    assert all(each.holds for each in check_engine(books.streams, books.traffic, books.published))
+    asyncio.run(wait_until_quiet(directory, patience_s=5.0))
+
+
+@pytest.mark.parametrize(
+    ("service", "statement", "said"),
+    [
+        ("customers", "UPDATE ensue_watermark SET position = 5", r"customers is at position 5 of 6 in orders/0"),
+        ("orders", "DELETE FROM ensue_watermark", r"orders is at position 0 of 4 in customers/0"),
+        ("orders", "UPDATE ensue_checkpoint SET gaps = json_object('{source}', 1)", r"and has an open gap"),
+        (
+            "order_history",
+            "INSERT INTO ensue_dead_letter VALUES "
+            "(1, 'order_history', 'orders', 0, 1, 's', 1, 0, 'k', x'', x'', 'retrying', 1, 0.0, '', '', 0.0)",
+            r"order_history has 1 messages set aside",
+        ),
+    ],
+)
+async def test_whatever_is_unfinished_is_named_and_quiet_is_not_waited_for_for_ever(
+    directory: Path, service: str, statement: str, said: str
+) -> None:
+    write(directory, service, statement.format(source=source_of(directory, "customers")))
+    with pytest.raises(NotQuiet, match=said):
+        await wait_until_quiet(directory, patience_s=0.2, interval_s=0.05)
+
+
+async def test_waiting_ends_when_the_last_subscriber_has_caught_up(directory: Path) -> None:
+    write(directory, "customers", "UPDATE ensue_watermark SET position = 5")
+    waiting = asyncio.create_task(wait_until_quiet(directory, interval_s=0.01))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    write(directory, "customers", "UPDATE ensue_watermark SET position = 6")
+    await asyncio.wait_for(waiting, 10)
+
+
+def test_live_counts_say_how_far_each_service_is_behind(directory: Path) -> None:
+    write(directory, "orders", "INSERT INTO orders VALUES ('a', 'NEW'), ('b', 'OPEN'), ('c', 'OPEN')")
+    write(directory, "order_history", "UPDATE ensue_checkpoint SET counters = json_object('applied', 3)")
+    live = read_live(directory)
+    assert live.statuses == {"NEW": 1, "OPEN": 2}
+    assert (live.published, live.lag) == (10, {"orders": 0, "customers": 0, "order_history": 4})
+
+
+def test_counters_are_read_by_the_names_the_engine_stores_them_with() -> None:
+    assert {"applied", "unknown", "duplicates", "gaps_seen", "gaps_healed", "retries"} <= set(
+        Counters.__struct_fields__
+    )
