@@ -83,6 +83,9 @@ class Broker(Protocol):
 
     capabilities: Capabilities
 
+    async def exists(self) -> bool:
+        """Whether there is a log that `open` would find rather than make. Changes nothing; may be asked before open."""
+
     async def open(self) -> None: ...
 
     async def close(self) -> None:
@@ -216,6 +219,9 @@ class Store(Protocol):
 
     capabilities: Capabilities
 
+    async def exists(self) -> bool:
+        """Whether Ensue's tables are there, of whatever version. Changes nothing; may be asked before open."""
+
     async def open(self) -> None:
         """Connect; create Ensue's tables when there are none; raises StoreOutdated on tables of another version."""
 
@@ -291,6 +297,11 @@ class Store(Protocol):
     ) -> Sequence[DeadLetter]:
         """Dead letters in the order of setting aside; all partitions and states unless told."""
 
+    async def dead_letter_get(self, letter_id: int) -> DeadLetter | None: ...
+
+    async def dead_letter_counts(self) -> Mapping[tuple[Partition, DeadLetterState], int]:
+        """How many letters of each state each partition has; where there is none, no entry."""
+
     async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
         """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. Wakes the workers.
 
@@ -309,6 +320,9 @@ class Store(Protocol):
 
         Of two workers that acquire one lease at once, exactly one gets it.
         """
+
+    async def leases(self) -> LeaseTable:
+        """Who lives and holds what now, for whoever only looks: nothing is taken and nobody is made to live."""
 
     async def resign(self, worker: str) -> None:
         """Give up everything this worker holds (a graceful stop)."""

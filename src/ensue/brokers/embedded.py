@@ -46,6 +46,9 @@ class EmbeddedBroker:
         #: Row ids of each topic's partitions by number. They never change while the file is open.
         self._ids: dict[str, list[int]] = {}
 
+    async def exists(self) -> bool:
+        return self._file.exists()
+
     async def open(self) -> None:
         """Raises UsageError when the file is no broker's, or of another version."""
         await self._file.open()

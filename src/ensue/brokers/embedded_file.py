@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,9 @@ class LogFile:
     @property
     def is_open(self) -> bool:
         return self._reader is not None
+
+    def exists(self) -> bool:
+        return os.path.exists(self.path) and os.path.getsize(self.path) > 0
 
     async def open(self) -> None:
         """Open the file, made when missing. Raises UsageError when it is no broker's file, or of another version."""

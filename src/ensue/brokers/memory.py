@@ -62,6 +62,9 @@ class MemoryBroker:
         self._now = now
         self._wakeup: Wakeup | None = None
 
+    async def exists(self) -> bool:
+        return bool(self._log.topics)
+
     async def open(self) -> None:
         if self._wakeup is None:
             wakeup = Wakeup(None)

@@ -22,6 +22,9 @@ class WrappedBroker:
         self.healthy = healthy
         self.capabilities = healthy.capabilities
 
+    async def exists(self) -> bool:
+        return await self.healthy.exists()
+
     async def open(self) -> None:
         await self.healthy.open()
 

@@ -14,6 +14,10 @@ _COLUMNS = (
 )
 _INSERT = f"INSERT INTO ensue_dead_letter ({_COLUMNS}) VALUES ({', '.join('?' * 16)})"
 _SELECT = f"SELECT {_COLUMNS}, id FROM ensue_dead_letter"
+_COUNTS = (
+    "SELECT subscription, topic, partition, state, count(*) FROM ensue_dead_letter "
+    "GROUP BY subscription, topic, partition, state"
+)
 # An operator's DISCARDED is final: a worker that did not know of it yet must look again.
 _CHANGE = (
     "UPDATE ensue_dead_letter SET state = ?, attempts = ?, due_at = ?, error_type = ?, error = ? "
@@ -63,6 +67,18 @@ def find(
         values += [state.value for state in states]
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return [_letter(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY id LIMIT ?", (*values, limit))]
+
+
+def get(connection: sqlite3.Connection, letter_id: int) -> DeadLetter | None:
+    row = connection.execute(f"{_SELECT} WHERE id = ?", (letter_id,)).fetchone()
+    return None if row is None else _letter(row)
+
+
+def counts(connection: sqlite3.Connection) -> dict[tuple[Partition, DeadLetterState], int]:
+    return {
+        (Partition(subscription, topic, number), DeadLetterState(state)): count
+        for subscription, topic, number, state, count in connection.execute(_COUNTS)
+    }
 
 
 def decide(connection: sqlite3.Connection, letter_id: int, state: DeadLetterState) -> DeadLetter:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple
 
+from ensue.embedded.connection import translated
 from ensue.errors import StoreOutdated, UsageError
 
 VERSION = 1
@@ -129,6 +133,17 @@ def new_epoch_name() -> str:
 
 def exists(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ensue_meta'").fetchone() is not None
+
+
+def exists_in_file(path: str) -> bool:
+    """As `exists`, of a file that may not be there; makes none."""
+    if not os.path.exists(path):
+        return False
+    try:
+        with closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True)) as connection:
+            return exists(connection)
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
 
 
 def create(connection: sqlite3.Connection, service: str) -> None:

@@ -71,6 +71,9 @@ class SqliteStore:
 
     # --- its life
 
+    async def exists(self) -> bool:
+        return not self._temporary and schema.exists_in_file(self._path)
+
     async def open(self) -> None:
         if self._opened is not None:
             return
@@ -223,6 +226,12 @@ class SqliteStore:
             lambda connection: dead_letters.find(connection, partition, states, limit)
         )
 
+    async def dead_letter_get(self, letter_id: int) -> DeadLetter | None:
+        return await self._open().snapshots.read(lambda connection: dead_letters.get(connection, letter_id))
+
+    async def dead_letter_counts(self) -> Mapping[tuple[Partition, DeadLetterState], int]:
+        return await self._open().snapshots.read(dead_letters.counts)
+
     async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
         letter = await self._open().writer.run(lambda connection: dead_letters.decide(connection, letter_id, state))
         self._wake()
@@ -246,6 +255,9 @@ class SqliteStore:
             return workers.heartbeat(connection, worker, now + ttl_s, now, acquire, release)
 
         return await self._open().writer.run(beat, durable=False)
+
+    async def leases(self) -> LeaseTable:
+        return await self._open().snapshots.read(lambda connection: workers.table(connection, self._now()))
 
     async def resign(self, worker: str) -> None:
         await self._open().writer.run(lambda connection: workers.resign(connection, worker), durable=False)

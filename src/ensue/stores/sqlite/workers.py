@@ -30,10 +30,20 @@ def heartbeat(
     execute("DELETE FROM ensue_worker WHERE expires_at <= ?", (now,))
     for name in acquire:
         execute("INSERT INTO ensue_lease VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (name, worker, until))
-    workers = tuple(name for (name,) in execute("SELECT name FROM ensue_worker ORDER BY name"))
+    return table(connection, now)
+
+
+def table(connection: sqlite3.Connection, now: float) -> LeaseTable:
+    """Who lives and holds what at `now`."""
+    execute = connection.execute
+    workers = tuple(
+        name for (name,) in execute("SELECT name FROM ensue_worker WHERE expires_at > ? ORDER BY name", (now,))
+    )
     leases = tuple(
         Lease(name, owner, expires_at - now)
-        for name, owner, expires_at in execute("SELECT name, owner, expires_at FROM ensue_lease ORDER BY name")
+        for name, owner, expires_at in execute(
+            "SELECT name, owner, expires_at FROM ensue_lease WHERE expires_at > ? ORDER BY name", (now,)
+        )
     )
     return LeaseTable(workers, leases)
 
