@@ -24,9 +24,17 @@ from ensue.stores.sqlite.gate import Gate
 T = TypeVar("T")
 
 
+class _Cursor(sqlite3.Cursor):
+    async def _async_soft_close(self) -> None:
+        """SQLAlchemy awaits this of an asyncio driver's cursor after `execute`; here there is nothing to wait for."""
+
+
 class _ExecutionContext(SQLiteExecutionContext):
+    def create_default_cursor(self) -> Any:
+        return self._dbapi_connection.cursor(_Cursor)
+
     def create_server_side_cursor(self) -> Any:
-        return self._dbapi_connection.cursor()  # for `session.stream`: an sqlite3 cursor streams by itself
+        return self._dbapi_connection.cursor(_Cursor)  # for `session.stream`: an sqlite3 cursor streams by itself
 
 
 class EnsueDialect(SQLiteDialect_pysqlite):
