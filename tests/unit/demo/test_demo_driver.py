@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import aiohttp.test_utils
 import pytest
@@ -59,7 +60,7 @@ class Shop:
         if self.undecided[order_id]:
             self.undecided[order_id] -= 1
             return web.json_response({"status_of_order": "NEW"}, status=409)
-        if MODEL.orders[driver.UUID(order_id)].status == "REJECTED":
+        if MODEL.orders[UUID(order_id)].status == "REJECTED":
             return web.json_response({"status_of_order": "REJECTED"}, status=409)
         self.take_effect(self.customer_of[order_id], f"cancel {order_id}")
         return self._answer(request, 202)
