@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ensue.errors import CheckpointConflict, UsageError
-from ensue.message import Checkpoint, Counters, Gap, GapState, Partition
+from ensue.message import Checkpoint, Counters, Gap, Partition
+from ensue.stores import rules
 
 _encode = msgspec.json.Encoder().encode
 _read_counters = msgspec.json.Decoder(Counters).decode
@@ -52,14 +52,7 @@ def save(connection: sqlite3.Connection, partition: Partition, checkpoint: Check
         except sqlite3.IntegrityError:
             saved = False
     if not saved:
-        raise CheckpointConflict(
-            f"{partition}: the stored checkpoint is not of revision {checkpoint.revision} any more: another worker "
-            "moved it; load it again and read on from there",
-            subscription=partition.subscription,
-            topic=partition.topic,
-            partition=partition.number,
-            expected_revision=checkpoint.revision,
-        )
+        raise rules.checkpoint_moved(partition, checkpoint.revision)
     for source in sources:
         connection.execute(_SET_WATERMARK, (*partition, source, checkpoint.watermarks[source]))
 
@@ -81,17 +74,11 @@ def accept_loss(connection: sqlite3.Connection, partition: Partition, source: st
     """Move the watermark to what is lost; return it. What the gap needs beyond that stays asked for."""
     checkpoint = load(connection, partition)
     gap = checkpoint.gaps.get(source)
-    if gap is None or gap.state is not GapState.LOST:
-        found = "no gap" if gap is None else f"a gap that is {gap.state}: it is asked for again and may still close"
-        raise UsageError(
-            f"{partition}: {source} has {found}; only a gap that is {GapState.LOST} can be accepted",
-            found=found,
-            source=source,
-        )
-    if gap.needed > gap.lost_through:
-        checkpoint.gaps[source] = Gap(source, gap.lost_through, gap.needed, gap.since)
-    else:
-        del checkpoint.gaps[source]
+    left = rules.accepted(partition, source, gap)
+    assert gap is not None
+    del checkpoint.gaps[source]
+    if left is not None:
+        checkpoint.gaps[source] = left
     checkpoint.watermarks[source] = gap.lost_through
     save(connection, partition, checkpoint, (source,))
     return gap.lost_through

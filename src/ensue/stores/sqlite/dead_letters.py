@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from ensue.errors import CheckpointConflict, UsageError
 from ensue.message import DeadLetter, DeadLetterState, Partition
+from ensue.stores import rules
 
 _COLUMNS = (
     'subscription, topic, partition, "offset", source, position, previous, key, envelope, data, '
@@ -24,8 +24,6 @@ _CHANGE = (
     "WHERE id = ? AND state <> 'discarded'"
 )
 _REMOVE = "DELETE FROM ensue_dead_letter WHERE id = ? AND state <> 'discarded'"
-_DECIDABLE = (DeadLetterState.DEAD, DeadLetterState.RETRYING)
-_DECISIONS = (DeadLetterState.RELEASED, DeadLetterState.DISCARDED)
 
 
 def add(connection: sqlite3.Connection, letters: Sequence[DeadLetter]) -> None:
@@ -45,13 +43,13 @@ def add(connection: sqlite3.Connection, letters: Sequence[DeadLetter]) -> None:
 def change(connection: sqlite3.Connection, letter: DeadLetter) -> None:
     values = (letter.state.value, letter.attempts, letter.due_at, _storable(letter.error_type), _storable(letter.error))
     if connection.execute(_CHANGE, (*values, letter.id)).rowcount != 1:
-        raise _gone(letter.id)
+        raise rules.letter_gone(letter.id)
 
 
 def remove(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     for letter_id in ids:
         if connection.execute(_REMOVE, (letter_id,)).rowcount != 1:
-            raise _gone(letter_id)
+            raise rules.letter_gone(letter_id)
 
 
 def find(
@@ -82,21 +80,8 @@ def counts(connection: sqlite3.Connection) -> dict[tuple[Partition, DeadLetterSt
 
 
 def decide(connection: sqlite3.Connection, letter_id: int, state: DeadLetterState) -> DeadLetter:
-    if state not in _DECISIONS:
-        raise UsageError(f"dead letter {letter_id}: {state} is no decision, expected released or discarded")
     row = connection.execute(f"{_SELECT} WHERE id = ?", (letter_id,)).fetchone()
-    if row is None:
-        raise UsageError(
-            f"there is no dead letter {letter_id}: it took effect, or its number is mistyped", id=letter_id
-        )
-    letter = _letter(row)
-    if letter.state not in _DECIDABLE:
-        raise UsageError(
-            f"dead letter {letter_id} is {letter.state}: only one that is dead or retrying can be decided"
-            + (" (decide on the first letter of its key)" if letter.state is DeadLetterState.WAITING else ""),
-            id=letter_id,
-            found=letter.state,
-        )
+    letter = rules.check_decision(letter_id, None if row is None else _letter(row), state)
     letter.state = state
     change(connection, letter)
     return letter
@@ -114,11 +99,3 @@ def _letter(row: tuple[object, ...]) -> DeadLetter:
 def _storable(text: str) -> str:
     """The text of an error may hold anything, also half a character that no database takes."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _gone(letter_id: int) -> CheckpointConflict:
-    return CheckpointConflict(
-        f"dead letter {letter_id} is not there any more: another worker put it through, or an operator discarded it; "
-        "load the letters again",
-        id=letter_id,
-    )

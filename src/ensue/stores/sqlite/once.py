@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ensue.errors import RetryableError
 from ensue.message import StoredResponse
+from ensue.stores import rules
 
 _CLAIM = "INSERT INTO ensue_inbox (subscription, source, id, claimed_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _LOAD = "SELECT key, fingerprint, status, headers, body FROM ensue_response WHERE key = ?"
@@ -52,10 +52,7 @@ def response_save(connection: sqlite3.Connection, response: StoredResponse, now:
     try:
         connection.execute(_SAVE, (response.key, response.fingerprint, response.status, headers, response.body, now))
     except sqlite3.IntegrityError as error:
-        raise RetryableError(
-            f"Idempotency-Key {response.key!r} was answered meanwhile: try again, and that answer is given",
-            key=response.key,
-        ) from error
+        raise rules.answered_meanwhile(response.key) from error
 
 
 def prune_responses(connection: sqlite3.Connection, before_s: float, limit: int) -> int:

@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from ensue.errors import UsageError
 from ensue.ports import Table
+from ensue.stores import rules
 
 _IDS_MAX = 512
 
@@ -74,11 +74,7 @@ def update(connection: sqlite3.Connection, table: Table, rows: Sequence[Sequence
     """Update rows by id. Raises UsageError when one of them is not there: an entity's id must not change."""
     count = connection.executemany(_of(table).update, rows).rowcount
     if count != len(rows):
-        raise UsageError(
-            f"table {table.name}: {len(rows)} rows to update, {count} of them are there by {table.id_column}: "
-            "was a row deleted, or the id of a loaded entity changed?",
-            table=table.name,
-        )
+        raise rules.rows_missing(table.name, table.id_column, len(rows), count)
 
 
 def _quoted(name: str) -> str:

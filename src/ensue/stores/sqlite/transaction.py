@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from ensue.errors import UsageError
 from ensue.message import Checkpoint, DeadLetter, OutboxRecord, Partition, StoredResponse
 from ensue.ports import Table
+from ensue.stores import rules
 from ensue.stores.sqlite import checkpoints, dead_letters, once, rows
 from ensue.stores.sqlite.failures import failure_of_database
 from ensue.stores.sqlite.writer import Writer
@@ -103,9 +104,7 @@ class SqliteTransaction:
     def _check(self) -> None:
         """Refuse to commit half of something whose error was caught on the way."""
         if self._doomed is not None:
-            raise UsageError(
-                f"the step cannot commit after this error, which was caught inside of it: {self._doomed}. Let it pass"
-            ) from self._doomed
+            raise rules.cannot_commit(self._doomed) from self._doomed
         if not self._connection.in_transaction:
             raise UsageError(
                 "the step's transaction was ended inside of it, by a COMMIT or ROLLBACK statement or by an error of "
@@ -231,7 +230,7 @@ class _NotOpen:
     """Stands where the connection does while a transaction is open, so that no call needs to ask."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise UsageError("this transaction is not open: it begins with `async with` and ends with its block")
+        raise rules.not_open()
 
 
 _NOT_OPEN: Any = _NotOpen()
