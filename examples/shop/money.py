@@ -5,7 +5,6 @@ Never a float: a JSON number is taken by the digits it is written with, and refu
 
 from __future__ import annotations
 
-import math
 import re
 from decimal import Decimal
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 from ensue import Column
 
 PENNY = Decimal("0.01")
-AMOUNT_MAX = Decimal("10000000.00")
+POUNDS_MAX = 10_000_000
 _POUNDS = r"10000000(\.0{1,2})?|[1-9][0-9]{0,6}(\.[0-9]{1,2})?"
 _MORE_THAN_ZERO = rf"({_POUNDS}|0\.(0[1-9]|[1-9][0-9]?))"
 _ZERO_OR_MORE = rf"({_POUNDS}|0(\.[0-9]{{1,2}})?)"
@@ -64,25 +63,21 @@ def _reader(pattern: str, bounds: str) -> BeforeValidator:
     accepted = re.compile(pattern)
 
     def read(value: Any) -> Decimal:
-        """Take a string or a number as JSON has them, or a Decimal; raise ValueError for anything else."""
-        if isinstance(value, float) and math.isfinite(value):
-            whole = value.is_integer() and abs(value) <= AMOUNT_MAX
-            text = str(int(value)) if whole else repr(value)  # repr: the shortest digits, those of the sender
-        elif isinstance(value, str):
+        """Take a string or a number as JSON has them; raise ValueError for anything else."""
+        text = ""
+        if isinstance(value, str):
             text = value
-        elif isinstance(value, Decimal | int) and not isinstance(value, bool):
-            text = str(value) if -AMOUNT_MAX <= value <= AMOUNT_MAX else ""
-        else:
-            text = ""
+        elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= POUNDS_MAX:  # not NaN
+            text = str(int(value)) if value == int(value) else repr(value)  # repr: the shortest digits, the sender's
         if not accepted.fullmatch(text):
-            raise ValueError(f"an amount in pounds with at most two decimals, {bounds} {AMOUNT_MAX:,}")
+            raise ValueError(f"an amount in pounds with at most two decimals, {bounds} {POUNDS_MAX:,}")
         return Decimal(text).quantize(PENNY)
 
     return BeforeValidator(read)
 
 
 def _schema(pattern: str, **number: Any) -> WithJsonSchema:
-    limits = {"maximum": int(AMOUNT_MAX), "multipleOf": 0.01, **number}
+    limits = {"maximum": POUNDS_MAX, "multipleOf": 0.01, **number}
     return WithJsonSchema(
         {"anyOf": [{"type": "string", "pattern": f"^{pattern}$"}, {"type": "number", **limits}], "examples": ["12.30"]},
         mode="validation",

@@ -82,9 +82,9 @@ async def list_orders(
 
 @app.get("/orders/counts")
 async def count_orders(session: Reading) -> Counts:
-    status = history_orders.c.status
-    rows = await session.execute(select(status, func.count()).group_by(status))
-    return Counts(**dict(row._tuple() for row in rows))
+    column = history_orders.c.status
+    rows = await session.execute(select(column, func.count()).group_by(column))
+    return Counts(**{status: count for status, count in rows})
 
 
 async def _page(session: AsyncSession, query: Select[Any], after: UUID | None, limit: int) -> OrderPage:

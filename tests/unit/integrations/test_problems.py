@@ -282,3 +282,8 @@ def test_nan_in_a_user_s_member_is_still_json() -> None:
     scope = {"type": "http", "path": "/", "headers": []}
     answer = response(Request(scope), 400, found=math.nan, who=object)
     json.loads(bytes(answer.body), parse_constant=pytest.fail)
+
+
+async def test_allow_lists_the_methods_of_all_routes_of_a_path(client: httpx.AsyncClient) -> None:
+    assert (await client.delete("/amounts")).headers["allow"] == "GET, POST"
+    assert (await client.post("/raise/fault")).headers["allow"] == "GET"

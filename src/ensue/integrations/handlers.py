@@ -1,0 +1,80 @@
+"""Exceptions to problem documents: one handler for each kind of error."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from ensue.errors import IdempotencyMismatch, RetryableError
+from ensue.integrations import problems
+from ensue.integrations.problems import Problem
+from ensue.integrations.routes import allowed_methods
+
+log = logging.getLogger("ensue.http")
+
+
+def add_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(IdempotencyMismatch, _idempotency_mismatch)
+    app.add_exception_handler(RetryableError, _try_again)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    raised = cast(HTTPException, error)
+    status = raised.status_code
+    if status < 200 or status in (204, 205, 304):
+        return Response(status_code=status, headers=raised.headers)
+    headers = dict(raised.headers or {})
+    if status == 405:
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        headers["Allow"] = ", ".join(sorted(allowed_methods(request.app, path))) or headers.get("Allow", "")
+    if isinstance(raised, Problem):
+        return problems.response(
+            request, status, raised.title, raised.detail, type=raised.type, headers=headers, **raised.extra
+        )
+    detail: Any = raised.detail  # FastAPI allows anything that JSON can say
+    if isinstance(detail, str):
+        return problems.response(request, status, detail=detail, headers=headers)
+    return problems.response(request, status, headers=headers, info=detail)
+
+
+async def _invalid_request(request: Request, error: Exception) -> Response:
+    invalid = cast(RequestValidationError, error)
+    first = invalid.errors()[0] if invalid.errors() else {}
+    if first.get("type") == "json_invalid":
+        why = problems.printable(str(first.get("ctx", {}).get("error", "")))
+        detail = f"The body is no JSON: {why} at character {first['loc'][-1]}"
+        return problems.response(request, 400, "Malformed body", detail, type=problems.MALFORMED_BODY)
+    if isinstance(invalid.body, bytes):  # FastAPI leaves a body as it came when its content type is not JSON
+        detail = "Send the body as JSON, with the header Content-Type: application/json"
+        return problems.response(request, 415, detail=detail)
+    return problems.response(
+        request,
+        422,
+        "Invalid request",
+        "Some fields are wrong, see errors",
+        type=problems.VALIDATION,
+        errors=problems.field_errors(invalid.errors()),
+    )
+
+
+async def _idempotency_mismatch(request: Request, error: Exception) -> Response:
+    detail = "This Idempotency-Key came before with another request; a new request needs a new key"
+    return problems.response(request, 422, "Idempotency-Key used before", detail, type=problems.IDEMPOTENCY_MISMATCH)
+
+
+async def _try_again(request: Request, error: Exception) -> Response:
+    log.warning("%s %s was answered 503: %s", request.method, request.scope["path"], error)
+    detail = "The service could not do it now. Try again, with the same id or Idempotency-Key: it takes effect once"
+    return problems.response(request, 503, detail=detail, type=problems.TRY_AGAIN, headers={"Retry-After": "1"})
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    # Starlette raises the error again after this answer, so the server logs it with its traceback.
+    return problems.response(request, 500, detail="The service has a fault; its log says more")
