@@ -18,6 +18,7 @@ from ensue.config import EngineConfig, Settings
 from ensue.engine.runtime import Runtime
 from ensue.event import event_type
 from ensue.message import DeadLetter, DeadLetterState, Message
+from ensue.ports import Broker
 from ensue.stores.sqlite import SqliteStore
 
 E = TypeVar("E")
@@ -33,7 +34,7 @@ class NotSettled(AssertionError):
 class World:
     """The running services of a test. `settle` waits for quiet; the rest looks at what happened."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: Broker) -> None:
         self.broker = broker  # the world's own view of the log that all services share
         self.runtimes: dict[str, Runtime] = {}
         self._progress = asyncio.Event()
@@ -73,6 +74,10 @@ class World:
                     left.append(f"{consumer.partition} is at {consumer.offset} of {last}")
                 elif not consumer.settled:
                     left.append(f"{consumer.partition} has a gap, or attempts left to make")
+            # In the database: what was released a moment ago is not known to the consumer yet.
+            again = await runtime.store.dead_letters(None, (DeadLetterState.RETRYING, DeadLetterState.RELEASED))
+            if again:
+                left.append(f"{name} has {len(again)} set aside to try again")
         return left
 
     async def published(self, event: type[E]) -> list[E]:
