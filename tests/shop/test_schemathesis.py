@@ -11,15 +11,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-import hypothesis
 import pytest
 import schemathesis
 from fastapi import FastAPI
 from schemathesis import Case
 from schemathesis.config import SchemathesisConfig
 from schemathesis.python import asgi
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from ensue.integrations import problems
@@ -28,6 +28,7 @@ from shop.order_history.app import app as order_history_app
 from shop.orders.app import app as orders_app
 
 SEED = int(os.environ.get("SHOP_SEED", "20101201"))
+KNOWN_ID = UUID(int=1)
 EXAMPLES = int(os.environ.get("SHOP_EXAMPLES", "20"))
 
 
@@ -40,8 +41,19 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.delenv(name)
         patch.setenv("ENSUE_HOME", str(home))
         patch.setenv("ENSUE_PARTITIONS", "2")
+        place_an_order()
         yield home
         asgi.shutdown_lifespans()
+
+
+def place_an_order() -> None:
+    """Make a customer and an order that exist: random ids never hit one."""
+    customer = {"customer_id": str(KNOWN_ID), "name": "Ann", "credit_limit": "100.00"}
+    order = {"order_id": str(KNOWN_ID), "customer_id": str(KNOWN_ID), "total": "1.00"}
+    calls: list[tuple[Any, str, Any]] = [(customers_app, "/customers", customer), (orders_app, "/orders", order)]
+    for app, path, body in calls:
+        with asgi.get_client(app) as client:
+            assert client.post(path, json=body).status_code == 201
 
 
 def schema_of(app: FastAPI) -> OpenApiSchema:
@@ -73,17 +85,16 @@ def test_order_history_answers_as_documented(case: Case[Any]) -> None:
 
 
 def call_and_validate(case: Case[Any]) -> None:
-    """All checks; but a key that came before with another request is rightly refused, though it fits the schema."""
+    """Ask for what was generated, then for the same of an order or customer that exists."""
     print(f"SHOP_SEED={SEED}")
+    validate(case, excluded=[])
+    for name in case.path_parameters or ():
+        case.path_parameters[name] = str(KNOWN_ID)
+        validate(case, excluded=[negative_data_rejection])
+
+
+def validate(case: Case[Any], excluded: list[Any]) -> None:
+    """All checks; but a key that came before with another request is rightly refused, though it fits the schema."""
     response = case.call()
     used_before = response.status_code == 422 and response.json()["type"] == problems.IDEMPOTENCY_MISMATCH
-    case.validate_response(response, excluded_checks=[positive_data_acceptance] if used_before else [])
-
-
-@pytest.mark.parametrize("app", [orders_app, customers_app], ids=["orders", "customers"])
-def test_requests_that_build_on_each_other_are_answered_as_documented(app: FastAPI) -> None:
-    """Create, get, cancel by the ids that came back, in any order."""
-    print(f"SHOP_SEED={SEED}")
-    machine = schema_of(app).as_state_machine()
-    settings = hypothesis.settings(max_examples=EXAMPLES // 2, stateful_step_count=6, deadline=None, derandomize=True)
-    machine.run(settings=settings)
+    case.validate_response(response, excluded_checks=[*excluded, positive_data_acceptance] if used_before else excluded)
