@@ -1,0 +1,90 @@
+"""Kill -9 at every fault point of the engine, in a real process; after the restart every promise holds."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.faults.ring import SERVICES
+from tests.faults.ring_checks import broken_promises, counts
+from tests.faults.ring_child import Orders, run
+
+from ensue.engine.faults import POINTS
+
+TOTAL = 44
+
+#: point -> where and at which pass to die: `service:n`. A point of the registry that is missing here fails a test.
+DEATHS: dict[str, tuple[str, ...]] = {
+    "step.begun": ("alpha:1", "alpha:23"),
+    "step.handled": ("alpha:2",),
+    "step.outbox_written": ("alpha:1", "alpha:23"),
+    "step.committed": ("alpha:1", "alpha:44"),
+    "relay.read": ("alpha:1", "alpha:3", "beta:2"),
+    "relay.appended": ("alpha:1", "alpha:3", "beta:1", "beta:2"),
+    "relay.saved": ("alpha:1", "beta:2"),
+    "relay.ticked": ("alpha:1", "beta:1"),
+    "relay.resend_read": ("alpha:1", "alpha:2"),
+    "relay.resent": ("alpha:1", "alpha:2"),
+    "consumer.read": ("beta:1", "beta:4", "gamma:3"),
+    "consumer.begun": ("beta:2", "gamma:1", "alpha:1"),
+    "consumer.handled": ("beta:2", "gamma:2", "alpha:2"),
+    "consumer.outbox_written": ("beta:1", "beta:4"),
+    "consumer.checkpoint_written": ("beta:1", "beta:4", "gamma:2", "alpha:3"),
+    "consumer.committed": ("beta:1", "beta:4", "gamma:2", "alpha:1"),
+    "consumer.asked": ("beta:1", "gamma:1"),
+    "letter.aside": ("beta:1", "beta:3"),
+    "letter.handled": ("beta:1", "beta:2"),
+    "letter.committed": ("beta:1", "beta:2"),
+    "lease.beaten": ("alpha:1", "beta:2", "gamma:3"),
+    "retention.pruned": ("alpha:1", "gamma:2"),
+}
+#: Points that are only passed when the log has lost something.
+_AFTER_LOSS = {"relay.resend_read", "relay.resent", "consumer.asked"}
+
+
+def test_every_fault_point_has_a_death_here() -> None:
+    assert set(DEATHS) == set(POINTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [f"{point}-{death}" for point, deaths in DEATHS.items() for death in deaths])
+def test_killed_at_any_point_the_services_recover_and_every_promise_holds(where: str, tmp_path: Path) -> None:
+    point, _, death = where.partition("-")
+    service, _, times = death.partition(":")
+    lose = 9 if point in _AFTER_LOSS else 0
+    if point == "retention.pruned":
+        assert run(Orders(directory=tmp_path, total=1)) == 0  # makes the tables
+        for name in SERVICES:
+            _answers_of_long_ago(tmp_path / f"{name}.db", 2500)
+
+    died = run(Orders(directory=tmp_path, total=TOTAL, fault=f"{service}:{point}:{times}", lose=lose, linger_s=20.0))
+    assert died == -signal.SIGKILL, f"{where} was not passed {times} times"
+    assert run(Orders(directory=tmp_path, total=TOTAL, lose=lose)) == 0
+
+    assert set(counts(tmp_path).values()) == {TOTAL}
+    assert broken_promises(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_at_one_point_the_services_still_get_to_the_end(tmp_path: Path) -> None:
+    """Each life applies one batch at most and dies before it knows: nothing but what is committed carries over."""
+    orders = Orders(directory=tmp_path, total=TOTAL, fault="beta:consumer.committed:1")
+    lives = 1
+    while run(orders) == -signal.SIGKILL:
+        lives += 1
+        assert lives < 3 * TOTAL
+    assert lives > 5
+    assert broken_promises(tmp_path) == []
+
+
+def _answers_of_long_ago(path: Path, number: int) -> None:
+    with closing(sqlite3.connect(path, timeout=10)) as connection:
+        connection.executemany(
+            "INSERT INTO ensue_response (key, fingerprint, status, headers, body, saved_at) "
+            "VALUES (?, '', 200, '{}', x'', 0)",
+            [(f"old-{each}",) for each in range(number)],
+        )
+        connection.commit()
