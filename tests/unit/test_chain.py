@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from ensue.chain import Verdict, judge, partition_of
-from ensue.message import LOST, TICK, Envelope, Garbage, Gap, GapState, Message
+from ensue.message import LOST, TICK, Envelope, Gap, GapState, Garbage, Message
 from ensue.plan import Plan, plan
 
 SOURCES = ("orders/1", "customers/1")
