@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from random import Random
@@ -50,7 +51,7 @@ class Sent:
 class Driver:
     """rate: orders per second, None: as fast as the answers come. on_order(id, time): an order is being placed.
 
-    The time is the event loop's, of the moment when the first request was sent, or was due, with a rate (so that a
+    The time is monotonic seconds, of the moment when the first request was sent, or was due, with a rate (so that a
     stalled service cannot hide behind requests that waited for it).
     """
 
@@ -79,7 +80,7 @@ class Driver:
         waiting: asyncio.PriorityQueue[tuple[float, int, list[Planned], int]] = asyncio.PriorityQueue()
         for number, planned in enumerate(self._plan.by_customer.values()):
             waiting.put_nowait((planned[0].turn, number, planned, 0))
-        self._began = asyncio.get_running_loop().time()
+        self._began = time.monotonic()
         left = len(self._plan.by_customer)
         finished = asyncio.Event()
 
@@ -128,21 +129,19 @@ class Driver:
 
     async def _turn(self) -> float:
         """Wait until the next order is due; return the time at which it was (without a rate: now)."""
-        loop = asyncio.get_running_loop()
         if self._rate is None:
-            return loop.time()
+            return time.monotonic()
         due = self._began + self._orders_started / self._rate
         self._orders_started += 1
-        await asyncio.sleep(max(0.0, due - loop.time()))
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
         return due
 
     async def _cancel(self, client: aiohttp.ClientSession, operation: CancelOrder) -> None:
         """Cancel the order, as soon as it is decided; refused when it was rejected."""
         path = f"/orders/{operation.order_id}/cancel"
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.monotonic()
         attempt = 0
-        while loop.time() - began < GIVE_UP_S:
+        while time.monotonic() - began < GIVE_UP_S:
             # A refusal is not kept with the key (its step rolled back), so the same request may ask again.
             status, answer = await self._post(client, "orders", path, None, operation.key)
             if status == 202:
@@ -172,10 +171,9 @@ class Driver:
         url = self._urls[service] + path
         headers = {"Idempotency-Key": key} if key else {}
         last = ""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.monotonic()
         attempt = 0
-        while loop.time() - began < GIVE_UP_S:
+        while time.monotonic() - began < GIVE_UP_S:
             try:
                 async with client.post(url, json=body, headers=headers) as response:
                     text = await response.read()

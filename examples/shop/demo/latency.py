@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import math
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -43,7 +44,7 @@ class LatencySampler:
         self._followed: dict[str, float] = {}
 
     def follow(self, order_id: UUID, sent_at: float) -> None:
-        """sent_at: by the event loop's clock."""
+        """sent_at: monotonic seconds."""
         if len(self._followed) < FOLLOWED_MAX:
             self._followed[order_id.hex] = sent_at
 
@@ -61,7 +62,7 @@ class LatencySampler:
                         seen = version
 
     def _look(self, database: sqlite3.Connection) -> None:
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()  # the loop's own clock counts whole milliseconds
         marks = ",".join("?" * len(self._followed))
         query = f"SELECT order_id, status FROM history_orders WHERE order_id IN ({marks}) AND status != 'NEW'"
         for key, status in database.execute(query, list(self._followed)).fetchall():

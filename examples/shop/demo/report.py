@@ -39,7 +39,9 @@ class Durations:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """kills: by service, None without --chaos. memory_peak: bytes by process, the most of all its lives."""
+    """kills: by service, None without --chaos. cpu, memory_peak: by process, over all
+    its lives: seconds of processor time, bytes at most.
+    """
 
     seed: int
     rate: float | None
@@ -52,6 +54,7 @@ class Report:
     traffic: list[Traffic]
     latency: LatencySummary
     kills: Mapping[str, int] | None
+    cpu: Mapping[str, float]
     memory_peak: Mapping[str, int]
     durations: Durations
 
@@ -111,6 +114,7 @@ class Report:
             "chaos": None
             if self.kills is None
             else {"kills": dict(self.kills), "kills_total": sum(self.kills.values())},
+            "cpu_s": {name: round(seconds, 2) for name, seconds in self.cpu.items()},
             "memory_peak_bytes": dict(self.memory_peak),
             "duration_s": {**dataclasses.asdict(durations), "total": durations.total},
             "machine": machine(),

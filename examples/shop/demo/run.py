@@ -21,7 +21,6 @@ from shop.demo.directory import prepared
 from shop.demo.driver import Driver
 from shop.demo.from_databases import snapshot_from_databases
 from shop.demo.latency import LatencySampler
-from shop.demo.memory import peak_bytes
 from shop.demo.model import Model, run_model
 from shop.demo.moments import Moments
 from shop.demo.over_http import check_single_answers, snapshot_over_http
@@ -30,6 +29,7 @@ from shop.demo.progress import Display
 from shop.demo.quiet import wait_until_quiet
 from shop.demo.report import Durations, Report
 from shop.demo.supervisor import Supervisor
+from shop.demo.usage import cpu_seconds, peak_bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +99,7 @@ async def run(
                 traffic=books.traffic,
                 latency=latency.summary(),
                 kills=dict(chaos.kills) if options.chaos else None,
+                cpu={each.name: each.cpu_s for each in services} | {"driver": cpu_seconds(os.getpid())},
                 memory_peak={each.name: each.peak_memory for each in services} | {"driver": peak_bytes(os.getpid())},
                 durations=Durations(started - began, replayed - started, quiet - replayed, time.monotonic() - quiet),
             )

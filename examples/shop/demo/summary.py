@@ -88,6 +88,7 @@ def _figures(report: Report) -> Table:
         "memory at most",
         ", ".join(f"{name} {peak / MEBIBYTE:,.0f} MiB" for name, peak in report.memory_peak.items()),
     )
+    table.add_row("processor time", ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in report.cpu.items()))
     table.add_row(
         "duration",
         f"{durations.total:.1f} s: start {durations.start:.1f}, replay {durations.replay:.1f}, "

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import aiohttp
 
-from shop.demo.memory import peak_bytes
 from shop.demo.services import READY_S, SERVICES, STOP_S
+from shop.demo.usage import cpu_seconds, peak_bytes
 
 #: Below the range from which systems take the ports of outgoing connections: while a killed service is down, no
 #: client's connection can sit on its port.
@@ -28,7 +28,8 @@ class ServiceFailed(Exception):
 class ServiceProcess:
     """One service over all its lives. The port stays the same.
 
-    lives: how often it was started. peak_memory: bytes, the most of all lives.
+    lives: how often it was started. peak_memory: bytes, the most of all lives. cpu_s: seconds of processor time, of
+    all lives (each as of its last sample).
     """
 
     def __init__(self, name: str, port: int, directory: Path, environment: Mapping[str, str]) -> None:
@@ -38,9 +39,15 @@ class ServiceProcess:
         self.log = directory / f"{name}.log"
         self.lives = 0
         self.peak_memory = 0
+        self._cpu_before_s = 0.0  # of earlier lives
+        self._cpu_now_s = 0.0
         self.expected_to_run = False
         self._environment = dict(environment)
         self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def cpu_s(self) -> float:
+        return self._cpu_before_s + self._cpu_now_s
 
     @property
     def pid(self) -> int | None:
@@ -62,6 +69,7 @@ class ServiceProcess:
                 start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the services in order
             )  # fmt: skip
         self.lives += 1
+        self._cpu_before_s, self._cpu_now_s = self.cpu_s, 0.0
         self.expected_to_run = True
 
     async def wait_ready(self, client: aiohttp.ClientSession, limit_s: float = READY_S) -> None:
@@ -87,15 +95,17 @@ class ServiceProcess:
             code = self._process.returncode
             raise ServiceFailed(f"{self.name} ended by itself with status {code}.\n{self.end_of_log()}")
 
-    def sample_memory(self) -> None:
+    def sample(self) -> None:
+        """Note what the process has used so far."""
         if self.pid is not None:
             self.peak_memory = max(self.peak_memory, peak_bytes(self.pid))
+            self._cpu_now_s = max(self._cpu_now_s, cpu_seconds(self.pid))
 
     async def kill(self) -> None:
         """End the process at whatever instruction it is (SIGKILL) and wait until it is gone."""
         self.expected_to_run = False
         if self._process is not None and self.running:
-            self.sample_memory()
+            self.sample()
             with contextlib.suppress(ProcessLookupError):  # it ended in the meantime
                 self._process.kill()
             await self._process.wait()
@@ -105,7 +115,7 @@ class ServiceProcess:
         self.expected_to_run = False
         if self._process is None or not self.running:
             return
-        self.sample_memory()
+        self.sample()
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
@@ -127,6 +137,9 @@ class Supervisor:
         for name in [*(f"ENSUE_{name.upper()}_DATABASE" for name in SERVICES), "ENSUE_BROKER"]:
             env.pop(name, None)
         env["ENSUE_HOME"] = str(directory)
+        if sys.dont_write_bytecode:  # then each start would compile everything, and chaos is made of starts
+            env.pop("PYTHONDONTWRITEBYTECODE", None)
+            env["PYTHONPYCACHEPREFIX"] = str(directory.absolute() / "bytecode")
         ports = free_ports(len(SERVICES))
         self.services = {
             name: ServiceProcess(name, port, directory, env) for name, port in zip(SERVICES, ports, strict=True)
@@ -165,11 +178,11 @@ class Supervisor:
         await asyncio.gather(*(service.stop() for service in self.services.values()))
 
     async def watch(self, interval_s: float = 0.25) -> None:
-        """Sample memory for ever; raise ServiceFailed when a service ends and nobody asked it to."""
+        """Sample what the services use, for ever; raise ServiceFailed when a service ends and nobody asked it to."""
         while True:
             for service in self.services.values():
                 service.check()
-                service.sample_memory()
+                service.sample()
             await asyncio.sleep(interval_s)
 
 

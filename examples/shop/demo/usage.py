@@ -1,4 +1,4 @@
-"""How much memory a process has used at most."""
+"""How much memory and processor time a process has used."""
 
 from __future__ import annotations
 
@@ -19,3 +19,12 @@ def peak_bytes(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time, user and system, that the process has used so far. 0: it is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
