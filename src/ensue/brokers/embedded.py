@@ -10,9 +10,10 @@ from typing import Any
 
 from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
 from ensue.brokers import embedded_sql as sql
-from ensue.brokers.embedded_file import PAGE_BYTES, LogFile
+from ensue.brokers.embedded_file import LogFile
 from ensue.brokers.embedded_rows import read_rows
 from ensue.embedded.connection import parse_sqlite_url
+from ensue.embedded.write_ahead import PAGE_BYTES
 from ensue.errors import UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,23 +13,17 @@ from typing import TypeVar
 from ensue.brokers import embedded_sql as sql
 from ensue.embedded.connection import begin_immediate, connect, is_busy, retry_while_busy, translated
 from ensue.embedded.wakeup import Wakeup
+from ensue.embedded.write_ahead import BACKSTOP_PAGES, WriteAheadLog
 from ensue.errors import BrokerUnavailable, UsageError
 
-#: Pages of the write-ahead log after which it is copied into the file; SQLite's own default.
-CHECKPOINT_PAGES = 1000
-PAGE_BYTES = 4096
-#: Pages that a commit writes whatever its size: the partition's row, and the path to the end of the log.
-_PAGES_A_COMMIT = 4
-
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 
 class LogFile:
     """One process's connections to the log: one to read, one to write, used on the event loop.
 
     Statements take microseconds, less than a hop to a thread. Only what syncs goes to one: the commit when every
-    commit syncs, else the checkpoint of the write-ahead log.
+    commit syncs, and the copying of the write-ahead log into the file.
     """
 
     def __init__(self, path: str, synchronous: str) -> None:
@@ -42,7 +35,8 @@ class LogFile:
         self._writer: sqlite3.Connection | None = None
         self._writing = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
-        self._pages = 0
+        self._write_ahead = WriteAheadLog(path, synchronous)
+        self._written_bytes = 0
 
     @property
     def is_open(self) -> bool:
@@ -58,9 +52,7 @@ class LogFile:
         writer = connect(self.path, synchronous=self._synchronous)
         try:
             await self._create_tables(writer)
-            if not self.syncs:
-                # Our own checkpoints go beside the event loop (see _checkpoint); SQLite's stay as a backstop.
-                writer.execute(f"PRAGMA wal_autocheckpoint = {16 * CHECKPOINT_PAGES}")
+            writer.execute(f"PRAGMA wal_autocheckpoint = {BACKSTOP_PAGES}")
             reader = connect(self.path, synchronous=self._synchronous)
         except BaseException:
             writer.close()
@@ -78,8 +70,13 @@ class LogFile:
             if reader is not None:
                 reader.close()
             if writer is not None:
+
+                def close() -> None:
+                    self._write_ahead.close()
+                    writer.close()  # the last one to close copies the write-ahead log
+
                 try:
-                    await self._in_thread(writer.close)  # the last one to close copies the write-ahead log
+                    await self._in_thread(close)
                 finally:
                     thread, self._thread = self._thread, None
                     if thread is not None:
@@ -125,13 +122,13 @@ class LogFile:
                 if writer.in_transaction:
                     writer.execute("ROLLBACK")
                 self.wakeup.notify(wake)  # also when cancelled in the commit: it may have gone through
-            if self._pages >= CHECKPOINT_PAGES and not self.syncs:
-                self._pages = 0
-                await self._in_thread(lambda: _checkpoint(writer))
+            written, self._written_bytes = self._written_bytes, 0
+            if self._write_ahead.wrote(written):
+                await self._in_thread(self._write_ahead.copy)
 
     def wrote(self, data_bytes: int) -> None:
         """Note how much the current transaction adds to the write-ahead log, as near as it needs to be."""
-        self._pages += _PAGES_A_COMMIT + data_bytes // PAGE_BYTES
+        self._written_bytes += data_bytes
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run `work` beside the event loop. When cancelled, wait for its end first: a thread cannot be cancelled."""
@@ -175,15 +172,3 @@ class LogFile:
         finally:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
-
-
-def _checkpoint(writer: sqlite3.Connection) -> None:
-    """Copy the write-ahead log into the file: some milliseconds with its fsyncs, too long for the event loop.
-
-    PASSIVE waits for nobody; what it cannot copy now is copied next time. So is everything after an error: what was
-    appended is safe in the write-ahead log, and the append must not fail for it.
-    """
-    try:
-        writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    except sqlite3.Error as error:
-        _log.warning("the write-ahead log was not copied, it grows until that works: %s", error)

@@ -131,6 +131,12 @@ class Keeping(BrokerSuite):
             assert await broker.append(TOPIC, 1, SOURCE, entries(16, 1)) > pruned_last
             assert positions(await self.everything(broker, partition=1)) == [16]
 
+    async def test_a_log_exists_once_it_has_a_topic_and_asking_makes_none(self) -> None:
+        looking = await self.make_broker()
+        assert await looking.exists() == await looking.exists()
+        async with self.opened():
+            assert await looking.exists()
+
     async def test_a_broker_opens_again_after_it_was_closed(self) -> None:
         broker = await self.make_broker()
         for position in (1, 2):

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from ensue.brokers import embedded_file
 from ensue.brokers import embedded_sql as sql
 from ensue.brokers.embedded import PRUNE_ROWS, EmbeddedBroker
 from ensue.brokers.embedded_rows import READ_BYTES_MAX
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
+from ensue.embedded import write_ahead
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Garbage, Message
 
@@ -250,7 +250,7 @@ async def test_a_read_of_big_records_ends_before_it_fills_the_memory(path: Path)
 async def test_the_write_ahead_log_is_copied_and_begun_again_while_it_is_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded_file, "CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(write_ahead, "COPY_PAGES", 50)
     wal = path.with_name("broker.db-wal")
     async with opened(path) as broker:
         reading = asyncio.create_task(broker.read(TOPIC, 1, 0, 10, 60.0))  # waits, and must hold nothing back
