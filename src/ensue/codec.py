@@ -57,29 +57,13 @@ _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%'
 
 def to_attributes(message: Message, binding: Binding = HTTP) -> dict[str, str]:
     """Return the CloudEvents headers of a message. The content type goes as `content-type`, as the bindings ask."""
-    envelope = message.envelope
-    attributes = {
-        "specversion": "1.0",
-        "id": envelope.id,
-        "source": message.source,
-        "type": envelope.type,
-        "time": envelope.time,
-        "partitionkey": message.key,
-        "correlationid": envelope.correlation_id,
-        "causationid": envelope.causation_id,
-        "traceparent": envelope.traceparent,
-    }
-    if message.position:
-        attributes["ensuepartition"] = str(message.partition)
-        attributes["ensueposition"] = str(message.position)
-        attributes["ensueprevious"] = str(message.previous)
-    attributes.update(envelope.extensions or {})
+    attributes = message.headers
+    content_type = attributes.pop("datacontenttype")
     headers = {
         binding.prefix + name: quote(value, safe=_SAFE) if binding.percent else value
         for name, value in attributes.items()
-        if value
     }
-    headers["content-type"] = envelope.content_type
+    headers["content-type"] = content_type
     return headers
 
 

@@ -82,6 +82,29 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         """The flow's id; a message without one starts a flow of its own."""
         return self.envelope.correlation_id or self.envelope.id
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The CloudEvents 1.0 attributes by name, those that are set; the sender's own extensions among them."""
+        envelope = self.envelope
+        attributes = {
+            "specversion": "1.0",
+            "id": envelope.id,
+            "source": self.source,
+            "type": envelope.type,
+            "time": envelope.time,
+            "datacontenttype": envelope.content_type,
+            "partitionkey": self.key,
+            "correlationid": envelope.correlation_id,
+            "causationid": envelope.causation_id,
+            "traceparent": envelope.traceparent,
+        }
+        if self.position:
+            attributes["ensuepartition"] = str(self.partition)
+            attributes["ensueposition"] = str(self.position)
+            attributes["ensueprevious"] = str(self.previous)
+        attributes.update(envelope.extensions or {})
+        return {name: value for name, value in attributes.items() if value}
+
 
 class Garbage(msgspec.Struct, frozen=True, gc=False):
     """A record of the log that is no message at all: bytes of someone else, or a damaged header. Kept as a dead letter."""
