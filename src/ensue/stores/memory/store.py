@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
@@ -37,13 +38,18 @@ class MemoryStore:
     def __init__(self, service: str, *, now: Callable[[], float] = time.time) -> None:
         self.service = service
         self._now = now
+        self._made = False
         self._data = Data()
         self._epoch = secrets.token_hex(4)
         self._turns = Turns(f"memory store of {service}")
         self._wakeup: Wakeup | None = None
         self._seen = 0
 
+    async def exists(self) -> bool:
+        return self._made
+
     async def open(self) -> None:
+        self._made = True
         if self._wakeup is None:
             wakeup = Wakeup(None)
             await wakeup.open()
@@ -165,6 +171,12 @@ class MemoryStore:
         )
         return list(islice(found, limit))
 
+    async def dead_letter_get(self, letter_id: int) -> DeadLetter | None:
+        return copy.copy(self._data.letters.get(letter_id))
+
+    async def dead_letter_counts(self) -> Mapping[tuple[Partition, DeadLetterState], int]:
+        return Counter((letter.partition, letter.state) for letter in self._data.letters.values())
+
     async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
         async with self.transaction() as transaction:
             letter = copy.copy(rules.check_decision(letter_id, self._data.letters.get(letter_id), state))
@@ -201,8 +213,16 @@ class MemoryStore:
         data.workers = {name: end for name, end in data.workers.items() if end > now}
         for name in acquire:
             data.leases.setdefault(name, (worker, until))
-        held = tuple(Lease(name, owner, end - now) for name, (owner, end) in sorted(data.leases.items()))
-        return LeaseTable(tuple(sorted(data.workers)), held)
+        return self._table(now)
+
+    async def leases(self) -> LeaseTable:
+        return self._table(self._now())
+
+    def _table(self, now: float) -> LeaseTable:
+        leases = (
+            Lease(name, owner, end - now) for name, (owner, end) in sorted(self._data.leases.items()) if end > now
+        )
+        return LeaseTable(tuple(sorted(name for name, end in self._data.workers.items() if end > now)), tuple(leases))
 
     async def resign(self, worker: str) -> None:
         data = self._data

@@ -1,0 +1,178 @@
+"""A step is one transaction: all or nothing, one after the other on one entity, whatever ends it."""
+
+# ruff: noqa: PT012  # what a step did before it raised belongs into the block
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from ensue.conformance.store_suite import ACCOUNTS, PARTITION, SERVICE, SOURCE, StoreSuite, Undo, record, texts
+from ensue.errors import CheckpointConflict
+from ensue.message import Checkpoint
+from ensue.ports import Store
+
+
+class Stepping(StoreSuite):
+    async def test_what_a_step_did_is_there_when_it_has_ended(self) -> None:
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await self.do_everything(transaction)
+            assert texts(await self.everything(store)) == ["one", "two"]
+            checkpoint = await store.checkpoint_load(PARTITION)
+            assert (checkpoint.offset, checkpoint.revision, checkpoint.watermarks) == (3, 1, {SOURCE: 2})
+            assert len(await store.dead_letters()) == 1
+            assert await self.balance(store) == 1
+            async with store.transaction() as transaction:
+                assert await transaction.response_load("key-1") is not None
+                assert await transaction.inbox_claim(SERVICE, [("billing", "id-1")]) == set()
+
+    async def test_a_step_that_raises_leaves_nothing(self) -> None:
+        async with self.opened() as store:
+            with pytest.raises(Undo):
+                async with store.transaction() as transaction:
+                    await self.do_everything(transaction)
+                    raise Undo
+            await self.check_nothing_is_there(store)
+
+    async def test_a_step_that_raised_can_be_done_again(self) -> None:
+        async with self.opened() as store:
+            for _ in range(2):
+                with pytest.raises(Undo):
+                    async with store.transaction() as transaction:
+                        await self.do_everything(transaction)
+                        raise Undo
+            async with store.transaction() as transaction:
+                await self.do_everything(transaction)
+            assert texts(await self.everything(store)) == ["one", "two"]
+
+    async def test_a_cancelled_step_leaves_nothing_and_holds_up_nobody(self) -> None:
+        async with self.opened() as store:
+            inside = asyncio.Event()
+
+            async def step() -> None:
+                async with store.transaction() as transaction:
+                    await self.do_everything(transaction)
+                    inside.set()
+                    await asyncio.Event().wait()
+
+            task = asyncio.create_task(step())
+            async with asyncio.timeout(self.patience_s):
+                await inside.wait()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                await self.check_nothing_is_there(store)
+
+    async def test_a_step_cancelled_while_it_waits_for_another_does_nothing(self) -> None:
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await transaction.outbox_add([record("first")])
+                waiting = asyncio.create_task(self.publish(store, record("cancelled")))
+                following = asyncio.create_task(self.publish(store, record("last")))
+                for _ in range(3):
+                    await asyncio.sleep(0)  # both have begun; whether they wait is the store's affair
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+            async with asyncio.timeout(self.patience_s):
+                await following
+            assert sorted(texts(await self.everything(store))) == ["first", "last"]
+
+    async def test_cancelled_at_any_point_a_step_is_whole_or_nothing(self) -> None:
+        async with self.opened() as store:
+            for number in range(30):
+                before = (len(await self.everything(store)), (await store.checkpoint_load(PARTITION)).offset)
+                task = asyncio.create_task(self._count(store, number))
+                for _ in range(number % 10):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait((task,))
+                after = (len(await self.everything(store)), (await store.checkpoint_load(PARTITION)).offset)
+                assert after in (before, (before[0] + 1, before[1] + 1))
+                assert after != before or task.cancelled()
+
+    async def _count(self, store: Store, number: int) -> None:
+        checkpoint = await store.checkpoint_load(PARTITION)
+        checkpoint.offset += 1
+        async with store.transaction() as transaction:
+            await transaction.outbox_add([record(str(number))])
+            await asyncio.sleep(0)
+            await transaction.save_checkpoint(PARTITION, checkpoint, ())
+
+    async def test_racing_steps_on_one_entity_lose_no_update(self) -> None:
+        tasks, rounds = 5, 10
+        async with self.opened() as store, self.another(store) as other:
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(ACCOUNTS, [("a", 0)])
+
+            async def deposit(through: Store) -> None:
+                for _ in range(rounds):
+                    async with through.transaction() as transaction:
+                        [(account, balance)] = await transaction.load_rows(ACCOUNTS, ["a"])
+                        await asyncio.sleep(0)
+                        await transaction.update_rows(ACCOUNTS, [(account, balance + 1)])
+                        await transaction.outbox_add([record(str(balance + 1), key="a")])
+
+            async with asyncio.timeout(self.patience_s), asyncio.TaskGroup() as group:
+                for number in range(tasks):
+                    group.create_task(deposit(other if number % 2 else store))
+            assert await self.balance(store) == tasks * rounds
+            expected = [str(number) for number in range(1, tasks * rounds + 1)]
+            assert texts(await self.everything(store)) == expected, "events of one entity are not in commit order"
+
+    async def test_whoever_lost_its_checkpoint_cannot_commit_even_if_the_error_is_caught(self) -> None:
+        async with self.opened() as store:
+            with pytest.raises(Exception, match="checkpoint"):
+                async with store.transaction() as transaction:
+                    await transaction.outbox_add([record()])
+                    with pytest.raises(CheckpointConflict):
+                        await transaction.save_checkpoint(PARTITION, Checkpoint(revision=5), ())
+            assert await self.everything(store) == []
+
+    async def test_a_transaction_that_has_ended_takes_nothing_more(self) -> None:
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                pass
+            with pytest.raises(Exception, match="not open"):
+                await transaction.outbox_add([record()])
+            with pytest.raises(Exception, match="not open"):
+                await transaction.insert_rows(ACCOUNTS, [("a", 1)])
+            await self.check_nothing_is_there(store)
+
+    async def test_the_clock_of_a_transaction_stands_still_and_tells_the_time(self) -> None:
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                first = transaction.now
+                await asyncio.sleep(0)
+                assert transaction.now == first
+            assert abs(first - time.time()) < 3600, "not seconds since the epoch"
+
+    # --- rows of entities
+
+    async def test_rows_come_back_as_they_were_inserted_and_updated(self) -> None:
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(ACCOUNTS, [("a", 1), ("b", 2), ("c", 3)])
+                await transaction.update_rows(ACCOUNTS, [("c", 30), ("a", 10)])
+                seen = sorted(map(tuple, await transaction.load_rows(ACCOUNTS, ["a", "b", "c"])))
+                assert seen == [("a", 10), ("b", 2), ("c", 30)], "a step does not see its own changes"
+            async with store.transaction() as transaction:
+                seen = sorted(map(tuple, await transaction.load_rows(ACCOUNTS, ["c", "b", "a"])))
+            assert seen == [("a", 10), ("b", 2), ("c", 30)]
+
+    async def test_any_number_of_rows_is_loaded_and_missing_ones_are_left_out(self) -> None:
+        async with self.opened() as store:
+            names = [f"account-{number:04}" for number in range(1500)]
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(ACCOUNTS, [(name, number) for number, name in enumerate(names)])
+            for size in (0, 1, 2, 3, 500, 511, 512, 513, 1500):
+                async with store.transaction() as transaction:
+                    found = await transaction.load_rows(ACCOUNTS, [*names[:size], "missing"])
+                assert sorted(map(tuple, found)) == [(name, number) for number, name in enumerate(names[:size])]
+
+    async def test_an_id_asked_for_twice_is_loaded_once(self) -> None:
+        async with self.opened() as store, store.transaction() as transaction:
+            await transaction.insert_rows(ACCOUNTS, [("a", 1)])
+            assert [tuple(row) for row in await transaction.load_rows(ACCOUNTS, ["a"] * 600)] == [("a", 1)]

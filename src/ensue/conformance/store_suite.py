@@ -1,0 +1,171 @@
+"""What the parts of the Store suite share: how an adapter is made, a table of entities, records and checkpoints."""
+
+# ruff: noqa: PT012  # what a step did before it raised belongs into the block
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import ClassVar
+
+import pytest
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from ensue.codec import encode_envelope
+from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Envelope, OutboxRecord, Partition, StoredResponse
+from ensue.ports import Capabilities, StepTransaction, Store, Table
+
+SERVICE = "orders"
+TOPIC = "orders"
+PARTITION = Partition(SERVICE, "payments", 0)
+SOURCE = "payments/1"
+
+_ids = count(1)
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class Account(_Base):
+    """The entity of the tests, as users map theirs."""
+
+    __tablename__ = "conformance_account"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    balance: Mapped[int]
+
+
+METADATA = _Base.metadata
+ACCOUNTS = Table("conformance_account", ("id", "balance"), "id")
+
+
+class Undo(Exception):
+    """Raised by a test inside a step, to roll it back."""
+
+
+def record(data: str = "{}", *, key: str = "key", topic: str = TOPIC, partition: int = 0) -> OutboxRecord:
+    """A record to publish; its envelope has an id of its own."""
+    envelope = encode_envelope(Envelope(id=f"id-{next(_ids)}", type="OrderCreated", time="2024-01-01T00:00:00Z"))
+    return OutboxRecord(topic, partition, key, envelope, data.encode())
+
+
+def letter(key: str = "key", *, state: DeadLetterState = DeadLetterState.DEAD, number: int = 0) -> DeadLetter:
+    """A message set aside in partition `number`."""
+    return DeadLetter(
+        Partition(SERVICE, "payments", number), offset=7, source=SOURCE, position=5, previous=3, key=key,
+        envelope=b"{}", data=b'{"total":"1.00"}', state=state, attempts=2, due_at=12.5, error_type="ValueError",
+        error="no such order", parked_at=1000.25,
+    )  # fmt: skip
+
+
+def response(key: str = "key-1") -> StoredResponse:
+    return StoredResponse(key, "fingerprint", 201, {"location": "/orders/1"}, b'{"id":1}')
+
+
+def positions(records: Sequence[OutboxRecord]) -> list[int]:
+    return [each.position for each in records]
+
+
+def texts(records: Sequence[OutboxRecord]) -> list[str]:
+    return [each.data.decode() for each in records]
+
+
+def check_chain(records: Sequence[OutboxRecord]) -> None:
+    """Each record names the one before it in its partition; the first of each names nothing."""
+    last: dict[tuple[str, int], int] = {}
+    for each in records:
+        place = (each.topic, each.partition)
+        assert each.previous == last.get(place, 0), f"{each} does not follow on position {last.get(place, 0)}"
+        assert each.position > each.previous
+        last[place] = each.position
+
+
+class StoreSuite:
+    """Subclass it as `Test…`, say what the adapter can do, and how to make one.
+
+    Each test runs on a fresh instance of the class and wants a database without tables. patience_s: how long something
+    may take that should take milliseconds. factory, url: how another process makes a store of the same database:
+    `factory(url, service)`; asked for only with capabilities.several_processes.
+    """
+
+    pytestmark = pytest.mark.asyncio
+
+    capabilities: ClassVar[Capabilities]
+    patience_s: float = 10.0
+    factory: ClassVar[str] = "ensue.adapters:make_store"
+    url: str = ""
+
+    async def make_store(self) -> Store:
+        """Return an adapter, not open, of service `orders` on this test's database.
+
+        Called several times in a test: always the same database. Without survives_restart: the same object.
+        """
+        raise NotImplementedError
+
+    # --- helpers
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Store]:
+        """An open store with the table of accounts."""
+        store = await self.make_store()
+        await store.open()
+        try:
+            if self.capabilities.sessions:
+                await store.create_tables(METADATA)
+            yield store
+        finally:
+            await store.close()
+
+    @asynccontextmanager
+    async def another(self, store: Store) -> AsyncIterator[Store]:
+        """A second store on the same database, as another process has it; the same one where there can be no other."""
+        if not self.capabilities.several_processes:
+            yield store
+            return
+        other = await self.make_store()
+        await other.open()
+        try:
+            yield other
+        finally:
+            await other.close()
+
+    def needs(self, capability: str) -> None:
+        if not getattr(self.capabilities, capability):
+            pytest.skip(f"needs capabilities.{capability}")
+
+    async def publish(self, store: Store, *records: OutboxRecord) -> Sequence[OutboxRecord]:
+        async with store.transaction() as transaction:
+            await transaction.outbox_add(records)
+        return records
+
+    async def everything(self, store: Store) -> Sequence[OutboxRecord]:
+        """All that is in the outbox now."""
+        return await store.outbox_after(0, 1_000_000)
+
+    async def balance(self, store: Store, account: str = "a") -> int | None:
+        async with store.transaction() as transaction:
+            rows = await transaction.load_rows(ACCOUNTS, [account])
+        return None if not rows else int(rows[0][1])
+
+    async def do_everything(self, transaction: StepTransaction) -> None:
+        """Change everything a step can change."""
+        await transaction.insert_rows(ACCOUNTS, [("a", 1)])
+        await transaction.outbox_add([record("one"), record("two", partition=1)])
+        await transaction.inbox_claim(SERVICE, [("billing", "id-1")])
+        await transaction.dead_letters_add([letter()])
+        await transaction.response_save(response())
+        await transaction.save_checkpoint(PARTITION, Checkpoint(offset=3, watermarks={SOURCE: 2}), [SOURCE])
+
+    async def check_nothing_is_there(self, store: Store) -> None:
+        assert await self.everything(store) == []
+        assert await store.outbox_heads() == {}
+        assert await store.checkpoints() == {}
+        assert await store.checkpoint_load(PARTITION) == Checkpoint()
+        assert await store.dead_letters() == []
+        with pytest.raises(Undo):  # what is claimed to find out is given back
+            async with store.transaction() as transaction:
+                assert list(await transaction.load_rows(ACCOUNTS, ["a"])) == []
+                assert await transaction.response_load("key-1") is None
+                assert await transaction.inbox_claim(SERVICE, [("billing", "id-1")]) == {("billing", "id-1")}
+                raise Undo

@@ -1,0 +1,233 @@
+"""Workers and leases, and a store's life: open, close, open again, several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+
+from ensue.conformance.store_outbox import Publishing
+from ensue.conformance.store_suite import (
+    ACCOUNTS,
+    METADATA,
+    PARTITION,
+    StoreSuite,
+    check_chain,
+    record,
+    texts,
+)
+from ensue.message import LeaseTable
+
+LONG_S = 600.0
+
+#: Deposits into one account, one step at a time, publishing each new balance.
+_DEPOSITOR = """
+import asyncio, importlib, sys
+from ensue.conformance.store_suite import ACCOUNTS, SERVICE, record
+
+async def deposit(factory: str, url: str, name: str, count: int) -> None:
+    module, function = factory.split(":")
+    store = getattr(importlib.import_module(module), function)(url, SERVICE)
+    await store.open()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(count):
+        async with store.transaction() as transaction:
+            [(account, balance)] = await transaction.load_rows(ACCOUNTS, ["a"])
+            await transaction.update_rows(ACCOUNTS, [(account, balance + 1)])
+            own = record(f"{name}:{number}", key=name, partition=number % 2 + 1)
+            await transaction.outbox_add([record(str(balance + 1), key="a"), own])
+    await store.close()
+
+asyncio.run(deposit(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+"""
+
+
+def held(table: LeaseTable) -> Mapping[str, str]:
+    return {lease.name: lease.owner for lease in table.leases}
+
+
+class Working(StoreSuite):
+    # --- leases
+
+    async def test_a_free_lease_is_taken_kept_and_given_up(self) -> None:
+        async with self.opened() as store, self.another(store) as other:
+            table = await store.heartbeat("one", LONG_S, ["p/0", "p/1"], [])
+            assert held(table) == {"p/0": "one", "p/1": "one"}
+            assert table.workers == ("one",)
+            assert all(0 < lease.expires_in_s <= LONG_S for lease in table.leases)
+            table = await other.heartbeat("two", LONG_S, ["p/1", "p/2"], [])
+            assert held(table) == {"p/0": "one", "p/1": "one", "p/2": "two"}, "a lease was taken from one who lives"
+            assert set(table.workers) == {"one", "two"}
+            await other.heartbeat("two", LONG_S, [], ["p/0"])  # not its own to give up
+            table = await store.heartbeat("one", LONG_S, [], ["p/1"])
+            assert held(table) == {"p/0": "one", "p/2": "two"}
+            assert held(await other.heartbeat("two", LONG_S, ["p/1"], []))["p/1"] == "two"
+
+    async def test_of_workers_that_want_one_lease_at_once_exactly_one_gets_it(self) -> None:
+        async with self.opened() as store, self.another(store) as other:
+            workers = [f"worker-{number}" for number in range(8)]
+            for round_ in range(5):
+                names = [f"{round_}/{number}" for number in range(3)]
+                async with asyncio.timeout(self.patience_s):
+                    tables = await asyncio.gather(
+                        *(
+                            (other if number % 2 else store).heartbeat(worker, LONG_S, names, [])
+                            for number, worker in enumerate(workers)
+                        )
+                    )
+                for name in names:
+                    owners = {
+                        worker for worker, table in zip(workers, tables, strict=True) if held(table)[name] == worker
+                    }
+                    assert len(owners) == 1, f"{name} was given to {sorted(owners)}"
+
+    async def test_a_lease_that_ran_out_goes_to_whoever_asks(self) -> None:
+        async with self.opened() as store:
+            await store.heartbeat("one", 0.05, ["p/0"], [])
+            async with asyncio.timeout(self.patience_s):
+                while held(table := await store.heartbeat("two", LONG_S, ["p/0"], [])) != {"p/0": "two"}:
+                    assert held(table) == {"p/0": "one"}
+                    await asyncio.sleep(0.01)
+            assert table.workers == ("two",)
+            table = await store.heartbeat("one", LONG_S, ["p/0"], [])
+            assert held(table) == {"p/0": "two"}, "who came too late has lost it"
+
+    async def test_a_heartbeat_renews_what_a_worker_holds(self) -> None:
+        async with self.opened() as store:
+            await store.heartbeat("one", 0.05, ["p/0"], [])
+            table = await store.heartbeat("one", LONG_S, [], [])
+            assert held(table) == {"p/0": "one"}
+            assert table.leases[0].expires_in_s > 1
+            assert held(await store.heartbeat("two", LONG_S, ["p/0"], [])) == {"p/0": "one"}
+
+    async def test_who_resigns_leaves_everything_to_others(self) -> None:
+        async with self.opened() as store:
+            await store.heartbeat("one", LONG_S, ["p/0", "p/1"], [])
+            await store.heartbeat("two", LONG_S, ["p/2"], [])
+            await store.resign("one")
+            table = await store.heartbeat("two", LONG_S, ["p/0"], [])
+            assert held(table) == {"p/0": "two", "p/2": "two"}
+            assert table.workers == ("two",)
+            await store.resign("nobody")
+
+    async def test_looking_at_leases_takes_none(self) -> None:
+        async with self.opened() as store:
+            assert await store.leases() == LeaseTable((), ())
+            await store.heartbeat("one", LONG_S, ["p/0"], [])
+            for _ in range(2):
+                table = await store.leases()
+                assert (table.workers, held(table)) == (("one",), {"p/0": "one"})
+            await store.heartbeat("short", 0.01, ["p/1"], [])
+            async with asyncio.timeout(self.patience_s):
+                while "p/1" in held(await store.leases()):  # noqa: ASYNC110  # the database's clock has no event
+                    await asyncio.sleep(0.01)
+            assert (await store.leases()).workers == ("one",)
+
+    # --- open and close
+
+    async def test_opening_and_closing_are_safe_to_repeat(self) -> None:
+        store = await self.make_store()
+        await store.close()
+        assert not await store.exists()
+        await store.open()
+        await store.open()
+        assert await store.exists()
+        await self.publish(store, record())
+        await store.close()
+        await store.close()
+
+    async def test_closing_waits_for_the_step_that_is_open(self) -> None:
+        store = await self.make_store()
+        await store.open()
+        async with store.transaction() as transaction:
+            await transaction.outbox_add([record()])
+            closing = asyncio.create_task(store.close())
+            for _ in range(3):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(self.patience_s):
+            await closing
+        if self.capabilities.survives_restart:
+            async with self.opened() as again:
+                assert len(await self.everything(again)) == 1
+
+    async def test_what_was_committed_is_there_after_close_and_open(self) -> None:
+        self.needs("survives_restart")
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await self.do_everything(transaction)
+            await store.relay_save(1)
+            source, before = store.source, await self.everything(store)
+        async with self.opened() as store:
+            assert store.source == source
+            assert await self.everything(store) == before
+            assert await store.relay_load() == 1
+            assert (await store.checkpoint_load(PARTITION)).revision == 1
+            assert len(await store.dead_letters()) == 1
+            assert await self.balance(store) == 1
+            await self.publish(store, record("three"))
+            check_chain(await self.everything(store))
+
+    async def test_stores_that_open_a_new_database_at_once_agree_on_its_source(self) -> None:
+        self.needs("several_processes")
+        stores = [await self.make_store() for _ in range(4)]
+        try:
+            async with asyncio.timeout(self.patience_s):
+                await asyncio.gather(*(store.open() for store in stores))
+            assert len({store.source for store in stores}) == 1
+        finally:
+            for store in stores:
+                await store.close()
+
+    async def test_creating_tables_is_safe_to_repeat(self) -> None:
+        self.needs("sessions")
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(ACCOUNTS, [("a", 1)])
+            await store.create_tables(METADATA)
+            assert await self.balance(store) == 1
+
+
+class Racing(Publishing):
+    async def test_racing_processes_lose_no_update_and_a_follower_misses_nothing(self) -> None:
+        """Three processes deposit into one account while this one follows the outbox."""
+        self.needs("several_processes")
+        processes, count = 3, 40
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(ACCOUNTS, [("a", 0)])
+            children = [await self._depositor(str(number), count) for number in range(processes)]
+            try:
+                for child in children:
+                    assert child.stdout is not None
+                    assert child.stdin is not None
+                    async with asyncio.timeout(6 * self.patience_s):
+                        assert await child.stdout.readline() == b"ready\n", "the process could not open the store"
+                for child in children:
+                    assert child.stdin is not None
+                    child.stdin.write(b"go\n")
+                async with asyncio.timeout(6 * self.patience_s):
+                    seen = await self.follow(store, 2 * processes * count)
+                    assert [await child.wait() for child in children] == [0] * processes
+            finally:
+                for child in children:
+                    if child.returncode is None:
+                        child.kill()
+                    await child.communicate()
+            assert await self.everything(store) == seen, "a record appeared below one that had been read"
+            check_chain(seen)
+            assert await self.balance(store) == processes * count
+            of_the_entity = [each for each in seen if each.key == "a"]
+            assert texts(of_the_entity) == [str(number + 1) for number in range(processes * count)]
+            for number in range(processes):
+                own = [text for text in texts(seen) if text.startswith(f"{number}:")]
+                assert own == [f"{number}:{each}" for each in range(count)]
+
+    async def _depositor(self, name: str, count: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _DEPOSITOR, self.factory, self.url, name, str(count),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
