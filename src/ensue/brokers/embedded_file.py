@@ -64,24 +64,28 @@ class LogFile:
 
     async def close(self) -> None:
         """Close; an append that is under way ends first. Safe to repeat. Wakes all who wait."""
-        async with self._writing:
-            reader, self._reader = self._reader, None
-            writer, self._writer = self._writer, None
-            if reader is not None:
-                reader.close()
-            if writer is not None:
+        try:
+            async with self._writing:
+                await self._close_connections()
+        finally:
+            await self.wakeup.close()
 
-                def close() -> None:
-                    self._write_ahead.close()
-                    writer.close()  # the last one to close copies the write-ahead log
+    async def _close_connections(self) -> None:
+        reader, self._reader = self._reader, None
+        writer, self._writer = self._writer, None
+        thread, self._thread = self._thread, None
+        if reader is None or writer is None or thread is None:
+            return
+        reader.close()
 
-                try:
-                    await self._in_thread(close)
-                finally:
-                    thread, self._thread = self._thread, None
-                    if thread is not None:
-                        thread.shutdown()
-        await self.wakeup.close()
+        def close() -> None:
+            self._write_ahead.close()
+            writer.close()  # the last one to close copies the write-ahead log
+
+        try:
+            await self._in_thread(thread, close)
+        finally:
+            thread.shutdown()
 
     async def query(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on the read connection; it must finish its statements, so that no read transaction stays open:
@@ -106,14 +110,14 @@ class LogFile:
         A cancel never leaves it open: it came before BEGIN, or the commit is waited for.
         """
         async with self._writing:
-            writer = self._writer
-            if writer is None:
+            writer, thread = self._writer, self._thread
+            if writer is None or thread is None:
                 raise self._not_open()
             await begin_immediate(writer, unavailable=BrokerUnavailable)
             try:
                 yield writer
                 if self.syncs:
-                    await self._in_thread(lambda: writer.execute("COMMIT"))
+                    await self._in_thread(thread, lambda: writer.execute("COMMIT"))
                 else:
                     writer.execute("COMMIT")
             except sqlite3.Error as error:
@@ -124,15 +128,15 @@ class LogFile:
                 self.wakeup.notify(wake)  # also when cancelled in the commit: it may have gone through
             written, self._written_bytes = self._written_bytes, 0
             if self._write_ahead.wrote(written):
-                await self._in_thread(self._write_ahead.copy)
+                await self._in_thread(thread, self._write_ahead.copy)
 
     def wrote(self, data_bytes: int) -> None:
         """Note how much the current transaction adds to the write-ahead log, as near as it needs to be."""
         self._written_bytes += data_bytes
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def _in_thread(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         """Run `work` beside the event loop. When cancelled, wait for its end first: a thread cannot be cancelled."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        future = asyncio.get_running_loop().run_in_executor(thread, work)
         cancelled: asyncio.CancelledError | None = None
         while not future.done():
             try:
