@@ -73,6 +73,7 @@ class Worker:
         self._loops: dict[str, tuple[Loop, asyncio.Task[None]]] = {}
         self._beating: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._failing = asyncio.Event()
         topics = context.dispatcher.definition.subscribed_topics
         self._names = [f"{topic}/{number}" for topic in topics for number in range(context.partitions)]
 
@@ -83,6 +84,10 @@ class Worker:
     async def ready(self) -> None:
         """Return when this worker has its first leases and its loops run."""
         await self._ready.wait()
+
+    async def wait_failed(self) -> None:
+        """Return when `failed` is set."""
+        await self._failing.wait()
 
     @property
     def holds(self) -> tuple[str, ...]:
@@ -173,6 +178,7 @@ class Worker:
             await loop.run()
         except StoreRestored as error:
             self.failed = error
+            self._failing.set()
             log.critical("%s", error)
         except Exception:
             # The next heartbeat starts it anew.

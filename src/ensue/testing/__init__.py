@@ -1,11 +1,39 @@
-"""Helpers for users' tests: services running together in one process, quiet awaited by a signal, no sleep.
+"""Helpers for users' tests. Nothing here sleeps, and nothing is left behind.
+
+Services running together in one process, quiet awaited by a signal:
 
     async with ensue.testing.run(orders, customers) as world:
         async with orders.step() as step:
             ...
         await world.settle()
+
+One handler alone:
+
+    result = await given(orders, Order(id=1, state="NEW")).when(CreditReserved(order_id=1))
+    assert result.published == [OrderOpened(order_id=1)]
+
+With pytest the fixtures of `ensue.testing.plugin` are there by themselves.
 """
 
-from ensue.testing.world import NotSettled, World, run
+from __future__ import annotations
 
-__all__ = ["NotSettled", "World", "run"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ensue.testing.scenario import Result, Scenario, given
+    from ensue.testing.world import NotSettled, World, run
+
+__all__ = ["NotSettled", "Result", "Scenario", "World", "given", "run"]
+
+_SCENARIO = ("Result", "Scenario", "given")
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: pytest loads the plugin, and with it this package, in every run of every project."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _SCENARIO:
+        from ensue.testing import scenario as module
+    else:
+        from ensue.testing import world as module  # type: ignore[no-redef]
+    return getattr(module, name)

@@ -1,0 +1,137 @@
+"""`ensue db`: make and check a service's tables, and begin a new epoch after a restore."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ensue.adapters import make_store
+from ensue.cli.loading import Opened, load_service, opened
+from ensue.cli.output import confirm, masked, say
+from ensue.engine.epoch import Published, begin_epoch, find_published
+from ensue.engine.worker import is_gone
+from ensue.errors import UsageError
+from ensue.event import event_type
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, MetaData
+
+app = typer.Typer(help="A service's database: make it, check it, begin a new epoch.", no_args_is_help=True)
+
+_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+
+
+@app.command()
+def init(service: Annotated[str, _TARGET]) -> None:
+    """Create Ensue's tables, and those of the service's `tables=`, where they are missing. Changes no table."""
+    definition = load_service(service)
+    settings = definition.settings()
+
+    async def make() -> str:
+        store = make_store(settings.database, definition.name)
+        await store.open()
+        try:
+            if definition.tables is not None:
+                await store.create_tables(definition.tables)
+            return store.source
+        finally:
+            await store.close()
+
+    source = asyncio.run(make())
+    own = 0 if definition.tables is None else len(definition.tables.tables)
+    say(f"{masked(settings.database)}: Ensue's tables and {own} of {definition.name}'s own are there; source {source}")
+
+
+@app.command()
+def check(service: Annotated[str, _TARGET]) -> None:
+    """Check that Ensue's tables are there and of this version, and what the service's `tables=` declare."""
+    definition = load_service(service)
+
+    async def look() -> tuple[str, list[str]]:
+        async with opened(definition) as access:
+            missing: list[str] = []
+            if definition.tables is not None:
+                async with access.store.reading() as session:
+                    connection = await session.connection()
+                    missing = await connection.run_sync(_missing, definition.tables)
+            return access.database_url, missing
+
+    url, missing = asyncio.run(look())
+    if missing:
+        raise UsageError(
+            f"{url} lacks {', '.join(missing)}. `ensue db init {service}` creates missing tables; "
+            "missing columns want a migration (e.g. alembic)"
+        )
+    say(f"{url}: everything is there")
+
+
+def _missing(connection: Connection, metadata: MetaData) -> list[str]:
+    """What the metadata declares and the database has not: `table` and `table.column`."""
+    from sqlalchemy import inspect
+
+    inspector = inspect(connection)
+    missing: list[str] = []
+    for table in metadata.sorted_tables:
+        if not inspector.has_table(table.name, table.schema):
+            missing.append(f"table {table.fullname}")
+            continue
+        found = {column["name"] for column in inspector.get_columns(table.name, table.schema)}
+        missing += [f"column {table.fullname}.{column.name}" for column in table.columns if column.name not in found]
+    return missing
+
+
+@app.command()
+def new_epoch(
+    service: Annotated[str, _TARGET],
+    published_through: Annotated[
+        int | None, typer.Option(metavar="POSITION", help="When the log cannot tell: the last position that went out")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Although a worker of the service seems to live")] = False,
+) -> None:
+    """Let a database that was restored from an older copy publish again, under a new source.
+
+    What the log holds of it stays as it is; what it has written since the copy goes out under the new source, so that
+    no subscriber takes it for a duplicate. Stop the service first.
+    """
+    definition = load_service(service)
+
+    async def begin() -> None:
+        async with opened(definition, broker=True) as access:
+            broker = access.need_broker()
+            await _refuse_living_workers(access, force)
+            declared = [event_type(cls).topic for cls in definition.publishes or ()]
+            found = await find_published(access.store, broker, declared, published_through)
+            for line in _explained(found):
+                say(line)
+            confirm("Begin the new epoch?", yes)
+            source = await begin_epoch(access.store, broker, found)
+            say(f"{definition.name} is {source} now; run it again: ensue run {service}")
+
+    asyncio.run(begin())
+
+
+def _explained(found: Published) -> list[str]:
+    lines = [f"{found.source}: published through position {found.through}; {found.left} record(s) after it are new"]
+    if found.diverged_at is not None:
+        lines.append(f"  the log holds another life's records from position {found.diverged_at} on; they stay")
+    else:
+        lines.append("  the log holds nothing that this database did not write: it needs no new epoch")
+    if found.missing:
+        first, last = found.missing[0], found.missing[-1]
+        lines.append(
+            f"  {len(found.missing)} record(s) from {first} to {last} never reached the log; they go out first"
+        )
+    return lines
+
+
+async def _refuse_living_workers(access: Opened, force: bool) -> None:
+    living = [worker for worker in (await access.store.leases()).workers if not is_gone(worker)]
+    if living and not force:
+        raise UsageError(
+            f"service {access.service.name} runs ({', '.join(living)}), and would go on under its old source: stop it "
+            f"first. A worker that was killed counts as alive for {access.settings.engine.lease_ttl_s:g} s; --force: "
+            "I know that none runs"
+        )

@@ -1,0 +1,226 @@
+"""`ensue dead-letters`: what was set aside, why, what waits behind it; and to try it again or to give it up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ensue.cli.loading import load_service, opened
+from ensue.cli.output import confirm, print_json, print_table, say, shown_data, when
+from ensue.codec import decode_envelope
+from ensue.errors import BadMessage, UsageError
+from ensue.message import DeadLetter, DeadLetterState
+from ensue.ports import Store
+
+app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
+
+_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+_JSON = typer.Option("--json", help="For a machine")
+#: What holds something back. A record of what was discarded is shown only when asked for.
+_HOLDING = tuple(state for state in DeadLetterState if state is not DeadLetterState.DISCARDED)
+
+
+@app.command("list")
+def list_(
+    service: Annotated[str, _TARGET],
+    state: Annotated[list[DeadLetterState] | None, typer.Option(help="Only letters in this state (may repeat)")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 100,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """List what is set aside, in the order of setting aside; discarded ones only with --state discarded."""
+    states = tuple(state) if state else _HOLDING
+    definition = load_service(service)
+
+    async def look() -> tuple[list[DeadLetter], int]:
+        async with opened(definition) as access:
+            counts = await access.store.dead_letter_counts()
+            there = sum(count for (_, each), count in counts.items() if each in states)
+            return list(await access.store.dead_letters(None, states, limit)), there
+
+    letters, there = asyncio.run(look())
+    if json:
+        print_json({"letters": [_summary(each) for each in letters], "total": there})
+        return
+    if not letters:
+        say("no dead letters")
+        return
+    columns = ("id#", "state", "partition", "key", "type", "attempts#", "set aside", "error")
+    print_table("", columns, [_row(each) for each in letters])
+    if there > len(letters):
+        say(f"{there - len(letters)} more: --limit {there}")
+
+
+@app.command()
+def show(
+    service: Annotated[str, _TARGET],
+    letter: Annotated[int, typer.Argument(metavar="ID")],
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show one letter: the reason, its headers and data, and which letters wait behind it."""
+    definition = load_service(service)
+
+    async def look() -> tuple[DeadLetter, list[int]]:
+        async with opened(definition) as access:
+            found = await _get(access.store, letter)
+            return found, await _behind(access.store, found)
+
+    found, behind = asyncio.run(look())
+    if json:
+        print_json(_summary(found) | {"headers": _headers(found), "data": _json_data(found), "behind": behind})
+        return
+    say(f"dead letter {found.id}: {found.state.value}, set aside {when(found.parked_at)}, attempts {found.attempts}")
+    sender = f"position {found.position} of {found.source}" if found.source else "no sender"
+    say(f"  at       {found.partition}, offset {found.offset}, {sender}")
+    say(f"  key      {found.key}")
+    say(
+        f"  reason   {found.error_type}: {found.error}"
+        if found.error_type
+        else "  reason   waits behind its key's first"
+    )
+    if found.state is DeadLetterState.RETRYING:
+        say(f"  next     {when(found.due_at)}")
+    for name, value in _headers(found).items():
+        say(f"  {name:<16} {value}")
+    say(shown_data(found.data))
+    if behind:
+        say(f"waiting behind it: {len(behind)} of the same key: {', '.join(map(str, behind))}")
+    elif _is_garbage(found):
+        say("it holds nothing back")
+    else:
+        say("nothing waits behind it")
+
+
+@app.command()
+def retry(
+    service: Annotated[str, _TARGET],
+    letters: Annotated[list[int] | None, typer.Argument(metavar="[ID]...")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every letter that is dead")] = False,
+) -> None:
+    """Let letters be tried again, with all their attempts; what waits behind them follows in order."""
+    _decide(service, letters or [], all_, DeadLetterState.RELEASED, yes=True)
+
+
+@app.command()
+def discard(
+    service: Annotated[str, _TARGET],
+    letters: Annotated[list[int] | None, typer.Argument(metavar="[ID]...")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every letter that is dead")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Give letters up: they stay as a record, take no effect, and what waits behind them goes on."""
+    _decide(service, letters or [], all_, DeadLetterState.DISCARDED, yes=yes)
+
+
+def _decide(service: str, ids: list[int], all_: bool, state: DeadLetterState, *, yes: bool) -> None:
+    if bool(ids) == all_:
+        raise UsageError("say which: one or several ids (see `ensue dead-letters list`), or --all")
+
+    definition = load_service(service)
+    releasing = state is DeadLetterState.RELEASED
+
+    async def decide() -> None:
+        async with opened(definition) as access:
+            store = access.store
+            letters = [await _get(store, each) for each in ids] if ids else await _all_dead(store)
+            garbage = [each for each in letters if releasing and _is_garbage(each)]
+            if garbage and ids:
+                raise UsageError(
+                    f"dead letter {garbage[0].id} is no message ({garbage[0].error}): no handler can take it, so "
+                    f"trying again cannot help. Give it up: ensue dead-letters discard {service} {garbage[0].id}"
+                )
+            decided = [each for each in letters if not (releasing and _is_garbage(each))]
+            if decided and not releasing:
+                some = ", ".join(str(each.id) for each in decided[:10]) + (", ..." if len(decided) > 10 else "")
+                confirm(f"Give up {len(decided)} message(s) for good ({some})?", yes)
+            for each in decided:
+                await store.dead_letter_decide(each.id, state)
+                say(f"dead letter {each.id}, key {each.key}: {state.value}")
+            if garbage:
+                say(f"{len(garbage)} left as they are: no messages, they can only be discarded")
+            if not letters:
+                say("no dead letters")
+            if decided and not (await store.leases()).workers:
+                say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
+
+    asyncio.run(decide())
+
+
+async def _get(store: Store, letter_id: int) -> DeadLetter:
+    found = await store.dead_letter_get(letter_id)
+    if found is None:
+        raise UsageError(
+            f"there is no dead letter {letter_id}: it took effect, or its number is mistyped; "
+            "`ensue dead-letters list` shows what there is",
+            id=letter_id,
+        )
+    return found
+
+
+async def _all_dead(store: Store) -> list[DeadLetter]:
+    counts = await store.dead_letter_counts()
+    dead = sum(count for (_, state), count in counts.items() if state is DeadLetterState.DEAD)
+    return list(await store.dead_letters(None, (DeadLetterState.DEAD,), max(dead, 1)))
+
+
+async def _behind(store: Store, letter: DeadLetter) -> list[int]:
+    """Ids of the letters that this one holds back."""
+    if _is_garbage(letter) or letter.state in (DeadLetterState.WAITING, DeadLetterState.DISCARDED):
+        return []
+    counts = await store.dead_letter_counts()
+    waiting = counts.get((letter.partition, DeadLetterState.WAITING), 0)
+    letters = await store.dead_letters(letter.partition, (DeadLetterState.WAITING,), max(waiting, 1))
+    return [each.id for each in letters if (each.source, each.key) == (letter.source, letter.key)]
+
+
+def _is_garbage(letter: DeadLetter) -> bool:
+    return not letter.source and letter.error_type == "Garbage"
+
+
+def _headers(letter: DeadLetter) -> dict[str, Any]:
+    """The CloudEvents attributes, as far as they can be read."""
+    if not letter.envelope:
+        return {}
+    try:
+        envelope = decode_envelope(letter.envelope)
+    except BadMessage as error:
+        return {"unreadable": str(error)}
+    known: dict[str, Any] = msgspec.to_builtins(envelope)
+    extensions: dict[str, str] = known.pop("extensions", None) or {}
+    return known | extensions
+
+
+def _summary(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "state": letter.state.value,
+        "topic": letter.partition.topic,
+        "partition": letter.partition.number,
+        "offset": letter.offset,
+        "source": letter.source,
+        "position": letter.position,
+        "key": letter.key,
+        "type": _headers(letter).get("type", ""),
+        "attempts": letter.attempts,
+        "due_at": letter.due_at,
+        "parked_at": letter.parked_at,
+        "error_type": letter.error_type,
+        "error": letter.error,
+    }
+
+
+def _json_data(letter: DeadLetter) -> Any:
+    try:
+        return msgspec.json.decode(letter.data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return repr(letter.data)
+
+
+def _row(letter: DeadLetter) -> tuple[object, ...]:
+    reason = f"{letter.error_type}: {letter.error}" if letter.error_type else "waits behind its key's first"
+    reason = reason if len(reason) <= 80 else reason[:77] + "..."
+    where = f"{letter.partition.topic}/{letter.partition.number}"
+    kind = _headers(letter).get("type", "-")
+    return letter.id, letter.state.value, where, letter.key, kind, letter.attempts, when(letter.parked_at), reason

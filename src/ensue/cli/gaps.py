@@ -1,0 +1,115 @@
+"""`ensue gaps`: holes in what was received, and to accept a loss that nothing can heal."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+import typer
+
+from ensue.cli.loading import load_service, opened
+from ensue.cli.output import confirm, print_json, print_table, say, when
+from ensue.errors import UsageError
+from ensue.message import Gap, GapState, Partition
+from ensue.ports import Store
+
+app = typer.Typer(help="Holes in what was received: look, and accept what is lost.", no_args_is_help=True)
+
+_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+
+
+@app.command("list")
+def list_(
+    service: Annotated[str, _TARGET], json: Annotated[bool, typer.Option("--json", help="For a machine")] = False
+) -> None:
+    """List the gaps. An open one is asked for again and closes by itself; a lost one waits for `ensue gaps accept`."""
+    definition = load_service(service)
+
+    async def look() -> list[tuple[Partition, Gap]]:
+        async with opened(definition) as access:
+            return await _gaps(access.store)
+
+    gaps = asyncio.run(look())
+    if json:
+        print_json(
+            {
+                "gaps": [
+                    {"topic": partition.topic, "partition": partition.number} | msgspec.to_builtins(gap)
+                    for partition, gap in gaps
+                ]
+            }
+        )
+    elif gaps:
+        columns = ("partition", "source", "state", "applied to#", "needs#", "lost through#", "since")
+        print_table("", columns, [_row(*each) for each in gaps])
+    else:
+        say("no gaps")
+
+
+@app.command()
+def accept(
+    service: Annotated[str, _TARGET],
+    topic: Annotated[str | None, typer.Option()] = None,
+    partition: Annotated[int | None, typer.Option()] = None,
+    source: Annotated[str | None, typer.Option(help="As `ensue gaps list` shows it")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Go on without what is lost. Options say which gap; they can be left out when there is one only."""
+    definition = load_service(service)
+
+    async def decide() -> None:
+        async with opened(definition) as access:
+            where, gap = _chosen(await _gaps(access.store), topic, partition, source)
+            say(
+                f"{where}: positions {gap.watermark + 1} to {gap.lost_through} of {gap.source} are gone from log and "
+                f"outbox, at most {gap.lost_through - gap.watermark} events of this partition. They will never take "
+                f"effect in {definition.name}."
+            )
+            confirm("Go on without them?", yes)
+            watermark = await access.store.accept_loss(where, gap.source)
+            say(f"accepted: {where} goes on after position {watermark} of {gap.source}")
+            if not (await access.store.leases()).workers:
+                say(f"No worker of {definition.name} lives: it goes on when one runs (ensue run {service})")
+
+    asyncio.run(decide())
+
+
+async def _gaps(store: Store) -> list[tuple[Partition, Gap]]:
+    return [
+        (partition, gap)
+        for partition, checkpoint in sorted((await store.checkpoints()).items())
+        for _, gap in sorted(checkpoint.gaps.items())
+    ]
+
+
+def _chosen(
+    gaps: list[tuple[Partition, Gap]], topic: str | None, number: int | None, source: str | None
+) -> tuple[Partition, Gap]:
+    """The one gap that the options name and that is lost. Raises UsageError when it is none, or several."""
+    named = [
+        (partition, gap)
+        for partition, gap in gaps
+        if topic in (None, partition.topic) and number in (None, partition.number) and source in (None, gap.source)
+    ]
+    lost = [each for each in named if each[1].state is GapState.LOST]
+    if len(lost) == 1:
+        return lost[0]
+    if lost:
+        which = "; ".join(
+            f"--topic {partition.topic} --partition {partition.number} --source {gap.source}" for partition, gap in lost
+        )
+        raise UsageError(f"{len(lost)} gaps are lost, accept them one by one: {which}")
+    if named:
+        partition, gap = named[0]
+        raise UsageError(
+            f"{partition}: the gap in {gap.source} after position {gap.watermark} is open: it is asked for again and "
+            "closes by itself when its source's relay runs. Only a lost one can be accepted"
+        )
+    raise UsageError("there is no such gap; `ensue gaps list` shows what there is")
+
+
+def _row(partition: Partition, gap: Gap) -> tuple[object, ...]:
+    where = f"{partition.topic}/{partition.number}"
+    lost = gap.lost_through or "-"
+    return where, gap.source, gap.state.value, gap.watermark, gap.needed, lost, when(gap.since)

@@ -1,0 +1,126 @@
+"""From `MODULE:SERVICE` on the command line to the service it names, and to its open store and broker."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import ModuleType
+
+from ensue.adapters import make_broker, make_store
+from ensue.app import Service
+from ensue.cli.output import masked
+from ensue.config import Settings
+from ensue.errors import UsageError
+from ensue.ports import Broker, Store
+
+
+def load_service(target: str) -> Service:
+    """Import what `target` names, also from the current directory. Raises UsageError that says what is there instead.
+
+    An error inside the module itself comes out as it is, with its traceback: it is the user's own code.
+    """
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise UsageError(f"{target!r} names no service: write MODULE:SERVICE, e.g. shop.orders:orders")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module = _import(module_name, target)
+    found: object = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, Service):
+        return found
+    services = [f"{module_name}:{each}" for each, value in vars(module).items() if isinstance(value, Service)]
+    raise UsageError(
+        f"{target}: {name} in {module.__file__} is {'not there' if found is None else f'a {type(found).__name__}'}, "
+        + (f"expected a service; there is {', '.join(services)}" if services else "and there is no service in it")
+    )
+
+
+def load_services(targets: Sequence[str]) -> list[Service]:
+    """Load them all. Raises UsageError for two of one name: their leases and databases would be the same."""
+    services = [load_service(target) for target in targets]
+    names = [service.name for service in services]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"service {name} is named twice: name it once (more processes: --processes)")
+    return services
+
+
+def _import(module_name: str, target: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name != missing and not module_name.startswith(f"{missing}."):
+            raise  # the module is there, and something that it imports is not
+        raise UsageError(
+            f"{target}: no module {missing!r} in {os.getcwd()} or on the Python path (PYTHONPATH): "
+            "run the command in the directory above the package"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A service's store and, if asked for and there, its broker: open, without a worker.
+
+    broker_error: why there is no broker.
+    """
+
+    service: Service
+    settings: Settings
+    store: Store
+    broker: Broker | None
+    broker_error: str = ""
+
+    @property
+    def database_url(self) -> str:
+        return masked(self.settings.database)
+
+    @property
+    def broker_url(self) -> str:
+        return masked(self.settings.broker)
+
+    def need_broker(self) -> Broker:
+        if self.broker is None:
+            raise UsageError(self.broker_error)
+        return self.broker
+
+
+@asynccontextmanager
+async def opened(service: Service, *, broker: bool = False) -> AsyncIterator[Opened]:
+    """Open a service's store, and with `broker` its log, for looking and deciding: nothing is made that is not there.
+
+    Raises UsageError when there is no store. A log that is not there is no error here: see `Opened.need_broker`.
+    """
+    settings = service.settings()
+    store = make_store(settings.database, service.name)
+    async with AsyncExitStack() as stack:
+        if not await store.exists():
+            raise UsageError(
+                f"service {service.name} has no database at {masked(settings.database)} (or not Ensue's tables in it): "
+                f"run the service once, or `ensue db init`; is ENSUE_HOME or {_variable(service)} set as the service "
+                "has it?"
+            )
+        await store.open()
+        stack.push_async_callback(store.close)
+        if not broker:
+            yield Opened(service, settings, store, None)
+            return
+        log = make_broker(settings.broker)
+        if not await log.exists():
+            text = f"there is no broker at {masked(settings.broker)}: start a service, or set ENSUE_BROKER as it has it"
+            yield Opened(service, settings, store, None, text)
+            return
+        await log.open()
+        stack.push_async_callback(log.close)
+        yield Opened(service, settings, store, log)
+
+
+def _variable(service: Service) -> str:
+    return f"ENSUE_{service.name.upper().replace('-', '_')}_DATABASE"

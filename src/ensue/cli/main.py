@@ -1,0 +1,41 @@
+"""The command `ensue`: its commands, and how their errors end it.
+
+Exit status: 0 done; 1 refused or failed, with one message on standard error; 2 a command line that makes no sense.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from ensue.cli import db, dead_letters, gaps, outbox, run, status, topology
+from ensue.cli.output import complain
+from ensue.errors import EnsueError
+
+app = typer.Typer(
+    name="ensue",
+    help="Run services, look at them, and decide what waits for a person. SERVICE is always MODULE:NAME, "
+    "e.g. shop.orders:orders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run.run)
+app.command()(status.status)
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(gaps.app, name="gaps")
+app.add_typer(outbox.app, name="outbox")
+app.add_typer(db.app, name="db")
+app.command()(topology.topology)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit. arguments: those after the command's name; None: the process's."""
+    try:
+        app(None if arguments is None else list(arguments), prog_name="ensue")
+    except EnsueError as error:
+        complain(str(error))
+        sys.exit(1)

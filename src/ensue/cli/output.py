@@ -1,0 +1,85 @@
+"""How the commands print: tables for people, JSON for machines, errors in one line, and no secret in any of them."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+#: Wide enough for a line of anything when the output goes to a file or a pipe.
+_WIDE = 200
+
+_USER = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_SECRET = re.compile(r"(?<=[?&])([^=&\s]*(?:password|passwd|secret|token|key)[^=&\s]*)=[^&\s]*", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """Return the text with user names and passwords of its URLs replaced.
+
+    >>> masked("postgresql://shop:s3cret@db/orders?sslpassword=x&sslmode=require")
+    'postgresql://***@db/orders?sslpassword=***&sslmode=require'
+    """
+    return _SECRET.sub(r"\1=***", _USER.sub("***", text))
+
+
+def plain(text: str) -> str:
+    """Return the text with control characters as escapes: what came from a message must not steer the terminal."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def console() -> Console:
+    """Made when asked for, since tests and pipes replace standard output. Nothing in the data is taken for markup."""
+    width = None if sys.stdout.isatty() else _WIDE
+    return Console(markup=False, highlight=False, emoji=False, width=width)
+
+
+def say(text: str) -> None:
+    console().print(plain(text), soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """One message on standard error."""
+    print(f"ensue: {plain(masked(text))}", file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns whose name ends in `#` hold numbers and stand to the right."""
+    table = Table(title=plain(title) or None, title_justify="left", title_style="bold", header_style="bold")
+    for column in columns:
+        number = column.endswith("#")
+        table.add_column(column.rstrip("#"), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(plain(str(each)) for each in row))
+    console().print(table)
+
+
+def when(seconds: float) -> str:
+    """Local time of seconds since the epoch."""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else "-"
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask, unless `yes`. Ends the command with exit code 1 on anything but a yes, also when nobody can answer."""
+    if not yes:
+        typer.confirm(plain(question), abort=True)
+
+
+def shown_data(data: bytes) -> str:
+    """JSON indented, else what the bytes look like."""
+    try:
+        return msgspec.json.format(data, indent=2).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return repr(data)

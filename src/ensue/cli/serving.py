@@ -1,0 +1,127 @@
+"""Services in this process until somebody says stop; then an orderly end, within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+from ensue.app import Service
+from ensue.cli.output import complain, masked
+from ensue.engine.runtime import Runtime
+from ensue.errors import EnsueError
+
+log = logging.getLogger("ensue.run")
+
+#: Seconds in which a stop must be done; after that the process ends by force, and its batches roll back.
+STOP_S = 5.0
+
+
+class Stop:
+    """The wish to stop: by a signal, or because a service cannot go on. In a `with` block around `asyncio.run`.
+
+    The first one starts a clock of STOP_S that runs in a thread, so that a handler that blocks the event loop cannot
+    hold the process; a second signal ends it at once.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._tell: Callable[[], object] = lambda: None
+        self._clock: threading.Timer | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._signalled)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._clock is not None:
+            self._clock.cancel()
+
+    def bind(self) -> asyncio.Event:
+        """Return an event of the running loop that is set when a stop is wanted."""
+        event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._tell = lambda: loop.call_soon_threadsafe(event.set)
+        if self.wanted:
+            event.set()
+        return event
+
+    def want(self) -> None:
+        """Safe to repeat."""
+        if not self.wanted:
+            self.wanted = True
+            self._clock = threading.Timer(STOP_S, _by_force)
+            self._clock.daemon = True
+            self._clock.start()
+        self._tell()
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            os._exit(128 + number)
+        # No logging in here: the signal may have come while the log's lock was held.
+        self.want()
+
+
+def _by_force() -> None:
+    complain(f"not stopped within {STOP_S:g} s, a handler does not return: ended by force, its batch rolls back")
+    os._exit(1)
+
+
+async def serve(services: Sequence[Service], stop: Stop) -> int:
+    """Run the services until `stop`; return the exit status. When one cannot start or go on, all stop."""
+    stopping = stop.bind()
+    endings = await asyncio.gather(*(_one(each, stop, stopping) for each in services), return_exceptions=True)
+    code = 0
+    for ending in endings:
+        if isinstance(ending, EnsueError):
+            complain(str(ending))
+            code = 1
+        elif ending is not None:
+            raise ending
+    return code
+
+
+async def _one(service: Service, stop: Stop, stopping: asyncio.Event) -> None:
+    """Run one service. Raises what kept it from starting, or StoreRestored when its relay refused."""
+    try:
+        async with service.running() as runtime:
+            worker = runtime.worker
+            assert worker is not None  # running() works unless told otherwise
+            telling = asyncio.create_task(_tell_ready(service, runtime))
+            failing = asyncio.create_task(worker.wait_failed())
+            waiting = asyncio.create_task(stopping.wait())
+            try:
+                await asyncio.wait((failing, waiting), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (telling, failing, waiting):
+                    task.cancel()
+                await asyncio.gather(telling, failing, waiting, return_exceptions=True)
+            stop.want()
+            log.info("%s: stopping; the batches at hand finish first", service.name)
+            failed = worker.failed
+        log.info("%s: stopped", service.name)
+        if failed is not None:
+            raise failed
+    finally:
+        stop.want()
+
+
+async def _tell_ready(service: Service, runtime: Runtime) -> None:
+    settings = service.settings()
+    log.info("%s: database %s, broker %s", service.name, masked(settings.database), masked(settings.broker))
+    await runtime.ready()
+    if runtime.worker is not None:
+        log.info("%s: ready as %s; works on %s", service.name, runtime.worker.name, _listed(runtime.worker.holds))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing yet, others have it all"

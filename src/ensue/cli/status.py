@@ -1,0 +1,222 @@
+"""`ensue status`: what a service's database and the log say, beside the running service. Takes and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import typer
+
+from ensue.app import Service
+from ensue.cli.loading import Opened, load_services, opened
+from ensue.cli.output import complain, masked, plain, print_json, print_table, say
+from ensue.errors import BrokerUnavailable, EnsueError
+from ensue.message import LOST, TICK, Checkpoint, Counters, Gap, Garbage, LeaseTable, Message, Partition
+from ensue.ports import Broker
+
+#: With no more than this left to read, what is left is looked at: ticks and duplicates are no lag.
+_LOOK_MAX = 500
+
+
+class OutboxStatus(msgspec.Struct):
+    """head: last position written. sent: known to be in the log (stored now and then, so it may lag by a moment)."""
+
+    head: int
+    sent: int
+    unsent: int
+
+
+class PartitionStatus(msgspec.Struct):
+    """One partition of one topic as this subscription has read it. `worker` holds its lease; null: nobody does.
+
+    lag: records that are still to be dealt with; null when the log cannot be asked. dead_letters: by state.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    log_end: int | None
+    lag: int | None
+    worker: str | None
+    watermarks: dict[str, int]
+    gaps: list[Gap]
+    dead_letters: dict[str, int]
+    counters: Counters
+
+
+class LeaseStatus(msgspec.Struct):
+    name: str
+    worker: str
+    expires_in_s: float
+
+
+class ServiceStatus(msgspec.Struct):
+    """broker_error: why the log could not be asked; empty when it was. counters, dead_letters: sums over partitions."""
+
+    service: str
+    source: str
+    epoch: str
+    database: str
+    broker: str
+    broker_error: str
+    outbox: OutboxStatus
+    workers: list[str]
+    leases: list[LeaseStatus]
+    partitions: list[PartitionStatus]
+    lag: int | None
+    dead_letters: dict[str, int]
+    counters: Counters
+
+
+def status(
+    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
+    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+) -> None:
+    """Show outbox, partitions, lag, leases, gaps and dead letters of services, running or not."""
+    found: list[ServiceStatus] = []
+    failed = False
+    for service in load_services(services):
+        try:
+            found.append(asyncio.run(_look(service)))
+        except EnsueError as error:
+            complain(str(error))
+            failed = True
+    if json:
+        print_json({"services": found})
+    else:
+        for each in found:
+            _show(each)
+    if failed:
+        raise typer.Exit(1)
+
+
+async def _look(service: Service) -> ServiceStatus:
+    async with opened(service, broker=True) as access:
+        return await service_status(access)
+
+
+async def service_status(access: Opened) -> ServiceStatus:
+    """Gather everything about one service. A log that does not answer is told, and leaves its numbers out."""
+    store, broker, error = access.store, access.broker, masked(access.broker_error)
+    table = await store.leases()
+    checkpoints = dict(await store.checkpoints())
+    heads = await store.outbox_heads()
+    head, sent = max(heads.values(), default=0), await store.relay_load()
+    letters = await store.dead_letter_counts()
+    topics: dict[str, int] = {}
+    if broker is not None:
+        try:
+            topics = dict(await broker.topics())
+        except BrokerUnavailable as problem:
+            broker, error = None, masked(str(problem))
+    for topic in access.service.subscribed_topics:
+        for number in range(topics.get(topic, access.settings.partitions)):
+            checkpoints.setdefault(Partition(access.service.name, topic, number), Checkpoint())
+    partitions: list[PartitionStatus] = []
+    for partition, checkpoint in sorted(checkpoints.items()):
+        known = broker if partition.number < topics.get(partition.topic, 0) else None
+        end = None if known is None else (await known.bounds(partition.topic, partition.number)).last
+        partitions.append(
+            PartitionStatus(
+                topic=partition.topic,
+                partition=partition.number,
+                offset=checkpoint.offset,
+                log_end=end,
+                lag=None if known is None else await _lag(known, access, partition, checkpoint),
+                worker=_holder(table, f"{partition.topic}/{partition.number}"),
+                watermarks=dict(sorted(checkpoint.watermarks.items())),
+                gaps=[gap for _, gap in sorted(checkpoint.gaps.items())],
+                dead_letters={
+                    state.value: count for (where, state), count in sorted(letters.items()) if where == partition
+                },
+                counters=checkpoint.counters,
+            )
+        )
+    lags = [each.lag for each in partitions]
+    return ServiceStatus(
+        service=access.service.name,
+        source=store.source,
+        epoch=store.source.rpartition("/")[2],
+        database=access.database_url,
+        broker=access.broker_url,
+        broker_error=error,
+        outbox=OutboxStatus(head, sent, max(head - sent, 0)),
+        workers=list(table.workers),
+        leases=[LeaseStatus(each.name, each.owner, round(each.expires_in_s, 3)) for each in table.leases],
+        partitions=partitions,
+        lag=None if None in lags else sum(each for each in lags if each is not None),
+        dead_letters=_summed([each.dead_letters for each in partitions]),
+        counters=Counters(**_summed([msgspec.structs.asdict(each.counters) for each in partitions])),
+    )
+
+
+async def _lag(broker: Broker, access: Opened, partition: Partition, checkpoint: Checkpoint) -> int:
+    """Records after the checkpoint. Near the end only those that will have an effect: the stored offset stays behind
+    ticks, duplicates and types nobody handles, and a quiet service would seem to lag for ever."""
+    first, last = await broker.bounds(partition.topic, partition.number)
+    offset = max(checkpoint.offset, first - 1)
+    if last - offset > _LOOK_MAX:
+        return last - offset
+    left = 0
+    while offset < last:
+        batch = await broker.read(partition.topic, partition.number, offset, _LOOK_MAX, 0.0)
+        if not batch:
+            break
+        left += sum(_matters(record, checkpoint, access) for record in batch if record.offset <= last)
+        offset = batch[-1].offset
+    return left
+
+
+def _matters(record: Message | Garbage, checkpoint: Checkpoint, access: Opened) -> bool:
+    if isinstance(record, Garbage):
+        return True
+    if record.type in (TICK, LOST) or record.type not in access.service.handlers:
+        return False
+    return not record.position or record.position > checkpoint.watermarks.get(record.source, 0)
+
+
+def _holder(table: LeaseTable, name: str) -> str | None:
+    return next((lease.owner for lease in table.leases if lease.name == name), None)
+
+
+def _summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    names = sorted({name for each in counts for name in each})
+    return {name: sum(each.get(name, 0) for each in counts) for name in names}
+
+
+# -------------------------------------------------------------------------------------------------------- for people
+
+
+def _show(status: ServiceStatus) -> None:
+    relay = next((lease.worker for lease in status.leases if lease.name == "relay"), "nobody")
+    counters = status.counters
+    say(f"{status.service}: source {status.source}, database {status.database}, broker {status.broker}")
+    if status.broker_error:
+        say(f"  the log cannot be asked: {status.broker_error}")
+    outbox = status.outbox
+    say(f"  outbox   written to position {outbox.head}, sent to {outbox.sent}, {outbox.unsent} unsent; relay: {relay}")
+    say(f"  workers  {', '.join(status.workers) or 'none: nothing is sent or handled'}")
+    say(
+        f"  so far   {counters.applied} applied, {counters.duplicates} duplicates skipped, {counters.unknown} of other "
+        f"types, {counters.retries} retries, {counters.gaps_seen} gaps seen, {counters.gaps_healed} healed"
+    )
+    letters = ", ".join(f"{count} {state}" for state, count in status.dead_letters.items()) or "none"
+    say(f"  letters  {letters}")
+    if status.partitions:
+        columns = ("partition", "offset#", "log end#", "lag#", "gaps", "set aside", "worker")
+        print_table("", columns, [_row(each) for each in status.partitions])
+
+
+def _row(each: PartitionStatus) -> tuple[object, ...]:
+    gaps = "; ".join(
+        f"{gap.source} {gap.state.value} after {gap.watermark}, needs {gap.needed}"
+        + (f", gone through {gap.lost_through}" if gap.lost_through else "")
+        for gap in each.gaps
+    )
+    aside = ", ".join(f"{count} {state}" for state, count in each.dead_letters.items())
+    return (
+        f"{each.topic}/{each.partition}", each.offset, "?" if each.log_end is None else each.log_end,
+        "?" if each.lag is None else each.lag, gaps, aside, plain(each.worker or "-"),
+    )  # fmt: skip

@@ -1,0 +1,216 @@
+"""Given these entities, when this event comes, then these events follow: one handler in a test of its own.
+
+The dispatch is the real one, in a real transaction over a throw-away SQLite database; broker, relay and retries stay
+out of it. `ensue.testing.run` is for services together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from sqlalchemy import MetaData
+
+from ensue.app import Service
+from ensue.codec import decode_envelope
+from ensue.engine.clock import UniqueIds, rfc3339
+from ensue.engine.dispatch import Dispatcher, StepFailed
+from ensue.errors import RetryableError, UsageError
+from ensue.event import EventType, event_type
+from ensue.message import Envelope, Message, OutboxRecord
+from ensue.ports import StepTransaction
+from ensue.repository import Repository, TableRepository
+from ensue.service import Handler
+from ensue.stores.sqlite import SqliteStore
+
+T = TypeVar("T")
+
+#: The sender of the events under test.
+SOURCE = "given/test"
+
+
+def given(service: Service, *entities: object, tables: MetaData | None = None) -> Scenario:
+    """Begin a scenario: `await given(orders, Order(...)).when(CreditReserved(...))`.
+
+    entities: what the database holds before: objects of mapped classes and of dataclasses that the service stores
+    through a TableRepository, or a function `(step)`, plain or async, that puts there what it likes.
+    tables: instead of the service's `tables=`.
+    """
+    return Scenario(service, entities, service.tables if tables is None else tables)
+
+
+class Result:
+    """What a step did.
+
+    published: the events, in order, read back from what would be sent. envelopes: their headers.
+    error: what the handler (or the commit) raised; then nothing was published and nothing changed. Else None.
+    """
+
+    def __init__(
+        self,
+        published: list[Any],
+        envelopes: list[Envelope],
+        error: Exception | None,
+        read: Callable[[type, Any], Coroutine[Any, Any, Any]],
+    ) -> None:
+        self.published = published
+        self.envelopes = envelopes
+        self.error = error
+        self._read = read
+
+    def entity(self, cls: type[T], id: Any) -> T:
+        """Return the entity as the step left it in the database. Raises AssertionError when it is not there."""
+        found = self.find(cls, id)
+        if found is None:
+            raise AssertionError(f"there is no {cls.__name__} {id} after the step: {self!r}")
+        return found
+
+    def find(self, cls: type[T], id: Any) -> T | None:
+        """As `entity`, or None. A mapped object comes detached: what it loads lazily is not there."""
+        # A thread has no event loop yet, so that an assertion needs no await.
+        with ThreadPoolExecutor(1) as thread:
+            found: T | None = thread.submit(lambda: asyncio.run(self._read(cls, id))).result()
+        return found
+
+    def __repr__(self) -> str:
+        return f"Result(published={self.published!r}, error={self.error!r})"
+
+
+class Scenario:
+    """See `given`. May be used again: each `when` begins with a new database."""
+
+    def __init__(self, service: Service, entities: Sequence[object], tables: MetaData | None) -> None:
+        self._service = service
+        self._entities = entities
+        self._tables = tables
+        self._handlers = [each for handlers in service.handlers.values() for each in handlers]
+
+    async def when(self, *events: object) -> Result:
+        """Let the service handle the events, in one step, as it would from the log; return what came of it."""
+        specs = [self._spec(event) for event in events]
+        if not events:
+            raise UsageError("when() wants an event")
+        directory = tempfile.mkdtemp(prefix="ensue-")
+        try:
+            result = await self._run(f"sqlite:///{directory}/{self._service.name}.db?synchronous=OFF", events, specs)
+        except BaseException:
+            shutil.rmtree(directory)
+            raise
+        weakref.finalize(result, shutil.rmtree, directory, ignore_errors=True)
+        return result
+
+    async def _run(self, url: str, events: Sequence[Any], specs: Sequence[EventType[Any]]) -> Result:
+        store = SqliteStore(url, self._service.name)
+        dispatcher = Dispatcher(self._service, UniqueIds("published"), 1)
+        records: list[OutboxRecord] = []
+        types: dict[str, EventType[Any]] = {}
+        error: Exception | None = None
+        await store.open()
+        try:
+            if self._tables is not None:
+                await store.create_tables(self._tables)
+            async with store.transaction() as transaction:
+                await self._arrange(transaction, dispatcher)
+            try:
+                async with store.transaction() as transaction:
+                    outgoing = await dispatcher.apply(transaction, _messages(events, specs))
+                    await transaction.flush()
+                    await transaction.outbox_add(outgoing.records)
+                records = outgoing.records
+                types = {spec.type: spec for spec in outgoing.types.values()}
+            except StepFailed as failure:
+                error = failure.error
+            except RetryableError:
+                raise  # of the database, not of the handler
+            except Exception as raised:  # e.g. a constraint that the database checks at commit
+                error = raised
+        finally:
+            await store.close()
+
+        envelopes = [decode_envelope(record.envelope) for record in records]
+        published = [types[each.type].read(record.data) for each, record in zip(envelopes, records, strict=True)]
+        return Result(published, envelopes, error, lambda cls, id: self._read(url, cls, id))
+
+    def _spec(self, event: Any) -> EventType[Any]:
+        spec: EventType[Any] = event_type(type(event))
+        handlers = self._service.handlers.get(spec.type)
+        if not handlers:
+            known = ", ".join(sorted(self._service.handlers)) or "nothing"
+            raise UsageError(f"service {self._service.name} has no handler of {spec.type}; it handles {known}")
+        for handler in handlers:
+            self._check_table(handler)
+        return spec
+
+    async def _arrange(self, transaction: StepTransaction, dispatcher: Dispatcher) -> None:
+        for entity in self._entities:
+            cls = type(entity)
+            if inspect.isroutine(entity):
+                done = entity(dispatcher.outside_step(transaction, "", "", ""))
+                if inspect.isawaitable(done):
+                    await done
+            elif hasattr(cls, "__mapper__"):
+                await transaction.session.merge(entity)  # a copy: the test's own object stays the test's
+            else:
+                repository = self._repository(cls)
+                if not isinstance(repository, TableRepository):
+                    raise UsageError(
+                        f"given({self._service.name}, {cls.__name__}(...)): it is neither a mapped class nor stored "
+                        f"through a TableRepository of {self._service.name}; give a function (step) that stores it"
+                    )
+                await repository.save(transaction, {}, {getattr(entity, repository.table.id_column): entity})
+        await transaction.flush()
+
+    async def _read(self, url: str, cls: Any, id: Any) -> Any:
+        store = SqliteStore(url, self._service.name)
+        await store.open()
+        try:
+            if hasattr(cls, "__mapper__"):
+                async with store.reading() as session:
+                    found = await session.get(cls, id)
+                    if found is not None:
+                        session.expunge(found)  # so that it keeps its values
+                    return found
+            repository = self._repository(cls)
+            if repository is None:
+                raise UsageError(f"service {self._service.name} has no handler with entity={cls.__name__}")
+            async with store.transaction() as transaction:
+                return (await repository.load(transaction, [id])).get(id)
+        finally:
+            await store.close()
+
+    def _repository(self, cls: type) -> Repository[Any] | None:
+        for handler in self._handlers:
+            if handler.entity is cls:
+                self._check_table(handler)
+                return handler.repository
+        return None
+
+    def _check_table(self, handler: Handler) -> None:
+        repository = handler.repository
+        if not isinstance(repository, TableRepository):
+            return
+        name = repository.table.name
+        if self._tables is None or name not in self._tables.tables:
+            raise UsageError(
+                f"table {name!r} of TableRepository({repository.cls.__name__}) is not in the tables of service "
+                f"{self._service.name}: declare it in a MetaData and say Service(..., tables=metadata), or "
+                "given(..., tables=metadata)"
+            )
+
+
+def _messages(events: Sequence[Any], specs: Sequence[EventType[Any]]) -> list[Message]:
+    ids, now = UniqueIds("given"), rfc3339(time.time())
+    return [
+        Message(
+            spec.topic, 0, position, spec.key_of(event), SOURCE, position, position - 1,
+            Envelope(ids.next(), spec.type, now), spec.encode(event),
+        )
+        for position, (event, spec) in enumerate(zip(events, specs, strict=True), 1)
+    ]  # fmt: skip
