@@ -164,6 +164,18 @@ async def test_cancelling_an_order_that_nothing_is_reserved_for_releases_nothing
     assert await shop.world.published(CreditReleased) == []
 
 
+async def test_what_cannot_happen_to_an_order_waits_for_a_person_and_is_not_tried_again(shop: Shop) -> None:
+    customer_id = await shop.new_customer("10.00")
+    order_id = await shop.order(customer_id, "4.00")
+    async with customers.step() as step:
+        step.publish(CreditReserved(customer_id=customer_id, order_id=order_id, amount=Decimal("4.00")))
+    await shop.world.settle()
+    (letter,) = await shop.world.dead_letters(orders)
+    assert (letter.attempts, letter.error_type) == (1, "CannotHappen")
+    assert f"order {order_id} is OPEN; only NEW orders can open" in letter.error
+    assert (await shop.get_order(order_id))["status"] == "OPEN"
+
+
 async def test_view_takes_either_topic_first(shop: Shop) -> None:
     """Events of different topics have no order: here a customer's whole life comes before the customer."""
     customer_id, order_id = uuid4(), uuid4()

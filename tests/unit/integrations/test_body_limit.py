@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterable
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI, Request
 from starlette.types import Message
 
@@ -110,3 +112,57 @@ async def test_client_that_goes_away_while_its_body_is_dropped_ends_the_request(
     async with asyncio.timeout(30):
         status, _, asked = await exchange([(b"content-length", b"5000")], half())
     assert (status, asked) == (413, 2)
+
+
+class Server(uvicorn.Server):
+    """Tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listens.set()
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[tuple[str, int]]:
+    """A real server: what happens to bytes that nobody reads is a matter of the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = Server(uvicorn.Config(make_app(), log_level="warning", lifespan="off"))
+        serving = asyncio.create_task(server.serve([listening]))
+        await server.listens.wait()
+        yield listening.getsockname()
+        server.should_exit = True
+        await serving
+
+
+async def answer_to(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    length = int(head.split("content-length:")[1].split("\r\n")[0])
+    return int(head.split()[1]), await reader.readexactly(length)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_ten_megabytes_are_answered_and_the_connection_goes_on(address: tuple[str, int], chunked: bool) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    start = b"POST /length HTTP/1.1\r\nHost: test\r\n"
+    async with asyncio.timeout(60):
+        if chunked:
+            writer.write(start + b"Transfer-Encoding: chunked\r\n\r\n")
+            for _ in range(100):
+                writer.write(b"%x\r\n" % 100_000 + b"x" * 100_000 + b"\r\n")
+                await writer.drain()
+            writer.write(b"0\r\n\r\n")
+        else:
+            writer.write(start + b"Content-Length: 10000000\r\n\r\n")
+            for _ in range(100):
+                writer.write(b"x" * 100_000)
+                await writer.drain()
+        status, body = await answer_to(reader)
+        assert (status, b"body-too-large" in body) == (413, True)
+        writer.write(start + b"Content-Length: 3\r\n\r\nabc")
+        assert await answer_to(reader) == (200, b"3")
+        writer.close()
+        await writer.wait_closed()
