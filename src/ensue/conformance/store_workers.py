@@ -21,14 +21,17 @@ from ensue.message import LeaseTable
 
 LONG_S = 600.0
 
-#: Deposits into one account, one step at a time, publishing each new balance.
+#: Deposits into one account, one step at a time, publishing each new balance. Imports little: it starts often.
 _DEPOSITOR = """
 import asyncio, importlib, sys
-from ensue.conformance.store_suite import ACCOUNTS, SERVICE, record
+from ensue.message import OutboxRecord
+from ensue.ports import Table
+
+ACCOUNTS = Table("conformance_account", ("id", "balance"), "id")
 
 async def deposit(factory: str, url: str, name: str, count: int) -> None:
     module, function = factory.split(":")
-    store = getattr(importlib.import_module(module), function)(url, SERVICE)
+    store = getattr(importlib.import_module(module), function)(url, "orders")
     await store.open()
     print("ready", flush=True)
     sys.stdin.readline()
@@ -36,8 +39,9 @@ async def deposit(factory: str, url: str, name: str, count: int) -> None:
         async with store.transaction() as transaction:
             [(account, balance)] = await transaction.load_rows(ACCOUNTS, ["a"])
             await transaction.update_rows(ACCOUNTS, [(account, balance + 1)])
-            own = record(f"{name}:{number}", key=name, partition=number % 2 + 1)
-            await transaction.outbox_add([record(str(balance + 1), key="a"), own])
+            deposited = OutboxRecord("orders", 0, "a", b"{}", str(balance + 1).encode())
+            own = OutboxRecord("orders", number % 2 + 1, name, b"{}", f"{name}:{number}".encode())
+            await transaction.outbox_add([deposited, own])
     await store.close()
 
 asyncio.run(deposit(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
