@@ -48,6 +48,10 @@ class EntityMissing(RetryableError):
     """An entity step's entity does not exist (yet). attributes: entity, entity_id."""
 
 
+class HandlerCancelled(RetryableError):
+    """A handler ended with CancelledError although nobody cancelled the step: something it awaited was cancelled."""
+
+
 class TopicMismatch(UsageError):
     """A topic exists with another number of partitions. attributes: topic, expected, found."""
 

@@ -27,7 +27,7 @@ class Plan:
     """What to do with one batch, in log order.
 
     apply: to hand to handlers. waiting: of keys that a dead letter holds back. garbage: not messages at all.
-    foreign: those of `apply` without a chain, to be claimed in the inbox by (source, id).
+    foreign: those of `apply` and `waiting` without a chain, to be claimed in the inbox by (source, id).
     watermarks: per source, only where it moves. gaps: per source, the state after this batch where it changed
     (None: healed). lost: first contacts whose history is gone, accepted by rule: source -> position.
     """
@@ -95,11 +95,12 @@ def plan(
             moved[source] = position
         if kind not in known_types:
             result.unknown += 1
-        elif blocked and (source, message.key) in blocked:
+            continue
+        if not position:
+            result.foreign += 1
+        if blocked and (source, message.key) in blocked:
             result.waiting.append(message)
         else:
-            if not position:
-                result.foreign += 1
             apply.append(message)
     if batch:
         result.offset = batch[-1].offset

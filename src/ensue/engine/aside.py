@@ -13,7 +13,7 @@ from random import Random
 
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine.context import Context
-from ensue.engine.dispatch import StepFailed
+from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed
 from ensue.errors import UsageError
 from ensue.message import Checkpoint, Counters, DeadLetter, DeadLetterState, Garbage, Message, Partition
 from ensue.plan import Plan
@@ -27,6 +27,10 @@ _HOLDING = (
     DeadLetterState.RELEASED,
 )
 _NEVER = float("inf")
+#: Letters tried in a row, one a key; then the partition's new messages have their turn.
+_TRIES_MAX = 100
+#: All of them: a key whose letter is not known here would not be held back.
+_ALL = 2**31 - 1
 
 
 class Aside:
@@ -41,7 +45,7 @@ class Aside:
 
     @property
     def any(self) -> bool:
-        return bool(self._queues)
+        return self._count > 0
 
     @property
     def full(self) -> bool:
@@ -55,18 +59,17 @@ class Aside:
     async def load(self) -> None:
         """Read them anew: at start, and now and then, since an operator may have decided something."""
         letters = await self._context.store.dead_letters(
-            self._partition, _HOLDING, self._context.config.dead_letters_max + 1000
+            self._partition, _HOLDING, _ALL
         )
         self._queues = {}
         self._count = 0
         self.added(letters)
 
     def added(self, letters: Sequence[DeadLetter]) -> None:
+        self._count += len(letters)
         for letter in letters:
-            if not letter.source:
-                continue  # garbage has no key to hold back
-            self._queues.setdefault((letter.source, letter.key), []).append(letter)
-            self._count += 1
+            if letter.source:  # garbage has no key to hold back
+                self._queues.setdefault((letter.source, letter.key), []).append(letter)
 
     def next_due_s(self) -> float:
         """Seconds until something may be tried; inf: nothing."""
@@ -122,48 +125,54 @@ class Aside:
     # --------------------------------------------------------------------------------------------------------- retry
 
     async def retry_due(self, checkpoint: Checkpoint) -> bool:
-        """Try the first letter of each key that is due, and go on with its key while it succeeds.
+        """Try the first letter of each key that is due: when it succeeds, the next of its key is due at once.
 
         Moves `checkpoint`'s revision and counters. Returns whether anything was tried.
         """
         now = self._context.clock.now()
         due = [key for key, queue in self._queues.items() if _due_at(queue[0]) <= now]
-        for key in due:
+        for key in due[:_TRIES_MAX]:
             queue = self._queues[key]
-            while queue and _due_at(queue[0]) <= self._context.clock.now():
-                await self._retry(queue[0], checkpoint)
-                if queue[0].state in (DeadLetterState.RETRYING, DeadLetterState.DEAD):
-                    break
+            await self._retry(queue[0], checkpoint)
+            if queue[0].state not in (DeadLetterState.RETRYING, DeadLetterState.DEAD):
                 queue.pop(0)
                 self._count -= 1
-            if not queue:
-                del self._queues[key]
+                if not queue:
+                    del self._queues[key]
         return bool(due)
 
     async def _retry(self, letter: DeadLetter, checkpoint: Checkpoint) -> None:
         """One attempt. On success the letter goes with its effects; on failure it keeps the new reason."""
         if letter.state is DeadLetterState.RELEASED:
             letter.attempts = 0  # an operator's decision begins anew
-        context = self._context
-        message = _message(letter)
         try:
-            if message.type not in context.dispatcher.routes:
-                raise StepFailed(0, UsageError(f"no handler for {message.type} any more; discard the letter"))
-            async with context.store.transaction() as transaction:
-                outgoing = await context.dispatcher.apply(transaction, [message])
-                await transaction.flush()
-                if outgoing.records:
-                    await transaction.outbox_add(outgoing.records)
-                await transaction.dead_letter_remove([letter.id])
-                following = _counted(checkpoint, applied=1)
-                await transaction.save_checkpoint(self._partition, following, ())
-                context.faults.point("letter.handled")
-            context.faults.point("letter.committed")
+            following = await self._apply(letter, checkpoint)
+            self._context.faults.point("letter.committed")
             letter.state = DeadLetterState.DISCARDED  # of no further use in memory
         except StepFailed as failure:
             following = await self._keep(letter, failure.error, checkpoint)
+        except NOT_THE_MESSAGE:
+            raise
+        except Exception as error:  # e.g. a constraint that the database checks at flush or commit
+            following = await self._keep(letter, error, checkpoint)
         checkpoint.revision = following.revision + 1
         checkpoint.counters = following.counters
+
+    async def _apply(self, letter: DeadLetter, checkpoint: Checkpoint) -> Checkpoint:
+        context = self._context
+        message = _message(letter)
+        if message.type not in context.dispatcher.routes:
+            raise UsageError(f"no handler for {message.type} any more; discard the letter")
+        async with context.store.transaction() as transaction:
+            outgoing = await context.dispatcher.apply(transaction, [message])
+            await transaction.flush()
+            if outgoing.records:
+                await transaction.outbox_add(outgoing.records)
+            await transaction.dead_letter_remove([letter.id])
+            following = _counted(checkpoint, applied=1)
+            await transaction.save_checkpoint(self._partition, following, ())
+            context.faults.point("letter.handled")
+        return following
 
     async def _keep(self, letter: DeadLetter, error: Exception, checkpoint: Checkpoint) -> Checkpoint:
         async with self._context.store.transaction() as transaction:

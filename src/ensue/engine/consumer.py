@@ -15,7 +15,7 @@ from typing import Any
 from ensue.engine.aside import Aside
 from ensue.engine.ask import ask_again
 from ensue.engine.context import Context
-from ensue.engine.dispatch import StepFailed
+from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed
 from ensue.errors import CheckpointConflict, RetryableError
 from ensue.message import Checkpoint, Counters, DeadLetter, Gap, GapState, Garbage, Message, Partition
 from ensue.plan import Plan, plan
@@ -99,7 +99,6 @@ class PartitionConsumer:
             await self._look_around()
         if self._aside.any and await self._aside.retry_due(self._checkpoint):
             context.progress()
-            return
         wait_s = min(context.config.poll_interval_s, self._aside.next_due_s())
         batch: Sequence[Message | Garbage] = ()
         if self._aside.full:
@@ -133,6 +132,9 @@ class PartitionConsumer:
 
     async def _interruptible(self, waiting: Coroutine[Any, Any, None]) -> None:
         """Wait for a coroutine that `stop` may cut short. Nothing else is ever cancelled."""
+        if self._stopping:
+            waiting.close()
+            return
         self._waiting = asyncio.create_task(waiting)
         try:
             await self._waiting
@@ -171,18 +173,20 @@ class PartitionConsumer:
 
     async def _process(self, batch: Sequence[Message | Garbage]) -> None:
         """Apply a batch in one transaction; on a failure find the message at fault, so that only it pays."""
-        todo = self._plan(batch)
-        if not todo.has_effect:
-            self._forward(todo)
-            return
-        try:
-            await self._commit(todo)
-        except StepFailed as failure:
-            if len(todo.apply) == 1 and len(batch) == 1:
-                await self._set_aside(todo, failure.error)
-                return
-            for part in _parts(batch, todo, failure.index):
-                await self._process(part)
+        left = [batch]  # the next part last
+        while left and not self._stopping:
+            part = left.pop()
+            todo = self._plan(part)
+            if not todo.has_effect:
+                self._forward(todo)
+                continue
+            try:
+                await self._commit(todo)
+            except StepFailed as failure:
+                if len(part) == 1:
+                    await self._set_aside(todo, failure.error)
+                else:
+                    left += reversed(_parts(part, todo, failure.index))
 
     def _plan(self, batch: Sequence[Message | Garbage]) -> Plan:
         checkpoint = self._checkpoint
@@ -199,9 +203,11 @@ class PartitionConsumer:
     async def _commit(self, todo: Plan) -> None:
         try:
             following, letters = await self._transact(todo)
-        except (StepFailed, RetryableError):
+        except (StepFailed, *NOT_THE_MESSAGE):
             raise
         except Exception as error:  # e.g. a constraint that the database checks at commit
+            if not todo.apply:
+                raise  # no message can be blamed
             raise StepFailed(0 if len(todo.apply) == 1 else None, error) from error
         self._context.faults.point("consumer.committed")
         self._moved(following)
@@ -212,9 +218,9 @@ class PartitionConsumer:
         context, faults = self._context, self._context.faults
         async with context.store.transaction() as transaction:
             faults.point("consumer.begun")
-            apply, known = await self._claim(transaction, todo)
-            if apply:
-                outgoing = await context.dispatcher.apply(transaction, apply)
+            known = await self._claim(transaction, todo) if todo.foreign else 0
+            if todo.apply:
+                outgoing = await context.dispatcher.apply(transaction, todo.apply)
                 faults.point("consumer.handled")
                 await transaction.flush()  # entities first: their row locks put the outbox records in order
                 if outgoing.records:
@@ -223,25 +229,29 @@ class PartitionConsumer:
             letters = self._aside.waiting_letters(todo, transaction.now)
             if letters:
                 await transaction.dead_letters_add(letters)
-            following = self._following(todo, applied=len(apply), duplicates=known, dead=len(todo.garbage))
+            following = self._following(todo, applied=len(todo.apply), duplicates=known, dead=len(todo.garbage))
             await transaction.save_checkpoint(self.partition, following, todo.watermarks)
             faults.point("consumer.checkpoint_written")
         return following, letters
 
-    async def _claim(self, transaction: StepTransaction, todo: Plan) -> tuple[list[Message], int]:
-        """Leave out messages without a chain that took effect before; return what is left and how many were known."""
-        if not todo.foreign:
-            return todo.apply, 0
-        pairs = [(each.source, each.id) for each in todo.apply if not each.position]
+    async def _claim(self, transaction: StepTransaction, todo: Plan) -> int:
+        """Leave out of `todo` the messages without a chain that were here before; return how many."""
+        pairs = [(each.source, each.id) for each in (*todo.apply, *todo.waiting) if not each.position]
         fresh = await transaction.inbox_claim(self.partition.subscription, pairs)
-        apply: list[Message] = []
-        for each in todo.apply:
-            if each.position:
-                apply.append(each)
-            elif (each.source, each.id) in fresh:
-                fresh.discard((each.source, each.id))  # twice in one batch is a duplicate too
-                apply.append(each)
-        return apply, len(todo.apply) - len(apply)
+
+        def is_fresh(message: Message) -> bool:
+            pair = (message.source, message.id)
+            if message.position:
+                return True
+            if pair not in fresh:
+                return False
+            fresh.discard(pair)  # twice in one batch is a duplicate too
+            return True
+
+        before = len(todo.apply) + len(todo.waiting)
+        todo.apply = [each for each in todo.apply if is_fresh(each)]
+        todo.waiting = [each for each in todo.waiting if is_fresh(each)]
+        return before - len(todo.apply) - len(todo.waiting)
 
     async def _set_aside(self, todo: Plan, error: Exception) -> None:
         """The message failed alone: keep it with the reason, and let its key wait."""

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from ensue.engine.clock import rfc3339
-from ensue.errors import CheckpointConflict, EntityMissing, StoreUnavailable, UsageError
+from ensue.errors import CheckpointConflict, EntityMissing, HandlerCancelled, StoreUnavailable, UsageError
 from ensue.event import EventType
 from ensue.message import Message
 from ensue.ports import Ids, StepTransaction
@@ -122,6 +122,8 @@ class Dispatcher:
                         await asyncio.to_thread(call.call, None, event, step)
         except NOT_THE_MESSAGE:
             raise
+        except asyncio.CancelledError as error:
+            raise StepFailed(index, _from_inside(error)) from error
         except Exception as error:
             raise StepFailed(index, error) from error
 
@@ -176,6 +178,8 @@ class Dispatcher:
                 await repository.save(transaction, changed[repository], created[repository])
         except NOT_THE_MESSAGE:
             raise
+        except asyncio.CancelledError as error:
+            raise StepFailed(index, _from_inside(error)) from error
         except Exception as error:
             raise StepFailed(index, error) from error
 
@@ -196,6 +200,14 @@ async def _one_entity(transaction: StepTransaction, call: Call, event: Any, step
         await repository.save(transaction, {entity_id: entity if result is None else result}, {})
     elif result is not None:
         await repository.save(transaction, {}, {entity_id: result})
+
+
+def _from_inside(error: asyncio.CancelledError) -> HandlerCancelled:
+    """The error of a handler that ended with CancelledError; raises `error` when it is this task that is cancelled."""
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+    return HandlerCancelled(f"the handler ended with CancelledError({error}), but nobody has cancelled the step")
 
 
 def _missing(handler: Handler, entity_id: Any) -> EntityMissing:
