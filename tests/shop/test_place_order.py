@@ -162,6 +162,7 @@ async def test_cancelling_an_order_that_nothing_is_reserved_for_releases_nothing
     await shop.world.settle()
     assert (await shop.get_customer(customer_id))["reserved"] == "4.00"
     assert await shop.world.published(CreditReleased) == []
+    assert await shop.world.dead_letters(customers) == []
 
 
 async def test_what_cannot_happen_to_an_order_waits_for_a_person_and_is_not_tried_again(shop: Shop) -> None:
