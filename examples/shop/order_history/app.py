@@ -84,7 +84,7 @@ async def list_orders(
 async def count_orders(session: Reading) -> Counts:
     column = history_orders.c.status
     rows = await session.execute(select(column, func.count()).group_by(column))
-    return Counts(**{status: count for status, count in rows})
+    return Counts(**{row[0]: row[1] for row in rows})
 
 
 async def _page(session: AsyncSession, query: Select[Any], after: UUID | None, limit: int) -> OrderPage:
