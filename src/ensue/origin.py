@@ -17,13 +17,18 @@ from ensue.step import Step
 
 @dataclasses.dataclass(slots=True)
 class Origin:
-    """fingerprint: of the request, so that one key with another request is noticed. step: set while one is open."""
+    """fingerprint: of the request, so that one key with another request is noticed. step: set while one is open.
+
+    settled: the integration has kept the answer with the open step (or decided that it is not to be kept), so the
+    step of a request with a key may commit.
+    """
 
     correlation_id: str = ""
     traceparent: str = ""
     idempotency_key: str = ""
     fingerprint: str = ""
     step: Step | None = None
+    settled: bool = False
 
 
 _current: contextvars.ContextVar[Origin | None] = contextvars.ContextVar("ensue_origin", default=None)

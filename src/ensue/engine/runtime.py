@@ -13,7 +13,7 @@ from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
 from ensue.engine.worker import Worker
-from ensue.errors import IdempotencyMismatch
+from ensue.errors import IdempotencyMismatch, UsageError
 from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC
 from ensue.origin import AlreadyAnswered, Origin, current_origin
@@ -139,6 +139,12 @@ class Runtime:
                 yield step
             finally:
                 origin.step = None
+            if origin.fingerprint and not origin.settled:
+                raise UsageError(
+                    f"Idempotency-Key {origin.idempotency_key!r}: this step would commit before the answer is known, so "
+                    "a retry would do it again. Take the step as a dependency: "
+                    f"Depends({self.definition.name}.step, scope=\"function\")"
+                )
             faults.point("step.handled")
             await transaction.flush()  # entities first: their row locks put the outbox records in order
             if step.outgoing.records:

@@ -41,8 +41,10 @@ class StepRoute(APIRoute):
                 except AlreadyAnswered as answered:
                     response = _again(answered.response)
                 else:
-                    if given.idempotency_key and given.step is not None and response.status_code < 500:
-                        await given.step.transaction.response_save(_to_store(request, given, response))
+                    if given.idempotency_key and given.step is not None:
+                        if response.status_code < 500:
+                            await given.step.transaction.response_save(_to_store(request, given, response))
+                        given.settled = True
             response.headers["X-Correlation-Id"] = given.correlation_id
             return response
 

@@ -82,6 +82,11 @@ def make_app() -> FastAPI:
         await write(step, new.text)
         return StreamingResponse(iter([b"x"]))
 
+    @app.post("/own-step")
+    async def open_a_step_of_its_own(new: NewNote) -> int:
+        async with notes.step() as step:
+            return await write(step, new.text)
+
     @app.delete("/notes", status_code=204)
     async def remove(step: NotesStep) -> None:
         await write(step, "removed")
@@ -198,6 +203,16 @@ async def test_streamed_answer_cannot_be_kept_so_nothing_is_done(client: httpx.A
     assert answer.status_code == 500
     assert await stored() == 0
     assert (await client.post("/streamed", json={"text": "a"})).content == b"x"
+
+
+async def test_a_step_that_would_commit_before_its_answer_is_refused_when_there_is_a_key(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.post("/own-step", json={"text": "a"}, headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 500
+    assert await stored() == 0
+    assert (await client.post("/own-step", json={"text": "a"})).status_code == 200
+    assert await stored() == 1
 
 
 async def test_correlation_id_and_trace_of_the_request_go_with_its_events(
