@@ -90,8 +90,9 @@ def run_until_signal(main: Coroutine[Any, Any, T]) -> T:
     Of a group of errors that come together, the first expected one is raised: the others follow from it.
     """
     terminated = False
+    result: list[T] = []  # not the task's own: asyncio shows tasks in full to the signal module, which takes seconds
 
-    async def cancellable() -> T:
+    async def cancellable() -> None:
         task = asyncio.current_task()
         assert task is not None
 
@@ -102,11 +103,12 @@ def run_until_signal(main: Coroutine[Any, Any, T]) -> T:
 
         with contextlib.suppress(NotImplementedError):  # Windows
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
-        return await main
+        result.append(await main)
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(cancellable())
+            runner.run(cancellable())
+        return result[0]
     except KeyboardInterrupt:
         raise Stopped(128 + signal.SIGINT) from None
     except asyncio.CancelledError:

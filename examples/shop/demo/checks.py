@@ -40,16 +40,16 @@ def check_snapshot(snapshot: Snapshot, model: Model) -> list[Invariant]:
         invariants.append(_invariant(name, seen, compared, differences))
 
     orders, customers = snapshot.orders, snapshot.customers
-    add("every order asked for is stored once, and no other", len(model.orders), _ids(model.orders, orders))
-    add("every customer asked for is stored once, and no other", len(model.customers), _ids(model.customers, customers))
+    add("every order asked for is stored, and no other", len(model.orders), _ids(model.orders, orders))
+    add("every customer asked for is stored, no other", len(model.customers), _ids(model.customers, customers))
     add("no order is NEW", len(orders), _new(orders))
-    add("an order says why it was rejected, and no other does", len(orders), _without_reason(orders))
-    add("sum of a customer's reservations <= their limit", len(customers), _over_limit(customers))
+    add("all REJECTED orders have a reason, and no other", len(orders), _without_reason(orders))
+    add("a customer's reservations <= their limit", len(customers), _over_limit(customers))
     add("reservations = the customer's OPEN orders", len(customers), _unlike_open_orders(orders, customers))
     add("the view's orders = those of orders", len(orders), _unequal(orders, snapshot.view_orders))
     add("the view's customers = those of customers", len(customers), _unequal_customers(snapshot))
-    add("each order ended as the sequential model says", len(model.orders), _unlike_model(model, orders))
-    add("each customer's reserved amount as the model says", len(model.customers), _unlike_amount(model, customers))
+    add("each order ended as the model says", len(model.orders), _unlike_model(model, orders))
+    add("each reserved amount is as the model says", len(model.customers), _unlike_amount(model, customers))
     return invariants
 
 
@@ -59,16 +59,16 @@ def check_engine(
     """Check the engine's books. published: events by topic, all sources together."""
     applied = [(each, sum(published.get(topic, 0) for topic in each.topics)) for each in traffic]
     return [
-        _invariant("each subscriber has applied up to each sender's last record", seen_through, len(streams), (
+        _invariant("each subscriber is at each sender's last record", seen_through, len(streams), (
             f"{each.subscriber} of {each.source} {each.topic}/{each.partition}: at {each.watermark}, sent {each.head}"
             + (" (gap open)" if each.gap else "")
             for each in streams if each.watermark != each.head or each.gap
         )),
-        _invariant("each published event was applied exactly once", seen_through, sum(n for _, n in applied), (
+        _invariant("each event was applied exactly once", seen_through, sum(n for _, n in applied), (
             f"{each.subscriber}: applied {each.applied} + unknown {each.unknown}, published {expected}"
             for each, expected in applied if each.applied + each.unknown != expected
         )),
-        _invariant("no message was set aside as a dead letter", seen_through, sum(each.applied for each in traffic), (
+        _invariant("no message is a dead letter", seen_through, sum(each.applied for each in traffic), (
             f"{each.subscriber}: {each.dead_letters} dead letters" for each in traffic if each.dead_letters
         )),
     ]  # fmt: skip
@@ -83,12 +83,12 @@ def check_answers(refused: int, model: Model) -> Invariant:
     """Check what the services answered: a cancellation is refused exactly when its order was rejected before."""
     text = f"refused {refused}, the model says {model.refused}"
     differences = iter([text] if refused != model.refused else [])
-    return _invariant("as many cancellations were refused as the model says", "answers", 1, differences)
+    return _invariant("refused cancellations as the model says", "HTTP", 1, differences)
 
 
 def check_moments(moments: int, over_limit: Sequence[str]) -> Invariant:
     """Check what was seen while the run went on: `moments` looks into the customers database."""
-    return _invariant("at every moment: reservations <= limit", "database, live", moments, iter(over_limit))
+    return _invariant("at every moment: reservations <= limit", "databases", moments, iter(over_limit))
 
 
 def _invariant(name: str, seen_through: str, compared: int, differences: Iterator[str]) -> Invariant:

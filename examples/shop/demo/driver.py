@@ -154,7 +154,7 @@ class Driver:
                 raise OperationFailed(f"POST {path} was answered {status}, expected 202 or 409: {answer}")
             self.sent.undecided += 1
             attempt += 1
-            await asyncio.sleep(min(0.005 * 2 ** min(attempt, 5), 0.1) * self._random.uniform(0.5, 1.0))
+            await asyncio.sleep(min(0.01 * 2 ** min(attempt, 6), 0.4) * self._random.uniform(0.5, 1.0))
         raise OperationFailed(f"order {operation.order_id} was still NEW after {GIVE_UP_S:g} s: nobody decides it")
 
     async def _create(self, client: aiohttp.ClientSession, service: str, path: str, body: Mapping[str, str]) -> None:
@@ -167,7 +167,7 @@ class Driver:
     async def _post(
         self, client: aiohttp.ClientSession, service: str, path: str, body: Mapping[str, str] | None, key: str | None
     ) -> tuple[int, Any]:
-        """Send the same request until there is an answer below 500; return status and body."""
+        """Send the same request until there is an answer below 500; return the status and the problem."""
         url = self._urls[service] + path
         headers = {"Idempotency-Key": key} if key else {}
         last = ""
@@ -177,8 +177,10 @@ class Driver:
             try:
                 async with client.post(url, json=body, headers=headers) as response:
                     text = await response.read()
+                    if response.status < 400:
+                        return response.status, None
                     if response.status < 500:
-                        return response.status, json.loads(text) if text else {}
+                        return response.status, json.loads(text)
                     last = f"{response.status} {text[:500]!r}"
                     reason = str(response.status)
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:

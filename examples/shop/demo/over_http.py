@@ -74,15 +74,15 @@ async def check_single_answers(
             joined[each.customer_id][key] = each
     return [
         compare(
-            "GET /orders/{id} says what the list says", "HTTP",
+            "GET /orders/{id} = the list's entry", "HTTP",
             {key: snapshot.orders[key] for key in some_orders}, await _each(some_orders, order),
         ),
         compare(
-            "GET /customers/{id} says what the list says", "HTTP",
+            "GET /customers/{id} = the list's entry", "HTTP",
             {key: snapshot.customers[key] for key in some_customers}, await _each(some_customers, customer),
         ),
         compare(
-            "a customer's history = the customer joined with their orders", "HTTP",
+            "a history = the customer joined with orders", "HTTP",
             {key: (snapshot.customers[key], joined[key]) for key in some_customers},
             await _each(some_customers, history),
         ),

@@ -54,6 +54,7 @@ class Report:
     traffic: list[Traffic]
     latency: LatencySummary
     kills: Mapping[str, int] | None
+    kills_while_starting: int
     cpu: Mapping[str, float]
     memory_peak: Mapping[str, int]
     durations: Durations
@@ -111,14 +112,21 @@ class Report:
                 "events_applied_per_s": round(self.applied / working_s, 1),
             },
             "latency_post_to_open": dataclasses.asdict(self.latency) | {"how": HOW},
-            "chaos": None
-            if self.kills is None
-            else {"kills": dict(self.kills), "kills_total": sum(self.kills.values())},
+            "chaos": self._chaos(),
             "cpu_s": {name: round(seconds, 2) for name, seconds in self.cpu.items()},
             "memory_peak_bytes": dict(self.memory_peak),
             "duration_s": {**dataclasses.asdict(durations), "total": durations.total},
             "machine": machine(),
             "versions": versions(),
+        }
+
+    def _chaos(self) -> dict[str, Any] | None:
+        if self.kills is None:
+            return None
+        return {
+            "kills": dict(self.kills),
+            "kills_total": sum(self.kills.values()),
+            "kills_while_starting": self.kills_while_starting,
         }
 
 

@@ -99,6 +99,7 @@ async def run(
                 traffic=books.traffic,
                 latency=latency.summary(),
                 kills=dict(chaos.kills) if options.chaos else None,
+                kills_while_starting=chaos.while_starting,
                 cpu={each.name: each.cpu_s for each in services} | {"driver": cpu_seconds(os.getpid())},
                 memory_peak={each.name: each.peak_memory for each in services} | {"driver": peak_bytes(os.getpid())},
                 durations=Durations(started - began, replayed - started, quiet - replayed, time.monotonic() - quiet),

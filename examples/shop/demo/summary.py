@@ -23,8 +23,8 @@ def print_summary(console: Console, report: Report) -> None:
         for difference in each.differences:
             console.print(Text(f"  {each.name} ({each.seen_through}): {difference}", "red"))
     console.print(_figures(report))
-    for rule in RULES:
-        console.print(Text(f"  {rule}", "dim"))
+    for rule in (*RULES, f"latency: {HOW}"):
+        console.print(Text(rule, "dim"))
     if report.ok:
         console.print(Text(f"All {len(report.invariants)} invariants hold.", "bold green"))
     else:
@@ -33,11 +33,15 @@ def print_summary(console: Console, report: Report) -> None:
 
 
 def _invariants(report: Report) -> Table:
-    table = _table("invariant", "seen through", "compared", "")
-    table.columns[2].justify = "right"
-    for each in report.invariants:
-        verdict = Text("holds", "green") if each.holds else Text(f"{each.differing:,} differ", "bold red")
-        table.add_row(each.name, each.seen_through, f"{each.compared:,}", verdict)
+    """One row an invariant; how many were compared, as seen over HTTP and in the databases."""
+    seen = {(each.name, each.seen_through): each for each in report.invariants}
+    table = _table("invariant", "over HTTP", "in databases", "")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for name in dict.fromkeys(each.name for each in report.invariants):
+        found = [seen.get((name, through)) for through in ("HTTP", "databases")]
+        differing = sum(each.differing for each in found if each)
+        verdict = Text("holds", "green") if not differing else Text(f"{differing:,} differ", "bold red")
+        table.add_row(name, *(f"{each.compared:,}" if each else "" for each in found), verdict)
     return table
 
 
@@ -73,7 +77,11 @@ def _figures(report: Report) -> Table:
     )
     if report.kills is not None:
         of_each = ", ".join(f"{service} {count}" for service, count in sorted(report.kills.items()))
-        table.add_row("chaos", f"{sum(report.kills.values())} kills with SIGKILL ({of_each})")
+        table.add_row(
+            "chaos",
+            f"{sum(report.kills.values())} kills with SIGKILL ({of_each}), "
+            f"{report.kills_while_starting} of them while it was starting",
+        )
     table.add_row(
         "throughput",
         f"{throughput['orders_per_s']:,.0f} orders/s, {throughput['requests_per_s']:,.0f} requests/s, "
@@ -82,7 +90,7 @@ def _figures(report: Report) -> Table:
     table.add_row(
         "latency",
         f"POST /orders to OPEN: p50 {_ms(latency.p50_s)}, p99 {_ms(latency.p99_s)}, worst {_ms(latency.max_s)} "
-        f"({latency.samples:,} orders; {HOW})",
+        f"({latency.samples:,} orders followed)",
     )
     table.add_row(
         "memory at most",

@@ -89,6 +89,15 @@ class ServiceProcess:
         except aiohttp.ClientConnectionError:
             return False  # not listening yet
 
+    async def listening(self) -> bool:
+        """Whether it accepts connections: it has started, and works."""
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
     def check(self) -> None:
         """Raise ServiceFailed when the process has ended and nobody asked it to."""
         if self.expected_to_run and not self.running and self._process is not None:
