@@ -16,7 +16,7 @@ from rich.table import Table
 #: Wide enough for a line of anything when the output goes to a file or a pipe.
 _WIDE = 200
 
-_USER = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_USER = re.compile(r"(?<=://)/*[^/\s@]+(?=@)")
 _SECRET = re.compile(r"(?<=[?&])([^=&\s]*(?:password|passwd|secret|token|key)[^=&\s]*)=[^&\s]*", re.IGNORECASE)
 
 

@@ -1,0 +1,58 @@
+"""Two services for the tests of the command line: a till that sells, and a ledger that enters what was sold."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from ensue import Event, Retry, Service, Step
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Entry(Base):
+    __tablename__ = "entries"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    customer: Mapped[str]
+    amount: Mapped[int]
+
+
+class Sold(Event, topic="sales", key="customer"):
+    customer: str
+    amount: int = 0
+
+
+class Entered(Event, topic="entries", key="customer"):
+    customer: str
+    amount: int
+
+
+till = Service("till", publishes=[Sold])
+ledger = Service("ledger", publishes=[Entered], tables=Base.metadata, retry=Retry(attempts_max=1))
+shy = Service("shy")
+not_a_service = "no"
+
+
+def flag(name: str) -> Path:
+    """A file by which a test and a service talk."""
+    return Path(os.environ["ENSUE_HOME"], name)
+
+
+def block_for_ever() -> None:
+    flag("is-stuck").touch()
+    time.sleep(3600)
+
+
+@ledger.on(Sold)
+async def enter(event: Sold, step: Step) -> None:
+    if event.customer == "stuck":
+        block_for_ever()  # the mistake that a stop must survive: it blocks the event loop
+    if event.amount < 0 and flag("poison").exists():
+        raise ValueError(f"negative amount {event.amount}")
+    step.session.add(Entry(customer=event.customer, amount=event.amount))
+    step.publish(Entered(customer=event.customer, amount=event.amount))

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, work_until
+from tests.unit.cli.services import ledger, till
+
+from ensue.adapters import make_broker, make_store
+from ensue.codec import encode_envelope
+from ensue.message import TICK, Envelope, OutboxRecord
+
+
+def test_a_missing_database_is_an_error_and_nothing_is_made(ensue: Callable[..., Ended], home: Path) -> None:
+    ended = ensue("status", TILL)
+    assert ended.code == 1
+    assert ended.out == ""
+    assert f"service till has no database at sqlite:///{home}/till.db" in ended.err
+    assert "ENSUE_TILL_DATABASE" in ended.err
+    assert not home.exists()
+
+
+def test_without_a_broker_the_store_is_shown_and_no_broker_is_made(ensue: Callable[..., Ended], home: Path) -> None:
+    ensue("db", "init", LEDGER)
+    ended = ensue("status", LEDGER, "--json")
+    assert ended.code == 0
+    [status] = ended.json["services"]
+    assert f"there is no broker at sqlite:///{home}/broker.db" in status["broker_error"]
+    assert [each["lag"] for each in status["partitions"]] == [None, None]
+    assert status["lag"] is None
+    assert not (home / "broker.db").exists()
+    assert "the log cannot be asked" in ensue("status", LEDGER).out
+
+
+def test_what_is_unsent_is_counted(ensue: Callable[..., Ended], sell: Callable[..., None]) -> None:
+    sell(("ann", 1), ("bob", 2), ("ann", 3))
+    [status] = ensue("status", TILL, "--json").json["services"]
+    assert status["outbox"] == {"head": 3, "sent": 0, "unsent": 3}
+    assert status["workers"] == []
+    assert status["epoch"] == status["source"].removeprefix("till/")
+
+
+def test_a_quiet_system_has_no_lag_although_ticks_and_duplicates_lie_unread(
+    ensue: Callable[..., Ended], sell: Callable[..., None]
+) -> None:
+    sell(("ann", 1), ("bob", 2), ("ann", 3))
+
+    async def all_applied() -> bool:
+        return await applied() == 3
+
+    asyncio.run(work_until(all_applied, till, ledger))
+
+    async def tick_and_repeat() -> None:
+        """As a quiet relay and one that restarts do: records that say nothing new."""
+        settings = till.settings()
+        broker, store = make_broker(settings.broker), make_store(settings.database, "till")
+        await broker.open()
+        await store.open()
+        try:
+            records = await store.outbox_after(0, 10)
+            for (topic, number), head in (await store.outbox_heads()).items():
+                tick = OutboxRecord(topic, number, "", encode_envelope(Envelope("t", TICK)), b"", head, head)
+                again = [each for each in records if (each.topic, each.partition) == (topic, number)]
+                await broker.append(topic, number, store.source, [tick, *again])
+        finally:
+            await store.close()
+            await broker.close()
+
+    asyncio.run(tick_and_repeat())
+    [status] = ensue("status", LEDGER, "--json").json["services"]
+    assert status["lag"] == 0
+    assert status["counters"]["applied"] == 3
+    assert sum(each["log_end"] - each["offset"] for each in status["partitions"]) > 0
+    sources = {source for each in status["partitions"] for source in each["watermarks"]}
+    assert len(sources) == 1
+
+
+def test_what_lies_in_the_log_unread_is_the_lag(ensue: Callable[..., Ended], sell: Callable[..., None]) -> None:
+    ensue("db", "init", LEDGER)
+    sell(("ann", 1), ("bob", 2), ("ann", 3))
+
+    async def all_sent() -> bool:
+        broker = make_broker(till.settings().broker)
+        await broker.open()
+        try:
+            return sum([(await broker.bounds("sales", number)).last for number in range(2)]) >= 3
+        finally:
+            await broker.close()
+
+    asyncio.run(work_until(all_sent, till))
+    [status] = ensue("status", LEDGER, "--json").json["services"]
+    assert status["lag"] == 3
+    assert "3" in ensue("status", LEDGER).out
+
+
+def test_looking_takes_no_lease_and_leaves_no_worker(ensue: Callable[..., Ended]) -> None:
+    ensue("db", "init", LEDGER)
+
+    async def with_a_worker() -> None:
+        store = make_store(ledger.settings().database, "ledger")
+        await store.open()
+        try:
+            before = await store.heartbeat("somewhere:1:a", 60.0, ["relay", "sales/0"], [])
+            status = await asyncio.to_thread(ensue, "status", LEDGER, "--json")
+            after = await store.leases()
+            assert after.workers == before.workers == ("somewhere:1:a",)
+            assert [each.name for each in after.leases] == ["relay", "sales/0"]
+            [shown] = status.json["services"]
+            assert shown["workers"] == ["somewhere:1:a"]
+            assert {each["name"]: each["worker"] for each in shown["leases"]} == {
+                "relay": "somewhere:1:a",
+                "sales/0": "somewhere:1:a",
+            }
+            assert [each["worker"] for each in shown["partitions"]] == ["somewhere:1:a", None]
+        finally:
+            await store.close()
+
+    asyncio.run(with_a_worker())
+
+
+def test_one_service_that_cannot_be_read_does_not_hide_the_others(ensue: Callable[..., Ended]) -> None:
+    ensue("db", "init", LEDGER)
+    ended = ensue("status", TILL, LEDGER, "--json")
+    assert ended.code == 1
+    assert [each["service"] for each in ended.json["services"]] == ["ledger"]
+    assert "service till has no database" in ended.err
