@@ -25,6 +25,7 @@ _SET_HEAD = (
 )
 _HEADS = "SELECT topic, partition, position FROM ensue_outbox_head"
 _AFTER = f"SELECT {_COLUMNS} FROM ensue_outbox WHERE position > ? ORDER BY position LIMIT ?"
+_LAST = "SELECT max(position) FROM ensue_outbox"
 _GET = f"SELECT {_COLUMNS} FROM ensue_outbox WHERE position = ?"
 _OF = (
     f"SELECT {_COLUMNS} FROM ensue_outbox "
@@ -93,7 +94,7 @@ class Tail:
         if version == self._version:
             return
         self._heads = heads(self._connection)
-        (written,) = self._connection.execute("SELECT max(position) FROM ensue_outbox").fetchone()
+        (written,) = self._connection.execute(_LAST).fetchone()
         published_from = schema.identity(self._connection).published_from
         self._last = max(written or 0, published_from, *self._heads.values())
         self._version = version

@@ -10,10 +10,10 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
-from ensue.embedded.connection import connect, parse_sqlite_url
+from ensue.embedded.connection import BUSY_TIMEOUT_S, connect, parse_sqlite_url
 from ensue.embedded.wakeup import Wakeup
 from ensue.errors import UsageError
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, LeaseTable, OutboxRecord, Partition
@@ -49,10 +49,18 @@ class SqliteStore:
 
     url: `sqlite:///relative.db` or `sqlite:////absolute.db`; `?synchronous=FULL` (default: a commit survives a power
     cut), NORMAL or OFF (it survives the kill of any process). `sqlite://` is a database that is gone at close.
-    now: the database's clock, epoch seconds. Belongs to the event loop in which it was opened.
+    now: the database's clock, epoch seconds. busy_timeout_s: how long a step waits while another process writes.
+    Belongs to the event loop in which it was opened.
     """
 
-    def __init__(self, url: str, service: str, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        url: str,
+        service: str,
+        *,
+        now: Callable[[], float] = time.time,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
         path, options = parse_sqlite_url(url)
         self.service = service
         self._temporary = path == ":memory:"
@@ -60,6 +68,7 @@ class SqliteStore:
         self._path = path if self._temporary else os.path.abspath(path)
         self._synchronous = "OFF" if self._temporary else options.get("synchronous", "FULL")
         self._now = now
+        self._busy_timeout_s = busy_timeout_s
         self._opened: _Opened | None = None
         self._identity = schema.Identity(service, "", 0)
         self._seen = 0
@@ -72,7 +81,7 @@ class SqliteStore:
     # --- its life
 
     async def exists(self) -> bool:
-        return not self._temporary and schema.exists_in_file(self._path)
+        return self._opened is not None if self._temporary else schema.exists_in_file(self._path)
 
     async def open(self) -> None:
         if self._opened is not None:
@@ -82,30 +91,33 @@ class SqliteStore:
             # A file and no `:memory:`: only a file has readers that see the last commit while a step is open.
             self._directory = tempfile.mkdtemp(prefix="ensue-")
             path = os.path.join(self._directory, f"{self.service}.db")
-        connection = connect(path, synchronous=self._synchronous)
-        try:
-            writer = Writer(connection, path, f"store of {self.service}", self._synchronous)
-            await writer.run(lambda connection: self._prepare(connection, path))
+        async with AsyncExitStack() as opening:
+            opening.callback(self._remove_temporary)
+            connection = connect(path, synchronous=self._synchronous)
+            opening.callback(connection.close)
+            writer = Writer(
+                connection, path, f"store of {self.service}", self._synchronous, busy_timeout_s=self._busy_timeout_s
+            )
             snapshots = Snapshots(path)
-        except BaseException:
-            connection.close()
-            raise
-        wakeup = Wakeup(None if self._temporary else path)
-        try:
+            opening.callback(snapshots.close)
+            if not await snapshots.read(schema.exists):
+                await writer.run(self._create)
+            await snapshots.read(lambda connection: schema.check(connection, self.service, path))
+            self._identity = await snapshots.read(schema.identity)
+            wakeup = Wakeup(None if self._temporary else path)
             await wakeup.open()
-        except BaseException:
-            snapshots.close()
-            connection.close()
-            raise
+            opening.pop_all()  # all went well: it stays open
         self._opened = _Opened(writer, snapshots, Readers(path), wakeup)
         self._seen = wakeup.sequence(_CHANGED)
 
-    def _prepare(self, connection: sqlite3.Connection, path: str) -> None:
-        if schema.exists(connection):
-            schema.check(connection, self.service, path)
-        else:
+    def _create(self, connection: sqlite3.Connection) -> None:
+        if not schema.exists(connection):  # else another process was quicker
             schema.create(connection, self.service)
-        self._identity = schema.identity(connection)
+
+    def _remove_temporary(self) -> None:
+        if self._directory:
+            shutil.rmtree(self._directory)
+            self._directory = ""
 
     async def close(self) -> None:
         opened = self._opened
@@ -116,9 +128,7 @@ class SqliteStore:
         opened.readers.close()
         opened.snapshots.close()
         await opened.wakeup.close()
-        if self._directory:
-            shutil.rmtree(self._directory)
-            self._directory = ""
+        self._remove_temporary()
 
     async def create_tables(self, metadata: MetaData) -> None:
         async with self.transaction() as transaction:

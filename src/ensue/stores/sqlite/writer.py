@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from ensue.embedded.connection import begin_immediate
+from ensue.embedded.connection import BUSY_TIMEOUT_S, begin_immediate
 from ensue.errors import StoreUnavailable
 from ensue.stores.sqlite.commit import Committer
 from ensue.stores.sqlite.failures import failure_of_database
@@ -28,15 +28,24 @@ T = TypeVar("T")
 class Writer:
     """Owns the write connection. synchronous: its level (see `embedded.connection.connect`)."""
 
-    def __init__(self, connection: sqlite3.Connection, path: str, name: str, synchronous: str) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: str,
+        name: str,
+        synchronous: str,
+        *,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
         self.connection = connection
         self.path = path
         self.tail = Tail(connection)
         self.gate = Gate(connection)
         self._engines: Engines | None = None
         self._synchronous = synchronous
+        self._busy_timeout_s = busy_timeout_s
         self._turns = Turns(name)
-        self._committer = Committer(connection)
+        self.committer = Committer(connection)
         self._closed = False
 
     @property
@@ -61,13 +70,13 @@ class Writer:
     async def _begin(self) -> None:
         if self._closed:
             raise StoreUnavailable(f"{self.path}: the store was closed while this transaction waited for its turn")
-        await begin_immediate(self.connection)
+        await begin_immediate(self.connection, timeout_s=self._busy_timeout_s)
 
     async def commit(self) -> asyncio.CancelledError | None:
         """Commit what was begun; the turn stays. See `Committer.commit`."""
         if self.tail.touched:
             self.tail.write_heads()
-        return await self._committer.commit()
+        return await self.committer.commit()
 
     def rollback(self) -> None:
         """Undo what was begun, if SQLite has not done so by itself; the turn stays."""
@@ -111,7 +120,7 @@ class Writer:
         turn = await self._turns.acquire()
         try:
             self._closed = True
-            self._committer.close()
+            self.committer.close()
             self.connection.close()
         finally:
             self._turns.release(turn)
