@@ -57,7 +57,10 @@ class TopicMismatch(UsageError):
 
 
 class StoreRestored(UsageError):
-    """The log holds what this store never wrote, so the store is an older copy. attributes: source, topic, partition."""
+    """The log holds what this store never wrote, so the store is an older copy.
+
+    attributes: source, topic, partition.
+    """
 
 
 class StoreOutdated(UsageError):

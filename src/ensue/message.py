@@ -107,7 +107,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Garbage(msgspec.Struct, frozen=True, gc=False):
-    """A record of the log that is no message at all: bytes of someone else, or a damaged header. Kept as a dead letter."""
+    """A record of the log that is no message: bytes of someone else, or a damaged header. Kept as a dead letter."""
 
     topic: str
     partition: int

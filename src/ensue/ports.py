@@ -211,7 +211,7 @@ class StepTransaction(Protocol):
     async def response_load(self, key: str) -> StoredResponse | None: ...
 
     async def response_save(self, response: StoredResponse) -> None:
-        """Keep the response of an Idempotency-Key. A second one of that key makes the commit fail with RetryableError."""
+        """Keep the response of an Idempotency-Key. A second one of a key raises RetryableError, here or at commit."""
 
 
 class Store(Protocol):

@@ -58,9 +58,7 @@ class Aside:
 
     async def load(self) -> None:
         """Read them anew: at start, and now and then, since an operator may have decided something."""
-        letters = await self._context.store.dead_letters(
-            self._partition, _HOLDING, _ALL
-        )
+        letters = await self._context.store.dead_letters(self._partition, _HOLDING, _ALL)
         self._queues = {}
         self._count = 0
         self.added(letters)

@@ -93,6 +93,8 @@ class Dispatcher:
             while stop < end and routes[messages[stop].envelope.type].entities is together:
                 stop += 1
             if together:
+                if start:
+                    await transaction.flush()  # a repository that reads past the session sees what handlers left in it
                 await self._entity_run(transaction, messages, start, stop, outgoing)
             else:
                 await self._plain_run(transaction, messages, start, stop, outgoing)
@@ -149,7 +151,7 @@ class Dispatcher:
             entities = {repository: await repository.load(transaction, list(ids)) for repository, ids in wanted.items()}
             changed: dict[Repository[Any], dict[Any, Any]] = {repository: {} for repository in wanted}
             created: dict[Repository[Any], dict[Any, Any]] = {repository: {} for repository in wanted}
-            for index, (message, event, route) in enumerate(work, start):
+            for index, (message, event, route) in enumerate(work, start):  # noqa: B007  # told below
                 envelope = message.envelope
                 step = Step(
                     transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent
@@ -188,6 +190,7 @@ async def _one_entity(transaction: StepTransaction, call: Call, event: Any, step
     repository = call.repository
     assert repository is not None
     entity_id = call.id_of(event)
+    await transaction.flush()  # as before a run of entity steps
     entity = (await repository.load(transaction, [entity_id])).get(entity_id)
     if entity is None and not call.optional:
         raise _missing(call.handler, entity_id)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from ensue.engine.context import Context
 from ensue.engine.resend import Resender
@@ -57,7 +58,8 @@ class Relay:
                         asking.cancel()
             except* RetryableError as errors:
                 log.warning("relay of %s: %s; again in %.2f s", self._context.service, errors.exceptions[0], pause)
-                await self._rest(pause)
+                # Not to be woken by commits: while the broker is away they would make this a busy loop.
+                await self._interruptible(self._context.clock.sleep(pause))
                 pause = min(pause * 2, 5.0)
         await self._save_at_stop()
 
@@ -86,10 +88,12 @@ class Relay:
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
         await self._save_when_due()
-        if not records:
+        if self._ticks.next_due_s() == 0:
             async with self._appending:
-                await self._ticks.send_due()
-            await self._rest(self._pause_s())
+                await self._ticks.send_due(self._position)
+        if not records:
+            # Woken by a commit, by `stop`, or by time.
+            await self._interruptible(context.store.outbox_wait(self._pause_s()))
 
     async def _append(self, records: Sequence[OutboxRecord]) -> None:
         broker = self._context.broker
@@ -113,11 +117,12 @@ class Relay:
         pause = min(config.poll_interval_s, self._ticks.next_due_s())
         return min(pause, config.relay_save_interval_s) if self._position > self._saved else pause
 
-    async def _rest(self, seconds: float) -> None:
-        """Wait to be woken by a commit, by `stop`, or by time."""
+    async def _interruptible(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Wait for a coroutine that `stop` may cut short. Nothing else is ever cancelled."""
         if self._stopping:
+            waiting.close()
             return
-        self._waiting = asyncio.ensure_future(self._context.store.outbox_wait(seconds))
+        self._waiting = asyncio.create_task(waiting)
         try:
             await self._waiting
         except asyncio.CancelledError:

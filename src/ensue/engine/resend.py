@@ -16,6 +16,7 @@ from ensue.codec import encode_envelope
 from ensue.engine.ask import ResendRequest, read_request
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
+from ensue.errors import UsageError
 from ensue.message import CONTROL_TOPIC, LOST, Envelope, Message, OutboxRecord
 from ensue.plan import LostNotice
 
@@ -45,13 +46,16 @@ class Resender:
                 offset = record.offset
                 request = read_request(record) if isinstance(record, Message) else None
                 if request is not None:
-                    await self.answer(request)
+                    try:
+                        await self.answer(request)
+                    except UsageError as error:  # one strange request must not stop what is sent to all others
+                        log.warning("%s asked for what cannot be sent: %s", request.subscriber, error)
             if not batch:
                 bounds = await broker.bounds(CONTROL_TOPIC, 0)
                 offset = min(offset, bounds.last)  # the broker was emptied
 
     async def answer(self, request: ResendRequest) -> None:
-        """Send again, or say that it is gone; requests of others and repetitions of one just answered are passed over."""
+        """Send again, or say that it is gone. Passes over requests of others and repetitions of one just answered."""
         context = self._context
         source = context.store.source
         if request.source != source:

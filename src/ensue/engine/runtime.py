@@ -74,7 +74,7 @@ class Runtime:
         return self._worker
 
     async def start(self, *, work: bool = True) -> None:
-        """Open everything, check the topics, begin to work. Raises what the adapters raise; nothing is left open then."""
+        """Open everything, check the topics, begin to work. Raises what the adapters do; nothing is left open then."""
         if self._worker is not None:
             return
         await self.store.open()
@@ -141,9 +141,9 @@ class Runtime:
                 origin.step = None
             if origin.fingerprint and not origin.settled:
                 raise UsageError(
-                    f"Idempotency-Key {origin.idempotency_key!r}: this step would commit before the answer is known, so "
-                    "a retry would do it again. Take the step as a dependency: "
-                    f"Depends({self.definition.name}.step, scope=\"function\")"
+                    f"Idempotency-Key {origin.idempotency_key!r}: this step would commit before the answer is known, "
+                    "so a retry would do it again. Take the step as a dependency: "
+                    f'Depends({self.definition.name}.step, scope="function")'
                 )
             faults.point("step.handled")
             await transaction.flush()  # entities first: their row locks put the outbox records in order

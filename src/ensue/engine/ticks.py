@@ -44,8 +44,11 @@ class Ticks:
     def next_due_s(self) -> float:
         return max(self._next - self._context.clock.monotonic(), 0.0)
 
-    async def send_due(self) -> None:
-        """Append the ticks that are due. Called only when everything in the outbox is sent."""
+    async def send_due(self, sent: int) -> None:
+        """Append the ticks that are due, of partitions whose last record is at or below `sent`.
+
+        One busy partition does not keep the quiet ones silent: a loss there would stay unseen for as long.
+        """
         context = self._context
         now = context.clock.monotonic()
         if now < self._next:
@@ -55,7 +58,8 @@ class Ticks:
         for where, (due, interval) in self._due.items():
             if due <= now:
                 head = self._heads[where]
-                batches[where] = [OutboxRecord(*where, "", envelope, b"", head, head)]
+                if head <= sent:
+                    batches[where] = [OutboxRecord(*where, "", envelope, b"", head, head)]
                 longer = min(interval * 2, context.config.tick_max_s)
                 self._due[where] = (now + longer, longer)
         self._next = min(due for due, _ in self._due.values())

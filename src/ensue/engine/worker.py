@@ -52,6 +52,8 @@ class Retention:
                     raise
             except RetryableError as error:
                 log.warning("retention: %s; again later", error)
+            except Exception:
+                log.exception("retention: unexpected; again later")
 
     def stop(self) -> None:
         self._stopping = True
