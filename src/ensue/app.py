@@ -78,8 +78,10 @@ class Service(ServiceDefinition):
             await runtime.start(work=work)
             yield runtime
         finally:
-            self._runtime = None
-            await runtime.stop()
+            try:
+                await runtime.stop()  # its last batch may still ask this service for a reading
+            finally:
+                self._runtime = None
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:

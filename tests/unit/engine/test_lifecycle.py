@@ -1,0 +1,336 @@
+"""Starting and stopping: at any moment, within seconds, with nothing lost and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from tests.unit.engine.workbench import LIMIT_S, Sender, _Shared, bench, config, letters, store_of, until
+
+from ensue import Event, Service, Settings, Step
+from ensue.brokers.memory import MemoryBroker
+from ensue.engine.runtime import Runtime
+from ensue.errors import BrokerUnavailable, StoreUnavailable
+
+
+class Drop(Event, topic="water", key="pipe"):
+    pipe: str
+    number: int
+
+
+def well(got: list[int]) -> Service:
+    service = Service("well")
+
+    @service.on(Drop)
+    async def collect(event: Drop, step: Step) -> None:
+        await step.session.execute(text("SELECT 1"))
+        await asyncio.sleep(0)
+        got.append(event.number)
+
+    return service
+
+
+def runtime_of(service: Service, directory: Path, broker: Any) -> Runtime:
+    settings = Settings(database="", broker="", partitions=2, engine=config())
+    return Runtime(service, store_of(directory, service.name), broker, settings)
+
+
+def others() -> set[asyncio.Task[Any]]:
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def test_an_idle_service_stops_at_once_and_leaves_no_task(tmp_path: Path) -> None:
+    before = others()
+    async with asyncio.timeout(LIMIT_S):
+        async with bench(tmp_path, well([]), engine=config(poll_interval_s=3600.0, tick_first_s=60.0, tick_max_s=60.0)):
+            pass
+    assert others() <= before
+
+
+async def test_a_service_under_load_stops_after_the_batch_at_hand_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    got: list[int] = []
+    service = well(got)
+    broker = MemoryBroker("memory:load")
+    engine = config(batch_records_max=20)
+    async with bench(tmp_path, service, broker=broker, engine=engine) as world:
+        sender = Sender(world.broker)
+        await sender.send(*[Drop(pipe="a", number=number) for number in range(5000)])
+        await until(lambda: len(got) > 100, world)
+        async with asyncio.timeout(LIMIT_S):
+            await world.runtimes["well"].stop()
+        stopped_at = len(got)
+        assert stopped_at < 5000
+        await world.runtimes["well"].stop()  # safe to repeat
+    async with bench(tmp_path, service, broker=broker) as world:
+        await world.settle(30.0)
+    assert got == list(range(5000))
+
+
+@pytest.mark.parametrize("turns", [*range(12), 20, 40, 80])
+async def test_a_stop_at_any_moment_of_the_start_ends_everything(tmp_path: Path, turns: int) -> None:
+    """turns: of the event loop between the beginning of the start and the stop."""
+    before = others()
+    broker = _Shared(MemoryBroker())
+    await broker.open()
+    await Sender(broker, partitions=2).append()
+    runtime = runtime_of(well([]), tmp_path, broker)
+    starting = asyncio.create_task(runtime.start())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(LIMIT_S):
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await runtime.stop()
+    await broker.really_close()
+    assert others() <= before
+    # Nothing holds the file: it opens for another, and no lease is left behind.
+    store = store_of(tmp_path, "well")
+    await store.open()
+    assert (await store.leases()).leases == ()
+    await store.close()
+
+
+@pytest.mark.parametrize("turns", [*range(12), 20, 40, 80])
+async def test_a_start_that_is_given_up_halfway_leaves_nothing_open(tmp_path: Path, turns: int) -> None:
+    """`running` cancelled from outside, as by a timeout around the start of an application."""
+    before = others()
+    broker = _Shared(MemoryBroker())
+    await broker.open()
+    service = well([])
+
+    async def live() -> None:
+        async with service.running(runtime_of(service, tmp_path, broker)):
+            await asyncio.Event().wait()
+
+    living = asyncio.create_task(live())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    living.cancel()
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(living, return_exceptions=True)
+    await broker.really_close()
+    assert others() <= before
+    assert service._runtime is None
+
+
+class AwayBroker(MemoryBroker):
+    away = False
+
+    async def read(self, *args: Any) -> Any:
+        if self.away:
+            raise BrokerUnavailable("away")
+        return await super().read(*args)
+
+    async def append_many(self, *args: Any) -> None:
+        if self.away:
+            raise BrokerUnavailable("away")
+        await super().append_many(*args)
+
+
+async def test_a_stop_does_not_wait_for_a_broker_that_is_away(tmp_path: Path) -> None:
+    got: list[int] = []
+    service = well(got)
+    broker = AwayBroker()
+    async with bench(tmp_path, service, broker=broker) as world:
+        await Sender(world.broker).send(Drop(pipe="a", number=1))
+        await world.settle()
+        broker.away = True
+        async with service.step() as step:
+            step.publish(Drop(pipe="a", number=2))
+        await asyncio.sleep(0.2)  # until the pauses have grown; the limit below is far above them all
+        async with asyncio.timeout(4.0):
+            await world.runtimes["well"].stop()
+
+
+async def test_a_stop_during_the_pause_after_an_error_is_not_held_up_by_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The stop comes while the failing call is under way, so nothing waits yet that it could cut short."""
+    service = well([])
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class Stuck(MemoryBroker):
+        async def read(self, topic: str, *args: Any) -> Any:
+            if topic == "water" and args[3] == 0.0:
+                asked.set()
+                await answer.wait()
+                raise RuntimeError("a defect")
+            return await super().read(topic, *args)
+
+    async with bench(tmp_path, service, broker=Stuck()) as world:
+        await asyncio.wait_for(asked.wait(), LIMIT_S)
+        [consumer] = world.runtimes["well"].worker.consumers  # type: ignore[union-attr]
+        pauses: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            if seconds:
+                pauses.append(seconds)
+                await asyncio.Event().wait()
+
+        object.__setattr__(consumer._context, "clock", _Clock(consumer._context.clock, sleep))
+        stopping = asyncio.create_task(world.runtimes["well"].stop())
+        while not consumer._stopping:  # noqa: ASYNC110  # nothing tells it but this
+            await asyncio.sleep(0)
+        answer.set()
+        await asyncio.wait_for(stopping, LIMIT_S)
+        assert pauses == []
+    assert "a defect" in caplog.text
+
+
+class _Clock:
+    def __init__(self, clock: Any, sleep: Any) -> None:
+        self._clock = clock
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clock, name)
+
+
+async def test_a_handler_of_the_last_batch_may_still_read_through_its_service(tmp_path: Path) -> None:
+    service = Service("well")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    read: list[int] = []
+
+    @service.on(Drop)
+    async def collect(event: Drop) -> None:
+        begun.set()
+        await go_on.wait()
+        async with service.reading() as session:
+            read.append(await session.scalar(text("SELECT 42")) or 0)
+
+    stopping: asyncio.Task[None] | None = None
+    broker = _Shared(MemoryBroker())
+    await broker.open()
+    runtime = runtime_of(service, tmp_path, broker)
+
+    async def live() -> None:
+        async with service.running(runtime):
+            await Sender(broker, partitions=2).send(Drop(pipe="a", number=1))
+            await begun.wait()
+
+    stopping = asyncio.create_task(live())
+    await asyncio.wait_for(begun.wait(), LIMIT_S)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait_for(stopping, LIMIT_S)
+    await broker.really_close()
+    assert read == [42]
+    store = store_of(tmp_path, "well")
+    await store.open()
+    assert list(await store.dead_letters()) == []
+    await store.close()
+
+
+async def test_retention_goes_on_after_an_error_that_nobody_foresaw(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pruned = asyncio.Event()
+
+    class Strange(MemoryBroker):
+        asked = 0
+
+        async def prune(self, *args: Any) -> int:
+            self.asked += 1
+            if self.asked == 1:
+                raise ZeroDivisionError("strange")
+            pruned.set()
+            return await super().prune(*args)
+
+    async with bench(tmp_path, well([]), broker=Strange(), engine=config(retention_interval_s=0.01)):
+        await asyncio.wait_for(pruned.wait(), LIMIT_S)
+    assert "strange" in caplog.text
+
+
+async def test_a_loop_that_ends_unexpectedly_is_said_and_begun_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a relay stumbles over, the next heartbeat starts another."""
+
+    class Stumbling(MemoryBroker):
+        stumbles = 1
+
+        async def append_many(self, *args: Any) -> None:
+            if self.stumbles:
+                self.stumbles -= 1
+                raise ZeroDivisionError("stumbled")
+            await super().append_many(*args)
+
+    got: list[int] = []
+    service = well(got)
+    async with bench(tmp_path, service, broker=Stumbling(), engine=config(lease_ttl_s=0.3)) as world:
+        async with service.step() as step:
+            step.publish(Drop(pipe="a", number=1))
+        await until(lambda: got == [1], world)
+    assert "stumbled" in caplog.text
+
+
+async def test_a_consumer_outlives_a_defect_of_its_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(MemoryBroker):
+        odd = 3
+
+        async def read(self, topic: str, *args: Any) -> Any:
+            if topic == "water" and self.odd:
+                self.odd -= 1
+                raise ZeroDivisionError("odd")
+            return await super().read(topic, *args)
+
+    got: list[int] = []
+    async with bench(tmp_path, well(got), broker=Odd()) as world:
+        await Sender(world.broker).send(Drop(pipe="a", number=1))
+        await world.settle()
+    assert got == [1]
+    assert [each.levelno for each in caplog.records if "unexpected" in each.message] == [logging.ERROR] * 3
+
+
+async def test_other_work_of_the_process_gets_its_turn_while_a_backlog_is_consumed(tmp_path: Path) -> None:
+    """An embedded store never waits for anything: the loops must step aside by themselves."""
+    got: list[int] = []
+    service = Service("well")
+
+    @service.on(Drop)
+    async def collect(event: Drop) -> None:
+        got.append(event.number)
+
+    async with bench(tmp_path, service, engine=config(batch_records_max=10)) as world:
+        await Sender(world.broker).send(*[Drop(pipe="a", number=number) for number in range(3000)])
+        seen: list[int] = []
+        while len(got) < 3000:
+            seen.append(len(got))
+            await asyncio.sleep(0)
+        most = max(later - sooner for sooner, later in itertools.pairwise(seen))
+        assert most <= 30, f"{most} messages were handled without a pause"
+
+
+async def test_a_heartbeat_that_fails_keeps_the_work_going(tmp_path: Path) -> None:
+    from ensue.stores.sqlite import SqliteStore
+
+    class Arrhythmic(SqliteStore):
+        beats = 0
+
+        async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> Any:
+            self.beats += 1
+            if self.beats in (3, 4):
+                raise StoreUnavailable("no pulse")
+            if self.beats == 5:
+                raise ZeroDivisionError("no pulse at all")
+            return await super().heartbeat(worker, ttl_s, acquire, release)
+
+    got: list[int] = []
+    store = Arrhythmic(f"sqlite:///{tmp_path}/well.db?synchronous=OFF", "well")
+    async with bench(tmp_path, well(got), stores={"well": store}, engine=config(lease_ttl_s=0.06)) as world:
+        sender = Sender(world.broker)
+        number = 0
+        while store.beats < 10:
+            number += 1
+            await sender.send(Drop(pipe="a", number=number))
+            await asyncio.sleep(0.005)
+        await world.settle()
+        assert not await letters(world, world.runtimes["well"].definition)  # type: ignore[arg-type]
+    assert got == list(range(1, number + 1))
