@@ -1,15 +1,21 @@
 """The documents run as tests: each Python block of README.md and docs/ is executed, in order, one namespace a page.
 
-A block fenced as `output` must equal what the Python block before it printed. Blocks in other languages are only shown.
+A Python block with the title "shop.py" is a part of that file too. An `output` block must equal what the Python block
+before it printed. In a `console` block each line that begins with `$` is run by a shell, with `ensue` as a command, and
+must print what follows it (`...` stands for anything). Blocks in other languages are only shown.
 Each page runs in a new empty directory and may declare event types that another page or test has declared too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import doctest
 import io
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,12 +42,38 @@ def run_python(example: Example) -> None:
 
 
 def compare_output(example: Example) -> str | None:
-    expected, found = (_stripped(text) for text in (example.parsed, example.namespace.get(_PRINTED, "")))
-    return None if found == expected else f"expected:\n{expected}\nprinted:\n{found}"
+    found = example.namespace.get(_PRINTED, "")
+    return None if _equal(example.parsed, found) else f"expected:\n{example.parsed}\nprinted:\n{found}"
 
 
-def _stripped(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+def run_python_file(example: Example) -> None:
+    with open("shop.py", "a") as file:
+        file.write(example.parsed + "\n\n")
+    run_python(example)
+
+
+def run_console(example: Example) -> str | None:
+    source = Path(__file__).parent
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{source / 'src'}{os.pathsep}{source / 'examples'}",
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+    }
+    for command, expected in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n?)*)", example.parsed, re.MULTILINE):
+        line = re.sub(r"^ensue\b", f"{sys.executable} -m ensue", command)
+        done = subprocess.run(
+            line, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=-1, stderr=-2, text=True, timeout=60
+        )
+        if not _equal(expected, done.stdout):
+            return f"{command}\nexpected:\n{expected}\nprinted (status {done.returncode}):\n{done.stdout}"
+    return None
+
+
+def _equal(expected: str, found: str) -> bool:
+    """Compare without regard to white space; `...` in what is expected stands for anything."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    return doctest.OutputChecker().check_output(expected.strip() + "\n", found.strip() + "\n", flags)
 
 
 def begin_page(namespace: dict[str, Any]) -> None:
@@ -61,7 +93,8 @@ def end_page(namespace: dict[str, Any]) -> None:
 documents = Sybil(
     parsers=[
         CodeBlockParser(language="python", evaluator=run_python),
-        CodeBlockParser(language='python title="shop.py"', evaluator=run_python),
+        CodeBlockParser(language='python title="shop.py"', evaluator=run_python_file),
+        CodeBlockParser(language="console", evaluator=run_console),
         CodeBlockParser(language="output", evaluator=compare_output),
     ],
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],
