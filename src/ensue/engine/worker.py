@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from random import Random
 from typing import Protocol
 
@@ -130,10 +130,11 @@ class Worker:
                 table = await self._beat(table)
                 if first:
                     # Whoever ran here before and was killed has leases that nobody will renew.
-                    for owner in sorted({lease.owner for lease in table.leases if is_gone(lease.owner)}):
+                    gone = {name for name in (*table.workers, *(each.owner for each in table.leases)) if is_gone(name)}
+                    for owner in sorted(gone):
                         log.info("%s: %s is gone; taking over", self.name, owner)
                         await context.store.resign(owner)
-                    table = await self._beat(table)
+                    table = await self._beat(_without(table, gone))
                     first = False
                     self._ready.set()
             except RetryableError as error:
@@ -212,6 +213,13 @@ class RelayAndRetention:
     def stop(self) -> None:
         self.relay.stop()
         self._retention.stop()
+
+
+def _without(table: LeaseTable, gone: Collection[str]) -> LeaseTable:
+    return LeaseTable(
+        tuple(name for name in table.workers if name not in gone),
+        tuple(lease for lease in table.leases if lease.owner not in gone),
+    )
 
 
 def worker_name() -> str:

@@ -1,0 +1,55 @@
+"""After a kill the next process of the service goes on at once, not when the dead one's leases have run out."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.unit.engine.workbench import LIMIT_S, config, store_of
+
+from ensue import Event, Service, Settings
+from ensue.brokers.memory import MemoryBroker
+from ensue.engine.runtime import Runtime
+from ensue.engine.worker import RELAY, worker_name
+
+
+class Parcel(Event, topic="parcels", key="street"):
+    street: str
+
+
+def post() -> Service:
+    service = Service("post")
+
+    @service.on(Parcel)
+    def deliver(event: Parcel) -> None: ...
+
+    return service
+
+
+def name_of_a_dead_worker() -> str:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    machine, _, random = worker_name().split(":")
+    return f"{machine}:{process.pid}:{random}"
+
+
+async def test_a_new_worker_takes_over_from_killed_ones_before_it_says_that_it_is_ready(tmp_path: Path) -> None:
+    store = store_of(tmp_path, "post")
+    await store.open()
+    names = ["parcels/0", "parcels/1"]
+    await store.heartbeat(name_of_a_dead_worker(), 3600.0, [*names, RELAY], [])
+    await store.heartbeat(name_of_a_dead_worker(), 3600.0, [], [])  # killed before it got anything: it has no share
+    await store.close()
+    # The next heartbeat is twenty minutes away: what is not taken over now is not taken over in this test.
+    settings = Settings(database="", broker="", partitions=2, engine=config(lease_ttl_s=3600.0))
+    runtime = Runtime(post(), store_of(tmp_path, "post"), MemoryBroker(), settings)
+    await runtime.start()
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            await runtime.ready()
+        assert runtime.worker is not None
+        assert sorted(runtime.worker.holds) == sorted([*names, RELAY])
+    finally:
+        await runtime.stop()
