@@ -69,8 +69,10 @@ async def work_until(done: Callable[[], Awaitable[bool]], *services: Service) ->
             runtimes.append(runtime)
             await runtime.start()
         async with asyncio.timeout(LIMIT_S):
-            while not await done():
-                progressed.clear()
+            while True:
+                progressed.clear()  # before looking: what happens meanwhile is not slept through
+                if await done():
+                    return
                 await progressed.wait()
     finally:
         for runtime in runtimes:

@@ -79,10 +79,7 @@ def test_after_the_fix_a_retry_puts_the_key_s_messages_through_in_order(ensue: C
     ended = ensue("dead-letters", "retry", LEDGER, letter["id"])
     assert ended.code == 0
     assert f"dead letter {letter['id']}, key ann: released" in ended.out
-    assert (
-        "No worker of ledger lives: it takes effect when one runs (ensue run tests.unit.cli.services:ledger)"
-        in ended.out
-    )
+    assert f"No worker of ledger lives: it takes effect when one runs (ensue run {LEDGER})" in ended.out
     _work_until_applied(4)
     assert [amount for customer, amount in entries() if customer == "ann"] == [1, -2, 3]
     assert ensue("dead-letters", "list", LEDGER).out == "no dead letters\n"
