@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from random import Random
 from typing import Protocol
 
@@ -122,40 +122,42 @@ class Worker:
 
     async def _beat_forever(self) -> None:
         context = self._context
-        config = context.config
-        table = LeaseTable((), ())
-        first = True
         while True:
             try:
-                table = await self._beat(table)
-                if first:
-                    # Whoever ran here before and was killed has leases that nobody will renew.
-                    gone = {name for name in (*table.workers, *(each.owner for each in table.leases)) if is_gone(name)}
-                    for owner in sorted(gone):
-                        log.info("%s: %s is gone; taking over", self.name, owner)
-                        await context.store.resign(owner)
-                    table = await self._beat(_without(table, gone))
-                    first = False
-                    self._ready.set()
+                await self._beat()
+                self._ready.set()
             except RetryableError as error:
                 log.warning("%s: no heartbeat: %s", self.name, error)
             except Exception:
                 log.exception("%s: unexpected in the heartbeat; going on", self.name)
-            await context.clock.sleep(config.lease_ttl_s / 3)
+            await context.clock.sleep(context.config.lease_ttl_s / 3)
 
-    async def _beat(self, known: LeaseTable) -> LeaseTable:
-        store, config = self._context.store, self._context.config
-        wish = fair_share(self._names, known, self.name)
-        await self._end(wish.release)
-        relay_is_free = not any(lease.name == RELAY for lease in known.leases)
+    async def _beat(self) -> None:
+        """Live on, and come nearer to a fair share: by what holds now, since an old table moves what need not move."""
+        store, ttl_s = self._context.store, self._context.config.lease_ttl_s
+        table = await self._without_dead(await store.heartbeat(self.name, ttl_s, (), ()))
+        wish = fair_share(self._names, table, self.name)
+        relay_is_free = not any(lease.name == RELAY for lease in table.leases)
         acquire = [*wish.acquire, *([RELAY] if relay_is_free else ())]
-        table = await store.heartbeat(self.name, config.lease_ttl_s, acquire, wish.release)
+        if acquire or wish.release:
+            await self._end(wish.release)
+            table = await store.heartbeat(self.name, ttl_s, acquire, wish.release)
         self._context.faults.point("lease.beaten")
         mine = {lease.name for lease in table.leases if lease.owner == self.name}
         await self._end([name for name in self._loops if name not in mine])
         for name in sorted(mine):
             self._begin(name)
-        return table
+
+    async def _without_dead(self, table: LeaseTable) -> LeaseTable:
+        """Resign for killed processes of this machine, whose leases nobody will renew; return what is left."""
+        gone = {name for name in (*table.workers, *(each.owner for each in table.leases)) if is_gone(name)}
+        for owner in sorted(gone):
+            log.info("%s: %s is gone; taking over", self.name, owner)
+            await self._context.store.resign(owner)
+        return LeaseTable(
+            tuple(name for name in table.workers if name not in gone),
+            tuple(lease for lease in table.leases if lease.owner not in gone),
+        )
 
     # --------------------------------------------------------------------------------------------------------- loops
 
@@ -213,13 +215,6 @@ class RelayAndRetention:
     def stop(self) -> None:
         self.relay.stop()
         self._retention.stop()
-
-
-def _without(table: LeaseTable, gone: Collection[str]) -> LeaseTable:
-    return LeaseTable(
-        tuple(name for name in table.workers if name not in gone),
-        tuple(lease for lease in table.leases if lease.owner not in gone),
-    )
 
 
 def worker_name() -> str:

@@ -1,0 +1,128 @@
+"""Fair shares: whatever the start, living workers end with equal shares, and nothing moves that need not."""
+
+from __future__ import annotations
+
+from random import Random
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from ensue.engine.leases import fair_share
+from ensue.message import Lease, LeaseTable
+
+
+class House:
+    """The database's side, as the port promises it, and workers that look before they wish."""
+
+    def __init__(self, names: list[str], owners: dict[str, str]) -> None:
+        self.names = names
+        self.owners = owners
+        self.alive: set[str] = set()
+        self.moves = 0
+
+    def table(self) -> LeaseTable:
+        workers = tuple(sorted(self.alive))
+        return LeaseTable(workers, tuple(Lease(name, owner, 1.0) for name, owner in sorted(self.owners.items())))
+
+    def beat(self, worker: str) -> None:
+        self.alive.add(worker)
+        wish = fair_share(self.names, self.table(), worker)
+        for name in wish.release:
+            if self.owners.get(name) == worker:
+                del self.owners[name]
+                self.moves += 1
+        for name in wish.acquire:
+            self.owners.setdefault(name, worker)
+
+    def end(self, worker: str) -> None:
+        self.alive.discard(worker)
+        self.owners = {name: owner for name, owner in self.owners.items() if owner != worker}
+
+    def shares(self) -> list[int]:
+        return [sum(owner == worker for owner in self.owners.values()) for worker in sorted(self.alive)]
+
+    def fewest_moves(self) -> int:
+        """How many of the leases held must change hands so that shares differ by one at most."""
+        held = sorted(self.shares(), reverse=True)
+        base, extra = divmod(len(self.names), len(held))
+        return sum(max(share - base - (at < extra), 0) for at, share in enumerate(held))
+
+
+starts = st.tuples(
+    st.integers(1, 40), st.integers(1, 7), st.lists(st.integers(0, 7), min_size=40, max_size=40), st.integers(0, 2**32)
+)
+
+
+def house_of(start: tuple[int, int, list[int], int]) -> tuple[House, list[str], Random]:
+    size, workers, owned, seed = start
+    names = [f"topic/{number}" for number in range(size)]
+    alive = [f"worker-{number}" for number in range(workers)]
+    # Owner 7 is nobody: a lease that is free.
+    owners = {name: f"worker-{owner}" for name, owner in zip(names, owned, strict=False) if owner < workers}
+    return House(names, owners), alive, Random(seed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(starts)
+def test_from_any_start_the_shares_become_equal_and_stay(start: tuple[int, int, list[int], int]) -> None:
+    house, alive, random = house_of(start)
+    for _ in range(8):
+        for worker in random.sample(alive, len(alive)):
+            house.beat(worker)
+    assert set(house.owners) == set(house.names)
+    assert max(house.shares()) - min(house.shares()) <= 1
+    settled, moves = dict(house.owners), house.moves
+    for _ in range(3):
+        for worker in random.sample(alive, len(alive)):
+            house.beat(worker)
+    assert (house.owners, house.moves) == (settled, moves)
+
+
+@settings(max_examples=200, deadline=None)
+@given(starts)
+def test_when_all_know_of_each_other_nothing_moves_that_need_not(start: tuple[int, int, list[int], int]) -> None:
+    house, alive, random = house_of(start)
+    house.alive = set(alive)
+    fewest = house.fewest_moves()
+    for _ in range(8):
+        for worker in random.sample(alive, len(alive)):
+            house.beat(worker)
+    assert house.moves == fewest
+
+
+@settings(max_examples=200, deadline=None)
+@given(starts, st.integers(1, 5))
+def test_a_worker_that_ends_or_joins_costs_no_more_moves_than_needed(
+    start: tuple[int, int, list[int], int], changes: int
+) -> None:
+    house, alive, random = house_of(start)
+    for change in range(changes):
+        for _ in range(6):
+            for worker in random.sample(alive, len(alive)):
+                house.beat(worker)
+        house.moves = 0
+        if len(alive) > 1 and random.random() < 0.5:
+            house.end(alive.pop(random.randrange(len(alive))))
+            fewest = 0  # what it held is free for the others
+        else:
+            alive.append(f"joined-{change}")
+            house.alive.add(alive[-1])
+            fewest = house.fewest_moves()
+        for _ in range(6):
+            for worker in random.sample(alive, len(alive)):
+                house.beat(worker)
+        assert house.moves == fewest
+        assert max(house.shares()) - min(house.shares()) <= 1
+
+
+@given(starts)
+def test_a_worker_never_wants_what_a_living_one_holds_nor_gives_up_and_takes_at_once(
+    start: tuple[int, int, list[int], int],
+) -> None:
+    house, alive, _ = house_of(start)
+    house.alive = set(alive)
+    for worker in alive:
+        wish = fair_share(house.names, house.table(), worker)
+        assert not any(house.owners.get(name) in alive for name in wish.acquire)
+        assert all(house.owners[name] == worker for name in wish.release)
+        assert not (wish.acquire and wish.release)
