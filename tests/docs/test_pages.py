@@ -1,0 +1,68 @@
+"""Links lead somewhere, every page is in the site's menu, and paths of the repository that a page names exist."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", without_code(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", without_code(page.read_text())):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"`((?:src|examples|tests|docs|benchmarks)/[\w/.\-]+)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`((?:engine|stores|brokers|embedded|integrations|cli)/[\w/]+\.py)`", text):
+        assert (ROOT / "src/ensue" / name).exists(), name
+
+
+def menu(entries: list[Any]) -> set[str]:
+    found: set[str] = set()
+    for entry in entries:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            found |= menu(value) if isinstance(value, list) else {value}
+    return found
+
+
+def test_every_page_is_in_the_menu() -> None:
+    project = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+    assert menu(project["nav"]) == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+
+def test_every_decision_is_in_the_list_of_decisions() -> None:
+    listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (DOCS / "adr/index.md").read_text())
+    assert listed == sorted(page.name for page in (DOCS / "adr").glob("0*.md"))
+
+
+def test_decisions_are_numbered_without_a_hole() -> None:
+    for number, page in enumerate(sorted((DOCS / "adr").glob("0*.md")), 1):
+        assert page.read_text().startswith(f"# {number}. "), page.name
+        assert page.name.startswith(f"{number:04}-")
