@@ -19,6 +19,7 @@ from uuid import UUID
 import aiohttp
 
 from shop.demo.plan import CancelOrder, CreateCustomer, Operation, PlaceOrder, Plan, Planned
+from shop.demo.reachable import Reachable
 
 CONCURRENCY = 32
 #: How long one operation may be tried before the run is given up, in seconds. A restart takes a second or two.
@@ -74,38 +75,45 @@ class Driver:
         self._on_order = on_order
         self._orders_started = 0
         self._began = 0.0
+        self._reachable = {service: Reachable(url) for service, url in urls.items()}
+        #: Customers with something left to do, the one whose turn is next first: (turn, number, operations, index).
+        self._waiting: asyncio.PriorityQueue[tuple[float, int, list[Planned], int]] = asyncio.PriorityQueue()
+        self._customers_left = len(plan.by_customer)
+        self._finished = asyncio.Event()
 
     async def run(self) -> None:
-        """Do every operation of the plan. Raises OperationFailed."""
-        waiting: asyncio.PriorityQueue[tuple[float, int, list[Planned], int]] = asyncio.PriorityQueue()
-        for number, planned in enumerate(self._plan.by_customer.values()):
-            waiting.put_nowait((planned[0].turn, number, planned, 0))
-        self._began = time.monotonic()
-        left = len(self._plan.by_customer)
-        finished = asyncio.Event()
-
-        async def work(client: aiohttp.ClientSession) -> None:
-            """Take the customer whose turn is next, do one operation, put the customer back."""
-            nonlocal left
-            while True:
-                _, number, planned, index = await waiting.get()
-                await self._do(client, planned[index].operation)
-                if index + 1 < len(planned):
-                    waiting.put_nowait((planned[index + 1].turn, number, planned, index + 1))
-                else:
-                    left -= 1
-                    if left == 0:
-                        finished.set()
-
-        if left == 0:
+        """Do every operation of the plan. Raises OperationFailed, in a group."""
+        if not self._customers_left:
             return
+        self._began = time.monotonic()
+        for number, planned in enumerate(self._plan.by_customer.values()):
+            self._waiting.put_nowait((planned[0].turn, number, planned, 0))
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         timeout = aiohttp.ClientTimeout(total=30, connect=5)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client, asyncio.TaskGroup() as group:
-            workers = [group.create_task(work(client)) for _ in range(self._concurrency)]
-            await finished.wait()
-            for worker in workers:
-                worker.cancel()
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout) as client,
+                asyncio.TaskGroup() as group,
+            ):
+                workers = [group.create_task(self._work(client)) for _ in range(self._concurrency)]
+                await self._finished.wait()
+                for worker in workers:
+                    worker.cancel()
+        finally:
+            for each in self._reachable.values():
+                each.close()
+
+    async def _work(self, client: aiohttp.ClientSession) -> None:
+        """Take the customer whose turn is next, do one operation, put the customer back; until cancelled."""
+        while True:
+            _, number, planned, index = await self._waiting.get()
+            await self._do(client, planned[index].operation)
+            if index + 1 < len(planned):
+                self._waiting.put_nowait((planned[index + 1].turn, number, planned, index + 1))
+            else:
+                self._customers_left -= 1
+                if not self._customers_left:
+                    self._finished.set()
 
     async def _do(self, client: aiohttp.ClientSession, operation: Operation) -> None:
         match operation:
@@ -183,9 +191,14 @@ class Driver:
                         return response.status, json.loads(text)
                     last = f"{response.status} {text[:500]!r}"
                     reason = str(response.status)
+            except aiohttp.ClientConnectorError as error:
+                self.sent.resent["no connection"] += 1
+                last = repr(error)
+                await self._reachable[service].wait(GIVE_UP_S - (time.monotonic() - began))
+                continue
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
                 last = repr(error)
-                reason = "no connection" if isinstance(error, aiohttp.ClientConnectorError) else "no answer"
+                reason = "no answer"
             self.sent.resent[reason] += 1
             await asyncio.sleep(min(0.02 * 2 ** min(attempt, 5), 0.5) * self._random.uniform(0.5, 1.0))
             attempt += 1

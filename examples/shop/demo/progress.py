@@ -17,7 +17,7 @@ from rich.text import Text
 from shop.demo.books import Live, read_live
 
 LOOK_S = 0.4
-PLAIN_LINE_S = 5.0
+PLAIN_LINE_S = 3.0
 #: Events per second are those of the last few seconds.
 WINDOW_S = 3.0
 
