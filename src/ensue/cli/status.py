@@ -202,6 +202,7 @@ def _show(status: ServiceStatus) -> None:
         f"  so far   {counters.applied} applied, {counters.duplicates} duplicates skipped, {counters.unknown} of other "
         f"types, {counters.retries} retries, {counters.gaps_seen} gaps seen, {counters.gaps_healed} healed"
     )
+    say(f"  lag      {'unknown' if status.lag is None else status.lag}")
     letters = ", ".join(f"{count} {state}" for state, count in status.dead_letters.items()) or "none"
     say(f"  letters  {letters}")
     if status.partitions:

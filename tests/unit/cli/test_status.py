@@ -91,7 +91,7 @@ def test_what_lies_in_the_log_unread_is_the_lag(ensue: Callable[..., Ended], sel
     asyncio.run(work_until(all_sent, till))
     [status] = ensue("status", LEDGER, "--json").json["services"]
     assert status["lag"] == 3
-    assert "3" in ensue("status", LEDGER).out
+    assert "  lag      3\n" in ensue("status", LEDGER).out
 
 
 def test_looking_takes_no_lease_and_leaves_no_worker(ensue: Callable[..., Ended]) -> None:

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tests.unit.cli.harness import LEDGER, TILL, Ended
+
+Command = Callable[..., Ended]
+
+
+def sql(path: Path, *statements: str) -> list[Sequence[Any]]:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            rows: list[Sequence[Any]] = connection.execute(statement).fetchall()
+        return rows
+
+
+def test_init_creates_what_is_missing_and_may_be_repeated(ensue: Command, home: Path) -> None:
+    first = ensue("db", "init", LEDGER)
+    assert first.code == 0
+    assert "Ensue's tables and 1 of ledger's own are there; source ledger/" in first.out
+    tables = {name for (name,) in sql(home / "ledger.db", "SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    assert {"entries", "ensue_outbox", "ensue_checkpoint"} <= tables
+    assert not (home / "broker.db").exists()
+    assert ensue("db", "init", LEDGER).out == first.out
+    assert ensue("db", "check", LEDGER).code == 0
+
+
+def test_check_makes_nothing(ensue: Command, home: Path) -> None:
+    ended = ensue("db", "check", LEDGER)
+    assert ended.code == 1
+    assert "has no database" in ended.err
+    assert not home.exists()
+
+
+def test_check_of_a_database_without_ensue_s_tables_leaves_it_as_it_is(ensue: Command, home: Path) -> None:
+    home.mkdir()
+    sql(home / "ledger.db", "CREATE TABLE entries (id INTEGER PRIMARY KEY)")
+    before = (home / "ledger.db").read_bytes()
+    ended = ensue("db", "check", LEDGER)
+    assert ended.code == 1
+    assert "not Ensue's tables" in ended.err
+    assert (home / "ledger.db").read_bytes() == before
+
+
+def test_check_names_missing_tables_and_columns(ensue: Command, home: Path) -> None:
+    ensue("db", "init", LEDGER)
+    sql(home / "ledger.db", "ALTER TABLE entries DROP COLUMN amount")
+    ended = ensue("db", "check", LEDGER)
+    assert ended.code == 1
+    assert "lacks column entries.amount" in ended.err
+    sql(home / "ledger.db", "DROP TABLE entries")
+    ended = ensue("db", "check", LEDGER)
+    assert "lacks table entries" in ended.err
+    assert f"ensue db init {LEDGER}" in ended.err
+
+
+def test_check_refuses_tables_of_another_version(ensue: Command, home: Path) -> None:
+    ensue("db", "init", LEDGER)
+    sql(home / "ledger.db", "UPDATE ensue_meta SET schema_version = 99")
+    ended = ensue("db", "check", LEDGER)
+    assert ended.code == 1
+    assert "version 99" in ended.err
+
+
+def test_a_new_epoch_is_refused_while_a_worker_lives(ensue: Command, home: Path, sell: Callable[..., None]) -> None:
+    sell(("ann", 1))
+    sql(home / "till.db", "INSERT INTO ensue_worker VALUES ('elsewhere:1:a', unixepoch() + 60)")
+    refused = ensue("db", "new-epoch", TILL, "--yes")
+    assert refused.code == 1
+    assert "service till runs (elsewhere:1:a)" in refused.err
+    assert "stop it first" in refused.err
+    before = sql(home / "till.db", "SELECT epoch FROM ensue_meta")
+    assert ensue("db", "new-epoch", TILL, "--force", answer="n\n").code == 1
+    assert sql(home / "till.db", "SELECT epoch FROM ensue_meta") == before
+    forced = ensue("db", "new-epoch", TILL, "--force", "--yes")
+    assert forced.code == 0
+    assert "1 record(s) after it are new" in forced.out
+    assert "it needs no new epoch" in forced.out
+    assert sql(home / "till.db", "SELECT epoch FROM ensue_meta") != before
+
+
+def test_a_new_epoch_wants_the_log_to_compare_with(ensue: Command) -> None:
+    ensue("db", "init", TILL)
+    ended = ensue("db", "new-epoch", TILL, "--yes")
+    assert ended.code == 1
+    assert "there is no broker" in ended.err

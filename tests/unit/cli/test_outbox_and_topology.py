@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended
+from tests.unit.cli.services import ledger, shy, till
+
+from ensue import Event, Service
+from ensue.adapters import make_store
+from ensue.cli.topology import as_mermaid, find_flows, find_warnings
+
+Command = Callable[..., Ended]
+
+
+def save_sent(position: int) -> None:
+    """What the relay does after it has sent that far."""
+
+    async def save() -> None:
+        store = make_store(till.settings().database, "till")
+        await store.open()
+        try:
+            await store.relay_save(position)
+        finally:
+            await store.close()
+
+    asyncio.run(save())
+
+
+def test_the_outbox_is_listed_in_order_with_what_is_sent(ensue: Command, sell: Callable[..., None]) -> None:
+    sell(("ann", 1), ("bob", 2), ("ann", 3))
+    save_sent(2)
+    listed = ensue("outbox", "list", TILL, "--json").json
+    assert (listed["sent"], listed["head"]) == (2, 3)
+    assert [(each["position"], each["data"]["customer"], each["sent"]) for each in listed["records"]] == [
+        (1, "ann", True),
+        (2, "bob", True),
+        (3, "ann", False),
+    ]
+    assert listed["records"][2]["previous"] == 1
+    assert listed["records"][0]["headers"]["type"] == "sales.Sold.v1"
+
+
+def test_the_outbox_can_be_paged_and_narrowed(ensue: Command, sell: Callable[..., None]) -> None:
+    sell(("ann", 1), ("bob", 2), ("ann", 3))
+
+    def positions(*options: object) -> list[int]:
+        return [each["position"] for each in ensue("outbox", "list", TILL, "--json", *options).json["records"]]
+
+    assert positions("--limit", 2) == [1, 2]
+    assert positions("--after", 2) == [3]
+    assert positions("--unsent") == [1, 2, 3]
+    save_sent(2)
+    assert positions("--unsent") == [3]
+    assert "more: --after 1" in ensue("outbox", "list", TILL, "--limit", 1).out
+    save_sent(3)
+    assert ensue("outbox", "list", TILL, "--unsent").out == "nothing unsent\n"
+
+
+class Dropped(Event, topic="sales", key="customer"):
+    customer: str
+
+
+def test_the_topology_says_who_publishes_and_who_handles(ensue: Command) -> None:
+    ended = ensue("topology", TILL, LEDGER)
+    assert ended.code == 0
+    [row] = [line for line in ended.out.splitlines() if "sales.Sold.v1" in line]
+    assert "till" in row
+    assert "ledger (enter)" in row
+    assert "nobody here subscribes to entries.Entered.v1, published by ledger" in ended.err
+    assert "ledger does not declare" not in ended.err
+
+
+def test_the_topology_needs_no_database(ensue: Command) -> None:
+    assert ensue("topology", TILL, "--mermaid").code == 0
+    assert ensue("status", TILL).code == 1
+
+
+def test_mermaid_shows_events_on_arrows_and_loose_ends_dotted() -> None:
+    assert as_mermaid([till, ledger], find_flows([till, ledger])).splitlines() == [
+        "flowchart LR",
+        "  service_till[till]",
+        "  service_ledger[ledger]",
+        '  service_ledger -.->|"Entered.v1"| nobody_reads((nobody))',
+        '  service_till -->|"Sold.v1"| service_ledger',
+    ]
+    lone = as_mermaid([ledger], find_flows([ledger]))
+    assert '  nobody_publishes((nobody)) -.->|"Sold.v1"| service_ledger' in lone
+
+
+def test_an_event_that_nobody_publishes_is_warned_of_unless_somebody_does_not_declare() -> None:
+    hopeful = Service("hopeful", publishes=[])
+
+    @hopeful.on(Dropped)
+    async def wait_for_ever(event: Dropped) -> None: ...
+
+    assert find_warnings([hopeful], find_flows([hopeful])) == [
+        "nobody here publishes sales.Dropped.v1, handled by hopeful"
+    ]
+    assert find_warnings([hopeful, shy], find_flows([hopeful, shy])) == [
+        "shy does not declare what it publishes (publishes=[...]): it may publish anything"
+    ]
+
+
+@pytest.mark.parametrize("name", ["shy", "till"])
+def test_one_service_alone_has_a_topology(ensue: Command, name: str) -> None:
+    assert ensue("topology", f"{SERVICES}:{name}").code == 0
