@@ -179,7 +179,10 @@ class StepTransaction(Protocol):
         """Insert rows (in `table.columns` order) in bulk."""
 
     async def update_rows(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-        """Update rows (in `table.columns` order) by their id, in bulk."""
+        """Update rows (in `table.columns` order) by their id, in bulk.
+
+        The session, if there is one, is flushed before and reads its objects anew after it (as with `insert_rows`).
+        """
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
         """Add records in order. Their positions, once visible to `outbox_after`, keep that order.

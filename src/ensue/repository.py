@@ -55,8 +55,15 @@ class SqlAlchemyRepository(Generic[T]):
         return {self._id_of(entity): entity for entity in found}
 
     async def save(self, transaction: StepTransaction, changed: Mapping[Any, T], created: Mapping[Any, T]) -> None:
+        session = transaction.session
+        for entity in changed.values():
+            if entity not in session:
+                raise UsageError(
+                    f"an entity step returned another {type(entity).__name__} than the one it was given, which would "
+                    "not be saved: change the one that was loaded, and return nothing"
+                )
         if created:
-            transaction.session.add_all(created.values())
+            session.add_all(created.values())
         await transaction.flush()
 
 

@@ -182,10 +182,19 @@ class SqliteTransaction:
         return rows.load(self._connection, table, ids)
 
     async def insert_rows(self, table: Table, rows_: Sequence[Sequence[Any]]) -> None:
+        await self._leave_nothing_old_in_the_session()
         rows.insert(self._connection, table, rows_)
 
     async def update_rows(self, table: Table, rows_: Sequence[Sequence[Any]]) -> None:
+        await self._leave_nothing_old_in_the_session()
         rows.update(self._connection, table, rows_)
+
+    async def _leave_nothing_old_in_the_session(self) -> None:
+        """Rows are written past the session: an object of it that a handler kept would bring back what was there."""
+        session = self._plain_session if self._async_session is None else self._async_session.sync_session
+        if session is not None:
+            await self.flush()
+            session.expire_all()
 
     # --- Ensue's own
 
