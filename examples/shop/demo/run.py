@@ -28,6 +28,7 @@ from shop.demo.plan import first_orders, make_plan
 from shop.demo.progress import Display
 from shop.demo.quiet import wait_until_quiet
 from shop.demo.report import Durations, Report
+from shop.demo.services import SERVICES
 from shop.demo.supervisor import Supervisor
 from shop.demo.usage import cpu_seconds, peak_bytes
 
@@ -58,6 +59,7 @@ async def run(
     model = run_model(plan)
     began = time.monotonic()
     with prepared(options.directory, fresh=options.fresh, orders=options.orders) as directory:
+        console.print(f"Starting {', '.join(SERVICES)}: data and logs in {directory}", highlight=False)
         async with Supervisor(directory) as services:
             started = time.monotonic()
             urls = {service.name: service.url for service in services}
