@@ -131,4 +131,3 @@ async def run(
         for runtime in world.runtimes.values():
             await runtime.ready()
         yield world
-
