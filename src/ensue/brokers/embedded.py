@@ -14,7 +14,7 @@ from ensue.brokers.embedded_file import LogFile
 from ensue.brokers.embedded_rows import read_rows
 from ensue.embedded.connection import parse_sqlite_url
 from ensue.embedded.write_ahead import PAGE_BYTES
-from ensue.errors import UsageError
+from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
 
@@ -46,6 +46,9 @@ class EmbeddedBroker:
         self._now = now
         #: Row ids of each topic's partitions by number. They never change while the file is open.
         self._ids: dict[str, list[int]] = {}
+        self._generation = 0
+        #: Whose next read tells that the log is another one.
+        self._untold: set[tuple[str, int]] = set()
 
     async def exists(self) -> bool:
         return self._file.exists()
@@ -53,9 +56,11 @@ class EmbeddedBroker:
     async def open(self) -> None:
         """Raises UsageError when the file is no broker's, or of another version."""
         await self._file.open()
+        self._generation = self._file.generation
 
     async def close(self) -> None:
         self._ids = {}  # the next open may find another file
+        self._untold = set()
         await self._file.close()
 
     # --- topics
@@ -90,9 +95,12 @@ class EmbeddedBroker:
     async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
         """Return the last offset of each partition, in the order of `batches`."""
         ids = [await self._partition_id(topic, number) for topic, number in batches]
+        generation = self._generation
         lasts: list[int] = []
         size = 0
         async with self._file.transaction(wake=ids) as writer:
+            if generation != self._file.generation:
+                raise self._replaced()
             now = self._now()
             for partition_id, entries in zip(ids, batches.values(), strict=True):
                 last: int = writer.execute(sql.TAKE_OFFSETS, (len(entries), partition_id)).fetchone()[0]
@@ -113,11 +121,15 @@ class EmbeddedBroker:
         self, topic: str, partition: int, after: int, limit: int, wait_s: float
     ) -> Sequence[Message | Garbage]:
         partition_id = await self._partition_id(topic, partition)
+        if (topic, partition) in self._untold:
+            self._untold.discard((topic, partition))
+            raise self._replaced()
+        generation = self._generation
         low, high = _key_range(partition_id)
         key_range = (low + max(after, 0), high)
         wakeup = self._file.wakeup
         give_up_at: float | None = None
-        while True:
+        while generation == self._file.generation:
             # Taken before looking, so that an append between looking and waiting is not slept through.
             seen = wakeup.sequence(partition_id)
             found = await self._file.query(lambda reader: read_rows(reader, topic, partition, key_range, limit))
@@ -130,6 +142,7 @@ class EmbeddedBroker:
             await wakeup.wait(partition_id, seen, give_up_at - now)
             if not self._file.is_open:
                 return []
+        return []
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         partition_id = await self._partition_id(topic, partition)
@@ -161,12 +174,28 @@ class EmbeddedBroker:
 
     async def _partition_ids(self, topic: str) -> list[int]:
         """Row ids of a topic's partitions by number, empty for no such topic."""
+        if await self._file.follow() or self._generation != self._file.generation:
+            await self._begin_anew()
         ids = self._ids.get(topic)
         if ids is None:
             ids = [row[0] for row in await self._fetch(sql.PARTITION_IDS, (topic,))]
             if ids:
                 self._ids[topic] = ids
         return ids
+
+    async def _begin_anew(self) -> None:
+        """The file is another one: make the topics that are known, and let each reader's next read tell of it."""
+        known, self._ids, self._generation = self._ids, {}, self._file.generation
+        for topic, ids in known.items():
+            self._untold |= {(topic, number) for number in range(len(ids))}
+            await self.ensure_topic(topic, len(ids))
+
+    def _replaced(self) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"{self._file.path} was deleted or replaced by another log: subscribers read it from its start, and what "
+            "it does not hold is asked for again",
+            path=self._file.path,
+        )
 
     async def _partition_id(self, topic: str, number: int) -> int:
         ids = await self._partition_ids(topic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,6 +18,7 @@ from ensue.embedded.write_ahead import BACKSTOP_PAGES, WriteAheadLog
 from ensue.errors import BrokerUnavailable, UsageError
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class LogFile:
@@ -37,6 +39,9 @@ class LogFile:
         self._thread: ThreadPoolExecutor | None = None
         self._write_ahead = WriteAheadLog(path, synchronous)
         self._written_bytes = 0
+        #: Grows with each opening: row ids that were read before belong to another file.
+        self.generation = 0
+        self._file_id = (0, 0)
 
     @property
     def is_open(self) -> bool:
@@ -58,9 +63,33 @@ class LogFile:
             writer.close()
             raise
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ensue-broker-sync")
-        self._writing = asyncio.Lock()
         self._writer, self._reader = writer, reader
+        self._file_id = self._found_id()
+        self.generation += 1
         await self.wakeup.open()
+
+    def _found_id(self) -> tuple[int, int]:
+        """Which file the path leads to; (0, 0): to none."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return (0, 0)
+        return found.st_dev, found.st_ino
+
+    async def follow(self) -> bool:
+        """Open the file anew, if the path leads to another one or to none by now; return whether that was so.
+
+        Who keeps a deleted file open writes where nobody else will ever read: a restarted process finds another one.
+        """
+        if not self.is_open or self._found_id() == self._file_id:
+            return False
+        async with self._writing:
+            if not self.is_open or self._found_id() == self._file_id:
+                return True  # another task has done it
+            _log.error("%s was deleted or replaced while it was open: going on with what is there now", self.path)
+            await self._close_connections()
+            await self.open()
+        return True
 
     async def close(self) -> None:
         """Close; an append that is under way ends first. Safe to repeat. Wakes all who wait."""

@@ -37,6 +37,7 @@ class PartitionConsumer:
         self._waiting: asyncio.Task[None] | None = None
         self._unsaved = Counters()  # what was seen since the last save: duplicates and unknown types need no commit
         self._asked: dict[str, tuple[int, float]] = {}  # source -> watermark asked from, when (monotonic)
+        self._told: dict[str, tuple[GapState, int, int]] = {}  # what was last logged of each gap
         self._looked = 0.0
 
     @property
@@ -83,6 +84,8 @@ class PartitionConsumer:
 
     async def _load(self) -> None:
         store = self._context.store
+        # A log that was lost as a whole has no topics any more, and its publisher may be down.
+        await self._context.broker.ensure_topic(self.partition.topic, self._context.partitions)
         self._checkpoint = await store.checkpoint_load(self.partition)
         self._unsaved = Counters()
         self._asked.clear()
@@ -341,7 +344,14 @@ class PartitionConsumer:
 
     def _tell(self, todo: Plan) -> None:
         for source, gap in todo.gaps.items():
-            _log_gap(self.partition, source, gap)
+            # A gap changes with every record that is held back: say it when it opens, moves, is lost, or closes.
+            news = None if gap is None else (gap.state, gap.watermark, gap.lost_through)
+            if news is None or self._told.get(source) != news:
+                _log_gap(self.partition, source, gap)
+            if news is None:
+                self._told.pop(source, None)
+            else:
+                self._told[source] = news
         for source, position in todo.lost.items():
             log.warning(
                 "%s: history of %s up to position %d is gone from log and outbox (retention); begun after it",

@@ -71,6 +71,7 @@ class Relay:
 
     async def _start(self) -> None:
         store = self._context.store
+        self._known_topics.clear()  # the broker may have lost them
         self._position = self._saved = await store.relay_load()
         await refuse_restored_store(self._context)
         self._ticks.start(await store.outbox_heads())

@@ -46,12 +46,13 @@ async def bench(
     directory: Path,
     *services: Service,
     broker: Broker | None = None,
+    brokers: Mapping[str, Broker] | None = None,
     stores: Mapping[str, Store] | None = None,
     engine: EngineConfig = QUICK,
     partitions: int = 1,
     clock: Clock | None = None,
 ) -> AsyncIterator[World]:
-    """Run services on `directory` until the block ends. They share one broker object, which is closed by the world."""
+    """Run services on `directory` until the block ends. They share one broker object, unless `brokers` has one for a service."""
     world = World(_Shared(broker or MemoryBroker()))
     await world.broker.open()
     try:
@@ -59,7 +60,7 @@ async def bench(
             runtime = Runtime(
                 service,
                 (stores or {}).get(service.name) or store_of(directory, service.name),
-                world.broker,
+                (brokers or {}).get(service.name, world.broker),
                 Settings(database="", broker="", partitions=partitions, engine=engine),
                 clock=clock,
                 random=Random(0),

@@ -1,0 +1,426 @@
+"""A log that lost, repeated, reordered or damaged what it was given: seen, healed from the outbox, applied once.
+
+The log is the embedded broker's real file, and the damage is done to it with SQL, behind everybody's back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
+from tests.unit.engine.workbench import LIMIT_S, Sender, bench, config, letters, until
+
+from ensue import Event, Service, Step, UsageError
+from ensue.brokers.embedded import EmbeddedBroker
+from ensue.message import DeadLetterState, GapState, Partition
+from ensue.testing import World
+
+TOTAL = 60
+KEYS = 4
+
+
+class Wired(Event, topic="wires", key="station"):
+    station: str
+    number: int
+
+
+tables = MetaData()
+received = Table(
+    "received", tables, Column("id", Integer, primary_key=True), Column("station", String), Column("number", Integer)
+)
+
+
+class Telegraph:
+    """`sends` writes to the log, `receives` keeps what it got. The log is a file that can be damaged in between."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / "broker.db"
+        self.sends = Service("sends")
+        self.receives = Service("receives", tables=tables)
+
+        @self.receives.on(Wired)
+        async def receive(event: Wired, step: Step) -> None:
+            await step.session.execute(insert(received).values(station=event.station, number=event.number))
+
+    def broker(self) -> EmbeddedBroker:
+        return EmbeddedBroker(f"sqlite:///{self.path}")
+
+    async def send(self, start: int, end: int) -> None:
+        for number in range(start, end):
+            async with self.sends.step() as step:
+                step.publish(Wired(station=f"station-{number % KEYS}", number=number))
+
+    async def sent_and_stopped(self, total: int = TOTAL) -> None:
+        """Everything is in the log, nobody has read it yet."""
+        async with bench(
+            self.directory, self.sends, broker=self.broker(), engine=config(tick_first_s=60, tick_max_s=60)
+        ) as world:
+            await self.send(0, total)
+            await world.settle()
+
+    async def received(self, source: str = "station") -> dict[str, list[int]]:
+        async with self.receives.reading() as session:
+            rows = await session.execute(select(received.c.station, received.c.number).order_by(received.c.id))
+            found: dict[str, list[int]] = {}
+            for station, number in rows:
+                if station.startswith(source):
+                    found.setdefault(station, []).append(number)
+            return found
+
+    async def until_received(self, world: World, number: int) -> None:
+        got = 0
+
+        async def count() -> None:
+            nonlocal got
+            while (got := sum(map(len, (await self.received("")).values()))) < number:
+                world._progress.clear()
+                await world._progress.wait()
+
+        try:
+            await asyncio.wait_for(count(), LIMIT_S)
+        except TimeoutError:
+            raise AssertionError(f"received {got} of {number}: {await self.received('')}") from None
+
+    @contextmanager
+    def log(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=10)) as connection:
+            yield connection
+            connection.commit()
+
+    async def counters(self, world: World) -> tuple[int, int, int]:
+        [checkpoint] = (await world.runtimes["receives"].store.checkpoints()).values()
+        return checkpoint.counters.gaps_seen, checkpoint.counters.gaps_healed, checkpoint.counters.duplicates
+
+
+def all_of(total: int = TOTAL) -> dict[str, list[int]]:
+    return {f"station-{key}": list(range(key, total, KEYS)) for key in range(KEYS)}
+
+
+@pytest.fixture
+def telegraph(tmp_path: Path) -> Telegraph:
+    return Telegraph(tmp_path)
+
+
+# --- damage, each done to the rows of the log in order
+
+
+Log = sqlite3.Connection
+COLUMNS = "key, source, position, previous, appended_at, envelope, data"
+
+
+def ids(log: Log) -> list[int]:
+    """Row ids of the events of the topic, in log order."""
+    return [row for (row,) in log.execute("SELECT id FROM records WHERE topic = 'wires' ORDER BY id")]
+
+
+def drop(log: Log, *places: int) -> None:
+    rows = ids(log)
+    log.executemany("DELETE FROM log WHERE id = ?", [(rows[place],) for place in places])
+
+
+def append_again(log: Log, *places: int) -> None:
+    rows = ids(log)
+    for number, place in enumerate(places, 1):
+        log.execute(
+            f"INSERT INTO log (id, {COLUMNS}) SELECT ?, {COLUMNS} FROM log WHERE id = ?",
+            (rows[-1] + number, rows[place]),
+        )
+    log.execute("UPDATE partitions SET last_offset = last_offset + ? WHERE topic = 'wires'", (len(places),))
+
+
+def swap(log: Log, one: int, other: int) -> None:
+    rows = ids(log)
+    log.execute("UPDATE log SET id = -1 WHERE id = ?", (rows[one],))
+    log.execute("UPDATE log SET id = ? WHERE id = ?", (rows[one], rows[other]))
+    log.execute("UPDATE log SET id = ? WHERE id = -1", (rows[other],))
+
+
+def reverse(log: Log) -> None:
+    for place in range(TOTAL // 2):
+        swap(log, place, TOTAL - 1 - place)
+
+
+def truncate(log: Log, place: int) -> None:
+    log.execute("UPDATE log SET envelope = substr(envelope, 1, length(envelope) / 2) WHERE id = ?", (ids(log)[place],))
+
+
+def scramble(log: Log, place: int) -> None:
+    log.execute("UPDATE log SET envelope = randomblob(80), data = randomblob(80) WHERE id = ?", (ids(log)[place],))
+
+
+def break_text(log: Log, place: int) -> None:
+    log.execute("UPDATE log SET key = CAST(x'ff00fe' AS TEXT) WHERE id = ?", (ids(log)[place],))
+
+
+DAMAGE: dict[str, Callable[[Log], None]] = {
+    "the first record dropped": lambda log: drop(log, 0),
+    "one in the middle dropped": lambda log: drop(log, 17),
+    "the very last dropped": lambda log: drop(log, TOTAL - 1),
+    "the last ten dropped": lambda log: drop(log, *range(TOTAL - 10, TOTAL)),
+    "every second dropped": lambda log: drop(log, *range(0, TOTAL, 2)),
+    "all but the last dropped": lambda log: drop(log, *range(TOTAL - 1)),
+    "everything dropped": lambda log: drop(log, *range(TOTAL)),
+    "everything twice": lambda log: append_again(log, *range(TOTAL)),
+    "the first again at the end": lambda log: append_again(log, 0),
+    "two neighbours swapped": lambda log: swap(log, 20, 21),
+    "the first and the last swapped": lambda log: swap(log, 0, TOTAL - 1),
+    "all in reverse": reverse,
+    "an envelope cut in half": lambda log: truncate(log, 30),
+    "the last envelope cut in half": lambda log: truncate(log, TOTAL - 1),
+    "bytes of chance": lambda log: scramble(log, 30),
+    "a key that is no text": lambda log: break_text(log, 30),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_whatever_happened_to_the_log_each_record_takes_effect_once_in_order(
+    telegraph: Telegraph, damage: str
+) -> None:
+    """The sender has nothing more to say: what is missing at the end shows by its ticks alone."""
+    await telegraph.sent_and_stopped()
+    with telegraph.log() as log:
+        DAMAGE[damage](log)
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await telegraph.until_received(world, TOTAL)
+        await world.settle()
+        assert await telegraph.received() == all_of()
+        await telegraph.send(TOTAL, TOTAL + 8)
+        await telegraph.until_received(world, TOTAL + 8)
+        await world.settle()
+        assert await telegraph.received() == all_of(TOTAL + 8)
+        seen, healed, _ = await telegraph.counters(world)
+        assert seen == healed
+        assert all(each.error_type == "Garbage" for each in await letters(world, telegraph.receives))
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_any_mixture_of_damage_is_healed(telegraph: Telegraph, seed: int) -> None:
+    random = Random(seed)
+    await telegraph.sent_and_stopped()
+    with telegraph.log() as log:
+        for _ in range(random.randint(3, 25)):
+            places = range(len(ids(log)))
+            blow = random.choice([drop, drop, append_again, truncate, scramble, break_text, swap])
+            if blow is swap:
+                swap(log, *random.sample(places, 2))
+            else:
+                blow(log, random.choice(places))
+    engine = config(batch_records_max=random.choice([1, 5, 500]))
+    async with bench(
+        telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker(), engine=engine
+    ) as world:
+        await telegraph.until_received(world, TOTAL)
+        await world.settle()
+        assert await telegraph.received() == all_of(), f"seed {seed}"
+
+
+async def test_while_one_source_has_a_gap_another_in_the_same_partition_goes_on(telegraph: Telegraph) -> None:
+    await telegraph.sent_and_stopped()
+    with telegraph.log() as log:
+        drop(log, 10)
+    async with bench(telegraph.directory, telegraph.receives, broker=telegraph.broker()) as world:  # `sends` is down
+        await telegraph.until_received(world, 10)
+        await Sender(world.broker).send(*[Wired(station=f"elsewhere-{number}", number=number) for number in range(30)])
+        await telegraph.until_received(world, 40)
+        assert len(await telegraph.received("elsewhere")) == 30
+        got = await telegraph.received()
+        assert sum(map(len, got.values())) == 10
+        [checkpoint] = (await world.runtimes["receives"].store.checkpoints()).values()
+        [gap] = checkpoint.gaps.values()
+        assert (gap.watermark, gap.needed, gap.state) == (10, TOTAL, GapState.OPEN)
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await telegraph.until_received(world, TOTAL + 30)
+        await world.settle()
+        assert await telegraph.received() == all_of()
+
+
+@pytest.mark.parametrize("read", [0, 25, TOTAL])
+async def test_a_log_that_was_deleted_while_all_were_down_is_filled_from_the_outbox_again(
+    telegraph: Telegraph, read: int
+) -> None:
+    """read: how many the subscriber had applied before."""
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await telegraph.send(0, read)
+        await world.settle()
+        assert sum(map(len, (await telegraph.received()).values())) == read
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        await telegraph.send(read, TOTAL)
+        await world.settle()
+    for path in telegraph.directory.glob("broker.db*"):
+        path.unlink()
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await telegraph.send(TOTAL, TOTAL + 4)
+        await telegraph.until_received(world, TOTAL + 4)
+        await world.settle()
+        assert await telegraph.received() == all_of(TOTAL + 4)
+
+
+async def test_a_log_emptied_while_all_run_is_filled_from_the_outbox_again(telegraph: Telegraph) -> None:
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        for start in range(0, TOTAL, 10):
+            await telegraph.send(start, start + 10)
+            with telegraph.log() as log:
+                log.execute("DELETE FROM log")
+                log.execute("UPDATE partitions SET last_offset = 0")
+        await telegraph.until_received(world, TOTAL)
+        assert await telegraph.received() == all_of()
+
+
+async def test_a_log_deleted_while_all_run_is_filled_from_the_outbox_again(telegraph: Telegraph) -> None:
+    """Each service has its own broker object, as a process of its own would; nobody keeps the deleted file."""
+    brokers = {name: telegraph.broker() for name in ("sends", "receives")}
+    services = (telegraph.sends, telegraph.receives)
+    async with bench(telegraph.directory, *services, broker=telegraph.broker(), brokers=brokers) as world:
+        await telegraph.send(0, 20)
+        await world.settle()
+        for path in telegraph.directory.glob("broker.db*"):
+            path.unlink()
+        await telegraph.send(20, TOTAL)
+        await telegraph.until_received(world, TOTAL)
+        assert await telegraph.received() == all_of()
+        await telegraph.send(TOTAL, TOTAL + 4)
+        await telegraph.until_received(world, TOTAL + 4)
+        with telegraph.log() as log:
+            assert ids(log)
+    async with bench(telegraph.directory, *services, broker=telegraph.broker()) as world:
+        await telegraph.send(TOTAL + 4, TOTAL + 8)
+        await telegraph.until_received(world, TOTAL + 8)
+        assert await telegraph.received() == all_of(TOTAL + 8)
+
+
+async def test_a_log_deleted_with_its_last_record_unread_is_filled_although_nobody_says_anything(
+    telegraph: Telegraph,
+) -> None:
+    """The sender is silent and must find out by itself that the log is another one."""
+    brokers = {name: telegraph.broker() for name in ("sends", "receives")}
+    engine = config(tick_first_s=0.05, tick_max_s=3600.0)  # long silent: no tick would come in time
+    async with bench(
+        telegraph.directory, telegraph.sends, broker=telegraph.broker(), brokers=brokers, engine=engine
+    ) as world:
+        await telegraph.send(0, 20)
+        await world.settle()
+        await world.runtimes["sends"].store.outbox_wait(0.5)
+        for path in telegraph.directory.glob("broker.db*"):
+            path.unlink()
+        async with bench(telegraph.directory, telegraph.receives, broker=telegraph.broker(), engine=engine) as other:
+            await telegraph.until_received(other, 20)
+
+
+# --- what even the outbox does not have any more
+
+
+async def lost_beyond_recall(telegraph: Telegraph, first: int, last: int) -> None:
+    """The subscriber has applied the first 20; positions first to last are gone from log and outbox."""
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await telegraph.send(0, 20)
+        await world.settle()
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        await telegraph.send(20, TOTAL)
+        await world.settle()
+    with telegraph.log() as log:
+        log.execute("DELETE FROM log WHERE position BETWEEN ? AND ?", (first, last))
+    with closing(sqlite3.connect(telegraph.directory / "sends.db")) as outbox:
+        outbox.execute("DELETE FROM ensue_outbox WHERE position <= ?", (last,))
+        outbox.commit()
+
+
+async def gap_of(world: World) -> tuple[GapState, int, int, int] | None:
+    [checkpoint] = (await world.runtimes["receives"].store.checkpoints()).values()
+    found = [(each.state, each.watermark, each.lost_through, each.needed) for each in checkpoint.gaps.values()]
+    return found[0] if found else None
+
+
+async def until_lost(world: World) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while (gap := await gap_of(world)) is None or gap[0] is not GapState.LOST:
+            world._progress.clear()
+            await world._progress.wait()
+
+
+@pytest.mark.parametrize(("first", "last"), [(21, 30), (25, 30), (51, TOTAL)])
+async def test_what_is_gone_for_good_is_an_alarm_and_only_its_acceptance_goes_past_it(
+    telegraph: Telegraph, first: int, last: int
+) -> None:
+    await lost_beyond_recall(telegraph, first, last)
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await until_lost(world)
+        await telegraph.send(TOTAL, TOTAL + 8)
+        await Sender(world.broker).send(Wired(station="elsewhere", number=1))
+        await telegraph.until_received(world, first - 1 + 1)
+        await world.settle()
+        before = {key: [number for number in numbers if number < first - 1] for key, numbers in all_of().items()}
+        assert await telegraph.received() == before  # nothing past the loss
+        assert len(await telegraph.received("elsewhere")) == 1
+        store = world.runtimes["receives"].store
+        source = world.runtimes["sends"].store.source
+        gap = await gap_of(world)
+        assert gap is not None
+        assert gap[:3] == (GapState.LOST, first - 1, last)
+
+        assert await store.accept_loss(Partition("receives", "wires", 0), source) == last
+        await telegraph.until_received(world, TOTAL + 8 - (last - first + 1) + 1)
+        await world.settle()
+        gone = set(range(first - 1, last))  # numbers are positions less one
+        assert await telegraph.received() == {
+            key: [number for number in numbers if number not in gone] for key, numbers in all_of(TOTAL + 8).items()
+        }
+        assert await gap_of(world) is None
+        with pytest.raises(UsageError, match="no gap"):
+            await store.accept_loss(Partition("receives", "wires", 0), source)
+
+
+async def test_a_loss_that_was_not_one_heals_by_itself(telegraph: Telegraph) -> None:
+    """An outbox that is restored, or a log that comes back, closes a gap that was called lost."""
+    await lost_beyond_recall(telegraph, 21, 30)
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await until_lost(world)
+        source = world.runtimes["sends"].store.source
+        sender = Sender(world.broker, source)
+        again = [sender.record(Wired(station=f"station-{number % KEYS}", number=number)) for number in range(TOTAL)]
+        await sender.append(*again[20:])
+        await telegraph.until_received(world, TOTAL)
+        await world.settle()
+        assert await telegraph.received() == all_of()
+        assert await gap_of(world) is None
+
+
+async def test_a_new_subscriber_begins_after_what_retention_took_and_says_so(
+    telegraph: Telegraph, caplog: pytest.LogCaptureFixture
+) -> None:
+    await telegraph.sent_and_stopped()
+    with telegraph.log() as log:
+        log.execute("DELETE FROM log WHERE position <= 40")
+    with closing(sqlite3.connect(telegraph.directory / "sends.db")) as outbox:
+        outbox.execute("DELETE FROM ensue_outbox WHERE position <= 30")
+        outbox.commit()
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await telegraph.until_received(world, 30)
+        await world.settle()
+        assert await telegraph.received() == {
+            key: [number for number in numbers if number >= 30] for key, numbers in all_of().items()
+        }
+        assert not await letters(world, telegraph.receives, DeadLetterState.DEAD)
+        assert await gap_of(world) is None
+    assert "up to position 30 is gone" in caplog.text
+
+
+async def test_a_loss_is_neither_asked_for_nor_complained_of_without_end(
+    telegraph: Telegraph, caplog: pytest.LogCaptureFixture
+) -> None:
+    await lost_beyond_recall(telegraph, 21, 30)
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await until_lost(world)
+        asked = (await world.broker.bounds("ensue.control", 0)).last
+        for number in range(TOTAL, TOTAL + 20):
+            await telegraph.send(number, number + 1)
+            await until(lambda: world.runtimes["receives"].worker.consumers[0].settled, world)  # type: ignore[union-attr]
+        await asyncio.sleep(0.3)  # several resend intervals
+        assert (await world.broker.bounds("ensue.control", 0)).last <= asked + 1
+    assert len([each for each in caplog.records if "are gone from log and outbox" in each.getMessage()]) == 1
