@@ -52,7 +52,7 @@ async def bench(
     partitions: int = 1,
     clock: Clock | None = None,
 ) -> AsyncIterator[World]:
-    """Run services on `directory` until the block ends. They share one broker object, unless `brokers` has one for a service."""
+    """Run services on `directory` until the block ends; all on one broker object but those named in `brokers`."""
     world = World(_Shared(broker or MemoryBroker()))
     await world.broker.open()
     try:
