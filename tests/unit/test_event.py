@@ -99,7 +99,7 @@ def test_a_base_class_without_topic_is_no_event_and_its_children_are() -> None:
 
 
 def test_an_event_without_topic_or_key_says_what_to_write() -> None:
-    with pytest.raises(UsageError, match='no topic: write topic="..."'):
+    with pytest.raises(UsageError, match=r'no topic: write topic="..."'):
 
         class NoTopic(Event, key="a"):
             a: int

@@ -95,7 +95,7 @@ def test_a_handler_of_another_event_is_refused(service: Service) -> None:
     class Closed(Event, topic="t-service", key="account_id"):
         account_id: int
 
-    with pytest.raises(UsageError, match="annotated .*Closed; write Opened"):
+    with pytest.raises(UsageError, match=r"annotated .*Closed; write Opened"):
 
         @service.on(Opened)
         async def handle(event: Closed) -> None: ...
@@ -158,7 +158,7 @@ def test_the_entity_is_found_by_the_field_that_bears_its_name_or_the_one_that_is
 
 
 def test_an_annotation_that_cannot_be_resolved_is_named(service: Service) -> None:
-    with pytest.raises(UsageError, match="annotation cannot be resolved.*Nowhere"):
+    with pytest.raises(UsageError, match=r"annotation cannot be resolved.*Nowhere"):
 
         @service.on(Opened)
         async def handle(event: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821  # the point of it
