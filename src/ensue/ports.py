@@ -192,7 +192,8 @@ class StepTransaction(Protocol):
 
     async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
         """Save offset, counters and gaps, and the watermarks of `sources`, if the stored revision is
-        `checkpoint.revision`; the stored one becomes revision + 1 (0: insert). Raises CheckpointConflict otherwise.
+        `checkpoint.revision`; the stored one becomes revision + 1 (0: insert). Raises CheckpointConflict otherwise,
+        and then this transaction cannot commit any more, whatever becomes of the error.
 
         Does not change the value given: the caller sets its revision after the commit.
         """
@@ -203,13 +204,17 @@ class StepTransaction(Protocol):
         A rollback gives the claims back.
         """
 
-    async def dead_letters_add(self, letters: Sequence[DeadLetter]) -> None: ...
+    async def dead_letters_add(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep the letters, in order, and give them their ids."""
 
     async def dead_letter_change(self, letter: DeadLetter) -> None:
-        """Store state, attempts, due_at, error_type and error of the letter with this id."""
+        """Store state, attempts, due_at, error_type and error of the letter with this id.
+
+        Raises CheckpointConflict when it is not there any more, or was discarded by an operator.
+        """
 
     async def dead_letter_remove(self, ids: Sequence[int]) -> None:
-        """Remove letters that took effect. Raises CheckpointConflict when one is not there any more."""
+        """Remove letters that took effect. Raises CheckpointConflict when one is gone already, or was discarded."""
 
     async def response_load(self, key: str) -> StoredResponse | None: ...
 
@@ -235,7 +240,10 @@ class Store(Protocol):
 
     @property
     def source(self) -> str:
-        """`<service>/<epoch>`: names this store's history. A new store, or a new epoch of it, is a new source."""
+        """`<service>/<epoch>`: names this store's history. A new store, or a new epoch of it, is a new source.
+
+        When another process begins an epoch, it is known here after the next call of an `outbox_` method.
+        """
 
     async def new_epoch(self, published_through: int) -> str:
         """Begin a new source: records after `published_through` are sent under it, its chain starts from nothing.
