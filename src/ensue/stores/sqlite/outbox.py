@@ -75,7 +75,9 @@ class Tail:
             position += 1
             heads[place] = touched[place] = record.position = position
             record.previous = previous
-            rows.append((position, previous, *place, record.key, record.envelope, record.data, now))
+            rows.append(
+                (position, previous, record.topic, record.partition, record.key, record.envelope, record.data, now)
+            )
         self._last = position
         self._connection.executemany(_INSERT, rows)
 
