@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pydantic
 import pytest
 
 from ensue import BadMessage, Event, UsageError, event
-from ensue.event import event_type
+from ensue.event import EventType, event_type
 
 
 class Placed(Event, topic="t-orders", key="customer_id"):
@@ -39,8 +40,8 @@ KINDS = [Placed, PydanticPlaced, DataclassPlaced]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_event_comes_back_from_its_data_unchanged(kind: type) -> None:
-    spec = event_type(kind)
+def test_an_event_comes_back_from_its_data_unchanged(kind: type[Any]) -> None:
+    spec: EventType[Any] = event_type(kind)
     placed = kind(customer_id=uuid4(), total=Decimal("10.10"), note="é")
     assert spec.read(spec.encode(placed)) == placed
     assert spec.key_of(placed) == str(placed.customer_id)

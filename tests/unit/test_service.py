@@ -71,9 +71,9 @@ def test_a_second_handler_of_one_name_is_refused(service: Service) -> None:
     with pytest.raises(UsageError, match=r"two handlers named 'handle'.*name="):
 
         @service.on(Opened)
-        async def handle(event: Opened, step: Step) -> None: ...
+        async def handle(event: Opened, step: Step) -> None: ...  # type: ignore[misc]  # the point of the test
 
-    @service.on(Opened, name="other")
+    @service.on(Opened, name="other")  # type: ignore[no-redef]
     async def handle(event: Opened, step: Step) -> None: ...
 
     assert [each.name for each in service.handlers["t-service.Opened.v1"]] == ["handle", "other"]
