@@ -42,15 +42,18 @@ async def refuse_restored_store(context: Context) -> None:
 
 
 async def last_of_source(context: Context, topic: str, number: int, source: str) -> Message | None:
-    """The record of `source` with the highest position near the end of a partition, or None."""
+    """The record of `source` with the highest position near the end of a partition, or None.
+
+    Behind the ticks of a long silence too: a tick names no message, so it could not tell one life from another.
+    """
     broker = context.broker
     first, last = await broker.bounds(topic, number)
     end = last
+    best: Message | None = None
     for _ in range(_WINDOWS_MAX):
         if end < first:
-            return None
+            break
         start = max(end - _WINDOW, first - 1)
-        best: Message | None = None
         offset = start
         while offset < end:
             batch = await broker.read(topic, number, offset, _WINDOW, 0.0)
@@ -63,10 +66,10 @@ async def last_of_source(context: Context, topic: str, number: int, source: str)
                     if better or (best is not None and record.position == best.position and best.type == TICK):
                         best = record
             offset = batch[-1].offset
-        if best is not None:
-            return best
+        if best is not None and best.type != TICK:
+            break
         end = start
-    return None
+    return best
 
 
 def _published(context: Context) -> list[EventType[Any]]:
