@@ -44,6 +44,15 @@ def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
         assert (ROOT / "src/ensue" / name).exists(), name
 
 
+def test_tests_that_a_page_names_exist() -> None:
+    code = "".join(
+        file.read_text() for part in ("tests", "src/ensue/conformance") for file in (ROOT / part).rglob("*.py")
+    )
+    named = {name for page in PAGES for name in re.findall(r"`(test_[a-z0-9_]+)`", page.read_text())}
+    assert len(named) > 10
+    assert [name for name in named if f"def {name}(" not in code] == []
+
+
 def menu(entries: list[Any]) -> set[str]:
     found: set[str] = set()
     for entry in entries:
