@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import multiprocessing
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from multiprocessing.process import BaseProcess
@@ -14,6 +17,7 @@ from tests.faults.ring import QUICK, SERVICES, Ring
 from tests.faults.ring_checks import counts
 
 from ensue.brokers.embedded import EmbeddedBroker
+from ensue.engine.faults import Faults
 from ensue.engine.runtime import Runtime
 from ensue.ports import Entry
 from ensue.testing import World
@@ -27,7 +31,8 @@ _children.set_forkserver_preload(["tests.faults.ring_child"])
 class Orders:
     """What a child is told. fault: see `Ring`. lose: alpha's every so-manieth record never reaches the log at first.
 
-    linger_s: how long to go on when all is done, for what happens in quiet only.
+    linger_s: how long to go on when all is done, for what happens in quiet only. serve: place nothing and run until
+    SIGTERM. stop_at: `point:n`, where the process stops itself with SIGSTOP. log: a file for what is logged.
     """
 
     directory: Path
@@ -37,6 +42,9 @@ class Orders:
     lose: int = 0
     batch: int = QUICK.batch_records_max
     linger_s: float = 0.0
+    serve: bool = False
+    stop_at: str = ""
+    log: str = ""
 
 
 class LosingBroker(EmbeddedBroker):
@@ -78,8 +86,38 @@ def run(orders: Orders, timeout_s: float = 30.0) -> int:
     return process.exitcode
 
 
+class StopsItself(Faults):
+    """At the named point the process stops, as if the machine had forgotten it, until somebody sends SIGCONT."""
+
+    __slots__ = ()
+
+    def point(self, name: str) -> None:
+        if name == self._name:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def _run(orders: Orders) -> None:
-    asyncio.run(_live(orders))
+    if orders.log:
+        logging.basicConfig(filename=orders.directory / orders.log, level=logging.INFO, force=True)
+    asyncio.run(_serve(orders) if orders.serve else _live(orders))
+
+
+async def _serve(orders: Orders) -> None:
+    """Run the services until SIGTERM; with a total, place numbers up to it meanwhile."""
+    ring = Ring(orders.directory, orders.fault, dataclasses.replace(QUICK, batch_records_max=orders.batch))
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    async with AsyncExitStack() as stack:
+        for name in orders.services:
+            runtime = ring.runtime(name)
+            if orders.stop_at:
+                runtime.context = dataclasses.replace(runtime.context, faults=StopsItself(orders.stop_at))
+            await stack.enter_async_context(ring.service(name).running(runtime))
+        while orders.total and not ended.is_set() and await ring.place_next() < orders.total:
+            pass
+        await ended.wait()
 
 
 def _both(progress: asyncio.Event, world: World) -> None:

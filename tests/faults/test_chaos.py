@@ -1,0 +1,177 @@
+"""Whole processes killed and stopped at random under load: whatever the moment, every promise holds in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from random import Random
+
+import pytest
+from tests.faults.ring_checks import broken_promises, counts, query
+from tests.faults.ring_child import Orders, start
+
+LIMIT_S = 60.0
+
+
+class Crew:
+    """Named processes of one ring."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.orders: dict[str, Orders] = {}
+        self.processes: dict[str, BaseProcess] = {}
+
+    def start(self, name: str, *services: str, total: int = 0, stop_at: str = "", batch: int = 10) -> BaseProcess:
+        self.orders[name] = Orders(
+            directory=self.directory, services=services, total=total, serve=True, stop_at=stop_at, log=f"{name}.log",
+            batch=batch,
+        )  # fmt: skip
+        return self.again(name)
+
+    def again(self, name: str) -> BaseProcess:
+        self.processes[name] = start(self.orders[name])
+        return self.processes[name]
+
+    def kill(self, name: str) -> None:
+        process = self.processes[name]
+        process.kill()
+        process.join()
+
+    def pause(self, name: str, seconds: float) -> None:
+        """Stop a process, let the others go on, wake it, and give it a moment to believe that it is still in charge."""
+        pid = self.processes[name].pid or 0
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.1)
+
+    def log(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text()
+
+    def end(self) -> None:
+        """SIGTERM to all: each must end by itself within seconds."""
+        for process in self.processes.values():
+            process.terminate()
+        for name, process in self.processes.items():
+            process.join(10.0)
+            assert process.exitcode == 0, f"{name} ended with {process.exitcode}:\n{self.log(name)[-3000:]}"
+
+
+@pytest.fixture
+def crew(tmp_path: Path) -> Iterator[Crew]:
+    made = Crew(tmp_path)
+    yield made
+    for process in made.processes.values():
+        if process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid or 0, signal.SIGCONT)
+            process.kill()
+            process.join()
+
+
+def until(condition: Callable[[], bool], why: str) -> None:
+    """Look again and again: other processes cannot be awaited."""
+    give_up_at = time.monotonic() + LIMIT_S
+    while True:
+        with contextlib.suppress(sqlite3.OperationalError):  # not there yet
+            if condition():
+                return
+        if time.monotonic() > give_up_at:
+            raise AssertionError(f"not within {LIMIT_S} s: {why}")
+        time.sleep(0.02)
+
+
+def all_is(directory: Path, total: int) -> Callable[[], bool]:
+    return lambda: set(counts(directory).values()) == {total}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_processes_killed_at_random_under_load_lose_nothing_and_repeat_nothing(crew: Crew, seed: int) -> None:
+    total = 1500
+    random = Random(seed)
+    crew.start("alpha", "alpha", total=total)
+    crew.start("beta-1", "beta", batch=random.choice([5, 50]))
+    crew.start("beta-2", "beta")
+    crew.start("gamma", "gamma", batch=random.choice([5, 100]))
+    until(lambda: counts(crew.directory)["seen of beta"] > 0, "a first event through all")
+    kills = 0
+    while counts(crew.directory)["placed"] < total or kills < 15:
+        time.sleep(random.uniform(0.01, 0.25))
+        victims = random.sample(list(crew.processes), 2 if random.random() < 0.3 else 1)
+        if random.random() < 0.05:
+            crew.pause(victims[0], 1.2)  # past its lease, then on as if nothing had been
+        for victim in victims:
+            crew.kill(victim)
+            kills += 1
+        for victim in victims:
+            crew.again(victim)
+        assert kills < 500, f"no progress: {counts(crew.directory)}"
+    try:
+        until(all_is(crew.directory, total), "everything takes effect")
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}, {kills} kills: {counts(crew.directory)}") from error
+    crew.end()
+    assert broken_promises(crew.directory) == [], f"seed {seed}, {kills} kills"
+
+
+def is_stopped(process: BaseProcess) -> bool:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def holders(directory: Path) -> set[int]:
+    """Processes that hold a partition of beta."""
+    owners = query(directory / "beta.db", "SELECT DISTINCT owner FROM ensue_lease")
+    return {int(owner.split(":")[1]) for (owner,) in owners}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see that a process is stopped")
+@pytest.mark.parametrize("point", ["consumer.read:3", "consumer.committed:2", "relay.read:2", "relay.appended:2"])
+def test_a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_wakes(crew: Crew, point: str) -> None:
+    total = 300
+    zombie = crew.start("beta-1", "beta", stop_at=point)
+    until(lambda: holders(crew.directory) == {zombie.pid}, "beta-1 holds everything")
+    crew.start("others", "alpha", "gamma", total=total)
+    until(lambda: is_stopped(zombie), f"beta-1 stops at {point}")
+    heir = crew.start("beta-2", "beta")
+    until(lambda: holders(crew.directory) == {heir.pid}, "beta-2 takes over")
+    until(all_is(crew.directory, total), "beta-2 does the rest")
+    assert broken_promises(crew.directory) == []
+
+    os.kill(zombie.pid or 0, signal.SIGCONT)
+    until(lambda: holders(crew.directory) == {zombie.pid, heir.pid}, "beta-1 is awake and has its share again")
+    if point.startswith("consumer.read"):
+        until(lambda: "not of revision" in crew.log("beta-1"), "beta-1 finds its batch done")
+    crew.end()
+    assert broken_promises(crew.directory) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see that a process is stopped")
+def test_a_worker_stopped_inside_its_transaction_commits_it_or_nobody_does(crew: Crew) -> None:
+    """It holds SQLite's lock: nobody can take over before it wakes, and then its batch counts once."""
+    total = 100
+    zombie = crew.start("beta-1", "beta", stop_at="consumer.checkpoint_written:3")
+    until(lambda: holders(crew.directory) == {zombie.pid}, "beta-1 holds everything")
+    crew.start("others", "alpha", "gamma", total=total)
+    until(lambda: is_stopped(zombie), "beta-1 stops")
+    crew.start("beta-2", "beta")
+    until(lambda: counts(crew.directory)["placed"] == total, "alpha does not notice")
+    with (
+        closing(sqlite3.connect(crew.directory / "beta.db", timeout=0.1)) as other,
+        pytest.raises(sqlite3.OperationalError),
+    ):
+        other.execute("BEGIN IMMEDIATE")
+    time.sleep(1.5)  # past the lease, and past some of the retries of beta-2
+    os.kill(zombie.pid or 0, signal.SIGCONT)
+    until(all_is(crew.directory, total), "all goes on")
+    crew.end()
+    assert broken_promises(crew.directory) == []
