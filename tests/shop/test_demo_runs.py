@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,19 @@ def test_kept_data_are_gone_on_with_and_what_was_done_takes_no_effect_again(tmp_
     assert second["orders"] == first["orders"]
     assert second["events"]["published"] == first["events"]["published"]
     assert second["requests"]["found_done_by_an_earlier_try"] == first["plan"]["orders"] + first["plan"]["customers"]
+
+
+def test_a_penny_that_is_wrong_in_one_database_fails_the_run_and_is_named(tmp_path: Path) -> None:
+    report_of(run(tmp_path / "data", "--orders", "30", "--json"))
+    with closing(sqlite3.connect(tmp_path / "data" / "order_history.db")) as database, database:
+        database.execute(
+            "UPDATE history_orders SET total = total + 1 WHERE order_id = (SELECT max(order_id) FROM history_orders)"
+        )
+    again = run(tmp_path / "data", "--orders", "30", "--keep")
+    assert again.returncode == 1
+    assert "of 28 invariants do NOT hold." in again.stdout
+    assert "the view's orders = those of orders (databases): " in again.stdout
+    assert "the view's orders = those of orders (HTTP): " in again.stdout
 
 
 def test_demo_stops_with_ctrl_c_within_five_seconds_and_leaves_no_process(tmp_path: Path) -> None:

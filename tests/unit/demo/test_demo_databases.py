@@ -1,0 +1,89 @@
+"""What is read past the services' own code, from tables that the services' own models made."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+from shop.customers.model import Base as CustomersBase
+from shop.customers.model import Customer, Reservation
+from shop.demo.from_databases import over_limit, snapshot_from_databases
+from shop.demo.moments import Moments
+from shop.demo.snapshot import CustomerState, OrderState
+from shop.order_history.model import history_customers, history_orders, metadata
+from shop.orders.model import Base as OrdersBase
+from shop.orders.model import Order, Status
+
+ANN, ORDER = UUID(int=1), UUID(int=2)
+PLACED = datetime(2011, 1, 3, 9, 30, tzinfo=UTC)
+STATE = OrderState(ANN, Decimal("60.10"), PLACED, "OPEN")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """One customer with a limit of 100 and one open order of 60.10, in all three databases."""
+    placed: dict[str, Any] = {"order_id": ORDER, "customer_id": ANN, "total": STATE.total, "placed_at": PLACED}
+    known: dict[str, Any] = {"customer_id": ANN, "name": "Ann", "credit_limit": Decimal(100), "reserved": STATE.total}
+    for service, base in (
+        ("orders", OrdersBase.metadata),
+        ("customers", CustomersBase.metadata),
+        ("order_history", metadata),
+    ):
+        engine = create_engine(f"sqlite:///{tmp_path}/{service}.db")
+        base.create_all(engine)
+        with Session(engine) as session, session.begin():
+            if service == "orders":
+                session.add(Order(**placed, status=Status.OPEN))
+            elif service == "customers":
+                session.add(Customer(**known))
+                session.add(Reservation(order_id=ORDER, customer_id=ANN, amount=STATE.total))
+            else:
+                session.execute(history_orders.insert().values(**placed, status="OPEN", reason=""))
+                session.execute(history_customers.insert().values(**known))
+        engine.dispose()
+    return tmp_path
+
+
+def change(directory: Path, statement: str) -> None:
+    with closing(sqlite3.connect(directory / "customers.db")) as database, database:
+        database.execute(statement)
+
+
+def test_everything_is_read_to_the_penny_and_the_second(directory: Path) -> None:
+    snapshot = snapshot_from_databases(directory)
+    assert snapshot.orders == snapshot.view_orders == {ORDER: STATE}
+    ann = CustomerState("Ann", Decimal(100), Decimal("60.10"))
+    assert snapshot.view_customers == {ANN: ann}
+    assert snapshot.customers == {ANN: CustomerState("Ann", Decimal(100), Decimal("60.10"), {ORDER: Decimal("60.10")})}
+
+
+def test_reservation_of_nobody_is_not_overlooked(directory: Path) -> None:
+    change(directory, "DELETE FROM customers")
+    assert snapshot_from_databases(directory).customers[ANN].reservations == {ORDER: Decimal("60.10")}
+
+
+async def test_reservations_above_the_limit_are_seen_at_the_moment_they_are_there(directory: Path) -> None:
+    moments = Moments(directory / "customers.db")
+    moments.look()
+    change(directory, "UPDATE reservations SET amount = 10001")
+    moments.look()
+    change(directory, "UPDATE reservations SET amount = 10000")
+    moments.look()
+    assert moments.looks == 3
+    assert moments.over == [f"customer {ANN}: reserved 100.01, limit 100.00"]
+    assert over_limit(directory / "customers.db") == []
+
+
+def test_reading_changes_nothing(directory: Path) -> None:
+    before = (directory / "customers.db").read_bytes()
+    snapshot_from_databases(directory)
+    assert (directory / "customers.db").read_bytes() == before
