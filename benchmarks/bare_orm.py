@@ -1,4 +1,4 @@
-"""The bare loops with an SQLAlchemy Session: a transaction for a batch, and, as is usual, a transaction for an event."""
+"""The bare loops with an SQLAlchemy Session: a transaction for a batch, and, as is usual, one for each event."""
 
 from __future__ import annotations
 
