@@ -56,9 +56,9 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Traffic:
-    """The engine's own books, summed over a subscriber's partitions, since the databases were made.
+    """The engine's own books of one subscriber, summed over its partitions, since its database was made.
 
-    published: records written to the outbox, by service. of_topics: the same, by topic. dead_letters: not discarded.
+    topics: those it reads. unknown: events of them that it has no handler for. dead_letters: those not discarded.
     """
 
     subscriber: str
