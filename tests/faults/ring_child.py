@@ -115,8 +115,8 @@ async def _serve(orders: Orders) -> None:
             if orders.stop_at:
                 runtime.context = dataclasses.replace(runtime.context, faults=StopsItself(orders.stop_at))
             await stack.enter_async_context(ring.service(name).running(runtime))
-        while orders.total and not ended.is_set() and await ring.place_next() < orders.total:
-            pass
+        while orders.total and not ended.is_set() and await ring.placed() < orders.total:
+            await ring.place_next()
         await ended.wait()
 
 
