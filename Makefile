@@ -16,7 +16,7 @@ help:  ## show the commands
 demo: $(VENV)/run  ## the shop's year through three services; ARGS="--orders 2000 --chaos"
 	$(BIN)/python -m shop.demo $(ARGS)
 
-test: $(VENV)/dev  ## all tests; ARGS="tests/unit -k chain"
+test: $(VENV)/dev  ## all tests; ARGS="tests/unit -k chain", ARGS="-n 2 --dist loadfile"
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/dev  ## format, lint, types, import directions
