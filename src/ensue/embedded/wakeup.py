@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from ensue.embedded.leftovers import sweep
 from ensue.errors import UsageError
 
 #: Where there are no Unix datagram sockets, a wait ends after this long and its caller looks again.
@@ -74,6 +75,7 @@ class Wakeup:
         try:
             self._listener = _bind(self._directory, self._name)
             self._loop.add_reader(self._listener.fileno(), self._received)
+            sweep(os.path.dirname(self._directory), f"ensue-{os.getuid()}-")
         except (OSError, AttributeError, NotImplementedError) as error:
             # No such sockets here, or no usable temporary directory: slower, but still right.
             self._polling = True
