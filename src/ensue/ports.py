@@ -316,7 +316,8 @@ class Store(Protocol):
     async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
         """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. Wakes the workers.
 
-        Raises UsageError that says what was found when there is no such letter or it cannot be decided.
+        Raises UsageError that says what was found when there is no such letter or it cannot be decided; one without
+        a source is no message (Garbage) and can only be DISCARDED.
         """
 
     async def inbox_prune(self, before_s: float, limit: int) -> int: ...

@@ -217,6 +217,18 @@ class Consuming(StoreSuite):
             found = [each.state.value for each in await store.dead_letters()]
             assert found == ["released", "discarded", "waiting", "released", "discarded"]
 
+    async def test_a_letter_that_is_no_message_can_only_be_discarded(self) -> None:
+        async with self.opened() as store:
+            garbage = letter()
+            garbage.source = ""
+            async with store.transaction() as transaction:
+                await transaction.dead_letters_add([garbage])
+            [stored] = await store.dead_letters()
+            with pytest.raises(UsageError, match="no message"):
+                await store.dead_letter_decide(stored.id, DeadLetterState.RELEASED)
+            decided = await store.dead_letter_decide(stored.id, DeadLetterState.DISCARDED)
+            assert decided.state is DeadLetterState.DISCARDED
+
     async def test_a_discarded_letter_stays_discarded(self) -> None:
         """An operator gave up what a worker is about to put through: one of them is right, and it was first."""
         async with self.opened() as store:

@@ -43,6 +43,11 @@ def check_decision(letter_id: int, letter: DeadLetter | None, state: DeadLetterS
             id=letter_id,
             found=letter.state,
         )
+    if state is DeadLetterState.RELEASED and not letter.source:
+        raise UsageError(
+            f"dead letter {letter_id} is no message ({letter.error}), so no handler can take it: discard it",
+            id=letter_id,
+        )
     return letter
 
 
