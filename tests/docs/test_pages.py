@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -51,6 +52,13 @@ def test_tests_that_a_page_names_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"`(test_[a-z0-9_]+)`", page.read_text())}
     assert len(named) > 10
     assert [name for name in named if f"def {name}(" not in code] == []
+
+
+def test_what_the_reference_is_made_of_can_be_imported() -> None:
+    named = [name for page in PAGES for name in re.findall(r"^::: ([\w.]+)$", page.read_text(), re.MULTILINE)]
+    assert len(named) > 15
+    for name in named:
+        pkgutil.resolve_name(name)
 
 
 def menu(entries: list[Any]) -> set[str]:
