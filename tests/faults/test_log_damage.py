@@ -429,3 +429,25 @@ async def test_a_loss_is_neither_asked_for_nor_complained_of_without_end(
         await asyncio.sleep(0.3)  # several resend intervals
         assert (await world.broker.bounds("ensue.control", 0)).last <= asked + 1
     assert len([each for each in caplog.records if "are gone from log and outbox" in each.getMessage()]) == 1
+
+
+async def test_a_long_loss_is_sent_again_about_once_and_not_anew_with_each_batch_of_it(telegraph: Telegraph) -> None:
+    total = 3000
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        for start in range(0, total, 100):
+            async with telegraph.sends.step() as step:
+                for number in range(start, start + 100):
+                    step.publish(Wired(station=f"station-{number % KEYS}", number=number))
+        await world.settle()
+    with telegraph.log() as log:
+        log.execute("DELETE FROM log")
+    engine = config(batch_records_max=50, resend_interval_s=1.0)
+    async with bench(
+        telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker(), engine=engine
+    ) as world:
+        await telegraph.until_received(world, total)
+        await world.settle()
+        assert await telegraph.received() == all_of(total)
+        with telegraph.log() as log:
+            [(sent,)] = log.execute("SELECT count(*) FROM records WHERE topic = 'wires' AND position > previous")
+        assert sent < 2 * total, f"{sent} records were sent for {total}"

@@ -334,6 +334,10 @@ class PartitionConsumer:
         now = context.clock.monotonic()
         for source, gap in self._checkpoint.gaps.items():
             watermark, when = self._asked.get(source, (-1, 0.0))
+            if 0 <= watermark < gap.watermark:
+                # The answer is coming in. Asking anew with each batch of it would have it sent as often as it is long.
+                self._asked[source] = (gap.watermark, now)
+                continue
             if watermark == gap.watermark and now - when < context.config.resend_interval_s:
                 continue
             if gap.state is GapState.LOST and watermark >= 0:
@@ -350,6 +354,7 @@ class PartitionConsumer:
                 _log_gap(self.partition, source, gap)
             if news is None:
                 self._told.pop(source, None)
+                self._asked.pop(source, None)
             else:
                 self._told[source] = news
         for source, position in todo.lost.items():

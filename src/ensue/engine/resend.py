@@ -65,11 +65,11 @@ class Resender:
         where = (request.topic, request.partition)
         now = context.clock.monotonic()
         after, when = self._answered.get(where, (-1, 0.0))
-        if after == request.after and now - when < context.config.resend_interval_s / 2:
-            return
-        self._answered[where] = (request.after, now)
+        if 0 <= after <= request.after and now - when < context.config.resend_interval_s / 2:
+            return  # what it wants was part of what was just sent
         log.warning("%s asked for %s/%d after position %d again: sending", request.subscriber, *where, request.after)
         await self._send(request, source)
+        self._answered[where] = (request.after, context.clock.monotonic())
 
     async def _send(self, request: ResendRequest, source: str) -> None:
         context = self._context
