@@ -22,7 +22,8 @@ _envelope_decoder = msgspec.json.Decoder(Envelope)
 
 encode_envelope = _encoder.encode
 
-_KNOWN = frozenset(
+#: Attributes that have a place of their own, so that no extension may take their names.
+RESERVED = frozenset(
     {
         "specversion", "id", "source", "type", "time", "datacontenttype", "partitionkey",
         "correlationid", "causationid", "traceparent",
@@ -86,7 +87,7 @@ def from_attributes(
     if not attributes["specversion"].startswith("1."):
         raise BadMessage(f"CloudEvents version {attributes['specversion']}, expected 1.0", attribute="specversion")
     content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
-    extensions = {name: value for name, value in attributes.items() if name not in _KNOWN}
+    extensions = {name: value for name, value in attributes.items() if name not in RESERVED}
     return Message(
         topic=topic,
         partition=partition,

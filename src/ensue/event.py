@@ -23,7 +23,10 @@ _declared: dict[str, type] = {}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EventType(Generic[E]):
-    """An event class as the wire sees it. `type` is the CloudEvents type: `<topic>.<Name>.v<version>`."""
+    """An event class as the wire sees it. `type` is the CloudEvents type: `<topic>.<Name>.v<version>`.
+
+    validated: the class itself refuses values of the wrong type when an object is made (pydantic models do).
+    """
 
     cls: type[E]
     topic: str
@@ -33,9 +36,35 @@ class EventType(Generic[E]):
     type: str
     encode: Callable[[E], bytes]
     decode: Callable[[bytes], E]
+    validated: bool = False
 
     def key_of(self, event: E) -> str:
-        return str(getattr(event, self.key_field))
+        """Return the value of the key field as text. Raises UsageError when it is None."""
+        key = getattr(event, self.key_field)
+        if key is None:
+            raise UsageError(
+                f"event {self.cls.__qualname__} is published with {self.key_field}=None, and that is its key: "
+                "events of one key stay in order, so give it a value"
+            )
+        return str(key)
+
+    def write(self, event: E) -> bytes:
+        """Encode as JSON what every subscriber will be able to read; raises UsageError that names the field otherwise.
+
+        A Struct and a dataclass take any value when they are made. The mistake has to show here, where it was made,
+        and not as a dead letter of another service that no retry can mend.
+        """
+        try:
+            data = self.encode(event)
+            if not self.validated:
+                self.decode(data)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"event {self.cls.__qualname__} cannot be published: {error}. Give its fields values of the types "
+                "that it declares, and declare types that JSON can carry",
+                type=self.type,
+            ) from error
+        return data
 
     def read(self, data: bytes) -> E:
         """Decode JSON data. Unknown fields are ignored; raises BadMessage that names the field that is wrong."""
@@ -93,6 +122,7 @@ def event(*, topic: str, key: str, type_name: str | None = None, version: int = 
     def declare(cls: type[E]) -> type[E]:
         encode: Callable[[Any], bytes]
         decode: Callable[[bytes], Any]
+        validated = False
         if dataclasses.is_dataclass(cls):
             fields = {field.name for field in dataclasses.fields(cls)}
             encode, decode = msgspec.json.Encoder().encode, _late_decoder(cls)
@@ -104,21 +134,29 @@ def event(*, topic: str, key: str, type_name: str | None = None, version: int = 
                 return cast(bytes, value.model_dump_json().encode())
 
             decode = model.model_validate_json
+            validated = True
         else:
             raise UsageError(
                 f"@event on {cls.__qualname__}: expected a pydantic 2 model or a dataclass; "
                 "for a plain class write `class X(ensue.Event, topic=..., key=...)`"
             )
-        _attach(cls, topic, key, type_name, version, fields, encode, decode)
+        _attach(cls, topic, key, type_name, version, fields, encode, decode, validated)
         return cls
 
     return declare
 
 
 def event_type(cls: type[E]) -> EventType[E]:
-    """Return the EventType of a declared event class; raises UsageError for any other class."""
+    """Return the EventType of a declared event class; raises UsageError for anything else."""
+    if not isinstance(cls, type):
+        raise UsageError(f"{cls!r:.80} is no event class: name the class itself")
     spec = cls.__dict__.get(_SPEC)
     if spec is None:
+        if isinstance(cls, EventMeta) and cls is not Event:
+            raise UsageError(
+                f"{cls.__qualname__} is no event of its own, since it has no topic: "
+                f'write `class {cls.__name__}(..., topic="...", key="...")`'
+            )
         raise UsageError(
             f"{cls.__qualname__} is no event: write `class {cls.__name__}(ensue.Event, topic=..., key=...)`, "
             "or put @ensue.event(topic=..., key=...) on a pydantic model or dataclass"
@@ -147,6 +185,7 @@ def _attach(
     fields: set[str],
     encode: Callable[[Any], bytes],
     decode: Callable[[bytes], Any],
+    validated: bool = False,
 ) -> None:
     name = type_name or cls.__name__
     if not topic:
@@ -170,4 +209,4 @@ def _attach(
             f"{cls.__module__}.{cls.__qualname__}: give one another type_name or version"
         )
     _declared[wire] = cls
-    setattr(cls, _SPEC, EventType(cls, topic, key, name, version, wire, encode, decode))
+    setattr(cls, _SPEC, EventType(cls, topic, key, name, version, wire, encode, decode, validated))

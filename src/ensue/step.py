@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ensue.chain import partition_of
-from ensue.codec import encode_envelope
+from ensue.codec import RESERVED, encode_envelope
 from ensue.errors import UsageError
 from ensue.event import EventType, event_type
 from ensue.message import Envelope, Message, OutboxRecord
@@ -50,6 +50,13 @@ class Outgoing:
 
     def type_of(self, event: object) -> EventType[Any]:
         cls = type(event)
+        if isinstance(event, type):
+            raise UsageError(f"{event.__qualname__} is a class: publish an object of it, {event.__qualname__}(...)")
+        if not hasattr(cls, "__ensue_event_type__"):
+            raise UsageError(
+                f"a {cls.__qualname__} is no event: publish an object of a class that is declared as one, "
+                "`class X(ensue.Event, topic=..., key=...)`"
+            )
         spec = event_type(cls)
         if self.allowed is not None and cls not in self.allowed:
             raise UsageError(
@@ -103,11 +110,12 @@ class Step:
         """Publish an event with this step: it goes out if and only if the step commits. Returns its message id.
 
         extensions: further CloudEvents attributes (names of lower-case letters and digits).
-        Raises UsageError for what is no declared event.
+        Raises UsageError for what is no declared event, for values that do not fit its fields, for a key of None.
         """
         outgoing = self.outgoing
         spec = outgoing.types.get(type(event)) or outgoing.type_of(event)
-        key = str(getattr(event, spec.key_field))
+        key = spec.key_of(event)
+        data = spec.write(event)
         message_id = outgoing.ids.next()
         message = self.message
         outgoing.records.append(
@@ -124,10 +132,22 @@ class Step:
                         "" if message is None else message.envelope.id,
                         self._traceparent,
                         "application/json",
-                        dict(extensions) if extensions else None,
+                        _checked(extensions) if extensions else None,
                     )
                 ),
-                spec.encode(event),
+                data,
             )
         )
         return message_id
+
+
+def _checked(extensions: Mapping[str, str]) -> dict[str, str]:
+    for name, value in extensions.items():
+        if not (name.isascii() and name.isalnum() and name == name.lower()) or name in RESERVED:
+            raise UsageError(
+                f"extension {name!r}: CloudEvents attributes have names of lower-case letters and digits, and those "
+                f"of CloudEvents and Ensue themselves are taken ({', '.join(sorted(RESERVED))})"
+            )
+        if not isinstance(value, str):
+            raise UsageError(f"extension {name!r} is a {type(value).__name__}, expected a str")
+    return dict(extensions)

@@ -73,6 +73,30 @@ def test_data_that_is_no_object_is_a_bad_message(kind: type, data: bytes) -> Non
         event_type(kind).read(data)
 
 
+@pytest.mark.parametrize("kind", [Placed, DataclassPlaced])
+@pytest.mark.parametrize("wrong", [{"total": []}, {"note": 5}, {"note": object()}, {"customer_id": "no uuid"}])
+def test_values_that_no_subscriber_could_read_are_refused_where_they_are_published(
+    kind: type, wrong: dict[str, object]
+) -> None:
+    placed = kind(**{"customer_id": uuid4(), "total": Decimal(1), **wrong})
+    with pytest.raises(UsageError, match=f"event {kind.__name__} cannot be published"):
+        event_type(kind).write(placed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_published_is_what_is_read(kind: type) -> None:
+    placed = kind(customer_id=uuid4(), total=Decimal("10.10"))
+    assert event_type(kind).read(event_type(kind).write(placed)) == placed
+
+
+def test_a_key_of_none_is_refused() -> None:
+    class Maybe(Event, topic="t-maybe", key="owner"):
+        owner: str | None
+
+    with pytest.raises(UsageError, match="owner=None"):
+        event_type(Maybe).key_of(Maybe(owner=None))
+
+
 def test_the_wire_name_carries_topic_name_and_version() -> None:
     assert [event_type(kind).type for kind in KINDS] == [
         "t-orders.Placed.v1",
