@@ -25,6 +25,7 @@ class EngineConfig:
     resend_interval_s: how often a subscriber with a gap asks again.
     lease_ttl_s: after this long without a heartbeat a worker's partitions go to others.
     relay_save_interval_s: how often the relay stores how far it is (it may lag: sending again is harmless).
+    stop_limit_s: how long a stop waits for the batch at hand, before it is rolled back for the next worker to do.
     retention_s: how long outbox, log, inbox and stored HTTP responses are kept.
     dead_letters_max: with more set aside in one partition than this, that partition waits for an operator.
     """
@@ -36,6 +37,7 @@ class EngineConfig:
     resend_interval_s: float = 2.0
     lease_ttl_s: float = 3.0
     relay_save_interval_s: float = 0.5
+    stop_limit_s: float = 10.0
     retention_s: float = 7 * 24 * 3600.0
     retention_interval_s: float = 60.0
     dead_letters_max: int = 10_000
@@ -46,7 +48,7 @@ class EngineConfig:
             raise UsageError(f"batch_records_max is {self.batch_records_max}, expected 1 to 10,000")
         for name in (
             "poll_interval_s", "tick_first_s", "tick_max_s", "resend_interval_s",
-            "lease_ttl_s", "relay_save_interval_s", "retention_s", "retention_interval_s",
+            "lease_ttl_s", "relay_save_interval_s", "stop_limit_s", "retention_s", "retention_interval_s",
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected more than 0 seconds")

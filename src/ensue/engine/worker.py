@@ -106,13 +106,13 @@ class Worker:
         return held[0].relay if held is not None and isinstance(held[0], RelayAndRetention) else None
 
     async def stop(self) -> None:
-        """Finish the batches at hand, then give the leases up."""
+        """Finish the batches at hand, or roll them back after config.stop_limit_s; then give the leases up."""
         if self._beating is None:
             return
         beating, self._beating = self._beating, None
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
-        await self._end(list(self._loops))
+        await self._end(list(self._loops), self._context.config.stop_limit_s)
         try:
             await self._context.store.resign(self.name)
         except RetryableError as error:
@@ -189,12 +189,21 @@ class Worker:
             # The next heartbeat starts it anew.
             log.exception("%s: the loop %s ended unexpectedly", self.name, name)
 
-    async def _end(self, names: Iterable[str]) -> None:
-        ending = [self._loops.pop(name) for name in names if name in self._loops]
-        for loop, _ in ending:
+    async def _end(self, names: Iterable[str], limit_s: float | None = None) -> None:
+        """Stop these loops and wait until they have ended; after limit_s what they are doing is cancelled."""
+        ending = {name: self._loops[name] for name in names if name in self._loops}
+        for loop, _ in ending.values():
             loop.stop()
         if ending:
-            await asyncio.gather(*(task for _, task in ending), return_exceptions=True)
+            tasks = {task: name for name, (_, task) in ending.items()}
+            _, late = await asyncio.wait(tasks, timeout=limit_s)
+            for task in late:
+                log.error("%s: %s did not end within %g s; it is rolled back", self.name, tasks[task], limit_s)
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        for name in ending:  # only now: a stop that comes while a heartbeat waits here must wait for them too
+            self._loops.pop(name, None)
 
 
 class RelayAndRetention:

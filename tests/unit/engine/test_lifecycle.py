@@ -228,6 +228,73 @@ async def test_a_handler_of_the_last_batch_may_still_read_through_its_service(tm
     await store.close()
 
 
+async def test_a_handler_that_never_ends_is_rolled_back_at_the_limit_of_the_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service("well")
+    begun = asyncio.Event()
+    stuck = True
+    got: list[int] = []
+
+    @service.on(Drop)
+    async def collect(event: Drop, step: Step) -> None:
+        step.publish(Drop(pipe="b", number=-1))
+        begun.set()
+        if stuck and event.number == 2:
+            await asyncio.Event().wait()
+        if event.number > 0:
+            got.append(event.number)
+
+    broker = MemoryBroker("memory:stuck")
+    async with bench(tmp_path, service, broker=broker, engine=config(stop_limit_s=0.05)) as world:
+        await Sender(world.broker).send(Drop(pipe="a", number=1), Drop(pipe="a", number=2))
+        await asyncio.wait_for(begun.wait(), LIMIT_S)
+        async with asyncio.timeout(LIMIT_S):
+            await world.runtimes["well"].stop()
+        assert await world.published(Drop) == [Drop(pipe="a", number=1), Drop(pipe="a", number=2)]
+    assert "did not end within" in caplog.text
+    stuck = False
+    got.clear()
+    async with bench(tmp_path, service, broker=broker) as world:
+        await until(lambda: got == [1, 2], world)
+        assert not await letters(world, service)
+
+
+async def test_a_stop_while_a_heartbeat_gives_work_away_waits_for_that_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The heartbeat waits for the batch of a partition that goes to another worker; the stop must not run past it."""
+    service = Service("well")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    got: list[int] = []
+
+    @service.on(Drop)
+    async def collect(event: Drop) -> None:
+        begun.set()
+        await go_on.wait()
+        got.append(event.number)
+
+    async with bench(tmp_path, service, engine=config(lease_ttl_s=0.06)) as world:
+        worker = world.runtimes["well"].worker
+        assert worker is not None
+        await Sender(world.broker).send(Drop(pipe="a", number=1))
+        await asyncio.wait_for(begun.wait(), LIMIT_S)
+        [consumer] = worker.consumers
+        giving = asyncio.create_task(worker._end(["water/0"]))  # as a heartbeat does
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(world.runtimes["well"].stop())
+        while not stopping.done() and not consumer._stopping:  # noqa: ASYNC110  # nothing tells it but this
+            await asyncio.sleep(0)
+        giving.cancel()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not stopping.done()
+        go_on.set()
+        await asyncio.wait_for(stopping, LIMIT_S)
+        assert got == [1]
+    assert "unexpected" not in caplog.text
+
+
 async def test_retention_goes_on_after_an_error_that_nobody_foresaw(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
