@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -88,3 +91,29 @@ def _answers_of_long_ago(path: Path, number: int) -> None:
             [(f"old-{each}",) for each in range(number)],
         )
         connection.commit()
+
+
+def test_the_environment_names_the_point_at_which_a_service_dies(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import asyncio, ensue\n"
+        "class Said(ensue.Event, topic='said', key='word'):\n"
+        "    word: str\n"
+        "speaker = ensue.Service('speaker')\n"
+        "async def main():\n"
+        "    async with speaker.running():\n"
+        "        for word in ('one', 'two', 'three'):\n"
+        "            async with speaker.step() as step:\n"
+        "                step.publish(Said(word=word))\n"
+        "            print(word, flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    environment = {**os.environ, "ENSUE_FAULT": "step.committed:2", "ENSUE_HOME": str(tmp_path)}
+    died = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
+    assert (died.returncode, died.stdout) == (-signal.SIGKILL, "one\n"), died.stderr
+    with closing(sqlite3.connect(tmp_path / "speaker.db")) as database:
+        assert database.execute("SELECT count(*) FROM ensue_outbox").fetchone() == (2,)
+    environment["ENSUE_FAULT"] = "step.comitted"
+    misspelt = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
+    assert misspelt.returncode == 1
+    assert "no fault point 'step.comitted'" in misspelt.stderr
