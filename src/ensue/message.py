@@ -145,6 +145,8 @@ class Gap(msgspec.Struct, frozen=True):
 
     watermark: last position applied. needed: the last position known to exist; the gap closes when it is applied.
     lost_through: with state LOST, the last position that cannot be had any more. since: seconds since the epoch.
+    held_offset, held_previous: the first record held back, which the log may still have when the outbox has it no more
+    (0: none is known).
     """
 
     source: str
@@ -153,11 +155,17 @@ class Gap(msgspec.Struct, frozen=True):
     since: float
     state: GapState = GapState.OPEN
     lost_through: int = 0
+    held_offset: int = 0
+    held_previous: int = 0
 
 
 class Counters(msgspec.Struct):
-    """What a subscription did with one partition, since its checkpoint was made; saved with the checkpoint."""
+    """What a subscription did with one partition since it began; saved with the checkpoint.
 
+    since: when it began, seconds since the epoch (0: not known, long ago).
+    """
+
+    since: float = 0.0
     applied: int = 0
     duplicates: int = 0
     unknown: int = 0

@@ -16,10 +16,14 @@ from ensue.message import LOST, TICK, Gap, GapState, Garbage, Message
 
 
 class LostNotice(msgspec.Struct, frozen=True):
-    """Data of a LOST record: the source's outbox no longer has the positions (after, through] of this partition."""
+    """Data of a LOST record: the source's outbox no longer has the positions (after, through] of this partition.
+
+    before: all of them were written before this time, seconds since the epoch.
+    """
 
     after: int
     through: int
+    before: float
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,6 +34,7 @@ class Plan:
     foreign: those of `apply` and `waiting` without a chain, to be claimed in the inbox by (source, id).
     watermarks: per source, only where it moves. gaps: per source, the state after this batch where it changed
     (None: healed). lost: first contacts whose history is gone, accepted by rule: source -> position.
+    rewind: read on after this offset instead of `offset`: records held back are still in the log (-1: no).
     """
 
     apply: list[Message] = dataclasses.field(default_factory=list)
@@ -40,6 +45,7 @@ class Plan:
     gaps: dict[str, Gap | None] = dataclasses.field(default_factory=dict)
     lost: dict[str, int] = dataclasses.field(default_factory=dict)
     offset: int = 0
+    rewind: int = -1
     duplicates: int = 0
     unknown: int = 0
     held: int = 0
@@ -62,11 +68,12 @@ def plan(
     known_types: Container[str],
     blocked: Collection[tuple[str, str]],
     now: float,
+    began_at: float = 0.0,
 ) -> Plan:
     """Plan a batch of one partition.
 
     watermarks, gaps: of the checkpoint, by source. blocked: (source, key) pairs that a dead letter holds back.
-    now: seconds since the epoch, stamped on new gaps.
+    now: stamped on new gaps. began_at: when the subscription began. Both in seconds since the epoch.
     """
     result = Plan()
     apply = result.apply
@@ -79,7 +86,7 @@ def plan(
         source, position = message.source, message.position
         kind = message.envelope.type
         if kind == LOST:
-            _note_loss(result, message, watermarks, gaps)
+            _note_loss(result, message, watermarks, gaps, began_at)
             continue
         if position:
             watermark = moved.get(source)
@@ -114,14 +121,24 @@ def _note_gap(result: Plan, message: Message, watermark: int, gaps: Mapping[str,
     known = result.gaps.get(source) or gaps.get(source)
     if known is None:
         result.gaps_seen += 1
-        result.gaps[source] = Gap(source, watermark, message.position, now)
-    elif known.watermark != watermark or known.needed < message.position:
+        held = (message.offset, message.previous)
+        result.gaps[source] = Gap(source, watermark, message.position, now, GapState.OPEN, 0, *held)
+    elif known.watermark != watermark or known.needed < message.position or message.previous < known.held_previous:
         # Records held back now must come again, so the gap reaches to the last of them.
         needed = max(known.needed, message.position)
-        result.gaps[source] = Gap(source, watermark, needed, known.since, known.state, known.lost_through)
+        held = _still_held(known, watermark) or (message.offset, message.previous)
+        held = (min(held[0], message.offset), min(held[1], message.previous))
+        result.gaps[source] = Gap(source, watermark, needed, known.since, known.state, known.lost_through, *held)
 
 
-def _note_loss(result: Plan, message: Message, watermarks: Mapping[str, int], gaps: Mapping[str, Gap]) -> None:
+def _still_held(gap: Gap, watermark: int) -> tuple[int, int] | tuple[()]:
+    """The first record held back, unless it has been applied meanwhile."""
+    return (gap.held_offset, gap.held_previous) if gap.held_offset and gap.held_previous >= watermark else ()
+
+
+def _note_loss(
+    result: Plan, message: Message, watermarks: Mapping[str, int], gaps: Mapping[str, Gap], began_at: float
+) -> None:
     try:
         notice = _read_lost(message.data)
     except msgspec.DecodeError as error:
@@ -134,13 +151,18 @@ def _note_loss(result: Plan, message: Message, watermarks: Mapping[str, int], ga
     if gap is None:
         return  # somebody else's gap
     watermark = result.watermarks.get(source, watermarks.get(source, 0))
-    if not notice.after <= watermark < notice.through:
+    # What the outbox no longer has, the log may: only what lies before the first record held back is really lost.
+    through = min(notice.through, gap.held_previous) if gap.held_offset else notice.through
+    if not notice.after <= watermark < through:
         return
-    if source not in watermarks and source not in result.watermarks:
+    if source not in watermarks and source not in result.watermarks and began_at >= notice.before:
         # First contact: what retention removed before this subscription existed was never owed to it.
-        result.watermarks[source] = result.lost[source] = notice.through
-    elif gap.state is not GapState.LOST or gap.lost_through != notice.through:
-        result.gaps[source] = Gap(source, watermark, gap.needed, gap.since, GapState.LOST, notice.through)
+        result.watermarks[source] = result.lost[source] = through
+        if gap.held_offset:
+            result.rewind = gap.held_offset - 1 if result.rewind < 0 else min(result.rewind, gap.held_offset - 1)
+    elif gap.state is not GapState.LOST or gap.lost_through != through:
+        held = (gap.held_offset, gap.held_previous)
+        result.gaps[source] = Gap(source, watermark, gap.needed, gap.since, GapState.LOST, through, *held)
 
 
 def _close_gaps(result: Plan, gaps: Mapping[str, Gap]) -> None:
@@ -155,4 +177,5 @@ def _close_gaps(result: Plan, gaps: Mapping[str, Gap]) -> None:
         elif gap is not None and watermark > gap.watermark:
             still_lost = gap.state is GapState.LOST and watermark < gap.lost_through
             state, through = (GapState.LOST, gap.lost_through) if still_lost else (GapState.OPEN, 0)
-            result.gaps[source] = Gap(source, watermark, gap.needed, gap.since, state, through)
+            held = _still_held(gap, watermark)
+            result.gaps[source] = Gap(source, watermark, gap.needed, gap.since, state, through, *held)

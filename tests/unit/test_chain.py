@@ -36,10 +36,10 @@ class Subscriber:
         self.watermarks: dict[str, int] = {}
         self.gaps: dict[str, Gap] = {}
         self.applied: dict[str, list[int]] = {name: [] for name in SOURCES}
-        self.offset = 0
+        self.began_at = 200.0
 
     def take(self, batch: list[Message | Garbage], blocked: tuple[tuple[str, str], ...] = ()) -> Plan:
-        todo = plan(batch, self.watermarks, self.gaps, {"t"}, blocked, now=1.0)
+        todo = plan(batch, self.watermarks, self.gaps, {"t"}, blocked, now=1.0, began_at=self.began_at)
         self.watermarks.update(todo.watermarks)
         for source, gap in todo.gaps.items():
             if gap is None:
@@ -151,11 +151,15 @@ def test_a_lost_last_record_shows_at_the_next_tick() -> None:
     subscriber.take([record("orders/1", 1, 0, 1)])
     assert not subscriber.take([record("orders/1", 1, 1, 2, kind=TICK)]).gaps
     todo = subscriber.take([record("orders/1", 2, 2, 3, kind=TICK)])
-    assert todo.gaps["orders/1"] == Gap("orders/1", 1, 2, 1.0)
+    assert todo.gaps["orders/1"] == Gap("orders/1", 1, 2, 1.0, held_offset=3, held_previous=2)
+
+
+#: What is lost was written before this time; a subscription that began later is not owed it.
+PRUNED_BEFORE = 100.0
 
 
 def lost(after: int, through: int) -> Message:
-    data = b'{"after":%d,"through":%d}' % (after, through)
+    data = b'{"after":%d,"through":%d,"before":%f}' % (after, through, PRUNED_BEFORE)
     return Message("topic", 0, 9, "", "orders/1", through, through, Envelope("x", LOST), data)
 
 
@@ -175,6 +179,44 @@ def test_a_loss_before_the_subscription_existed_is_accepted_and_said() -> None:
     assert todo.lost == {"orders/1": 3}
     assert subscriber.applied["orders/1"] == [4]
     assert not subscriber.gaps
+
+
+def test_a_loss_that_an_old_subscription_meets_at_first_contact_is_an_alarm() -> None:
+    """It was subscribed when those records were written, and was down for longer than they were kept."""
+    subscriber = Subscriber()
+    subscriber.began_at = PRUNED_BEFORE - 1
+    subscriber.take([record("orders/1", 4, 3, 1)])
+    todo = subscriber.take([lost(0, 3), record("orders/1", 4, 3, 3)])
+    assert (todo.lost, subscriber.applied["orders/1"]) == ({}, [])
+    assert subscriber.gaps["orders/1"].state is GapState.LOST
+
+
+def test_what_the_log_still_has_is_not_lost_with_the_outbox() -> None:
+    """The outbox was pruned further than the log: only what lies before the first record held back is given up."""
+    subscriber = Subscriber()
+    log: list[Message | Garbage] = [record("orders/1", position, position - 1, position) for position in range(3, 11)]
+    subscriber.take(log)
+    todo = subscriber.take([lost(0, 7)])
+    assert todo.lost == {"orders/1": 2}
+    assert todo.rewind == 2  # the record held back first is at offset 3
+    subscriber.take(log)
+    assert subscriber.applied["orders/1"] == list(range(3, 11))
+    assert not subscriber.gaps
+
+
+def test_an_old_subscription_gives_up_no_more_than_the_log_has_lost_too() -> None:
+    subscriber = Subscriber()
+    subscriber.take([record("orders/1", 1, 0, 1), record("orders/1", 4, 3, 2), record("orders/1", 5, 4, 3)])
+    subscriber.take([lost(1, 4)])
+    gap = subscriber.gaps["orders/1"]
+    assert (gap.state, gap.lost_through, gap.held_offset) == (GapState.LOST, 3, 2)
+
+
+def test_records_held_back_out_of_order_are_all_still_there() -> None:
+    subscriber = Subscriber()
+    subscriber.take([record("orders/1", 9, 8, 10), record("orders/1", 5, 4, 11)])
+    gap = subscriber.gaps["orders/1"]
+    assert (gap.held_offset, gap.held_previous) == (10, 4)
 
 
 def test_a_notice_of_somebody_elses_loss_changes_nothing() -> None:

@@ -203,6 +203,7 @@ def _counted(checkpoint: Checkpoint, *, applied: int = 0, retries: int = 0, dead
         watermarks=checkpoint.watermarks,
         gaps=checkpoint.gaps,
         counters=Counters(
+            since=old.since,
             applied=old.applied + applied,
             duplicates=old.duplicates,
             unknown=old.unknown,

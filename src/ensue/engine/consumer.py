@@ -89,7 +89,20 @@ class PartitionConsumer:
         self._checkpoint = await store.checkpoint_load(self.partition)
         self._unsaved = Counters()
         self._asked.clear()
+        if not self._checkpoint.revision:
+            await self._begin()
+        for gap in self._checkpoint.gaps.values():
+            if gap.state is GapState.OPEN and gap.held_offset and gap.watermark >= gap.held_previous:
+                # The loss before the first record held back was accepted; the log may still have it and what follows.
+                self._checkpoint.offset = min(self._checkpoint.offset, gap.held_offset - 1)
         await self._aside.load()
+
+    async def _begin(self) -> None:
+        """Keep when this subscription began: records older than that, and gone, are not owed to it."""
+        async with self._context.store.transaction() as transaction:
+            beginning = Checkpoint(counters=Counters(since=transaction.now))
+            await transaction.save_checkpoint(self.partition, beginning, ())
+        self._moved(beginning)
 
     # ----------------------------------------------------------------------------------------------------- a turn
 
@@ -201,6 +214,7 @@ class PartitionConsumer:
             context.dispatcher.routes,
             self._aside.blocked,
             context.clock.now(),
+            checkpoint.counters.since,
         )
 
     async def _commit(self, todo: Plan) -> None:
@@ -285,11 +299,12 @@ class PartitionConsumer:
                 if gap is None:
                     gaps.pop(source, None)
         return Checkpoint(
-            offset=todo.offset or checkpoint.offset,
+            offset=todo.rewind if todo.rewind >= 0 else todo.offset or checkpoint.offset,
             revision=checkpoint.revision,
             watermarks={**checkpoint.watermarks, **todo.watermarks} if todo.watermarks else checkpoint.watermarks,
             gaps=gaps,
             counters=Counters(
+                since=counters.since,
                 applied=counters.applied + applied,
                 duplicates=counters.duplicates + unsaved.duplicates + todo.duplicates + duplicates,
                 unknown=counters.unknown + unsaved.unknown + todo.unknown,

@@ -106,9 +106,11 @@ class Resender:
             "%s asked for %s/%d after position %d: the outbox has nothing up to %d any more (retention)",
             request.subscriber, request.topic, request.partition, after, through,
         )  # fmt: skip
+        # Retention alone takes records away, so the ones that are gone are at least that old.
+        before = context.clock.now() - context.config.retention_s
         envelope = Envelope(context.ids.next(), LOST, rfc3339(context.clock.now()))
         record = OutboxRecord(
             request.topic, request.partition, "", encode_envelope(envelope),
-            msgspec.json.encode(LostNotice(after, through)), through, through,
+            msgspec.json.encode(LostNotice(after, through, before)), through, through,
         )  # fmt: skip
         await context.broker.append(request.topic, request.partition, source, [record])

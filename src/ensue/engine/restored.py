@@ -22,15 +22,15 @@ _WINDOWS_MAX = 10
 async def refuse_restored_store(context: Context) -> None:
     """Raise StoreRestored, with the command that helps, when the log knows more of this source than the store does."""
     store, broker = context.store, context.broker
-    heads = await store.outbox_heads()
     topics = await broker.topics()
-    published = {each.topic for each in _published(context)} | {topic for topic, _ in heads}
+    published = {each.topic for each in _published(context)} | {topic for topic, _ in await store.outbox_heads()}
     for topic in sorted(published & set(topics)):
         for number in range(topics[topic]):
             last = await last_of_source(context, topic, number, store.source)
             if last is None:
                 continue
-            head = heads.get((topic, number), 0)
+            # The store after the log: another process may publish right now, and it commits before it appends.
+            head = (await store.outbox_heads()).get((topic, number), 0)
             if last.position > head:
                 raise _refusal(context, last, f"the store knows of none after position {head}")
             own = await store.outbox_get(last.position)

@@ -137,11 +137,13 @@ class Worker:
         store, ttl_s = self._context.store, self._context.config.lease_ttl_s
         table = await self._without_dead(await store.heartbeat(self.name, ttl_s, (), ()))
         wish = fair_share(self._names, table, self.name)
-        relay_is_free = not any(lease.name == RELAY for lease in table.leases)
-        acquire = [*wish.acquire, *([RELAY] if relay_is_free else ())]
-        if acquire or wish.release:
-            await self._end(wish.release)
-            table = await store.heartbeat(self.name, ttl_s, acquire, wish.release)
+        held = {lease.name: lease.owner for lease in table.leases}
+        refused = self.failed is not None  # another worker may try: it may see what this one did not
+        acquire = [*wish.acquire, *([RELAY] if RELAY not in held and not refused else ())]
+        release = [*wish.release, *([RELAY] if held.get(RELAY) == self.name and refused else ())]
+        if acquire or release:
+            await self._end(release)
+            table = await store.heartbeat(self.name, ttl_s, acquire, release)
         self._context.faults.point("lease.beaten")
         mine = {lease.name for lease in table.leases if lease.owner == self.name}
         await self._end([name for name in self._loops if name not in mine])
@@ -165,8 +167,6 @@ class Worker:
         running = self._loops.get(name)
         if running is not None and not running[1].done():
             return
-        if running is not None and self.failed is not None and name == RELAY:
-            return  # refused: an operator must act, then start again
         loop = self._loop(name)
         self._loops[name] = (loop, asyncio.create_task(self._guard(name, loop), name=f"ensue {name}"))
 

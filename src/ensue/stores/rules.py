@@ -61,7 +61,8 @@ def accepted(partition: Partition, source: str, gap: Gap | None) -> Gap | None:
             source=source,
         )
     if gap.needed > gap.lost_through:
-        return Gap(source, gap.lost_through, gap.needed, gap.since)
+        held = (gap.held_offset, gap.held_previous)
+        return Gap(source, gap.lost_through, gap.needed, gap.since, GapState.OPEN, 0, *held)
     return None
 
 
