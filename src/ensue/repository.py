@@ -46,6 +46,7 @@ class SqlAlchemyRepository(Generic[T]):
                 "write a Repository of your own and pass it as repository="
             )
         attribute = mapper.get_property_by_column(keys[0])
+        self.table_name: str = mapper.local_table.name
         self._id_of = attrgetter(attribute.key)
         self._column = getattr(cls, attribute.key)
         self._select = select(cls).order_by(self._column).with_for_update()
@@ -109,6 +110,17 @@ class TableRepository(Generic[T]):
         self._convert = [(index, column) for index, column in enumerate(converters) if column is not None]
         self._id_index = names.index(id)
         self._id = converters[self._id_index]
+
+    def __eq__(self, other: object) -> bool:
+        """Two of one class and table are one: a batch must not hold two copies of a row."""
+        return isinstance(other, TableRepository) and (self.cls, self.table) == (other.cls, other.table)
+
+    def __hash__(self) -> int:
+        return hash((self.cls, self.table))
+
+    @property
+    def table_name(self) -> str:
+        return self.table.name
 
     async def load(self, transaction: StepTransaction, ids: Sequence[Any]) -> dict[Any, T]:
         wanted = [self._id.to_row(value) for value in ids] if self._id else ids

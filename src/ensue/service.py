@@ -198,12 +198,19 @@ class ServiceDefinition:
             )
         return Handler(
             called, spec, function, tuple(order), asynchronous, entity,
-            repository or self._repository(entity, where), field, optional,
+            self._repository(entity, repository, where), field, optional,
         )  # fmt: skip
 
-    def _repository(self, entity: type, where: str) -> Repository[Any]:
+    def _repository(self, entity: type, given: Repository[Any] | None, where: str) -> Repository[Any]:
         known = self._repositories.get(entity)
-        if known is None:
+        if given is not None:
+            if known is not None and known != given:
+                raise UsageError(
+                    f"{where}: {entity.__name__} has another repository already, and a batch must not hold two copies "
+                    "of one row: use one for all handlers, best in Service(..., repositories=[...])"
+                )
+            known = self._repositories[entity] = known or given
+        elif known is None:
             if not hasattr(entity, "__mapper__"):
                 raise UsageError(
                     f"{where}: {entity.__name__} is no SQLAlchemy mapped class; declare how it is stored: "
@@ -211,6 +218,13 @@ class ServiceDefinition:
                     "or pass repository= with load and save of your own"
                 )
             known = self._repositories[entity] = SqlAlchemyRepository(entity)
+        table = getattr(known, "table_name", None)
+        for other, repository in self._repositories.items():
+            if other is not entity and table is not None and getattr(repository, "table_name", None) == table:
+                raise UsageError(
+                    f"{where}: {entity.__name__} and {other.__name__} are both stored in table {table}, and a batch "
+                    "must not hold two copies of one row: use one class for all handlers"
+                )
         return known
 
 

@@ -29,7 +29,7 @@ class Outgoing:
     to publish; None: any.
     """
 
-    __slots__ = ("allowed", "ids", "partitions", "records", "service", "time", "types")
+    __slots__ = ("allowed", "closed", "ids", "partitions", "records", "service", "time", "types")
 
     def __init__(
         self,
@@ -47,6 +47,12 @@ class Outgoing:
         self.types = types  # a cache, shared by all transactions of a service
         self.allowed = allowed
         self.records: list[OutboxRecord] = []
+        self.closed = False
+
+    def close(self) -> list[OutboxRecord]:
+        """Return the records for the outbox; nothing can be published after that."""
+        self.closed = True
+        return self.records
 
     def type_of(self, event: object) -> EventType[Any]:
         cls = type(event)
@@ -72,7 +78,8 @@ class Step:
 
     message: the message that is handled, None in a step that began outside (HTTP, CLI, test).
     correlation_id: of the whole business flow; causation_id of what is published: `message`'s id.
-    idempotency_key: the same for each try of the same step; hand it to outside systems (mail, payment).
+    idempotency_key: the same for each try of the same step (the message's; the request's Idempotency-Key; else its
+    own, since nobody tries it again); hand it to outside systems (mail, payment).
     transaction: the port below, for repositories.
     """
 
@@ -103,16 +110,24 @@ class Step:
     def idempotency_key(self) -> str:
         message = self.message
         if message is None:
-            return self._idempotency_key or self.correlation_id
+            if not self._idempotency_key:
+                self._idempotency_key = self.outgoing.ids.next()
+            return self._idempotency_key
         return f"{self.outgoing.service}:{message.source}:{message.id}"
 
     def publish(self, event: object, extensions: Mapping[str, str] | None = None) -> str:
         """Publish an event with this step: it goes out if and only if the step commits. Returns its message id.
 
         extensions: further CloudEvents attributes (names of lower-case letters and digits).
-        Raises UsageError for what is no declared event, for values that do not fit its fields, for a key of None.
+        Raises UsageError for what is no declared event, for values that do not fit its fields, for a key of None, and
+        after the step has ended.
         """
         outgoing = self.outgoing
+        if outgoing.closed:
+            raise UsageError(
+                f"{type(event).__qualname__} is published after its step has ended, so nothing would come of it: "
+                "publish inside of the step, or open another one"
+            )
         spec = outgoing.types.get(type(event)) or outgoing.type_of(event)
         key = spec.key_of(event)
         data = spec.write(event)

@@ -146,6 +146,34 @@ def test_an_entity_step_wants_the_entity_its_id_and_a_way_to_store_it(service: S
         def fourth(pair: Pair, event: Opened) -> None: ...
 
 
+def test_one_row_has_one_repository(service: Service) -> None:
+    @dataclasses.dataclass
+    class Other:
+        id: int
+
+    def again(table: str = "ledger") -> TableRepository[Ledger]:
+        return TableRepository(Ledger, table=table)
+
+    @service.on(Opened, entity=Ledger, id="account_id", repository=again())
+    def first(ledger: Ledger, event: Opened) -> None: ...
+
+    @service.on(Opened, entity=Ledger, id="account_id")
+    def second(ledger: Ledger, event: Opened) -> None: ...
+
+    first_handler, second_handler = service.handlers["t-service.Opened.v1"]
+    assert first_handler.repository is second_handler.repository
+
+    with pytest.raises(UsageError, match="has another repository already"):
+
+        @service.on(Opened, entity=Ledger, id="account_id", repository=again("ledgers"))
+        def third(ledger: Ledger, event: Opened) -> None: ...
+
+    with pytest.raises(UsageError, match="both stored in table ledger"):
+
+        @service.on(Opened, entity=Other, id="account_id", repository=TableRepository(Other, table="ledger"))
+        def fourth(other: Other, event: Opened) -> None: ...
+
+
 def test_the_entity_is_found_by_the_field_that_bears_its_name_or_the_one_that_is_said(service: Service) -> None:
     @service.on(Opened, entity=Account)
     def first(account: Account, event: Opened) -> None: ...

@@ -51,6 +51,20 @@ def test_what_cannot_be_published_is_refused_and_nothing_is_recorded(step: Step,
     assert step.outgoing.records == []
 
 
+def test_publishing_after_the_step_has_ended_is_refused(step: Step) -> None:
+    step.publish(Paid(payer="ada", pence=5))
+    assert len(step.outgoing.close()) == 1
+    with pytest.raises(UsageError, match="Paid is published after its step has ended"):
+        step.publish(Paid(payer="ada", pence=5))
+
+
+def test_steps_that_nobody_tries_again_have_keys_of_their_own(step: Step) -> None:
+    other = Step(None, step.outgoing, None, "flow-1")  # type: ignore[arg-type]
+    assert step.idempotency_key == step.idempotency_key != other.idempotency_key
+    keyed = Step(None, step.outgoing, None, "flow-1", idempotency_key="k")  # type: ignore[arg-type]
+    assert keyed.idempotency_key == "k"
+
+
 @pytest.mark.parametrize("extensions", [{"Region": "x"}, {"my-region": "x"}, {"source": "x"}, {"region": 5}])
 def test_an_extension_that_is_no_cloudevents_attribute_is_refused(step: Step, extensions: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="extension"):

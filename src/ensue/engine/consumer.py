@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Sequence
 from random import Random
 from typing import Any
 
-from ensue.engine.aside import Aside
+from ensue.engine.aside import Aside, Reason
 from ensue.engine.ask import ask_again
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed
@@ -127,7 +127,7 @@ class PartitionConsumer:
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
         if self._checkpoint.gaps:
-            await self._ask_for_gaps()
+            await self._ask_for_gaps(at_the_end=len(batch) < context.config.batch_records_max)
 
     async def _read(self, wait_s: float) -> Sequence[Message | Garbage]:
         context, partition = self._context, self.partition
@@ -200,7 +200,7 @@ class PartitionConsumer:
                 await self._commit(todo)
             except StepFailed as failure:
                 if len(part) == 1:
-                    await self._set_aside(todo, failure.error)
+                    await self._set_aside(todo, failure)
                 else:
                     left += reversed(_parts(part, todo, failure.index))
 
@@ -225,7 +225,10 @@ class PartitionConsumer:
         except Exception as error:  # e.g. a constraint that the database checks at commit
             if not todo.apply:
                 raise  # no message can be blamed
-            raise StepFailed(0 if len(todo.apply) == 1 else None, error) from error
+            if len(todo.apply) > 1:
+                raise StepFailed(None, error) from error
+            handler = self._context.dispatcher.only_handler(todo.apply[0].type)
+            raise StepFailed(0, error, handler) from error
         self._context.faults.point("consumer.committed")
         self._moved(following)
         self._aside.added(letters)
@@ -240,8 +243,8 @@ class PartitionConsumer:
                 outgoing = await context.dispatcher.apply(transaction, todo.apply)
                 faults.point("consumer.handled")
                 await transaction.flush()  # entities first: their row locks put the outbox records in order
-                if outgoing.records:
-                    await transaction.outbox_add(outgoing.records)
+                if records := outgoing.close():
+                    await transaction.outbox_add(records)
                     faults.point("consumer.outbox_written")
             letters = self._aside.waiting_letters(todo, transaction.now)
             if letters:
@@ -270,13 +273,14 @@ class PartitionConsumer:
         todo.waiting = [each for each in todo.waiting if is_fresh(each)]
         return before - len(todo.apply) - len(todo.waiting)
 
-    async def _set_aside(self, todo: Plan, error: Exception) -> None:
+    async def _set_aside(self, todo: Plan, failure: StepFailed) -> None:
         """The message failed alone: keep it with the reason, and let its key wait."""
         message = todo.apply[0]
+        reason = Reason.of(failure)
         async with self._context.store.transaction() as transaction:
             if todo.foreign:
                 await transaction.inbox_claim(self.partition.subscription, [(message.source, message.id)])
-            letter = self._aside.failed_letter(message, error, transaction.now)
+            letter = self._aside.failed_letter(message, reason, transaction.now)
             await transaction.dead_letters_add([letter])
             dead = self._aside.is_dead(letter)
             following = self._following(todo, retries=not dead, dead=int(dead))
@@ -284,6 +288,7 @@ class PartitionConsumer:
             self._context.faults.point("letter.aside")
         self._moved(following)
         self._aside.added([letter])
+        self._aside.tell(letter, reason)
         self._tell(todo)
 
     def _following(
@@ -343,8 +348,11 @@ class PartitionConsumer:
 
     # -------------------------------------------------------------------------------------------------------- gaps
 
-    async def _ask_for_gaps(self) -> None:
-        """Ask each source with a hole to send again from the watermark, until the chain closes."""
+    async def _ask_for_gaps(self, at_the_end: bool) -> None:
+        """Ask each source with a hole to send again from the watermark, until the chain closes.
+
+        at_the_end: of the log. Before it the answer to an earlier question may lie, which is then not asked again.
+        """
         context = self._context
         now = context.clock.monotonic()
         for source, gap in self._checkpoint.gaps.items():
@@ -353,7 +361,7 @@ class PartitionConsumer:
                 # The answer is coming in. Asking anew with each batch of it would have it sent as often as it is long.
                 self._asked[source] = (gap.watermark, now)
                 continue
-            if watermark == gap.watermark and now - when < context.config.resend_interval_s:
+            if watermark == gap.watermark and (not at_the_end or now - when < context.config.resend_interval_s):
                 continue
             if gap.state is GapState.LOST and watermark >= 0:
                 continue  # the outbox has answered that it is gone; an operator decides
@@ -395,11 +403,12 @@ def _log_gap(partition: Partition, source: str, gap: Gap | None) -> None:
     elif gap.state is GapState.LOST:
         log.error(
             "%s: positions %d to %d of %s are gone from log and outbox; nothing after them is applied. "
-            "To go on without them: ensue gaps accept",
-            partition, gap.watermark + 1, gap.lost_through, source,
+            "To go on without them: ensue gaps accept MODULE:%s",
+            partition, gap.watermark + 1, gap.lost_through, source, partition.subscription,
         )  # fmt: skip
     else:
         log.warning(
-            "%s: a gap in %s after position %d (up to %d is missing); asking for it again",
+            "%s: a gap in %s after position %d: what follows it there is held back, and asked for again. "
+            "The last position known to exist is %d",
             partition, source, gap.watermark, gap.needed,
         )  # fmt: skip

@@ -147,7 +147,7 @@ class Runtime:
                 )
             faults.point("step.handled")
             await transaction.flush()  # entities first: their row locks put the outbox records in order
-            if step.outgoing.records:
-                await transaction.outbox_add(step.outgoing.records)
+            if records := step.outgoing.close():
+                await transaction.outbox_add(records)
             faults.point("step.outbox_written")
         faults.point("step.committed")

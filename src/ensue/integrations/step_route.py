@@ -45,6 +45,8 @@ class StepRoute(APIRoute):
                         if response.status_code < 500:
                             await given.step.transaction.response_save(_to_store(request, given, response))
                         given.settled = True
+            # A task that the request began inherits its origin; the key belongs to the request alone.
+            given.idempotency_key = given.fingerprint = ""
             response.headers["X-Correlation-Id"] = given.correlation_id
             return response
 
