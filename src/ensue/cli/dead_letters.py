@@ -11,6 +11,7 @@ import typer
 from ensue.cli.loading import load_service, opened
 from ensue.cli.output import confirm, print_json, print_table, say, shown_data, when
 from ensue.codec import decode_envelope
+from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, UsageError
 from ensue.message import DeadLetter, DeadLetterState
 from ensue.ports import Store
@@ -75,11 +76,9 @@ def show(
     sender = f"position {found.position} of {found.source}" if found.source else "no sender"
     say(f"  at       {found.partition}, offset {found.offset}, {sender}")
     say(f"  key      {found.key}")
-    say(
-        f"  reason   {found.error_type}: {found.error}"
-        if found.error_type
-        else "  reason   waits behind its key's first"
-    )
+    reason = f"{found.error_type}: {found.error}" if found.error_type else "waits behind its key's first"
+    first, *more = reason.split("\n")
+    say("\n".join([f"  reason   {first}", *(f"         {line}" for line in more)]))
     if found.state is DeadLetterState.RETRYING:
         say(f"  next     {when(found.due_at)}")
     for name, value in _headers(found).items():
@@ -142,7 +141,7 @@ def _decide(service: str, ids: list[int], all_: bool, state: DeadLetterState, *,
                 say(f"{len(garbage)} left as they are: no messages, they can only be discarded")
             if not letters:
                 say("no dead letters")
-            if decided and not (await store.leases()).workers:
+            if decided and all(map(is_gone, (await store.leases()).workers)):
                 say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
 
     asyncio.run(decide())
@@ -219,7 +218,8 @@ def _json_data(letter: DeadLetter) -> Any:
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
-    reason = f"{letter.error_type}: {letter.error}" if letter.error_type else "waits behind its key's first"
+    said = letter.error.partition("\n")[0]
+    reason = f"{letter.error_type}: {said}" if letter.error_type else "waits behind its key's first"
     reason = reason if len(reason) <= 80 else reason[:77] + "..."
     where = f"{letter.partition.topic}/{letter.partition.number}"
     kind = _headers(letter).get("type", "-")

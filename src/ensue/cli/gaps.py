@@ -10,6 +10,7 @@ import typer
 
 from ensue.cli.loading import load_service, opened
 from ensue.cli.output import confirm, print_json, print_table, say, when
+from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.message import Gap, GapState, Partition
 from ensue.ports import Store
@@ -69,7 +70,7 @@ def accept(
             confirm("Go on without them?", yes)
             watermark = await access.store.accept_loss(where, gap.source)
             say(f"accepted: {where} goes on after position {watermark} of {gap.source}")
-            if not (await access.store.leases()).workers:
+            if all(map(is_gone, (await access.store.leases()).workers)):
                 say(f"No worker of {definition.name} lives: it goes on when one runs (ensue run {service})")
 
     asyncio.run(decide())

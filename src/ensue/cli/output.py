@@ -67,8 +67,14 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def when(seconds: float) -> str:
-    """Local time of seconds since the epoch."""
-    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else "-"
+    """UTC of seconds since the epoch, as the log of a server has it; 0: none.
+
+    >>> when(1000.4)
+    '1970-01-01 00:16:40 UTC'
+    """
+    if not seconds:
+        return "-"
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def confirm(question: str, yes: bool) -> None:

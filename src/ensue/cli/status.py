@@ -12,6 +12,7 @@ import typer
 from ensue.app import Service
 from ensue.cli.loading import Opened, load_services, opened
 from ensue.cli.output import complain, masked, plain, print_json, print_table, say
+from ensue.engine.worker import is_gone
 from ensue.errors import BrokerUnavailable, EnsueError
 from ensue.message import LOST, TICK, Checkpoint, Counters, Gap, Garbage, LeaseTable, Message, Partition
 from ensue.ports import Broker
@@ -53,7 +54,10 @@ class LeaseStatus(msgspec.Struct):
 
 
 class ServiceStatus(msgspec.Struct):
-    """broker_error: why the log could not be asked; empty when it was. counters, dead_letters: sums over partitions."""
+    """broker_error: why the log could not be asked; empty when it was. counters, dead_letters: sums over partitions.
+
+    gone: workers, and holders of leases, whose process on this machine no longer runs; others take over from them.
+    """
 
     service: str
     source: str
@@ -63,6 +67,7 @@ class ServiceStatus(msgspec.Struct):
     broker_error: str
     outbox: OutboxStatus
     workers: list[str]
+    gone: list[str]
     leases: list[LeaseStatus]
     partitions: list[PartitionStatus]
     lag: int | None
@@ -144,6 +149,7 @@ async def service_status(access: Opened) -> ServiceStatus:
         broker_error=error,
         outbox=OutboxStatus(head, sent, max(head - sent, 0)),
         workers=list(table.workers),
+        gone=sorted(filter(is_gone, {*table.workers, *(each.owner for each in table.leases)})),
         leases=[LeaseStatus(each.name, each.owner, round(each.expires_in_s, 3)) for each in table.leases],
         partitions=partitions,
         lag=None if None in lags else sum(each for each in lags if each is not None),
@@ -190,14 +196,15 @@ def _summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
 
 
 def _show(status: ServiceStatus) -> None:
-    relay = next((lease.worker for lease in status.leases if lease.name == "relay"), "nobody")
+    relay = next((_marked(lease.worker, status) for lease in status.leases if lease.name == "relay"), "nobody")
     counters = status.counters
     say(f"{status.service}: source {status.source}, database {status.database}, broker {status.broker}")
     if status.broker_error:
         say(f"  the log cannot be asked: {status.broker_error}")
     outbox = status.outbox
     say(f"  outbox   written to position {outbox.head}, sent to {outbox.sent}, {outbox.unsent} unsent; relay: {relay}")
-    say(f"  workers  {', '.join(status.workers) or 'none: nothing is sent or handled'}")
+    workers = ", ".join(_marked(each, status) for each in status.workers)
+    say(f"  workers  {workers or 'none: nothing is sent or handled'}")
     say(
         f"  so far   {counters.applied} applied, {counters.duplicates} duplicates skipped, {counters.unknown} of other "
         f"types, {counters.retries} retries, {counters.gaps_seen} gaps seen, {counters.gaps_healed} healed"
@@ -207,10 +214,14 @@ def _show(status: ServiceStatus) -> None:
     say(f"  letters  {letters}")
     if status.partitions:
         columns = ("partition", "offset#", "log end#", "lag#", "gaps", "set aside", "worker")
-        print_table("", columns, [_row(each) for each in status.partitions])
+        print_table("", columns, [_row(each, status) for each in status.partitions])
 
 
-def _row(each: PartitionStatus) -> tuple[object, ...]:
+def _marked(worker: str, status: ServiceStatus) -> str:
+    return f"{worker} (gone)" if worker in status.gone else worker
+
+
+def _row(each: PartitionStatus, status: ServiceStatus) -> tuple[object, ...]:
     gaps = "; ".join(
         f"{gap.source} {gap.state.value} after {gap.watermark}, needs {gap.needed}"
         + (f", gone through {gap.lost_through}" if gap.lost_through else "")
@@ -219,5 +230,6 @@ def _row(each: PartitionStatus) -> tuple[object, ...]:
     aside = ", ".join(f"{count} {state}" for state, count in each.dead_letters.items())
     return (
         f"{each.topic}/{each.partition}", each.offset, "?" if each.log_end is None else each.log_end,
-        "?" if each.lag is None else each.lag, gaps, aside, plain(each.worker or "-"),
+        "?" if each.lag is None else each.lag, gaps, aside,
+        plain(_marked(each.worker, status) if each.worker else "-"),
     )  # fmt: skip

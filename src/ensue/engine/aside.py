@@ -7,6 +7,7 @@ worker cannot retry what another has done.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from random import Random
@@ -14,7 +15,8 @@ from random import Random
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed
-from ensue.errors import UsageError
+from ensue.engine.reason import message_of, trace_of
+from ensue.errors import BadMessage, UsageError
 from ensue.message import Checkpoint, Counters, DeadLetter, DeadLetterState, Garbage, Message, Partition
 from ensue.plan import Plan
 
@@ -31,6 +33,29 @@ _NEVER = float("inf")
 _TRIES_MAX = 100
 #: All of them: a key whose letter is not known here would not be held back.
 _ALL = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an attempt failed. Made before the transaction that keeps it, which holds locks.
+
+    handler: empty when none is known. message: what the error says. trace: the calls that led to it, may be empty.
+    """
+
+    error: Exception
+    handler: str
+    message: str
+    trace: str
+
+    @classmethod
+    def of(cls, failure: StepFailed) -> Reason:
+        return cls(failure.error, failure.handler, message_of(failure.error), trace_of(failure.error))
+
+    @property
+    def text(self) -> str:
+        """As a dead letter keeps it: handler and message, then the calls."""
+        told = f"handler {self.handler}: {self.message}" if self.handler else self.message
+        return f"{told}\n{self.trace}" if self.trace else told
 
 
 class Aside:
@@ -84,11 +109,29 @@ class Aside:
         letters += [self._garbage(each, now) for each in todo.garbage]
         return letters
 
-    def failed_letter(self, message: Message, error: Exception, now: float) -> DeadLetter:
-        """A letter for a message whose first attempt failed."""
+    def failed_letter(self, message: Message, reason: Reason, now: float) -> DeadLetter:
+        """A letter for a message whose first attempt failed. `tell` it when it is committed."""
         letter = self._letter(message, DeadLetterState.RETRYING, now)
-        self._failed_again(letter, error, now)
+        self._failed_again(letter, reason, now)
         return letter
+
+    def tell(self, letter: DeadLetter, reason: Reason) -> None:
+        """Log a failed attempt. After the commit: only then has the letter its id, and only then is it there."""
+        dead = self.is_dead(letter)
+        kind, message_id = _type_and_id(letter)
+        if dead:
+            then = f"set aside: ensue dead-letters show MODULE:{self._context.service} {letter.id} tells more"
+        else:
+            then = f"tried again in {max(letter.due_at - self._context.clock.now(), 0.0):.2f} s"
+        whole = dead or letter.attempts == 1
+        log.log(
+            logging.ERROR if dead else logging.WARNING,
+            "%s: %s failed at attempt %d: %s: %s; event %s, message id %s, key %s, offset %d; %s%s",
+            self._partition, f"handler {reason.handler}" if reason.handler else "a message", letter.attempts,
+            letter.error_type, reason.message if whole else reason.message.partition("\n")[0],
+            kind, message_id, letter.key, letter.offset, then,
+            f"\n{reason.trace}" if whole and reason.trace else "",
+        )  # fmt: skip
 
     def is_dead(self, letter: DeadLetter) -> bool:
         return letter.state is DeadLetterState.DEAD
@@ -105,20 +148,13 @@ class Aside:
             error_type="Garbage", error=record.reason, parked_at=now,
         )  # fmt: skip
 
-    def _failed_again(self, letter: DeadLetter, error: Exception, now: float) -> None:
+    def _failed_again(self, letter: DeadLetter, reason: Reason, now: float) -> None:
         letter.attempts += 1
-        letter.error_type = type(error).__qualname__
-        letter.error = str(error)[:4000]
-        delay = self._context.retry.delay_s(letter.attempts, error, self._random)
+        letter.error_type = type(reason.error).__qualname__
+        letter.error = reason.text
+        delay = self._context.retry.delay_s(letter.attempts, reason.error, self._random)
         letter.state = DeadLetterState.DEAD if delay is None else DeadLetterState.RETRYING
         letter.due_at = 0.0 if delay is None else now + delay
-        log.log(
-            logging.ERROR if delay is None else logging.WARNING,
-            "%s: offset %d, key %s, attempt %d failed: %s: %s; %s",
-            self._partition, letter.offset, letter.key, letter.attempts, letter.error_type, letter.error,
-            "set aside as a dead letter; ensue dead-letters show tells more" if delay is None
-            else f"tried again in {delay:.2f} s",
-        )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- retry
 
@@ -148,11 +184,12 @@ class Aside:
             self._context.faults.point("letter.committed")
             letter.state = DeadLetterState.DISCARDED  # of no further use in memory
         except StepFailed as failure:
-            following = await self._keep(letter, failure.error, checkpoint)
+            following = await self._keep(letter, failure, checkpoint)
         except NOT_THE_MESSAGE:
             raise
         except Exception as error:  # e.g. a constraint that the database checks at flush or commit
-            following = await self._keep(letter, error, checkpoint)
+            handler = self._context.dispatcher.only_handler(_type_and_id(letter)[0])
+            following = await self._keep(letter, StepFailed(0, error, handler), checkpoint)
         checkpoint.revision = following.revision + 1
         checkpoint.counters = following.counters
 
@@ -164,21 +201,23 @@ class Aside:
         async with context.store.transaction() as transaction:
             outgoing = await context.dispatcher.apply(transaction, [message])
             await transaction.flush()
-            if outgoing.records:
-                await transaction.outbox_add(outgoing.records)
+            if records := outgoing.close():
+                await transaction.outbox_add(records)
             await transaction.dead_letter_remove([letter.id])
             following = _counted(checkpoint, applied=1)
             await transaction.save_checkpoint(self._partition, following, ())
             context.faults.point("letter.handled")
         return following
 
-    async def _keep(self, letter: DeadLetter, error: Exception, checkpoint: Checkpoint) -> Checkpoint:
+    async def _keep(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:
+        reason = Reason.of(failure)
         async with self._context.store.transaction() as transaction:
-            self._failed_again(letter, error, transaction.now)
+            self._failed_again(letter, reason, transaction.now)
             await transaction.dead_letter_change(letter)
             dead = letter.state is DeadLetterState.DEAD
             following = _counted(checkpoint, retries=int(not dead), dead=int(dead))
             await transaction.save_checkpoint(self._partition, following, ())
+        self.tell(letter, reason)
         return following
 
 
@@ -186,6 +225,14 @@ def _due_at(letter: DeadLetter) -> float:
     if letter.state is DeadLetterState.RETRYING:
         return letter.due_at
     return _NEVER if letter.state is DeadLetterState.DEAD else 0.0
+
+
+def _type_and_id(letter: DeadLetter) -> tuple[str, str]:
+    try:
+        envelope = decode_envelope(letter.envelope)
+    except BadMessage:
+        return "?", "?"
+    return envelope.type, envelope.id
 
 
 def _message(letter: DeadLetter) -> Message:

@@ -30,12 +30,14 @@ class StepFailed(Exception):
     """A handler failed with `error`; the transaction must be rolled back.
 
     index: of the message whose handler failed, or None when entities failed to load or save, which may be due to any.
+    handler: its name; empty when no handler ran (the data does not fit the event), or when it may be any of several.
     """
 
-    def __init__(self, index: int | None, error: Exception) -> None:
-        super().__init__(index, error)
+    def __init__(self, index: int | None, error: Exception, handler: str = "") -> None:
+        super().__init__(index, error, handler)
         self.index = index
         self.error = error
+        self.handler = handler
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ class Dispatcher:
         self._types: dict[type, EventType[Any]] = {}
         self._allowed = None if definition.publishes is None else frozenset(definition.publishes)
 
+    def only_handler(self, kind: str) -> str:
+        """The name of the handler of an event type; empty when it has several, or none."""
+        handlers = self.definition.handlers.get(kind, ())
+        return handlers[0].name if len(handlers) == 1 else ""
+
     def outgoing(self, now: float) -> Outgoing:
         return Outgoing(self.definition.name, self._ids, self._partitions, rfc3339(now), self._types, self._allowed)
 
@@ -105,9 +112,11 @@ class Dispatcher:
         self, transaction: StepTransaction, messages: Sequence[Message], start: int, stop: int, outgoing: Outgoing
     ) -> None:
         index = start
+        call: Call | None = None
         routes = self.routes
         try:
             for index in range(start, stop):
+                call = None
                 message = messages[index]
                 route = routes[message.envelope.type]
                 event = route.read(message.data)
@@ -125,19 +134,21 @@ class Dispatcher:
         except NOT_THE_MESSAGE:
             raise
         except asyncio.CancelledError as error:
-            raise StepFailed(index, _from_inside(error)) from error
+            raise StepFailed(index, _from_inside(error), _name(call)) from error
         except Exception as error:
-            raise StepFailed(index, error) from error
+            raise StepFailed(index, error, _name(call)) from error
 
     async def _entity_run(
         self, transaction: StepTransaction, messages: Sequence[Message], start: int, stop: int, outgoing: Outgoing
     ) -> None:
         index: int | None = None
+        call: Call | None = None
         routes = self.routes
         work: list[tuple[Message, Any, Route]] = []
         wanted: dict[Repository[Any], dict[Any, None]] = {}
         try:
             for index in range(start, stop):
+                call = None
                 message = messages[index]
                 route = routes[message.envelope.type]
                 event = route.read(message.data)
@@ -181,9 +192,20 @@ class Dispatcher:
         except NOT_THE_MESSAGE:
             raise
         except asyncio.CancelledError as error:
-            raise StepFailed(index, _from_inside(error)) from error
+            raise StepFailed(index, _from_inside(error), self._at_fault(messages, start, stop, index, call)) from error
         except Exception as error:
-            raise StepFailed(index, error) from error
+            raise StepFailed(index, error, self._at_fault(messages, start, stop, index, call)) from error
+
+    def _at_fault(
+        self, messages: Sequence[Message], start: int, stop: int, index: int | None, call: Call | None
+    ) -> str:
+        if index is not None:
+            return _name(call)
+        return self.only_handler(messages[start].envelope.type) if stop - start == 1 else ""
+
+
+def _name(call: Call | None) -> str:
+    return "" if call is None else call.handler.name
 
 
 async def _one_entity(transaction: StepTransaction, call: Call, event: Any, step: Step) -> None:
@@ -210,7 +232,9 @@ def _from_inside(error: asyncio.CancelledError) -> HandlerCancelled:
     task = asyncio.current_task()
     if task is None or task.cancelling():
         raise error
-    return HandlerCancelled(f"the handler ended with CancelledError({error}), but nobody has cancelled the step")
+    inside = HandlerCancelled(f"the handler ended with CancelledError({error}), but nobody has cancelled the step")
+    inside.__cause__ = error  # it leads to the place
+    return inside
 
 
 def _missing(handler: Handler, entity_id: Any) -> EntityMissing:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,15 @@ def _work_until_applied(count: int) -> None:
 @pytest.mark.usefixtures("poisoned")
 def test_the_list_shows_the_reason_and_who_waits(ensue: Callable[..., Ended]) -> None:
     ended = ensue("dead-letters", "list", LEDGER, "--json")
-    assert [(each["state"], each["key"], each["error"]) for each in ended.json["letters"]] == [
-        ("dead", "ann", "negative amount -2"),
+    assert [(each["state"], each["key"], each["error"].split("\n")[0]) for each in ended.json["letters"]] == [
+        ("dead", "ann", "handler enter: negative amount -2"),
         ("waiting", "ann", ""),
     ]
     assert ended.json["total"] == 2
     text = ensue("dead-letters", "list", LEDGER, "--limit", 1).out
-    assert "ValueError: negative amount -2" in text
+    assert "ValueError: handler enter: negative amount -2" in text
+    assert "services.py" not in text
+    assert " UTC" in text
     assert "1 more: --limit 2" in text
     assert ensue("dead-letters", "list", LEDGER, "--state", "waiting", "--json").json["total"] == 1
     [status] = ensue("status", LEDGER, "--json").json["services"]
@@ -66,7 +69,10 @@ def test_one_letter_is_shown_with_headers_data_and_who_waits_behind_it(ensue: Ca
     assert shown["headers"]["type"] == "sales.Sold.v1"
     assert shown["behind"] == [second["id"]]
     text = ensue("dead-letters", "show", LEDGER, first["id"]).out
-    assert "ValueError: negative amount -2" in text
+    assert "  reason   ValueError: handler enter: negative amount -2\n" in text
+    assert re.search(r'^ +File ".*/tests/unit/cli/services\.py", line \d+, in enter$', text, re.MULTILINE)
+    assert 'raise ValueError(f"negative amount {event.amount}")' in text
+    assert re.search(r"set aside \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC,", text)
     assert '"amount": -2' in text
     assert f"waiting behind it: 1 of the same key: {second['id']}" in text
     assert "waits behind its key's first" in ensue("dead-letters", "show", LEDGER, second["id"]).out
@@ -93,7 +99,7 @@ def test_what_is_discarded_is_recorded_and_holds_nothing_back(ensue: Callable[..
     assert [amount for customer, amount in entries() if customer == "ann"] == [1, 3]
     assert ensue("dead-letters", "list", LEDGER, "--json").json["letters"] == []
     [kept] = ensue("dead-letters", "list", LEDGER, "--state", "discarded", "--json").json["letters"]
-    assert (kept["key"], kept["error"]) == ("ann", "negative amount -2")
+    assert (kept["key"], kept["error"].split("\n")[0]) == ("ann", "handler enter: negative amount -2")
     again = ensue("dead-letters", "retry", LEDGER, kept["id"])
     assert again.code == 1
     assert "discarded" in again.err

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from tests.unit.cli.services import ledger, till
 
 from ensue.adapters import make_broker, make_store
 from ensue.codec import encode_envelope
+from ensue.engine.worker import worker_name
 from ensue.message import TICK, Envelope, OutboxRecord
 
 
@@ -125,3 +128,31 @@ def test_one_service_that_cannot_be_read_does_not_hide_the_others(ensue: Callabl
     assert ended.code == 1
     assert [each["service"] for each in ended.json["services"]] == ["ledger"]
     assert "service till has no database" in ended.err
+
+
+def test_a_worker_whose_process_is_gone_is_marked(ensue: Callable[..., Ended]) -> None:
+    ensue("db", "init", LEDGER)
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()  # and its number is not soon given to another
+    machine = worker_name().rsplit(":", 2)[0]
+    gone, alive = f"{machine}:{process.pid}:a", worker_name()
+
+    async def leave_leases() -> None:
+        store = make_store(ledger.settings().database, "ledger")
+        await store.open()
+        try:
+            await store.heartbeat(gone, 60.0, ["relay", "sales/0"], [])
+            await store.heartbeat(alive, 60.0, ["sales/1"], [])
+        finally:
+            await store.close()
+
+    asyncio.run(leave_leases())
+    [status] = ensue("status", LEDGER, "--json").json["services"]
+    assert status["gone"] == [gone]
+    assert sorted(status["workers"]) == sorted([gone, alive])
+    text = ensue("status", LEDGER).out
+    assert f"relay: {gone} (gone)\n" in text
+    assert f"{alive} (gone)" not in text
+    [workers] = [line for line in text.splitlines() if line.startswith("  workers ")]
+    assert f"{gone} (gone)" in workers
+    assert alive in workers
