@@ -123,7 +123,12 @@ def _note_gap(result: Plan, message: Message, watermark: int, gaps: Mapping[str,
         result.gaps_seen += 1
         held = (message.offset, message.previous)
         result.gaps[source] = Gap(source, watermark, message.position, now, GapState.OPEN, 0, *held)
-    elif known.watermark != watermark or known.needed < message.position or message.previous < known.held_previous:
+    elif (
+        known.watermark != watermark
+        or known.needed < message.position
+        or not known.held_offset
+        or message.previous < known.held_previous
+    ):
         # Records held back now must come again, so the gap reaches to the last of them.
         needed = max(known.needed, message.position)
         held = _still_held(known, watermark) or (message.offset, message.previous)

@@ -451,3 +451,118 @@ async def test_a_long_loss_is_sent_again_about_once_and_not_anew_with_each_batch
         with telegraph.log() as log:
             [(sent,)] = log.execute("SELECT count(*) FROM records WHERE topic = 'wires' AND position > previous")
         assert sent < 2 * total, f"{sent} records were sent for {total}"
+
+
+@pytest.mark.parametrize("poison", [False, True])
+async def test_a_new_subscriber_gets_what_the_log_still_has_although_the_outbox_has_less(
+    telegraph: Telegraph, poison: bool
+) -> None:
+    """The log begins at position 41, the outbox at 51. poison: one message in between fails once and cuts its batch."""
+    await telegraph.sent_and_stopped()
+    with telegraph.log() as log:
+        log.execute("DELETE FROM log WHERE position <= 40")
+    with closing(sqlite3.connect(telegraph.directory / "sends.db")) as outbox:
+        outbox.execute("DELETE FROM ensue_outbox WHERE position <= 50")
+        outbox.commit()
+    failed: list[int] = []
+
+    @telegraph.receives.on(Wired, name="stumble")
+    async def stumble(event: Wired) -> None:
+        if poison and event.number == 54 and not failed:
+            failed.append(event.number)
+            raise RuntimeError("once")
+
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await telegraph.until_received(world, 20)
+        await world.settle()
+        assert await telegraph.received() == {
+            key: [number for number in numbers if number >= 40] for key, numbers in all_of().items()
+        }
+        assert await gap_of(world) is None
+
+
+@pytest.mark.parametrize("poison", [False, True])
+async def test_an_accepted_loss_is_no_more_than_what_log_and_outbox_both_have_lost(
+    telegraph: Telegraph, poison: bool
+) -> None:
+    """Applied 1 to 20; the log lost 21 to 30; the outbox begins at 41; so 21 to 30 are lost and 31 to 60 are not."""
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await telegraph.send(0, 20)
+        await world.settle()
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        await telegraph.send(20, TOTAL)
+        await world.settle()
+    with telegraph.log() as log:
+        log.execute("DELETE FROM log WHERE position BETWEEN 21 AND 30")
+    with closing(sqlite3.connect(telegraph.directory / "sends.db")) as outbox:
+        outbox.execute("DELETE FROM ensue_outbox WHERE position <= 40")
+        outbox.commit()
+    failed: list[int] = []
+
+    @telegraph.receives.on(Wired, name="stumble")
+    async def stumble(event: Wired) -> None:
+        if poison and event.number == 34 and not failed:
+            failed.append(event.number)
+            raise RuntimeError("once")
+
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await until_lost(world)
+        source = world.runtimes["sends"].store.source
+        assert await world.runtimes["receives"].store.accept_loss(Partition("receives", "wires", 0), source) == 30
+        await telegraph.until_received(world, 50)
+        await world.settle()
+        assert await telegraph.received() == {
+            key: [number for number in numbers if not 20 <= number < 30] for key, numbers in all_of().items()
+        }
+        assert await gap_of(world) is None
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["new subscriber", "old subscriber"])
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_is_lost_no_more_is_given_up_than_what_neither_log_nor_outbox_has(
+    telegraph: Telegraph, seed: int, new: bool
+) -> None:
+    """Holes anywhere in the log, the outbox without its beginning, and an operator who accepts each loss."""
+    random = Random(seed)
+    applied = 0 if new else random.randrange(1, 20)
+    if not new:
+        async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+            await telegraph.send(0, applied)
+            await world.settle()
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        await telegraph.send(applied, TOTAL)
+        await world.settle()
+    kept_from = random.randrange(applied + 1, TOTAL)
+    holes = {at for at in range(applied + 1, TOTAL + 1) if random.random() < random.choice([0.1, 0.5])}
+    with telegraph.log() as log:
+        log.executemany("DELETE FROM log WHERE position = ?", [(at,) for at in holes])
+    with closing(sqlite3.connect(telegraph.directory / "sends.db")) as outbox:
+        outbox.execute("DELETE FROM ensue_outbox WHERE position < ?", (kept_from,))
+        outbox.commit()
+    gone = {at for at in holes if at < kept_from}
+    engine = config(batch_records_max=random.choice([1, 7, 500]))
+    async with bench(
+        telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker(), engine=engine
+    ) as world:
+        store, source = world.runtimes["receives"].store, world.runtimes["sends"].store.source
+
+        async def all_there() -> None:
+            while sum(map(len, (await telegraph.received()).values())) < TOTAL - len(gone):
+                gap = await gap_of(world)
+                if gap is not None and gap[0] is GapState.LOST:
+                    await store.accept_loss(Partition("receives", "wires", 0), source)
+                world._progress.clear()
+                await world._progress.wait()
+
+        expected = {key: [each for each in numbers if each + 1 not in gone] for key, numbers in all_of().items()}
+        try:
+            await asyncio.wait_for(all_there(), LIMIT_S)
+        except TimeoutError:
+            got = await telegraph.received()
+            missing = {key: sorted(set(expected[key]) - set(got.get(key, []))) for key in expected}
+            raise AssertionError(
+                f"seed {seed}: missing {missing}, gap {await gap_of(world)}, applied {applied}, "
+                f"outbox from {kept_from}, holes {sorted(holes)}"
+            ) from None
+        await world.settle()
+        assert await telegraph.received() == {key: numbers for key, numbers in expected.items() if numbers}

@@ -203,6 +203,9 @@ class PartitionConsumer:
                     await self._set_aside(todo, failure)
                 else:
                     left += reversed(_parts(part, todo, failure.index))
+                continue
+            if todo.rewind >= 0:
+                return  # the rest of the batch is read again, after what the log still holds before it
 
     def _plan(self, batch: Sequence[Message | Garbage]) -> Plan:
         checkpoint = self._checkpoint

@@ -142,7 +142,7 @@ class Sender:
         return OutboxRecord(topic, partition, "", encode_envelope(Envelope("tick", TICK)), b"", head, head)
 
     def lost(self, topic: str, after: int, through: int, partition: int = 0) -> OutboxRecord:
-        data = b'{"after":%d,"through":%d}' % (after, through)
+        data = b'{"after":%d,"through":%d,"before":0}' % (after, through)
         return OutboxRecord(topic, partition, "", encode_envelope(Envelope("lost", LOST)), data, through, through)
 
     async def append(self, *records: OutboxRecord) -> None:
