@@ -13,11 +13,11 @@ from random import Random
 from typing import Any
 
 from ensue.engine.aside import Aside, Reason
-from ensue.engine.ask import ask_again
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed
+from ensue.engine.gap_watch import GapWatch
 from ensue.errors import CheckpointConflict, RetryableError
-from ensue.message import Checkpoint, Counters, DeadLetter, Gap, GapState, Garbage, Message, Partition
+from ensue.message import Checkpoint, Counters, DeadLetter, GapState, Garbage, Message, Partition
 from ensue.plan import Plan, plan
 from ensue.ports import StepTransaction
 
@@ -36,8 +36,7 @@ class PartitionConsumer:
         self._stopping = False
         self._waiting: asyncio.Task[None] | None = None
         self._unsaved = Counters()  # what was seen since the last save: duplicates and unknown types need no commit
-        self._asked: dict[str, tuple[int, float]] = {}  # source -> watermark asked from, when (monotonic)
-        self._told: dict[str, tuple[GapState, int, int]] = {}  # what was last logged of each gap
+        self._gaps = GapWatch(partition, context)
         self._looked = 0.0
 
     @property
@@ -88,7 +87,7 @@ class PartitionConsumer:
         await self._context.broker.ensure_topic(self.partition.topic, self._context.partitions)
         self._checkpoint = await store.checkpoint_load(self.partition)
         self._unsaved = Counters()
-        self._asked.clear()
+        self._gaps.forget()
         if not self._checkpoint.revision:
             await self._begin()
         for gap in self._checkpoint.gaps.values():
@@ -127,7 +126,7 @@ class PartitionConsumer:
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
         if self._checkpoint.gaps:
-            await self._ask_for_gaps(at_the_end=len(batch) < context.config.batch_records_max)
+            await self._gaps.ask(self._checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
 
     async def _read(self, wait_s: float) -> Sequence[Message | Garbage]:
         context, partition = self._context, self.partition
@@ -235,7 +234,7 @@ class PartitionConsumer:
         self._context.faults.point("consumer.committed")
         self._moved(following)
         self._aside.added(letters)
-        self._tell(todo)
+        self._gaps.tell(todo)
 
     async def _transact(self, todo: Plan) -> tuple[Checkpoint, list[DeadLetter]]:
         context, faults = self._context, self._context.faults
@@ -292,7 +291,7 @@ class PartitionConsumer:
         self._moved(following)
         self._aside.added([letter])
         self._aside.tell(letter, reason)
-        self._tell(todo)
+        self._gaps.tell(todo)
 
     def _following(
         self, todo: Plan, *, applied: int = 0, duplicates: int = 0, retries: int = 0, dead: int = 0
@@ -349,46 +348,6 @@ class PartitionConsumer:
             except RetryableError as error:
                 log.info("%s: the last offset is not saved (%s); it will be read again", self.partition, error)
 
-    # -------------------------------------------------------------------------------------------------------- gaps
-
-    async def _ask_for_gaps(self, at_the_end: bool) -> None:
-        """Ask each source with a hole to send again from the watermark, until the chain closes.
-
-        at_the_end: of the log. Before it the answer to an earlier question may lie, which is then not asked again.
-        """
-        context = self._context
-        now = context.clock.monotonic()
-        for source, gap in self._checkpoint.gaps.items():
-            watermark, when = self._asked.get(source, (-1, 0.0))
-            if 0 <= watermark < gap.watermark:
-                # The answer is coming in. Asking anew with each batch of it would have it sent as often as it is long.
-                self._asked[source] = (gap.watermark, now)
-                continue
-            if watermark == gap.watermark and (not at_the_end or now - when < context.config.resend_interval_s):
-                continue
-            if gap.state is GapState.LOST and watermark >= 0:
-                continue  # the outbox has answered that it is gone; an operator decides
-            self._asked[source] = (gap.watermark, now)
-            await ask_again(context, self.partition, gap)
-            context.faults.point("consumer.asked")
-
-    def _tell(self, todo: Plan) -> None:
-        for source, gap in todo.gaps.items():
-            # A gap changes with every record that is held back: say it when it opens, moves, is lost, or closes.
-            news = None if gap is None else (gap.state, gap.watermark, gap.lost_through)
-            if news is None or self._told.get(source) != news:
-                _log_gap(self.partition, source, gap)
-            if news is None:
-                self._told.pop(source, None)
-                self._asked.pop(source, None)
-            else:
-                self._told[source] = news
-        for source, position in todo.lost.items():
-            log.warning(
-                "%s: history of %s up to position %d is gone from log and outbox (retention); begun after it",
-                self.partition, source, position,
-            )  # fmt: skip
-
 
 def _parts(batch: Sequence[Message | Garbage], todo: Plan, index: int | None) -> list[Sequence[Message | Garbage]]:
     """Cut a failed batch: before the failed message, it alone, after it; one by one when nobody knows which failed."""
@@ -398,20 +357,3 @@ def _parts(batch: Sequence[Message | Garbage], todo: Plan, index: int | None) ->
     place = next(number for number, record in enumerate(batch) if record.offset == offset)
     parts = (batch[:place], batch[place : place + 1], batch[place + 1 :])
     return [part for part in parts if part]
-
-
-def _log_gap(partition: Partition, source: str, gap: Gap | None) -> None:
-    if gap is None:
-        log.warning("%s: the gap in %s is closed", partition, source)
-    elif gap.state is GapState.LOST:
-        log.error(
-            "%s: positions %d to %d of %s are gone from log and outbox; nothing after them is applied. "
-            "To go on without them: ensue gaps accept MODULE:%s",
-            partition, gap.watermark + 1, gap.lost_through, source, partition.subscription,
-        )  # fmt: skip
-    else:
-        log.warning(
-            "%s: a gap in %s after position %d: what follows it there is held back, and asked for again. "
-            "The last position known to exist is %d",
-            partition, source, gap.watermark, gap.needed,
-        )  # fmt: skip

@@ -1,0 +1,80 @@
+"""What a subscriber does about its gaps: it asks the source to send again, and says in the log how it stands."""
+
+from __future__ import annotations
+
+import logging
+
+from ensue.engine.ask import ask_again
+from ensue.engine.context import Context
+from ensue.message import Checkpoint, Gap, GapState, Partition
+from ensue.plan import Plan
+
+log = logging.getLogger("ensue.consumer")
+
+
+class GapWatch:
+    """The gaps of one partition, as this worker has asked for them and told of them."""
+
+    def __init__(self, partition: Partition, context: Context) -> None:
+        self._partition = partition
+        self._context = context
+        self._asked: dict[str, tuple[int, float]] = {}  # source -> watermark asked from, when (monotonic)
+        self._told: dict[str, tuple[GapState, int, int]] = {}  # what was last logged of each gap
+
+    def forget(self) -> None:
+        """The checkpoint was loaded anew: ask at once for what is open."""
+        self._asked.clear()
+
+    async def ask(self, checkpoint: Checkpoint, at_the_end: bool) -> None:
+        """Ask each source with a hole to send again from the watermark, until the chain closes.
+
+        at_the_end: of the log. Before it the answer to an earlier question may lie, which is then not asked again.
+        """
+        context = self._context
+        now = context.clock.monotonic()
+        for source, gap in checkpoint.gaps.items():
+            watermark, when = self._asked.get(source, (-1, 0.0))
+            if 0 <= watermark < gap.watermark:
+                # The answer is coming in. Asking anew with each batch of it would have it sent as often as it is long.
+                self._asked[source] = (gap.watermark, now)
+                continue
+            if watermark == gap.watermark and (not at_the_end or now - when < context.config.resend_interval_s):
+                continue
+            if gap.state is GapState.LOST and watermark >= 0:
+                continue  # the outbox has answered that it is gone; an operator decides
+            self._asked[source] = (gap.watermark, now)
+            await ask_again(context, self._partition, gap)
+            context.faults.point("consumer.asked")
+
+    def tell(self, todo: Plan) -> None:
+        """Log what changed. A gap changes with every record held back: said when it opens, moves, is lost or closes."""
+        for source, gap in todo.gaps.items():
+            if gap is None:
+                log.warning("%s: the gap in %s is closed", self._partition, source)
+                self._told.pop(source, None)
+                self._asked.pop(source, None)
+                continue
+            news = (gap.state, gap.watermark, gap.lost_through)
+            if self._told.get(source) != news:
+                self._told[source] = news
+                self._log(source, gap)
+        for source, position in todo.lost.items():
+            log.warning(
+                "%s: history of %s up to position %d is gone from log and outbox (retention); begun after it",
+                self._partition, source, position,
+            )  # fmt: skip
+
+    def _log(self, source: str, gap: Gap) -> None:
+        partition = self._partition
+        if gap.state is GapState.LOST:
+            log.error(
+                "%s: positions %d to %d of %s are gone from log and outbox; nothing after them is applied. "
+                "To go on without them: ensue gaps accept MODULE:%s",
+                partition, gap.watermark + 1, gap.lost_through, source, partition.subscription,
+            )  # fmt: skip
+        else:
+            log.warning(
+                "%s: a gap in %s after position %d: what follows it there is held back, and asked for again. "
+                "The last position known to exist is %d",
+                partition, source, gap.watermark, gap.needed,
+            )  # fmt: skip
