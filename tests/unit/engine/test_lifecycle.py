@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text
+from sqlalchemy.orm import Session
 from tests.unit.engine.workbench import LIMIT_S, Sender, _Shared, bench, config, letters, store_of, until
 
 from ensue import Event, Service, Settings, Step
@@ -258,6 +260,39 @@ async def test_a_handler_that_never_ends_is_rolled_back_at_the_limit_of_the_stop
     async with bench(tmp_path, service, broker=broker) as world:
         await until(lambda: got == [1, 2], world)
         assert not await letters(world, service)
+
+
+async def test_a_thread_that_outlives_its_step_writes_nothing(tmp_path: Path) -> None:
+    """A plain def handler cannot be cancelled; what it does after the stop must not reach any transaction."""
+    tables = MetaData()
+    puddles = Table("puddle", tables, Column("id", Integer, primary_key=True), Column("number", Integer))
+    service = Service("well", tables=tables)
+    begun, go_on, refused = threading.Event(), threading.Event(), threading.Event()
+
+    @service.on(Drop)
+    def collect(event: Drop, session: Session) -> None:
+        session.execute(insert(puddles).values(number=event.number))
+        if not go_on.is_set():
+            begun.set()
+            go_on.wait(LIMIT_S)
+            try:
+                session.execute(insert(puddles).values(number=-1))
+            except Exception:
+                refused.set()
+                raise
+
+    broker = MemoryBroker("memory:thread")
+    async with bench(tmp_path, service, broker=broker, engine=config(stop_limit_s=0.05)) as world:
+        await Sender(world.broker).send(Drop(pipe="a", number=1))
+        await asyncio.to_thread(begun.wait, LIMIT_S)
+        async with asyncio.timeout(LIMIT_S):
+            await world.runtimes["well"].stop()
+        go_on.set()
+        assert await asyncio.to_thread(refused.wait, LIMIT_S)
+    async with bench(tmp_path, service, broker=broker) as world:
+        await world.settle()
+        async with service.reading() as session:
+            assert list(await session.scalars(select(puddles.c.number))) == [1]
 
 
 async def test_a_stop_while_a_heartbeat_gives_work_away_waits_for_that_work(
