@@ -130,13 +130,13 @@ class Dispatcher:
                     elif call.asynchronous:
                         await call.call(None, event, step)
                     else:
-                        await asyncio.to_thread(call.call, None, event, step)
+                        await asyncio.to_thread(_in_thread, call.call, event, step)
         except NOT_THE_MESSAGE:
             raise
         except asyncio.CancelledError as error:
             raise StepFailed(index, _from_inside(error), _name(call)) from error
-        except Exception as error:
-            raise StepFailed(index, error, _name(call)) from error
+        except (Exception, SystemExit) as error:
+            raise StepFailed(index, _as_failure(error), _name(call)) from error
 
     async def _entity_run(
         self, transaction: StepTransaction, messages: Sequence[Message], start: int, stop: int, outgoing: Outgoing
@@ -193,8 +193,8 @@ class Dispatcher:
             raise
         except asyncio.CancelledError as error:
             raise StepFailed(index, _from_inside(error), self._at_fault(messages, start, stop, index, call)) from error
-        except Exception as error:
-            raise StepFailed(index, error, self._at_fault(messages, start, stop, index, call)) from error
+        except (Exception, SystemExit) as error:
+            raise StepFailed(index, _as_failure(error), self._at_fault(messages, start, stop, index, call)) from error
 
     def _at_fault(
         self, messages: Sequence[Message], start: int, stop: int, index: int | None, call: Call | None
@@ -235,6 +235,23 @@ def _from_inside(error: asyncio.CancelledError) -> HandlerCancelled:
     inside = HandlerCancelled(f"the handler ended with CancelledError({error}), but nobody has cancelled the step")
     inside.__cause__ = error  # it leads to the place
     return inside
+
+
+def _as_failure(error: Exception | SystemExit) -> Exception:
+    """A handler that ends its process would end it again with each delivery: it is a failure as any other."""
+    if isinstance(error, SystemExit):
+        failure = RuntimeError(f"the handler raised SystemExit({error.code!r})")
+        failure.__cause__ = error  # it leads to the place
+        return failure
+    return error
+
+
+def _in_thread(call: Callable[[Any, Any, Step], Any], event: Any, step: Step) -> None:
+    """Call a plain handler. A future takes no StopIteration (it would never be done); nor is it an answer here."""
+    try:
+        call(None, event, step)
+    except StopIteration as error:
+        raise RuntimeError("the handler raised StopIteration: next() on something that had ended?") from error
 
 
 def _missing(handler: Handler, entity_id: Any) -> EntityMissing:
