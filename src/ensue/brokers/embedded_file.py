@@ -42,6 +42,8 @@ class LogFile:
         #: Grows with each opening: row ids that were read before belong to another file.
         self.generation = 0
         self._file_id = (0, 0)
+        #: From open to close, also while an opening anew has failed: the next use tries again.
+        self._wanted = False
 
     @property
     def is_open(self) -> bool:
@@ -66,6 +68,7 @@ class LogFile:
         self._writer, self._reader = writer, reader
         self._file_id = self._found_id()
         self.generation += 1
+        self._wanted = True
         await self.wakeup.open()
 
     def _found_id(self) -> tuple[int, int]:
@@ -81,18 +84,24 @@ class LogFile:
 
         Who keeps a deleted file open writes where nobody else will ever read: a restarted process finds another one.
         """
-        if not self.is_open or self._found_id() == self._file_id:
+        if self._follows():
             return False
         async with self._writing:
-            if not self.is_open or self._found_id() == self._file_id:
+            if self._follows():
                 return True  # another task has done it
-            _log.error("%s was deleted or replaced while it was open: going on with what is there now", self.path)
-            await self._close_connections()
+            if self.is_open:
+                _log.error("%s was deleted or replaced while it was open: going on with what is there now", self.path)
+                await self._close_connections()
             await self.open()
         return True
 
+    def _follows(self) -> bool:
+        """Whether nothing is to be done: the right file is open, or none should be."""
+        return not self._wanted or (self.is_open and self._found_id() == self._file_id)
+
     async def close(self) -> None:
         """Close; an append that is under way ends first. Safe to repeat. Wakes all who wait."""
+        self._wanted = False
         try:
             async with self._writing:
                 await self._close_connections()

@@ -288,3 +288,20 @@ async def test_no_statement_looks_through_the_whole_table(path: Path, name: str)
     assert any(line.startswith("SEARCH") for line in plan), plan
     assert not [line for line in plan if line.startswith("SCAN") and "CONSTANT ROW" not in line], plan
     assert not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
+def replace(path: Path, content: bytes) -> None:
+    for each in path.parent.iterdir():
+        each.unlink()
+    path.write_bytes(content)
+
+
+async def test_a_broker_whose_opening_anew_failed_goes_on_when_the_file_is_repaired(path: Path) -> None:
+    async with opened(path) as broker:
+        replace(path, b"a copy that is not done yet" * 100)
+        for _ in range(2):
+            with pytest.raises(UsageError, match="damaged or no SQLite database"):
+                await broker.ensure_topic(TOPIC, 2)
+        replace(path, b"")
+        await broker.ensure_topic(TOPIC, 2)
+        assert await broker.append(TOPIC, 0, SOURCE, entries(1, 1)) is not None
