@@ -330,7 +330,8 @@ class Store(Protocol):
         """In one transaction: this worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of
         `acquire` that are free or expired (by the database's clock). Returns who lives and holds what now.
 
-        Of two workers that acquire one lease at once, exactly one gets it.
+        Of two workers that acquire one lease at once, exactly one gets it. No other worker or lease lives for longer
+        than ttl_s from now after it, or a clock that was set back would keep a dead worker alive.
         """
 
     async def leases(self) -> LeaseTable:

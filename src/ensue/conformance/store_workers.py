@@ -106,6 +106,19 @@ class Working(StoreSuite):
             assert table.leases[0].expires_in_s > 1
             assert held(await store.heartbeat("two", LONG_S, ["p/0"], [])) == {"p/0": "one"}
 
+    async def test_a_lease_from_before_the_clock_was_set_back_is_cut_down(self) -> None:
+        """Else nobody takes the work of a worker that is gone until the clock is where it was. Here the dead worker
+        asked for longer than the living one, which leaves the same behind as a clock does."""
+        async with self.opened() as store:
+            await store.heartbeat("dead", LONG_S, ["p/0"], [])
+            table = await store.heartbeat("live", 0.05, ["p/0"], [])
+            assert all(lease.expires_in_s <= 0.06 for lease in table.leases), table
+            async with asyncio.timeout(self.patience_s):
+                while (await store.leases()).leases:  # noqa: ASYNC110  # the database's clock has no event
+                    await asyncio.sleep(0.01)
+            table = await store.heartbeat("live", LONG_S, ["p/0"], [])
+            assert (table.workers, held(table)) == (("live",), {"p/0": "live"})
+
     async def test_who_resigns_leaves_everything_to_others(self) -> None:
         async with self.opened() as store:
             await store.heartbeat("one", LONG_S, ["p/0", "p/1"], [])
@@ -124,6 +137,7 @@ class Working(StoreSuite):
                 table = await store.leases()
                 assert (table.workers, held(table)) == (("one",), {"p/0": "one"})
             await store.heartbeat("short", 0.01, ["p/1"], [])
+            await store.heartbeat("one", LONG_S, [], [])
             async with asyncio.timeout(self.patience_s):
                 while "p/1" in held(await store.leases()):  # noqa: ASYNC110  # the database's clock has no event
                     await asyncio.sleep(0.01)

@@ -208,9 +208,12 @@ class MemoryStore:
         for name in release:
             if data.leases.get(name, ("", 0.0))[0] == worker:
                 del data.leases[name]
-        leases = {name: (owner, until if owner == worker else end) for name, (owner, end) in data.leases.items()}
+        # None lives longer than anybody could have asked for now: what was written before the clock was set back.
+        leases = {
+            name: (owner, until if owner == worker else min(end, until)) for name, (owner, end) in data.leases.items()
+        }
         data.leases = {name: lease for name, lease in leases.items() if lease[1] > now}
-        data.workers = {name: end for name, end in data.workers.items() if end > now}
+        data.workers = {name: min(end, until) for name, end in data.workers.items() if end > now}
         for name in acquire:
             data.leases.setdefault(name, (worker, until))
         return self._table(now)

@@ -24,6 +24,9 @@ def heartbeat(
     )
     for name in release:
         execute("DELETE FROM ensue_lease WHERE name = ? AND owner = ?", (name, worker))
+    # None lives longer than anybody could have asked for now: what was written before the clock was set back.
+    execute("UPDATE ensue_worker SET expires_at = ? WHERE expires_at > ?", (until, until))
+    execute("UPDATE ensue_lease SET expires_at = ? WHERE expires_at > ?", (until, until))
     # Its own lease, even one that ran out, is kept as long as nobody else took it.
     execute("UPDATE ensue_lease SET expires_at = ? WHERE owner = ?", (until, worker))
     execute("DELETE FROM ensue_lease WHERE expires_at <= ?", (now,))
