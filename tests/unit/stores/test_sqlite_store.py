@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import ForeignKey, select, text
+from sqlalchemy import Connection, ForeignKey, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -20,6 +21,8 @@ from ensue.embedded.connection import connect
 from ensue.errors import StoreOutdated, StoreUnavailable, UsageError
 from ensue.ports import Capabilities
 from ensue.stores.sqlite import SqliteStore, outbox
+from ensue.stores.sqlite.dialect import Engines
+from ensue.stores.sqlite.transaction import SqliteTransaction
 
 LIMIT_S = 20.0
 
@@ -289,6 +292,33 @@ async def test_a_reader_keeps_one_state_while_steps_go_on(store: SqliteStore) ->
         assert (await session.scalars(select(Account.id))).all() == []
     async with store.reading() as session:
         assert (await session.scalars(select(Account.id))).all() == ["a"]
+
+
+async def test_a_thread_that_outlives_its_step_cannot_open_a_session_in_the_next_one(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    connect_plain = Engines.connect_plain
+
+    def slow(engines: Engines) -> Connection:
+        inside.set()
+        assert go_on.wait(LIMIT_S)
+        return connect_plain(engines)
+
+    monkeypatch.setattr(Engines, "connect_plain", slow)
+
+    def write(transaction: SqliteTransaction) -> None:
+        transaction.sync_session().execute(text("INSERT INTO conformance_account VALUES ('late', 1)"))
+
+    async with store.transaction() as transaction:
+        late = asyncio.create_task(asyncio.to_thread(write, transaction))
+        assert await asyncio.to_thread(inside.wait, LIMIT_S)
+    async with store.transaction():
+        go_on.set()
+        with pytest.raises(UsageError, match="belongs to a step that has ended"):
+            await late
+    async with store.reading() as session:
+        assert (await session.scalars(select(Account.id))).all() == []
 
 
 # --- the outbox when it is long

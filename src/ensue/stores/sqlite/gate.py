@@ -12,26 +12,40 @@ import threading
 from typing import Any
 
 from ensue.errors import UsageError
+from ensue.stores.turns import Turn
 
 
 class Gate:
     """Guards one sqlite3 connection. `lock` is held while a statement runs, since that may be in a thread."""
 
-    __slots__ = ("_holder", "connection", "lock")
+    __slots__ = ("_holder", "_turn", "connection", "lock")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.lock = threading.Lock()
         self._holder: object = None
+        self._turn: Turn | None = None
 
-    def open(self, holder: object) -> None:
-        """Let the statements of this SQLAlchemy connection through, and no others."""
-        self._holder = holder
+    def begin(self, turn: Turn) -> None:
+        """From now on only the transaction of this turn may open the gate, until `close`."""
+        with self.lock:
+            self._turn = turn
+
+    def open(self, holder: object, turn: Turn | None = None) -> None:
+        """Let the statements of this SQLAlchemy connection through, and no others.
+
+        turn: of the transaction that asks. Raises UsageError when it is over: a thread may ask late, when the
+        connection is in somebody else's transaction.
+        """
+        with self.lock:
+            if turn is not self._turn:
+                raise _ended()
+            self._holder = holder
 
     def close(self) -> None:
         """Wait for the statement that runs, if one does, and let no more through."""
         with self.lock:
-            self._holder = None
+            self._holder = self._turn = None
 
     def lets(self, holder: object) -> bool:
         return holder is self._holder
@@ -39,12 +53,16 @@ class Gate:
     def check(self, holder: Any) -> None:
         """Raise UsageError unless `holder` may send a statement now. Called under the lock."""
         if holder is not self._holder or holder is None:
-            raise UsageError(
-                "this session belongs to a step that has ended; what it does would be in no transaction. "
-                "Open a step of its own for work that goes on"
-            )
+            raise _ended()
         if not self.connection.in_transaction:
             raise UsageError(
                 "the step's transaction was ended inside of it, by a COMMIT or ROLLBACK statement or by an error of "
                 "the database that was caught: a step commits by itself when it returns; let such errors pass"
             )
+
+
+def _ended() -> UsageError:
+    return UsageError(
+        "this session belongs to a step that has ended; what it does would be in no transaction. "
+        "Open a step of its own for work that goes on"
+    )

@@ -54,6 +54,7 @@ class SqliteTransaction:
 
     async def __aenter__(self) -> SqliteTransaction:
         self._turn = await self._writer.begin()
+        self._writer.gate.begin(self._turn)
         self._connection = self._writer.connection
         self._tail = self._writer.tail
         self._now = self._clock()  # SQLite's clock is the host's
@@ -122,10 +123,10 @@ class SqliteTransaction:
         if self._async_session is None:
             from ensue.stores.sqlite.session import step_session
 
-            self._begin_session()
+            turn = self._begin_session()
             connection = self._writer.engines.connect()
             self._bind = connection.sync_connection
-            self._writer.gate.open(self._bind)
+            self._writer.gate.open(self._bind, turn)
             self._async_session = step_session(connection)
         return self._async_session
 
@@ -133,20 +134,27 @@ class SqliteTransaction:
         if self._plain_session is None:
             from ensue.stores.sqlite.session import plain_step_session
 
-            self._begin_session()
-            self._bind = self._writer.engines.connect_plain()
-            self._writer.gate.open(self._bind)
-            self._plain_session = plain_step_session(self._bind)
+            turn = self._begin_session()
+            bind = self._writer.engines.connect_plain()
+            try:
+                self._writer.gate.open(bind, turn)
+            except UsageError:  # this thread was cancelled, and its step has ended meanwhile
+                bind.close()
+                raise
+            self._bind = bind
+            self._plain_session = plain_step_session(bind)
         return self._plain_session
 
-    def _begin_session(self) -> None:
-        if self._turn is None:
-            _NOT_OPEN.session  # noqa: B018  # raises
+    def _begin_session(self) -> Turn:
+        turn = self._turn
+        if turn is None:
+            raise rules.not_open()
         if self._async_session is not None or self._plain_session is not None:
             raise UsageError(
                 "one transaction has one session: step.session (async) and sync_session() do not see each other's "
                 "unsaved objects; write all handlers of one event as async def, or all as def"
             )
+        return turn
 
     async def flush(self) -> None:
         if self._async_session is not None:
