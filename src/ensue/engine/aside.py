@@ -67,6 +67,7 @@ class Aside:
         self._random = random
         self._queues: dict[tuple[str, str], list[DeadLetter]] = {}
         self._count = 0
+        self._soonest = _NEVER  # when the first of the keys is due: asked with each batch, however many keys wait
 
     @property
     def any(self) -> bool:
@@ -86,20 +87,22 @@ class Aside:
         letters = await self._context.store.dead_letters(self._partition, _HOLDING, _ALL)
         self._queues = {}
         self._count = 0
+        self._soonest = _NEVER
         self.added(letters)
 
     def added(self, letters: Sequence[DeadLetter]) -> None:
         self._count += len(letters)
         for letter in letters:
-            if letter.source:  # garbage has no key to hold back
-                self._queues.setdefault((letter.source, letter.key), []).append(letter)
+            if not letter.source:
+                continue  # garbage has no key to hold back
+            queue = self._queues.setdefault((letter.source, letter.key), [])
+            queue.append(letter)
+            if len(queue) == 1:
+                self._soonest = min(self._soonest, _due_at(letter))
 
     def next_due_s(self) -> float:
         """Seconds until something may be tried; inf: nothing."""
-        if not self._queues:
-            return _NEVER
-        now = self._context.clock.now()
-        return min((max(_due_at(queue[0]) - now, 0.0) for queue in self._queues.values()), default=_NEVER)
+        return max(self._soonest - self._context.clock.now(), 0.0) if self._soonest < _NEVER else _NEVER
 
     # ------------------------------------------------------------------------------------------------ making letters
 
@@ -164,6 +167,8 @@ class Aside:
         Moves `checkpoint`'s revision and counters. Returns whether anything was tried.
         """
         now = self._context.clock.now()
+        if self._soonest > now:
+            return False
         due = [key for key, queue in self._queues.items() if _due_at(queue[0]) <= now]
         for key in due[:_TRIES_MAX]:
             queue = self._queues[key]
@@ -173,6 +178,7 @@ class Aside:
                 self._count -= 1
                 if not queue:
                     del self._queues[key]
+        self._soonest = min((_due_at(queue[0]) for queue in self._queues.values()), default=_NEVER)
         return bool(due)
 
     async def _retry(self, letter: DeadLetter, checkpoint: Checkpoint) -> None:

@@ -25,7 +25,7 @@ from ensue.message import DeadLetterState, Garbage, OutboxRecord
 DEAD, WAITING, RETRYING = DeadLetterState.DEAD, DeadLetterState.WAITING, DeadLetterState.RETRYING
 
 
-class Fed(Event, topic="food", key="animal"):
+class Fed(Event, topic="zoo", key="animal"):
     animal: str
     number: int
 
@@ -216,10 +216,10 @@ async def test_data_of_the_wrong_shape_is_a_dead_letter_at_once_with_the_field_n
 
 async def test_unknown_types_are_counted_and_passed_over(zoo: Zoo, tmp_path: Path) -> None:
     async with bench(tmp_path, zoo.service) as world:
-        await world.broker.ensure_topic("food", 1)
+        await world.broker.ensure_topic("zoo", 1)
         sender = Sender(world.broker)
         known, other = sender.record(Fed(animal="a", number=1)), sender.record(Fed(animal="a", number=2))
-        other.envelope = other.envelope.replace(b"food.Fed.v1", b"food.Fed.v2")
+        other.envelope = other.envelope.replace(b"zoo.Fed.v1", b"zoo.Fed.v2")
         await sender.append(known, other, sender.record(Fed(animal="a", number=3)))
         await world.settle()
         assert await zoo.eaten() == [1, 3]
@@ -231,7 +231,7 @@ async def test_garbage_in_the_log_is_kept_with_the_reason_and_holds_nothing_back
     async with bench(tmp_path, zoo.service) as world:
         sender = Sender(world.broker)
         await sender.send(Fed(animal="a", number=1))
-        await sender.append(OutboxRecord("food", 0, "a", b"\x00not an envelope", b"whatever", 2, 1))
+        await sender.append(OutboxRecord("zoo", 0, "a", b"\x00not an envelope", b"whatever", 2, 1))
         sender._position = 1
         await sender.send(Fed(animal="a", number=2))
         await world.settle()
@@ -356,7 +356,7 @@ async def test_garbage_does_not_push_the_keys_that_wait_out_of_sight(zoo: Zoo, t
     broker = MemoryBroker("memory:garbage")  # one log for both lives
     async with bench(tmp_path, zoo.service, broker=broker) as world:
         sender = Sender(world.broker)
-        await sender.append(*[OutboxRecord("food", 0, "", b"?", b"") for _ in range(1200)])
+        await sender.append(*[OutboxRecord("zoo", 0, "", b"?", b"") for _ in range(1200)])
         await sender.send(Fed(animal="b", number=1))
         await world.settle()
     async with bench(tmp_path, zoo.service, broker=broker, engine=config(dead_letters_max=100)) as world:
