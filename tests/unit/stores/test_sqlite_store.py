@@ -321,6 +321,23 @@ async def test_a_thread_that_outlives_its_step_cannot_open_a_session_in_the_next
         assert (await session.scalars(select(Account.id))).all() == []
 
 
+@pytest.mark.parametrize("through_session", [True, False])
+async def test_a_full_disk_is_the_stores_failure_where_the_statement_meets_it(
+    store: SqliteStore, through_session: bool
+) -> None:
+    (pages,) = raw(store).execute("PRAGMA page_count").fetchone()
+    raw(store).execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreUnavailable):
+        async with store.transaction() as transaction:
+            with pytest.raises(StoreUnavailable) as caught:  # already inside of the step, where handlers run
+                if through_session:
+                    statement = text("INSERT INTO conformance_account VALUES (hex(zeroblob(200000)), 1)")
+                    await transaction.session.execute(statement)
+                else:
+                    await transaction.insert_rows(ACCOUNTS, [("a" * 400_000, 1)])
+            raise caught.value
+
+
 # --- the outbox when it is long
 
 

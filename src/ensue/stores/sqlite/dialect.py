@@ -18,7 +18,8 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from ensue.errors import UsageError
+from ensue.errors import StoreUnavailable, UsageError
+from ensue.stores.sqlite.failures import raise_unavailable
 from ensue.stores.sqlite.gate import Gate
 
 T = TypeVar("T")
@@ -88,7 +89,13 @@ class EnsueDialect(SQLiteDialect_pysqlite):
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
                     raise UsageError("reading() changes nothing: open a step to write") from error
+                raise_unavailable(error, gate.path)
                 raise
+            except sqlite3.Error as error:
+                raise_unavailable(error, gate.path)
+                raise
+            except MemoryError as error:  # what sqlite3 makes of SQLITE_NOMEM
+                raise StoreUnavailable(f"{gate.path}: out of memory") from error
 
 
 class EnsueSyncDialect(EnsueDialect):

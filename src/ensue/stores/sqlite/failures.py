@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ensue.embedded.connection import translated
-from ensue.errors import EnsueError
+from ensue.errors import EnsueError, StoreUnavailable
 
 #: SQLite's primary result codes that speak of the file, the disk or a lock, and not of a statement.
 _OF_THE_DATABASE = frozenset(
@@ -24,3 +24,11 @@ def failure_of_database(error: BaseException, path: str) -> EnsueError | None:
     if isinstance(cause, sqlite3.Error) and isinstance(code, int) and code & 0xFF in _OF_THE_DATABASE:
         return translated(cause, path)
     return None
+
+
+def raise_unavailable(error: sqlite3.Error, path: str) -> None:
+    """Raise StoreUnavailable for what may pass (a full disk, an I/O error), where it happens: else it looks to the
+    engine like the fault of the message whose handler met it."""
+    ours = failure_of_database(error, path)
+    if isinstance(ours, StoreUnavailable):
+        raise ours from error

@@ -18,10 +18,11 @@ from ensue.stores.turns import Turn
 class Gate:
     """Guards one sqlite3 connection. `lock` is held while a statement runs, since that may be in a thread."""
 
-    __slots__ = ("_holder", "_turn", "connection", "lock")
+    __slots__ = ("_holder", "_turn", "connection", "lock", "path")
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self.connection = connection
+        self.path = path
         self.lock = threading.Lock()
         self._holder: object = None
         self._turn: Turn | None = None

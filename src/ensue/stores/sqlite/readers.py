@@ -113,7 +113,7 @@ class Readers:
             return self._idle.pop()
         from ensue.stores.sqlite.dialect import Engines
 
-        gate = Gate(_connect(self._path))
+        gate = Gate(_connect(self._path), self._path)
         return gate, Engines(gate)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -11,13 +12,11 @@ from ensue.message import Checkpoint, DeadLetter, OutboxRecord, Partition, Store
 from ensue.ports import Table
 from ensue.stores import rules
 from ensue.stores.sqlite import checkpoints, dead_letters, once, rows
-from ensue.stores.sqlite.failures import failure_of_database
+from ensue.stores.sqlite.failures import failure_of_database, raise_unavailable
 from ensue.stores.sqlite.writer import Writer
 from ensue.stores.turns import Turn
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
@@ -185,15 +184,27 @@ class SqliteTransaction:
     # --- rows of entities
 
     async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        return rows.load(self._connection, table, ids)
+        try:
+            return rows.load(self._connection, table, ids)
+        except sqlite3.Error as error:
+            raise_unavailable(error, self._writer.path)
+            raise
 
     async def insert_rows(self, table: Table, rows_: Sequence[Sequence[Any]]) -> None:
         await self._leave_nothing_old_in_the_session()
-        rows.insert(self._connection, table, rows_)
+        try:
+            rows.insert(self._connection, table, rows_)
+        except sqlite3.Error as error:
+            raise_unavailable(error, self._writer.path)
+            raise
 
     async def update_rows(self, table: Table, rows_: Sequence[Sequence[Any]]) -> None:
         await self._leave_nothing_old_in_the_session()
-        rows.update(self._connection, table, rows_)
+        try:
+            rows.update(self._connection, table, rows_)
+        except sqlite3.Error as error:
+            raise_unavailable(error, self._writer.path)
+            raise
 
     async def _leave_nothing_old_in_the_session(self) -> None:
         """Rows are written past the session: an object of it that a handler kept would bring back what was there."""

@@ -40,7 +40,7 @@ class Writer:
         self.connection = connection
         self.path = path
         self.tail = Tail(connection)
-        self.gate = Gate(connection)
+        self.gate = Gate(connection, path)
         self._engines: Engines | None = None
         self._synchronous = synchronous
         self._busy_timeout_s = busy_timeout_s
