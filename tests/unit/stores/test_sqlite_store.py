@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from ensue.errors import StoreOutdated, StoreUnavailable, UsageError
 from ensue.ports import Capabilities
 from ensue.stores.sqlite import SqliteStore, outbox
 from ensue.stores.sqlite.dialect import Engines
+from ensue.stores.sqlite.readers import SESSIONS_MAX, Readers
 from ensue.stores.sqlite.transaction import SqliteTransaction
 
 LIMIT_S = 20.0
@@ -336,6 +338,31 @@ async def test_a_full_disk_is_the_stores_failure_where_the_statement_meets_it(
                 else:
                     await transaction.insert_rows(ACCOUNTS, [("a" * 400_000, 1)])
             raise caught.value
+
+
+async def test_each_heartbeat_says_that_the_file_was_deleted_until_it_is_back(store: SqliteStore, path: Path) -> None:
+    await store.heartbeat("one", 10.0, [], [])
+    aside = path.with_name("aside.db")
+    os.rename(path, aside)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=f"{path} was deleted or replaced .* restart"):
+            await store.heartbeat("one", 10.0, [], [])
+    os.rename(aside, path)
+    await store.heartbeat("one", 10.0, [], [])
+
+
+async def test_a_reading_that_finds_no_place_gives_up(store: SqliteStore, path: Path) -> None:
+    readers = Readers(str(path), place_wait_s=0.01)
+    async with AsyncExitStack() as all_places:
+        for _ in range(SESSIONS_MAX):
+            await all_places.enter_async_context(readers.session())
+        async with asyncio.timeout(LIMIT_S):
+            with pytest.raises(StoreUnavailable, match=r"sessions of reading\(\)"):
+                async with readers.session():
+                    pass
+    async with readers.session() as session:
+        assert (await session.scalars(select(Account.id))).all() == []
+    readers.close()
 
 
 # --- the outbox when it is long

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ensue.embedded.connection import connect, is_busy, retry_while_busy, translated
-from ensue.errors import UsageError
+from ensue.errors import StoreUnavailable, UsageError
 from ensue.stores.sqlite.failures import failure_of_database
 from ensue.stores.sqlite.gate import Gate
 
@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 #: Sessions of `reading()` at once; one more waits for a place.
 SESSIONS_MAX = 8
+PLACE_WAIT_S = 10.0
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -67,8 +68,9 @@ class Snapshots:
 class Readers:
     """The pool behind `reading()`. Connections are made when needed and kept."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, place_wait_s: float = PLACE_WAIT_S) -> None:
         self._path = path
+        self._place_wait_s = place_wait_s
         self._places = asyncio.Semaphore(SESSIONS_MAX)
         self._idle: list[tuple[Gate, Engines]] = []
         self._closed = False
@@ -78,7 +80,7 @@ class Readers:
         """A session on a snapshot of what is committed when it first asks; the snapshot ends with the block."""
         from ensue.stores.sqlite.session import ReadingSession, step_session
 
-        async with self._places:
+        async with self._place():
             gate, engines = self._take()
             raw = gate.connection
             try:
@@ -105,6 +107,23 @@ class Readers:
                     raw.close()
                 else:
                     self._idle.append((gate, engines))
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the places. Raises StoreUnavailable after place_wait_s: those who read may wait for a step that
+        itself waits here, and nobody would go on."""
+        try:
+            async with asyncio.timeout(self._place_wait_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"{self._path}: {SESSIONS_MAX} sessions of reading() have been open for {self._place_wait_s} s. "
+                "End a reading before a step is opened, and open none inside a step: its own session reads"
+            ) from None
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def _take(self) -> tuple[Gate, Engines]:
         if self._closed:

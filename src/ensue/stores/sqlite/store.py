@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ensue.embedded.connection import BUSY_TIMEOUT_S, connect, parse_sqlite_url
 from ensue.embedded.wakeup import Wakeup
-from ensue.errors import UsageError
+from ensue.errors import StoreUnavailable, UsageError
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, LeaseTable, OutboxRecord, Partition
 from ensue.ports import Capabilities
 from ensue.stores.sqlite import checkpoints, dead_letters, once, outbox, schema, workers
@@ -42,6 +42,7 @@ class _Opened:
     snapshots: Snapshots
     readers: Readers
     wakeup: Wakeup
+    file_id: tuple[int, int] | None
 
 
 class SqliteStore:
@@ -107,7 +108,7 @@ class SqliteStore:
             wakeup = Wakeup(None if self._temporary else path)
             await wakeup.open()
             opening.pop_all()  # all went well: it stays open
-        self._opened = _Opened(writer, snapshots, Readers(path), wakeup)
+        self._opened = _Opened(writer, snapshots, Readers(path), wakeup, _file_id(path))
         self._seen = wakeup.sequence(_CHANGED)
 
     def _create(self, connection: sqlite3.Connection) -> None:
@@ -264,7 +265,14 @@ class SqliteStore:
             now = self._now()
             return workers.heartbeat(connection, worker, now + ttl_s, now, acquire, release)
 
-        return await self._open().writer.run(beat, durable=False)
+        opened = self._open()
+        path = opened.writer.path
+        if _file_id(path) != opened.file_id:  # what is committed from here on is lost with the last one to close it
+            raise StoreUnavailable(
+                f"{path} was deleted or replaced while it was open: put back the file that was there, or restart "
+                "this process to go on with what is there now"
+            )
+        return await opened.writer.run(beat, durable=False)
 
     async def leases(self) -> LeaseTable:
         return await self._open().snapshots.read(lambda connection: workers.table(connection, self._now()))
@@ -282,3 +290,12 @@ class SqliteStore:
     def _wake(self) -> None:
         if self._opened is not None:
             self._opened.wakeup.notify((_CHANGED,))
+
+
+def _file_id(path: str) -> tuple[int, int] | None:
+    """Which file the path leads to; None: to none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
