@@ -197,5 +197,11 @@ class Ring:
         return number
 
     async def placed(self) -> int:
+        return await self._count(_placed)
+
+    async def settled(self) -> int:
+        return await self._count(_settled)
+
+    async def _count(self, table: Table) -> int:
         async with self.alpha.reading() as session:
-            return (await session.scalar(select(func.count()).select_from(_placed))) or 0
+            return (await session.scalar(select(func.count()).select_from(table))) or 0

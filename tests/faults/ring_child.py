@@ -31,8 +31,9 @@ _children.set_forkserver_preload(["tests.faults.ring_child"])
 class Orders:
     """What a child is told. fault: see `Ring`. lose: alpha's every so-manieth record never reaches the log at first.
 
-    linger_s: how long to go on when all is done, for what happens in quiet only. serve: place nothing and run until
-    SIGTERM. stop_at: `point:n`, where the process stops itself with SIGSTOP. log: a file for what is logged.
+    linger_s: how long to go on when all is done, for what happens in quiet only. serve: run until SIGTERM.
+    in_turn: place the next number when the last one has come round, with nobody ever looking unasked.
+    stop_at: `point:n`, where the process stops itself with SIGSTOP. log: a file for what is logged.
     """
 
     directory: Path
@@ -43,6 +44,7 @@ class Orders:
     batch: int = QUICK.batch_records_max
     linger_s: float = 0.0
     serve: bool = False
+    in_turn: bool = False
     stop_at: str = ""
     log: str = ""
 
@@ -106,17 +108,25 @@ def _run(orders: Orders) -> None:
 
 async def _serve(orders: Orders) -> None:
     """Run the services until SIGTERM; with a total, place numbers up to it meanwhile."""
-    ring = Ring(orders.directory, orders.fault, dataclasses.replace(QUICK, batch_records_max=orders.batch))
+    engine = dataclasses.replace(QUICK, batch_records_max=orders.batch)
+    if orders.in_turn:
+        engine = dataclasses.replace(engine, poll_interval_s=3600.0, tick_first_s=3600.0, tick_max_s=3600.0)
+    ring = Ring(orders.directory, orders.fault, engine)
+    progress = asyncio.Event()
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with AsyncExitStack() as stack:
         for name in orders.services:
-            runtime = ring.runtime(name)
+            runtime = ring.runtime(name, progress=progress.set)
             if orders.stop_at:
                 runtime.context = dataclasses.replace(runtime.context, faults=StopsItself(orders.stop_at))
             await stack.enter_async_context(ring.service(name).running(runtime))
         while orders.total and not ended.is_set() and await ring.placed() < orders.total:
             await ring.place_next()
+            while orders.in_turn and await ring.settled() < await ring.placed():
+                progress.clear()
+                if await ring.settled() < await ring.placed():
+                    await progress.wait()
         await ended.wait()
 
 

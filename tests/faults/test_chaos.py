@@ -12,6 +12,7 @@ from contextlib import closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from tests.faults.ring_checks import broken_promises, counts, query
@@ -28,11 +29,10 @@ class Crew:
         self.orders: dict[str, Orders] = {}
         self.processes: dict[str, BaseProcess] = {}
 
-    def start(self, name: str, *services: str, total: int = 0, stop_at: str = "", batch: int = 10) -> BaseProcess:
+    def start(self, name: str, *services: str, total: int = 0, **more: Any) -> BaseProcess:
         self.orders[name] = Orders(
-            directory=self.directory, services=services, total=total, serve=True, stop_at=stop_at, log=f"{name}.log",
-            batch=batch,
-        )  # fmt: skip
+            directory=self.directory, services=services, total=total, serve=True, log=f"{name}.log", **more
+        )
         return self.again(name)
 
     def again(self, name: str) -> BaseProcess:
@@ -180,5 +180,18 @@ def test_a_worker_stopped_inside_its_transaction_commits_it_or_nobody_does(crew:
     time.sleep(1.5)  # past the lease, and past some of the retries of beta-2
     os.kill(zombie.pid or 0, signal.SIGCONT)
     until(all_is(crew.directory, total), "all goes on")
+    crew.end()
+    assert broken_promises(crew.directory) == []
+
+
+@pytest.mark.slow
+def test_no_wake_up_between_processes_is_lost(crew: Crew) -> None:
+    """Nobody polls and no source ticks: one lost wake-up anywhere, and the next number is never placed."""
+    total = 150
+    crew.start("beta", "beta", in_turn=True)
+    crew.start("gamma", "gamma", in_turn=True)
+    until(lambda: bool(workers(crew.directory, "beta") and workers(crew.directory, "gamma")), "beta and gamma are up")
+    crew.start("alpha", "alpha", total=total, in_turn=True)
+    until(all_is(crew.directory, total), f"{total} numbers come round")
     crew.end()
     assert broken_promises(crew.directory) == []
