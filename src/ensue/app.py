@@ -43,7 +43,7 @@ class Service(ServiceDefinition):
         engine: EngineConfig | None = None,
     ) -> None:
         super().__init__(name, publishes=publishes, repositories=repositories, retry=retry)
-        self.tables = tables
+        self.tables = _metadata(name, tables)
         self._given = {"database": database, "broker": broker, "partitions": partitions, "engine": engine}
         self._runtime: Runtime | None = None
 
@@ -110,3 +110,15 @@ class Service(ServiceDefinition):
         """
         async with self.runtime.reading() as session:
             yield session
+
+
+def _metadata(name: str, tables: Any) -> MetaData | None:
+    if tables is None:
+        return None
+    from sqlalchemy import MetaData
+
+    if isinstance(tables, MetaData):
+        return tables
+    shown = getattr(tables, "__name__", type(tables).__name__)
+    write = f"{shown}.metadata" if isinstance(getattr(tables, "metadata", None), MetaData) else "Base.metadata"
+    raise UsageError(f"Service({name!r}): tables={shown} is no SQLAlchemy MetaData; write tables={write}")

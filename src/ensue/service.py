@@ -94,6 +94,9 @@ class ServiceDefinition:
         if not _NAME.fullmatch(name):
             raise UsageError(f"service name {name!r}: expected lower-case letters, digits, - and _, at most 63")
         self.name = name
+        if isinstance(publishes, type | str):
+            shown = publishes if isinstance(publishes, str) else publishes.__name__
+            raise UsageError(f"service {name}: publishes={shown} is no list; write publishes=[{shown}]")
         self.publishes: tuple[type, ...] | None = None if publishes is None else tuple(publishes)
         for cls in self.publishes or ():
             event_type(cls)
@@ -154,6 +157,8 @@ class ServiceDefinition:
     ) -> Handler:
         called = name or function.__name__
         where = f"handler {self.name}.{called}"
+        if entity is not None and not isinstance(entity, type):
+            raise UsageError(f"{where}: entity={entity!r} is no class; write the class itself, e.g. entity=Customer")
         try:
             hints = typing.get_type_hints(function, localns=dict(local_names))
         except NameError as error:

@@ -206,3 +206,16 @@ def test_a_service_that_does_not_run_says_how_to_run_it(service: Service) -> Non
 def test_publishing_what_is_no_event_is_refused_at_declaration() -> None:
     with pytest.raises(UsageError, match="is no event"):
         Service("accounts", publishes=[int])
+
+
+def test_a_declaration_with_the_wrong_kind_of_thing_says_what_to_write(service: Service) -> None:
+    with pytest.raises(UsageError, match=r"tables=Base is no SQLAlchemy MetaData; write tables=Base\.metadata"):
+        Service("accounts", tables=Base)  # type: ignore[arg-type]  # the point of the test
+    with pytest.raises(UsageError, match=r"tables=str is no SQLAlchemy MetaData; write tables=Base\.metadata"):
+        Service("accounts", tables="account")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"write publishes=\[Opened\]"):
+        Service("accounts", publishes=Opened)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"entity='Account' is no class; write the class itself"):
+
+        @service.on(Opened, entity="Account")  # type: ignore[arg-type]
+        def handle(account: Account, event: Opened) -> None: ...
