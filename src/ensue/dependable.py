@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, _AsyncGeneratorContextManager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from ensue.errors import UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,6 +22,13 @@ class _Dependable(_AsyncGeneratorContextManager[T]):
     """Hands on the three calls that `contextlib` makes on an async generator."""
 
     gen: Any
+
+    def __enter__(self) -> NoReturn:
+        name = self.func.__name__
+        raise UsageError(f"`with ....{name}()` cannot wait: write `async with ....{name}()`, inside `async def`")
+
+    def __exit__(self, *_: object) -> None:
+        """Never called; without it Python says "not a context manager" before it calls `__enter__`."""
 
     def __aiter__(self) -> _Dependable[T]:
         return self

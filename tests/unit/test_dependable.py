@@ -7,6 +7,7 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException
 
 from ensue.dependable import dependable
+from ensue.errors import UsageError
 
 
 class Shop:
@@ -50,3 +51,10 @@ async def test_same_method_serves_as_a_fastapi_dependency() -> None:
         assert (await client.get("/good")).json() == "step"
         assert (await client.get("/bad")).status_code == 404
     assert shop.log == ["open", "commit", "open", "roll back HTTPException"]
+
+
+async def test_a_plain_with_says_async_with() -> None:
+    shop = Shop()
+    with pytest.raises(UsageError, match=r"write `async with \.\.\.\.step\(\)`"), shop.step():  # type: ignore[attr-defined]
+        pass
+    assert shop.log == []
