@@ -361,7 +361,7 @@ async def test_a_handler_that_ends_the_transaction_is_told_not_to_and_changes_no
         await world.settle()
         [letter] = await letters(world, service)
         assert (letter.state, letter.error_type) == (DeadLetterState.DEAD, UsageError.__name__)
-        assert "a handler never commits" in letter.error
+        assert f"the step commits by itself when its block or handler ends: remove {way}()" in letter.error
         assert await rows(service) == {}
 
 

@@ -286,6 +286,33 @@ async def test_a_reader_that_writes_is_told_where_to_write(store: SqliteStore) -
             await session.flush()
 
 
+async def test_a_change_that_a_reader_would_lose_is_refused_at_its_end(store: SqliteStore) -> None:
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(ACCOUNTS, [("a", 1)])
+    with pytest.raises(UsageError, match="Account was added: open a step to write"):
+        async with store.reading() as session:
+            session.add(Account(id="b", balance=1))
+    with pytest.raises(UsageError, match="Account was changed: open a step to write"):
+        async with store.reading() as session:
+            (await session.get_one(Account, "a")).balance = 2
+    with pytest.raises(UsageError, match="Account was deleted: open a step to write"):
+        async with store.reading() as session:
+            await session.delete(await session.get_one(Account, "a"))
+    with pytest.raises(ZeroDivisionError):
+        async with store.reading() as session:
+            session.add(Account(id="b", balance=1))
+            raise ZeroDivisionError
+    async with store.reading() as session:
+        assert (await session.get_one(Account, "a")).balance == 1
+
+
+async def test_a_step_that_ends_its_own_transaction_is_told_what_to_remove(store: SqliteStore) -> None:
+    for method in ("commit", "rollback", "close", "begin"):
+        with pytest.raises(UsageError, match=rf"when its block or handler ends: remove {method}\(\)"):
+            async with store.transaction() as transaction:
+                await getattr(transaction.session, method)()
+
+
 async def test_a_reader_keeps_one_state_while_steps_go_on(store: SqliteStore) -> None:
     async with store.reading() as session:
         assert (await session.scalars(select(Account.id))).all() == []

@@ -90,6 +90,7 @@ class Readers:
                 session = step_session(connection, ReadingSession)
                 try:
                     yield session
+                    cast(ReadingSession, session.sync_session).check_unchanged()
                 finally:
                     gate.close()
                     cast("StepSession", session.sync_session).end()

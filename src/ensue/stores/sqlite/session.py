@@ -14,21 +14,24 @@ from ensue.errors import UsageError
 class StepSession(Session):
     """A session that is part of a transaction it does not own. Objects stay readable after the step has ended."""
 
-    _refusal = "a handler never commits: the step does, when the handler returns"
+    _refusal = "the step commits by itself when its block or handler ends"
+
+    def _refuse(self, method: str, more: str = "") -> NoReturn:
+        raise UsageError(f"{self._refusal}: remove {method}{more}")
 
     def begin(self, nested: bool = False) -> SessionTransaction:
         if not nested:
-            raise UsageError(f"{self._refusal}; session.begin_nested() makes a savepoint")
+            self._refuse("begin()", "; begin_nested() makes a savepoint")
         return super().begin(nested=True)
 
     def commit(self) -> NoReturn:
-        raise UsageError(self._refusal)
+        self._refuse("commit()")
 
     def rollback(self) -> NoReturn:
-        raise UsageError(f"{self._refusal}; raise an error, and it rolls back")
+        self._refuse("rollback()", " and raise an error, then it rolls back")
 
     def close(self) -> NoReturn:
-        raise UsageError(f"{self._refusal}, and closes its session")
+        self._refuse("close()", ", it closes its session as well")
 
     def reset(self) -> NoReturn:
         self.close()
@@ -42,7 +45,14 @@ class StepSession(Session):
 
 
 class ReadingSession(StepSession):
-    _refusal = "reading() is for queries and ends by itself: open a step to write"
+    _refusal = "reading() is for queries and ends by itself; to write, open a step"
+
+    def check_unchanged(self) -> None:
+        """Raise UsageError when something was added, changed or deleted: it would be lost without a word."""
+        for what, objects in (("added", self.new), ("changed", self.dirty), ("deleted", self.deleted)):
+            names = sorted({type(each).__name__ for each in objects if what != "changed" or self.is_modified(each)})
+            if names:
+                raise UsageError(f"reading() stores nothing, and {', '.join(names)} was {what}: open a step to write")
 
 
 def step_session(connection: AsyncConnection, kind: type[StepSession] = StepSession) -> AsyncSession:
