@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,12 +11,17 @@ from fastapi.routing import APIRoute
 from ensue.errors import UsageError
 from ensue.integrations.step_route import StepRoute
 
+log = logging.getLogger("ensue.integrations")
+_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
 
 def check_step_scope(app: Any, step: Callable[..., Any]) -> None:
     """Check each route of `app` that depends on `step` (a service's `step`). Raises UsageError, naming the route, when
 
     - the dependency's scope is not "function": the step would commit after the answer was sent;
     - the app is installed, but the route is of another class: its Idempotency-Key would have no effect.
+
+    When the app is not installed, that is a warning in the log: clients may send no keys.
     """
     installed = app.router.route_class is StepRoute
     for prefix, route in _routes(app.routes):
@@ -29,8 +35,16 @@ def check_step_scope(app: Any, step: Callable[..., Any]) -> None:
                 f'{where}: the step would commit after the answer was sent; write Depends(....step, scope="function")'
             )
         declared = getattr(route, "original_route", route)
-        if installed and isinstance(declared, APIRoute) and not isinstance(declared, StepRoute):
+        if not isinstance(declared, APIRoute) or isinstance(declared, StepRoute):
+            continue
+        if installed:
             raise UsageError(f"{where}: its router needs the route class, write APIRouter(route_class=StepRoute)")
+        if _CHANGING.intersection(declared.methods or ()):
+            log.warning(
+                "%s: Idempotency-Key has no effect here; call install(app) right after FastAPI(...), "
+                "or APIRouter(route_class=StepRoute)",
+                where,
+            )
 
 
 def allowed_methods(app: Any, path: str) -> set[str]:

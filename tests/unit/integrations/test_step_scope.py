@@ -117,3 +117,24 @@ def test_router_without_the_route_class_is_refused_since_its_keys_would_have_no_
     with pytest.raises(UsageError, match=r"POST /orders: .*route_class=StepRoute"):
         check_step_scope(an_app(declare), shop.step)
     check_step_scope(an_app(declare, installed=False), shop.step)
+
+
+def test_a_changing_route_without_install_is_warned_of_since_its_keys_have_no_effect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def declare(app: FastAPI) -> None:
+        @app.post("/orders")
+        async def create(step: str = Depends(shop.step, scope="function")) -> None: ...
+
+        @app.get("/orders")
+        async def show(step: str = Depends(shop.step, scope="function")) -> None: ...
+
+    check_step_scope(an_app(declare), shop.step)
+    assert caplog.messages == []
+    check_step_scope(an_app(declare, installed=False), shop.step)
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("ensue.integrations", "WARNING")
+    assert record.getMessage() == (
+        "POST /orders: Idempotency-Key has no effect here; call install(app) right after FastAPI(...), "
+        "or APIRouter(route_class=StepRoute)"
+    )
