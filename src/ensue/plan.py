@@ -126,7 +126,7 @@ def _note_gap(result: Plan, message: Message, watermark: int, gaps: Mapping[str,
     elif (
         known.watermark != watermark
         or known.needed < message.position
-        or not known.held_offset
+        or not _still_held(known, watermark)
         or message.previous < known.held_previous
     ):
         # Records held back now must come again, so the gap reaches to the last of them.
@@ -137,8 +137,8 @@ def _note_gap(result: Plan, message: Message, watermark: int, gaps: Mapping[str,
 
 
 def _still_held(gap: Gap, watermark: int) -> tuple[int, int] | tuple[()]:
-    """The first record held back, unless it has been applied meanwhile."""
-    return (gap.held_offset, gap.held_previous) if gap.held_offset and gap.held_previous >= watermark else ()
+    """The first record held back, unless the watermark has come to it: it was applied, or has left the log."""
+    return (gap.held_offset, gap.held_previous) if gap.held_offset and gap.held_previous > watermark else ()
 
 
 def _note_loss(
@@ -153,11 +153,12 @@ def _note_loss(
         return
     source = message.source
     gap = result.gaps[source] if source in result.gaps else gaps.get(source)
-    if gap is None:
-        return  # somebody else's gap
+    if gap is None or result.rewind >= 0:
+        return  # somebody else's gap; or it is read again, after what the log still holds before it
     watermark = result.watermarks.get(source, watermarks.get(source, 0))
     # What the outbox no longer has, the log may: only what lies before the first record held back is really lost.
-    through = min(notice.through, gap.held_previous) if gap.held_offset else notice.through
+    still_held = _still_held(gap, watermark)
+    through = min(notice.through, still_held[1]) if still_held else notice.through
     if not notice.after <= watermark < through:
         return
     if source not in watermarks and source not in result.watermarks and began_at >= notice.before:

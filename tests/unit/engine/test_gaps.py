@@ -119,3 +119,35 @@ async def test_a_notice_for_an_earlier_part_does_not_reach_past_what_is_held_bac
         await until(world, eight)
         await world.settle()
         assert listener.heard == heard(1, 2, 6, 7, 8, 10, 11, 12)
+
+
+@pytest.mark.parametrize("notice_first", [True, False])
+async def test_records_held_back_that_left_the_log_meanwhile_do_not_hide_the_next_loss(
+    tmp_path: Path, notice_first: bool
+) -> None:
+    """An operator who takes longer than the retention: what was to be read again is not there any more."""
+    listener = Listener()
+    async with bench(tmp_path, listener.service, engine=config(resend_interval_s=60.0)) as world:
+        sender = Sender(world.broker)
+        records = words(sender, 12)
+        await sender.append(*records[:2])
+        await world.settle()
+        await sender.append(*records[5:8], sender.lost("words", 2, 5))
+        await until_gap(world, sender.source, GapState.LOST)
+        assert await world.broker.prune("words", 0, float("inf"), 1000) == 6
+
+        store, partition = world.runtimes["listener"].store, Partition("listener", "words", 0)
+        assert await store.accept_loss(partition, sender.source) == 5
+        answer = [sender.lost("words", 5, 9), *records[9:]]
+        await sender.append(*(answer if notice_first else [*records[9:], answer[0]]))
+        await until_gap(world, sender.source, GapState.LOST)
+        assert (await gaps_of(world))[sender.source] == (GapState.LOST, 5, 9)
+        assert await store.accept_loss(partition, sender.source) == 9
+        await sender.append(*records[9:])
+
+        async def all_heard() -> bool:
+            return len(listener.heard) == 5
+
+        await until(world, all_heard)
+        assert listener.heard == heard(1, 2, 10, 11, 12)
+        assert await gaps_of(world) == {}
