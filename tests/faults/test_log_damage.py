@@ -431,7 +431,9 @@ async def test_a_loss_is_neither_asked_for_nor_complained_of_without_end(
     assert len([each for each in caplog.records if "are gone from log and outbox" in each.getMessage()]) == 1
 
 
-async def test_a_long_loss_is_sent_again_about_once_and_not_anew_with_each_batch_of_it(telegraph: Telegraph) -> None:
+async def test_a_long_loss_is_sent_again_about_once_and_not_anew_with_each_batch_of_it(
+    telegraph: Telegraph, caplog: pytest.LogCaptureFixture
+) -> None:
     total = 3000
     async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
         for start in range(0, total, 100):
@@ -451,6 +453,7 @@ async def test_a_long_loss_is_sent_again_about_once_and_not_anew_with_each_batch
         with telegraph.log() as log:
             [(sent,)] = log.execute("SELECT count(*) FROM records WHERE topic = 'wires' AND position > previous")
         assert sent < 2 * total, f"{sent} records were sent for {total}"
+    assert len([each for each in caplog.records if each.name == "ensue.consumer"]) < 10  # 60 batches
 
 
 @pytest.mark.parametrize("poison", [False, True])

@@ -47,14 +47,15 @@ class GapWatch:
             context.faults.point("consumer.asked")
 
     def tell(self, todo: Plan) -> None:
-        """Log what changed. A gap changes with every record held back: said when it opens, moves, is lost or closes."""
+        """Log what changed. A gap changes with every record held back: said when it opens, is lost, or closes."""
         for source, gap in todo.gaps.items():
             if gap is None:
                 log.warning("%s: the gap in %s is closed", self._partition, source)
                 self._told.pop(source, None)
                 self._asked.pop(source, None)
                 continue
-            news = (gap.state, gap.watermark, gap.lost_through)
+            # While it closes, its watermark moves with each batch of the answer: no news.
+            news = (gap.state, gap.watermark if gap.state is GapState.LOST else 0, gap.lost_through)
             if self._told.get(source) != news:
                 self._told[source] = news
                 self._log(source, gap)
