@@ -238,6 +238,9 @@ class Store(Protocol):
     async def create_tables(self, metadata: MetaData) -> None:
         """Create the user's tables that do not exist (for development; migrations in production)."""
 
+    async def missing_tables(self, metadata: MetaData) -> Sequence[str]:
+        """What the metadata declares and the database has not: `table <name>`, `column <table>.<column>`."""
+
     @property
     def source(self) -> str:
         """`<service>/<epoch>`: names this store's history. A new store, or a new epoch of it, is a new source.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -14,9 +15,6 @@ from ensue.engine.epoch import Published, begin_epoch, find_published
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.event import event_type
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, MetaData
 
 app = typer.Typer(help="A service's database: make it, check it, begin a new epoch.", no_args_is_help=True)
 
@@ -49,14 +47,10 @@ def check(service: Annotated[str, _TARGET]) -> None:
     """Check that Ensue's tables are there and of this version, and what the service's `tables=` declare."""
     definition = load_service(service)
 
-    async def look() -> tuple[str, list[str]]:
+    async def look() -> tuple[str, Sequence[str]]:
         async with opened(definition) as access:
-            missing: list[str] = []
-            if definition.tables is not None:
-                async with access.store.reading() as session:
-                    connection = await session.connection()
-                    missing = await connection.run_sync(_missing, definition.tables)
-            return access.database_url, missing
+            tables = definition.tables
+            return access.database_url, [] if tables is None else await access.store.missing_tables(tables)
 
     url, missing = asyncio.run(look())
     if missing:
@@ -65,21 +59,6 @@ def check(service: Annotated[str, _TARGET]) -> None:
             "missing columns want a migration (e.g. alembic)"
         )
     say(f"{url}: everything is there")
-
-
-def _missing(connection: Connection, metadata: MetaData) -> list[str]:
-    """What the metadata declares and the database has not: `table` and `table.column`."""
-    from sqlalchemy import inspect
-
-    inspector = inspect(connection)
-    missing: list[str] = []
-    for table in metadata.sorted_tables:
-        if not inspector.has_table(table.name, table.schema):
-            missing.append(f"table {table.fullname}")
-            continue
-        found = {column["name"] for column in inspector.get_columns(table.name, table.schema)}
-        missing += [f"column {table.fullname}.{column.name}" for column in table.columns if column.name not in found]
-    return missing
 
 
 @app.command()

@@ -81,7 +81,7 @@ class Runtime:
         try:
             await self.broker.open()
             if self._tables is not None:
-                await self.store.create_tables(self._tables)
+                await self._make_tables(self._tables)
             for topic in self._topics():
                 await self.broker.ensure_topic(topic, self.settings.partitions)
             await self.broker.ensure_topic(CONTROL_TOPIC, 1)
@@ -91,6 +91,15 @@ class Runtime:
         except BaseException:
             await self.stop()
             raise
+
+    async def _make_tables(self, tables: MetaData) -> None:
+        """Create what is missing. A table that is there is not changed: without a column each event would fail."""
+        await self.store.create_tables(tables)
+        if missing := await self.store.missing_tables(tables):
+            raise UsageError(
+                f"the database of service {self.definition.name} lacks {', '.join(missing)}; "
+                "tables that are there are never changed: they want a migration (e.g. alembic)"
+            )
 
     async def ready(self) -> None:
         """Return when the worker has its first share of the work."""

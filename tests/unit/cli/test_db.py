@@ -88,3 +88,13 @@ def test_a_new_epoch_wants_the_log_to_compare_with(ensue: Command) -> None:
     ended = ensue("db", "new-epoch", TILL, "--yes")
     assert ended.code == 1
     assert "there is no broker" in ended.err
+
+
+def test_a_service_whose_table_lacks_a_column_does_not_start(ensue: Command, home: Path) -> None:
+    ensue("db", "init", LEDGER)
+    sql(home / "ledger.db", "ALTER TABLE entries DROP COLUMN amount")
+    ended = ensue("run", LEDGER)
+    assert ended.code == 1
+    [line] = [line for line in ended.err.splitlines() if line.startswith("ensue: ")]
+    assert "service ledger lacks column entries.amount; " in line
+    assert "want a migration" in line

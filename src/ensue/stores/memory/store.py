@@ -65,6 +65,9 @@ class MemoryStore:
     async def create_tables(self, metadata: MetaData) -> None:
         raise no_sessions()
 
+    async def missing_tables(self, metadata: MetaData) -> Sequence[str]:
+        raise no_sessions()
+
     @property
     def source(self) -> str:
         return f"{self.service}/{self._epoch}"

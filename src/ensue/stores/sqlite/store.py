@@ -136,6 +136,13 @@ class SqliteStore:
             connection = await transaction.session.connection()
             await connection.run_sync(metadata.create_all)
 
+    async def missing_tables(self, metadata: MetaData) -> Sequence[str]:
+        from ensue.stores.sqlite import tables
+
+        async with self.reading() as session:
+            connection = await session.connection()
+            return await connection.run_sync(tables.missing, metadata)
+
     @property
     def source(self) -> str:
         """See the port. Another process may begin a new epoch: known here after the next `outbox_after`."""
