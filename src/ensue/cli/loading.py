@@ -7,10 +7,13 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import ModuleType
 
+import ensue
 from ensue.adapters import make_broker, make_store
 from ensue.app import Service
 from ensue.cli.output import masked
@@ -22,7 +25,7 @@ from ensue.ports import Broker, Store
 def load_service(target: str) -> Service:
     """Import what `target` names, also from the current directory. Raises UsageError that says what is there instead.
 
-    An error inside the module itself comes out as it is, with its traceback: it is the user's own code.
+    An error inside the module itself is a UsageError too: its text, and the lines of the user's files that led to it.
     """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
@@ -52,17 +55,42 @@ def load_services(targets: Sequence[str]) -> list[Service]:
     return services
 
 
+def _is_file(module_name: str, target: str) -> UsageError:
+    path = os.path.normpath(module_name).removesuffix(".py").replace(os.sep, ".").lstrip(".")
+    name = target.partition(":")[2]
+    return UsageError(f"{target}: {module_name} is a file, and a module is wanted; did you mean {path}:{name}?")
+
+
 def _import(module_name: str, target: str) -> ModuleType:
+    if os.sep in module_name:
+        raise _is_file(module_name, target)
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module_name != missing and not module_name.startswith(f"{missing}."):
-            raise  # the module is there, and something that it imports is not
+            # the module is there, and something that it imports is not
+            raise UsageError(_broken(module_name, error)) from error
+        if module_name.endswith(".py"):
+            raise _is_file(module_name, target) from error
         raise UsageError(
             f"{target}: no module {missing!r} in {os.getcwd()} or on the Python path (PYTHONPATH): "
             "run the command in the directory above the package"
         ) from error
+    except Exception as error:
+        raise UsageError(_broken(module_name, error)) from error
+
+
+def _broken(module_name: str, error: Exception) -> str:
+    """One line, and below it the frames of the error that lie in the user's files."""
+    ours = (os.path.dirname(ensue.__file__), *(sysconfig.get_path(each) for each in ("stdlib", "purelib", "platlib")))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<", *(f"{each}{os.sep}" for each in ours)))
+    ]
+    lines = [f"module {module_name} cannot be imported: {type(error).__name__}: {error}"]
+    return "\n".join(lines + [line.rstrip("\n") for line in traceback.format_list(frames)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from ensue.errors import UsageError
         ("tests.unit.cli.services", "write MODULE:SERVICE"),
         (":till", "write MODULE:SERVICE"),
         ("no_such_module:till", "no module 'no_such_module' in"),
+        ("services.py:till", "did you mean services:till?"),
+        ("./unit/services.py:till", "did you mean unit.services:till?"),
         ("tests.unit.cli.services.deeper:till", "no module 'tests.unit.cli.services.deeper'"),
         ("tests.unit.cli.services:tilll", "is not there, expected a service; there is tests.unit.cli.services:till, "),
         ("tests.unit.cli.services:not_a_service", "is a str, expected a service"),
@@ -30,13 +33,22 @@ def test_a_target_that_names_no_service_is_refused_with_what_is_there(home: Path
     assert says in str(refused.value)
 
 
-def test_a_module_that_is_broken_inside_fails_as_itself(
+def test_a_module_that_is_broken_inside_fails_with_the_lines_of_the_users_files_alone(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_inside.py").write_text("import a_library_that_is_missing")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="a_library_that_is_missing"):
+    with pytest.raises(UsageError, match=r"^module broken_inside cannot be imported: ModuleNotFoundError") as refused:
         load_service("broken_inside:service")
+    [first, place, code] = str(refused.value).splitlines()
+    assert "a_library_that_is_missing" in first
+    assert f'"{tmp_path / "broken_inside.py"}", line 1' in place
+    assert code.strip() == "import a_library_that_is_missing"
+
+
+def test_the_version_is_shown(ensue: Callable[..., Ended]) -> None:
+    ended = ensue("--version")
+    assert (ended.code, ended.out) == (0, f"ensue {version('ensue')}\n")
 
 
 def test_a_service_named_twice_is_refused(home: Path) -> None:
