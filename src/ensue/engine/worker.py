@@ -80,7 +80,12 @@ class Worker:
         self._names = [f"{topic}/{number}" for topic in topics for number in range(context.partitions)]
 
     async def start(self) -> None:
+        """Begin to work. Raises UsageError when the store cannot be written at all: trying again would not help."""
         if self._beating is None:
+            try:
+                await self._context.store.heartbeat(self.name, self._context.config.lease_ttl_s, (), ())
+            except RetryableError as error:
+                log.warning("%s: no heartbeat: %s", self.name, error)
             self._beating = asyncio.create_task(self._beat_forever(), name=f"ensue {self._context.service} worker")
 
     async def ready(self) -> None:
