@@ -7,12 +7,17 @@ embedded: SQLite files in `ENSUE_HOME` (`./.ensue`).
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from ensue.errors import UsageError
 from ensue.retry import Retry
+
+log = logging.getLogger("ensue.config")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +92,9 @@ def load_settings(
     engine: EngineConfig | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Arguments first, then the environment, then the embedded default."""
+    """Arguments first, then the environment, then the embedded default. Warns of variables that no setting reads."""
     env = os.environ if environment is None else environment
+    _warn_of_unknown(env)
     home = Path(env.get("ENSUE_HOME", ".ensue")).absolute()
     variable = f"ENSUE_{service.upper().replace('-', '_')}_DATABASE"
     return Settings(
@@ -98,6 +104,25 @@ def load_settings(
         engine=engine or _engine(env),
         fault=env.get("ENSUE_FAULT", ""),
     )
+
+
+_KNOWN = frozenset(
+    {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_PARTITIONS", "ENSUE_FAULT"}
+    | {f"ENSUE_{field.name.upper()}" for field in dataclasses.fields(EngineConfig) if field.name != "retry"}
+)
+#: A service's database (perhaps another service's), and what tests of adapters are told.
+_NOT_OURS = re.compile(r"ENSUE_(.+_DATABASE|TEST_.*|REQUIRE_.*)", re.DOTALL)
+_warned: set[str] = set()
+
+
+def _warn_of_unknown(env: Mapping[str, str]) -> None:
+    """Log each variable that looks like a setting and is none, once in a process: a slip of the pen does nothing."""
+    for name in sorted(env):
+        if not name.startswith("ENSUE_") or name in _KNOWN or name in _warned or _NOT_OURS.fullmatch(name):
+            continue
+        _warned.add(name)
+        close = difflib.get_close_matches(name, sorted(_KNOWN), 1, 0.8)
+        log.warning("%s is no setting, and is ignored%s", name, f": perhaps {close[0]}?" if close else "")
 
 
 def _engine(env: Mapping[str, str]) -> EngineConfig:

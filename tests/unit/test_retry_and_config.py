@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from random import Random
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from ensue import BadMessage, EngineConfig, Retry, UsageError
+from ensue import BadMessage, EngineConfig, Retry, UsageError, config
 from ensue.adapters import make_broker, make_store
 from ensue.config import load_settings
 
@@ -73,3 +74,27 @@ def test_an_unknown_scheme_is_refused_without_showing_the_password() -> None:
         with pytest.raises(UsageError, match="scheme 'oracle'") as caught:
             make("oracle://user:secret@host/db")
         assert "secret" not in str(caught.value)
+
+
+def test_a_variable_that_is_no_setting_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "_warned", set())
+    settings = load_settings("orders", environment={"ENSUE_LEASE_TTL": "5", "ENSUE_X": "1"})
+    load_settings("orders", environment={"ENSUE_LEASE_TTL": "5"})
+    assert settings.engine == EngineConfig()
+    assert [each.getMessage() for each in caplog.records] == [
+        "ENSUE_LEASE_TTL is no setting, and is ignored: perhaps ENSUE_LEASE_TTL_S?",
+        "ENSUE_X is no setting, and is ignored",
+    ]
+    assert {each.levelname for each in caplog.records} == {"WARNING"}
+
+
+def test_settings_of_other_services_and_of_tests_are_not_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "_warned", set())
+    numbers = {f"ENSUE_{each.name.upper()}": "60" for each in dataclasses.fields(EngineConfig) if each.name != "retry"}
+    names = ["BROKER", "HOME", "OTHER_DATABASE", "TEST_POSTGRESQL", "REQUIRE_POSTGRESQL", "FAULT"]
+    load_settings("orders", environment=numbers | {f"ENSUE_{name}": "x" for name in names} | {"ENSUE_PARTITIONS": "2"})
+    assert caplog.records == []
