@@ -12,6 +12,7 @@ from ensue.adapters import make_store
 from ensue.cli.loading import Opened, load_service, opened
 from ensue.cli.output import confirm, masked, say
 from ensue.engine.epoch import Published, begin_epoch, find_published
+from ensue.engine.restored import find_contradiction
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.event import event_type
@@ -68,12 +69,12 @@ def new_epoch(
         int | None, typer.Option(metavar="POSITION", help="When the log cannot tell: the last position that went out")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Although a worker of the service seems to live")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Although a worker seems to live, or none is needed")] = False,
 ) -> None:
     """Let a database that was restored from an older copy publish again, under a new source.
 
     What the log holds of it stays as it is; what it has written since the copy goes out under the new source, so that
-    no subscriber takes it for a duplicate. Stop the service first.
+    no subscriber takes it for a duplicate. Stop the service first. Refused when log and database agree.
     """
     definition = load_service(service)
 
@@ -83,8 +84,15 @@ def new_epoch(
             await _refuse_living_workers(access, force)
             declared = [event_type(cls).topic for cls in definition.publishes or ()]
             found = await find_published(access.store, broker, declared, published_through)
-            for line in _explained(found):
+            contradiction = await find_contradiction(access.store, broker, declared)
+            needed = found.diverged_at is not None or contradiction is not None
+            for line in _explained(found, needed):
                 say(line)
+            if not (needed or force or published_through is not None):
+                raise UsageError(
+                    f"{definition.name} needs no new epoch: the log holds nothing that its database did not write. "
+                    "--force: I want one all the same"
+                )
             confirm("Begin the new epoch?", yes)
             source = await begin_epoch(access.store, broker, found)
             say(f"{definition.name} is {source} now; run it again: ensue run {service}")
@@ -92,10 +100,12 @@ def new_epoch(
     asyncio.run(begin())
 
 
-def _explained(found: Published) -> list[str]:
+def _explained(found: Published, needed: bool) -> list[str]:
     lines = [f"{found.source}: published through position {found.through}; {found.left} record(s) after it are new"]
     if found.diverged_at is not None:
         lines.append(f"  the log holds another life's records from position {found.diverged_at} on; they stay")
+    elif needed:
+        lines.append(f"  the log holds another life's records after position {found.through}; they stay")
     else:
         lines.append("  the log holds nothing that this database did not write: it needs no new epoch")
     if found.missing:

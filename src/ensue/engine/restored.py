@@ -6,6 +6,7 @@ log holds of this source, or the store is not the one that wrote it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ensue.codec import decode_envelope
@@ -13,6 +14,7 @@ from ensue.engine.context import Context
 from ensue.errors import StoreRestored
 from ensue.event import EventType, event_type
 from ensue.message import LOST, TICK, Message
+from ensue.ports import Broker, Store
 
 #: How far back from its end a partition is searched for this source's last record, in records.
 _WINDOW = 1000
@@ -21,32 +23,43 @@ _WINDOWS_MAX = 10
 
 async def refuse_restored_store(context: Context) -> None:
     """Raise StoreRestored, with the command that helps, when the log knows more of this source than the store does."""
-    store, broker = context.store, context.broker
+    contradiction = await find_contradiction(
+        context.store, context.broker, [each.topic for each in _published(context)]
+    )
+    if contradiction is not None:
+        raise _refusal(context, *contradiction)
+
+
+async def find_contradiction(store: Store, broker: Broker, declared: Iterable[str]) -> tuple[Message, str] | None:
+    """Return a record of this source that the store did not write, and what the store has instead; None: all agrees.
+
+    declared: topics that the service publishes to, besides those of its outbox.
+    """
     topics = await broker.topics()
-    published = {each.topic for each in _published(context)} | {topic for topic, _ in await store.outbox_heads()}
+    published = {*declared, *(topic for topic, _ in await store.outbox_heads())}
     for topic in sorted(published & set(topics)):
         for number in range(topics[topic]):
-            last = await last_of_source(context, topic, number, store.source)
+            last = await last_of_source(broker, topic, number, store.source)
             if last is None:
                 continue
             # The store after the log: another process may publish right now, and it commits before it appends.
             head = (await store.outbox_heads()).get((topic, number), 0)
             if last.position > head:
-                raise _refusal(context, last, f"the store knows of none after position {head}")
+                return last, f"the store knows of none after position {head}"
             own = await store.outbox_get(last.position)
             if own is None or last.type in (TICK, LOST):
                 continue  # pruned: nothing to compare
             own_id = decode_envelope(own.envelope).id
             if own_id != last.id:
-                raise _refusal(context, last, f"the store has message {own_id} at that position")
+                return last, f"the store has message {own_id} at that position"
+    return None
 
 
-async def last_of_source(context: Context, topic: str, number: int, source: str) -> Message | None:
+async def last_of_source(broker: Broker, topic: str, number: int, source: str) -> Message | None:
     """The record of `source` with the highest position near the end of a partition, or None.
 
     Behind the ticks of a long silence too: a tick names no message, so it could not tell one life from another.
     """
-    broker = context.broker
     first, last = await broker.bounds(topic, number)
     end = last
     best: Message | None = None

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.unit.cli.harness import LEDGER, TILL, Ended
+from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, work_until
+from tests.unit.cli.services import ledger, till
 
 Command = Callable[..., Ended]
 
@@ -81,6 +83,25 @@ def test_a_new_epoch_is_refused_while_a_worker_lives(ensue: Command, home: Path,
     assert "1 record(s) after it are new" in forced.out
     assert "it needs no new epoch" in forced.out
     assert sql(home / "till.db", "SELECT epoch FROM ensue_meta") != before
+
+
+def test_a_database_that_agrees_with_the_log_gets_no_new_epoch_unless_forced(
+    ensue: Command, home: Path, sell: Callable[..., None]
+) -> None:
+    sell(("ann", 1))
+    asyncio.run(work_until(applied_one, till, ledger))
+    before = sql(home / "till.db", "SELECT epoch FROM ensue_meta")
+    sql(home / "till.db", "DELETE FROM ensue_worker")
+    refused = ensue("db", "new-epoch", TILL, "--yes")
+    assert refused.code == 1
+    assert "till needs no new epoch" in refused.err
+    assert sql(home / "till.db", "SELECT epoch FROM ensue_meta") == before
+    assert ensue("db", "new-epoch", TILL, "--yes", "--force").code == 0
+    assert sql(home / "till.db", "SELECT epoch FROM ensue_meta") != before
+
+
+async def applied_one() -> bool:
+    return await applied() == 1
 
 
 def test_a_new_epoch_wants_the_log_to_compare_with(ensue: Command) -> None:

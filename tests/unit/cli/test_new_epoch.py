@@ -113,3 +113,23 @@ def test_a_restored_copy_that_wrote_more_than_the_old_life_had_loses_nothing(
     assert "published through position 2; 9 record(s) after it are new" in ended.out
     until_applied(12)
     assert sorted(entries()) == sorted([("ann", 1), ("bob", 2), ("ann", 3), *second_life])
+
+
+def test_a_restored_copy_that_has_written_nothing_since_gets_its_new_epoch(
+    ensue: Callable[..., Ended], sell: Callable[..., None], home: Path, tmp_path: Path
+) -> None:
+    """Nothing of it is unsent, so the log is not searched; its tail says that the database is an old copy."""
+    sell(("ann", 1))
+    until_applied(1)
+    with closing(sqlite3.connect(home / "till.db")) as database:
+        assert database.execute("SELECT position FROM ensue_relay").fetchone() == (1,)
+    copy_database(home / "till.db", tmp_path / "copy.db")
+    sell(("ann", 2))
+    until_applied(2)
+    put_back(tmp_path / "copy.db", home / "till.db")
+    ended = ensue("db", "new-epoch", TILL, "--yes")
+    assert ended.code == 0, ended.err
+    assert "holds another life's records after position 1; they stay" in ended.out
+    sell(("ann", 3))
+    until_applied(3)
+    assert [amount for _, amount in entries()] == [1, 2, 3]
