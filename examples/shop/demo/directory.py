@@ -20,11 +20,22 @@ class CannotRun(Exception):
 
 @contextmanager
 def prepared(directory: Path, *, fresh: bool, orders: int | None) -> Iterator[Path]:
-    """Have the directory ready inside the block, marked as in use. Raises CannotRun.
+    """Have the directory ready inside the block, marked as in use. Raises CannotRun, also when it cannot be written.
 
     fresh: without anything of an earlier run. Otherwise that run's data must be of the same orders, since credit
     limits follow from the orders of a run.
     """
+    try:
+        mark = _prepare(directory, fresh, orders)
+    except OSError as error:
+        raise CannotRun(f"{directory} cannot hold a run's data ({error}): choose another --directory") from error
+    try:
+        yield directory
+    finally:
+        _write(mark, orders, 0, 0.0)
+
+
+def _prepare(directory: Path, fresh: bool, orders: int | None) -> Path:
     mark = directory / MARK
     if directory.exists() and any(directory.iterdir()):
         if not mark.exists():
@@ -41,10 +52,7 @@ def prepared(directory: Path, *, fresh: bool, orders: int | None) -> Iterator[Pa
             )
     directory.mkdir(parents=True, exist_ok=True)
     _write(mark, orders, os.getpid(), psutil.Process().create_time())
-    try:
-        yield directory
-    finally:
-        _write(mark, orders, 0, 0.0)
+    return mark
 
 
 def _write(mark: Path, orders: int | None, pid: int, started: float) -> None:

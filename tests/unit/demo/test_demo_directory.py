@@ -55,3 +55,10 @@ def test_mark_of_a_process_that_is_gone_does_not_block_even_when_its_number_is_u
     (tmp_path / MARK).write_text(json.dumps({"orders": 10, "pid": os.getpid(), "process_started": earlier}))
     with prepared(tmp_path, fresh=True, orders=10) as directory:
         assert directory == tmp_path
+
+
+def test_a_directory_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotRun, match=r"^[^\n]*file/x cannot hold a run's data .*choose another --directory$"):  # noqa: SIM117
+        with prepared(tmp_path / "file" / "x", fresh=True, orders=10):
+            pytest.fail("ran there")
