@@ -1,4 +1,5 @@
-# Two commands for a newcomer: `make demo` and `make test`. Each makes its own virtual environment here, in .venv.
+# Two commands for a newcomer: `make demo` and `make test`. Each makes its own virtual environment here, in .venv;
+# `make venv` makes it for programs of your own. What makes it speaks on standard error: the demo's --json is JSON alone.
 # Wants Python 3.11 or newer; takes the first that is found. Another one: make PYTHON=/path/to/python demo
 PYTHON ?= $(shell for each in python3 python3.11 python3.12 python3.13 python3.14; do \
 	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$each"; exit; }; done; echo python3)
@@ -8,13 +9,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)/examples
 
-.PHONY: help demo test check format bench docs lock clean
+.PHONY: help venv demo test check format bench docs lock clean
 
 help:  ## show the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
+venv: $(VENV)/dev  ## .venv with Ensue and all that the tutorial and the how-to pages use; then: . .venv/bin/activate
+	@echo "$(VENV) is ready: . $(BIN)/activate"
+
 demo: $(VENV)/run  ## the shop's year through three services; ARGS="--orders 2000 --chaos"
-	$(BIN)/python -m shop.demo $(ARGS)
+	@$(BIN)/python -m shop.demo $(ARGS)
 
 test: $(VENV)/dev  ## all tests; ARGS="tests/unit -k chain", ARGS="-n 2 --dist loadfile"
 	$(BIN)/python -m pytest $(ARGS)
@@ -34,6 +38,7 @@ bench: $(VENV)/dev  ## benchmarks, each against a raw limit in the same run; ARG
 
 docs: $(VENV)/dev  ## the documentation site, in ./site
 	$(BIN)/zensical build --clean --strict
+	@echo "Open site/index.html in a browser"
 
 lock: $(VENV)/dev  ## compile requirements/ anew from pyproject.toml, with hashes and no address of a registry
 	$(PIP) install uv
@@ -51,11 +56,12 @@ clean:  ## remove what was built, and the embedded data in .ensue and .demo
 
 $(VENV)/run: requirements/run.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ensue needs Python 3.11 or newer; this is %s. Say which: make PYTHON=python3.12 ..." % sys.version.split()[0])'
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --require-hashes -r requirements/run.txt
-	$(PIP) install --no-deps --no-build-isolation -e .
+	@echo "Making $(VENV); the first time this takes a minute" >&2
+	@$(PYTHON) -m venv $(VENV) >&2
+	@$(PIP) install --require-hashes -r requirements/run.txt >&2
+	@$(PIP) install --no-deps --no-build-isolation -e . >&2
 	@touch $@
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/run
-	$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --require-hashes -r requirements/dev.txt >&2
 	@touch $@
