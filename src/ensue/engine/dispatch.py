@@ -42,12 +42,16 @@ class StepFailed(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """A handler made ready: no lookup is left for the moment when it is called."""
+    """A handler made ready: no lookup is left for the moment when it is called.
+
+    place: the repository's number in its service; repositories that are equal have the same.
+    """
 
     handler: Handler
     call: Callable[[Any, Any, Step], Any]
     asynchronous: bool
     repository: Repository[Any] | None
+    place: int
     id_of: Callable[[Any], Any]
     optional: bool
 
@@ -62,12 +66,33 @@ class Route:
     entities: bool
 
 
+class _Entities:
+    """The entities of one repository in one run. found: by id; before they are loaded, the ids that are wanted."""
+
+    __slots__ = ("changed", "created", "found", "repository")
+
+    def __init__(self, repository: Repository[Any]) -> None:
+        self.repository = repository
+        self.found: dict[Any, Any] = {}
+        self.changed: dict[Any, Any] = {}
+        self.created: dict[Any, Any] = {}
+
+    def returned(self, entity_id: Any, entity: Any, result: Any) -> None:
+        """A handler returned another entity than the one it was given, or one where there was none."""
+        if entity is None or entity_id in self.created:
+            self.created[entity_id] = result
+        else:
+            self.changed[entity_id] = result
+        self.found[entity_id] = result
+
+
 class Dispatcher:
     """The handlers of one service, ready to run."""
 
     def __init__(self, definition: ServiceDefinition, ids: Ids, partitions: int) -> None:
         self.definition = definition
-        self.routes = {kind: _route(handlers) for kind, handlers in definition.handlers.items()}
+        places: dict[Repository[Any] | None, int] = {}
+        self.routes = {kind: _route(handlers, places) for kind, handlers in definition.handlers.items()}
         self._ids = ids
         self._partitions = partitions
         self._types: dict[type, EventType[Any]] = {}
@@ -144,34 +169,33 @@ class Dispatcher:
         index: int | None = None
         call: Call | None = None
         routes = self.routes
-        work: list[tuple[Message, Any, Route]] = []
-        wanted: dict[Repository[Any], dict[Any, None]] = {}
+        work: list[tuple[Message, Any, list[tuple[Call, _Entities, Any]]]] = []
+        run: dict[int, _Entities] = {}
         try:
             for index in range(start, stop):
                 call = None
                 message = messages[index]
                 route = routes[message.envelope.type]
                 event = route.read(message.data)
-                work.append((message, event, route))
+                todo = []
                 for call in route.calls:
-                    ids = wanted.get(call.repository)  # type: ignore[arg-type]  # entity steps have one
-                    if ids is None:
-                        ids = wanted[call.repository] = {}  # type: ignore[index]
-                    ids[call.id_of(event)] = None
+                    entities = run.get(call.place)
+                    if entities is None:
+                        entities = run[call.place] = _Entities(call.repository)  # type: ignore[arg-type]  # entity steps have one
+                    entity_id = call.id_of(event)
+                    entities.found[entity_id] = None
+                    todo.append((call, entities, entity_id))
+                work.append((message, event, todo))
             index = None
-            entities = {repository: await repository.load(transaction, list(ids)) for repository, ids in wanted.items()}
-            changed: dict[Repository[Any], dict[Any, Any]] = {repository: {} for repository in wanted}
-            created: dict[Repository[Any], dict[Any, Any]] = {repository: {} for repository in wanted}
-            for index, (message, event, route) in enumerate(work, start):  # noqa: B007  # told below
+            for entities in run.values():
+                entities.found = await entities.repository.load(transaction, list(entities.found))
+            for index, (message, event, todo) in enumerate(work, start):  # noqa: B007  # told below
                 envelope = message.envelope
                 step = Step(
                     transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent
                 )
-                for call in route.calls:
-                    repository = call.repository
-                    entity_id = call.id_of(event)
-                    cache = entities[repository]  # type: ignore[index]
-                    entity = cache.get(entity_id)
+                for call, entities, entity_id in todo:
+                    entity = entities.found.get(entity_id)
                     if entity is None and not call.optional:
                         raise _missing(call.handler, entity_id)
                     result = call.call(entity, event, step)
@@ -179,16 +203,12 @@ class Dispatcher:
                         result = await result
                     if result is not None and result is not entity:
                         _check_returned(call.handler, result)
-                        if entity is None or entity_id in created[repository]:  # type: ignore[index]
-                            created[repository][entity_id] = result  # type: ignore[index]
-                        else:
-                            changed[repository][entity_id] = result  # type: ignore[index]
-                        cache[entity_id] = result
-                    elif entity is not None and entity_id not in created[repository]:  # type: ignore[index]
-                        changed[repository][entity_id] = entity  # type: ignore[index]
+                        entities.returned(entity_id, entity, result)
+                    elif entity is not None and entity_id not in entities.created:
+                        entities.changed[entity_id] = entity
             index = None
-            for repository in wanted:
-                await repository.save(transaction, changed[repository], created[repository])
+            for entities in run.values():
+                await entities.repository.save(transaction, entities.changed, entities.created)
         except NOT_THE_MESSAGE:
             raise
         except asyncio.CancelledError as error:
@@ -274,13 +294,14 @@ def _check_returned(handler: Handler, result: Any) -> None:
         )
 
 
-def _route(handlers: Sequence[Handler]) -> Route:
+def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int]) -> Route:
     calls = tuple(
         Call(
             each,
             each.caller(),
             each.asynchronous,
             each.repository,
+            places.setdefault(each.repository, len(places)),
             attrgetter(each.id_field) if each.id_field else _no_id,
             each.optional,
         )
