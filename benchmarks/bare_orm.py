@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 from sqlalchemy import Engine, create_engine, insert, select, update
@@ -39,9 +39,11 @@ class MappedAccount(Base):
         self.changes += 1
 
 
-def engine_over(connection: Any) -> Engine:
+def engine_over(connection: sqlite3.Connection) -> Engine:
     """SQLAlchemy over a connection that exists; transactions begin by hand, as its documentation advises for SQLite."""
-    return create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None)
+    engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None)
+    engine.connect().close()  # gets to know the database and rolls back, which must not happen inside a batch
+    return engine
 
 
 def apply_with_session(open_files: BareFiles) -> Callable[[Sequence[Row], Outbox], None]:
@@ -69,6 +71,7 @@ def apply_with_session(open_files: BareFiles) -> Callable[[Sequence[Row], Outbox
             service.executemany(files.INSERT_OUTBOX, outgoing)
             service.execute(files.SAVE_CHECKPOINT, (rows[-1][0], rows[-1][3], IN, revision))
             revision += 1
+            assert service.in_transaction, "else each statement was committed by itself"
             session.commit()
 
     return apply
@@ -97,6 +100,7 @@ def apply_one_by_one(open_files: BareFiles) -> Callable[[Sequence[Row], Outbox],
                 )
                 assert saved.rowcount == 1
                 revision += 1
+                assert service.in_transaction, "else each statement was committed by itself"
                 session.commit()
 
     return apply

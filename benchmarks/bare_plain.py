@@ -48,6 +48,7 @@ async def drain_on_the_loop(open_files: BareFiles, batch_records: int) -> None:
             outgoing = await _handle(session, rows, outbox)
         service.executemany(files.INSERT_OUTBOX, outgoing)
         service.execute(files.SAVE_CHECKPOINT, (rows[-1][0], rows[-1][3], IN, revision))
+        assert service.in_transaction, "else each statement was committed by itself"
         service.execute("COMMIT")
 
     await _drain(open_files, batch_records, apply)

@@ -74,6 +74,7 @@ class Growth:
     def __init__(self, directory: Path, small: int, large: int, fresh: int) -> None:
         self._directory = directory
         self._fresh = fresh
+        self._large_count = large
         self._small, self._large = System(directory / "small"), System(directory / "large")
         for system, count in ((self._small, small), (self._large, large)):
             system.directory.mkdir()
@@ -85,7 +86,7 @@ class Growth:
     def measure(self, rounds: int) -> list[Figure]:
         measured = alternate({"small": self._on_small, "large": self._on_large}, rounds)
         memory = [float(each) for each in self._backlog["memory_mib"]]
-        backlog = f"backlog of {self._large.events - rounds * self._fresh:,}"
+        backlog = f"backlog of {self._large_count:,}"
         return [
             measured.rate("small", "steps on few old records", unit="steps/s"),
             measured.rate("large", "steps on many old records", unit="steps/s"),
@@ -151,7 +152,12 @@ class Growth:
         rate = count / float(result["seconds"])
         steps = [float(each) for each in result["steps_ms"]]
         return [
-            Figure(name="steps while retention prunes", value=rate, unit="steps/s"),
+            Figure(
+                name="steps while retention prunes",
+                value=rate,
+                unit="steps/s",
+                about=f"{count:,} new events, {result['pruned_meanwhile']:,} rows pruned meanwhile",
+            ),
             Figure(name="ratio to steps without pruning", value=rate / undisturbed, unit=""),
             Figure(
                 name="pruned from outbox and log",
