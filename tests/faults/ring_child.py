@@ -117,7 +117,8 @@ async def _serve(orders: Orders) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with AsyncExitStack() as stack:
         for name in orders.services:
-            runtime = ring.runtime(name, progress=progress.set)
+            own = LosingBroker(f"sqlite:///{orders.directory}/broker.db", orders.lose) if orders.lose else None
+            runtime = ring.runtime(name, own, progress=progress.set)
             if orders.stop_at:
                 runtime.context = dataclasses.replace(runtime.context, faults=StopsItself(orders.stop_at))
             await stack.enter_async_context(ring.service(name).running(runtime))

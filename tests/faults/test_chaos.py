@@ -96,11 +96,15 @@ def all_is(directory: Path, total: int) -> Callable[[], bool]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_processes_killed_at_random_under_load_lose_nothing_and_repeat_nothing(crew: Crew, seed: int) -> None:
+@pytest.mark.parametrize("also", ["", "records get lost", "the log is deleted"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_processes_killed_at_random_under_load_lose_nothing_and_repeat_nothing(
+    crew: Crew, seed: int, also: str
+) -> None:
     total = 1500
     random = Random(seed)
-    crew.start("alpha", "alpha", total=total)
+    delete_at = random.randint(3, 10) if also == "the log is deleted" else -1
+    crew.start("alpha", "alpha", total=total, lose=13 if also == "records get lost" else 0)
     crew.start("beta-1", "beta", batch=random.choice([5, 50]))
     crew.start("beta-2", "beta")
     crew.start("gamma", "gamma", batch=random.choice([5, 100]))
@@ -114,6 +118,10 @@ def test_processes_killed_at_random_under_load_lose_nothing_and_repeat_nothing(c
         for victim in victims:
             crew.kill(victim)
             kills += 1
+        if delete_at in (kills, kills - 1):
+            delete_at = -1
+            for path in sorted(crew.directory.glob("broker.db*"), reverse=True):  # the file itself last
+                path.unlink()
         for victim in victims:
             crew.again(victim)
     try:
@@ -121,7 +129,8 @@ def test_processes_killed_at_random_under_load_lose_nothing_and_repeat_nothing(c
     except AssertionError as error:
         raise AssertionError(f"seed {seed}, {kills} kills: {counts(crew.directory)}") from error
     crew.end()
-    assert broken_promises(crew.directory) == [], f"seed {seed}, {kills} kills"
+    found = broken_promises(crew.directory, log_was_deleted=also == "the log is deleted")
+    assert found == [], f"seed {seed}, {kills} kills"
 
 
 def is_stopped(process: BaseProcess) -> bool:
