@@ -8,14 +8,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)/examples
+export ENSUE_TEST_SERVERS_DIR ?= $(CURDIR)/.servers
 
-.PHONY: help venv demo test check format bench docs lock clean
+.PHONY: help servers venv demo test check format bench docs lock clean
 
 help:  ## show the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 venv: $(VENV)/dev  ## .venv with Ensue and all that the tutorial and the how-to pages use; then: . .venv/bin/activate
 	@echo "$(VENV) is ready: . $(BIN)/activate"
+
+servers:  ## PostgreSQL, MariaDB, Redis, NATS, RabbitMQ, Kafka and more, for tests, benchmarks and --stack (apt-get, Maven, Go)
+	@servers/install
 
 demo: $(VENV)/run  ## the shop's year through three services; ARGS="--orders 2000 --chaos"
 	@$(BIN)/python -m shop.demo $(ARGS)

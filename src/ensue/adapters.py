@@ -10,10 +10,29 @@ from ensue.errors import UsageError
 from ensue.ports import Broker, Store
 
 #: scheme -> (module, class, extra to install)
-STORES = {"sqlite": ("ensue.stores.sqlite", "SqliteStore", "")}
+STORES = {
+    "sqlite": ("ensue.stores.sqlite", "SqliteStore", ""),
+    "postgresql": ("ensue.stores.postgres", "PostgresStore", "postgres"),
+    "postgresql+asyncpg": ("ensue.stores.postgres", "PostgresStore", "postgres"),
+    "postgresql+psycopg": ("ensue.stores.postgres", "PostgresStore", "postgres"),
+    "mariadb": ("ensue.stores.mariadb", "MariaDbStore", "mariadb"),
+    "mysql": ("ensue.stores.mariadb", "MariaDbStore", "mariadb"),
+    "mongodb": ("ensue.stores.mongodb", "MongoDbStore", "mongodb"),
+    "redis": ("ensue.stores.redis", "RedisStore", "redis"),
+    "rediss": ("ensue.stores.redis", "RedisStore", "redis"),
+}
 BROKERS = {
     "sqlite": ("ensue.brokers.embedded", "EmbeddedBroker", ""),
     "memory": ("ensue.brokers.memory", "MemoryBroker", ""),
+    "kafka": ("ensue.brokers.kafka", "KafkaBroker", "kafka"),
+    "kafkas": ("ensue.brokers.kafka", "KafkaBroker", "kafka"),
+    "nats": ("ensue.brokers.nats", "NatsBroker", "nats"),
+    "tls": ("ensue.brokers.nats", "NatsBroker", "nats"),
+    "amqp": ("ensue.brokers.rabbitmq", "RabbitMqBroker", "rabbitmq"),
+    "amqps": ("ensue.brokers.rabbitmq", "RabbitMqBroker", "rabbitmq"),
+    "redis": ("ensue.brokers.redis", "RedisBroker", "redis"),
+    "rediss": ("ensue.brokers.redis", "RedisBroker", "redis"),
+    "postgresql": ("ensue.brokers.postgres", "PostgresBroker", "postgres"),
 }
 
 

@@ -33,6 +33,10 @@ class StoreUnavailable(RetryableError):
     """The service's own database did not answer or was locked for too long."""
 
 
+class StoreConflict(StoreUnavailable):
+    """Another transaction changed the same rows first (deadlock, serialization failure): do the step again."""
+
+
 class BrokerUnavailable(RetryableError):
     """The broker did not answer; the outbox keeps what is unsent."""
 

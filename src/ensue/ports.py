@@ -36,12 +36,20 @@ class Capabilities:
 
     sessions: steps carry an SQLAlchemy session. survives_restart: what was committed is there after close and open.
     several_processes: more than one process may open it at once. power_loss_safe: a commit survives a power cut.
+    publishes: steps may publish; False: a store for views, without an outbox.
+    locks: `load_rows` locks what it loads; False: of two transactions that change one entity at once, one raises
+    StoreConflict at its commit.
+    transactions: a step changes any number of entities at once; False: each entity is a document of its own, which
+    holds what it published and how far each source was applied to it.
     """
 
     sessions: bool = True
     survives_restart: bool = True
     several_processes: bool = True
     power_loss_safe: bool = True
+    publishes: bool = True
+    locks: bool = True
+    transactions: bool = True
 
 
 class Clock(Protocol):
@@ -137,12 +145,54 @@ class Broker(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Index:
+    """Which rows can be found together: those with the same `equal` columns, in the order of the `order` columns.
+
+    The id column belongs at the end of `order`, so that no two rows share a place.
+    """
+
+    equal: tuple[str, ...]
+    order: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Table:
-    """A plain table of entities: one row an entity, loaded and saved in bulk by its id column."""
+    """A plain table of entities: one row an entity, loaded and saved in bulk by its id column.
+
+    indexes: how its rows are found besides by id. Stores without SQL keep them with the rows; in an SQL database they
+    are the user's own, like the table.
+    """
 
     name: str
     columns: tuple[str, ...]
     id_column: str
+    indexes: tuple[Index, ...] = ()
+
+
+class RowReader(Protocol):
+    """Queries on tables of entities that every store can answer. They see committed rows only."""
+
+    async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        """Return the rows (in `table.columns` order) with these ids, in any order; missing ones are left out."""
+
+    async def find(
+        self,
+        table: Table,
+        index: Index,
+        equal: Sequence[Any],
+        *,
+        since: Sequence[Any] = (),
+        after: Sequence[Any] = (),
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
+        """Return up to `limit` rows of one place of the index, in its order.
+
+        equal: values of `index.equal`. since: values of the first columns of `index.order`, where to begin
+        (inclusive). after: values of all columns of `index.order`, of the last row of the page before (exclusive).
+        """
+
+    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+        """Return how many rows `find` would, without a limit."""
 
 
 class StepTransaction(Protocol):
@@ -188,6 +238,7 @@ class StepTransaction(Protocol):
         """Add records in order. Their positions, once visible to `outbox_after`, keep that order.
 
         Where the store numbers at once (SQLite), position and previous are set on the records when this returns.
+        Raises UsageError when capabilities.publishes is false.
         """
 
     async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
@@ -261,7 +312,13 @@ class Store(Protocol):
         """
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """A session for queries outside a step; sees committed data only; what it changes is rolled back."""
+        """A session for queries outside a step; sees committed data only; what it changes is rolled back.
+
+        Raises UsageError when capabilities.sessions is false: there are `rows`.
+        """
+
+    def rows(self) -> RowReader:
+        """Queries on entities' tables outside a step, in every store; an SQL store's users have `reading` as well."""
 
     # --- the relay's side
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from ensue.stores.sqlite.dialect import Engines
-    from ensue.stores.sqlite.session import StepSession
+    from ensue.stores.sessions import StepSession
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Readers:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
         """A session on a snapshot of what is committed when it first asks; the snapshot ends with the block."""
-        from ensue.stores.sqlite.session import ReadingSession, step_session
+        from ensue.stores.sessions import ReadingSession, step_session
 
         async with self._place():
             gate, engines = self._take()

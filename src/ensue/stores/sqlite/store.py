@@ -137,7 +137,7 @@ class SqliteStore:
             await connection.run_sync(metadata.create_all)
 
     async def missing_tables(self, metadata: MetaData) -> Sequence[str]:
-        from ensue.stores.sqlite import tables
+        from ensue.stores import tables
 
         async with self.reading() as session:
             connection = await session.connection()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ensue.stores.sqlite.outbox import Tail
-    from ensue.stores.sqlite.session import StepSession
+    from ensue.stores.sessions import StepSession
 
 
 class SqliteTransaction:
@@ -120,7 +120,7 @@ class SqliteTransaction:
     @property
     def session(self) -> AsyncSession:
         if self._async_session is None:
-            from ensue.stores.sqlite.session import step_session
+            from ensue.stores.sessions import step_session
 
             turn = self._begin_session()
             connection = self._writer.engines.connect()
@@ -131,7 +131,7 @@ class SqliteTransaction:
 
     def sync_session(self) -> Session:
         if self._plain_session is None:
-            from ensue.stores.sqlite.session import plain_step_session
+            from ensue.stores.sessions import plain_step_session
 
             turn = self._begin_session()
             bind = self._writer.engines.connect_plain()

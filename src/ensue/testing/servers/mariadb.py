@@ -1,0 +1,56 @@
+"""MariaDB: `mariadb-install-db`, then `mariadbd` with a binary log that can be followed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ensue.testing.servers.base import Server, says
+
+
+class MariaDbServer(Server):
+    """User root, no password, over TCP."""
+
+    name = "mariadb"
+    program = "mariadbd"
+    user = "mysql"
+
+    def prepare(self) -> None:
+        if self.data.exists():
+            return
+        self.make_directory("data")
+        self.run(
+            "mariadb-install-db", "--no-defaults", f"--datadir={self.data}", "--auth-root-authentication-method=normal",
+            "--skip-test-db", *([f"--user={self.user}"] if self._account else []), *self._speed(),
+        )  # fmt: skip
+
+    def command(self) -> Sequence[str]:
+        return [
+            str(self.find(self.program)), "--no-defaults", f"--datadir={self.data}", "--bind-address=127.0.0.1",
+            f"--port={self.port}", f"--socket={self.directory}/s.sock", f"--pid-file={self.directory}/pid",
+            "--log-bin=binlog", "--binlog-format=ROW", "--binlog-row-image=FULL", "--binlog-row-metadata=FULL",
+            "--server-id=1", "--gtid-strict-mode=1", "--skip-name-resolve", "--max-connections=300",
+            "--innodb-buffer-pool-size=128M", "--character-set-server=utf8mb4", *self._speed(),
+        ]  # fmt: skip
+
+    def _speed(self) -> list[str]:
+        if self.durable:
+            return ["--innodb-flush-log-at-trx-commit=1"]
+        return ["--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync"]
+
+    def answers(self) -> bool:
+        return says(self.port, b"", b"MariaDB")
+
+    def url(self, database: str, scheme: str = "mariadb") -> str:
+        """The URL of a database, which is made if it is not there."""
+        self.sql(f"CREATE DATABASE IF NOT EXISTS `{database}`")
+        return f"{scheme}://root@127.0.0.1:{self.port}/{database}"
+
+    def drop(self, database: str) -> None:
+        self.sql(f"DROP DATABASE IF EXISTS `{database}`")
+
+    def sql(self, statement: str, database: str = "mysql") -> str:
+        """Run SQL past everything; return the rows, one a line, columns separated by tabs."""
+        return self.run(
+            "mariadb", "--no-defaults", "--protocol=tcp", "-h", "127.0.0.1", "-P", str(self.port), "-u", "root", "-NB",
+            "-e", statement, database,
+        ).strip()  # fmt: skip

@@ -1,0 +1,89 @@
+"""PostgreSQL: `initdb`, then `postgres` with logical decoding switched on."""
+
+from __future__ import annotations
+
+import glob
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ensue.testing.servers.base import Server
+
+
+class PostgresServer(Server):
+    """settings: more `-c` settings of the server, by name."""
+
+    name = "postgres"
+    program = "postgres"
+    user = "postgres"
+    stop_signal = signal.SIGINT  # fast shutdown
+
+    def __init__(
+        self, *, port: int | None = None, durable: bool = False, settings: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(port=port, durable=durable)
+        self._settings = dict(settings or {})
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if _binaries() else "postgres: PostgreSQL is not installed (make servers)"
+
+    def prepare(self) -> None:
+        if (self.data / "PG_VERSION").exists():
+            (self.data / "postmaster.pid").unlink(missing_ok=True)  # of a killed one; its number may be another's now
+            return
+        self.run(
+            f"{_binaries()}/initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync",
+            "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
+        )  # fmt: skip
+
+    def command(self) -> Sequence[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "wal_level": "logical",
+            "max_wal_senders": "16",
+            "max_replication_slots": "16",
+            "max_connections": "200",
+        }
+        if not self.durable:
+            # synchronous_commit stays on: without it the tail of the log lags behind (WAL is sent when flushed).
+            settings |= {"fsync": "off", "full_page_writes": "off"}
+        settings |= self._settings
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [f"{_binaries()}/postgres", "-D", str(self.data), "-p", str(self.port), *options]
+
+    def answers(self) -> bool:
+        done = subprocess.run(
+            [f"{_binaries()}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False, timeout=10
+        )
+        return done.returncode == 0
+
+    def url(self, database: str = "postgres", scheme: str = "postgresql") -> str:
+        """The URL of a database, which is made if it is not there."""
+        if database != "postgres" and not self._has(database):
+            self.psql("postgres", f'CREATE DATABASE "{database}"')
+        return f"{scheme}://postgres@127.0.0.1:{self.port}/{database}"
+
+    def drop(self, database: str) -> None:
+        self.psql("postgres", f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+
+    def psql(self, database: str, statement: str) -> str:
+        """Run SQL past everything; return the rows, one a line, columns separated by `|`."""
+        return self.run(
+            f"{_binaries()}/psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database,
+            "-v", "ON_ERROR_STOP=1", "-Atqc", statement,
+        ).strip()  # fmt: skip
+
+    def _has(self, database: str) -> bool:
+        return self.psql("postgres", f"SELECT 1 FROM pg_database WHERE datname = '{database}'") == "1"
+
+
+def _binaries() -> str:
+    """The directory of the newest PostgreSQL that can start a server; empty: there is none."""
+    found = Server.find("initdb")
+    if found:  # a link, perhaps; what belongs to it stands beside what it leads to
+        return str(Path(found).resolve().parent)
+    places = glob.glob("/usr/lib/postgresql/*/bin/initdb")
+    return str(Path(max(places, key=lambda each: int(each.split("/")[4]))).parent) if places else ""

@@ -1,0 +1,80 @@
+"""A TCP proxy on the loopback that can be cut and healed: the network between a service and its server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Self
+
+from ensue.testing.servers.base import free_port
+
+
+class TcpProxy:
+    """`async with TcpProxy(server.port) as proxy:` then connect to proxy.port.
+
+    cut: existing connections are reset and new ones refused. freeze: connections stay open and nothing passes (what a
+    lost packet path looks like). heal: everything passes again.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.port = free_port()
+        self._server: asyncio.Server | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._cut = False
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._reset()
+        await self._server.wait_closed()
+
+    async def cut(self) -> None:
+        self._cut = True
+        await self._reset()
+
+    def freeze(self) -> None:
+        self._flowing.clear()
+
+    def heal(self) -> None:
+        self._cut = False
+        self._flowing.set()
+
+    async def _reset(self) -> None:
+        for connection in list(self._connections):
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            if self._cut:
+                return
+            inward, outward = await asyncio.open_connection("127.0.0.1", self.target)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._pump(reader, outward))
+                    group.create_task(self._pump(inward, writer))
+            finally:
+                outward.transport.abort()
+        except* (OSError, asyncio.CancelledError):
+            pass  # either side hung up, or the line was cut: the other side is told by the reset below
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._flowing.wait()
+            writer.write(data)
+            await writer.drain()
+        with contextlib.suppress(OSError):
+            writer.write_eof()

@@ -1,0 +1,112 @@
+"""Real servers as fixtures: one of a kind for a whole run, started when first asked for.
+
+A server that is not installed skips its tests with one line; with ENSUE_REQUIRE_SERVERS=all (as in continuous
+integration) it fails them. Each test makes a database, a prefix or topics of its own on the shared server; a test
+that kills or damages its server starts one for itself with `start(PostgresServer)`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from ensue.testing.servers import (
+    KafkaServer,
+    MariaDbServer,
+    MongoDbServer,
+    NatsCluster,
+    NatsServer,
+    PgBouncer,
+    PostgresServer,
+    RabbitMqServer,
+    RedisServer,
+    Server,
+)
+
+S = TypeVar("S", bound=Server | NatsCluster)
+
+
+def required(missing: str) -> None:
+    """Skip, or fail where no server may be missing. missing: what is not there, in one line; empty: nothing."""
+    if not missing:
+        return
+    if os.environ.get("ENSUE_REQUIRE_SERVERS") == "all":
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+def started(kind: type[S], **options: Any) -> Iterator[S]:
+    required(kind.missing())
+    server = kind(**options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Any]]:
+    """`start(RedisServer, durable=True)`: a server for this test alone, stopped at its end."""
+    running: list[Server | NatsCluster] = []
+
+    def begin(kind: type[S], **options: Any) -> S:
+        required(kind.missing())
+        server = kind(**options)
+        running.append(server)
+        server.start()
+        return server
+
+    yield begin
+    for server in running:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    yield from started(PostgresServer)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_server(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
+    required(PgBouncer.missing())
+    with PgBouncer(postgres_server) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDbServer]:
+    yield from started(MariaDbServer)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    yield from started(RedisServer)
+
+
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    yield from started(NatsServer)
+
+
+@pytest.fixture(scope="session")
+def nats_cluster() -> Iterator[NatsCluster]:
+    yield from started(NatsCluster)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitMqServer]:
+    yield from started(RabbitMqServer)
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaServer]:
+    yield from started(KafkaServer)
+
+
+@pytest.fixture(scope="session")
+def mongodb_server() -> Iterator[MongoDbServer]:
+    yield from started(MongoDbServer)
