@@ -94,7 +94,8 @@ class Broker(Protocol):
     async def exists(self) -> bool:
         """Whether there is a log that `open` would find rather than make. Changes nothing; may be asked before open."""
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        """Connect. Raises BrokerUnavailable within seconds when nobody answers; it may be called again then."""
 
     async def close(self) -> None:
         """Release everything; safe to repeat. A read that waits ends at once with what it has (nothing)."""

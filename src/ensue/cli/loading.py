@@ -18,7 +18,7 @@ from ensue.adapters import make_broker, make_store
 from ensue.app import Service
 from ensue.cli.output import masked
 from ensue.config import Settings
-from ensue.errors import UsageError
+from ensue.errors import BrokerUnavailable, UsageError
 from ensue.ports import Broker, Store
 
 
@@ -141,13 +141,19 @@ async def opened(service: Service, *, broker: bool = False) -> AsyncIterator[Ope
             yield Opened(service, settings, store, None)
             return
         log = make_broker(settings.broker)
-        if not await log.exists():
-            text = f"there is no broker at {masked(settings.broker)}: start a service, or set ENSUE_BROKER as it has it"
-            yield Opened(service, settings, store, None, text)
-            return
-        await log.open()
-        stack.push_async_callback(log.close)
-        yield Opened(service, settings, store, log)
+        text = ""
+        try:
+            if await log.exists():
+                await log.open()
+                stack.push_async_callback(log.close)
+            else:
+                where = masked(settings.broker)
+                text = f"there is no broker at {where}: start a service, or set ENSUE_BROKER as it has it"
+        except BrokerUnavailable as error:
+            text = masked(str(error))
+        if text:
+            await log.close()
+        yield Opened(service, settings, store, None if text else log, text)
 
 
 def _variable(service: Service) -> str:

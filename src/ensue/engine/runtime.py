@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
@@ -13,7 +15,7 @@ from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
 from ensue.engine.worker import Worker
-from ensue.errors import IdempotencyMismatch, UsageError
+from ensue.errors import IdempotencyMismatch, RetryableError, UsageError
 from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC
 from ensue.origin import AlreadyAnswered, Origin, current_origin
@@ -26,9 +28,18 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
     from sqlalchemy.ext.asyncio import AsyncSession
 
+log = logging.getLogger("ensue.runtime")
+
+#: How long a start waits for the service's own database, in seconds; after that whoever started the process decides.
+STORE_WAIT_S = 30.0
+_PAUSE_FIRST_S = 0.1
+_PAUSE_MAX_S = 5.0
+
 
 class Runtime:
     """Owns store, broker and worker of one service in this process. start and stop, each safe to repeat.
+
+    A broker that is down at start is waited for while steps go on committing: the outbox grows, and is sent later.
 
     tables: the user's, created at start when they do not exist. work: False serves steps and queries only.
     """
@@ -68,29 +79,76 @@ class Runtime:
         )
         self._tables = tables
         self._worker: Worker | None = None
+        self._connecting: asyncio.Task[None] | None = None
 
     @property
     def worker(self) -> Worker | None:
         return self._worker
 
     async def start(self, *, work: bool = True) -> None:
-        """Open everything, check the topics, begin to work. Raises what the adapters do; nothing is left open then."""
+        """Open everything, check the topics, begin to work. Raises what the adapters do; nothing is left open then.
+
+        Does not wait for a broker that is down: see `ready`.
+        """
         if self._worker is not None:
             return
-        await self.store.open()
+        await self._open_store()
         try:
-            await self.broker.open()
             if self._tables is not None:
                 await self._make_tables(self._tables)
-            for topic in self._topics():
-                await self.broker.ensure_topic(topic, self.settings.partitions)
-            await self.broker.ensure_topic(CONTROL_TOPIC, 1)
             if work:
                 self._worker = Worker(self.context)
-                await self._worker.start()
+            try:
+                await self._begin()
+            except RetryableError as error:
+                log.warning("%s: the broker: %s; waiting for it", self.definition.name, error)
+                self._connecting = asyncio.create_task(self._begin_later(), name=f"ensue {self.definition.name} broker")
         except BaseException:
             await self.stop()
             raise
+
+    async def _open_store(self) -> None:
+        """Without its database a service is nothing: wait for one that is starting too, but not for ever."""
+        clock = self.context.clock
+        until = clock.monotonic() + STORE_WAIT_S
+        pause = _PAUSE_FIRST_S
+        while True:
+            try:
+                await self.store.open()
+                return
+            except RetryableError as error:
+                if clock.monotonic() + pause > until:
+                    raise
+                log.warning("%s: the database: %s; again in %.1f s", self.definition.name, error, pause)
+            await clock.sleep(pause)
+            pause = min(pause * 2, _PAUSE_MAX_S)
+
+    async def _begin(self) -> None:
+        """Open the broker, check the topics, begin to work. Raises RetryableError when the broker is down."""
+        await self.broker.open()
+        for topic in self._topics():
+            await self.broker.ensure_topic(topic, self.settings.partitions)
+        await self.broker.ensure_topic(CONTROL_TOPIC, 1)
+        if self._worker is not None:
+            await self._worker.start()
+
+    async def _begin_later(self) -> None:
+        pause = _PAUSE_FIRST_S
+        while True:
+            await self.context.clock.sleep(pause * self.context.random.uniform(0.5, 1.0))
+            pause = min(pause * 2, _PAUSE_MAX_S)
+            try:
+                await self._begin()
+            except RetryableError as error:
+                log.warning("%s: the broker: %s; again in %.1f s", self.definition.name, error, pause)
+            except UsageError as error:
+                log.critical("%s: the broker: %s", self.definition.name, error)
+                if self._worker is not None:
+                    self._worker.fail(error)
+                return
+            else:
+                log.info("%s: the broker answers", self.definition.name)
+                return
 
     async def _make_tables(self, tables: MetaData) -> None:
         """Create what is missing. A table that is there is not changed: without a column each event would fail."""
@@ -108,13 +166,19 @@ class Runtime:
 
     async def stop(self) -> None:
         """Finish the batches at hand, give up the leases, close."""
+        connecting, self._connecting = self._connecting, None
         worker, self._worker = self._worker, None
         try:
+            if connecting is not None:
+                connecting.cancel()
+                await asyncio.gather(connecting, return_exceptions=True)
             if worker is not None:
                 await worker.stop()
         finally:
-            await self.broker.close()
-            await self.store.close()
+            try:
+                await self.broker.close()
+            finally:
+                await self.store.close()
 
     def _topics(self) -> list[str]:
         published = {event_type(cls).topic for cls in self.definition.publishes or ()}

@@ -20,7 +20,7 @@ from ensue.engine.context import Context
 from ensue.engine.leases import fair_share
 from ensue.engine.relay import Relay
 from ensue.engine.retention import prune_forever
-from ensue.errors import RetryableError, StoreRestored
+from ensue.errors import RetryableError, StoreRestored, UsageError
 from ensue.message import LeaseTable, Partition
 
 log = logging.getLogger("ensue.worker")
@@ -64,12 +64,12 @@ class Retention:
 class Worker:
     """Runs relay and consumers of one service in this process. start, ready, stop; each safe to repeat.
 
-    failed: set when the relay refuses to run (StoreRestored); its text tells an operator what to do.
+    failed: set when it cannot go on (StoreRestored: the relay refuses); its text tells an operator what to do.
     """
 
     def __init__(self, context: Context, name: str | None = None) -> None:
         self.name = name or worker_name()
-        self.failed: StoreRestored | None = None
+        self.failed: UsageError | None = None
         self._context = context
         self._random = Random(context.random.random())
         self._loops: dict[str, tuple[Loop, asyncio.Task[None]]] = {}
@@ -95,6 +95,11 @@ class Worker:
     async def wait_failed(self) -> None:
         """Return when `failed` is set."""
         await self._failing.wait()
+
+    def fail(self, error: UsageError) -> None:
+        """Note that this worker cannot go on until an operator has acted."""
+        self.failed = error
+        self._failing.set()
 
     @property
     def holds(self) -> tuple[str, ...]:
@@ -187,8 +192,7 @@ class Worker:
         try:
             await loop.run()
         except StoreRestored as error:
-            self.failed = error
-            self._failing.set()
+            self.fail(error)
             log.critical("%s", error)
         except Exception:
             # The next heartbeat starts it anew.
