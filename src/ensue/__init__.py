@@ -16,8 +16,10 @@ from ensue.errors import (
 from ensue.event import Event, event
 from ensue.message import Message
 from ensue.origin import Origin, origin
+from ensue.ports import Index
 from ensue.repository import Column, Repository, TableRepository
 from ensue.retry import Retry
+from ensue.rows import Rows
 from ensue.step import Step
 
 __all__ = [
@@ -27,11 +29,13 @@ __all__ = [
     "EnsueError",
     "EntityMissing",
     "Event",
+    "Index",
     "Message",
     "Origin",
     "Repository",
     "Retry",
     "RetryableError",
+    "Rows",
     "Service",
     "Settings",
     "Step",

@@ -13,6 +13,7 @@ from ensue.engine.runtime import Runtime
 from ensue.errors import UsageError
 from ensue.repository import TableRepository
 from ensue.retry import Retry
+from ensue.rows import Rows
 from ensue.service import ServiceDefinition
 from ensue.step import Step
 
@@ -110,6 +111,14 @@ class Service(ServiceDefinition):
         """
         async with self.runtime.reading() as session:
             yield session
+
+    @dependable
+    async def rows(self) -> AsyncIterator[Rows]:
+        """Queries that every store can answer: `rows: Annotated[Rows, Depends(orders.rows)]`, or `async with`.
+
+        See `Rows`: entities by id, and by the indexes that their TableRepository declares.
+        """
+        yield Rows(self.runtime.store.rows(), self.repositories)
 
 
 def _metadata(name: str, tables: Any) -> MetaData | None:

@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 from ensue.errors import UsageError
-from ensue.ports import StepTransaction, Table
+from ensue.ports import Index, StepTransaction, Table
 
 T = TypeVar("T")
 
@@ -91,11 +91,18 @@ class TableRepository(Generic[T]):
 
     Columns are the dataclass's fields by name. UUID (32 hex digits), Decimal (text), datetime and date (ISO 8601),
     bool and enums are converted; give `columns={"field": Column(to_row, from_row)}` for anything else.
-    The table itself is the user's own (Ensue does not create it).
+    The table itself is the user's own (Ensue does not create it). indexes: how its rows are found besides by id, see
+    `Rows`; a store without SQL keeps them with the rows, in an SQL database they are part of the user's own table.
     """
 
     def __init__(
-        self, cls: type[T], *, table: str, id: str = "id", columns: Mapping[str, Column] | None = None
+        self,
+        cls: type[T],
+        *,
+        table: str,
+        id: str = "id",
+        columns: Mapping[str, Column] | None = None,
+        indexes: Sequence[Index] = (),
     ) -> None:
         if not dataclasses.is_dataclass(cls):
             raise UsageError(f"TableRepository wants a dataclass, {cls.__qualname__} is none")
@@ -103,11 +110,12 @@ class TableRepository(Generic[T]):
         if id not in names:
             raise UsageError(f"{cls.__qualname__} has no field {id!r} to be its id; fields: {', '.join(names)}")
         self.cls: type[T] = cls
-        self.table = Table(table, names, id)
+        self.table = Table(table, names, id, _checked(cls, names, id, indexes))
         self._values: Callable[[Any], Any] = attrgetter(*names) if len(names) > 1 else _single(names[0])
         hints = typing.get_type_hints(cls)
         converters = [(columns or {}).get(name) or _converter(cls, name, hints[name]) for name in names]
         self._convert = [(index, column) for index, column in enumerate(converters) if column is not None]
+        self._columns = dict(zip(names, converters, strict=True))
         self._id_index = names.index(id)
         self._id = converters[self._id_index]
 
@@ -124,10 +132,14 @@ class TableRepository(Generic[T]):
 
     async def load(self, transaction: StepTransaction, ids: Sequence[Any]) -> dict[Any, T]:
         wanted = [self._id.to_row(value) for value in ids] if self._id else ids
+        return self.by_id(await transaction.load_rows(self.table, wanted))
+
+    def by_id(self, rows: Sequence[Sequence[Any]]) -> dict[Any, T]:
+        """Return the entities in these rows, by id."""
         make: Any = self.cls
         index = self._id_index
         found: dict[Any, T] = {}
-        for row in await transaction.load_rows(self.table, wanted):
+        for row in rows:
             if self._convert:
                 values = list(row)
                 for position, column in self._convert:
@@ -144,6 +156,20 @@ class TableRepository(Generic[T]):
         if created:
             await transaction.insert_rows(self.table, self._rows(created))
 
+    def entity(self, row: Sequence[Any]) -> T:
+        make: Any = self.cls
+        values = list(row)
+        for position, column in self._convert:
+            if values[position] is not None:
+                values[position] = column.from_row(values[position])
+        made: T = make(*values)
+        return made
+
+    def value(self, name: str, value: Any) -> Any:
+        """A field's value as its column holds it."""
+        column = self._columns[name]
+        return value if column is None or value is None else column.to_row(value)
+
     def _rows(self, entities: Mapping[Any, T]) -> list[Sequence[Any]]:
         if not self._convert:
             return [self._values(entity) for entity in entities.values()]
@@ -155,6 +181,18 @@ class TableRepository(Generic[T]):
                     values[position] = column.to_row(values[position])
             rows.append(values)
         return rows
+
+
+def _checked(cls: type, names: Sequence[str], id: str, indexes: Sequence[Index]) -> tuple[Index, ...]:
+    for index in indexes:
+        unknown = [name for name in (*index.equal, *index.order) if name not in names]
+        if unknown:
+            raise UsageError(f"{cls.__qualname__} has no field {', '.join(unknown)} for {index}")
+        if index.order[-1:] != (id,):
+            raise UsageError(
+                f"{index} of {cls.__qualname__}: its order must end with the id, {id!r}; so that no two rows share a place"
+            )
+    return tuple(indexes)
 
 
 def _single(name: str) -> Callable[[Any], Any]:

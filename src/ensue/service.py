@@ -110,6 +110,11 @@ class ServiceDefinition:
         return self._handlers
 
     @property
+    def repositories(self) -> Mapping[type, Repository[Any]]:
+        """By the class of their entities."""
+        return self._repositories
+
+    @property
     def subscribed_topics(self) -> tuple[str, ...]:
         return tuple(sorted({each.event.topic for handlers in self._handlers.values() for each in handlers}))
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ensue.message import Checkpoint, DeadLetterState, Lease, LeaseTable, OutboxRecord, Partition
-from ensue.ports import StepTransaction, Store, Table
+from ensue.ports import Index, RowReader, StepTransaction, Store, Table
 
 
 class WrappedTransaction:
@@ -360,3 +360,34 @@ class ReadsWhatIsNotCommitted(WrappedStore):
             return
         async with self.healthy.reading() as session:
             yield session
+
+
+# ------------------------------------------------------------------------------------------------------- the queries
+
+
+class _RowsOfPages:
+    """Takes the first row of the next page for the last one of this page."""
+
+    def __init__(self, healthy: RowReader) -> None:
+        self.healthy = healthy
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.healthy, name)
+
+    async def find(
+        self,
+        table: Table,
+        index: Index,
+        equal: Sequence[Any],
+        *,
+        since: Sequence[Any] = (),
+        after: Sequence[Any] = (),
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
+        found = await self.healthy.find(table, index, equal, since=since, after=after, limit=limit + bool(after))
+        return found[1:] if after else found
+
+
+class SkipsARowBetweenPages(WrappedStore):
+    def rows(self) -> Any:
+        return _RowsOfPages(self.healthy.rows())

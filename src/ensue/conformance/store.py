@@ -10,6 +10,7 @@ class TestPostgresStore(StoreConformance):
 from __future__ import annotations
 
 from ensue.conformance.store_consumer import Consuming
+from ensue.conformance.store_rows import Reading
 from ensue.conformance.store_sessions import Sessions
 from ensue.conformance.store_steps import Stepping
 from ensue.conformance.store_suite import PARTITION, SERVICE, SOURCE, TOPIC, record
@@ -18,5 +19,5 @@ from ensue.conformance.store_workers import Racing, Working
 __all__ = ["PARTITION", "SERVICE", "SOURCE", "TOPIC", "StoreConformance", "record"]
 
 
-class StoreConformance(Stepping, Sessions, Racing, Consuming, Working):
+class StoreConformance(Stepping, Sessions, Racing, Consuming, Working, Reading):
     """Subclass it as `Test…`, say what the adapter can do, and how to make one (see StoreSuite)."""

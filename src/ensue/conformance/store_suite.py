@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+from sqlalchemy import BigInteger, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ensue.codec import encode_envelope
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Envelope, OutboxRecord, Partition, StoredResponse
-from ensue.ports import Capabilities, StepTransaction, Store, Table
+from ensue.ports import Capabilities, Index, StepTransaction, Store, Table
 
 SERVICE = "orders"
 TOPIC = "orders"
@@ -36,8 +37,25 @@ class Account(_Base):
     balance: Mapped[int]
 
 
+class Item(_Base):
+    """An entity that is looked for."""
+
+    __tablename__ = "conformance_item"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(64))
+    rank: Mapped[int] = mapped_column(BigInteger)
+    note: Mapped[str] = mapped_column(String(64))
+
+
 METADATA = _Base.metadata
 ACCOUNTS = Table("conformance_account", ("id", "balance"), "id")
+ITEMS = Table(
+    "conformance_item",
+    ("id", "owner", "rank", "note"),
+    "id",
+    (Index(("owner",), ("rank", "id")), Index((), ("rank", "id"))),
+)
 
 
 class Undo(Exception):
@@ -142,6 +160,13 @@ class StoreSuite:
     async def everything(self, store: Store) -> Sequence[OutboxRecord]:
         """All that is in the outbox now."""
         return await store.outbox_after(0, 1_000_000)
+
+    async def put(self, store: Store, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows, in one step where a step may insert several."""
+        at_once = len(rows) if self.capabilities.transactions else 1
+        for begin in range(0, len(rows), at_once):
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(table, rows[begin : begin + at_once])
 
     async def balance(self, store: Store, account: str = "a") -> int | None:
         async with store.transaction() as transaction:

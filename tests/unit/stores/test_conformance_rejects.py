@@ -38,6 +38,7 @@ REJECTED_BY: dict[type[broken.WrappedStore], str] = {
     broken.NeverTakesOver: "test_a_lease_that_ran_out_goes_to_whoever_asks",
     broken.LetsAHandlerCommit: "test_a_handler_cannot_end_the_transaction",
     broken.ReadsWhatIsNotCommitted: "test_reading_sees_what_is_committed_and_nothing_else",
+    broken.SkipsARowBetweenPages: "test_pages_put_together_are_everything_in_order",
 }
 #: Arguments for tests that take one.
 GIVEN: dict[str, tuple[Any, ...]] = {

@@ -17,6 +17,7 @@ from ensue.message import Checkpoint, Counters, DeadLetter, DeadLetterState, Lea
 from ensue.ports import Capabilities
 from ensue.stores import rules
 from ensue.stores.memory.data import Data, Place, no_sessions
+from ensue.stores.memory.row_reader import MemoryRows
 from ensue.stores.memory.transaction import MemoryTransaction
 from ensue.stores.turns import Turns
 
@@ -93,6 +94,10 @@ class MemoryStore:
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         raise no_sessions()
+
+    def rows(self) -> MemoryRows:
+        self._opened()
+        return MemoryRows(self._data)
 
     # --- the relay's side
 

@@ -20,8 +20,8 @@ from ensue.stores.sqlite.gate import Gate
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from ensue.stores.sqlite.dialect import Engines
     from ensue.stores.sessions import StepSession
+    from ensue.stores.sqlite.dialect import Engines
 
 T = TypeVar("T")
 

@@ -20,10 +20,10 @@ class Statements:
     """The statements of one table."""
 
     def __init__(self, table: Table) -> None:
-        columns = [_quoted(name) for name in table.columns]
-        name = self._table = _quoted(table.name)
+        columns = [quoted(name) for name in table.columns]
+        name = self._table = quoted(table.name)
         self._columns = ", ".join(columns)
-        self._id = _quoted(table.id_column)
+        self._id = quoted(table.id_column)
         self._selects: dict[int, str] = {}
         self.insert = f"INSERT INTO {name} ({self._columns}) VALUES ({', '.join('?' * len(columns))})"
         # Numbered parameters: the row goes in as it is, its id wherever it stands.
@@ -77,5 +77,5 @@ def update(connection: sqlite3.Connection, table: Table, rows: Sequence[Sequence
         raise rules.rows_missing(table.name, table.id_column, len(rows), count)
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

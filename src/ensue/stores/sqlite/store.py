@@ -20,6 +20,7 @@ from ensue.message import Checkpoint, DeadLetter, DeadLetterState, LeaseTable, O
 from ensue.ports import Capabilities
 from ensue.stores.sqlite import checkpoints, dead_letters, once, outbox, schema, workers
 from ensue.stores.sqlite.readers import Readers, Snapshots
+from ensue.stores.sqlite.row_reader import SqliteRows
 from ensue.stores.sqlite.transaction import SqliteTransaction
 from ensue.stores.sqlite.writer import Writer
 
@@ -166,6 +167,9 @@ class SqliteStore:
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         return self._open().readers.session()
+
+    def rows(self) -> SqliteRows:
+        return SqliteRows(self._open().snapshots)
 
     # --- the relay's side
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
-    from ensue.stores.sqlite.outbox import Tail
     from ensue.stores.sessions import StepSession
+    from ensue.stores.sqlite.outbox import Tail
 
 
 class SqliteTransaction:

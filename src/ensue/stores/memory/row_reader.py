@@ -1,0 +1,48 @@
+"""`RowReader` on dicts: every query looks at every row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ensue.ports import Index, Table
+from ensue.stores.memory.data import Data, Row
+from ensue.stores.places import place
+
+
+class MemoryRows:
+    def __init__(self, data: Data) -> None:
+        self._data = data
+
+    async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
+        rows = self._data.tables.get(table.name, {})
+        return [rows[each] for each in set(ids) if each in rows]
+
+    async def find(
+        self,
+        table: Table,
+        index: Index,
+        equal: Sequence[Any],
+        *,
+        since: Sequence[Any] = (),
+        after: Sequence[Any] = (),
+        limit: int,
+    ) -> Sequence[Row]:
+        columns = [table.columns.index(name) for name in index.order]
+        lowest, last = place(since), place(after) if after else None
+        found = []
+        for row in self._of(table, index, equal):
+            where = place([row[at] for at in columns])
+            if where >= lowest and (last is None or where > last):
+                found.append((where, row))
+        return [row for _, row in sorted(found)[:limit]]
+
+    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+        return sum(1 for _ in self._of(table, index, equal))
+
+    def _of(self, table: Table, index: Index, equal: Sequence[Any]) -> Iterator[Row]:
+        columns = [table.columns.index(name) for name in index.equal]
+        wanted = list(equal)
+        for row in self._data.tables.get(table.name, {}).values():
+            if [row[at] for at in columns] == wanted:
+                yield row

@@ -1,0 +1,140 @@
+"""Queries on tables of entities as plain SQL, for every store that speaks it: see `ensue.ports.RowReader`.
+
+Texts have named parameters (`:e0`), which SQLAlchemy's `text()` and sqlite3 both take as they are. A place in an index
+is compared column by column and not as a tuple: MariaDB and SQLite use an index for the first, not always for the
+second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ensue.ports import Index, Table
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+#: Ids in one statement.
+IDS_MAX = 500
+
+Quote = Callable[[str], str]
+Statement = tuple[str, dict[str, Any]]
+
+
+def get_statement(table: Table, ids: Sequence[Any], quote: Quote) -> Statement:
+    """The rows with these ids, at most IDS_MAX of them."""
+    wanted = {f"i{number}": each for number, each in enumerate(ids)}
+    return _get_text(table, len(ids), quote), wanted
+
+
+def find_statement(
+    table: Table,
+    index: Index,
+    equal: Sequence[Any],
+    since: Sequence[Any],
+    after: Sequence[Any],
+    limit: int,
+    quote: Quote,
+) -> Statement:
+    shape = (tuple(each is None for each in equal), len(since), len(after))
+    values = {f"e{number}": each for number, each in enumerate(equal) if each is not None}
+    values |= {f"s{number}": each for number, each in enumerate(since)}
+    values |= {f"a{number}": each for number, each in enumerate(after)}
+    return _find_text(table, index, *shape, quote), values | {"rows": limit}
+
+
+def count_statement(table: Table, index: Index, equal: Sequence[Any], quote: Quote) -> Statement:
+    nulls = tuple(each is None for each in equal)
+    values = {f"e{number}": each for number, each in enumerate(equal) if each is not None}
+    where = _where(_equal(index, nulls, quote))
+    return f"SELECT count(*) FROM {quote(table.name)}{where}", values
+
+
+@lru_cache(maxsize=1024)
+def _get_text(table: Table, ids: int, quote: Quote) -> str:
+    wanted = ", ".join(f":i{number}" for number in range(ids))
+    return f"{_select(table, quote)} WHERE {quote(table.id_column)} IN ({wanted})"
+
+
+@lru_cache(maxsize=1024)
+def _find_text(table: Table, index: Index, nulls: tuple[bool, ...], since: int, after: int, quote: Quote) -> str:
+    conditions = _equal(index, nulls, quote)
+    order = [quote(name) for name in index.order]
+    if since:
+        conditions.append(_from(order[:since], "s", ">="))
+    if after:
+        conditions.append(_from(order[:after], "a", ">"))
+    return f"{_select(table, quote)}{_where(conditions)} ORDER BY {', '.join(order)} LIMIT :rows"
+
+
+def _select(table: Table, quote: Quote) -> str:
+    return f"SELECT {', '.join(quote(name) for name in table.columns)} FROM {quote(table.name)}"
+
+
+def _equal(index: Index, nulls: tuple[bool, ...], quote: Quote) -> list[str]:
+    return [
+        f"{quote(name)} IS NULL" if null else f"{quote(name)} = :e{number}"
+        for number, (name, null) in enumerate(zip(index.equal, nulls, strict=True))
+    ]
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _from(columns: Sequence[str], prefix: str, last: str, at: int = 0) -> str:
+    """Rows whose first columns come after the values `:prefix0, :prefix1, …` (or are them, with last=">=")."""
+    value = f":{prefix}{at}"
+    if at == len(columns) - 1:
+        return f"{columns[at]} {last} {value}"
+    rest = _from(columns, prefix, last, at + 1)
+    return f"({columns[at]} >= {value} AND ({columns[at]} > {value} OR ({rest})))"
+
+
+class SqlRows:
+    """`RowReader` over the sessions of `Store.reading`: `SqlRows(self.reading)` is all of an adapter's `rows()`."""
+
+    def __init__(self, reading: Callable[[], AbstractAsyncContextManager[AsyncSession]]) -> None:
+        self._reading = reading
+
+    async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        found: list[Sequence[Any]] = []
+        wanted = list(dict.fromkeys(ids))  # an id in two chunks would come twice
+        async with self._reading() as session:
+            for begin in range(0, len(wanted), IDS_MAX):
+                chunk = wanted[begin : begin + IDS_MAX]
+                found += await _rows(session, get_statement(table, chunk, _quote_of(session)))
+        return found
+
+    async def find(
+        self,
+        table: Table,
+        index: Index,
+        equal: Sequence[Any],
+        *,
+        since: Sequence[Any] = (),
+        after: Sequence[Any] = (),
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
+        async with self._reading() as session:
+            quote = _quote_of(session)
+            return await _rows(session, find_statement(table, index, equal, since, after, limit, quote))
+
+    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+        async with self._reading() as session:
+            [(count,)] = await _rows(session, count_statement(table, index, equal, _quote_of(session)))
+        return int(count)
+
+
+def _quote_of(session: AsyncSession) -> Quote:
+    quote: Quote = session.get_bind().dialect.identifier_preparer.quote_identifier
+    return quote
+
+
+async def _rows(session: AsyncSession, statement: Statement) -> list[Sequence[Any]]:
+    from sqlalchemy import text
+
+    return [tuple(row) for row in await session.execute(text(statement[0]), statement[1])]
