@@ -1,0 +1,81 @@
+"""The URL of a log in PostgreSQL: our own options taken out, the rest left to the driver."""
+
+from __future__ import annotations
+
+import dataclasses
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from ensue.errors import UsageError
+
+#: PostgreSQL cuts longer names off without a word.
+_NAME_BYTES_MAX = 63
+_ON = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """What `postgresql://user:password@host:port/database?schema=ensue_log` says.
+
+    dsn: for the driver; it may hold a password and is never shown. place: for people: host, port, database, schema.
+    pgbouncer: between us and the server stands a pooler in transaction mode, so nothing may rely on a session.
+    pool: connections at most. timeout_s: how long a connect or a statement may take, in seconds.
+    """
+
+    dsn: str
+    place: str
+    schema: str = "ensue_log"
+    pgbouncer: bool = False
+    pool: int = 10
+    timeout_s: float = 10.0
+
+
+def parse_address(url: str) -> Address:
+    """Read the URL. Raises UsageError that names the option, its value and what is expected; never the URL itself."""
+    parts = urlsplit(url)
+    _check_encoded(url)
+    ours: dict[str, str] = {}
+    theirs: list[tuple[str, str]] = []
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name in ("schema", "pgbouncer", "pool", "timeout"):
+            ours[name] = value
+        else:
+            theirs.append((name, value))
+    schema = ours.get("schema", "ensue_log")
+    if not schema or "\0" in schema or len(schema.encode()) > _NAME_BYTES_MAX:
+        raise UsageError(f"broker URL: schema={schema!r}, expected a name of 1 to {_NAME_BYTES_MAX} bytes")
+    pooled = _ON.get(ours.get("pgbouncer", "0").lower())
+    if pooled is None:
+        raise UsageError(f"broker URL: pgbouncer={ours['pgbouncer']!r}, expected 1 or 0")
+    return Address(
+        dsn=urlunsplit(parts._replace(query=urlencode(theirs))),
+        place=f"{parts.netloc.rpartition('@')[2]}{parts.path} (schema {schema})",
+        schema=schema,
+        pgbouncer=pooled,
+        pool=int(_number(ours, "pool", "10", 1, 1000)),
+        timeout_s=_number(ours, "timeout", "10", 0.1, 3600),
+    )
+
+
+def _number(options: dict[str, str], name: str, default: str, least: float, most: float) -> float:
+    text = options.get(name, default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not least <= number <= most:
+        raise UsageError(f"broker URL: {name}={text!r}, expected a number from {least:g} to {most:g}")
+    return number
+
+
+def _check_encoded(url: str) -> None:
+    """A password with a raw `/`, `?`, `#` or `:` would be taken for another part of the URL, and that part be shown."""
+    parts = urlsplit(url)
+    try:
+        fine = bool(parts.hostname) and "@" not in f"{parts.path}{parts.query}{parts.fragment}" and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine:
+        raise UsageError(
+            "the broker URL cannot be read: expected postgresql://user:password@host:port/database, with special "
+            "characters of user and password percent-encoded (/ as %2F, @ as %40, # as %23, ? as %3F, : as %3A)"
+        )
