@@ -31,8 +31,8 @@ class Address:
 
 def parse_address(url: str) -> Address:
     """Read the URL. Raises UsageError that names the option, its value and what is expected; never the URL itself."""
-    parts = urlsplit(url)
     _check_encoded(url)
+    parts = urlsplit(url)
     ours: dict[str, str] = {}
     theirs: list[tuple[str, str]] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
@@ -69,8 +69,8 @@ def _number(options: dict[str, str], name: str, default: str, least: float, most
 
 def _check_encoded(url: str) -> None:
     """A password with a raw `/`, `?`, `#` or `:` would be taken for another part of the URL, and that part be shown."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         fine = bool(parts.hostname) and "@" not in f"{parts.path}{parts.query}{parts.fragment}" and parts.port != 0
     except ValueError:
         fine = False
