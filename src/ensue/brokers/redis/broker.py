@@ -1,0 +1,241 @@
+"""The broker on Redis: a stream for each partition, a hash with the topics, a name by which one log is known."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.brokers.redis import scripts
+from ensue.brokers.redis.client import Client
+from ensue.brokers.redis.waiting import Waiting
+from ensue.brokers.redis.wire import fields_of, message_of, message_of_bytes, pack, unpack_heads
+from ensue.errors import BrokerUnavailable
+from ensue.message import Bounds, Garbage, Message
+from ensue.ports import Capabilities, Entry
+
+#: A read stops after this much data, so that 500 records of 10 MB do not come at once.
+READ_BYTES_MAX = 8 * 1024 * 1024
+#: Entries that one script of `prune` looks at: Redis serves nobody else meanwhile.
+PRUNE_ENTRIES = 200
+
+
+class RedisBroker:
+    """A log in Redis 7.0 or newer: `redis://user:password@host:6379/0`, `rediss://` for TLS.
+
+    Options of the URL: `prefix` of all keys (for several systems on one database), `timeout_s` (5: how long to wait for
+    an answer), and redis-py's own, e.g. `ssl_ca_certs`. Keys: `<prefix><topic>:<partition>`, a stream each;
+    `<prefix>ensue:topics`, topic -> partitions; `<prefix>ensue:log`, the log's name. Not for Redis Cluster.
+
+    An append is one script: all of it or nothing. Redis forgets what it has not written down, after a kill the last
+    second (`appendfsync everysec`) or everything (no persistence): subscribers then see a gap in the chain, and get the
+    records again from the outbox of the sender. capabilities.power_loss_safe is known once it is open: true with
+    `appendonly yes` and `appendfsync always`, where the server lets us ask.
+    now: the clock of retention, epoch seconds.
+    """
+
+    capabilities = Capabilities(sessions=False, power_loss_safe=False)
+
+    def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
+        self._client = Client(url)
+        prefix = self._client.prefix
+        self._prefix = prefix
+        self._topics_key = f"{prefix}ensue:topics"
+        self._name_key = f"{prefix}ensue:log"
+        self._now = now
+        self._waiting: Waiting | None = None
+        self._counts: dict[str, int] = {}
+        self._name: bytes | None = None
+        #: Whose next read tells that the log is another one.
+        self._untold: set[tuple[str, int]] = set()
+
+    async def exists(self) -> bool:
+        if self._client.is_open:
+            return bool(await self._client.call("HLEN", self._topics_key))
+        await self._client.open()
+        try:
+            return bool(await self._client.call("HLEN", self._topics_key))
+        finally:
+            await self._client.close()
+
+    async def open(self) -> None:
+        """Raises BrokerUnavailable after timeout_s, UsageError on refused credentials or a Redis before 7.0."""
+        if self._client.is_open:
+            return
+        await self._client.open()
+        try:
+            self.capabilities = await self._find_capabilities()
+        except BaseException:
+            await self._client.close()
+            raise
+        self._waiting = Waiting(self._client, self._name_key, self._seen_name)
+
+    async def close(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        self._counts, self._name, self._untold = {}, None, set()
+        try:
+            if waiting is not None:
+                await waiting.close()
+        finally:
+            await self._client.close()
+
+    async def _find_capabilities(self) -> Capabilities:
+        """Whether each write is on the disk before it is acknowledged. A server that does not say is not trusted."""
+        try:
+            flat = await self._client.call("CONFIG", "GET", "append*")
+        except BrokerUnavailable as error:
+            if isinstance(error.__cause__, ResponseError):  # the account may not ask, or the service hides it
+                return self.capabilities
+            raise
+        settings = {bytes(name): bytes(value) for name, value in _pairs(flat)}
+        syncs = settings.get(b"appendonly") == b"yes" and settings.get(b"appendfsync") == b"always"
+        return dataclasses.replace(self.capabilities, power_loss_safe=syncs)
+
+    # --- topics
+
+    async def ensure_topic(self, topic: str, partitions: int) -> None:
+        check_partitions_wanted(topic, partitions)
+        arguments = (topic, partitions, secrets.token_hex(8))
+        found, name = await self._client.run(scripts.ENSURE, (self._topics_key, self._name_key), arguments)
+        check_partitions(topic, partitions, int(found))
+        self._counts[topic] = int(found)
+        self._seen_name(name)
+
+    async def partitions(self, topic: str) -> int:
+        found = await self._client.call("HGET", self._topics_key, topic)
+        return int(found or 0)
+
+    async def topics(self) -> Mapping[str, int]:
+        found = await self._client.call("HGETALL", self._topics_key)
+        return {bytes(topic).decode(): int(count) for topic, count in _pairs(found)}
+
+    # --- append
+
+    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
+        if not entries:
+            return (await self.bounds(topic, partition)).last
+        [last] = await self._append(source, {(topic, partition): entries})
+        return last
+
+    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+        await self._append(source, {where: entries for where, entries in batches.items() if entries})
+
+    async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
+        """Return the last offset of each partition, in the order of `batches`, none of which is empty."""
+        keys = [await self._key(*where) for where in batches]
+        if not keys:
+            return []
+        appended = str(int(self._now() * 1000))
+        heads = []
+        data: list[bytes] = []
+        for (_, number), entries in batches.items():
+            partition = str(number)
+            heads.append([fields_of(each, source, partition, appended) for each in entries])
+            data += [each.data for each in entries]
+        lasts = await self._client.run(scripts.APPEND, keys, (pack(heads), *data))
+        return [_offset(last) for last in lasts]
+
+    # --- read
+
+    async def read(
+        self, topic: str, partition: int, after: int, limit: int, wait_s: float
+    ) -> Sequence[Message | Garbage]:
+        key = await self._key(topic, partition)
+        waiting = self._waiting
+        give_up_at: float | None = None
+        while True:
+            if (topic, partition) in self._untold:
+                self._untold.discard((topic, partition))
+                raise BrokerUnavailable(
+                    f"redis at {self._client.place} was emptied or replaced by another log: subscribers read it from "
+                    "its start, and what it does not hold is asked for again"
+                )
+            if self._waiting is not waiting or waiting is None:
+                return []  # closed while this waited
+            try:
+                found = await self._fetch(topic, partition, key, max(after, 0), limit)
+            except BrokerUnavailable:
+                if self._waiting is not waiting:
+                    return []
+                raise
+            now = asyncio.get_running_loop().time()
+            give_up_at = now + wait_s if give_up_at is None else give_up_at
+            if found or now >= give_up_at:
+                return found
+            await waiting.wait(key, max(after, 0), give_up_at - now)
+
+    async def _fetch(self, topic: str, partition: int, key: str, after: int, limit: int) -> Sequence[Message | Garbage]:
+        out = await self._client.run(scripts.READ, (key,), (after, limit, READ_BYTES_MAX))
+        if not out:
+            return []
+        try:
+            heads = unpack_heads(out[0])
+        except (UnicodeDecodeError, msgspec.DecodeError):  # bytes that are no text: one by one, to find out whose
+            raw = await self._client.call("XRANGE", key, f"(0-{after}", "+", "COUNT", out[2])
+            return [message_of_bytes(topic, partition, id_, fields) for id_, fields in raw]
+        found: list[Message | Garbage] = []
+        begin, bodies = 0, out[1]
+        for head in heads:
+            size = int(head.pop())
+            offset = int(head.pop())
+            found.append(message_of(topic, partition, offset, head, bodies[begin : begin + size]))
+            begin += size
+        return found
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        first, last = await self._client.run(scripts.BOUNDS, (await self._key(topic, partition),))
+        return Bounds(int(first) if first else int(last) + 1, int(last))
+
+    async def prune(self, topic: str, partition: int, before_s: float, limit: int) -> int:
+        """As the port says; in scripts of 200 entries, so that Redis serves others in between."""
+        key = await self._key(topic, partition)
+        before = int(before_s * 1000)
+        pruned = 0
+        while pruned < limit:
+            chunk = min(PRUNE_ENTRIES, limit - pruned)
+            count = int(await self._client.run(scripts.PRUNE, (key,), (before, chunk)))
+            pruned += count
+            if count < chunk:
+                break
+        return pruned
+
+    # --- partitions, and which log this is
+
+    async def _key(self, topic: str, partition: int) -> str:
+        count = self._counts.get(topic)
+        if count is None:
+            count = await self.partitions(topic)
+            if count:
+                self._counts[topic] = count
+        if not self._client.is_open:
+            raise self._client.not_open()
+        if not 0 <= partition < count:
+            raise no_such_partition(topic, partition, count)
+        return f"{self._prefix}{topic}:{partition}"
+
+    def _seen_name(self, name: bytes | None) -> None:
+        """Compare the log's name with the one known; another one, or none, and each reader's next read tells of it."""
+        if self._name is None or name == self._name:
+            self._name = name
+            return
+        self._name = name
+        known, self._counts = self._counts, {}
+        self._untold |= {(topic, number) for topic, count in known.items() for number in range(count)}
+        if self._waiting is not None:
+            self._waiting.wake_all()
+
+
+def _pairs(flat: Any) -> list[tuple[Any, Any]]:
+    """Name and value in turn, or a mapping where redis-py has made one of it."""
+    return list(flat.items()) if isinstance(flat, dict) else list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _offset(id_: bytes) -> int:
+    return int(id_.partition(b"-")[2])
