@@ -36,14 +36,28 @@ def main(
     orders: Annotated[int | None, typer.Option(min=1, help="The first so many orders; else the whole year.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random: who interleaves with whom, whom chaos kills.")] = 1,
     rate: Annotated[float | None, typer.Option(min=0.1, help="Orders per second; else as fast as possible.")] = None,
-    chaos: Annotated[bool, typer.Option("--chaos", help="Kill a random service every second or so.")] = False,
+    chaos: Annotated[
+        bool,
+        typer.Option(
+            "--chaos", help="Kill a random service every second or so; with a stack its servers and lines too."
+        ),
+    ] = False,
+    stack: Annotated[
+        str, typer.Option(metavar="NAME", help="Databases and broker: embedded, polyglot, postgres-kafka, ...")
+    ] = "embedded",
+    lose_broker_data: Annotated[
+        bool, typer.Option("--lose-broker-data", help="Let the broker forget what it has, three times.")
+    ] = False,
     stay: Annotated[bool, typer.Option("--stay", help="Leave the services up until Ctrl-C.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh/--keep", help="Begin anew, or go on with the data there is.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for a machine.")] = False,
     directory: Annotated[Path, typer.Option(help="Where databases and logs go.")] = Path(".demo"),
 ) -> None:
     """Replay a real shop's year through three services on this machine, and check that nothing was lost."""
-    options = Options(directory=directory, orders=orders, seed=seed, rate=rate, chaos=chaos, fresh=fresh)
+    options = Options(
+        directory=directory, orders=orders, seed=seed, rate=rate, chaos=chaos, fresh=fresh, stack=stack,
+        lose_broker_data=lose_broker_data,
+    )  # fmt: skip
     console = Console(stderr=True)  # standard output is for the result alone
 
     reports: list[Report] = []

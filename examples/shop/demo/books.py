@@ -1,26 +1,14 @@
-"""The engine's books, read from its tables in the services' SQLite files: what was sent, applied, is missing."""
+"""The engine's books, read from its tables in the services' databases: what was sent, applied, is missing."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import sqlite3
-from collections import Counter, defaultdict
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
 
-from shop.demo.from_databases import reading
+from shop.demo.databases import Databases, Reader
 from shop.demo.services import SERVICES, SUBSCRIBES
 from shop.demo.snapshot import Stream, Traffic
-
-PUBLISHED = "SELECT topic, count(*) FROM ensue_outbox GROUP BY topic"
-SOURCE = "SELECT service || '/' || epoch FROM ensue_meta"
-HEADS = "SELECT topic, partition, position FROM ensue_outbox_head"
-WATERMARKS = "SELECT source, topic, partition, position FROM ensue_watermark WHERE subscription = ?"
-CHECKPOINTS = "SELECT topic, partition, counters, gaps FROM ensue_checkpoint WHERE subscription = ?"
-LETTERS = "SELECT state, count(*) FROM ensue_dead_letter GROUP BY state"
-#: Positions have no holes, so the last one is also how many there were: cheap enough to ask a few times a second.
-LAST_POSITION = "SELECT coalesce(max(position), 0) FROM ensue_outbox"
-STATUSES = "SELECT status, count(*) FROM orders GROUP BY status"
 
 #: States of dead letters that have attempts left, or are being tried again.
 UNDECIDED = {"retrying", "released"}
@@ -30,49 +18,43 @@ UNDECIDED = {"retrying", "released"}
 class Books:
     """streams: for each subscriber, each partition of each source it reads. published: records by topic.
 
-    undecided: messages set aside that will be tried again, by subscriber.
+    undecided: messages set aside that will be tried again, by subscriber. unnumbered: events that have no position
+    yet, by service.
     """
 
     streams: list[Stream]
     traffic: list[Traffic]
     published: dict[str, int]
     undecided: dict[str, int]
+    unnumbered: dict[str, int]
 
 
-def read_books(directory: Path, *, count_published: bool = True) -> Books:
+def read_books(databases: Databases, *, count_published: bool = True) -> Books:
     """Read all three databases, each as of one moment of its own. Counting what was published takes a scan."""
     heads: dict[str, dict[tuple[str, int], int]] = {}  # by source
     published: Counter[str] = Counter()
+    unnumbered: dict[str, int] = {}
     for service in SERVICES:
-        with reading(directory / f"{service}.db") as database:
-            (source,) = database.execute(SOURCE).fetchone()
-            heads[source] = {(topic, number): position for topic, number, position in database.execute(HEADS)}
+        with databases[service].reading() as reader:
+            heads[reader.source()] = reader.heads()
+            unnumbered[service] = reader.unnumbered()
             if count_published:
-                published.update(dict(database.execute(PUBLISHED)))
+                published.update(reader.published())
     streams: list[Stream] = []
     traffic: list[Traffic] = []
     undecided: dict[str, int] = {}
     for service in SERVICES:
-        with reading(directory / f"{service}.db") as database:
-            streams += _streams(database, service, heads)
-            letters = dict(database.execute(LETTERS))
-            traffic.append(_traffic(database, service, letters))
+        with databases[service].reading() as reader:
+            streams += _streams(reader, service, heads)
+            letters = reader.letters()
+            traffic.append(_traffic(reader, service, letters))
             undecided[service] = sum(letters.get(state, 0) for state in UNDECIDED)
-    return Books(streams, traffic, dict(published), undecided)
+    return Books(streams, traffic, dict(published), undecided, unnumbered)
 
 
-def _streams(
-    database: sqlite3.Connection, subscriber: str, heads: dict[str, dict[tuple[str, int], int]]
-) -> list[Stream]:
-    watermarks = {
-        (source, topic, number): position
-        for source, topic, number, position in database.execute(WATERMARKS, (subscriber,))
-    }
-    gaps = {
-        (source, topic, number)
-        for topic, number, _, stored in database.execute(CHECKPOINTS, (subscriber,))
-        for source in json.loads(stored)
-    }
+def _streams(reader: Reader, subscriber: str, heads: Mapping[str, Mapping[tuple[str, int], int]]) -> list[Stream]:
+    watermarks = reader.watermarks()
+    gaps = {(source, each.topic, each.partition) for each in reader.progress() for source in each.gaps}
     return [
         Stream(
             subscriber, source, topic, number, head,
@@ -84,11 +66,10 @@ def _streams(
     ]  # fmt: skip
 
 
-def _traffic(database: sqlite3.Connection, subscriber: str, letters: dict[str, int]) -> Traffic:
-    total: defaultdict[str, int] = defaultdict(int)
-    for _, _, counters, _ in database.execute(CHECKPOINTS, (subscriber,)):
-        for name, count in json.loads(counters).items():
-            total[name] += count
+def _traffic(reader: Reader, subscriber: str, letters: Mapping[str, int]) -> Traffic:
+    total: Counter[str] = Counter()
+    for each in reader.progress():
+        total.update(each.counters)  # `since`, a moment, is summed too and not used
     return Traffic(
         subscriber,
         SUBSCRIBES[subscriber],
@@ -112,20 +93,21 @@ class Live:
     lag: dict[str, int]
 
 
-def read_live(directory: Path) -> Live:
+def read_live(databases: Databases) -> Live:
     """Cheap enough for a few times a second."""
     published: dict[str, int] = {}
     dealt_with: dict[str, int] = {}
     applied = 0
     statuses: Counter[str] = Counter()
     for service in SERVICES:
-        with reading(directory / f"{service}.db") as database:
-            (published[service],) = database.execute(LAST_POSITION).fetchone()
-            traffic = _traffic(database, service, {})
+        with databases[service].reading() as reader:
+            # Positions have no holes, so the last one is also how many there were.
+            published[service] = max(reader.heads().values(), default=0) + reader.unnumbered()
+            traffic = _traffic(reader, service, {})
             applied += traffic.applied
             dealt_with[service] = traffic.applied + traffic.unknown + traffic.dead_letters
             if service == "orders":
-                statuses.update(dict(database.execute(STATUSES)))
+                statuses.update(reader.statuses())
     lag = {
         # Each service publishes to the topic of its own name. Read at different moments, so never below nothing.
         service: max(0, sum(published[topic] for topic in SUBSCRIBES[service]) - dealt_with[service])

@@ -91,6 +91,14 @@ def check_moments(moments: int, over_limit: Sequence[str]) -> Invariant:
     return _invariant("at every moment: reservations <= limit", "databases", moments, iter(over_limit))
 
 
+def check_losses(losses: int, traffic: Sequence[Traffic]) -> Invariant:
+    """Check that what the broker lost was noticed, and that nothing of it is still missing."""
+    seen, healed = sum(each.gaps_seen for each in traffic), sum(each.gaps_healed for each in traffic)
+    differences = [] if seen else [f"the broker lost data {losses} times, and no subscriber saw a gap"]
+    differences += [f"{seen - healed} gaps are open"] if seen != healed else []
+    return _invariant("what the broker lost was seen and healed", "databases", losses, iter(differences))
+
+
 def _invariant(name: str, seen_through: str, compared: int, differences: Iterator[str]) -> Invariant:
     found = list(differences)
     if compared == 0:

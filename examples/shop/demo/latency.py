@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID
+
+from shop.demo.databases import Database
 
 #: How often the view is looked at, in seconds: what is measured is too long by up to this.
 LOOK_S = 0.002
 FOLLOWED_MAX = 16
+#: How long to leave a database alone that did not answer, in seconds.
+AWAY_S = 0.2
 HOW = (
     "from sending POST /orders (with --rate: from when it was due) until the order is OPEN in order_history's "
     f"database; at most {FOLLOWED_MAX} orders followed at a time, looked at every {LOOK_S * 1000:g} ms"
@@ -35,38 +36,38 @@ class LatencySampler:
     """Follows up to FOLLOWED_MAX orders at a time; an order that comes when so many are on their way is not followed.
 
     It looks into the view's database read-only, which costs microseconds: over HTTP the measuring would slow down
-    what is measured. `PRAGMA data_version` says whether anything changed since the last look.
+    what is measured.
     """
 
-    def __init__(self, view_database: Path) -> None:
+    def __init__(self, view: Database, retried: tuple[type[Exception], ...] = ()) -> None:
+        """retried: errors of a database that may be away for a while."""
         self.latencies_s: list[float] = []
-        self._database = view_database
-        self._followed: dict[str, float] = {}
+        self._view = view
+        self._retried = retried
+        self._followed: dict[UUID, float] = {}
 
     def follow(self, order_id: UUID, sent_at: float) -> None:
         """sent_at: monotonic seconds."""
         if len(self._followed) < FOLLOWED_MAX:
-            self._followed[order_id.hex] = sent_at
+            self._followed[order_id] = sent_at
 
     async def run(self) -> None:
         """Look until cancelled."""
-        uri = f"{self._database.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=0.1)) as database:
-            seen = -1
-            while True:
-                await asyncio.sleep(LOOK_S)
-                if self._followed:
-                    (version,) = database.execute("PRAGMA data_version").fetchone()
-                    if version != seen:
-                        self._look(database)
-                        seen = version
+        while True:
+            try:
+                with self._view.watching() as decided:
+                    while True:
+                        await asyncio.sleep(LOOK_S)
+                        if self._followed:
+                            self._look(decided)
+            except self._retried:
+                await asyncio.sleep(AWAY_S)
 
-    def _look(self, database: sqlite3.Connection) -> None:
+    def _look(self, decided: Callable[[Collection[UUID]], dict[UUID, str]]) -> None:
+        found = decided(self._followed)
         now = time.monotonic()  # the loop's own clock counts whole milliseconds
-        marks = ",".join("?" * len(self._followed))
-        query = f"SELECT order_id, status FROM history_orders WHERE order_id IN ({marks}) AND status != 'NEW'"
-        for key, status in database.execute(query, list(self._followed)).fetchall():
-            sent_at = self._followed.pop(key)
+        for order_id, status in found.items():
+            sent_at = self._followed.pop(order_id)
             if status == "OPEN":
                 self.latencies_s.append(now - sent_at)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from contextlib import suppress
 
+from shop.demo.databases import Database
 from shop.demo.from_databases import over_limit
 
 LOOK_S = 1.0
@@ -13,17 +14,20 @@ LOOK_S = 1.0
 class Moments:
     """looks: how many. over: what was found, which must be nothing."""
 
-    def __init__(self, customers_database: Path) -> None:
+    def __init__(self, customers: Database, retried: tuple[type[Exception], ...] = ()) -> None:
+        """retried: errors of a database that may be away for a while."""
         self.looks = 0
         self.over: list[str] = []
-        self._database = customers_database
+        self._customers = customers
+        self._retried = retried
 
     def look(self) -> None:
-        self.over += over_limit(self._database)
+        self.over += over_limit(self._customers)
         self.looks += 1
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await asyncio.to_thread(self.look)
+            with suppress(*self._retried):  # nothing was seen, so nothing is counted
+                await asyncio.to_thread(self.look)
             await asyncio.sleep(LOOK_S)

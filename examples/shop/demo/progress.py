@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live as LiveDisplay
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from shop.demo.books import Live, read_live
+from shop.demo.databases import Databases
 
 LOOK_S = 0.4
 PLAIN_LINE_S = 3.0
@@ -27,10 +27,18 @@ STYLES = {"NEW": "yellow", "OPEN": "green", "REJECTED": "red", "CANCELLED": "mag
 class Display:
     """stage: what is being done now. done: how many operations have been answered, asked at each look."""
 
-    def __init__(self, console: Console, directory: Path, total: int, done: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        databases: Databases,
+        total: int,
+        done: Callable[[], int],
+        retried: tuple[type[Exception], ...] = (),
+    ) -> None:
         self.stage = "starting"
         self._console = console
-        self._directory = directory
+        self._databases = databases
+        self._retried = retried  # errors of a database that may be away for a while
         self._done = done
         self._total = total
         self._applied: deque[tuple[float, int]] = deque()
@@ -54,7 +62,11 @@ class Display:
         """Look and show until cancelled."""
         said_at = 0.0
         while True:
-            live = await asyncio.to_thread(read_live, self._directory)
+            try:
+                live = await asyncio.to_thread(read_live, self._databases)
+            except self._retried:
+                await asyncio.sleep(LOOK_S)
+                continue
             now = time.monotonic()
             rate = self._events_per_s(now, live.applied)
             if self._console.is_terminal:

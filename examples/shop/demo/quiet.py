@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from shop.demo.books import Books, read_books
+from shop.demo.databases import Databases
 
 #: How long to wait for the next event to be applied anywhere before giving up, in seconds.
 PATIENCE_S = 60.0
@@ -28,10 +28,15 @@ def unfinished(books: Books) -> list[str]:
         for subscriber, count in books.undecided.items()
         if count
     ]
-    return behind + aside
+    waiting = [
+        f"{service} has {count} events that nobody has numbered yet"
+        for service, count in books.unnumbered.items()
+        if count
+    ]
+    return behind + aside + waiting
 
 
-async def wait_until_quiet(directory: Path, patience_s: float = PATIENCE_S, interval_s: float = 0.1) -> None:
+async def wait_until_quiet(databases: Databases, patience_s: float = PATIENCE_S, interval_s: float = 0.1) -> None:
     """Return when every subscriber has applied everything sent to it and nobody has anything left to send.
 
     The databases are not read at one moment. But positions never go back: when two looks find the same, and nothing
@@ -43,7 +48,7 @@ async def wait_until_quiet(directory: Path, patience_s: float = PATIENCE_S, inte
     before = None
     moved_at = loop.time()
     while True:
-        books = await asyncio.to_thread(read_books, directory, count_published=False)
+        books = await asyncio.to_thread(read_books, databases, count_published=False)
         left = unfinished(books)
         if books.streams == before:
             if not left:

@@ -39,12 +39,14 @@ class Durations:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """kills: by service, None without --chaos. cpu, memory_peak: by process, over all
+    """stack: which databases and broker. kills: by service, None without --chaos. faults: of servers and lines, by
+    kind. losses: what the broker was made to forget, in order. cpu, memory_peak: by process, over all
     its lives: seconds of processor time, bytes at most.
     """
 
     seed: int
     rate: float | None
+    stack: str
     plan: Plan
     model: Model
     statuses: Mapping[str, int]
@@ -55,6 +57,8 @@ class Report:
     latency: LatencySummary
     kills: Mapping[str, int] | None
     kills_while_starting: int
+    faults: Mapping[str, int]
+    losses: list[str]
     cpu: Mapping[str, float]
     memory_peak: Mapping[str, int]
     durations: Durations
@@ -76,6 +80,7 @@ class Report:
             "ok": self.ok,
             "seed": self.seed,
             "rate_orders_per_s": self.rate,
+            "stack": self.stack,
             "data": ATTRIBUTION,
             "rules": list(RULES),
             "plan": {
@@ -113,6 +118,8 @@ class Report:
             },
             "latency_post_to_open": dataclasses.asdict(self.latency) | {"how": HOW},
             "chaos": self._chaos(),
+            "faults": dict(self.faults),
+            "broker_losses": self.losses,
             "cpu_s": {name: round(seconds, 2) for name, seconds in self.cpu.items()},
             "memory_peak_bytes": dict(self.memory_peak),
             "duration_s": {**dataclasses.asdict(durations), "total": durations.total},

@@ -6,29 +6,35 @@ import asyncio
 import dataclasses
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 import aiohttp
 from rich.console import Console
 
 from shop.demo.books import Books, read_books
 from shop.demo.chaos import Chaos
-from shop.demo.checks import Invariant, check_answers, check_engine, check_moments, check_snapshot
+from shop.demo.checks import Invariant, check_answers, check_engine, check_losses, check_moments, check_snapshot
+from shop.demo.databases import Databases
 from shop.demo.dataset import invoices
-from shop.demo.directory import prepared
+from shop.demo.directory import CannotRun, prepared
 from shop.demo.driver import Driver
+from shop.demo.faults import Faults
 from shop.demo.from_databases import snapshot_from_databases
 from shop.demo.latency import LatencySampler
+from shop.demo.losses import Losses
 from shop.demo.model import Model, run_model
 from shop.demo.moments import Moments
 from shop.demo.over_http import check_single_answers, snapshot_over_http
-from shop.demo.plan import first_orders, make_plan
+from shop.demo.plan import Plan, first_orders, make_plan
 from shop.demo.progress import Display
 from shop.demo.quiet import wait_until_quiet
 from shop.demo.report import Durations, Report
 from shop.demo.services import SERVICES
+from shop.demo.stacks import Stack, parts, running
 from shop.demo.supervisor import Supervisor
 from shop.demo.usage import cpu_seconds, peak_bytes
 
@@ -38,6 +44,7 @@ class Options:
     """orders: the first so many, None: the whole year. rate: orders per second, None: as fast as they are answered.
 
     fresh: remove what an earlier run left in `directory`; else go on with it: what was done takes no effect again.
+    stack: which databases and broker (see `stacks`). lose_broker_data: let the broker forget what it had.
     """
 
     directory: Path = Path(".demo")
@@ -46,6 +53,8 @@ class Options:
     rate: float | None = None
     chaos: bool = False
     fresh: bool = True
+    stack: str = "embedded"
+    lose_broker_data: bool = False
 
 
 async def run(
@@ -57,65 +66,109 @@ async def run(
     """
     plan = make_plan(first_orders(invoices(), options.orders), options.seed)
     model = run_model(plan)
+    parts(options.stack)  # a wrong name is said before anything is made
+    if not options.fresh and options.stack != "embedded":
+        raise CannotRun("--keep goes on with files; the servers of a stack start empty: leave it out")
     began = time.monotonic()
-    with prepared(options.directory, fresh=options.fresh, orders=options.orders) as directory:
+    async with AsyncExitStack() as opened:
+        directory = opened.enter_context(prepared(options.directory, fresh=options.fresh, orders=options.orders))
+        if options.stack != "embedded":
+            console.print(f"Starting the servers of {options.stack}", highlight=False)
+        stack = opened.enter_context(running(options.stack, directory))
+        for line in stack.lines:
+            await opened.enter_async_context(line.proxy)
         console.print(f"Starting {', '.join(SERVICES)}: data and logs in {directory}", highlight=False)
-        async with Supervisor(directory) as services:
-            started = time.monotonic()
-            urls = {service.name: service.url for service in services}
-            latency = LatencySampler(directory / "order_history.db")
-            driver = Driver(plan, urls, Random(f"driver {options.seed}"), rate=options.rate, on_order=latency.follow)
-            chaos = Chaos(services, Random(f"chaos {options.seed}"))
-            moments = Moments(directory / "customers.db")
-            display = Display(console, directory, plan.operations, lambda: driver.sent.operations)
-            with display:
-                async with asyncio.TaskGroup() as group:
-                    loops = (services.watch(), latency.run(), moments.run(), display.run())
-                    background = [group.create_task(loop) for loop in loops]
-                    display.stage = "replaying"
-                    await (_under_chaos(driver, chaos) if options.chaos else driver.run())
-                    replayed = time.monotonic()
-                    display.stage = "settling"
-                    await services.wait_ready()
-                    await wait_until_quiet(directory)
-                    quiet = time.monotonic()
-                    display.stage = "checking"
-                    invariants = await _check_over_http(urls, model, Random(f"checks {options.seed}"))
-                    for task in background:
-                        task.cancel()
-            if stay is None:
-                await services.stop()  # so that the last counters are saved
-            moments.look()
-            statuses, books = _check_databases(directory, model, invariants)
-            invariants.append(check_moments(moments.looks, moments.over))
-            invariants.append(check_answers(driver.sent.refused, model))
-            report = Report(
-                seed=options.seed,
-                rate=options.rate,
-                plan=plan,
-                model=model,
-                statuses=statuses,
-                sent=driver.sent,
-                invariants=invariants,
-                published=books.published,
-                traffic=books.traffic,
-                latency=latency.summary(),
-                kills=dict(chaos.kills) if options.chaos else None,
-                kills_while_starting=chaos.while_starting,
-                cpu={each.name: each.cpu_s for each in services} | {"driver": cpu_seconds(os.getpid())},
-                memory_peak={each.name: each.peak_memory for each in services} | {"driver": peak_bytes(os.getpid())},
-                durations=Durations(started - began, replayed - started, quiet - replayed, time.monotonic() - quiet),
-            )
-            if stay is not None:
-                await stay(report, services)
+        services = await opened.enter_async_context(Supervisor(directory, settings=stack.environment))
+        return await _replay(options, console, stay, plan, model, directory, stack, services, began)
+
+
+async def _replay(
+    options: Options,
+    console: Console,
+    stay: Callable[[Report, Supervisor], Awaitable[None]] | None,
+    plan: Plan,
+    model: Model,
+    directory: Path,
+    stack: Stack,
+    services: Supervisor,
+    began: float,
+) -> Report:
+    started = time.monotonic()
+    urls = {service.name: service.url for service in services}
+    databases = stack.databases
+    latency = LatencySampler(databases["order_history"], stack.away)
+    driver = Driver(plan, urls, Random(f"driver {options.seed}"), rate=options.rate, on_order=latency.follow)
+    chaos = Chaos(services, Random(f"chaos {options.seed}"))
+    faults = Faults(stack, services, Random(f"faults {options.seed}"))
+    losses = Losses(stack, services, directory, lambda: driver.sent.operations / plan.operations)
+    troubles: list[Trouble] = []
+    if options.chaos:
+        troubles.append(chaos)
+        if stack.lines:
+            troubles.append(faults)
+    if options.lose_broker_data:
+        troubles.append(losses)
+    moments = Moments(databases["customers"], stack.away)
+    display = Display(console, databases, plan.operations, lambda: driver.sent.operations, stack.away)
+    with display:
+        async with asyncio.TaskGroup() as group:
+            loops = (services.watch(), latency.run(), moments.run(), display.run())
+            background = [group.create_task(loop) for loop in loops]
+            display.stage = "replaying"
+            await _under(troubles, driver)
+            replayed = time.monotonic()
+            display.stage = "settling"
+            await services.wait_ready()
+            await wait_until_quiet(databases)
+            quiet = time.monotonic()
+            display.stage = "checking"
+            invariants = await _check_over_http(urls, model, Random(f"checks {options.seed}"))
+            for task in background:
+                task.cancel()
+    if stay is None:
+        await services.stop()  # so that the last counters are saved
+    moments.look()
+    statuses, books = _check_databases(databases, model, invariants)
+    invariants.append(check_moments(moments.looks, moments.over))
+    invariants.append(check_answers(driver.sent.refused, model))
+    if options.lose_broker_data:
+        invariants.append(check_losses(losses.losses, books.traffic))
+    report = Report(
+        seed=options.seed,
+        rate=options.rate,
+        stack=options.stack,
+        plan=plan,
+        model=model,
+        statuses=statuses,
+        sent=driver.sent,
+        invariants=invariants,
+        published=books.published,
+        traffic=books.traffic,
+        latency=latency.summary(),
+        kills=dict(chaos.kills) if options.chaos else None,
+        kills_while_starting=chaos.while_starting,
+        faults=dict(faults.happened),
+        losses=losses.happened,
+        cpu={each.name: each.cpu_s for each in services} | {"driver": cpu_seconds(os.getpid())},
+        memory_peak={each.name: each.peak_memory for each in services} | {"driver": peak_bytes(os.getpid())},
+        durations=Durations(started - began, replayed - started, quiet - replayed, time.monotonic() - quiet),
+    )
+    if stay is not None:
+        await stay(report, services)
     return report
 
 
-async def _under_chaos(driver: Driver, chaos: Chaos) -> None:
-    """Drive while services are killed; when the last answer is there, the killing stops."""
+class Trouble(Protocol):
+    async def run(self, enough: asyncio.Event) -> None:
+        """Make trouble until `enough` is set; everything is up again, or starting, when it returns."""
+
+
+async def _under(troubles: Sequence[Trouble], driver: Driver) -> None:
+    """Drive while there is trouble; when the last answer is there, it stops."""
     enough = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(chaos.run(enough))
+        for trouble in troubles:
+            group.create_task(trouble.run(enough))
         await driver.run()
         enough.set()
 
@@ -127,11 +180,11 @@ async def _check_over_http(urls: Mapping[str, str], model: Model, random: Random
     return check_snapshot(snapshot, model) + singles
 
 
-def _check_databases(directory: Path, model: Model, invariants: list[Invariant]) -> tuple[dict[str, int], Books]:
+def _check_databases(databases: Databases, model: Model, invariants: list[Invariant]) -> tuple[dict[str, int], Books]:
     """Add the invariants seen through the databases; return the orders by status, and the engine's books."""
-    snapshot = snapshot_from_databases(directory)
+    snapshot = snapshot_from_databases(databases)
     invariants += check_snapshot(snapshot, model)
-    books = read_books(directory)
+    books = read_books(databases)
     invariants += check_engine(books.streams, books.traffic, books.published)
     statuses = dict.fromkeys(("NEW", "OPEN", "REJECTED", "CANCELLED"), 0)
     for order in snapshot.orders.values():

@@ -8,6 +8,9 @@ from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
+#: Amounts by order, by customer.
+Reservations = dict[UUID, dict[UUID, Decimal]]
+
 
 class OrderState(NamedTuple):
     customer_id: UUID
@@ -25,6 +28,15 @@ class CustomerState:
     credit_limit: Decimal
     reserved: Decimal
     reservations: dict[UUID, Decimal] | None = None
+
+
+class Progress(NamedTuple):
+    """A subscriber's checkpoint of one partition: its counters by name, and the sources that have an open gap."""
+
+    topic: str
+    partition: int
+    counters: dict[str, int]
+    gaps: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -82,6 +82,10 @@ def _figures(report: Report) -> Table:
             f"{sum(report.kills.values())} kills with SIGKILL ({of_each}), "
             f"{report.kills_while_starting} of them while it was starting",
         )
+    if report.faults:
+        table.add_row("faults", ", ".join(f"{kind} {count}" for kind, count in sorted(report.faults.items())))
+    if report.losses:
+        table.add_row("broker", f"its data was {', '.join(report.losses)}")
     table.add_row(
         "throughput",
         f"{throughput['orders_per_s']:,.0f} orders/s, {throughput['requests_per_s']:,.0f} requests/s, "
@@ -108,6 +112,7 @@ def _figures(report: Report) -> Table:
         f"{about['cores']} cores, {about['memory_bytes'] / MEBIBYTE / 1024:.0f} GiB, {about['system']}, "
         + ", ".join(_pairs(versions().items())),
     )
+    table.add_row("stack", report.stack)
     table.add_row("seed", str(report.seed))
     return table
 

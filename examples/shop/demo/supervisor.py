@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -119,6 +120,18 @@ class ServiceProcess:
                 self._process.kill()
             await self._process.wait()
 
+    def pause(self) -> None:
+        """Let it stand still (SIGSTOP): whoever waits for it waits."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self.running:
+            with contextlib.suppress(ProcessLookupError):  # it was killed in the meantime
+                self._process.send_signal(number)
+
     async def stop(self) -> None:
         """End the process in an orderly way, by force if it takes longer than STOP_S. Safe to repeat."""
         self.expected_to_run = False
@@ -138,14 +151,20 @@ class ServiceProcess:
 
 
 class Supervisor:
-    """The services together: `async with Supervisor(directory) as services:` starts all and, at the end, stops all."""
+    """The services together: `async with Supervisor(directory) as services:` starts all and, at the end, stops all.
 
-    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
+    environment: instead of this process's. settings: where databases and broker are.
+    """
+
+    def __init__(
+        self, directory: Path, environment: Mapping[str, str] | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
         env = dict(os.environ if environment is None else environment)
-        # Each service its own SQLite file, all of them one embedded broker: the defaults, in this directory.
+        # Unless told otherwise each service has its own SQLite file, all of them one embedded broker: the defaults.
         for name in [*(f"ENSUE_{name.upper()}_DATABASE" for name in SERVICES), "ENSUE_BROKER"]:
             env.pop(name, None)
         env["ENSUE_HOME"] = str(directory)
+        env.update(settings or {})
         if sys.dont_write_bytecode:  # then each start would compile everything, and chaos is made of starts
             env.pop("PYTHONDONTWRITEBYTECODE", None)
             env["PYTHONPYCACHEPREFIX"] = str(directory.absolute() / "bytecode")

@@ -14,6 +14,7 @@ from ensue.message import Counters
 from ensue.stores.sqlite import schema
 from shop.demo.books import read_books, read_live
 from shop.demo.checks import check_engine
+from shop.demo.databases import embedded
 from shop.demo.quiet import NotQuiet, unfinished, wait_until_quiet
 from shop.demo.services import SERVICES, SUBSCRIBES
 
@@ -53,7 +54,7 @@ def source_of(directory: Path, service: str) -> str:
 
 
 def test_quiet_databases_are_quiet_and_their_books_hold(directory: Path) -> None:
-    books = read_books(directory)
+    books = read_books(embedded(directory))
     assert books.published == {"orders": 6, "customers": 4}
     assert [(each.subscriber, each.topic, each.watermark) for each in books.streams] == [
         ("orders", "customers", 4), ("customers", "orders", 6),
@@ -63,7 +64,7 @@ def test_quiet_databases_are_quiet_and_their_books_hold(directory: Path) -> None
     assert (history.applied, history.unknown, history.duplicates, history.gaps_healed) == (8, 2, 4, 2)
     assert unfinished(books) == []
     assert all(each.holds for each in check_engine(books.streams, books.traffic, books.published))
-    asyncio.run(wait_until_quiet(directory, patience_s=5.0))
+    asyncio.run(wait_until_quiet(embedded(directory), patience_s=5.0))
 
 
 @pytest.mark.parametrize(
@@ -85,12 +86,12 @@ async def test_whatever_is_unfinished_is_named_and_quiet_is_not_waited_for_for_e
 ) -> None:
     write(directory, service, statement.format(source=source_of(directory, "customers")))
     with pytest.raises(NotQuiet, match=said):
-        await wait_until_quiet(directory, patience_s=0.2, interval_s=0.05)
+        await wait_until_quiet(embedded(directory), patience_s=0.2, interval_s=0.05)
 
 
 async def test_waiting_ends_when_the_last_subscriber_has_caught_up(directory: Path) -> None:
     write(directory, "customers", "UPDATE ensue_watermark SET position = 5")
-    waiting = asyncio.create_task(wait_until_quiet(directory, interval_s=0.01))
+    waiting = asyncio.create_task(wait_until_quiet(embedded(directory), interval_s=0.01))
     await asyncio.sleep(0.1)
     assert not waiting.done()
     write(directory, "customers", "UPDATE ensue_watermark SET position = 6")
@@ -100,7 +101,7 @@ async def test_waiting_ends_when_the_last_subscriber_has_caught_up(directory: Pa
 def test_live_counts_say_how_far_each_service_is_behind(directory: Path) -> None:
     write(directory, "orders", "INSERT INTO orders VALUES ('a', 'NEW'), ('b', 'OPEN'), ('c', 'OPEN')")
     write(directory, "order_history", "UPDATE ensue_checkpoint SET counters = json_object('applied', 3)")
-    live = read_live(directory)
+    live = read_live(embedded(directory))
     assert live.statuses == {"NEW": 1, "OPEN": 2}
     assert (live.published, live.lag) == (10, {"orders": 0, "customers": 0, "order_history": 4})
 

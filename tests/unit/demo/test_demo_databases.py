@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from shop.customers.model import Base as CustomersBase
 from shop.customers.model import Customer, Reservation
+from shop.demo.databases import embedded
 from shop.demo.from_databases import over_limit, snapshot_from_databases
 from shop.demo.moments import Moments
 from shop.demo.snapshot import CustomerState, OrderState
@@ -59,7 +60,7 @@ def change(directory: Path, statement: str) -> None:
 
 
 def test_everything_is_read_to_the_penny_and_the_second(directory: Path) -> None:
-    snapshot = snapshot_from_databases(directory)
+    snapshot = snapshot_from_databases(embedded(directory))
     assert snapshot.orders == snapshot.view_orders == {ORDER: STATE}
     ann = CustomerState("Ann", Decimal(100), Decimal("60.10"))
     assert snapshot.view_customers == {ANN: ann}
@@ -68,11 +69,11 @@ def test_everything_is_read_to_the_penny_and_the_second(directory: Path) -> None
 
 def test_reservation_of_nobody_is_not_overlooked(directory: Path) -> None:
     change(directory, "DELETE FROM customers")
-    assert snapshot_from_databases(directory).customers[ANN].reservations == {ORDER: Decimal("60.10")}
+    assert snapshot_from_databases(embedded(directory)).customers[ANN].reservations == {ORDER: Decimal("60.10")}
 
 
 async def test_reservations_above_the_limit_are_seen_at_the_moment_they_are_there(directory: Path) -> None:
-    moments = Moments(directory / "customers.db")
+    moments = Moments(embedded(directory)["customers"])
     moments.look()
     change(directory, "UPDATE reservations SET amount = 10001")
     moments.look()
@@ -80,10 +81,10 @@ async def test_reservations_above_the_limit_are_seen_at_the_moment_they_are_ther
     moments.look()
     assert moments.looks == 3
     assert moments.over == [f"customer {ANN}: reserved 100.01, limit 100.00"]
-    assert over_limit(directory / "customers.db") == []
+    assert over_limit(embedded(directory)["customers"]) == []
 
 
 def test_reading_changes_nothing(directory: Path) -> None:
     before = (directory / "customers.db").read_bytes()
-    snapshot_from_databases(directory)
+    snapshot_from_databases(embedded(directory))
     assert (directory / "customers.db").read_bytes() == before

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from shop.demo.databases import database_at, embedded
 from shop.demo.latency import FOLLOWED_MAX, LatencySampler, percentile
 
 OPENED, REJECTED = UUID(int=1), UUID(int=2)
@@ -30,7 +31,7 @@ async def test_an_order_counts_when_it_is_open_and_not_before_and_a_rejected_one
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE history_orders (order_id TEXT PRIMARY KEY, status TEXT)")
-        sampler = LatencySampler(path)
+        sampler = LatencySampler(database_at("order_history", f"sqlite:///{path}"))
         task = asyncio.create_task(sampler.run())
         sent_at = time.monotonic()
         sampler.follow(OPENED, sent_at)
@@ -54,7 +55,7 @@ async def test_an_order_counts_when_it_is_open_and_not_before_and_a_rejected_one
 
 
 def test_not_more_orders_are_followed_than_can_be_looked_at(tmp_path: Path) -> None:
-    sampler = LatencySampler(tmp_path / "order_history.db")
+    sampler = LatencySampler(embedded(tmp_path)["order_history"])
     for number in range(100):
         sampler.follow(UUID(int=number), 0.0)
     assert len(sampler._followed) == FOLLOWED_MAX

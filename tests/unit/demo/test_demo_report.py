@@ -32,6 +32,7 @@ def report() -> Report:
     return Report(
         seed=1,
         rate=None,
+        stack="postgres-kafka",
         plan=PLAN,
         model=run_model(PLAN),
         statuses={"NEW": 0, "OPEN": 18, "REJECTED": 2, "CANCELLED": 0},
@@ -45,6 +46,8 @@ def report() -> Report:
         latency=LatencySummary(11, 0.0123, 0.5, 0.6),
         kills={"orders": 3, "customers": 1},
         kills_while_starting=1,
+        faults={"kafka (broker) killed": 2},
+        losses=["copied", "emptied"],
         cpu={"orders": 1.5},
         memory_peak={"orders": 80 * 1024 * 1024},
         durations=Durations(1.0, 2.0, 3.0, 4.0),

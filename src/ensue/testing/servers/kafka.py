@@ -8,8 +8,11 @@ from ensue.testing.servers.base import Server, free_port, home, listens
 
 
 class KafkaServer(Server):
+    """advertised: the port that clients are told to connect to, when that is a proxy's. Set it before the start."""
+
     name = "kafka"
     program = "java"
+    advertised: int | None = None
     ready_s = 90.0
 
     def __init__(self, *, port: int | None = None, durable: bool = False) -> None:
@@ -32,7 +35,7 @@ class KafkaServer(Server):
             "process.roles=broker,controller\nnode.id=1\n"
             f"controller.quorum.voters=1@127.0.0.1:{self._controller_port}\n"
             f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}\n"
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}\n"
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.advertised or self.port}\n"
             "controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n"
             f"log.dirs={self.data}/log\n"
             "offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n"

@@ -1,0 +1,84 @@
+"""What happens to servers and lines under `--chaos`: killed, restarted, cut off, frozen; and services that stand still.
+
+Every kind that the stack allows happens at least once, however short the replay is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from shop.demo.stacks import Line, Stack
+from shop.demo.supervisor import Supervisor
+
+#: Between the end of one fault and the next, in seconds.
+CALM_S = (0.8, 2.0)
+#: How long a fault lasts, in seconds.
+FAULT_S = (0.5, 2.5)
+#: A service that stands still for longer than its leases last: others, or it itself later, must not do things twice.
+STANDSTILL_S = 4.0
+
+Fault = Callable[[], Awaitable[None]]
+
+
+class Faults:
+    """happened: how often, by kind."""
+
+    def __init__(self, stack: Stack, supervisor: Supervisor, random: Random) -> None:
+        self.happened: Counter[str] = Counter()
+        self._supervisor = supervisor
+        self._random = random
+        self._kinds: dict[str, Fault] = {"service stands still": self._standstill}
+        for line in stack.lines:
+            self._kinds |= self._of(line, line in stack.brokers, line in stack.stores)
+
+    def _of(self, line: Line, broker: bool, store: bool) -> dict[str, Fault]:
+        role = f"{line.name} ({' and '.join(['broker'] * broker + ['database'] * store)})"
+        return {
+            f"{role} killed": lambda: self._kill(line),
+            f"{role} restarted": lambda: self._restart(line),
+            f"{role} cut off": lambda: self._cut(line),
+            f"{role} frozen": lambda: self._freeze(line),
+        }
+
+    async def run(self, enough: asyncio.Event) -> None:
+        """Go on until `enough` is set and each kind has happened; then everything is up and reachable again."""
+        while True:
+            kinds = list(self._kinds)
+            for kind in self._random.sample(kinds, len(kinds)):
+                if enough.is_set() and self.happened[kind]:
+                    continue
+                await asyncio.sleep(self._random.uniform(*CALM_S))
+                await self._kinds[kind]()
+                self.happened[kind] += 1
+            if enough.is_set():
+                return
+
+    async def _kill(self, line: Line) -> None:
+        line.server.kill()
+        await asyncio.sleep(self._random.uniform(*FAULT_S))
+        line.server.spawn()
+        await line.server.ready()
+
+    async def _restart(self, line: Line) -> None:
+        await asyncio.to_thread(line.server.stop)
+        line.server.spawn()
+        await line.server.ready()
+
+    async def _cut(self, line: Line) -> None:
+        await line.proxy.cut()
+        await asyncio.sleep(self._random.uniform(*FAULT_S))
+        line.proxy.heal()
+
+    async def _freeze(self, line: Line) -> None:
+        line.proxy.freeze()
+        await asyncio.sleep(self._random.uniform(*FAULT_S))
+        line.proxy.heal()
+
+    async def _standstill(self) -> None:
+        service = self._random.choice(list(self._supervisor))
+        service.pause()
+        await asyncio.sleep(STANDSTILL_S)
+        service.resume()

@@ -1,0 +1,117 @@
+"""What is asked of a service's SQL database, in SQL that SQLite, PostgreSQL and MariaDB all take."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from shop.demo.snapshot import CustomerState, OrderState, Progress, Reservations
+
+ORDERS = "SELECT order_id, customer_id, total, placed_at, status, reason FROM {orders}"
+CUSTOMERS = "SELECT customer_id, name, credit_limit, reserved FROM {customers}"
+RESERVATIONS = "SELECT customer_id, order_id, amount FROM reservations"
+STATUSES = "SELECT status, count(*) FROM {orders} GROUP BY status"
+DECIDED = "SELECT order_id, status FROM {orders} WHERE order_id IN ({ids}) AND status <> 'NEW'"
+
+#: Customers who have more reserved than they may, by the sum and by the rows.
+OVER_LIMIT = """
+    SELECT customers.customer_id, CASE WHEN coalesce(held, 0) > reserved THEN held ELSE reserved END, credit_limit
+    FROM customers LEFT JOIN (SELECT customer_id, sum(amount) AS held FROM reservations GROUP BY customer_id) AS sums
+    ON sums.customer_id = customers.customer_id WHERE reserved > credit_limit OR held > credit_limit
+"""
+
+SOURCE = "SELECT service, epoch FROM ensue_meta"
+HEADS = "SELECT topic, partition, position FROM ensue_outbox_head"
+UNNUMBERED = "SELECT count(*) FROM ensue_outbox WHERE position IS NULL"
+PUBLISHED = "SELECT topic, count(*) FROM ensue_outbox GROUP BY topic"
+WATERMARKS = "SELECT source, topic, partition, position FROM ensue_watermark WHERE subscription = '{service}'"
+CHECKPOINTS = "SELECT topic, partition, counters, gaps FROM ensue_checkpoint WHERE subscription = '{service}'"
+LETTERS = "SELECT state, count(*) FROM ensue_dead_letter GROUP BY state"
+
+Execute = Callable[[str], Iterable[Sequence[Any]]]
+
+
+class SqlReader:
+    """execute: run a query and return its rows. service: whose database it is; the view's tables have other names.
+
+    Amounts are whole pence there, ids UUIDs or 32 hexadecimal digits, moments text.
+    """
+
+    def __init__(self, service: str, execute: Execute) -> None:
+        view = "history_" if service == "order_history" else ""
+        names = {"orders": f"{view}orders", "customers": f"{view}customers", "service": service}
+        self._execute: Execute = lambda query: execute(query.format(**names))
+
+    def orders(self) -> dict[UUID, OrderState]:
+        return {
+            _id(key): OrderState(_id(customer), _pounds(total), datetime.fromisoformat(placed_at), status, reason)
+            for key, customer, total, placed_at, status, reason in self._execute(ORDERS)
+        }
+
+    def customers(self) -> dict[UUID, CustomerState]:
+        return {
+            _id(key): CustomerState(name, _pounds(limit), _pounds(reserved))
+            for key, name, limit, reserved in self._execute(CUSTOMERS)
+        }
+
+    def reservations(self) -> Reservations:
+        found: Reservations = defaultdict(dict)
+        for customer_id, order_id, amount in self._execute(RESERVATIONS):
+            found[_id(customer_id)][_id(order_id)] = _pounds(amount)
+        return found
+
+    def over_limit(self) -> list[str]:
+        return [
+            f"customer {_id(key)}: reserved {_pounds(reserved)}, limit {_pounds(limit)}"
+            for key, reserved, limit in self._execute(OVER_LIMIT)
+        ]
+
+    def statuses(self) -> dict[str, int]:
+        return {status: int(count) for status, count in self._execute(STATUSES)}
+
+    def decided(self, orders: Collection[UUID]) -> dict[UUID, str]:
+        ids = ",".join(f"'{each.hex}'" for each in orders)
+        return {_id(key): status for key, status in self._execute(DECIDED.replace("{ids}", ids))}
+
+    def source(self) -> str:
+        [(service, epoch)] = self._execute(SOURCE)
+        return f"{service}/{epoch}"
+
+    def heads(self) -> dict[tuple[str, int], int]:
+        return {(topic, number): position for topic, number, position in self._execute(HEADS)}
+
+    def unnumbered(self) -> int:
+        [(count,)] = self._execute(UNNUMBERED)
+        return int(count)
+
+    def published(self) -> dict[str, int]:
+        return {topic: int(count) for topic, count in self._execute(PUBLISHED)}
+
+    def watermarks(self) -> dict[tuple[str, str, int], int]:
+        return {(source, topic, number): position for source, topic, number, position in self._execute(WATERMARKS)}
+
+    def progress(self) -> list[Progress]:
+        return [
+            Progress(topic, number, _json(counters), tuple(_json(gaps)))
+            for topic, number, counters, gaps in self._execute(CHECKPOINTS)
+        ]
+
+    def letters(self) -> dict[str, int]:
+        return {state: int(count) for state, count in self._execute(LETTERS)}
+
+
+def _id(value: Any) -> UUID:
+    return value if isinstance(value, UUID) else UUID(str(value))
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str | bytes) else value
+
+
+def _pounds(pence: Any) -> Decimal:
+    return Decimal(int(pence)).scaleb(-2)
