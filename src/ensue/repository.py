@@ -190,7 +190,7 @@ def _checked(cls: type, names: Sequence[str], id: str, indexes: Sequence[Index])
             raise UsageError(f"{cls.__qualname__} has no field {', '.join(unknown)} for {index}")
         if index.order[-1:] != (id,):
             raise UsageError(
-                f"{index} of {cls.__qualname__}: its order must end with the id, {id!r}; so that no two rows share a place"
+                f"{index} of {cls.__qualname__}: its order must end with the id ({id}): no two rows may share a place"
             )
     return tuple(indexes)
 
