@@ -1,0 +1,73 @@
+"""What PostgreSQL and MariaDB write differently. Everything else in `stores/sql` is the same for both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ensue.message import Checkpoint, OutboxRecord, Partition
+from ensue.ports import Table
+from ensue.stores.sql.link import Link, Rows
+
+#: Columns of the outbox in the order of OutboxRecord's fields.
+OUTBOX = "topic, partition_no, record_key, envelope, data, position, previous"
+
+
+class Dialect(Protocol):
+    """One database's SQL. types: what the tables' texts are filled with (see `schema.py`).
+
+    outbox_tables: the outbox as stamping needs it. exists: a query that tells whether `ensue_meta` is there.
+    clock: a query for the database's clock, epoch seconds. lock_meta: takes the lock that heartbeats share.
+    read_only: what opens a reader's transaction.
+    """
+
+    types: Mapping[str, str]
+    outbox_tables: Sequence[str]
+    exists: str
+    clock: str
+    lock_meta: str
+    read_only: str
+
+    def text(self, statement: str) -> str:
+        """Return the statement with `?` as this driver's placeholders."""
+
+    def upsert(self, table: str, keys: Sequence[str], others: Sequence[str]) -> str:
+        """INSERT one row, or set `others` where `keys` are there already; values in the order keys, others."""
+
+    def insert_new(self, table: str, columns: Sequence[str]) -> str:
+        """INSERT one row unless a unique key is taken; then the count of rows is 0."""
+
+    def prune(self, table: str, key: str, time: str, through: bool = False) -> str:
+        """DELETE the first `?` rows by `key` (with `through`: of those up to `?`, which comes first) that are older
+        than `?`. Looks at no more rows than that, whatever their age, so its cost is bounded without an index."""
+
+    # --- the outbox, stamped
+
+    async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
+        """Insert records with no position, in order, by one statement."""
+
+    async def stamp(self, link: Link, last: int, limit: int) -> list[OutboxRecord]:
+        """Give positions after `last` to up to `limit` records that have none, in id order; return them in that order.
+
+        Called under the lock of the counter row. Waits for nobody's uncommitted record.
+        """
+
+    # --- in bulk
+
+    async def save_checkpoint(
+        self, link: Link, partition: Partition, checkpoint: Checkpoint, sources: Sequence[str], texts: tuple[str, str]
+    ) -> bool:
+        """Save under the revision that was loaded; False: the stored one is another. texts: counters, gaps."""
+
+    async def claim(self, link: Link, digests: Sequence[bytes], now: float) -> set[bytes]:
+        """Insert the digests that are not in the inbox yet; return those."""
+
+    async def add_letters(self, link: Link, columns: str, rows: Sequence[Sequence[Any]]) -> list[int]:
+        """Insert dead letters in order; return their ids."""
+
+    async def load_rows(self, link: Link, table: Table, ids: Sequence[Any]) -> Rows: ...
+
+    async def insert_rows(self, link: Link, table: Table, rows: Sequence[Sequence[Any]]) -> None: ...
+
+    async def update_rows(self, link: Link, table: Table, rows: Sequence[Sequence[Any]]) -> int:
+        """Update rows by id; return how many are there. No id comes twice."""

@@ -1,0 +1,208 @@
+"""One connection as the stores use it: fetch, execute, begin, commit, rollback, and what state it is in.
+
+A driver's adapter subclasses `Link` with a handful of calls. Failures of the connection or of the server come out as
+StoreUnavailable or StoreConflict; what a statement itself did wrong stays the driver's own error.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from ensue.errors import EnsueError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import PoolProxiedConnection
+
+T = TypeVar("T")
+Rows = Sequence[Sequence[Any]]
+
+#: A rollback that takes longer is given up together with its connection: the server undoes what is open.
+ROLLBACK_S = 5.0
+
+
+class Link(abc.ABC):
+    """A connection, used by one transaction at a time.
+
+    place: host and database, for error texts (never a password). begin_text: what opens a step's transaction here.
+    """
+
+    def __init__(self, raw: Any, place: str, begin_text: str) -> None:
+        self.raw = raw
+        self.place = place
+        self.begin_text = begin_text
+        #: Not to be used again: the connection is lost, or nobody knows what state it is in.
+        self.broken = False
+        #: What happened in this transaction after which it cannot commit.
+        self.doomed: BaseException | None = None
+        #: Which SQLAlchemy connection may send statements now; None: none may.
+        self.holder: object = None
+        #: Held while a session's statement runs, since that may have been sent by a thread.
+        self.lock = asyncio.Lock()
+        #: SQLAlchemy's view of this connection, see `engines.py`.
+        self.fairy: PoolProxiedConnection | None = None
+        self.detach: Callable[[], None] = _nothing
+        #: What to add to this machine's clock to get the database's, seconds.
+        self.clock_offset_s = 0.0
+
+    # --- statements
+
+    async def fetch(self, text: str, *values: Any) -> Rows:
+        """Return all rows of a statement in the driver's own placeholder style."""
+        try:
+            return await self._fetch(text, values)
+        except BaseException as error:
+            self.failed(error)
+            raise
+
+    async def execute(self, text: str, *values: Any) -> int:
+        """Run a statement, return how many rows it changed (MariaDB: found)."""
+        try:
+            return await self._execute(text, values)
+        except BaseException as error:
+            self.failed(error)
+            raise
+
+    async def script(self, text: str) -> None:
+        """Run statements without parameters in one round trip."""
+        try:
+            await self._script(text)
+        except BaseException as error:
+            self.failed(error)
+            raise
+
+    # --- the transaction
+
+    async def begin(self, text: str = "") -> None:
+        self.doomed = None
+        await self.script(text or self.begin_text)
+
+    async def commit(self) -> None:
+        """Commit. Raises StoreUnavailable when the connection breaks: then nobody knows whether it was committed."""
+        try:
+            await self._commit()
+        except BaseException as error:
+            if self.lost(error):
+                self.broken = True
+                raise StoreUnavailable(
+                    f"{self.place}: the connection broke during a commit ({error}), whose outcome is not known: "
+                    "whatever depends on it is decided by the stored checkpoint"
+                ) from error
+            self.failed(error)
+            raise
+
+    async def rollback(self) -> None:
+        """Undo what is open. Never raises but when cancelled: a connection that cannot roll back is given up."""
+        self.holder = None  # first of all: a thread of a cancelled handler may still be writing
+        if self.broken:
+            return
+        try:
+            async with asyncio.timeout(ROLLBACK_S), self.lock:
+                if not self.broken and self.in_transaction:
+                    await self._rollback()
+        except BaseException as error:
+            self.broken = True
+            if isinstance(error, asyncio.CancelledError) or not isinstance(error, Exception):
+                raise
+
+    def failed(self, error: BaseException) -> None:
+        """Take note of a failure; raise it as ours if it came from the connection or the server."""
+        if self.doomed is None:
+            self.doomed = error
+        ours = self.translated(error)
+        if ours is not None:
+            raise ours from error
+
+    def translated(self, error: BaseException) -> EnsueError | None:
+        """Return StoreUnavailable, StoreConflict or UsageError for what the database itself did; None: not its fault.
+
+        Looks behind SQLAlchemy's errors, too.
+        """
+        seen: BaseException | None = error
+        if isinstance(error, EnsueError):
+            return None
+        for _ in range(4):
+            if seen is None:
+                return None
+            if self.lost(seen):
+                self.broken = True
+            ours = self._translated(seen)
+            if ours is not None:
+                return ours
+            seen = getattr(seen, "orig", None) or seen.__cause__
+        return None
+
+    def now(self) -> float:
+        """The database's clock, as last compared; seconds since the epoch."""
+        return time.time() + self.clock_offset_s
+
+    # --- what a driver gives
+
+    @property
+    @abc.abstractmethod
+    def in_transaction(self) -> bool: ...
+
+    @property
+    @abc.abstractmethod
+    def closed(self) -> bool: ...
+
+    @abc.abstractmethod
+    async def _fetch(self, text: str, values: Sequence[Any]) -> Rows: ...
+
+    @abc.abstractmethod
+    async def _execute(self, text: str, values: Sequence[Any]) -> int: ...
+
+    @abc.abstractmethod
+    async def _script(self, text: str) -> None: ...
+
+    @abc.abstractmethod
+    async def _commit(self) -> None: ...
+
+    @abc.abstractmethod
+    async def _rollback(self) -> None: ...
+
+    @abc.abstractmethod
+    def lost(self, error: BaseException) -> bool:
+        """Whether this error means that the connection is gone."""
+
+    @abc.abstractmethod
+    def _translated(self, error: BaseException) -> EnsueError | None: ...
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Say good-bye to the server."""
+
+    @abc.abstractmethod
+    def terminate(self) -> None:
+        """Hang up at once; safe to repeat."""
+
+
+def _nothing() -> None: ...
+
+
+async def to_end(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
+    """Wait for `work` to its end whatever happens; return its result, and the cancellation that came meanwhile."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:
+            break  # told by result(), below
+    return task.result(), cancelled
+
+
+class NoLink:
+    """Stands where the link does while no transaction is open, so that no call needs to ask."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        from ensue.stores import rules
+
+        raise rules.not_open()

@@ -1,0 +1,91 @@
+"""The seam between a store and where its positions come from: stamping (`stamped.py`) or a tail of the database's log.
+
+A store has one `Outbox`, chosen by its URL (`?outbox=poll|wal|messages` on PostgreSQL). The store calls it as written
+here; what an implementation may use of the store is in `Tools`. How records lie in the database and what a position
+is are the implementation's own business, the promises of `ensue.ports.Store` about them are not.
+
+The name of the mode is kept in `ensue_meta.outbox_mode`. A store that opens with another mode than the stored one
+switches by itself when everything is sent (a new epoch begins), else it refuses and says how (see `switching.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from ensue.message import OutboxRecord
+from ensue.stores.sql.dialect import Dialect
+from ensue.stores.sql.link import Link
+from ensue.stores.sql.pool import Pool
+from ensue.stores.sql.schema import Identity
+from ensue.stores.sql.wakeup import Wakeup
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tools:
+    """What a store lends its outbox.
+
+    desk: connections for the relay's own work (`await desk.run(work)` in a transaction, `await desk.read(work)`
+    without); never those of steps. wakeup: `wakeup.changed()` ends every wait in this process. identity: who the store
+    is, as last read; refresh: read it anew (`published_from` bounds what the present epoch may return). service: its
+    name. place: host and database, for error texts.
+    """
+
+    dialect: Dialect
+    desk: Pool
+    wakeup: Wakeup
+    service: str
+    place: str
+    identity: Callable[[], Identity]
+    refresh: Callable[[Link], Awaitable[Identity]]
+
+
+class Outbox(Protocol):
+    """Where a store's records and their positions are. mode: its name in the URL and in `ensue_meta.outbox_mode`."""
+
+    mode: str
+
+    async def open(self) -> None:
+        """Begin to work; the tables are there and the stored mode is this one. Raises StoreUnavailable, UsageError."""
+
+    async def close(self) -> None:
+        """Release everything; safe to repeat; called before the store's connections are closed."""
+
+    async def prepare(self, link: Link) -> None:
+        """Make what this mode needs in the database (a publication, a table), inside the caller's transaction.
+
+        Called when the tables are created, and when a store switches to this mode. Safe to repeat.
+        """
+
+    async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
+        """Put records into the open transaction of `link`, in order; one round trip however many.
+
+        The caller has the locks of the entities that the records speak of. now: the database's clock.
+        """
+
+    def committed(self) -> None:
+        """A transaction that added records has committed in this process. Called on the loop; must not wait."""
+
+    async def after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
+        """See `Store.outbox_after`. Refreshes the store's identity, and calls `wakeup.looked()` before it looks."""
+
+    async def of(self, topic: str, partition: int, after: int, through: int, limit: int) -> Sequence[OutboxRecord]: ...
+
+    async def heads(self) -> Mapping[tuple[str, int], int]: ...
+
+    async def get(self, position: int) -> OutboxRecord | None: ...
+
+    async def wait(self, timeout_s: float) -> None:
+        """See `Store.outbox_wait`: ends soon after a commit by anyone, an operator's decision, or timeout_s."""
+
+    async def prune(self, before_s: float, through: int, limit: int) -> int: ...
+
+    async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
+        """Write the new epoch, in the caller's transaction: see `Store.new_epoch`."""
+
+    async def unsent(self, link: Link) -> int:
+        """How many committed records the relay's stored position does not cover. 0: the mode may be switched."""
+
+    async def hindrances(self, link: Link) -> Sequence[str]:
+        """What holds back this outbox in particular (a slot that keeps log, say), one line each."""
