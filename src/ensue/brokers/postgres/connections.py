@@ -81,27 +81,35 @@ class Connections:
         return status
 
     async def _run(self, method: str, statement: str, arguments: Sequence[Any]) -> Any:
-        pool = self._opened()
         try:
-            async with pool.acquire(timeout=self._address.timeout_s) as connection:
-                try:
-                    if not self._address.pgbouncer:
-                        return await getattr(connection, method)(statement, *arguments)
-                    # A pooler gives us a server for a transaction only, and the driver prepares, then executes.
-                    async with connection.transaction():
-                        return await getattr(connection, method)(statement, *arguments)
-                except TimeoutError:
-                    connection.terminate()  # it may be a dead line: nobody should wait on it again
-                    raise
+            async with self._connection() as connection:
+                if not self._address.pgbouncer:
+                    return await getattr(connection, method)(statement, *arguments)
+                # A pooler gives us a server for a transaction only, and the driver prepares, then executes.
+                async with connection.transaction():
+                    return await getattr(connection, method)(statement, *arguments)
         except FAILURES as error:
             raise translated(error, self._address.place) from error
 
     @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """A connection for one use. A statement that was cancelled ends before it is given back, or it is closed."""
+        pool, timeout_s = self._opened(), self._address.timeout_s
+        async with asyncio.timeout(timeout_s):  # the driver's own timeout makes a task of each call
+            connection = await pool.acquire()
+        try:
+            yield connection
+        except TimeoutError:
+            connection.terminate()  # it may be a dead line: nobody should wait on it again
+            raise
+        finally:
+            await pool.release(connection, timeout=timeout_s)
+
+    @asynccontextmanager
     async def locked(self, name: str, *, opening: bool = False) -> AsyncIterator[Connection]:
         """A transaction that only one process at a time has for this name: for making tables and topics."""
-        pool = self._opened()
         try:
-            async with pool.acquire(timeout=self._address.timeout_s) as connection, connection.transaction():
+            async with self._connection() as connection, connection.transaction():
                 await connection.execute(sql.LOCK, name)
                 yield connection
         except FAILURES as error:
