@@ -1,4 +1,4 @@
-// A server of the MongoDB wire protocol for Ensue's tests: FerretDB over SQLite files.
+// A server of the MongoDB wire protocol for Ensue's tests: FerretDB over SQLite files, one command at a time.
 //
 //	ferretdb ADDRESS DIRECTORY
 package main
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/FerretDB/FerretDB/ferretdb"
@@ -18,8 +19,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: ferretdb ADDRESS DIRECTORY")
 		os.Exit(2)
 	}
+	hidden, err := os.MkdirTemp("", "ferretdb") // the path of a Unix socket must be short
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	defer os.RemoveAll(hidden)
+	socket := filepath.Join(hidden, "socket")
 	server, err := ferretdb.New(&ferretdb.Config{
-		Listener:  ferretdb.ListenerConfig{TCP: os.Args[1]},
+		Listener:  ferretdb.ListenerConfig{Unix: socket},
 		Handler:   "sqlite",
 		SQLiteURL: "file:" + os.Args[2] + "/",
 	})
@@ -29,6 +37,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	go func() {
+		if err := (&front{backend: socket}).serve(ctx, os.Args[1]); err != nil && ctx.Err() == nil {
+			fmt.Fprintln(os.Stderr, err)
+			stop()
+		}
+	}()
 	if err := server.Run(ctx); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
