@@ -52,10 +52,6 @@ class Counts(BaseModel):
     reservations: int
 
 
-class Health(BaseModel):
-    status: str = "ok"
-
-
 def unknown_customer(customer_id: UUID) -> Problem:
     detail = f"There is no customer {customer_id}"
     return Problem(404, "Unknown customer", detail, type="urn:shop:problem:unknown-customer")

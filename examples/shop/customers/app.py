@@ -10,14 +10,13 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ensue import Step
-from ensue.integrations.fastapi import install, problem_responses
+from ensue.integrations.fastapi import health_routes, install, problem_responses
 from shop.contracts import CustomerCreated
 from shop.customers import customers
 from shop.customers.api import (
     Counts,
     CustomerPage,
     CustomerView,
-    Health,
     NewCustomer,
     other_customer,
     unknown_customer,
@@ -26,14 +25,10 @@ from shop.customers.model import Customer, Reservation
 
 app = FastAPI(title="Customers", lifespan=customers.lifespan)
 install(app)
+app.include_router(health_routes(customers, need_broker=False))
 
 CustomersStep = Annotated[Step, Depends(customers.step, scope="function")]
 Reading = Annotated[AsyncSession, Depends(customers.reading, scope="function")]
-
-
-@app.get("/healthz")
-async def healthz() -> Health:
-    return Health()
 
 
 @app.post(

@@ -70,10 +70,6 @@ class Counts(BaseModel):
     CANCELLED: int = 0
 
 
-class Health(BaseModel):
-    status: str = "ok"
-
-
 def unknown_customer(customer_id: UUID) -> Problem:
     detail = f"The view has seen neither customer {customer_id} nor an order of theirs"
     return Problem(404, "Unknown customer", detail, type="urn:shop:problem:unknown-customer")

@@ -9,14 +9,13 @@ from fastapi import Depends, FastAPI, Query
 from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ensue.integrations.fastapi import install, problem_responses
+from ensue.integrations.fastapi import health_routes, install, problem_responses
 from shop.order_history import order_history
 from shop.order_history.api import (
     Counts,
     CustomerHistory,
     CustomerPage,
     CustomerView,
-    Health,
     OrderPage,
     OrderView,
     Status,
@@ -27,14 +26,10 @@ from shop.times import Moment
 
 app = FastAPI(title="Order history", lifespan=order_history.lifespan)
 install(app)
+app.include_router(health_routes(order_history))
 
 Reading = Annotated[AsyncSession, Depends(order_history.reading, scope="function")]
 PageLimit = Annotated[int, Query(ge=1, le=1000)]
-
-
-@app.get("/healthz")
-async def healthz() -> Health:
-    return Health()
 
 
 @app.get("/customers")

@@ -58,10 +58,6 @@ class Counts(BaseModel):
     CANCELLED: int = 0
 
 
-class Health(BaseModel):
-    status: str = "ok"
-
-
 def unknown_order(order_id: UUID) -> Problem:
     return Problem(404, "Unknown order", f"There is no order {order_id}", type="urn:shop:problem:unknown-order")
 

@@ -11,12 +11,11 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ensue import Step
-from ensue.integrations.fastapi import install, problem_responses
+from ensue.integrations.fastapi import health_routes, install, problem_responses
 from shop.contracts import OrderCancelled, OrderCreated
 from shop.orders import orders
 from shop.orders.api import (
     Counts,
-    Health,
     NewOrder,
     OrderPage,
     OrderView,
@@ -29,14 +28,10 @@ from shop.orders.model import Order, Status
 
 app = FastAPI(title="Orders", lifespan=orders.lifespan)
 install(app)
+app.include_router(health_routes(orders, need_broker=False))
 
 OrdersStep = Annotated[Step, Depends(orders.step, scope="function")]
 Reading = Annotated[AsyncSession, Depends(orders.reading, scope="function")]
-
-
-@app.get("/healthz")
-async def healthz() -> Health:
-    return Health()
 
 
 @app.post(

@@ -14,6 +14,7 @@ from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
+from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
 from ensue.engine.worker import Worker
 from ensue.errors import IdempotencyMismatch, RetryableError, UsageError
 from ensue.event import event_type
@@ -163,6 +164,16 @@ class Runtime:
         """Return when the worker has its first share of the work."""
         if self._worker is not None:
             await self._worker.ready()
+
+    async def unhealthy(self, answer_s: float = 2.0) -> list[str]:
+        """Why this process is of no use at all: its database does not answer within answer_s. Empty: it is."""
+        reason = await store_reason(self.context, answer_s)
+        return [reason] if reason else []
+
+    async def readiness(self, limits: ReadyLimits | None = None) -> list[str]:
+        """Why this process should not be given work now, each reason a line for people; empty when it is ready."""
+        connecting = self._connecting is not None and not self._connecting.done()
+        return await not_ready(self.context, self._worker, connecting=connecting, limits=limits or ReadyLimits())
 
     async def stop(self) -> None:
         """Finish the batches at hand, give up the leases, close."""

@@ -92,6 +92,11 @@ class Worker:
         """Return when this worker has its first leases and its loops run."""
         await self._ready.wait()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `ready` would return at once."""
+        return self._ready.is_set()
+
     async def wait_failed(self) -> None:
         """Return when `failed` is set."""
         await self._failing.wait()

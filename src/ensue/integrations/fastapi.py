@@ -1,4 +1,4 @@
-"""FastAPI: steps as dependencies, problem documents, a body limit, and the Idempotency-Key.
+"""FastAPI: steps as dependencies, problem documents, a body limit, the Idempotency-Key, and what probes ask.
 
     app = FastAPI(lifespan=orders.lifespan)
     install(app)
@@ -22,12 +22,13 @@ except ImportError as error:
 
 from ensue.integrations.body_limit import BodyLimit
 from ensue.integrations.handlers import add_handlers
+from ensue.integrations.health import health_routes
 from ensue.integrations.openapi import describe, problem_responses
 from ensue.integrations.problems import Problem
 from ensue.integrations.routes import check_step_scope
 from ensue.integrations.step_route import StepRoute
 
-__all__ = ["Problem", "StepRoute", "check_step_scope", "install", "problem_responses"]
+__all__ = ["Problem", "StepRoute", "check_step_scope", "health_routes", "install", "problem_responses"]
 
 
 def install(app: FastAPI, *, body_bytes_max: int = 1_000_000) -> None:

@@ -1,0 +1,102 @@
+"""Is this process of a service fit to be given work, and if not, why: what a load balancer or an orchestrator asks."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+from ensue.engine.consumer import PartitionConsumer
+from ensue.engine.context import Context
+from ensue.engine.worker import Worker
+from ensue.errors import EnsueError, UsageError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyLimits:
+    """When a process counts as ready. None: that is not looked at.
+
+    lag_max: records of one partition that it holds, from what it has read to the log's end.
+    backlog_max: outbox records that its relay has not sent (only the process with the relay's lease is asked).
+    broker: whether it must answer. False for a service that takes requests from outside while the broker is down: its
+    steps commit, the outbox grows, and nothing is lost; what hangs on the broker is then left out of the answer.
+    answer_s: how long store and broker may take, in seconds.
+    """
+
+    lag_max: int | None = 10_000
+    backlog_max: int | None = 10_000
+    broker: bool = True
+    answer_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("lag_max", "backlog_max"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UsageError(f"{name} is {value}, expected 0 or more, or None for no limit")
+        if not self.answer_s > 0:
+            raise UsageError(f"answer_s is {self.answer_s}, expected more than 0 seconds")
+
+
+async def store_reason(context: Context, answer_s: float) -> str:
+    """Why the store cannot be used; empty when it answers."""
+    try:
+        async with asyncio.timeout(answer_s):
+            await context.store.leases()
+    except TimeoutError:
+        return f"the database did not answer within {answer_s:g} s"
+    except EnsueError as error:
+        return f"the database: {error}"
+    return ""
+
+
+async def not_ready(context: Context, worker: Worker | None, *, connecting: bool, limits: ReadyLimits) -> list[str]:
+    """Return the reasons, none when ready. worker None: this process does no work, it only serves steps and queries.
+
+    connecting: the broker was not reached yet since the start.
+    """
+    reasons = []
+    if reason := await store_reason(context, limits.answer_s):
+        return [reason]  # the rest would say it again
+    if worker is not None and worker.failed is not None:
+        reasons.append(f"the worker cannot go on: {worker.failed}")
+    if connecting:
+        return [*reasons, *(["the broker was not reached yet"] if limits.broker else [])]
+    if worker is not None and not worker.is_ready:
+        reasons.append("the worker has no share of the work yet")
+    try:
+        async with asyncio.timeout(limits.answer_s):
+            reasons += await _behind(context, worker, limits)
+    except TimeoutError:
+        if limits.broker:
+            reasons.append(f"broker and database did not answer within {limits.answer_s:g} s")
+    except EnsueError as error:
+        if limits.broker:
+            reasons.append(f"the broker: {error}")
+    return reasons
+
+
+async def _behind(context: Context, worker: Worker | None, limits: ReadyLimits) -> list[str]:
+    await context.broker.topics()
+    if worker is None:
+        return []
+    reasons = []
+    if limits.lag_max is not None:
+        consumers = worker.consumers
+        lags = await asyncio.gather(*(_lag(context, each) for each in consumers))
+        for consumer, lag in zip(consumers, lags, strict=True):
+            if lag > limits.lag_max:
+                where = f"{consumer.partition.topic}/{consumer.partition.number}"
+                reasons.append(f"{where} lags {lag} records behind, limit {limits.lag_max}")
+    relay = worker.relay
+    if limits.backlog_max is not None and relay is not None and context.store.capabilities.publishes:
+        head = max((await context.store.outbox_heads()).values(), default=0)
+        # Positions grow by at least 1 a record, so the difference is enough where it is small; else count.
+        if head - relay.position > limits.backlog_max:
+            unsent = await context.store.outbox_after(relay.position, limits.backlog_max + 1)
+            if len(unsent) > limits.backlog_max:
+                reasons.append(f"more than {limits.backlog_max} outbox records are not sent yet")
+    return reasons
+
+
+async def _lag(context: Context, consumer: PartitionConsumer) -> int:
+    bounds = await context.broker.bounds(consumer.partition.topic, consumer.partition.number)
+    return bounds.last - max(consumer.offset, bounds.first - 1)

@@ -1,0 +1,77 @@
+"""`/livez`, `/healthz`, `/readyz`: what probes ask. They answer by the service's runtime in this process."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from ensue.engine.readiness import ReadyLimits
+from ensue.engine.runtime import Runtime
+from ensue.errors import UsageError
+from ensue.integrations import problems
+from ensue.integrations.openapi import problem_responses
+
+UNHEALTHY = "urn:ensue:problem:unhealthy"
+NOT_READY = "urn:ensue:problem:not-ready"
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+def health_routes(
+    service: Any,
+    *,
+    lag_max: int | None = 10_000,
+    backlog_max: int | None = 10_000,
+    need_broker: bool = True,
+    answer_s: float = 2.0,
+) -> APIRouter:
+    """Return a router with three probes of a service: `app.include_router(health_routes(orders))`.
+
+    `/livez`: the process answers (restart it when not). `/healthz`: so does its database. `/readyz`: its worker has its
+    share, store and broker answer, no partition that it holds lags more than lag_max records, no more than backlog_max
+    outbox records wait for its relay. Else 503, a problem document with the list `reasons`.
+
+    need_broker: False for a service that should take requests while the broker is down (its outbox keeps the events).
+    answer_s: how long database and broker may take, in seconds. None as a limit: not looked at.
+    """
+    limits = ReadyLimits(lag_max=lag_max, backlog_max=backlog_max, broker=need_broker, answer_s=answer_s)
+    router = APIRouter(tags=["health"])
+
+    def runtime() -> Runtime | None:
+        try:
+            running: Runtime = service.runtime
+        except UsageError:
+            return None
+        return running
+
+    @router.get("/livez")
+    async def livez() -> Health:
+        return Health()
+
+    @router.get("/healthz", response_model=Health, responses=problem_responses(503))
+    async def healthz(request: Request) -> Any:
+        running = runtime()
+        reasons = [_NOT_RUNNING] if running is None else await running.unhealthy(answer_s)
+        return _unavailable(request, "Unhealthy", UNHEALTHY, reasons) if reasons else Health()
+
+    @router.get("/readyz", response_model=Health, responses=problem_responses(503))
+    async def readyz(request: Request) -> Any:
+        running = runtime()
+        reasons = [_NOT_RUNNING] if running is None else await running.readiness(limits)
+        return _unavailable(request, "Not ready", NOT_READY, reasons) if reasons else Health()
+
+    return router
+
+
+_NOT_RUNNING = "the service does not run in this process"
+
+
+def _unavailable(request: Request, title: str, type: str, reasons: list[str]) -> Response:
+    shown = [problems.printable(reason) for reason in reasons]
+    return problems.response(
+        request, 503, title, "; ".join(shown), type=type, headers={"Retry-After": "1"}, reasons=shown
+    )
