@@ -1,0 +1,289 @@
+"""The Kafka broker: the port's partitioned log is Kafka's own; offsets are Kafka's + 1."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import confluent_kafka
+
+from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.brokers.kafka.failures import unavailable
+from ensue.brokers.kafka.places import Places
+from ensue.brokers.kafka.reading import Cursor, Lane
+from ensue.brokers.kafka.sending import Sender
+from ensue.brokers.kafka.settings import parse_kafka_url
+from ensue.brokers.kafka.topics import Topics
+from ensue.brokers.kafka.wire import decode, encode
+from ensue.errors import BrokerUnavailable, UsageError
+from ensue.message import Bounds, Garbage, Message
+from ensue.ports import Capabilities, Entry
+
+T = TypeVar("T")
+
+#: The first version whose `consume` was measured to give whole batches again.
+_LIBRARY = (2, 16, 1)
+#: A read stops after this much data, so that 500 records of 8 MB do not come at once.
+_READ_BYTES_MAX = 8 * 1024 * 1024
+#: Requests under way at once, of all partitions.
+_THREADS = 4
+
+
+class _Open:
+    """What is there between open and close."""
+
+    def __init__(self, topics: Topics, places: Places, sender: Sender, threads: ThreadPoolExecutor) -> None:
+        self.topics = topics
+        self.places = places
+        self.sender = sender
+        self.threads = threads
+        self.retired: list[Sender] = []
+        #: Partitions of topics seen, by full name.
+        self.known: dict[str, int] = {}
+        #: The highest last offset (ours) known of a partition.
+        self.ends: dict[tuple[str, int], int] = {}
+
+
+class KafkaBroker:
+    """`kafka://host:9092,host2:9092`, `kafkas://user:password@host:9093`, with the options
+
+    prefix: before each topic's name, so that several systems can share a cluster. replication: of topics made here
+    (default: the cluster's). security: plaintext, ssl, sasl_plaintext, sasl_ssl (default: by scheme and user).
+    mechanism: of SASL (PLAIN). ca, certificate, key, key_password: of TLS, paths of PEM files. timeout_s: any request
+    (10). max_message_bytes: the largest record (8 MiB). conf.<name>: any other librdkafka property.
+
+    An append is acknowledged by all in-sync replicas; Kafka answers before it syncs to disk, so that a power cut of
+    all replicas at once may take the last records away. Subscribers then see a gap in the chain and get them again.
+    """
+
+    capabilities = Capabilities(sessions=False, power_loss_safe=False)
+
+    def __init__(self, url: str) -> None:
+        self._settings = parse_kafka_url(url)
+        self._prefix = self._settings.prefix
+        self._state: _Open | None = None
+
+    async def exists(self) -> bool:
+        topics = self._new(Topics)
+        try:
+            return bool(await asyncio.to_thread(topics.listed))
+        finally:
+            await asyncio.shield(asyncio.to_thread(topics.close))
+
+    async def open(self) -> None:
+        """Raises BrokerUnavailable after timeout_s at the latest; UsageError on settings librdkafka does not take."""
+        if self._state is not None:
+            return
+        if _version() < _LIBRARY:
+            raise UsageError(
+                f"confluent-kafka is {_version()}, expected {_LIBRARY} or later: pip install -U 'ensue[kafka]'"
+            )
+        topics = self._new(Topics)
+        try:
+            known = await asyncio.to_thread(topics.listed)
+            sender = self._new(Sender)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(topics.close))
+            raise
+        threads = ThreadPoolExecutor(_THREADS, "ensue-kafka-request")
+        self._state = _Open(topics, Places(self._settings), sender, threads)
+        self._state.known = known
+
+    async def close(self) -> None:
+        state, self._state = self._state, None
+        if state is None:
+            return
+        lanes = state.places.stop()
+        for each in (state.sender, *state.retired):
+            each.stop()
+        await asyncio.shield(asyncio.to_thread(_finish, state, lanes))
+
+    # --- topics
+
+    async def ensure_topic(self, topic: str, partitions: int) -> None:
+        check_partitions_wanted(topic, partitions)
+        state, name = self._opened(), self._prefix + topic
+        found = await self._ask(state, state.topics.partitions, name)
+        if not found:
+            found = await self._ask(state, state.topics.create, name, partitions)
+        state.known[name] = found
+        check_partitions(topic, partitions, found)
+
+    async def partitions(self, topic: str) -> int:
+        state, name = self._opened(), self._prefix + topic
+        found = await self._ask(state, state.topics.partitions, name)
+        if found:
+            state.known[name] = found
+        return found
+
+    async def topics(self) -> Mapping[str, int]:
+        state = self._opened()
+        found = await self._ask(state, state.topics.listed)
+        state.known.update(found)
+        return {name.removeprefix(self._prefix): count for name, count in found.items()}
+
+    # --- append
+
+    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
+        name = await self._checked(topic, partition)
+        last = await self._append(source, {(topic, partition): entries})
+        if (name, partition) in last:
+            return last[name, partition] + 1
+        return (await self.bounds(topic, partition)).last
+
+    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+        for topic, number in batches:
+            await self._checked(topic, number)
+        await self._append(source, batches)
+
+    async def _append(
+        self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]
+    ) -> dict[tuple[str, int], int]:
+        """Return Kafka's offset of the last record of each full topic name and partition."""
+        state = self._opened()
+        if state.sender.broken:
+            state.retired = [each for each in state.retired if each.alive] + [state.sender]
+            state.sender = self._new(Sender)
+        last = await state.sender.send(
+            {
+                (self._prefix + topic, number): encode(source, number, entries)
+                for (topic, number), entries in batches.items()
+            }
+        )
+        for where, offset in last.items():
+            state.ends[where] = max(state.ends.get(where, 0), offset + 1)
+        return last
+
+    # --- read
+
+    async def read(
+        self, topic: str, partition: int, after: int, limit: int, wait_s: float
+    ) -> Sequence[Message | Garbage]:
+        state = self._opened()
+        name = self._prefix + topic
+        if not 0 <= partition < state.known.get(name, 0):
+            await self._checked(topic, partition)
+        after = max(after, 0)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        looked = False
+        while state is self._state:
+            cursor, lane = state.places.find(name, partition, after)
+            if cursor.problem:
+                raise unavailable(self._settings, f"read {topic}/{partition}", cursor.problem)
+            found = _taken(cursor, lane, topic, after, limit)
+            if found:
+                return found
+            now = loop.time()
+            at_the_end = cursor.live and cursor.fetched >= state.ends.get((name, partition), 0)
+            if now < until and not (looked and at_the_end):
+                await _woken(cursor, until - now)
+            elif at_the_end:
+                return []
+            elif looked:  # and still nothing of what the broker said it had
+                raise unavailable(self._settings, f"read {topic}/{partition}", "no answer")
+            else:
+                # The wait is over and nothing is here yet: but is there nothing at the broker?
+                if (await self.bounds(topic, partition)).last <= after:
+                    return []
+                looked = True
+                until = loop.time() + self._settings.timeout_s
+        return []
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        """`last` may be the offset of a transaction's marker, of a foreign producer: no record is there to be read."""
+        state, name = self._opened(), await self._checked(topic, partition)
+        low, high = await self._ask(state, state.topics.watermarks, name, partition)
+        state.ends[name, partition] = high
+        return Bounds(low + 1, high)
+
+    async def prune(self, topic: str, partition: int, before_s: float, limit: int) -> int:
+        """As the port says. Markers of foreign transactions count as records."""
+        state, name = self._opened(), await self._checked(topic, partition)
+        return await self._ask(state, state.topics.prune, name, partition, before_s, limit)
+
+    # --- helpers
+
+    def _opened(self) -> _Open:
+        if self._state is None:
+            raise BrokerUnavailable(f"the broker at kafka://{self._settings.servers} is not open: call open() first")
+        return self._state
+
+    async def _checked(self, topic: str, number: int) -> str:
+        """Return the topic's full name. Raises UsageError when it never had such a partition."""
+        state, name = self._opened(), self._prefix + topic
+        known = state.known.get(name) or await self.partitions(topic)
+        if not 0 <= number < known:
+            raise no_such_partition(topic, number, known)
+        return name
+
+    async def _ask(self, state: _Open, question: Callable[..., T], *arguments: Any) -> T:
+        """Run a request in a thread. A topic that is gone is BrokerUnavailable: whoever needs it makes it again."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(state.threads, functools.partial(question, *arguments))
+        except LookupError as error:
+            name = str(arguments[0])
+            state.known.pop(name, None)
+            state.places.forget(name)
+            raise BrokerUnavailable(
+                f"Kafka at {self._settings.servers}: topic {name} is gone ({error}): it was deleted; "
+                "ensure_topic makes it again",
+                topic=name.removeprefix(self._prefix),
+            ) from error
+
+    def _new(self, kind: Callable[..., T]) -> T:
+        """Make a part that has a librdkafka client."""
+        try:
+            return kind(self._settings)
+        except confluent_kafka.KafkaException as error:
+            raise UsageError(f"Kafka URL: librdkafka refuses its settings: {error.args[0].str()}") from error
+
+
+def _finish(state: _Open, lanes: Sequence[Lane]) -> None:
+    """Wait for all threads; blocks for at most the settings' timeout."""
+    state.threads.shutdown(wait=True, cancel_futures=True)
+    for lane in lanes:
+        lane.join()
+    for sender in (state.sender, *state.retired):
+        sender.join()
+    state.topics.close()
+
+
+def _taken(cursor: Cursor, lane: Lane, topic: str, after: int, limit: int) -> list[Message | Garbage]:
+    """Take up to `limit` records after an offset out of a cursor's buffer."""
+    records = cursor.records
+    found: list[Message | Garbage] = []
+    size = 0
+    while records and len(found) < limit and size <= _READ_BYTES_MAX:
+        record = records.popleft()
+        size += len(record)
+        if (record.offset() or 0) >= after:
+            found.append(decode(record, topic, cursor.number))
+    cursor.taken_bytes += size
+    cursor.after = found[-1].offset if found else after
+    if cursor.hungry:
+        lane.more()
+    return found
+
+
+async def _woken(cursor: Cursor, seconds: float) -> None:
+    """Return when something came for the cursor, or it was dropped, or after `seconds`."""
+    if cursor.dropped:
+        return
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cursor.waiters.add(waiter)
+    try:
+        # Looked at again after the thread can see the waiter, or what came in between would be slept through.
+        if not cursor.records and not cursor.problem:
+            await asyncio.wait((waiter,), timeout=seconds)
+    finally:
+        cursor.waiters.discard(waiter)
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(each) for each in version("confluent-kafka").split(".")[:3] if each.isdigit())

@@ -1,0 +1,254 @@
+"""Reading: cursors, each at a place of one partition, and the lanes that fetch for them.
+
+A lane is one librdkafka consumer in one thread. It uses assign with explicit offsets, never a group. It takes what has
+arrived and puts it in its cursors' buffers; a cursor whose buffer is full is unassigned until it has room again, and a
+lane whose cursors all have enough stops polling, so that librdkafka's own bounded queue holds back the broker.
+Only the lane's thread touches the consumer and changes where a cursor fetches; only the event loop takes records out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaRecord
+
+from ensue.brokers.kafka.failures import GONE, text
+from ensue.brokers.kafka.settings import KafkaSettings
+
+log = logging.getLogger("ensue.kafka")
+
+#: Below these a cursor wants more; above the others it takes no more.
+LOW_RECORDS, HIGH_RECORDS = 1500, 6000
+LOW_BYTES, HIGH_BYTES = 4 * 1024 * 1024, 16 * 1024 * 1024
+#: Records taken from librdkafka at once.
+_TAKE = 500
+#: A blocked poll cannot be woken, so this is how long a new cursor may have to wait; short while cursors come and go.
+_POLL_S, _POLL_SOON_S, _SOON_S = 0.1, 0.01, 1.0
+#: How often a cursor beyond the end of its partition, or one that failed to find its place, is tried again.
+_AGAIN_S = 0.5
+
+
+class Cursor:
+    """A place in a partition, and what was fetched from there on. Offsets `after` and `fetched` are ours (from 1).
+
+    after: what was taken so far; fetched: the last offset that came, or is known to be no record.
+    live: the end was seen, and everything since then is fetched as it comes.
+    """
+
+    __slots__ = (
+        "after", "again_at", "assigned", "dropped", "fetched", "live", "number", "problem", "received_bytes",
+        "records", "taken_bytes", "topic", "used_at", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, topic: str, number: int, after: int) -> None:
+        self.topic = topic
+        self.number = number
+        self.after = after
+        self.fetched = after
+        self.records: deque[KafkaRecord] = deque()
+        # Two counters, since the thread adds and the event loop takes away.
+        self.received_bytes = 0
+        self.taken_bytes = 0
+        self.live = False
+        self.problem = ""
+        self.dropped = False
+        self.assigned = False
+        self.again_at = 0.0
+        self.used_at = time.monotonic()
+        self.waiters: set[asyncio.Future[None]] = set()
+
+    @property
+    def hungry(self) -> bool:
+        return len(self.records) < LOW_RECORDS and self.received_bytes - self.taken_bytes < LOW_BYTES
+
+    @property
+    def full(self) -> bool:
+        return len(self.records) > HIGH_RECORDS or self.received_bytes - self.taken_bytes > HIGH_BYTES
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Lane:
+    """One consumer, its thread, and at most one cursor a partition."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        #: The event loop's view of which cursor is where.
+        self.cursors: dict[tuple[str, int], Cursor] = {}
+        self._fetching: dict[tuple[str, int], Cursor] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wanted = threading.Event()
+        self._soon_until = 0.0
+        self._stopping = False
+        self._consumer = Consumer(settings.consumer() | {"error_cb": self._trouble})
+        self._thread = threading.Thread(target=self._run, name="ensue-kafka-consumer", daemon=True)
+        self._thread.start()
+
+    # --- on the event loop
+
+    def add(self, cursor: Cursor) -> None:
+        """Begin to fetch for this cursor; the one that the partition had here is dropped."""
+        key = (cursor.topic, cursor.number)
+        self.drop(key)
+        self.cursors[key] = cursor
+        self._command(lambda: self._begin(cursor))
+
+    def drop(self, key: tuple[str, int]) -> None:
+        cursor = self.cursors.pop(key, None)
+        if cursor is not None:
+            cursor.dropped = True
+            cursor.wake()
+            self._command(lambda: self._end(cursor))
+
+    def more(self) -> None:
+        """A buffer has room again."""
+        self._wanted.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wanted.set()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        self._soon_until = time.monotonic() + _SOON_S
+        self._wanted.set()
+
+    # --- in the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                try:
+                    self._turn()
+                except KafkaException as error:  # of the consumer as a whole
+                    self._fail_all(text(error.args[0]))
+                    self._wanted.wait(_POLL_S)
+        finally:
+            self._consumer.close()
+
+    def _turn(self) -> None:
+        self._wanted.clear()
+        while self._commands:
+            self._commands.popleft()()
+        cursors = list(self._fetching.values())
+        for cursor in cursors:
+            if not cursor.assigned and cursor.hungry and time.monotonic() >= cursor.again_at:
+                self._assign(cursor)
+        if not any(cursor.hungry for cursor in cursors):
+            self._wanted.wait(_POLL_S)
+            return
+        first = self._consumer.poll(_POLL_SOON_S if time.monotonic() < self._soon_until else _POLL_S)
+        if first is not None:
+            # `consume` alone would hold a part-filled batch until its timeout.
+            self._take([first, *self._consumer.consume(_TAKE - 1, 0)])
+
+    def _begin(self, cursor: Cursor) -> None:
+        if not cursor.dropped:
+            self._fetching[cursor.topic, cursor.number] = cursor
+
+    def _end(self, cursor: Cursor) -> None:
+        key = (cursor.topic, cursor.number)
+        if self._fetching.get(key) is cursor:
+            del self._fetching[key]
+        self._unassign(cursor)
+
+    def _assign(self, cursor: Cursor) -> None:
+        """Fetch from where the cursor stands. Whatever was on its way for an older assignment never arrives."""
+        self._consumer.incremental_assign([TopicPartition(cursor.topic, cursor.number, cursor.fetched)])
+        cursor.assigned = True
+
+    def _unassign(self, cursor: Cursor) -> None:
+        if cursor.assigned:
+            cursor.assigned = False
+            self._consumer.incremental_unassign([TopicPartition(cursor.topic, cursor.number)])
+
+    def _take(self, records: list[KafkaRecord]) -> None:
+        touched: set[Cursor] = set()
+        for record in records:
+            cursor = self._fetching.get((record.topic() or "", record.partition() or 0))
+            error = record.error()
+            if cursor is None or not cursor.assigned:
+                if error is not None:
+                    log.debug("consumer: %s", error.str())
+                continue  # of a cursor that was dropped, or that stopped in this very batch
+            if error is not None:
+                self._heed(cursor, error, record.offset() or 0)
+            else:
+                cursor.received_bytes += len(record)
+                cursor.fetched = (record.offset() or 0) + 1
+                cursor.records.append(record)
+            touched.add(cursor)
+        for cursor in touched:
+            if cursor.full:
+                self._unassign(cursor)
+                cursor.live = False
+        self._wake([cursor for cursor in touched if cursor.waiters])
+
+    def _heed(self, cursor: Cursor, error: KafkaError, end: int) -> None:
+        """What came in a record's place."""
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            # What is between the last record and the end is none: a transaction's marker.
+            cursor.fetched = max(cursor.fetched, end)
+            cursor.live = True
+        elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            self._find_place(cursor)
+        elif code in GONE or code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION):
+            self._unassign(cursor)
+            cursor.again_at = time.monotonic() + _AGAIN_S
+            cursor.problem = error.str()
+        else:
+            log.warning("reading %s/%d: %s", cursor.topic, cursor.number, error.str())
+
+    def _find_place(self, cursor: Cursor) -> None:
+        """The log does not hold the next offset: below its first the reader goes on there; beyond its end it waits,
+        and its owner, who compares it with the bounds, takes it back."""
+        self._unassign(cursor)
+        cursor.again_at = time.monotonic() + _AGAIN_S
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(cursor.topic, cursor.number), timeout=min(self._settings.timeout_s, 2.0)
+            )
+        except KafkaException as error:
+            log.warning("reading %s/%d: %s", cursor.topic, cursor.number, text(error.args[0]))
+            return
+        if cursor.fetched < low:
+            cursor.fetched = low
+        if cursor.fetched <= high:
+            cursor.again_at = 0.0
+        else:
+            cursor.live = True
+
+    def _fail_all(self, problem: str) -> None:
+        log.warning("consumer: %s", problem)
+        for cursor in self._fetching.values():
+            cursor.problem = problem
+        self._wake(list(self._fetching.values()))
+
+    def _trouble(self, error: KafkaError) -> None:
+        """A connection failed; librdkafka goes on trying."""
+        log.debug("consumer: %s", error.str())
+
+    def _wake(self, cursors: list[Cursor]) -> None:
+        if cursors:
+            with contextlib.suppress(RuntimeError):  # the event loop was closed without us
+                self._loop.call_soon_threadsafe(_wake_all, cursors)
+
+
+def _wake_all(cursors: list[Cursor]) -> None:
+    for cursor in cursors:
+        cursor.wake()
