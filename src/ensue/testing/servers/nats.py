@@ -12,26 +12,40 @@ from ensue.testing.servers.base import Server, free_port, says
 
 
 class NatsServer(Server):
-    """cluster: (own route port, all route ports) when it is a node of one."""
+    """node, routes: its name and the route ports, its own first, when it is one of a cluster.
+
+    settings: more lines of its configuration file.
+    """
 
     name = "nats"
     program = "nats-server"
 
     def __init__(
-        self, *, port: int | None = None, durable: bool = False, node: str = "", routes: Sequence[int] = ()
+        self,
+        *,
+        port: int | None = None,
+        durable: bool = False,
+        node: str = "",
+        routes: Sequence[int] = (),
+        settings: Sequence[str] = (),
     ) -> None:
         super().__init__(port=port, durable=durable)
         self.monitor = free_port()
         self._node = node
+        self._settings = tuple(settings)
         self._routes = tuple(routes)  # the own one first
 
     def prepare(self) -> None:
         self.make_directory("data")
+        settings = ["max_payload: 8MB"]  # of the default, 1 MB, a record of one megabyte has its headers too much
+        if self.durable:
+            settings.append("jetstream: { sync_interval: always }")
+        (self.directory / "nats.conf").write_text("\n".join([*settings, *self._settings]) + "\n")
 
     def command(self) -> Sequence[str]:
         command = [
-            str(self.find(self.program)), "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.data),
-            "-m", str(self.monitor),
+            str(self.find(self.program)), "-c", str(self.directory / "nats.conf"), "-a", "127.0.0.1",
+            "-p", str(self.port), "-js", "-sd", str(self.data), "-m", str(self.monitor),
         ]  # fmt: skip
         if self._node:
             own, *others = self._routes
