@@ -39,8 +39,11 @@ class Capabilities:
     publishes: steps may publish; False: a store for views, without an outbox.
     locks: `load_rows` locks what it loads; False: of two transactions that change one entity at once, one raises
     StoreConflict at its commit.
+    concurrent_writers: several transactions are open and write at once; False: one after the other.
     transactions: a step changes any number of entities at once; False: each entity is a document of its own, which
     holds what it published and how far each source was applied to it.
+    may_forget: the server may come back with less than it had acknowledged while this process lives, all of a step or
+    nothing of it: whoever remembers how far it was looks now and then.
     """
 
     sessions: bool = True
@@ -49,7 +52,9 @@ class Capabilities:
     power_loss_safe: bool = True
     publishes: bool = True
     locks: bool = True
+    concurrent_writers: bool = False
     transactions: bool = True
+    may_forget: bool = False
 
 
 class Clock(Protocol):
