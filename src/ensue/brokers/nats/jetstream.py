@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import datetime
 from typing import Any
@@ -20,6 +21,8 @@ STREAM_NOT_FOUND = 10059
 NAME_IN_USE = 10058
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
+#: How long one attempt waits before the same is asked again.
+_ATTEMPT_S = 1.0
 
 
 class ApiError(Exception):
@@ -57,16 +60,27 @@ class JetStream:
         self.options = options
 
     async def call(self, verb: str, body: object = None, *, wire: Wire | None = None, limit_s: float = 0.0) -> bytes:
+        """Ask and return the answer. limit_s: for one attempt that must not be repeated (default: timeout_s in all).
+
+        While a stream's leader is being elected a request is not answered late but never, so it is repeated.
+        """
         wire = wire or await self._link.wire()
         subject = f"{self.options.api}.{verb}"
-        limit_s = limit_s or self.options.timeout_s
-        try:
-            headers, payload = await wire.request(subject, b"" if body is None else _encode(body), limit_s)
-        except BrokerUnavailable:
-            if wire.alive:
-                # Is it the server that is silent, or JetStream without a leader? A dead connection is given up.
-                await wire.answers_within(1.0)
-            raise
+        payload = b"" if body is None else _encode(body)
+        clock = asyncio.get_running_loop().time
+        until = clock() + (limit_s or self.options.timeout_s)
+        while True:
+            try:
+                left = max(until - clock(), 0.001)
+                headers, payload = await wire.request(subject, payload, limit_s or min(left, _ATTEMPT_S))
+                break
+            except BrokerUnavailable:
+                if not wire.alive:
+                    raise
+                if clock() >= until:
+                    # Is it the server that is silent, or JetStream without a leader? A dead connection is given up.
+                    await wire.answers_within(1.0)
+                    raise
         if headers.startswith(b"NATS/1.0 503"):
             raise BrokerUnavailable(
                 f"NATS at {wire.address}: JetStream does not answer to {subject}: it is not enabled (nats-server -js), "
@@ -104,10 +118,10 @@ class JetStream:
             if not found or len(names) >= answer.get("total", 0):
                 return names
 
-    async def create(self, config: dict[str, Any]) -> dict[str, Any] | None:
+    async def create(self, config: dict[str, Any], limit_s: float) -> dict[str, Any] | None:
         """Make a stream and return the configuration that came back; None when one of that name is configured else."""
         try:
-            answer = await self.call(f"STREAM.CREATE.{config['name']}", config)
+            answer = await self.call(f"STREAM.CREATE.{config['name']}", config, limit_s=limit_s)
         except ApiError as error:
             if error.code == NAME_IN_USE:
                 return None
@@ -116,7 +130,9 @@ class JetStream:
 
     async def purge(self, name: str, before: int) -> int:
         """Delete what has a smaller sequence; return how many records that were."""
-        answer = msgspec.json.decode(await self.call(f"STREAM.PURGE.{name}", {"seq": before}))
+        # Not repeated: a second one would find nothing left to count.
+        limit_s = self.options.timeout_s
+        answer = msgspec.json.decode(await self.call(f"STREAM.PURGE.{name}", {"seq": before}, limit_s=limit_s))
         return int(answer.get("purged", 0))
 
     async def stored_at(self, name: str, subject: str, sequence: int) -> tuple[int, float] | None:

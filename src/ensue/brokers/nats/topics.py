@@ -21,6 +21,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ESCAPED = re.compile(rb"[^A-Za-z0-9_-]")
 #: Streams made or looked at at once.
 _AT_ONCE = 8
+#: How long one attempt to make a stream waits for its answer.
+_CREATE_S = 1.0
 
 
 class Stream(NamedTuple):
@@ -143,14 +145,11 @@ class Topics:
         stream = self.stream(topic, number)
         wanted = self._config(stream, _Note(topic, number, partitions))
         try:
-            echo = await self._jetstream.create(wanted)
+            echo = await self._create(wanted)
         except ApiError as error:
             raise UsageError(f"stream {stream.name} of topic {topic} cannot be made: {error}", topic=topic) from error
-        if echo is None:
-            info = await self._jetstream.stream_info(stream.name)
-            if info is None:
-                raise self.gone(topic, number)  # deleted in this moment
-            self._check_existing(stream, topic, partitions, wanted, info)
+        if isinstance(echo, StreamInfo):
+            self._check_existing(stream, topic, partitions, wanted, echo)
             return
         dropped = {name: (value, echo.get(name)) for name, value in wanted.items() if echo.get(name) != value}
         if dropped:
@@ -162,6 +161,28 @@ class Topics:
                 "old for the setting and drops it without a word. Use a newer one, or leave out the option of the URL",
                 topic=topic, stream=stream.name,
             )  # fmt: skip
+
+    async def _create(self, wanted: dict[str, Any]) -> dict[str, Any] | StreamInfo:
+        """Return the configuration of the stream that was made, or all about one that exists and is configured else.
+
+        A cluster that is just making a stream of that name with another configuration does not answer at all (seen
+        with 2.9.10), so the question is short, and put again as often as timeout_s allows: to make the same stream
+        again changes nothing.
+        """
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._jetstream.options.timeout_s
+        while True:
+            try:
+                echo = await self._jetstream.create(wanted, limit_s=_CREATE_S)
+            except BrokerUnavailable:
+                if clock() > until:
+                    raise
+                echo = None
+            if echo is not None:
+                return echo
+            info = await self._jetstream.stream_info(str(wanted["name"]))
+            if info is not None:
+                return info
 
     def _config(self, stream: Stream, note: _Note) -> dict[str, Any]:
         """No limits: what is to be deleted is decided by Ensue's retention, or by an operator later."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 import urllib.request
 from collections.abc import Sequence
 from typing import Any, Self
 
-from ensue.testing.servers.base import Server, free_port, says
+from ensue.testing.servers.base import Server, ServerFailed, free_port, says
 
 
 class NatsServer(Server):
@@ -91,7 +92,21 @@ class NatsCluster:
             node.spawn()
         for node in self.nodes:
             node.wait_ready()
+        until = time.monotonic() + NatsServer.ready_s
+        while not all(self._knows_its_leader(node) for node in self.nodes):
+            if time.monotonic() > until:
+                raise ServerFailed(f"the NATS cluster has no leader after {NatsServer.ready_s:g} s")
+            time.sleep(0.05)
         return self
+
+    @staticmethod
+    def _knows_its_leader(node: NatsServer) -> bool:
+        """Whether JetStream's API would answer through this node."""
+        try:
+            meta = node.monitored("/jsz").get("meta_cluster") or {}
+        except OSError:
+            return False
+        return bool(meta.get("leader")) and meta.get("cluster_size") == 3
 
     def close(self) -> None:
         for node in self.nodes:
