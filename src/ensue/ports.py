@@ -44,6 +44,7 @@ class Capabilities:
     holds what it published and how far each source was applied to it.
     may_forget: the server may come back with less than it had acknowledged while this process lives, all of a step or
     nothing of it: whoever remembers how far it was looks now and then.
+    prunes: a broker that deletes old records when it is asked; False: its own retention does, by a setting of the log.
     """
 
     sessions: bool = True
@@ -55,6 +56,7 @@ class Capabilities:
     concurrent_writers: bool = False
     transactions: bool = True
     may_forget: bool = False
+    prunes: bool = True
 
 
 class Clock(Protocol):
@@ -143,7 +145,7 @@ class Broker(Protocol):
     async def prune(self, topic: str, partition: int, before_s: float, limit: int) -> int:
         """Delete up to `limit` of the oldest records appended before `before_s` (epoch seconds); return how many.
 
-        The last offset does not change, even when nothing is left.
+        The last offset does not change, even when nothing is left. Returns 0 when capabilities.prunes is false.
         """
 
 

@@ -67,6 +67,10 @@ class BrokerSuite:
 
     # --- helpers
 
+    def needs_pruning(self) -> None:
+        if not self.capabilities.prunes:
+            pytest.skip("capabilities.prunes is false")
+
     @asynccontextmanager
     async def opened(self, partitions: int = 2) -> AsyncIterator[Broker]:
         """An open broker with the topic `orders`."""

@@ -3,16 +3,17 @@
 # ruff: noqa: PT012  # what a step did before it raised belongs into the block
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 from sqlalchemy import BigInteger, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ensue.codec import encode_envelope
+from ensue.errors import StoreConflict
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Envelope, OutboxRecord, Partition, StoredResponse
 from ensue.ports import Capabilities, Index, StepTransaction, Store, Table
 
@@ -22,6 +23,7 @@ PARTITION = Partition(SERVICE, "payments", 0)
 SOURCE = "payments/1"
 
 _ids = count(1)
+T = TypeVar("T")
 
 
 class _Base(DeclarativeBase):
@@ -153,13 +155,44 @@ class StoreSuite:
             pytest.skip(f"needs capabilities.{capability}")
 
     async def publish(self, store: Store, *records: OutboxRecord) -> Sequence[OutboxRecord]:
+        self.needs("publishes")
         async with store.transaction() as transaction:
-            await transaction.outbox_add(records)
+            await self.add(transaction, *records)
         return records
+
+    async def add(self, transaction: StepTransaction, *records: OutboxRecord) -> None:
+        """Publish inside a step. Without transactions an entity carries what is published: always the same one here."""
+        if not self.capabilities.transactions:
+            carrier = ("carrier", None, len(records), "")
+            if await transaction.load_rows(ITEMS, ["carrier"]):
+                await transaction.update_rows(ITEMS, [carrier])
+            else:
+                await transaction.insert_rows(ITEMS, [carrier])
+        await transaction.outbox_add(records)
+
+    async def leave(self, transaction: StepTransaction, trace: str) -> None:
+        """Leave something in a step that is there afterwards if and only if it committed: a record, or else a row."""
+        if self.capabilities.publishes and self.capabilities.transactions:
+            await transaction.outbox_add([record(trace)])
+        else:
+            await transaction.insert_rows(ITEMS, [(trace, "trace", 0, "")])
+
+    async def traces(self, store: Store) -> list[str]:
+        if self.capabilities.publishes and self.capabilities.transactions:
+            return texts(await self.everything(store))
+        return [row[0] for row in await store.rows().find(ITEMS, ITEMS.indexes[0], ["trace"], limit=1000)]
+
+    async def until_it_commits(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Do a step again that lost a race, where stores find that out at the commit."""
+        while True:
+            try:
+                return await step()
+            except StoreConflict:
+                assert not self.capabilities.locks, "a store that locks lets racing steps wait for each other"
 
     async def everything(self, store: Store) -> Sequence[OutboxRecord]:
         """All that is in the outbox now."""
-        return await store.outbox_after(0, 1_000_000)
+        return list(await store.outbox_after(0, 1_000_000))
 
     async def put(self, store: Store, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows, in one step where a step may insert several."""
@@ -176,7 +209,8 @@ class StoreSuite:
     async def do_everything(self, transaction: StepTransaction) -> None:
         """Change everything a step can change."""
         await transaction.insert_rows(ACCOUNTS, [("a", 1)])
-        await transaction.outbox_add([record("one"), record("two", partition=1)])
+        if self.capabilities.publishes:
+            await transaction.outbox_add([record("one"), record("two", partition=1)])
         await transaction.inbox_claim(SERVICE, [("billing", "id-1")])
         await transaction.dead_letters_add([letter()])
         await transaction.response_save(response())

@@ -24,6 +24,7 @@ LONG_S = 600.0
 #: Deposits into one account, one step at a time, publishing each new balance. Imports little: it starts often.
 _DEPOSITOR = """
 import asyncio, importlib, sys
+from ensue.errors import StoreConflict
 from ensue.message import OutboxRecord
 from ensue.ports import Table
 
@@ -35,13 +36,19 @@ async def deposit(factory: str, url: str, name: str, count: int) -> None:
     await store.open()
     print("ready", flush=True)
     sys.stdin.readline()
-    for number in range(count):
-        async with store.transaction() as transaction:
-            [(account, balance)] = await transaction.load_rows(ACCOUNTS, ["a"])
-            await transaction.update_rows(ACCOUNTS, [(account, balance + 1)])
-            deposited = OutboxRecord("orders", 0, "a", b"{}", str(balance + 1).encode())
-            own = OutboxRecord("orders", number % 2 + 1, name, b"{}", f"{name}:{number}".encode())
-            await transaction.outbox_add([deposited, own])
+    number = 0
+    while number < count:
+        try:
+            async with store.transaction() as transaction:
+                [(account, balance)] = await transaction.load_rows(ACCOUNTS, ["a"])
+                await transaction.update_rows(ACCOUNTS, [(account, balance + 1)])
+                if store.capabilities.publishes:
+                    deposited = OutboxRecord("orders", 0, "a", b"{}", str(balance + 1).encode())
+                    own = OutboxRecord("orders", number % 2 + 1, name, b"{}", f"{name}:{number}".encode())
+                    await transaction.outbox_add([deposited, own])
+            number += 1
+        except StoreConflict:
+            assert not store.capabilities.locks
     await store.close()
 
 asyncio.run(deposit(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
@@ -152,7 +159,8 @@ class Working(StoreSuite):
         await store.open()
         await store.open()
         assert await store.exists()
-        await self.publish(store, record())
+        async with store.transaction() as transaction:
+            await self.leave(transaction, "here")
         await store.close()
         await store.close()
 
@@ -160,7 +168,7 @@ class Working(StoreSuite):
         store = await self.make_store()
         await store.open()
         async with store.transaction() as transaction:
-            await transaction.outbox_add([record()])
+            await self.leave(transaction, "here")
             closing = asyncio.create_task(store.close())
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -168,24 +176,26 @@ class Working(StoreSuite):
             await closing
         if self.capabilities.survives_restart:
             async with self.opened() as again:
-                assert len(await self.everything(again)) == 1
+                assert await self.traces(again) == ["here"]
 
     async def test_what_was_committed_is_there_after_close_and_open(self) -> None:
         self.needs("survives_restart")
         async with self.opened() as store:
             async with store.transaction() as transaction:
                 await self.do_everything(transaction)
-            await store.relay_save(1)
+            if self.capabilities.publishes:
+                await store.relay_save(1)
             source, before = store.source, await self.everything(store)
         async with self.opened() as store:
             assert store.source == source
             assert await self.everything(store) == before
-            assert await store.relay_load() == 1
             assert (await store.checkpoint_load(PARTITION)).revision == 1
             assert len(await store.dead_letters()) == 1
             assert await self.balance(store) == 1
-            await self.publish(store, record("three"))
-            check_chain(await self.everything(store))
+            if self.capabilities.publishes:
+                assert await store.relay_load() == 1
+                await self.publish(store, record("three"))
+                check_chain(await self.everything(store))
 
     async def test_stores_that_open_a_new_database_at_once_agree_on_its_source(self) -> None:
         self.needs("several_processes")
@@ -226,16 +236,18 @@ class Racing(Publishing):
                     assert child.stdin is not None
                     child.stdin.write(b"go\n")
                 async with asyncio.timeout(6 * self.patience_s):
-                    seen = await self.follow(store, 2 * processes * count)
+                    seen = await self.follow(store, 2 * processes * count) if self.capabilities.publishes else ()
                     assert [await child.wait() for child in children] == [0] * processes
             finally:
                 for child in children:
                     if child.returncode is None:
                         child.kill()
                     await child.communicate()
+            assert await self.balance(store) == processes * count
+            if not self.capabilities.publishes:
+                return
             assert await self.everything(store) == seen, "a record appeared below one that had been read"
             check_chain(seen)
-            assert await self.balance(store) == processes * count
             of_the_entity = [each for each in seen if each.key == "a"]
             assert texts(of_the_entity) == [str(number + 1) for number in range(processes * count)]
             for number in range(processes):

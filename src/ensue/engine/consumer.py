@@ -174,11 +174,16 @@ class PartitionConsumer:
                 checkpoint.offset = max(bounds.first - 1, 0)
         if self._aside.any:
             await self._aside.load()
-        if any(gap.state is GapState.LOST for gap in checkpoint.gaps.values()):
+        forgetful = context.store.capabilities.may_forget
+        if forgetful or any(gap.state is GapState.LOST for gap in checkpoint.gaps.values()):
             stored = await context.store.checkpoint_load(partition)
-            if stored.revision != checkpoint.revision:  # an operator accepted the loss
+            # An operator accepted the loss; or the server came back older, and others may have gone on from there.
+            other = forgetful and stored.watermarks != checkpoint.watermarks
+            if other or stored.revision != checkpoint.revision:
                 raise CheckpointConflict(
-                    f"{partition}: the checkpoint was changed by an operator",
+                    f"{partition}: the stored checkpoint is of revision {stored.revision}, expected "
+                    f"{checkpoint.revision}: "
+                    + ("the database has lost what it had" if forgetful else "it was changed by an operator"),
                     expected_revision=checkpoint.revision,
                 )
         if self._unsaved.duplicates + self._unsaved.unknown >= 1000:

@@ -1,0 +1,56 @@
+"""`RowReader` on hashes and sorted sets."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from ensue.ports import Index, Table
+from ensue.stores.places import place
+from ensue.stores.redis.keys import Keys, row_key
+from ensue.stores.redis.scripts import FIND
+from ensue.stores.redis.server import Server
+from ensue.stores.redis.touched import Row, decode_row
+
+_FIELDS_MAX = 1000
+
+
+class RedisRows:
+    """known: raises UsageError when a table is kept with other columns or indexes than it is declared with."""
+
+    def __init__(self, server: Server, keys: Keys, known: Callable[[Table], Awaitable[None]]) -> None:
+        self._server = server
+        self._keys = keys
+        self._known = known
+
+    async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
+        await self._known(table)
+        found: list[Row] = []
+        fields = [row_key(each) for each in dict.fromkeys(ids)]
+        for begin in range(0, len(fields), _FIELDS_MAX):
+            chunk = fields[begin : begin + _FIELDS_MAX]
+            raw = await self._server.command("HMGET", self._keys.table(table), *chunk)
+            found += [decode_row(each) for each in raw if each is not None]
+        return found
+
+    async def find(
+        self,
+        table: Table,
+        index: Index,
+        equal: Sequence[Any],
+        *,
+        since: Sequence[Any] = (),
+        after: Sequence[Any] = (),
+        limit: int,
+    ) -> Sequence[Row]:
+        await self._known(table)
+        lowest = b"[" + place(since)
+        if after:
+            # 0xff: beyond the length that ends the entry itself.
+            lowest = max(lowest, b"[" + place(after) + b"\xff\xff\xff")
+        keys = [self._keys.index(table, index, equal), self._keys.table(table)]
+        return [decode_row(each) for each in await self._server.script(FIND, keys, [lowest, b"+", limit])]
+
+    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+        await self._known(table)
+        return int(await self._server.command("ZCARD", self._keys.index(table, index, equal)))

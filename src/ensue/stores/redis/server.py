@@ -1,0 +1,78 @@
+"""The connection to a server: its driver's errors become ours here, and every wait has an end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
+
+import redis.asyncio as driver
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+
+from ensue.errors import StoreUnavailable, UsageError
+
+T = TypeVar("T")
+
+#: How long a server may take to answer or to be reached, seconds.
+ANSWER_S = 10.0
+#: What a server says that is up but cannot serve now.
+_NOT_NOW = ("LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS")
+
+
+class Server:
+    """One pool of connections. url: `redis://[user:password@]host:port/database`, `rediss://` with TLS."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.path.strip("/") and not parts.path.strip("/").isdigit():
+            raise UsageError(
+                f"{parts.scheme}: the path of the URL is {parts.path!r}, expected a database number, e.g. /0"
+            )
+        self.place = f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path}"
+        # No retry by the driver: whether a commit that got no answer happened must be found out, not tried again.
+        self._client = driver.Redis.from_url(
+            url,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=ANSWER_S,
+            socket_connect_timeout=ANSWER_S,
+            decode_responses=False,
+            protocol=2,
+        )
+        self._client.response_callbacks.clear()  # answers as the protocol has them, whatever the driver's version
+        self._scripts: dict[str, Any] = {}
+
+    async def command(self, *words: Any) -> Any:
+        """Send one command and return the answer as RESP2 has it. Raises StoreUnavailable."""
+        with self.translated():
+            return await self._client.execute_command(*words)
+
+    async def script(self, text: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+        script = self._scripts.get(text)
+        if script is None:
+            script = self._scripts[text] = self._client.register_script(text)
+        with self.translated():
+            return await cast(Awaitable[Any], script(keys=keys, args=arguments))
+
+    async def close(self) -> None:
+        await self._client.aclose()
+        await self._client.connection_pool.disconnect()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (AuthenticationError, AuthorizationError) as error:
+            raise UsageError(
+                f"{self.place} refuses the user or password of the URL ({type(error).__name__}): check them"
+            ) from error
+        except ResponseError as error:
+            if str(error).startswith(_NOT_NOW):
+                raise StoreUnavailable(f"{self.place} cannot serve now: {error}") from error
+            if "DB index" in str(error) or str(error).startswith(("NOPERM", "NOAUTH", "WRONGPASS")):
+                raise UsageError(f"{self.place}: {error}: check the URL and the user's rights") from error
+            raise
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"{self.place} does not answer: {type(error).__name__}: {error}") from error
