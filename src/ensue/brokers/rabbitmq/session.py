@@ -1,0 +1,195 @@
+"""What is known and open while one connection lives: the publisher, readers, ends of streams, topics.
+
+When the connection breaks, all of it is forgotten: the server that comes back may be another one.
+
+Places here count from 0, as RabbitMQ does; the broker's offsets are greater by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+from ensue.brokers.rabbitmq import frames
+from ensue.brokers.rabbitmq.connection import Connection
+from ensue.brokers.rabbitmq.making import declare_stream, making
+from ensue.brokers.rabbitmq.publisher import Publisher
+from ensue.brokers.rabbitmq.reader import Reader, Record
+from ensue.brokers.rabbitmq.streams import Streams
+from ensue.brokers.rabbitmq.topics import RECORD_PROPERTIES, Topics, encode_topic
+from ensue.errors import BrokerUnavailable
+
+#: A read stops after this much data, so that 500 records of 10 MB do not come at once.
+READ_BYTES_MAX = 8 * 1024 * 1024
+#: Readers that are kept for the next read of their stream.
+_IDLE_MAX = 2
+_REGISTRY_PREFETCH = 1000
+
+
+class Session:
+    """`await Session.begin(connection)`. Raises BrokerUnavailable from everything once the connection is lost."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.topics = Topics()
+        self.streams = Streams(connection, self.publish_marker)
+        self.ensured: set[str] = set()
+        self.closing = False
+        self._registry = f"{connection.settings.prefix}ensue.topics"
+        self._refreshing = asyncio.Lock()
+        self._publisher: Publisher | None = None
+        self._publisher_lock = asyncio.Lock()
+        self._making_lock = asyncio.Lock()
+
+    async def close(self) -> None:
+        self.closing = True
+        self.streams.wake_all()
+        await self.connection.close()
+
+    # --- publishing
+
+    async def publish(self, messages: Sequence[tuple[bytes, bytes, bytes]]) -> None:
+        """As Publisher.publish, on a channel that is opened again when it was lost."""
+        async with self._publisher_lock:
+            publisher = self._publisher
+            if publisher is None or not publisher.is_open:
+                connection = self.connection
+                channel = await connection.channel()
+                publisher = Publisher(connection, channel, connection.timeout_s, connection.place, self.lost)
+                try:
+                    await publisher.begin()
+                except BaseException:
+                    channel.close()
+                    raise
+                self._publisher = publisher
+        await publisher.publish(messages)
+
+    async def publish_marker(self, queue: str) -> None:
+        await self.publish([(frames.publish_arguments(queue), _MARKER_PROPERTIES, b"")])
+
+    def lost(self, queue: str) -> None:
+        """A stream is gone: nothing that was known of it holds."""
+        self.ensured.discard(queue)
+        self.streams.forget(queue)
+        if queue == self._registry:
+            self.topics = Topics()
+
+    # --- streams and topics
+
+    async def ensure_streams(self, queues: Sequence[str], *, keep_all: bool = False) -> None:
+        """Make the streams that are missing, with a marker as first record. keep_all: without the log's retention."""
+        if all(queue in self.ensured for queue in queues):
+            return
+        async with making(self.connection, self._making_lock, f"{self._registry}.making"):
+            for queue in queues:
+                if queue not in self.ensured:
+                    if not await self.declared(queue):
+                        await declare_stream(self.connection, queue, keep_all=keep_all)
+                        await self.publish_marker(queue)
+                    self.ensured.add(queue)
+
+    async def declared(self, queue: str) -> bool:
+        """Whether there is such a queue. The answer "no" costs the channel on which it was asked."""
+        channel = await self.connection.channel()
+        try:
+            passive = b"\x00\x00" + frames.short(queue) + b"\x01" + frames.table({})
+            await channel.call(frames.QUEUE_DECLARE, passive, frames.QUEUE_DECLARE_OK)
+        except BrokerUnavailable as error:
+            if error.values.get("code") == _NOT_FOUND:
+                return False
+            raise
+        finally:
+            channel.close()
+        return True
+
+    async def has_registry(self) -> bool:
+        return await self.declared(self._registry)
+
+    async def refresh_topics(self) -> None:
+        """Read what is new in the registry."""
+        async with self._refreshing:
+            await self.ensure_streams([self._registry], keep_all=True)
+            topics = self.topics
+            last = await self.last(self._registry)
+            while topics.read_through < last:
+                topics.learn(await self.read(self._registry, topics.read_through, _REGISTRY_PREFETCH, 0.0))
+
+    async def add_topic(self, topic: str, partitions: int) -> None:
+        """Ask for a topic; the first record of it in the registry is the one that counts."""
+        message = (frames.publish_arguments(self._registry), RECORD_PROPERTIES, encode_topic(topic, partitions))
+        await self.publish([message])
+        self.appended(self._registry)
+        await self.refresh_topics()
+
+    # --- reading
+
+    def appended(self, queue: str) -> None:
+        """This process has appended: what was known of the stream's end is old."""
+        self.streams.appended(queue)
+
+    async def last(self, queue: str) -> int:
+        try:
+            return await self.streams.last(queue)
+        except BrokerUnavailable as error:
+            self._if_lost(queue, error)
+            raise
+
+    async def read(self, queue: str, after: int, limit: int, wait_s: float) -> Sequence[Record]:
+        """As the port's read, in places of the stream."""
+        try:
+            return await self._read(queue, after, limit, wait_s)
+        except BrokerUnavailable as error:
+            if self.closing:
+                return []
+            self._if_lost(queue, error)
+            raise
+
+    async def _read(self, queue: str, after: int, limit: int, wait_s: float) -> Sequence[Record]:
+        reader = self.streams.take_idle(queue, after)
+        fresh = reader is None
+        if reader is None:
+            reader = await self.streams.reader(queue, after + 1, 2 * limit)
+        try:
+            records = reader.take(limit, READ_BYTES_MAX)
+            if not records and wait_s <= 0:
+                # What is there is on its way; and whether there is something, the end of the stream tells.
+                last = await self.streams.last(queue) if fresh else self.streams.known_last(queue)
+                if last > after:
+                    records = await self._take(reader, limit, self.connection.timeout_s)
+                    if not records and not self.closing:
+                        raise BrokerUnavailable(
+                            f"rabbitmq at {self.connection.place} has records of {queue} after offset {after + 1} and "
+                            f"did not send them within {self.connection.timeout_s:g} s"
+                        )
+            elif not records:
+                records = await self._take(reader, limit, wait_s)
+        except BrokerUnavailable:
+            self.streams.drop(reader)
+            raise
+        except BaseException:
+            self.streams.put_idle(reader, _IDLE_MAX)  # cancelled while it waited: what has come is still there
+            raise
+        self.streams.put_idle(reader, _IDLE_MAX)
+        return records
+
+    async def _take(self, reader: Reader, limit: int, wait_s: float) -> list[Record]:
+        if not await reader.wait(wait_s) or self.closing:
+            return []
+        return reader.take(limit, READ_BYTES_MAX)
+
+    def _if_lost(self, queue: str, error: BrokerUnavailable) -> None:
+        if self.connection.is_open and error.values.get("code") in (_NOT_FOUND, None):
+            self.lost(queue)
+
+    async def find(self, queue: str, token: str) -> int:
+        """Return the place of the message with this id, which is confirmed, so that it lies near the end."""
+        return await self.streams.find(queue, token.encode())
+
+
+_NOT_FOUND = 404
+_MARKER_PROPERTIES = frames.properties("", frames.text_field("ensuemarker", "1"))
+
+
+def new_token() -> str:
+    return secrets.token_hex(12)
