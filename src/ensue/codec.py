@@ -133,7 +133,7 @@ def from_structured(
         data_type = event.get("datacontenttype")
         if binary is not None:
             data = base64.b64decode(_text_decoder.decode(binary), validate=True)
-        elif raw is None:
+        elif raw is None or bytes(raw) == b"null":
             data = b""
         elif data_type is None or "json" in _text_decoder.decode(data_type).lower():
             data = bytes(raw)

@@ -44,6 +44,8 @@ class _Open:
         self.retired: list[Sender] = []
         #: Partitions of topics seen, by full name.
         self.known: dict[str, int] = {}
+        #: Topics that were gone when they were asked for, though they had been there.
+        self.gone: set[str] = set()
         #: The highest last offset (ours) known of a partition.
         self.ends: dict[tuple[str, int], int] = {}
 
@@ -118,6 +120,8 @@ class KafkaBroker:
         found = await self._ask(state, state.topics.partitions, name)
         if found:
             state.known[name] = found
+        else:
+            self._forget(state, name)
         return found
 
     async def topics(self) -> Mapping[str, int]:
@@ -217,6 +221,8 @@ class KafkaBroker:
         """Return the topic's full name. Raises UsageError when it never had such a partition."""
         state, name = self._opened(), self._prefix + topic
         known = state.known.get(name) or await self.partitions(topic)
+        if not known and name in state.gone:
+            raise self._gone(name)
         if not 0 <= number < known:
             raise no_such_partition(topic, number, known)
         return name
@@ -228,13 +234,19 @@ class KafkaBroker:
             return await loop.run_in_executor(state.threads, functools.partial(question, *arguments))
         except LookupError as error:
             name = str(arguments[0])
-            state.known.pop(name, None)
-            state.places.forget(name)
-            raise BrokerUnavailable(
-                f"Kafka at {self._settings.servers}: topic {name} is gone ({error}): it was deleted; "
-                "ensure_topic makes it again",
-                topic=name.removeprefix(self._prefix),
-            ) from error
+            self._forget(state, name)
+            raise self._gone(name) from error
+
+    def _forget(self, state: _Open, name: str) -> None:
+        if state.known.pop(name, 0):
+            state.gone.add(name)
+        state.places.forget(name)
+
+    def _gone(self, name: str) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"Kafka at {self._settings.servers}: topic {name} is gone: it was deleted. ensure_topic makes it again",
+            topic=name.removeprefix(self._prefix),
+        )
 
     def _new(self, kind: Callable[..., T]) -> T:
         """Make a part that has a librdkafka client."""

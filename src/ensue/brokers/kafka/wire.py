@@ -23,25 +23,27 @@ Record = tuple[bytes, Headers, bytes]
 
 def encode(source: str, partition: int, entries: Sequence[Entry]) -> list[Record]:
     """Return key, headers and value of each entry. Raises BadMessage when an envelope is none."""
-    head: Headers = [("ce_specversion", "1.0"), ("ce_source", source)]
-    number = str(partition)
+    version, origin = ("ce_specversion", "1.0"), ("ce_source", source)
+    number = ("ce_ensuepartition", str(partition))
     records: list[Record] = []
     for entry in entries:
         envelope = decode_envelope(entry.envelope)
+        key = entry.key
         headers: Headers = [
-            *head,
+            version,
+            origin,
             ("ce_id", envelope.id),
             ("ce_type", envelope.type),
             ("content-type", envelope.content_type),
         ]
         if entry.position:
             headers += (
-                ("ce_ensuepartition", number),
+                number,
                 ("ce_ensueposition", str(entry.position)),
                 ("ce_ensueprevious", str(entry.previous)),
             )
-        if entry.key:
-            headers.append(("ce_partitionkey", entry.key))
+        if key:
+            headers.append(("ce_partitionkey", key))
         if envelope.time:
             headers.append(("ce_time", envelope.time))
         if envelope.correlation_id:
@@ -52,7 +54,7 @@ def encode(source: str, partition: int, entries: Sequence[Entry]) -> list[Record
             headers.append(("ce_traceparent", envelope.traceparent))
         if envelope.extensions:
             headers += [("ce_" + name, value) for name, value in envelope.extensions.items() if value]
-        records.append((entry.key.encode(), headers, entry.data))
+        records.append((key.encode(), headers, entry.data))
     return records
 
 
