@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ensue.errors import UsageError
 from ensue.message import Checkpoint, OutboxRecord, Partition
 from ensue.ports import Table
 from ensue.stores.sql.link import Link, Rows
@@ -40,6 +41,9 @@ class Dialect(Protocol):
     def prune(self, table: str, key: str, time: str, through: bool = False) -> str:
         """DELETE the first `?` rows by `key` (with `through`: of those up to `?`, which comes first) that are older
         than `?`. Looks at no more rows than that, whatever their age, so its cost is bounded without an index."""
+
+    def refused_write(self, error: BaseException) -> UsageError | None:
+        """Return the error for a reader that tried to write; None: it was something else."""
 
     # --- the outbox, stamped
 

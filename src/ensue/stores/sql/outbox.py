@@ -19,7 +19,7 @@ from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.schema import Identity
-from ensue.stores.sql.wakeup import Wakeup
+from ensue.stores.sql.wakeup import News, Wakeup
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,18 +27,22 @@ class Tools:
     """What a store lends its outbox.
 
     desk: connections for the relay's own work (`await desk.run(work)` in a transaction, `await desk.read(work)`
-    without); never those of steps. wakeup: `wakeup.changed()` ends every wait in this process. identity: who the store
-    is, as last read; refresh: read it anew (`published_from` bounds what the present epoch may return). service: its
-    name. place: host and database, for error texts.
+    without); never those of steps. wakeup: `wakeup.changed()` ends every wait in this process. news: how other
+    processes are told and tell (`announce()` after a commit; `wait(timeout_s)` is an outbox's whole `wait`). identity: who the store
+    is, as last read; refresh: read it anew; identify: take note of what was read with something else (epoch,
+    published_from), return the whole. `published_from` bounds what the present epoch may return. service: its name.
+    place: host and database, for error texts.
     """
 
     dialect: Dialect
     desk: Pool
     wakeup: Wakeup
+    news: News
     service: str
     place: str
     identity: Callable[[], Identity]
     refresh: Callable[[Link], Awaitable[Identity]]
+    identify: Callable[[str, int], Identity]
 
 
 class Outbox(Protocol):

@@ -7,7 +7,8 @@ yet: then the whole idle set is dropped and a new connection tried, and a restar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from ensue.errors import StoreConflict, StoreUnavailable
@@ -103,6 +104,24 @@ class Pool:
                     continue  # nothing was changed: once more, on a new connection
                 self._put(link)
                 return result
+        finally:
+            self._places.release()
+
+    @asynccontextmanager
+    async def bare(self) -> AsyncIterator[Link]:
+        """A connection without a transaction, for what begins and ends its own."""
+        await self._place()
+        try:
+            link, _ = await self._take()
+            link.doomed = None
+            try:
+                yield link
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    link.broken = True
+                raise
+            finally:
+                self._put(link)
         finally:
             self._places.release()
 

@@ -137,6 +137,17 @@ def statements(dialect: Dialect) -> Sequence[str]:
     return [text.format_map(dialect.types) for text in (*_TABLES, *dialect.outbox_tables)]
 
 
+def first_rows(service: str, mode: str, epoch: str) -> Sequence[str]:
+    """What fills new tables. epoch: an SQL expression."""
+    name = service.replace("'", "''")
+    return [
+        f"INSERT INTO ensue_counter VALUES (1, 0, {epoch}, 0)",
+        "INSERT INTO ensue_relay VALUES (1, 0, 0)",
+        # Last: where tables cannot be made in a transaction, this row says that all the others are there.
+        f"INSERT INTO ensue_meta VALUES (1, {VERSION}, '{name}', '{mode}')",
+    ]
+
+
 async def exists(link: Link, dialect: Dialect) -> bool:
     """Whether the tables are there and filled, of whatever version."""
     [(there,)] = await link.fetch(dialect.exists)
@@ -147,13 +158,8 @@ async def exists(link: Link, dialect: Dialect) -> bool:
 
 async def create(link: Link, dialect: Dialect, service: str, mode: str) -> None:
     """Create the tables and their first rows, inside what keeps other processes from doing so at once."""
-    for text in statements(dialect):
+    for text in (*statements(dialect), *first_rows(service, mode, f"'{new_epoch_name()}'")):
         await link.script(text)
-    epoch = new_epoch_name()
-    await link.execute(dialect.text("INSERT INTO ensue_counter VALUES (1, 0, ?, 0)"), epoch)
-    await link.script("INSERT INTO ensue_relay VALUES (1, 0, 0)")
-    # Last: where tables cannot be made in a transaction, this row says that all the others are there.
-    await link.execute(dialect.text("INSERT INTO ensue_meta VALUES (1, ?, ?, ?)"), VERSION, service, mode)
 
 
 async def check(link: Link, service: str) -> str:

@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
+
+from ensue.stores.sql.link import Link
+from ensue.stores.sql.pool import Pool
+
+#: How long the first and the longest pause between two looks are, where nobody tells us.
+POLL_FIRST_S, POLL_LAST_S = 0.03, 0.2
+
+_LOOK = (
+    "SELECT c.last_position, r.changes, EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL) "
+    "FROM ensue_counter c, ensue_relay r"
+)
 
 
 class Wakeup:
@@ -38,3 +50,51 @@ class Wakeup:
                 self._waiting.discard(waiting)
         self._seen = self._count
         return True
+
+
+class News(Protocol):
+    """How processes learn of each other's commits. A hint and no message: one that gets lost costs a timeout."""
+
+    def announce(self) -> None:
+        """This process has committed something others wait for. Must not wait."""
+
+    def saw(self, last: int, changes: int) -> None:
+        """What a reader of the outbox has just looked at: the counter, and the count of operators' decisions."""
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return soon after a commit by anyone since the last look, or after timeout_s."""
+
+    async def close(self) -> None: ...
+
+
+class Polling:
+    """Looks at the counter now and then. In-process commits are known at once all the same."""
+
+    def __init__(self, desk: Pool, wakeup: Wakeup) -> None:
+        self._desk = desk
+        self._wakeup = wakeup
+        self._seen: tuple[int, int] | None = None
+
+    def announce(self) -> None:
+        self._wakeup.changed()
+
+    def saw(self, last: int, changes: int) -> None:
+        self._seen = (last, changes)
+
+    async def wait(self, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        pause = POLL_FIRST_S
+        while (left := until - loop.time()) > 0:
+            if await self._wakeup.wait(min(pause, left)):
+                return
+            if await self._desk.read(self._look):
+                return
+            pause = min(pause * 2, POLL_LAST_S)
+
+    async def _look(self, link: Link) -> bool:
+        [(last, changes, unstamped)] = await link.fetch(_LOOK)
+        seen, self._seen = self._seen, (int(last), int(changes))
+        return bool(unstamped) or seen != self._seen
+
+    async def close(self) -> None: ...

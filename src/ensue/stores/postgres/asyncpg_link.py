@@ -1,0 +1,84 @@
+"""A connection by asyncpg."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+
+from ensue.errors import EnsueError
+from ensue.stores.postgres import failures, handshake
+from ensue.stores.postgres.url import PostgresUrl
+from ensue.stores.sql.link import Link, Rows
+
+CONNECT_S = 10.0
+
+
+class AsyncpgLink(Link):
+    @property
+    def in_transaction(self) -> bool:
+        return bool(self.raw.is_in_transaction())
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.raw.is_closed())
+
+    async def _fetch(self, text: str, values: Sequence[Any]) -> Rows:
+        rows: Rows = await self.raw.fetch(text, *values)
+        return rows
+
+    async def _execute(self, text: str, values: Sequence[Any]) -> int:
+        status: str = await self.raw.execute(text, *values)
+        count = status.rpartition(" ")[2]  # e.g. "UPDATE 3"
+        return int(count) if count.isdigit() else 0
+
+    async def _script(self, text: str) -> None:
+        await self.raw.execute(text)
+
+    async def _commit(self) -> None:
+        handshake.check_commit(await self.raw.execute("COMMIT"))
+
+    async def _rollback(self) -> None:
+        await self.raw.execute("ROLLBACK")
+
+    def lost(self, error: BaseException) -> bool:
+        return (
+            isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+            and (self.raw.is_closed() or isinstance(error, OSError | asyncpg.InternalClientError))
+        ) or failures.is_lost(failures.code_of(error))
+
+    def _translated(self, error: BaseException) -> EnsueError | None:
+        if isinstance(error, OSError | TimeoutError) or (isinstance(error, asyncpg.InterfaceError) and self.closed):
+            return failures.unreachable(error, self.place)
+        return failures.of_code(failures.code_of(error), str(error), self.place)
+
+    async def close(self) -> None:
+        await self.raw.close()
+
+    def terminate(self) -> None:
+        self.raw.terminate()
+
+
+async def connect(url: PostgresUrl) -> AsyncpgLink:
+    """Return a fresh connection. Raises StoreUnavailable, UsageError."""
+    settings = {} if url.pgbouncer else handshake.session_settings(url)
+    try:
+        raw = await asyncpg.connect(
+            url.dsn,
+            timeout=CONNECT_S,
+            statement_cache_size=0 if url.pgbouncer else 200,
+            server_settings=settings or None,
+        )
+    except asyncpg.PostgresError as error:
+        ours = failures.at_connecting(failures.code_of(error), str(error), url.place)
+        raise ours or failures.unreachable(error, url.place) from error
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise failures.unreachable(error, url.place) from error
+    link = AsyncpgLink(raw, url.place, "BEGIN")
+    try:
+        await handshake.settle(link, url)
+    except BaseException:
+        link.terminate()
+        raise
+    return link

@@ -1,0 +1,59 @@
+"""What PostgreSQL's error codes mean to a step: do it again, wait, or it is the statement's own fault."""
+
+from __future__ import annotations
+
+from ensue.errors import EnsueError, StoreConflict, StoreUnavailable, UsageError
+
+#: Another transaction was in the way: serialization_failure, deadlock_detected, lock_not_available.
+_CONFLICT = frozenset({"40001", "40P01", "55P03"})
+#: Connection failures, a server that starts or stops, no room; read_only_sql_transaction: a standby since a failover;
+#: query_canceled: by a timeout of the server's; idle_in_transaction_session_timeout.
+_UNAVAILABLE = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "57014", "25006", "25P03", "25P04"})
+_UNAVAILABLE_CLASSES = frozenset({"08", "53", "58", "XX"})
+#: invalid_authorization, invalid_password, no such database, not allowed.
+_USAGE = frozenset({"28000", "28P01", "3D000", "42501"})
+READ_ONLY = "25006"
+#: The server has ended the connection, or is about to.
+_LOST = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
+
+
+def of_code(code: str, text: str, place: str) -> EnsueError | None:
+    """Return our error for an SQLSTATE; None: the statement's own fault."""
+    if code in _CONFLICT:
+        return StoreConflict(
+            f"{place}: another transaction was in the way ({code}: {text}): do the step again", code=code
+        )
+    if code in _UNAVAILABLE or code[:2] in _UNAVAILABLE_CLASSES:
+        return StoreUnavailable(f"{place}: {text} ({code})", code=code)
+    return None
+
+
+def at_connecting(code: str, text: str, place: str) -> EnsueError | None:
+    if code in _USAGE:
+        return UsageError(f"{place}: {text} ({code}): see user, password and database in the URL", code=code)
+    return of_code(code, text, place)
+
+
+def is_lost(code: str) -> bool:
+    return code in _LOST or code[:2] == "08"
+
+
+def unreachable(error: BaseException, place: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{place} does not answer: {str(error) or type(error).__name__}")
+
+
+def code_of(error: BaseException) -> str:
+    """The SQLSTATE of a driver's error; empty: it has none."""
+    code = getattr(error, "sqlstate", None)
+    return code if isinstance(code, str) else ""
+
+
+def refused_write(error: BaseException | None) -> UsageError | None:
+    """For a reader: did the database refuse it to write?"""
+    for _ in range(4):
+        if error is None:
+            return None
+        if code_of(error) == READ_ONLY:
+            return UsageError("reading() changes nothing: open a step to write")
+        error = getattr(error, "orig", None) or error.__cause__
+    return None

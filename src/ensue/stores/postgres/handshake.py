@@ -1,0 +1,53 @@
+"""What is settled when a connection is made, so that no step pays for it; and with PgBouncer, in each transaction."""
+
+from __future__ import annotations
+
+from ensue.errors import UsageError
+from ensue.stores.postgres.url import PostgresUrl
+from ensue.stores.sql.link import Link
+
+SETTINGS = "SELECT current_setting('synchronous_commit')"
+
+
+def session_settings(url: PostgresUrl) -> dict[str, str]:
+    """Settings that are sent with the start of a connection."""
+    settings = {"application_name": "ensue", "lock_timeout": f"{int(url.lock_timeout_s * 1000)}ms"}
+    if url.schema:
+        settings["search_path"] = quoted(url.schema)
+    return settings
+
+
+async def settle(link: Link, url: PostgresUrl) -> None:
+    """Set what could not be sent at the start. synchronous_commit=off is put on.
+
+    With it off, a crash of the server takes back what was committed and read, and perhaps published, already. Stamping
+    would make it safe for a record (its own commit is flushed, and with it every earlier one), but the answer of a
+    step, and a checkpoint that others rely on, would still be taken back.
+    """
+    if url.pgbouncer:
+        begin = ["BEGIN", f"SET LOCAL lock_timeout TO {int(url.lock_timeout_s * 1000)}"]
+        if url.schema:
+            begin.append(f"SET LOCAL search_path TO {quoted(url.schema)}")
+        link.begin_text = "; ".join(begin)
+        await link.begin()
+        [(synchronous,)] = await link.fetch(SETTINGS)
+        await link.commit()
+        if synchronous == "off":
+            link.begin_text += "; SET LOCAL synchronous_commit TO on"
+        return
+    [(synchronous,)] = await link.fetch(SETTINGS)
+    if synchronous == "off":
+        await link.script("SET synchronous_commit TO on")
+
+
+def check_commit(status: str) -> None:
+    """Raise UsageError when COMMIT was answered with ROLLBACK: a statement had failed and its error was caught."""
+    if status == "ROLLBACK":
+        raise UsageError(
+            "the step's transaction was ended inside of it by an error of the database that was caught: PostgreSQL "
+            "commits nothing after it. Let such errors pass, or do what may fail inside a savepoint (begin_nested)"
+        )
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

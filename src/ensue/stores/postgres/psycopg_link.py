@@ -1,0 +1,111 @@
+"""A connection by psycopg 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+
+from ensue.errors import EnsueError
+from ensue.stores.postgres import failures, handshake
+from ensue.stores.postgres.url import PostgresUrl
+from ensue.stores.sql.link import Link, Rows
+
+CONNECT_S = 10
+
+
+class PsycopgLink(Link):
+    raw: AsyncConnection[Any]
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.raw.pgconn.transaction_status != TransactionStatus.IDLE
+
+    @property
+    def closed(self) -> bool:
+        return self.raw.closed
+
+    async def _fetch(self, text: str, values: Sequence[Any]) -> Rows:
+        cursor = AsyncRawCursor(self.raw)
+        await cursor.execute(text, values or None, binary=True)
+        return await cursor.fetchall()
+
+    async def _execute(self, text: str, values: Sequence[Any]) -> int:
+        cursor = AsyncRawCursor(self.raw)
+        await cursor.execute(text, values or None, binary=True)
+        return cursor.rowcount
+
+    async def _script(self, text: str) -> None:
+        await AsyncRawCursor(self.raw).execute(text)
+
+    async def _commit(self) -> None:
+        cursor = AsyncRawCursor(self.raw)
+        await cursor.execute("COMMIT")
+        handshake.check_commit(cursor.statusmessage or "")
+
+    async def _rollback(self) -> None:
+        await AsyncRawCursor(self.raw).execute("ROLLBACK")
+
+    def lost(self, error: BaseException) -> bool:
+        if isinstance(error, psycopg.OperationalError | OSError) and (self.raw.closed or self.raw.broken):
+            return True
+        return failures.is_lost(failures.code_of(error))
+
+    def _translated(self, error: BaseException) -> EnsueError | None:
+        ours = failures.of_code(failures.code_of(error), str(error), self.place)
+        if ours is None and isinstance(error, psycopg.OperationalError | OSError | TimeoutError) and self.raw.closed:
+            return failures.unreachable(error, self.place)
+        return ours
+
+    async def close(self) -> None:
+        await self.raw.close()
+
+    def terminate(self) -> None:
+        self.raw.pgconn.finish()
+
+
+async def connect(url: PostgresUrl) -> PsycopgLink:
+    """Return a fresh connection. Raises StoreUnavailable, UsageError."""
+    options: dict[str, Any] = {} if url.pgbouncer else {"options": _options(url), "application_name": "ensue"}
+    try:
+        raw: AsyncConnection[Any] = await AsyncConnection.connect(
+            url.dsn,
+            autocommit=True,
+            prepare_threshold=None if url.pgbouncer else 2,
+            connect_timeout=CONNECT_S,
+            **options,
+        )
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        ours = failures.at_connecting(_connecting_code(error), str(error), url.place)
+        raise ours or failures.unreachable(error, url.place) from error
+    link = PsycopgLink(raw, url.place, "BEGIN")
+    try:
+        await handshake.settle(link, url)
+    except BaseException:
+        link.terminate()
+        raise
+    return link
+
+
+def _options(url: PostgresUrl) -> str:
+    """Settings as libpq's `options`, after what the URL says there."""
+    settings = handshake.session_settings(url)
+    del settings["application_name"]
+    given = str(conninfo_to_dict(url.dsn).get("options") or "")
+    parts = [f"-c {name}={value.replace(chr(92), chr(92) * 2).replace(' ', chr(92) + ' ')}"
+             for name, value in settings.items()]  # fmt: skip
+    return " ".join([given, *parts]).strip()
+
+
+def _connecting_code(error: BaseException) -> str:
+    """libpq gives no SQLSTATE for what goes wrong before a connection stands: the server's text has to do."""
+    text = str(error)
+    if "does not exist" in text and ("database" in text or "role" in text):
+        return "3D000"
+    if "password authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
+        return "28P01"
+    return failures.code_of(error)

@@ -1,0 +1,135 @@
+"""Plain tables of entities in bulk: one statement a call, arrays in, with the columns' types from the catalog.
+
+Rows are plain values in every store (see `ensue.repository.TableRepository`): text, whole numbers, floats and bytes.
+Where a column has a richer type (uuid, numeric, timestamps, booleans), its values are written from and read as the
+plain ones: 32 hex digits, decimal text, ISO 8601, 0 and 1. Richer values given are taken as they are.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any
+
+from ensue.errors import UsageError
+from ensue.ports import Table
+from ensue.stores.postgres.handshake import quoted
+from ensue.stores.sql.link import Link, Rows
+
+#: Types as they are cast to, without a length: a cast to varchar(10) would cut, an assignment refuses.
+COLUMNS = (
+    "SELECT a.attname, format_type(a.atttypid, -1), t.typcategory::text FROM pg_attribute a "
+    "JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped"
+)
+
+Change = Callable[[Any], Any]
+
+
+def _from_text(kind: Any) -> Change:
+    return lambda value: kind.fromisoformat(value) if isinstance(value, str) else value
+
+
+#: type -> how a plain value is given to a driver.
+_TO_COLUMN: dict[str, Change] = {
+    "uuid": lambda value: uuid.UUID(value) if isinstance(value, str) else value,
+    "numeric": lambda value: decimal.Decimal(value) if isinstance(value, str | int | float) else value,
+    "timestamp with time zone": _from_text(datetime.datetime),
+    "timestamp without time zone": _from_text(datetime.datetime),
+    "date": _from_text(datetime.date),
+    "boolean": lambda value: bool(value) if isinstance(value, int) else value,
+}
+#: type -> how a value that a driver returns is made plain.
+_TO_PLAIN: dict[str, Change] = {
+    "uuid": lambda value: value.hex,
+    "numeric": str,
+    "timestamp with time zone": lambda value: value.isoformat(),
+    "timestamp without time zone": lambda value: value.isoformat(),
+    "date": lambda value: value.isoformat(),
+    "boolean": int,
+}
+
+
+class Statements:
+    """The statements of one table. types: by column, in the table's order. arrays: whether a column is an array."""
+
+    def __init__(self, table: Table, types: Sequence[str], *, arrays: bool) -> None:
+        self._arrays = arrays
+        self._id_at = id_at = table.columns.index(table.id_column)
+        names = [quoted(name) for name in table.columns]
+        into, columns, key = quoted(table.name), ", ".join(names), names[id_at]
+        self.load_text = (
+            f"SELECT {columns} FROM {into} WHERE {key} = ANY($1::{types[id_at]}[]) ORDER BY {key} FOR UPDATE"
+        )
+        sources = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
+        values = ", ".join(f"${number}" for number in range(1, len(types) + 1))
+        others = [name for at, name in enumerate(names) if at != id_at] or [key]  # an update says whether it is there
+        changes = ", ".join(f"{name} = v.{name}" for name in others)
+        single = ", ".join(f"{name} = ${names.index(name) + 1}" for name in others)
+        self.insert_text = f"INSERT INTO {into} ({columns}) SELECT * FROM unnest({sources})"
+        self.insert_one = f"INSERT INTO {into} ({columns}) VALUES ({values})"
+        self.update_text = (
+            f"UPDATE {into} t SET {changes} FROM unnest({sources}) AS v({columns}) WHERE t.{key} = v.{key}"
+        )
+        self.update_one = f"UPDATE {into} SET {single} WHERE {key} = ${id_at + 1}"
+        self._to_column = [(at, _TO_COLUMN[kind]) for at, kind in enumerate(types) if kind in _TO_COLUMN]
+        self._to_plain = [(at, _TO_PLAIN[kind]) for at, kind in enumerate(types) if kind in _TO_PLAIN]
+        self._id_to_column = _TO_COLUMN.get(types[id_at])
+
+    async def load(self, link: Link, ids: Sequence[Any]) -> Rows:
+        """Return the rows with these ids, each once; locked in id order."""
+        change = self._id_to_column
+        wanted = list(dict.fromkeys(ids)) if change is None else [change(each) for each in dict.fromkeys(ids)]
+        rows = await link.fetch(self.load_text, wanted)
+        return [self._changed(row, self._to_plain) for row in rows] if self._to_plain else rows
+
+    async def insert(self, link: Link, rows: Sequence[Sequence[Any]]) -> None:
+        await self._many(link, rows, self.insert_text, self.insert_one)
+
+    async def update(self, link: Link, rows: Sequence[Sequence[Any]]) -> int:
+        """Return how many were there. In id order, as locks are taken everywhere."""
+        return await self._many(link, sorted(rows, key=itemgetter(self._id_at)), self.update_text, self.update_one)
+
+    async def _many(self, link: Link, rows: Sequence[Sequence[Any]], text: str, one: str) -> int:
+        if self._to_column:
+            rows = [self._changed(row, self._to_column) for row in rows]
+        if len(rows) == 1:
+            return await link.execute(one, *rows[0])
+        if self._arrays:  # unnest would take arrays of arrays apart
+            return sum([await link.execute(one, *row) for row in rows])
+        return await link.execute(text, *map(list, zip(*rows, strict=True)))
+
+    def _changed(self, row: Sequence[Any], changes: Sequence[tuple[int, Change]]) -> list[Any]:
+        values = list(row)
+        for at, change in changes:
+            if values[at] is not None:
+                values[at] = change(values[at])
+        return values
+
+
+class Tables:
+    """The statements of all tables, made when first asked for."""
+
+    def __init__(self) -> None:
+        self._known: dict[Table, Statements] = {}
+
+    async def of(self, link: Link, table: Table) -> Statements:
+        found = self._known.get(table)
+        if found is None:
+            types = {
+                str(name): (str(kind), str(category))
+                for name, kind, category in await link.fetch(COLUMNS, quoted(table.name))
+            }
+            missing = [name for name in table.columns if name not in types]
+            if missing:
+                raise UsageError(
+                    f"{link.place}: table {table.name} has no column {', '.join(missing)}, or is not there: "
+                    "create it, or run the migration that does",
+                    table=table.name,
+                )
+            kinds = [types[name] for name in table.columns]
+            found = Statements(table, [kind for kind, _ in kinds], arrays=any(category == "A" for _, category in kinds))
+            self._known[table] = found
+        return found

@@ -1,0 +1,84 @@
+"""`PostgresStore`: the `Store` port on PostgreSQL."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ensue.stores.postgres.dialect import PostgresDialect
+from ensue.stores.postgres.handshake import quoted
+from ensue.stores.postgres.listen import Listening
+from ensue.stores.postgres.outbox import make_outbox
+from ensue.stores.postgres.url import PostgresUrl, parse
+from ensue.stores.sql.engines import Engines
+from ensue.stores.sql.link import Link, to_end
+from ensue.stores.sql.outbox import Outbox, Tools
+from ensue.stores.sql.pool import Pool
+from ensue.stores.sql.store import SqlStore
+from ensue.stores.sql.wakeup import News, Polling, Wakeup
+
+T = TypeVar("T")
+
+#: Advisory lock held while tables are made; "ensu" in ASCII.
+_CREATING = 0x656E7375
+
+
+class PostgresStore(SqlStore):
+    """A service's database on PostgreSQL, through asyncpg or psycopg 3.
+
+    url: `postgresql://user:password@host/database`, options: see `url.PostgresUrl`; everything else in the query is the
+    driver's (`sslmode`, `sslrootcert`, `target_session_attrs`, ...).
+    """
+
+    def __init__(self, url: str, service: str) -> None:
+        self._url = parse(url)
+        super().__init__(
+            service,
+            PostgresDialect(),
+            place=self._url.place,
+            pool_size=self._url.pool_size,
+            # asyncpg parses and runs a statement in two round trips, which a pooler may send to two servers.
+            transactions=self._url.pgbouncer,
+        )
+
+    async def _connect(self) -> Link:
+        return await connect(self._url)
+
+    def _make_engines(self) -> Engines:
+        from ensue.stores.postgres.alchemy import make_engines
+
+        return make_engines(self._url)
+
+    def _make_news(self, desk: Pool, wakeup: Wakeup) -> News:
+        if self._url.pgbouncer:
+            return Polling(desk, wakeup)
+        channel = f"ensue_{zlib.crc32(self._url.schema.encode()):08x}"
+        return Listening(lambda: connect(self._url), desk, wakeup, channel)
+
+    def _make_outbox(self, tools: Tools) -> Outbox:
+        return make_outbox(self._url, tools)
+
+    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
+        await link.begin()
+        try:
+            await link.fetch("SELECT pg_advisory_xact_lock($1)", _CREATING)
+            if self._url.schema:
+                await link.script(f"CREATE SCHEMA IF NOT EXISTS {quoted(self._url.schema)}")
+            result = await work(link)
+            await to_end(link.commit())
+        except BaseException:
+            await to_end(link.rollback())
+            raise
+        return result
+
+
+async def connect(url: PostgresUrl) -> Link:
+    """Return a fresh connection by the URL's driver. Raises StoreUnavailable, UsageError."""
+    if url.driver == "psycopg":
+        from ensue.stores.postgres import psycopg_link
+
+        return await psycopg_link.connect(url)
+    from ensue.stores.postgres import asyncpg_link
+
+    return await asyncpg_link.connect(url)

@@ -1,0 +1,176 @@
+"""SQLAlchemy on the stores' own connections: sessions inside a transaction that SQLAlchemy neither begins nor ends.
+
+One engine for a store. Each connection of the store is handed to it once; a step gets an SQLAlchemy `Connection` of its
+own over it, which is the only one that may send statements while the step is open (`Link.holder`): a session that
+outlives its step writes nothing. What SQLAlchemy means by begin, commit, rollback and close does nothing; savepoints
+work. A plain `Session` in the thread of a `def` handler sends its statements back to the event loop and waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
+
+from ensue.errors import UsageError
+from ensue.stores.sql.link import Link
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import PoolProxiedConnection
+
+T = TypeVar("T")
+#: Where a raw connection's record keeps the link it belongs to.
+_LINK = "ensue_link"
+
+
+def ended() -> UsageError:
+    return UsageError(
+        "this session belongs to a step that has ended; what it does would be in no transaction. "
+        "Open a step of its own for work that goes on"
+    )
+
+
+class StepDialect:
+    """Mixed into SQLAlchemy's dialect of a driver: the transaction is the step's, and the gate is at each statement."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+    loop_thread = 0
+    supports_statement_cache = True
+
+    def do_begin(self, dbapi_connection: Any) -> None: ...
+
+    def do_commit(self, dbapi_connection: Any) -> None: ...
+
+    def do_rollback(self, dbapi_connection: Any) -> None: ...
+
+    def do_close(self, dbapi_connection: Any) -> None: ...
+
+    def do_terminate(self, dbapi_connection: Any) -> None: ...
+
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
+        raise UsageError(f"isolation_level={level!r}: it is set for all steps by the database URL, not by one session")
+
+    def do_rollback_to_savepoint(self, connection: Connection, name: str) -> None:
+        link = _link_of(connection)
+        if link is None or link.holder is connection:  # else all is rolled back, or committed, already
+            super().do_rollback_to_savepoint(connection, name)  # type: ignore[misc]
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._run(cursor.execute, (statement, parameters), context)
+
+    def do_execute_no_params(self, cursor: Any, statement: str, parameters: Any = None, context: Any = None) -> None:
+        self._run(cursor.execute, (statement,), context if context is not None else parameters)
+
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._run(cursor.executemany, (statement, parameters), context)
+
+    def _run(self, call: Callable[..., Any], arguments: tuple[Any, ...], context: Any) -> None:
+        root = None if context is None else context.root_connection
+        link = None if root is None else _link_of(root)
+        if link is None:  # SQLAlchemy itself, getting to know the database
+            call(*arguments)
+            return
+        if in_greenlet():
+            await_(link.lock.acquire())
+            try:
+                _guarded(link, root, call, arguments)
+            finally:
+                link.lock.release()
+            return
+        self.on_loop(_locked, link, root, call, arguments)
+
+    def on_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """From a thread: call `work` on the event loop, inside SQLAlchemy's greenlet or as a coroutine, and wait."""
+        if self.loop is None or threading.get_ident() == self.loop_thread:
+            raise UsageError(
+                "a plain session was used on the event loop, which would wait for itself: write the handler as a "
+                "plain def (it runs in a thread), or as async def with step.session"
+            )
+        return asyncio.run_coroutine_threadsafe(work(*arguments), self.loop).result()
+
+
+def _guarded(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    if link.holder is not root or root is None:
+        raise ended()
+    try:
+        call(*arguments)
+    except BaseException as error:
+        if link.translated(error) is not None:
+            link.doomed = error  # the server ended the transaction, whatever becomes of the error
+        raise
+
+
+async def _locked(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    async with link.lock:
+        await greenlet_spawn(_guarded, link, root, call, arguments)
+
+
+def _link_of(connection: Connection) -> Link | None:
+    try:
+        return cast("Link | None", connection.connection.info.get(_LINK))
+    except Exception:  # closed
+        return None
+
+
+class StepExecutionContext:
+    """Mixed into a driver's execution context whose cursors must be made on the event loop."""
+
+    def create_default_cursor(self) -> Any:
+        return self._made(super().create_default_cursor)  # type: ignore[misc]
+
+    def create_server_side_cursor(self) -> Any:
+        return self._made(super().create_server_side_cursor)  # type: ignore[misc]
+
+    def _made(self, make: Callable[[], Any]) -> Any:
+        if in_greenlet():
+            return make()
+        return self.dialect.on_loop(greenlet_spawn, make)  # type: ignore[attr-defined]
+
+
+class Engines:
+    """SQLAlchemy's engine of one store. url: names the dialect only; connections are given to `attach`."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._handed: Any = None
+        self._attaching = asyncio.Lock()
+        self._engine: AsyncEngine = create_async_engine(
+            url, poolclass=NullPool, pool_reset_on_return=None, async_creator=self._create, **options
+        )
+        dialect: Any = self._engine.dialect
+        dialect.loop = asyncio.get_running_loop()
+        dialect.loop_thread = threading.get_ident()
+
+    async def _create(self, *_: Any, **__: Any) -> Any:
+        return self._handed
+
+    async def attach(self, link: Link) -> None:
+        """Make this connection known to SQLAlchemy. The first one is asked what its database can do."""
+        async with self._attaching:
+            self._handed = link.raw
+            try:
+                connection = await self._engine.connect()
+            finally:
+                self._handed = None
+        sync = connection.sync_connection
+        assert sync is not None
+        fairy: PoolProxiedConnection = sync.connection
+        fairy.info[_LINK] = link
+        link.fairy = fairy
+        link.detach = sync.close
+
+    def connect(self, link: Link) -> AsyncConnection:
+        """Return a connection for one transaction of `link`, the only one that may send statements from now on."""
+        sync = self.connect_plain(link)
+        return AsyncConnection(self._engine, sync)
+
+    def connect_plain(self, link: Link) -> Connection:
+        engine: Engine = self._engine.sync_engine
+        connection = Connection(engine, link.fairy)
+        link.holder = connection
+        return connection

@@ -1,0 +1,180 @@
+"""Positions by stamping: records are inserted without one, and whoever reads for the relay gives them theirs.
+
+A sequence's value is taken before the commit, so `WHERE id > last` loses what commits late; and transaction ids can
+swap two events of one entity. What holds: ids grow in commit order within one key, because the entity's row lock is
+taken before the insert; and what commits later is seen later. So in one short transaction, under the lock of the
+counter row, the records that are visible and have no position get the next ones in id order. Only when that has
+committed are they returned: a position that was returned once is final, and none appears late. See ADR 18.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from ensue.message import OutboxRecord
+from ensue.stores.sql.dialect import OUTBOX
+from ensue.stores.sql.link import Link
+from ensue.stores.sql.outbox import Tools
+from ensue.stores.sql.schema import Identity
+
+LOOK = (
+    "SELECT c.last_position, c.epoch, c.published_from, r.changes, "
+    "EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL) FROM ensue_counter c, ensue_relay r"
+)
+LOCK = "SELECT last_position, epoch, published_from FROM ensue_counter FOR UPDATE"
+AFTER = f"SELECT {OUTBOX} FROM ensue_outbox WHERE position > ? ORDER BY position LIMIT ?"
+GET = f"SELECT {OUTBOX} FROM ensue_outbox WHERE position = ?"
+OF = (
+    f"SELECT {OUTBOX} FROM ensue_outbox "
+    "WHERE position > ? AND position <= ? AND topic = ? AND partition_no = ? ORDER BY position LIMIT ?"
+)
+NEXT = "SELECT min(position) FROM ensue_outbox WHERE position > ?"
+HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head"
+UNSENT = (
+    "SELECT (SELECT count(*) FROM ensue_outbox WHERE position IS NULL) + (SELECT count(*) FROM ensue_outbox "
+    "WHERE position > (SELECT position FROM ensue_relay))"
+)
+_EPOCH = "UPDATE ensue_counter SET epoch = ?, published_from = ?, last_position = ?"
+_EPOCH_RELAY = "UPDATE ensue_relay SET position = ?, changes = changes + 1"
+_EPOCH_CHAIN = (
+    "UPDATE ensue_outbox SET previous = 0 WHERE position IN (SELECT first FROM (SELECT min(position) AS first "
+    "FROM ensue_outbox WHERE position > ? GROUP BY topic, partition_no) AS firsts)"
+)
+_EPOCH_HEADS = (
+    "INSERT INTO ensue_outbox_head SELECT topic, partition_no, max(position) FROM ensue_outbox "
+    "WHERE position > ? GROUP BY topic, partition_no"
+)
+#: Positions looked at in one window of `of`: a few milliseconds at most.
+WINDOW = 10_000
+#: Records stamped at once when an epoch begins.
+_CHUNK = 5_000
+
+
+class StampedOutbox:
+    """The `Outbox` of mode `poll`: a table, read by positions that reading gives."""
+
+    mode = "poll"
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._text = tools.dialect.text
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def prepare(self, link: Link) -> None: ...
+
+    async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
+        await self._tools.dialect.add(link, records, now)
+
+    def committed(self) -> None:
+        self._tools.news.announce()
+
+    async def after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
+        tools = self._tools
+        tools.wakeup.looked()
+        last, unstamped, identity = await tools.desk.read(self._look)
+        position = max(position, identity.published_from)
+        found = await tools.desk.read(lambda link: self._after(link, position, limit)) if last > position else []
+        if not unstamped or len(found) >= limit:
+            return found
+        stamped = await tools.desk.run(lambda link: self._stamp(link, last, limit - len(found)))
+        if stamped is None:  # another relay was quicker
+            return await tools.desk.read(lambda link: self._after(link, position, limit))
+        return found + stamped
+
+    async def _look(self, link: Link) -> tuple[int, bool, Identity]:
+        [(last, epoch, published_from, changes, unstamped)] = await link.fetch(LOOK)
+        identity = self._tools.identify(str(epoch), int(published_from))
+        self._tools.news.saw(int(last), int(changes))
+        return int(last), bool(unstamped), identity
+
+    async def _stamp(self, link: Link, through: int, limit: int) -> list[OutboxRecord] | None:
+        """Stamp and return records; None: some beyond `through` are stamped already, by another relay."""
+        [(last, epoch, published_from)] = await link.fetch(LOCK)
+        self._tools.identify(str(epoch), int(published_from))
+        if last > through:
+            return None
+        return await self._tools.dialect.stamp(link, int(last), limit)
+
+    async def _after(self, link: Link, position: int, limit: int) -> list[OutboxRecord]:
+        identity = await self._tools.refresh(link)
+        rows = await link.fetch(self._text(AFTER), max(position, identity.published_from), limit)
+        return [OutboxRecord(*row) for row in rows]
+
+    async def of(self, topic: str, partition: int, after: int, through: int, limit: int) -> Sequence[OutboxRecord]:
+        """In windows of bounded cost: an index by partition would cost every event, and resends are rare."""
+        found: list[OutboxRecord] = []
+        after = max(after, (await self._tools.desk.read(self._tools.refresh)).published_from)
+        while after < through and len(found) < limit:
+            begin = after  # for the closures
+
+            async def look(link: Link, begin: int = begin) -> tuple[list[OutboxRecord], int]:
+                [(first,)] = await link.fetch(self._text(NEXT), begin)  # over what was pruned in one leap
+                if first is None or first > through:
+                    return [], through
+                end = min(int(first) - 1 + WINDOW, through)
+                rows = await link.fetch(self._text(OF), int(first) - 1, end, topic, partition, limit - len(found))
+                return [OutboxRecord(*row) for row in rows], end
+
+            records, after = await self._tools.desk.read(look)
+            found += records
+            await asyncio.sleep(0)  # a rare partition of a long outbox takes many windows: let others in
+        return found
+
+    async def heads(self) -> Mapping[tuple[str, int], int]:
+        """Of what is stamped; what is committed is stamped first, so that a relay that starts knows all of it."""
+        tools = self._tools
+
+        async def stamp_all(link: Link) -> None:
+            [(last, _, _)] = await link.fetch(LOCK)
+            await self._stamp_all(link, int(last))
+
+        _, unstamped, _ = await tools.desk.read(self._look)
+        if unstamped:
+            await tools.desk.run(stamp_all)
+        rows = await tools.desk.read(lambda link: link.fetch(HEADS))
+        return {(str(topic), int(partition)): int(position) for topic, partition, position in rows}
+
+    async def _stamp_all(self, link: Link, last: int) -> int:
+        while records := await self._tools.dialect.stamp(link, last, _CHUNK):
+            last = records[-1].position
+        return last
+
+    async def get(self, position: int) -> OutboxRecord | None:
+        async def look(link: Link) -> OutboxRecord | None:
+            if position <= (await self._tools.refresh(link)).published_from:
+                return None
+            rows = await link.fetch(self._text(GET), position)
+            return OutboxRecord(*rows[0]) if rows else None
+
+        return await self._tools.desk.read(look)
+
+    async def wait(self, timeout_s: float) -> None:
+        await self._tools.news.wait(timeout_s)
+
+    async def prune(self, before_s: float, through: int, limit: int) -> int:
+        text = self._tools.dialect.prune("ensue_outbox", "position", "written_at", through=True)
+        return await self._tools.desk.run(lambda link: link.execute(text, through, limit, before_s))
+
+    async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
+        """Start a new source after `published_through`: its first record of each partition follows on nothing.
+
+        What is committed is stamped first, so that `published_through` means the same as it did to who asked.
+        """
+        [(last, _, _)] = await link.fetch(LOCK)
+        last = await self._stamp_all(link, int(last))
+        await link.execute(self._text(_EPOCH), epoch, published_through, max(last, published_through))
+        await link.execute(self._text(_EPOCH_RELAY), published_through)
+        await link.execute(self._text(_EPOCH_CHAIN), published_through)
+        await link.script("DELETE FROM ensue_outbox_head")
+        await link.execute(self._text(_EPOCH_HEADS), published_through)
+
+    async def unsent(self, link: Link) -> int:
+        [(count,)] = await link.fetch(UNSENT)
+        return int(count)
+
+    async def hindrances(self, link: Link) -> Sequence[str]:
+        return ()

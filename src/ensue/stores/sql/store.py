@@ -1,0 +1,326 @@
+"""`SqlStore`: the `Store` port on an SQL server, whichever it is. `PostgresStore` and `MariaDbStore` fill it in."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import TYPE_CHECKING, TypeVar
+
+from ensue.errors import UsageError
+from ensue.message import Checkpoint, DeadLetter, DeadLetterState, LeaseTable, OutboxRecord, Partition
+from ensue.ports import Capabilities
+from ensue.stores.sql import checkpoints, dead_letters, readers, schema, switching, workers
+from ensue.stores.sql.dialect import Dialect
+from ensue.stores.sql.engines import Engines
+from ensue.stores.sql.link import Link
+from ensue.stores.sql.outbox import Outbox, Tools
+from ensue.stores.sql.pool import Pool
+from ensue.stores.sql.schema import Identity
+from ensue.stores.sql.transaction import SqlTransaction
+from ensue.stores.sql.wakeup import News, Wakeup
+from ensue.stores.sql_rows import SqlRows
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+T = TypeVar("T")
+
+#: Connections for the relay and for operators, and for readers' sessions, besides those of steps; one for heartbeats.
+DESK_SIZE, READERS_SIZE = 3, 8
+RELAY_LOAD = "SELECT position FROM ensue_relay"
+RELAY_SAVE = "UPDATE ensue_relay SET position = ? WHERE position < ?"
+DECIDED = "UPDATE ensue_relay SET changes = changes + 1"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """What is there between open and close."""
+
+    engines: Engines
+    steps: Pool
+    desk: Pool
+    pulse: Pool
+    readers: Pool
+    news: News
+    outbox: Outbox
+
+
+class SqlStore(abc.ABC):
+    """A service's database on a server; any number of processes may open it. Belongs to one event loop.
+
+    service: whose database it is. dialect: of its SQL. pool_size: steps at once in this process. transactions: whether
+    every statement is put into a transaction, for a pooler that may send each one elsewhere.
+    """
+
+    capabilities = Capabilities(concurrent_writers=True)
+
+    def __init__(self, service: str, dialect: Dialect, *, place: str, pool_size: int, transactions: bool) -> None:
+        self.service = service
+        self._dialect = dialect
+        self._place = place
+        self._pool_size = pool_size
+        self._transactions = transactions
+        self._opened: Opened | None = None
+        self._identity = Identity(service, "", 0)
+
+    # --- what a database gives
+
+    @abc.abstractmethod
+    async def _connect(self) -> Link:
+        """Return a fresh connection. Raises StoreUnavailable, UsageError (no such database, no access)."""
+
+    @abc.abstractmethod
+    def _make_engines(self) -> Engines: ...
+
+    @abc.abstractmethod
+    def _make_news(self, desk: Pool, wakeup: Wakeup) -> News: ...
+
+    @abc.abstractmethod
+    def _make_outbox(self, tools: Tools) -> Outbox: ...
+
+    @abc.abstractmethod
+    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
+        """Call `work`, which changes tables, while no other process does; `link` has no open transaction."""
+
+    # --- its life
+
+    async def exists(self) -> bool:
+        try:
+            link = await self._connect()
+        except UsageError:
+            return False  # no such database
+        try:
+            return await schema.exists(link, self._dialect)
+        finally:
+            await link.close()
+
+    async def open(self) -> None:
+        if self._opened is not None:
+            return
+        async with AsyncExitStack() as opening:
+            engines = self._make_engines()
+
+            async def connect() -> Link:
+                link = await self._connect()
+                try:
+                    await engines.attach(link)
+                    await workers.clock(link, self._dialect)
+                except BaseException:
+                    link.terminate()
+                    raise
+                return link
+
+            wakeup = Wakeup()
+            pools = {}
+            for purpose, size in (
+                ("steps", self._pool_size), ("desk", DESK_SIZE), ("pulse", 1), ("readers", READERS_SIZE)
+            ):  # fmt: skip
+                pools[purpose] = Pool(connect, size, f"{self._place} ({purpose})", transactions=self._transactions)
+                opening.push_async_callback(pools[purpose].close)
+            desk = pools["desk"]
+            news = self._make_news(desk, wakeup)
+            opening.push_async_callback(news.close)
+            outbox = self._make_outbox(
+                Tools(
+                    dialect=self._dialect, desk=desk, wakeup=wakeup, news=news, service=self.service,
+                    place=self._place, identity=lambda: self._identity, refresh=self._refresh, identify=self._identify,
+                )
+            )  # fmt: skip
+            await self._prepare(desk, outbox)
+            await outbox.open()
+            opening.pop_all()  # all went well: it stays open
+        self._opened = Opened(engines, **pools, news=news, outbox=outbox)
+
+    async def _prepare(self, desk: Pool, outbox: Outbox) -> None:
+        """Make what is missing, check what is there."""
+
+        async def make(link: Link) -> None:
+            if not await schema.exists(link, self._dialect):  # else another process was quicker
+                await schema.create(link, self._dialect, self.service, outbox.mode)
+                await outbox.prepare(link)
+
+        async with desk.bare() as link:
+            if not await schema.exists(link, self._dialect):
+                await self._create_once(link, make)
+        stored = await desk.run(lambda link: schema.check(link, self.service))
+        await desk.run(self._refresh)
+        if stored != outbox.mode:
+            await desk.run(lambda link: switching.switch(link, self._dialect, stored, outbox))
+            await desk.run(self._refresh)
+
+    async def close(self) -> None:
+        opened = self._opened
+        if opened is None:
+            return
+        await opened.steps.close()  # waits for the steps that are open
+        self._opened = None
+        await opened.outbox.close()
+        await opened.news.close()
+        for pool in (opened.readers, opened.pulse, opened.desk):
+            await pool.close()
+
+    async def create_tables(self, metadata: MetaData) -> None:
+        opened = self._open()
+
+        async def create(link: Link) -> None:
+            connection = opened.engines.connect(link)
+            try:
+                await connection.run_sync(metadata.create_all)
+            finally:
+                link.holder = None
+
+        async with opened.desk.bare() as link:
+            await self._create_once(link, create)
+
+    async def missing_tables(self, metadata: MetaData) -> Sequence[str]:
+        from ensue.stores import tables
+
+        async with self.reading() as session:
+            connection = await session.connection()
+            return await connection.run_sync(tables.missing, metadata)
+
+    @property
+    def source(self) -> str:
+        """See the port. Another process may begin a new epoch: known here after the next `outbox_after`."""
+        if not self._identity.epoch:
+            raise UsageError(f"the store of {self.service} has no source before it was opened")
+        return self._identity.source
+
+    async def new_epoch(self, published_through: int) -> str:
+        opened = self._open()
+
+        async def begin(link: Link) -> None:
+            await opened.outbox.begin_epoch(link, schema.new_epoch_name(), published_through)
+            await self._refresh(link)
+
+        await opened.desk.run(begin)
+        opened.news.announce()
+        return self._identity.source
+
+    def transaction(self) -> AbstractAsyncContextManager[SqlTransaction]:
+        opened = self._open()
+        return SqlTransaction(opened.steps, self._dialect, opened.engines, opened.outbox)
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
+        opened = self._open()
+        return readers.reading(opened.readers, self._dialect, opened.engines)
+
+    def rows(self) -> SqlRows:
+        return SqlRows(self.reading)
+
+    # --- the relay's side
+
+    async def outbox_after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
+        return await self._open().outbox.after(position, limit)
+
+    async def outbox_of(
+        self, topic: str, partition: int, after: int, through: int, limit: int
+    ) -> Sequence[OutboxRecord]:
+        return await self._open().outbox.of(topic, partition, after, through, limit)
+
+    async def outbox_heads(self) -> Mapping[tuple[str, int], int]:
+        return await self._open().outbox.heads()
+
+    async def outbox_get(self, position: int) -> OutboxRecord | None:
+        return await self._open().outbox.get(position)
+
+    async def outbox_wait(self, timeout_s: float) -> None:
+        await self._open().outbox.wait(timeout_s)
+
+    async def relay_load(self) -> int:
+        [(position,)] = await self._read(lambda link: link.fetch(RELAY_LOAD))
+        return int(position)
+
+    async def relay_save(self, position: int) -> None:
+        text = self._dialect.text(RELAY_SAVE)
+        await self._write(lambda link: link.execute(text, position, position))
+
+    async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
+        return await self._open().outbox.prune(before_s, through, limit)
+
+    # --- the consumer's side
+
+    async def checkpoint_load(self, partition: Partition) -> Checkpoint:
+        return await self._read(lambda link: checkpoints.load(link, self._dialect, partition))
+
+    async def checkpoints(self) -> Mapping[Partition, Checkpoint]:
+        return await self._read(checkpoints.load_all)
+
+    async def accept_loss(self, partition: Partition, source: str) -> int:
+        async def accept(link: Link) -> int:
+            position = await checkpoints.accept_loss(link, self._dialect, partition, source)
+            await link.script(DECIDED)
+            return position
+
+        position = await self._write(accept)
+        self._open().news.announce()
+        return position
+
+    async def dead_letters(
+        self, partition: Partition | None = None, states: Sequence[DeadLetterState] = (), limit: int = 1000
+    ) -> Sequence[DeadLetter]:
+        return await self._read(lambda link: dead_letters.find(link, self._dialect, partition, states, limit))
+
+    async def dead_letter_get(self, letter_id: int) -> DeadLetter | None:
+        return await self._read(lambda link: dead_letters.get(link, self._dialect, letter_id))
+
+    async def dead_letter_counts(self) -> Mapping[tuple[Partition, DeadLetterState], int]:
+        return await self._read(dead_letters.counts)
+
+    async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
+        async def decide(link: Link) -> DeadLetter:
+            letter = await dead_letters.decide(link, self._dialect, letter_id, state)
+            await link.script(DECIDED)
+            return letter
+
+        letter = await self._write(decide)
+        self._open().news.announce()
+        return letter
+
+    async def inbox_prune(self, before_s: float, limit: int) -> int:
+        text = self._dialect.prune("ensue_inbox", "number", "claimed_at")
+        return await self._write(lambda link: link.execute(text, limit, before_s))
+
+    async def responses_prune(self, before_s: float, limit: int) -> int:
+        text = self._dialect.prune("ensue_response", "number", "saved_at")
+        return await self._write(lambda link: link.execute(text, limit, before_s))
+
+    # --- workers of one service
+
+    async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> LeaseTable:
+        return await self._open().pulse.run(
+            lambda link: workers.heartbeat(link, self._dialect, worker, ttl_s, acquire, release)
+        )
+
+    async def leases(self) -> LeaseTable:
+        async def look(link: Link) -> LeaseTable:
+            return await workers.table(link, self._dialect, await workers.clock(link, self._dialect))
+
+        return await self._open().pulse.read(look)
+
+    async def resign(self, worker: str) -> None:
+        await self._open().pulse.run(lambda link: workers.resign(link, self._dialect, worker))
+
+    # ---
+
+    def _open(self) -> Opened:
+        if self._opened is None:
+            raise UsageError(f"the store of {self.service} is not open: call open() first")
+        return self._opened
+
+    async def _read(self, work: Callable[[Link], Awaitable[T]]) -> T:
+        return await self._open().desk.read(work)
+
+    async def _write(self, work: Callable[[Link], Awaitable[T]]) -> T:
+        return await self._open().desk.run(work)
+
+    async def _refresh(self, link: Link) -> Identity:
+        self._identity = await schema.identity(link, self.service)
+        return self._identity
+
+    def _identify(self, epoch: str, published_from: int) -> Identity:
+        self._identity = Identity(self.service, epoch, published_from)
+        return self._identity

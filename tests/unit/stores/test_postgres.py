@@ -1,0 +1,56 @@
+"""The PostgreSQL store keeps every promise of the port, by either driver and through PgBouncer."""
+
+from __future__ import annotations
+
+import pytest
+
+from ensue.conformance.store import SERVICE, StoreConformance
+from ensue.ports import Capabilities, Store
+from ensue.stores.postgres import PostgresStore
+from ensue.testing.servers import PgBouncer, PostgresServer
+
+
+DATABASE = "conformance"
+EMPTY = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+
+
+class _OnPostgres(StoreConformance):
+    capabilities = Capabilities(concurrent_writers=True)
+    scheme = "postgresql"
+    options = ""
+
+    @pytest.fixture(autouse=True)
+    def database(self, postgres_server: PostgresServer) -> None:
+        """One for all tests, emptied before each: to make one takes longer than most tests."""
+        self.url = postgres_server.url(DATABASE, self.scheme) + self.options
+        postgres_server.psql(DATABASE, EMPTY)
+
+    async def make_store(self) -> Store:
+        store = PostgresStore(self.url, SERVICE)
+        assert store.capabilities == self.capabilities
+        return store
+
+
+class TestPostgresStoreByAsyncpg(_OnPostgres):
+    pass
+
+
+class TestPostgresStoreByPsycopg(_OnPostgres):
+    scheme = "postgresql+psycopg"
+
+
+class _ThroughPgBouncer(_OnPostgres):
+    options = "?pgbouncer=1"
+
+    @pytest.fixture(autouse=True)
+    def database(self, postgres_server: PostgresServer, pgbouncer_server: PgBouncer) -> None:
+        self.url = pgbouncer_server.url(DATABASE, self.scheme) + self.options
+        postgres_server.psql(DATABASE, EMPTY)
+
+
+class TestPostgresStoreByAsyncpgThroughPgBouncer(_ThroughPgBouncer):
+    pass
+
+
+class TestPostgresStoreByPsycopgThroughPgBouncer(_ThroughPgBouncer):
+    scheme = "postgresql+psycopg"
