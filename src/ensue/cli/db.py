@@ -16,6 +16,7 @@ from ensue.engine.restored import find_contradiction
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.event import event_type
+from ensue.integrations.sql_tables import SqlTables, sql_tables_of
 
 app = typer.Typer(help="A service's database: make it, check it, begin a new epoch.", no_args_is_help=True)
 
@@ -45,21 +46,45 @@ def init(service: Annotated[str, _TARGET]) -> None:
 
 @app.command()
 def check(service: Annotated[str, _TARGET]) -> None:
-    """Check that Ensue's tables are there and of this version, and what the service's `tables=` declare."""
+    """Check that Ensue's tables are there, whole and of this version, and what the service's `tables=` declare."""
     definition = load_service(service)
 
-    async def look() -> tuple[str, Sequence[str]]:
+    async def look() -> tuple[str, Sequence[str], Sequence[str]]:
+        expected = await _expected_tables(definition.settings().database, definition.name)
         async with opened(definition) as access:
-            tables = definition.tables
-            return access.database_url, [] if tables is None else await access.store.missing_tables(tables)
+            store, tables = access.store, definition.tables
+            ours = [] if expected is None else await store.missing_tables(expected.metadata())
+            return access.database_url, ours, [] if tables is None else await store.missing_tables(tables)
 
-    url, missing = asyncio.run(look())
+    url, ours, missing = asyncio.run(look())
+    if ours:
+        raise UsageError(
+            f"{url} lacks {', '.join(ours)} of Ensue's own tables: somebody dropped or changed them. Bring them "
+            "back from a copy (see `ensue db new-epoch`), or drop what begins with ensue_ and begin anew"
+        )
     if missing:
         raise UsageError(
             f"{url} lacks {', '.join(missing)}. `ensue db init {service}` creates missing tables; "
             "missing columns want a migration (e.g. alembic)"
         )
     say(f"{url}: everything is there")
+
+
+async def _expected_tables(url: str, service: str) -> SqlTables | None:
+    """Ensue's tables in this kind of database, None where it has none. Raises UsageError that names them when they
+    are not there."""
+    store = make_store(url, service)
+    expected = sql_tables_of(url, service)
+    try:
+        if expected is not None and not await store.exists():
+            raise UsageError(
+                f"service {service} has no database at {masked(url)}, or not Ensue's tables in it "
+                f"({', '.join(expected.names)}): `ensue db init` makes them, or a migration does "
+                "(ensue.integrations.alembic)"
+            )
+    finally:
+        await store.close()
+    return expected
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -146,12 +147,28 @@ def exists_in_file(path: str) -> bool:
         raise translated(error, path) from error
 
 
+#: A new epoch's name, made by the database itself: as `new_epoch_name`.
+EPOCH = "lower(hex(randomblob(4)))"
+
+
+def statements() -> Sequence[str]:
+    """What creates Ensue's tables, without the first rows."""
+    return _TABLES
+
+
+def first_rows(service: str, epoch: str) -> Sequence[str]:
+    """What fills new tables. epoch: an SQL expression."""
+    name = service.replace("'", "''")
+    return (
+        "INSERT INTO ensue_relay VALUES (1, 0)",
+        f"INSERT INTO ensue_meta VALUES (1, {VERSION}, '{name}', {epoch}, 0)",
+    )
+
+
 def create(connection: sqlite3.Connection, service: str) -> None:
     """Create the tables, inside the caller's transaction."""
-    for statement in _TABLES:
+    for statement in (*statements(), *first_rows(service, f"'{new_epoch_name()}'")):
         connection.execute(statement)
-    connection.execute("INSERT INTO ensue_meta VALUES (1, ?, ?, ?, 0)", (VERSION, service, new_epoch_name()))
-    connection.execute("INSERT INTO ensue_relay VALUES (1, 0)")
 
 
 def check(connection: sqlite3.Connection, service: str, path: str) -> None:
