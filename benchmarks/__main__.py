@@ -24,6 +24,7 @@ NAMES = (
     "overhead",
     "step",
     "codecs",
+    "brokers",
     "latency",
     "idle",
     "wakeup",
