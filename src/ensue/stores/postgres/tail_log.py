@@ -1,0 +1,204 @@
+"""From pieces of the log to outbox entries in commit order, each with its place in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ensue.errors import StoreUnavailable
+from ensue.message import OutboxRecord
+from ensue.stores.postgres.pgoutput import (
+    Begin,
+    Commit,
+    Insert,
+    Keepalive,
+    LogicalMessage,
+    Relation,
+    WalData,
+    decode,
+)
+
+#: Records of one logical message, without positions: what a step emits instead of rows.
+_Content = list[tuple[str, int, str, bytes, bytes]]
+_content = msgspec.msgpack.Decoder(_Content)
+_encode = msgspec.msgpack.Encoder().encode
+#: A logical message must fit into the server's memory: a step with more than this emits several.
+MESSAGE_BYTES_MAX = 4 << 20
+
+
+class Place(NamedTuple):
+    """Where an entry stands: its transaction's commit, and which of that transaction's entries it is, from 1."""
+
+    commit_lsn: int
+    within: int
+
+
+class Entry(NamedTuple):
+    """An outbox record found in the log. row_id: its row in the outbox table, 0 when it came as a message."""
+
+    place: Place
+    row_id: int
+    written_at: float
+    record: OutboxRecord
+
+
+def encode_records(records: Sequence[OutboxRecord]) -> list[bytes]:
+    """Return the contents of as few logical messages as the records fit into, in order."""
+    contents: list[bytes] = []
+    part: list[tuple[str, int, str, bytes, bytes]] = []
+    size = 0
+    for each in records:
+        part.append((each.topic, each.partition, each.key, each.envelope, each.data))
+        size += len(each.data) + len(each.envelope)
+        if size >= MESSAGE_BYTES_MAX:
+            contents.append(_encode(part))
+            part, size = [], 0
+    if part:
+        contents.append(_encode(part))
+    return contents
+
+
+def decode_records(content: bytes) -> list[OutboxRecord]:
+    """Decode what `encode_records` made. Raises StoreUnavailable for anything else."""
+    try:
+        return [OutboxRecord(*each) for each in _content.decode(content)]
+    except msgspec.DecodeError as error:
+        raise StoreUnavailable(f"a logical message of {len(content)} bytes is no outbox record: {error}") from error
+
+
+class _Columns:
+    """Where the outbox's columns are in a row, and how to read them."""
+
+    def __init__(self, relation: Relation) -> None:
+        try:
+            self._at = [
+                relation.columns.index(name)
+                for name in ("id", "position", "topic", "partition_no", "record_key", "envelope", "data")
+            ]
+        except ValueError as error:
+            raise StoreUnavailable(
+                f"table {relation.name} has columns {relation.columns}: no outbox ({error})"
+            ) from error
+
+    def read(self, row: Insert) -> tuple[int, OutboxRecord] | None:
+        """Return the row's id and record; None: a row with a position, which is ours already."""
+        identity, position, topic, partition, key, envelope, data = self._at
+        values, binary = row.values, row.binary
+        if values[position] is not None:
+            return None
+        topic_, key_ = values[topic], values[key]
+        assert topic_ is not None
+        assert key_ is not None
+        return _whole(values[identity], binary[identity]), OutboxRecord(
+            topic_.decode(),
+            _whole(values[partition], binary[partition]),
+            key_.decode(),
+            _bytes(values[envelope], binary[envelope]),
+            _bytes(values[data], binary[data]),
+        )
+
+
+def _whole(value: bytes | None, binary: bool) -> int:
+    assert value is not None
+    return int.from_bytes(value, "big", signed=True) if binary else int(value)
+
+
+def _bytes(value: bytes | None, binary: bool) -> bytes:
+    assert value is not None
+    return value if binary else bytes.fromhex(value[2:].decode())
+
+
+class LogReader:
+    """Collects entries as they come; whoever keeps them takes them away. Pure but for its wake-up.
+
+    table: of the outbox. prefix: of the logical messages that are records; those of others are passed over.
+    """
+
+    def __init__(self, table: str, prefix: str) -> None:
+        self._table = table
+        self._prefix = prefix
+        self._columns: dict[int, _Columns] = {}
+        self._entries: deque[Entry] = deque()
+        self._bytes = 0
+        self._begin: Begin | None = None
+        self._index = 0
+        self._seen_lsn = 0
+        self.reply_wanted = False
+        self.error: Exception | None = None
+        self.progress = asyncio.Event()
+
+    @property
+    def pending_bytes(self) -> int:
+        """About the size of what nobody has taken yet."""
+        return self._bytes
+
+    @property
+    def pending(self) -> int:
+        return len(self._entries)
+
+    @property
+    def complete_lsn(self) -> int:
+        """Every transaction that committed before it has been received. See also `take`."""
+        return self._seen_lsn
+
+    def received(self, piece: WalData | Keepalive) -> None:
+        """Take in one piece. Raises StoreUnavailable for what cannot be understood."""
+        if isinstance(piece, Keepalive):
+            self._seen_lsn = max(self._seen_lsn, piece.end_lsn)
+            self.reply_wanted |= piece.reply
+            self.progress.set()
+            return
+        message = decode(piece.payload)
+        if isinstance(message, Insert):
+            columns = self._columns.get(message.oid)
+            if columns is not None:
+                found = columns.read(message)
+                if found is not None:
+                    self._add(*found)
+        elif isinstance(message, LogicalMessage):
+            if message.transactional and message.prefix == self._prefix:
+                for record in decode_records(message.content):
+                    self._add(0, record)
+        elif isinstance(message, Begin):
+            self._begin, self._index = message, 0
+        elif isinstance(message, Commit):
+            self._begin = None
+            self._seen_lsn = max(self._seen_lsn, message.end_lsn)
+            self.progress.set()
+        elif isinstance(message, Relation) and message.name == self._table:
+            self._columns[message.oid] = _Columns(message)
+
+    def _add(self, row_id: int, record: OutboxRecord) -> None:
+        begin = self._begin
+        if begin is None:
+            raise StoreUnavailable("an outbox entry stands outside of any transaction in the log")
+        self._index += 1
+        place = Place(begin.commit_lsn, self._index)
+        self._entries.append(Entry(place, row_id, begin.time_us / 1e6, record))
+        self._bytes += len(record.data) + len(record.envelope) + 200
+        if self._index % 1000 == 0:
+            self.progress.set()  # a huge transaction is kept piece by piece
+
+    def broken(self, error: Exception) -> None:
+        self.error = error
+        self.progress.set()
+
+    def take(self, limit: int) -> tuple[list[Entry], int]:
+        """Return up to `limit` entries, and the place in the log that may be forgotten once they are kept."""
+        entries = self._entries
+        if len(entries) <= limit:
+            taken = list(entries)
+            entries.clear()
+            self._bytes = 0
+            if self._begin is None:
+                return taken, self._seen_lsn
+        else:
+            taken = [entries.popleft() for _ in range(limit)]
+            for each in taken:
+                self._bytes -= len(each.record.data) + len(each.record.envelope) + 200
+        # Its own transaction may go on: it would be sent again as a whole.
+        return taken, taken[-1].place.commit_lsn if taken else 0

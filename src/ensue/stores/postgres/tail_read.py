@@ -1,0 +1,164 @@
+"""Reading a tailed outbox by position: rows that carry their position (messages), and rows named by a stamp (wal)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ensue.message import OutboxRecord
+from ensue.stores.sql.link import Link
+
+#: Positions looked at in one window.
+WINDOW = 5000
+#: Stamps looked at in one go.
+STAMPS = 200
+
+# flushed: how far the log is flushed, as a number.
+_NOW = (
+    "SELECT c.epoch, c.published_from, c.last_position, t.pruned, t.slot, "
+    "pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint FROM ensue_counter c, ensue_tail t"
+)
+# settled: every transaction that had ended when the stamp was written is visible by now. (The log tells of a commit
+# a moment before others see its rows, or long before, with synchronous replication.)
+_STAMPS = (
+    "SELECT last, ids, previous, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid::text::bigint "
+    f"FROM ensue_stamp WHERE last > ? AND last - cardinality(ids) < ? ORDER BY last LIMIT {STAMPS}"
+)
+_BY_ID = "SELECT id, topic, partition_no, record_key, envelope, data FROM ensue_outbox WHERE id = ANY(?)"
+_PRESENT = "SELECT id FROM ensue_outbox WHERE id = ANY(?)"
+_NUMBERED = (
+    "SELECT topic, partition_no, record_key, envelope, data, position, previous FROM ensue_outbox "
+    "WHERE position > ? AND position <= ?"
+)
+_OF_PLACE = " AND topic = ? AND partition_no = ?"
+_ORDER = " ORDER BY position LIMIT ?"
+_NEXT = (
+    "SELECT least((SELECT min(position) FROM ensue_outbox WHERE position > ?), "
+    "(SELECT min(last) FROM ensue_stamp WHERE last > ?))"
+)
+
+# The oldest ones, up to a position; the caller takes the beginning that is old enough.
+_OLDEST_STAMPS = (
+    "SELECT last, ids, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid::text::bigint "
+    f"FROM ensue_stamp ORDER BY last LIMIT {STAMPS}"
+)
+_WRITTEN = "SELECT id, written_at FROM ensue_outbox WHERE id = ANY(?)"
+_OLDEST_NUMBERED = "SELECT position, id, written_at FROM ensue_outbox WHERE position <= ? ORDER BY position LIMIT ?"
+_DELETE = "DELETE FROM ensue_outbox WHERE id = ANY(?)"
+_DELETE_STAMPS = "DELETE FROM ensue_stamp WHERE last <= ?"
+_PRUNED = "UPDATE ensue_tail SET pruned = ? WHERE pruned < ?"
+
+
+class Now(NamedTuple):
+    """The store's state at the moment of a look."""
+
+    epoch: str
+    published_from: int
+    last_position: int
+    pruned: int
+    slot: str
+    flushed_lsn: int
+
+
+class Window(NamedTuple):
+    """Records found, and the position through which there are no others (yet)."""
+
+    records: list[OutboxRecord]
+    through: int
+
+
+class Reader:
+    """text: makes `?` the driver's placeholders."""
+
+    def __init__(self, text: Callable[[str], str]) -> None:
+        self._now, self._stamps, self._by_id, self._present = map(text, (_NOW, _STAMPS, _BY_ID, _PRESENT))
+        self._by_id_of_place = text(_BY_ID + _OF_PLACE)
+        self._numbered, self._numbered_of_place = text(_NUMBERED + _ORDER), text(_NUMBERED + _OF_PLACE + _ORDER)
+        self._next = text(_NEXT)
+        self._written, self._oldest, self._delete = text(_WRITTEN), text(_OLDEST_NUMBERED), text(_DELETE)
+        self._delete_stamps, self._pruned = text(_DELETE_STAMPS), text(_PRUNED)
+
+    async def now(self, link: Link) -> Now:
+        [row] = await link.fetch(self._now)
+        return Now(*row)
+
+    async def window(
+        self, link: Link, now: Now, after: int, through: int, limit: int, place: tuple[str, int] | None = None
+    ) -> Window:
+        """Return up to `limit` records in (after, through], of one partition or of all, looking at a bounded number."""
+        after = max(after, now.published_from)
+        if place is not None:
+            through = min(through, after + WINDOW)
+        positions: dict[int, tuple[int, int]] = {}
+        unsettled: list[int] = []
+        stamps = await link.fetch(self._stamps, after, through)
+        for last, ids, previous, settled in stamps:
+            first = last - len(ids) + 1
+            for at in range(max(after + 1 - first, 0), min(len(ids), through + 1 - first)):
+                positions[ids[at]] = (first + at, previous[at])
+                if not settled:
+                    unsettled.append(ids[at])
+            if place is None and len(positions) >= limit:
+                break
+        if stamps and (len(stamps) == STAMPS or (place is None and len(positions) >= limit)):
+            through = min(last, through)  # there may be more
+        if unsettled:
+            present = {id_ for (id_,) in await link.fetch(self._present, unsettled)}
+            hidden = [positions[id_][0] for id_ in unsettled if id_ not in present and positions[id_][0] > now.pruned]
+            through = min([through, *(position - 1 for position in hidden)])
+        found: list[OutboxRecord] = []
+        if positions:
+            ids = list(positions)
+            query = link.fetch(self._by_id, ids) if place is None else link.fetch(self._by_id_of_place, ids, *place)
+            for id_, topic, number, key, envelope, data in await query:
+                position, follows = positions[id_]
+                if position <= through:
+                    found.append(OutboxRecord(topic, number, key, envelope, data, position, follows))
+        if place is None:
+            rows = await link.fetch(self._numbered, after, through, limit)
+        else:
+            rows = await link.fetch(self._numbered_of_place, after, through, *place, limit)
+        found += [OutboxRecord(*row) for row in rows]
+        found.sort(key=_position)
+        for record in found:
+            if record.previous <= now.published_from:  # what an epoch begins with follows on nothing
+                record.previous = 0
+        if len(found) >= limit:
+            del found[limit:]
+            through = found[-1].position
+        return Window(found, through)
+
+    async def prune(self, link: Link, before_s: float, through: int, limit: int) -> int:
+        """Delete up to `limit` of the oldest rows, up to the first that is not old enough; inside a transaction."""
+        oldest: list[tuple[int, int, float]] = []
+        for last, ids, settled in await link.fetch(_OLDEST_STAMPS):
+            rows = await link.fetch(self._written, ids)
+            written: dict[int, float] = {int(row[0]): row[1] for row in rows}
+            if not settled and len(written) < len(ids):
+                break  # a row that cannot be seen yet
+            for at, id_ in enumerate(ids):
+                oldest.append((last - len(ids) + 1 + at, id_, written.get(id_, 0.0)))
+            if last > through or len(oldest) > limit:
+                break
+        oldest += [(position, id_, at) for position, id_, at in await link.fetch(self._oldest, through, limit)]
+        pruned = 0
+        old: list[int] = []
+        for position, id_, written_at in sorted(oldest):
+            if position > through or written_at >= before_s or len(old) == limit:
+                break
+            pruned = position
+            if written_at:
+                old.append(id_)
+        if pruned:
+            await link.execute(self._pruned, pruned, pruned)
+            await link.execute(self._delete_stamps, pruned)
+        return await link.execute(self._delete, old) if old else 0
+
+    async def next(self, link: Link, after: int) -> int | None:
+        """A position at or before the next one that there is after this one; None: there is none."""
+        [(position,)] = await link.fetch(self._next, after, after)
+        return None if position is None else int(position)
+
+
+def _position(record: OutboxRecord) -> int:
+    return record.position
