@@ -41,6 +41,10 @@ class EnsuePsycopg(StepDialect, PGDialectAsync_psycopg):
     supports_statement_cache = True
     execution_ctx_cls = _PsycopgContext
 
+    @classmethod
+    def get_async_dialect_cls(cls, url: Any) -> type[EnsuePsycopg]:
+        return cls
+
 
 registry.register("postgresql.ensue_asyncpg", __name__, "EnsueAsyncpg")
 registry.register("postgresql.ensue_psycopg", __name__, "EnsuePsycopg")
