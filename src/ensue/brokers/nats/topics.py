@@ -128,6 +128,9 @@ class Topics:
         check_partitions_wanted(topic, partitions)
         known = self._streams.get(topic)
         if known is None:
+            # One whose first stream was lost keeps its number.
+            if found := await self.partitions(topic):
+                check_partitions(topic, partitions, found)
             # The first stream alone decides how many there are, so that brokers that race agree.
             await self._make(topic, 0, partitions)
             limit = asyncio.Semaphore(_AT_ONCE)
