@@ -54,7 +54,7 @@ def schema_of(url: str) -> str:
 
 
 async def test_a_server_that_is_down_is_unavailable_within_its_time_and_no_password_is_told() -> None:
-    broker = PostgresBroker(f"postgresql://ann:s3cret@127.0.0.1:{free_port()}/shop?timeout=2")
+    broker = PostgresBroker(f"postgresql://ann:s3cret@127.0.0.1:{free_port()}/shop?timeout_s=2")
     began = time.monotonic()
     for attempt in (broker.open, broker.exists):
         with pytest.raises(BrokerUnavailable) as caught:
@@ -67,7 +67,7 @@ async def test_a_server_that_is_down_is_unavailable_within_its_time_and_no_passw
 
 async def test_a_line_that_is_silent_ends_an_append_after_its_time(postgres_server: PostgresServer) -> None:
     async with TcpProxy(postgres_server.port) as proxy:
-        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?schema=log_{uuid.uuid4().hex}&timeout=0.5"
+        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?schema=log_{uuid.uuid4().hex}&timeout_s=0.5"
         async with opened(url) as broker:
             await broker.append(TOPIC, 0, SOURCE, entries(1, 1))
             proxy.freeze()
@@ -284,9 +284,9 @@ async def test_two_that_prune_at_once_take_each_record_once(url: str) -> None:
     [
         ("schema=", "schema"),
         ("schema=" + "x" * 64, "63"),
-        ("pool=none", "pool"),
-        ("pool=0", "pool"),
-        ("timeout=-1", "timeout"),
+        ("pool_size=none", "pool_size"),
+        ("pool_size=0", "pool_size"),
+        ("timeout_s=-1", "timeout_s"),
         ("pgbouncer=perhaps", "pgbouncer"),
     ],
 )
@@ -317,3 +317,13 @@ async def test_any_name_will_do_for_a_schema(postgres_server: PostgresServer) ->
         waiting = asyncio.create_task(broker.read(TOPIC, 0, 0, 10, PATIENCE_S))
         await broker.append(TOPIC, 0, SOURCE, entries(1, 1))
         assert positions(await waiting) == [1]
+
+
+async def test_two_systems_with_prefixes_share_a_schema_and_do_not_see_each_other(url: str) -> None:
+    async with opened(f"{url}&prefix=red.") as red, opened(f"{url}&prefix=blue.", partitions=3) as blue:
+        await red.append(TOPIC, 0, SOURCE, entries(1, 2))
+        assert await red.topics() == {TOPIC: 2}
+        assert await blue.topics() == {TOPIC: 3}
+        assert list(await blue.read(TOPIC, 0, 0, 10, 0.0)) == []
+        [first, _] = await red.read(TOPIC, 0, 0, 10, 0.0)
+        assert first.topic == TOPIC

@@ -9,6 +9,7 @@ from ensue.errors import UsageError
 
 #: PostgreSQL cuts longer names off without a word.
 _NAME_BYTES_MAX = 63
+_OURS = frozenset({"schema", "prefix", "pgbouncer", "pool_size", "timeout_s"})
 _ON = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -18,14 +19,16 @@ class Address:
 
     dsn: for the driver; it may hold a password and is never shown. place: for people: host, port, database, schema.
     pgbouncer: between us and the server stands a pooler in transaction mode, so nothing may rely on a session.
-    pool: connections at most. timeout_s: how long a connect or a statement may take, in seconds.
+    prefix: before the name of each topic, so that two systems can share a schema. pool_size: connections at most.
+    timeout_s: how long a connect or a statement may take, in seconds.
     """
 
     dsn: str
     place: str
     schema: str = "ensue_log"
     pgbouncer: bool = False
-    pool: int = 10
+    prefix: str = ""
+    pool_size: int = 10
     timeout_s: float = 10.0
 
 
@@ -36,7 +39,7 @@ def parse_address(url: str) -> Address:
     ours: dict[str, str] = {}
     theirs: list[tuple[str, str]] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name in ("schema", "pgbouncer", "pool", "timeout"):
+        if name in _OURS:
             ours[name] = value
         else:
             theirs.append((name, value))
@@ -51,8 +54,9 @@ def parse_address(url: str) -> Address:
         place=f"{parts.netloc.rpartition('@')[2]}{parts.path} (schema {schema})",
         schema=schema,
         pgbouncer=pooled,
-        pool=int(_number(ours, "pool", "10", 1, 1000)),
-        timeout_s=_number(ours, "timeout", "10", 0.1, 3600),
+        prefix=ours.get("prefix", ""),
+        pool_size=int(_number(ours, "pool_size", "10", 1, 1000)),
+        timeout_s=_number(ours, "timeout_s", "10", 0.1, 3600),
     )
 
 

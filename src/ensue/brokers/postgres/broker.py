@@ -30,10 +30,10 @@ PRUNE_ROWS = 2000
 class PostgresBroker:
     """A log in a PostgreSQL schema: `postgresql://user:password@host:port/database`.
 
-    Options: `schema` (ensue_log), `pgbouncer=1` behind a pooler in transaction mode (no LISTEN: waiting readers poll
-    every 50 ms; four round trips a statement instead of one), `pool` (10 connections at most), `timeout` (10 seconds
-    for a connect or a statement); any other is the driver's (`sslmode`, `sslrootcert`, ...). The database may hold
-    services' stores too: everything here is in the schema.
+    Options: `schema` (ensue_log), `prefix` (before each topic's name; empty), `pgbouncer=1` behind a pooler in
+    transaction mode (no LISTEN: waiting readers poll every 50 ms; several round trips a statement instead of one),
+    `pool_size` (10 connections at most), `timeout_s` (10 seconds for a connect or a statement); any other is the
+    driver's (`sslmode`, `sslrootcert`, ...). The database may hold services' stores too: all is in the schema.
 
     An append of up to 8 MB is one transaction in one round trip, all of it or nothing, also when it is cancelled;
     more goes in several. What was appended survives a crash of the server and a power cut, as far as the server syncs
@@ -109,7 +109,9 @@ class PostgresBroker:
         return len(await self._partition_ids(topic))
 
     async def topics(self) -> Mapping[str, int]:
-        return {row[0]: row[1] for row in await self._fetch(self._sql.topics)}
+        prefix = self._address.prefix
+        rows = await self._fetch(self._sql.topics)
+        return {topic.removeprefix(prefix): count for topic, count in rows if topic.startswith(prefix)}
 
     # --- append
 
@@ -192,7 +194,7 @@ class PostgresBroker:
             await self._begin_anew()
         ids = self._ids.get(topic)
         if ids is None:
-            ids = [row[0] for row in await self._fetch(self._sql.partition_ids, topic)]
+            ids = [row[0] for row in await self._fetch(self._sql.partition_ids, self._address.prefix + topic)]
             if ids:
                 self._ids[topic] = ids
         return ids
@@ -206,9 +208,10 @@ class PostgresBroker:
     async def _make_topic(self, topic: str, partitions: int) -> int:
         """Make it unless another process was faster; return how many partitions it has."""
         async with self._connections.locked(self._address.schema) as connection:
-            found = len(await connection.fetch(self._sql.partition_ids, topic))
+            name = self._address.prefix + topic
+            found = len(await connection.fetch(self._sql.partition_ids, name))
             if not found:
-                await connection.execute(self._sql.add_topic, topic, partitions)
+                await connection.execute(self._sql.add_topic, name, partitions)
         return found or partitions
 
     async def _make_tables(self) -> None:

@@ -43,7 +43,7 @@ class Connections:
             return
         address = self._address
         self._pool = await asyncpg.create_pool(
-            address.dsn, min_size=0, max_size=address.pool, reset=_nothing_to_reset, **self._options()
+            address.dsn, min_size=0, max_size=address.pool_size, reset=_nothing_to_reset, **self._options()
         )
 
     async def close(self) -> None:
