@@ -11,7 +11,7 @@ import json
 import logging
 import ssl
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ensue.errors import BrokerUnavailable
 
@@ -74,8 +74,7 @@ class Wire(asyncio.Protocol):
     # --- what the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
 
     def connection_lost(self, error: Exception | None) -> None:
         why = self._error or (str(error) if error else "the server closed the connection")
