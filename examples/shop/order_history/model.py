@@ -38,6 +38,7 @@ history_orders = Table(
     Column("reason", String(200), nullable=False),
     Index("history_orders_of_customer", "customer_id", "placed_at", "order_id"),
     Index("history_orders_by_time", "placed_at", "order_id"),
+    Index("history_orders_of_status", "status", "placed_at", "order_id"),
 )
 
 #: Which status may follow which: an order never goes back.

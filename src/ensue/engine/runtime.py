@@ -14,6 +14,7 @@ from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
+from ensue.engine.fits import check_fits
 from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
 from ensue.engine.worker import Worker
 from ensue.errors import IdempotencyMismatch, RetryableError, UsageError
@@ -93,9 +94,10 @@ class Runtime:
         """
         if self._worker is not None:
             return
+        check_fits(self.definition, self.store.capabilities)
         await self._open_store()
         try:
-            if self._tables is not None:
+            if self._tables is not None and self.store.capabilities.sessions:  # else a table begins with its first row
                 await self._make_tables(self._tables)
             if work:
                 self._worker = Worker(self.context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -47,7 +48,7 @@ class Server:
     async def command(self, *words: Any) -> Any:
         """Send one command and return the answer as RESP2 has it. Raises StoreUnavailable."""
         with self.translated():
-            return await self._client.execute_command(*words)
+            return await self._client.execute_command(*words)  # type: ignore[no-untyped-call]  # the driver's
 
     async def script(self, text: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         script = self._scripts.get(text)
@@ -62,8 +63,12 @@ class Server:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        cancelled = 0 if task is None else task.cancelling()
         try:
             yield
+            if task is not None and task.cancelling() > cancelled:
+                raise asyncio.CancelledError  # redis-py 8.1 swallows a cancellation while it greets the server
         except (AuthenticationError, AuthorizationError) as error:
             raise UsageError(
                 f"{self.place} refuses the user or password of the URL ({type(error).__name__}): check them"

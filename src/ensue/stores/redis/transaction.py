@@ -104,7 +104,7 @@ class RedisTransaction:
             return
         if failed <= touched_from:
             raise self._checks[failed - 1].refusal()
-        table = str(checks[failed - 1][1], "utf-8", "replace")
+        table = repr(checks[failed - 1][1])
         raise StoreConflict(
             f"{self._server.place}: another step changed a row of {table} first: do this one again", table=table
         )
