@@ -52,6 +52,8 @@ class RawSide(Protocol):
 #: name -> module with `server` and `Raw`. A broker whose server is not installed is left out.
 SIDES = {
     "kafka": "benchmarks.broker_kafka",
+    "nats": "benchmarks.broker_nats",
+    "postgres": "benchmarks.broker_postgres",
 }
 
 

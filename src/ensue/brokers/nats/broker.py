@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
@@ -114,24 +115,34 @@ class NatsBroker:
     async def read(
         self, topic: str, partition: int, after: int, limit: int, wait_s: float
     ) -> Sequence[Message | Garbage]:
-        stream = await self._topics.find(topic, partition)
-        cursor = await self._cursor(topic, partition, stream, max(after, 0))
-        self._busy.add(cursor)
-        try:
-            return await cursor.read(topic, partition, limit, wait_s)
-        except ApiError as error:
-            raise BrokerUnavailable(f"{stream.name} cannot be read: {error}") from error
-        finally:
-            self._busy.discard(cursor)
-            if cursor.broken is not None:
-                cursor.close()
-            elif not cursor.closed:
-                self._keep(stream, cursor)
+        clock = asyncio.get_running_loop().time
+        until = clock() + wait_s
+        after = max(after, 0)
+        anew = False
+        while True:
+            stream = await self._topics.find(topic, partition)
+            cursor = await self._cursor(topic, partition, stream, after, anew)
+            self._busy.add(cursor)
+            try:
+                return await cursor.read(topic, partition, limit, max(until - clock(), 0.0))
+            except ApiError as error:
+                raise BrokerUnavailable(f"{stream.name} cannot be read: {error}") from error
+            except BrokerUnavailable:
+                # A server forgets a consumer that nobody pulled from for long, and with a node of a cluster.
+                if anew or not cursor.lost:
+                    raise
+                anew = True
+            finally:
+                self._busy.discard(cursor)
+                if cursor.broken is not None:
+                    cursor.close()
+                elif not cursor.closed:
+                    self._keep(stream, cursor)
 
-    async def _cursor(self, topic: str, partition: int, stream: Stream, after: int) -> Cursor:
-        """A free one that stands at `after`, or a new one."""
+    async def _cursor(self, topic: str, partition: int, stream: Stream, after: int, anew: bool) -> Cursor:
+        """A free one that stands at `after`, unless `anew`, or a new one."""
         wire = await self._link.wire()
-        free = self._free.get(stream.name, [])
+        free = [] if anew else self._free.get(stream.name, [])
         for cursor in reversed(free):
             if cursor.position == after:
                 free.remove(cursor)

@@ -13,6 +13,7 @@ from ensue.errors import UsageError
 
 _DEFAULT_PORT = 4222
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
+_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})*\.?")
 _INBOX = re.compile(r"[A-Za-z0-9_$-]+(\.[A-Za-z0-9_$-]+)*")
 
 
@@ -98,7 +99,7 @@ def _one_of(*known: str) -> re.Pattern[str]:
 
 #: option -> (what a value looks like, how to say so)
 _OPTIONS: Mapping[str, tuple[re.Pattern[str], str]] = {
-    "prefix": (_NAME, "letters, digits and _"),
+    "prefix": (_PREFIX, "letters, digits, _ and -, in parts separated by dots"),
     "replicas": (re.compile("[1-5]"), "1 to 5"),
     "storage": (_one_of("file", "memory"), "file or memory"),
     "compression": (_one_of("", "none", "s2"), "none or s2"),
@@ -125,4 +126,6 @@ def _option(name: str, value: str) -> object:
         return int(value)
     if name == "timeout_s":
         return float(value)
+    if name == "prefix":
+        return value.removesuffix(".")
     return value == "true" if name == "synced" else value

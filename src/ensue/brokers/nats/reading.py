@@ -47,12 +47,13 @@ _decode_info = msgspec.json.Decoder(_ConsumerInfo).decode
 class Cursor:
     """Reads on from `position`, the last offset handed out. One task at a time; a cancel loses nothing.
 
-    broken: why it cannot go on; a new one from the same position can.
+    broken: why it cannot go on. lost: it is the consumer that is gone, so a new one from the same position can.
     """
 
     def __init__(self, wire: Wire, jetstream: JetStream, stream: str, after: int) -> None:
         self.position = after
         self.broken: BrokerUnavailable | None = None
+        self.lost = False
         self.closed = False
         self._wire = wire
         self._jetstream = jetstream
@@ -138,6 +139,7 @@ class Cursor:
         self._arrived.set()
 
     def _break(self, why: str) -> None:
+        self.lost = True
         self.broken = BrokerUnavailable(
             f"NATS at {self._wire.address}: reading {self._stream} after {self.position}: {why}",
             stream=self._stream,

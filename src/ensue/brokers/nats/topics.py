@@ -56,12 +56,14 @@ class Topics:
     def __init__(self, jetstream: JetStream) -> None:
         self._jetstream = jetstream
         self._prefix = jetstream.options.prefix
+        # No dash in it, so that a prefix and a topic can be told apart again.
+        self._name_prefix = escaped(self._prefix).replace("-", "=2D") + "-"
         self._streams: dict[str, list[Stream]] = {}
         self._seen: set[str] = set()
 
     def stream(self, topic: str, partition: int) -> Stream:
         tokens = topic if _PLAIN.fullmatch(topic) else escaped(topic)
-        return Stream(f"{self._prefix}-{escaped(topic)}-{partition}", f"{self._prefix}.{tokens}.{partition}")
+        return Stream(f"{self._name_prefix}{escaped(topic)}-{partition}", f"{self._prefix}.{tokens}.{partition}")
 
     async def find(self, topic: str, partition: int) -> Stream:
         """Return the partition's stream. Raises UsageError for none, BrokerUnavailable when it was there before."""
@@ -110,7 +112,7 @@ class Topics:
         names = [
             name
             for name in await self._jetstream.stream_names(f"{self._prefix}.>")
-            if name.startswith(f"{self._prefix}-")
+            if name.startswith(self._name_prefix)
         ]
         one_of_each = {name.rpartition("-")[0]: name for name in names}  # one stream knows of all of its topic
         limit = asyncio.Semaphore(_AT_ONCE)
