@@ -30,6 +30,9 @@ _encode = msgspec.msgpack.Encoder().encode
 MESSAGE_BYTES_MAX = 4 << 20
 
 
+_COLUMNS = ("id", "position", "topic", "partition_no", "record_key", "envelope", "data")
+
+
 class Place(NamedTuple):
     """Where an entry stands: its transaction's commit, and which of that transaction's entries it is, from 1."""
 
@@ -74,15 +77,12 @@ class _Columns:
     """Where the outbox's columns are in a row, and how to read them."""
 
     def __init__(self, relation: Relation) -> None:
-        try:
-            self._at = [
-                relation.columns.index(name)
-                for name in ("id", "position", "topic", "partition_no", "record_key", "envelope", "data")
-            ]
-        except ValueError as error:
+        lacking = [name for name in _COLUMNS if name not in relation.columns]
+        if lacking:
             raise StoreUnavailable(
-                f"table {relation.name} has columns {relation.columns}: no outbox ({error})"
-            ) from error
+                f"table {relation.namespace}.{relation.name} lacks {', '.join(lacking)}: expected Ensue's outbox"
+            )
+        self._at = [relation.columns.index(name) for name in _COLUMNS]
 
     def read(self, row: Insert) -> tuple[int, OutboxRecord] | None:
         """Return the row's id and record; None: a row with a position, which is ours already."""

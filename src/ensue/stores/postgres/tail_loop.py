@@ -19,7 +19,7 @@ from ensue.errors import EnsueError, RetryableError, StoreUnavailable
 from ensue.message import OutboxRecord
 from ensue.stores.postgres.replication import ReplicationConnection
 from ensue.stores.postgres.tail_log import Entry, LogReader
-from ensue.stores.postgres.tail_slot import PUBLICATION, Rows, SlotBusy, SlotLost, failure
+from ensue.stores.postgres.tail_slot import Rows, SlotBusy, SlotLost, failure
 from ensue.stores.postgres.tail_stamp import Overtaken, Stamper, insert_lsn
 
 log = logging.getLogger("ensue.tail")
@@ -51,6 +51,11 @@ class Access:
     schema: str
     connect: Callable[[], Awaitable[Rows]]
     prefix: str
+
+    @property
+    def publication(self) -> str:
+        """Of what is inserted into the outbox; a schema that is not the default has one of its own."""
+        return f"ensue_outbox_{self.schema}" if self.schema else "ensue_outbox"
 
 
 class Recent:
@@ -219,7 +224,9 @@ class Tail:
         opened.push_async_callback(replication.close)
         reader = LogReader("ensue_outbox", self._access.prefix)
         try:
-            await replication.start(state.slot, PUBLICATION, received=reader.received, broken=reader.broken)
+            await replication.start(
+                state.slot, self._access.publication, received=reader.received, broken=reader.broken
+            )
         except psycopg.Error as error:
             ours = failure(error, state.slot)
             if isinstance(ours, SlotBusy):

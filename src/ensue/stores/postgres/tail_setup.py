@@ -74,7 +74,7 @@ async def ensure(access: Access, service: str, mode: str) -> None:
         await check_server(own)
         replication = await ReplicationConnection.connect(access.replication)  # else it is refused, and says why
         try:
-            await _tables(own)
+            await _tables(own, access.publication)
             if access.schema:
                 await replication.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(access.schema)))
             await replication.execute(f"SELECT pg_advisory_lock({_LOCK})")  # one slot is enough; ends with the session
@@ -89,7 +89,7 @@ async def ensure(access: Access, service: str, mode: str) -> None:
         await own.close()
 
 
-async def _tables(own: Rows) -> None:
+async def _tables(own: Rows, publication: str) -> None:
     cursor = await own.execute("SELECT to_regclass('ensue_tail') IS NOT NULL, current_schema()")
     row = await cursor.fetchone()
     assert row is not None
@@ -98,7 +98,7 @@ async def _tables(own: Rows) -> None:
         async with own.transaction():
             for statement in TABLES:
                 await own.execute(statement)
-    await ensure_publication(own, str(schema), "ensue_outbox")
+    await ensure_publication(own, publication, str(schema), "ensue_outbox")
 
 
 async def _usable(own: Rows, state: State, mode: str) -> bool:

@@ -10,8 +10,6 @@ import psycopg
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.postgres.replication import ReplicationConnection
 
-#: Of our tables' own rows: everything else in the log is passed over by the server itself.
-PUBLICATION = "ensue_outbox"
 Rows = psycopg.AsyncConnection[tuple[object, ...]]
 
 _SLOT = (
@@ -122,21 +120,21 @@ async def check_server(connection: Rows) -> None:
         raise UsageError("the server has max_replication_slots = 0, tailing its log needs one: set it and restart")
 
 
-async def ensure_publication(connection: Rows, schema: str, table: str) -> None:
+async def ensure_publication(connection: Rows, publication: str, schema: str, table: str) -> None:
     """Make the publication of what is inserted into the outbox. Safe to repeat and to race."""
-    found = await connection.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", (PUBLICATION,))
+    found = await connection.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", (publication,))
     if await found.fetchone():
         return
     try:
         await connection.execute(
-            f'CREATE PUBLICATION "{PUBLICATION}" FOR TABLE "{schema}"."{table}" WITH (publish = \'insert\')'
+            f'CREATE PUBLICATION "{publication}" FOR TABLE "{schema}"."{table}" WITH (publish = \'insert\')'
         )
     except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
         return  # another process was quicker
     except psycopg.errors.InsufficientPrivilege as error:
         raise UsageError(
             f"no publication: {str(error).strip()}. The user needs CREATE on the database and must own {table}; or "
-            f'let a superuser run: CREATE PUBLICATION "{PUBLICATION}" FOR TABLE "{schema}"."{table}" '
+            f'let a superuser run: CREATE PUBLICATION "{publication}" FOR TABLE "{schema}"."{table}" '
             "WITH (publish = 'insert')"
         ) from error
 

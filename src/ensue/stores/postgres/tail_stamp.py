@@ -58,7 +58,8 @@ WITH moved AS (
 ), heads AS (
     INSERT INTO ensue_outbox_head (topic, partition_no, position)
     SELECT h.topic, h.number, h.position
-    FROM moved, unnest(%(topics)s::text[], %(partitions)s::integer[], %(positions)s::bigint[]) h (topic, number, position)
+    FROM moved,
+        unnest(%(topics)s::text[], %(partitions)s::integer[], %(positions)s::bigint[]) h (topic, number, position)
     ON CONFLICT (topic, partition_no) DO UPDATE SET position = excluded.position
 ), kept AS (
 """

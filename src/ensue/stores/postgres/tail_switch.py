@@ -19,7 +19,6 @@ from ensue.stores.postgres.pgoutput import WalData
 from ensue.stores.postgres.tail_log import LogReader
 from ensue.stores.postgres.tail_loop import Access
 from ensue.stores.postgres.tail_slot import (
-    PUBLICATION,
     Rows,
     SlotBusy,
     SlotState,
@@ -70,18 +69,18 @@ async def unsent(link: Link, access: Access) -> int:
     if slot:
         own = await access.connect()
         try:
-            messages = len(await _messages(own, access.prefix, str(slot)))
+            messages = len(await _messages(own, access, str(slot)))
         finally:
             await own.close()
     return int(stamped) + int(rows) + messages
 
 
-async def _messages(own: Rows, prefix: str, slot: str) -> list[OutboxRecord]:
+async def _messages(own: Rows, access: Access, slot: str) -> list[OutboxRecord]:
     """Records in the slot's part of the log that came as messages and have no position yet. Takes nothing away."""
     state = await load_state(own)
-    reader = LogReader("ensue_outbox", prefix)
+    reader = LogReader("ensue_outbox", access.prefix)
     try:
-        cursor = await own.execute(_PEEK, (slot, f'"{PUBLICATION}"'))
+        cursor = await own.execute(_PEEK, (slot, f'"{access.publication}"'))
         for (data,) in await cursor.fetchall():
             assert isinstance(data, bytes)
             reader.received(WalData(0, 0, data))
@@ -116,7 +115,7 @@ async def leave(access: Access, keep: Callable[[list[OutboxRecord], float], Awai
             await asyncio.sleep(0.1)
         found = await slot_state(own, slot)
         if found is not None and found.ours:
-            records = [] if found.lost else await _messages(own, access.prefix, slot)
+            records = [] if found.lost else await _messages(own, access, slot)
             if records:
                 log.warning("%d records emitted during the switch to poll go into the table", len(records))
                 await keep(records, since)
