@@ -35,7 +35,7 @@ class Account(_Base):
 
     __tablename__ = "conformance_account"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
     balance: Mapped[int]
 
 

@@ -15,7 +15,8 @@ from ensue.stores.sql.link import Link
 
 VERSION = 1
 
-#: {name}, {text}, {blob}, {number} (generated), {real}: the dialect's types; {end}: what it says after a table.
+#: {name}, {text}, {blob}, {number} (generated), {real}: the dialect's types; {end}: what it says after
+#: a table. {letter_index}: an index on subscription, topic, partition_no, id, where a table can hold one.
 _TABLES = (
     # Who this store is. outbox_mode: how positions are found.
     """CREATE TABLE {never} ensue_meta (
@@ -83,9 +84,8 @@ _TABLES = (
         due_at {real} NOT NULL,
         error_type {text} NOT NULL,
         error {text} NOT NULL,
-        parked_at {real} NOT NULL
+        parked_at {real} NOT NULL{letter_index}
     ){end}""",
-    "CREATE INDEX {never} ensue_dead_letter_place ON ensue_dead_letter (subscription, topic, partition_no, id)",
     # digest: SHA-256 of subscription, source and id, which may be of any length. claim: which statement made it.
     """CREATE TABLE {never} ensue_inbox (
         number {number},

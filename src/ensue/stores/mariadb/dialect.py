@@ -1,0 +1,193 @@
+"""MariaDB's SQL. Statements are as MySQL takes them too, but what binds rows in bulk falls back to one by one there."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from ensue.errors import UsageError
+from ensue.message import Checkpoint, OutboxRecord, Partition
+from ensue.ports import Table
+from ensue.stores.mariadb import failures
+from ensue.stores.mariadb.link import AsyncmyLink
+from ensue.stores.mariadb.rows import Tables
+from ensue.stores.sql.link import Link, Rows
+
+ADD = "INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, written_at) VALUES "
+_ADD_ROW = "(%s, %s, %s, %s, %s, %s)"
+UNSTAMPED = (
+    "SELECT id, topic, partition_no, record_key, envelope, data FROM ensue_outbox WHERE position IS NULL "
+    "ORDER BY id LIMIT %s"
+)
+HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head"
+COUNT = "UPDATE ensue_counter SET last_position = %s"
+# Every row is there already and only changes: an UPDATE with a join would read, and wait for, what others write.
+_STAMP = (
+    "INSERT INTO ensue_outbox (id, topic, partition_no, record_key, envelope, data, written_at, position, previous) "
+    "VALUES {rows} ON DUPLICATE KEY UPDATE position = VALUES(position), previous = VALUES(previous)"
+)
+_STAMP_ROW = "(%s, '', 0, '', '', '', 0, %s, %s)"
+_HEADS = (
+    "INSERT INTO ensue_outbox_head (topic, partition_no, position) VALUES {rows} "
+    "ON DUPLICATE KEY UPDATE position = VALUES(position)"
+)
+INSERT_CHECKPOINT = (
+    "INSERT INTO ensue_checkpoint (subscription, topic, partition_no, log_offset, counters, gaps, revision) "
+    "VALUES (%s, %s, %s, %s, %s, %s, 1)"
+)
+UPDATE_CHECKPOINT = (
+    "UPDATE ensue_checkpoint SET log_offset = %s, counters = %s, gaps = %s, revision = revision + 1 "
+    "WHERE subscription = %s AND topic = %s AND partition_no = %s AND revision = %s"
+)
+_MARKS = (
+    "INSERT INTO ensue_watermark (subscription, topic, partition_no, source, position) VALUES {rows} "
+    "ON DUPLICATE KEY UPDATE position = VALUES(position)"
+)
+_CLAIM = "INSERT IGNORE INTO ensue_inbox (digest, claim, claimed_at) VALUES {rows}"
+_CLAIMED = "SELECT digest FROM ensue_inbox WHERE claim = %s AND digest IN ({digests})"
+_CHUNK = 500
+
+
+class MariaDbDialect:
+    types: Mapping[str, str] = {
+        "never": "IF NOT EXISTS",
+        "name": "VARCHAR(191)",
+        "long_name": "VARCHAR(255)",
+        "text": "LONGTEXT",
+        "blob": "LONGBLOB",
+        "digest": "BINARY(32)",
+        "claim": "BIGINT",
+        "real": "DOUBLE",
+        "number": "BIGINT AUTO_INCREMENT PRIMARY KEY",
+        "letter_index": ", INDEX ensue_dead_letter_place (subscription, topic, partition_no, id)",
+        # Names are compared byte by byte, as everywhere else.
+        "end": " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin",
+    }
+    outbox_tables: Sequence[str] = (
+        # The index holds what has no position first, in id order.
+        """CREATE TABLE {never} ensue_outbox (
+            id BIGINT AUTO_INCREMENT PRIMARY KEY,
+            topic {name} NOT NULL,
+            partition_no INTEGER NOT NULL,
+            record_key LONGTEXT NOT NULL,
+            envelope LONGBLOB NOT NULL,
+            data LONGBLOB NOT NULL,
+            position BIGINT,
+            previous BIGINT NOT NULL DEFAULT 0,
+            written_at DOUBLE NOT NULL,
+            INDEX ensue_outbox_position (position)
+        ){end}""",
+    )
+    exists = (
+        "SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'ensue_meta'"
+    )
+    clock = "SELECT UNIX_TIMESTAMP(SYSDATE(6))"
+    lock_meta = "SELECT 1 FROM ensue_meta FOR UPDATE"
+    read_only = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY"
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._tables = Tables()
+
+    def text(self, statement: str) -> str:
+        found = self._texts.get(statement)
+        if found is None:
+            found = self._texts[statement] = statement.replace("%", "%%").replace("?", "%s")
+        return found
+
+    def upsert(self, table: str, keys: Sequence[str], others: Sequence[str]) -> str:
+        changes = ", ".join(f"{name} = VALUES({name})" for name in others)
+        return f"{self._insert('INSERT', table, (*keys, *others))} ON DUPLICATE KEY UPDATE {changes}"
+
+    def insert_new(self, table: str, columns: Sequence[str]) -> str:
+        return self._insert("INSERT IGNORE", table, columns)
+
+    def _insert(self, verb: str, table: str, columns: Sequence[str]) -> str:
+        return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})"
+
+    def prune(self, table: str, key: str, time: str, through: bool = False) -> str:
+        where = f"WHERE {key} <= ?" if through else ""
+        return self.text(
+            f"DELETE t FROM {table} t JOIN (SELECT {key}, {time} FROM {table} {where} ORDER BY {key} LIMIT ?) oldest "
+            f"ON t.{key} = oldest.{key} WHERE oldest.{time} < ?"
+        )
+
+    def refused_write(self, error: BaseException) -> UsageError | None:
+        return failures.refused_write(error)
+
+    # --- the outbox
+
+    async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
+        values = [
+            value for each in records for value in (each.topic, each.partition, each.key, each.envelope, each.data, now)
+        ]
+        await link.execute(ADD + ", ".join([_ADD_ROW] * len(records)), *values)
+
+    async def stamp(self, link: Link, last: int, limit: int) -> list[OutboxRecord]:
+        """In Python, since only reads without locks wait for nobody: the rows are read, then changed by their ids."""
+        rows = await link.fetch(UNSTAMPED, limit)
+        if not rows:
+            return []
+        heads = {(str(topic), int(number)): int(position) for topic, number, position in await link.fetch(HEADS)}
+        records: list[OutboxRecord] = []
+        stamps: list[int] = []
+        moved: dict[tuple[str, int], int] = {}
+        for number, (row_id, topic, partition, key, envelope, data) in enumerate(rows, 1):
+            place, position = (topic, partition), last + number
+            previous = heads.get(place, 0)
+            heads[place] = moved[place] = position
+            records.append(OutboxRecord(topic, partition, key, envelope, data, position, previous))
+            stamps += (row_id, position, previous)
+        for begin in range(0, len(records), _CHUNK):
+            part = stamps[3 * begin : 3 * (begin + _CHUNK)]
+            await link.execute(_STAMP.format(rows=", ".join([_STAMP_ROW] * (len(part) // 3))), *part)
+        flat = [value for place, position in moved.items() for value in (*place, position)]
+        await link.execute(_HEADS.format(rows=", ".join(["(%s, %s, %s)"] * len(moved))), *flat)
+        await link.execute(COUNT, records[-1].position)
+        return records
+
+    # --- in bulk
+
+    async def save_checkpoint(
+        self, link: Link, partition: Partition, checkpoint: Checkpoint, sources: Sequence[str], texts: tuple[str, str]
+    ) -> bool:
+        if checkpoint.revision:
+            values = (checkpoint.offset, *texts, *partition, checkpoint.revision)
+            if await link.execute(UPDATE_CHECKPOINT, *values) != 1:
+                return False
+        else:
+            try:
+                await link.execute(INSERT_CHECKPOINT, *partition, checkpoint.offset, *texts)
+            except Exception as error:
+                if failures.code_of(error) == failures.DUPLICATE:
+                    return False
+                raise
+        if sources:
+            marks = [value for each in sources for value in (*partition, each, checkpoint.watermarks[each])]
+            await link.execute(_MARKS.format(rows=", ".join(["(%s, %s, %s, %s, %s)"] * len(sources))), *marks)
+        return True
+
+    async def claim(self, link: Link, digests: Sequence[bytes], now: float) -> set[bytes]:
+        claim = secrets.randbits(62)
+        rows = ", ".join(["(%s, %s, %s)"] * len(digests))
+        await link.execute(_CLAIM.format(rows=rows), *[value for each in digests for value in (each, claim, now)])
+        wanted = ", ".join(["%s"] * len(digests))
+        return {bytes(digest) for (digest,) in await link.fetch(_CLAIMED.format(digests=wanted), claim, *digests)}
+
+    async def add_letters(self, link: Link, columns: str, rows: Sequence[Sequence[Any]]) -> list[int]:
+        text = f"INSERT INTO ensue_dead_letter ({columns}) VALUES ({', '.join(['%s'] * len(rows[0]))})"
+        ids = []
+        for row in rows:
+            await link.execute(text, *row)
+            ids.append(cast("AsyncmyLink", link).last_id)
+        return ids
+
+    async def load_rows(self, link: Link, table: Table, ids: Sequence[Any]) -> Rows:
+        return await (await self._tables.of(link, table)).load(link, ids)
+
+    async def insert_rows(self, link: Link, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        await (await self._tables.of(link, table)).insert(link, rows)
+
+    async def update_rows(self, link: Link, table: Table, rows: Sequence[Sequence[Any]]) -> int:
+        return await (await self._tables.of(link, table)).update(link, rows)

@@ -1,0 +1,103 @@
+"""A connection by asyncmy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncmy
+from asyncmy import errors
+from asyncmy.constants import CLIENT
+
+from ensue.errors import EnsueError
+from ensue.stores.mariadb import failures
+from ensue.stores.mariadb.url import MariaDbUrl
+from ensue.stores.sql.link import Link, Rows
+
+
+class AsyncmyLink(Link):
+    """last_id: the generated number of the last INSERT."""
+
+    last_id = 0
+
+    @property
+    def in_transaction(self) -> bool:
+        return bool(self.raw.get_transaction_status())
+
+    @property
+    def closed(self) -> bool:
+        return not self.raw.connected
+
+    async def _fetch(self, text: str, values: Sequence[Any]) -> Rows:
+        async with self.raw.cursor() as cursor:
+            await cursor.execute(text, values or None)
+            rows: Rows = await cursor.fetchall()
+        return rows
+
+    async def _execute(self, text: str, values: Sequence[Any]) -> int:
+        async with self.raw.cursor() as cursor:
+            count: int = await cursor.execute(text, values or None)
+            self.last_id = cursor.lastrowid or 0
+        return count
+
+    async def _script(self, text: str) -> None:
+        for statement in text.split("; "):
+            await self.raw.query(statement)
+
+    async def execute_each(self, text: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Run a statement with `?` for each row, in one round trip where the server can; return the sum of rows."""
+        try:
+            return await self._execute_each(text, rows)
+        except BaseException as error:
+            self.failed(error)
+            raise
+
+    async def _execute_each(self, text: str, rows: Sequence[Sequence[Any]]) -> int:
+        try:
+            async with await self.raw.prepare(text) as statement:
+                result = await statement.execute_bulk([tuple(row) for row in rows])
+                return int(result.affected_rows)
+        except (errors.NotSupportedError, ValueError):  # MySQL, or a column of mixed types or of nothing but NULL
+            plain = text.replace("%", "%%").replace("?", "%s")
+            return sum([await self._execute(plain, row) for row in rows])
+
+    async def _commit(self) -> None:
+        await self.raw.query("COMMIT")
+
+    async def _rollback(self) -> None:
+        await self.raw.query("ROLLBACK")
+
+    def lost(self, error: BaseException) -> bool:
+        return failures.is_lost(error) or not self.raw.connected
+
+    def _translated(self, error: BaseException) -> EnsueError | None:
+        ours = failures.of_error(error, self.place)
+        if ours is None and isinstance(error, errors.Error | RuntimeError | AttributeError) and not self.raw.connected:
+            return failures.unreachable(error, self.place)
+        return ours
+
+    async def close(self) -> None:
+        await self.raw.ensure_closed()
+
+    def terminate(self) -> None:
+        self.raw.close()
+
+
+async def connect(url: MariaDbUrl) -> AsyncmyLink:
+    """Return a fresh connection. Raises StoreUnavailable, UsageError."""
+    try:
+        raw = await asyncmy.connect(**url.arguments, autocommit=True, client_flag=CLIENT.FOUND_ROWS, binary_prefix=True)
+    except (errors.Error, OSError, TimeoutError) as error:
+        raise failures.at_connecting(error, url.place) from error
+    link = AsyncmyLink(raw, url.place, "START TRANSACTION")
+    try:
+        # READ COMMITTED: no gap locks, and a statement sees what is committed. Strict: nothing is cut without a word.
+        await link.script("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        await link.script(
+            f"SET SESSION innodb_lock_wait_timeout = {url.lock_timeout_s}, "
+            "sql_mode = CONCAT_WS(',', NULLIF(@@sql_mode, ''), 'STRICT_TRANS_TABLES')"
+        )
+    except BaseException:
+        link.terminate()
+        raise
+    return link

@@ -1,0 +1,127 @@
+"""Plain tables of entities in bulk: one SELECT for all ids, one INSERT, one prepared UPDATE with all rows bound at once.
+
+Rows are plain values in every store (see `ensue.repository.TableRepository`): text, whole numbers, floats and bytes.
+Where a column has a richer type (uuid, decimal, datetime), its values are written from and read as the plain ones.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, cast
+
+from ensue.errors import UsageError
+from ensue.ports import Table
+from ensue.stores.mariadb.link import AsyncmyLink
+from ensue.stores.sql.link import Link, Rows
+
+COLUMNS = (
+    "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s"
+)
+#: Ids or rows in one statement.
+CHUNK = 1000
+
+Change = Callable[[Any], Any]
+
+
+def _moment(value: Any) -> Any:
+    """An ISO 8601 text as a DATETIME takes it: in UTC, without saying so."""
+    if isinstance(value, str):
+        value = datetime.datetime.fromisoformat(value)
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return value.astimezone(datetime.UTC).replace(tzinfo=None)
+    return value
+
+
+_TO_COLUMN: dict[str, Change] = {"datetime": _moment, "timestamp": _moment}
+_TO_PLAIN: dict[str, Change] = {
+    "uuid": lambda value: str(value).replace("-", ""),
+    "decimal": str,
+    "datetime": lambda value: value.isoformat(),
+    "timestamp": lambda value: value.isoformat(),
+    "date": lambda value: value.isoformat(),
+}
+
+
+class Statements:
+    """The statements of one table. types: by column, in the table's order."""
+
+    def __init__(self, table: Table, types: Sequence[str]) -> None:
+        self._id_at = id_at = table.columns.index(table.id_column)
+        names = [quoted(name) for name in table.columns]
+        into, columns, key = quoted(table.name), ", ".join(names), names[id_at]
+        # A percent sign in a name is no placeholder.
+        self._load = (
+            f"SELECT {columns} FROM {into} WHERE {key} IN ".replace("%", "%%"),
+            f" ORDER BY {key} FOR UPDATE".replace("%", "%%"),
+        )
+        self._insert = f"INSERT INTO {into} ({columns}) VALUES ".replace("%", "%%")
+        self._row = f"({', '.join(['%s'] * len(names))})"
+        self._others = [at for at in range(len(names)) if at != id_at] or [id_at]
+        changes = ", ".join(f"{names[at]} = ?" for at in self._others)
+        self.update_text = f"UPDATE {into} SET {changes} WHERE {key} = ?"
+        self._to_column = [(at, _TO_COLUMN[kind]) for at, kind in enumerate(types) if kind in _TO_COLUMN]
+        self._to_plain = [(at, _TO_PLAIN[kind]) for at, kind in enumerate(types) if kind in _TO_PLAIN]
+
+    def load_text(self, ids: int) -> str:
+        begin, end = self._load
+        return f"{begin}({', '.join(['%s'] * ids)}){end}"
+
+    async def load(self, link: Link, ids: Sequence[Any]) -> Rows:
+        """Return the rows with these ids, each once; locked in id order."""
+        wanted = list(dict.fromkeys(ids))
+        if len(wanted) > CHUNK:
+            wanted.sort()
+        rows: list[Sequence[Any]] = []
+        for begin in range(0, len(wanted), CHUNK):
+            chunk = wanted[begin : begin + CHUNK]
+            rows += await link.fetch(self.load_text(len(chunk)), *chunk)
+        return [_changed(row, self._to_plain) for row in rows] if self._to_plain else rows
+
+    async def insert(self, link: Link, rows: Sequence[Sequence[Any]]) -> None:
+        for begin in range(0, len(rows), CHUNK):
+            chunk = rows[begin : begin + CHUNK]
+            values = [value for row in chunk for value in _changed(row, self._to_column)]
+            await link.execute(self._insert + ", ".join([self._row] * len(chunk)), *values)
+
+    async def update(self, link: Link, rows: Sequence[Sequence[Any]]) -> int:
+        """Return how many were there. In id order, as locks are taken everywhere."""
+        ordered = [_changed(row, self._to_column) for row in sorted(rows, key=itemgetter(self._id_at))]
+        values = [(*(row[at] for at in self._others), row[self._id_at]) for row in ordered]
+        return await cast("AsyncmyLink", link).execute_each(self.update_text, values)
+
+
+def _changed(row: Sequence[Any], changes: Sequence[tuple[int, Change]]) -> Sequence[Any]:
+    if not changes:
+        return row
+    values = list(row)
+    for at, change in changes:
+        if values[at] is not None:
+            values[at] = change(values[at])
+    return values
+
+
+class Tables:
+    """The statements of all tables, made when first asked for."""
+
+    def __init__(self) -> None:
+        self._known: dict[Table, Statements] = {}
+
+    async def of(self, link: Link, table: Table) -> Statements:
+        found = self._known.get(table)
+        if found is None:
+            types = {str(name): str(kind).lower() for name, kind in await link.fetch(COLUMNS, table.name)}
+            missing = [name for name in table.columns if name not in types]
+            if missing:
+                raise UsageError(
+                    f"{link.place}: table {table.name} has no column {', '.join(missing)}, or is not there: "
+                    "create it, or run the migration that does",
+                    table=table.name,
+                )
+            found = self._known[table] = Statements(table, [types[name] for name in table.columns])
+        return found
+
+
+def quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"

@@ -1,0 +1,66 @@
+"""`MariaDbStore`: the `Store` port on MariaDB."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ensue.errors import StoreUnavailable
+from ensue.stores.mariadb.dialect import MariaDbDialect
+from ensue.stores.mariadb.link import connect
+from ensue.stores.mariadb.url import parse
+from ensue.stores.sql.engines import Engines
+from ensue.stores.sql.link import Link, to_end
+from ensue.stores.sql.outbox import Outbox, Tools
+from ensue.stores.sql.pool import Pool
+from ensue.stores.sql.stamped import StampedOutbox
+from ensue.stores.sql.store import SqlStore
+from ensue.stores.sql.wakeup import News, Polling, Wakeup
+
+T = TypeVar("T")
+
+#: How long one process waits for another that is making tables.
+_CREATING_S = 60
+
+
+class MariaDbStore(SqlStore):
+    """A service's database on MariaDB (or MySQL), through asyncmy.
+
+    url: `mariadb://user:password@host/database`; options: see `url.MariaDbUrl`, and `ssl_ca`, `ssl_cert`, `ssl_key`,
+    `ssl_check_hostname`, `ssl_verify_cert`, `unix_socket`.
+    """
+
+    def __init__(self, url: str, service: str) -> None:
+        self._url = parse(url)
+        super().__init__(
+            service, MariaDbDialect(), place=self._url.place, pool_size=self._url.pool_size, transactions=False
+        )
+
+    async def _connect(self) -> Link:
+        return await connect(self._url)
+
+    def _make_engines(self) -> Engines:
+        from ensue.stores.mariadb.alchemy import make_engines
+
+        return make_engines()
+
+    def _make_news(self, desk: Pool, wakeup: Wakeup) -> News:
+        return Polling(desk, wakeup)
+
+    def _make_outbox(self, tools: Tools) -> Outbox:
+        return StampedOutbox(tools)
+
+    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
+        """Tables are not made in transactions here: a lock of the connection's keeps others out."""
+        name = "ensue_create"
+        [(got,)] = await link.fetch("SELECT GET_LOCK(CONCAT(%s, '.', DATABASE()), %s)", name, _CREATING_S)
+        if not got:
+            raise StoreUnavailable(f"{self._place}: another process has been making tables for {_CREATING_S} s")
+        try:
+            return await work(link)
+        except BaseException:
+            link.broken = True  # its lock goes with the connection
+            raise
+        finally:
+            if not link.broken:
+                await to_end(link.fetch("SELECT RELEASE_LOCK(CONCAT(%s, '.', DATABASE()))", name))
