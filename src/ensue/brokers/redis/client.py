@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -75,14 +76,13 @@ class Client:
         self._redis = Redis(connection_pool=pool)
 
     async def _check_version(self) -> None:
-        try:
-            info = await self._opened().info("server")
-        except AuthenticationError as error:
-            raise UsageError(f"redis at {self.place} refuses the user or password of its URL: {error}") from error
-        except NoPermissionError:
-            return  # an account that may not ask; a server too old refuses the first append
-        except (RedisError, OSError) as error:
-            raise self.unavailable(error) from error
+        with self.ours():
+            try:
+                info = await self._opened().info("server")
+            except AuthenticationError as error:
+                raise UsageError(f"redis at {self.place} refuses the user or password of its URL: {error}") from error
+            except NoPermissionError:
+                return  # an account that may not ask; a server too old refuses the first append
         version = str(info.get("redis_version", ""))
         found = tuple(int(each) if each.isdigit() else 0 for each in version.split(".")[:2])
         if found < VERSION_MIN:
@@ -113,20 +113,29 @@ class Client:
         self._opened()
         assert self._pool is not None
         connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        with self.ours():
-            try:
+        try:
+            with self.ours():
                 await connection.connect()  # type: ignore[no-untyped-call]
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         return connection
 
     @contextlib.contextmanager
     def ours(self) -> Iterator[None]:
+        """Around one call of redis-py: its errors become ours, and a cancellation that it swallowed comes after all.
+
+        (redis-py sends under `asyncio.wait_for`, which before Python 3.12 returns as if nothing was when the
+        cancellation comes together with the result.)
+        """
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
         try:
             yield
         except (RedisError, OSError) as error:
             raise self.unavailable(error) from error
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
     def unavailable(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(f"redis at {self.place}: {error or type(error).__name__}", place=self.place)

@@ -82,9 +82,10 @@ class Waiting:
             with self._client.ours():
                 await connection.send_command("CLIENT", "ID")
                 self._connection_id = int(await connection.read_response())
-                while True:
-                    await self._someone.wait()
-                    await asyncio.sleep(0)  # others of this turn of the loop may come in as well
+            while True:
+                await self._someone.wait()
+                await asyncio.sleep(0)  # others of this turn of the loop may come in as well
+                with self._client.ours():
                     await self._serve(connection)
         except BrokerUnavailable as error:
             self._fail(error)

@@ -1,0 +1,85 @@
+"""Two services on SQLite with a log on a real server that a test kills, empties and damages."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.faults.test_log_damage import Telegraph, all_of
+from tests.unit.engine.workbench import bench, config
+
+from ensue import Service
+from ensue.adapters import make_broker
+from ensue.config import EngineConfig
+from ensue.message import TICK, Message
+from ensue.ports import Broker
+from ensue.testing import World
+
+TOTAL = 60
+#: A kill has a start of the server behind it, and reconnecting has pauses that grow.
+PATIENCE_S = 45.0
+SILENT = config(tick_first_s=60, tick_max_s=60)
+
+
+class ServerTelegraph(Telegraph):
+    """`sends` writes to the log, `receives` keeps what it got; each has its own broker object, as a process has."""
+
+    def __init__(self, directory: Path, server: Any) -> None:
+        super().__init__(directory)
+        self.server = server
+        self.prefix = f"t{secrets.token_hex(4)}."
+        self.url = f"{server.url()}?prefix={self.prefix}&timeout_s=3"
+
+    def log_broker(self) -> Broker:
+        return make_broker(self.url)
+
+    @asynccontextmanager
+    async def running(self, *services: Service, engine: EngineConfig | None = None) -> AsyncIterator[World]:
+        brokers = {service.name: self.log_broker() for service in services}
+        async with bench(
+            self.directory, *services, broker=self.log_broker(), brokers=brokers, engine=engine or config()
+        ) as world:
+            yield world
+
+    async def until_received(self, world: World, number: int) -> None:
+        got = 0
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while (got := sum(map(len, (await self.received("")).values()))) < number:
+                    world._progress.clear()
+                    await world._progress.wait()
+        except TimeoutError:
+            raise AssertionError(f"received {got} of {number}: {await self.received('')}") from None
+
+    async def sent(self, total: int = TOTAL) -> None:
+        """Everything is in the log and nobody has read it; the sender is down."""
+        async with self.running(self.sends, engine=SILENT) as world:
+            await self.send(0, total)
+            await world.settle(PATIENCE_S)
+
+    async def ends_well(self, world: World, total: int = TOTAL) -> None:
+        """All has taken effect once and in order, and so does what is sent now."""
+        await self.until_received(world, total)
+        await self.send(total, total + 8)
+        await self.until_received(world, total + 8)
+        await world.settle(PATIENCE_S)
+        assert await self.received() == all_of(total + 8)
+
+    async def events(self) -> list[Message]:
+        """The events that the log holds now, ticks not counted."""
+        broker = self.log_broker()
+        await broker.open()
+        try:
+            last = (await broker.bounds("wires", 0)).last
+            found: list[Message] = []
+            after = 0
+            while after < last and (batch := await broker.read("wires", 0, after, 500, 1.0)):
+                after = batch[-1].offset
+                found += [each for each in batch if isinstance(each, Message) and each.type != TICK]
+            return found
+        finally:
+            await broker.close()
