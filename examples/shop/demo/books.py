@@ -18,26 +18,25 @@ UNDECIDED = {"retrying", "released"}
 class Books:
     """streams: for each subscriber, each partition of each source it reads. published: records by topic.
 
-    undecided: messages set aside that will be tried again, by subscriber. unnumbered: events that have no position
-    yet, by service.
+    undecided: messages set aside that will be tried again, by subscriber. last: each service's last position.
     """
 
     streams: list[Stream]
     traffic: list[Traffic]
     published: dict[str, int]
     undecided: dict[str, int]
-    unnumbered: dict[str, int]
+    last: dict[str, int]
 
 
 def read_books(databases: Databases, *, count_published: bool = True) -> Books:
     """Read all three databases, each as of one moment of its own. Counting what was published takes a scan."""
     heads: dict[str, dict[tuple[str, int], int]] = {}  # by source
     published: Counter[str] = Counter()
-    unnumbered: dict[str, int] = {}
+    last: dict[str, int] = {}
     for service in SERVICES:
         with databases[service].reading() as reader:
-            heads[reader.source()] = reader.heads()
-            unnumbered[service] = reader.unnumbered()
+            of_service = heads[reader.source()] = reader.heads()
+            last[service] = max(of_service.values(), default=0)
             if count_published:
                 published.update(reader.published())
     streams: list[Stream] = []
@@ -49,7 +48,7 @@ def read_books(databases: Databases, *, count_published: bool = True) -> Books:
             letters = reader.letters()
             traffic.append(_traffic(reader, service, letters))
             undecided[service] = sum(letters.get(state, 0) for state in UNDECIDED)
-    return Books(streams, traffic, dict(published), undecided, unnumbered)
+    return Books(streams, traffic, dict(published), undecided, last)
 
 
 def _streams(reader: Reader, subscriber: str, heads: Mapping[str, Mapping[tuple[str, int], int]]) -> list[Stream]:
@@ -102,7 +101,7 @@ def read_live(databases: Databases) -> Live:
     for service in SERVICES:
         with databases[service].reading() as reader:
             # Positions have no holes, so the last one is also how many there were.
-            published[service] = max(reader.heads().values(), default=0) + reader.unnumbered()
+            published[service] = max(reader.heads().values(), default=0)
             traffic = _traffic(reader, service, {})
             applied += traffic.applied
             dealt_with[service] = traffic.applied + traffic.unknown + traffic.dead_letters

@@ -9,8 +9,9 @@ from random import Random
 from shop.demo.supervisor import Supervisor
 
 INTERVAL_S = (0.7, 1.5)
-#: How often a service that is still starting is spared. Not always: that is a moment to be killed at too. Not never:
-#: on a machine where a start takes longer than the time between kills, nothing would ever get done.
+#: How often a service that is still starting is spared. Not always: that is a moment to be killed at too. After that
+#: it may finish its next start: on a machine where a start takes longer than the time between kills, nothing would
+#: ever get done.
 SPARED = 0.75
 
 
@@ -22,6 +23,7 @@ class Chaos:
         self.while_starting = 0
         self._supervisor = supervisor
         self._random = random
+        self._killed_at_start: set[str] = set()
 
     async def run(self, enough: asyncio.Event) -> None:
         """Go on until `enough` is set; then every service is running, or starting, again."""
@@ -36,8 +38,12 @@ class Chaos:
         for name in self._random.sample(names, len(names)):
             service = self._supervisor[name]
             starting = not await service.listening()
-            if starting and self._random.random() < SPARED:
+            if not starting:
+                self._killed_at_start.discard(name)
+            elif name in self._killed_at_start or self._random.random() < SPARED:
                 continue
+            else:
+                self._killed_at_start.add(name)
             await service.kill()
             self.kills[name] += 1
             self.while_starting += starting

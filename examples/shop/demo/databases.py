@@ -42,9 +42,6 @@ class Reader(Protocol):
     def heads(self) -> dict[tuple[str, int], int]:
         """Last position of each (topic, partition)."""
 
-    def unnumbered(self) -> int:
-        """Published events that have no position yet; 0 where a position is given at once."""
-
     def published(self) -> dict[str, int]:
         """How many records the outbox holds, by topic."""
 

@@ -119,7 +119,7 @@ async def _replay(
             replayed = time.monotonic()
             display.stage = "settling"
             await services.wait_ready()
-            await wait_until_quiet(databases)
+            await wait_until_quiet(databases, model.events())
             quiet = time.monotonic()
             display.stage = "checking"
             invariants = await _check_over_http(urls, model, Random(f"checks {options.seed}"))
@@ -128,7 +128,7 @@ async def _replay(
     if stay is None:
         await services.stop()  # so that the last counters are saved
     moments.look()
-    statuses, books = _check_databases(databases, model, invariants)
+    statuses, books = await asyncio.to_thread(_check_databases, databases, model, invariants)
     invariants.append(check_moments(moments.looks, moments.over))
     invariants.append(check_answers(driver.sent.refused, model))
     if options.lose_broker_data:

@@ -25,12 +25,11 @@ OVER_LIMIT = """
     ON sums.customer_id = customers.customer_id WHERE reserved > credit_limit OR held > credit_limit
 """
 
-SOURCE = "SELECT service, epoch FROM ensue_meta"
-HEADS = "SELECT topic, partition, position FROM ensue_outbox_head"
-UNNUMBERED = "SELECT count(*) FROM ensue_outbox WHERE position IS NULL"
+SOURCE = "SELECT service, epoch FROM {identity}"
+HEADS = "SELECT topic, {partition}, position FROM ensue_outbox_head"
 PUBLISHED = "SELECT topic, count(*) FROM ensue_outbox GROUP BY topic"
-WATERMARKS = "SELECT source, topic, partition, position FROM ensue_watermark WHERE subscription = '{service}'"
-CHECKPOINTS = "SELECT topic, partition, counters, gaps FROM ensue_checkpoint WHERE subscription = '{service}'"
+WATERMARKS = "SELECT source, topic, {partition}, position FROM ensue_watermark WHERE subscription = '{service}'"
+CHECKPOINTS = "SELECT topic, {partition}, counters, gaps FROM ensue_checkpoint WHERE subscription = '{service}'"
 LETTERS = "SELECT state, count(*) FROM ensue_dead_letter GROUP BY state"
 
 Execute = Callable[[str], Iterable[Sequence[Any]]]
@@ -38,13 +37,19 @@ Execute = Callable[[str], Iterable[Sequence[Any]]]
 
 class SqlReader:
     """execute: run a query and return its rows. service: whose database it is; the view's tables have other names.
+    identity, partition: where Ensue's tables keep the epoch, and what they call a partition's number.
 
     Amounts are whole pence there, ids UUIDs or 32 hexadecimal digits, moments text.
     """
 
-    def __init__(self, service: str, execute: Execute) -> None:
+    def __init__(
+        self, service: str, execute: Execute, *, identity: str = "ensue_meta", partition: str = "partition"
+    ) -> None:
         view = "history_" if service == "order_history" else ""
-        names = {"orders": f"{view}orders", "customers": f"{view}customers", "service": service}
+        names = {
+            "orders": f"{view}orders", "customers": f"{view}customers", "service": service,
+            "identity": identity, "partition": partition, "ids": "{ids}",
+        }  # fmt: skip
         self._execute: Execute = lambda query: execute(query.format(**names))
 
     def orders(self) -> dict[UUID, OrderState]:
@@ -84,10 +89,6 @@ class SqlReader:
 
     def heads(self) -> dict[tuple[str, int], int]:
         return {(topic, number): position for topic, number, position in self._execute(HEADS)}
-
-    def unnumbered(self) -> int:
-        [(count,)] = self._execute(UNNUMBERED)
-        return int(count)
 
     def published(self) -> dict[str, int]:
         return {topic: int(count) for topic, count in self._execute(PUBLISHED)}

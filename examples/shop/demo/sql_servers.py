@@ -24,12 +24,17 @@ class SqlServerDatabase:
                 cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             else:
                 cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-            yield SqlReader(self._service, _executing(cursor))
+            yield self._reader(cursor)
 
     @contextmanager
     def watching(self) -> Iterator[Callable[[Collection[UUID]], dict[UUID, str]]]:
         with closing(self._connect()) as connection, closing(connection.cursor()) as cursor:
-            yield SqlReader(self._service, _executing(cursor)).decided
+            yield self._reader(cursor).decided
+
+    def _reader(self, cursor: Any) -> SqlReader:
+        return SqlReader(
+            self._service, _executing(cursor), identity="ensue_meta, ensue_counter", partition="partition_no"
+        )
 
     def _connect(self) -> Any:
         """A connection on which each statement outside of BEGIN is of its own moment."""
@@ -42,7 +47,7 @@ class SqlServerDatabase:
                 host=url.hostname, port=url.port, user=url.username, password=url.password, dbname=name,
                 autocommit=True, connect_timeout=10,
             )  # fmt: skip
-        import pymysql
+        import pymysql  # comes with the driver of the binary log
 
         return pymysql.connect(
             host=url.hostname, port=url.port or 3306, user=url.username, password=url.password or "", database=name,

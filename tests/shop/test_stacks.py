@@ -1,0 +1,80 @@
+"""The shop on real servers, by settings alone, while services are killed and servers and lines go down.
+
+The matrix: every store on one broker, every broker on one store, and the polyglot shop. Each run ends with the demo's
+invariants. The seed is part of the command, which a failure shows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import required
+from tests.shop.test_demo_runs import report_of, run
+
+from ensue.testing import servers
+from shop.demo.directory import CannotRun
+from shop.demo.stacks import BROKERS, PRESETS, STORES, parts
+
+ORDERS = 700
+STORES_ON_NATS = ("postgres-nats", "psycopg-nats", "wal-nats", "messages-nats", "mariadb-nats")
+BROKERS_ON_POSTGRES = ("postgres-kafka", "postgres-rabbitmq", "postgres-redis", "postgres")
+POLYGLOT = ("polyglot", "polyglot-mongodb")
+MATRIX = (*STORES_ON_NATS, *BROKERS_ON_POSTGRES, *POLYGLOT)
+
+
+def needs(stack: str) -> None:
+    *stores, broker = parts(stack)
+    kinds = {STORES[store].server for store in stores} | {BROKERS[broker].server}
+    for kind in kinds:
+        if kind is not None:
+            required(kind.missing())
+
+
+def on(stack: str, directory: Path, *options: str) -> Any:
+    needs(stack)
+    return report_of(run(directory, "--stack", stack, "--orders", str(ORDERS), "--json", *options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", MATRIX)
+def test_the_shop_comes_out_whole_while_services_servers_and_lines_go_down(stack: str, tmp_path: Path) -> None:
+    report = on(stack, tmp_path / "run", "--chaos", "--rate", "60", "--seed", "5")
+    assert report["ok"]
+    assert report["stack"] == stack
+    assert report["chaos"]["kills_total"] > 0
+    kinds = " ".join(report["faults"])
+    for fault in ("killed", "restarted", "cut off", "frozen", "service stands still"):
+        assert fault in kinds, f"no server was ever {fault}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stack", ["embedded", "postgres-kafka", "postgres-nats", "postgres-rabbitmq", "postgres-redis", "postgres"]
+)
+def test_the_shop_comes_out_whole_when_its_broker_forgets_what_it_had(stack: str, tmp_path: Path) -> None:
+    report = on(stack, tmp_path / "run", "--lose-broker-data", "--rate", "60", "--seed", "6")
+    assert report["ok"]
+    assert report["broker_losses"] == ["copied", "emptied", "put back to the older copy", "emptied"]
+    assert report["events"]["gaps_seen"] > 0
+
+
+def test_a_stack_is_named_by_its_store_and_its_broker() -> None:
+    assert parts("mariadb-redis") == ("mariadb", "mariadb", "mariadb", "redis")
+    assert parts("redisview-kafka") == ("sqlite", "sqlite", "redisview", "kafka")
+    assert parts("polyglot") == PRESETS["polyglot"]
+
+
+@pytest.mark.parametrize("name", ["oracle-kafka", "postgres-mqtt", "postgre", ""])
+def test_a_stack_that_is_none_is_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(CannotRun, match=r"there is no stack .*polyglot.*postgres.*kafka"):
+        parts(name)
+
+
+def test_a_server_that_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENSUE_TEST_SERVERS_DIR", str(tmp_path))  # where Kafka's jars are not
+    done = run(tmp_path / "run", "--stack", "sqlite-kafka", "--orders", "5")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "stack sqlite-kafka: kafka: its jars are not there (make servers)"
+    assert servers.KafkaServer.missing()
