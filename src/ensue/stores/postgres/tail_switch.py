@@ -35,6 +35,8 @@ log = logging.getLogger("ensue.tail")
 
 #: How long a switch to `poll` waits for transactions that were open when it was made; else the next start does it.
 LEAVE_S = 10.0
+#: How long somebody may still read the slot: the server notices a moment later that a process has stopped.
+BUSY_S = 3.0
 
 TAILED = "SELECT to_regclass('ensue_tail') IS NOT NULL"
 _SLOT = "SELECT slot FROM ensue_tail"
@@ -79,18 +81,23 @@ async def _messages(own: Rows, access: Access, slot: str) -> list[OutboxRecord]:
     """Records in the slot's part of the log that came as messages and have no position yet. Takes nothing away."""
     state = await load_state(own)
     reader = LogReader("ensue_outbox", access.prefix)
-    try:
-        cursor = await own.execute(_PEEK, (slot, f'"{access.publication}"'))
-        for (data,) in await cursor.fetchall():
-            assert isinstance(data, bytes)
-            reader.received(WalData(0, 0, data))
-    except psycopg.errors.UndefinedObject:
-        return []  # it was dropped: there is nothing to have
-    except psycopg.Error as error:
-        ours = failure(error, slot)
-        if isinstance(ours, SlotBusy):
-            raise StoreUnavailable(f"{ours}. Stop it first") from error
-        raise ours from error
+    until = asyncio.get_running_loop().time() + BUSY_S
+    while True:
+        try:
+            cursor = await own.execute(_PEEK, (slot, f'"{access.publication}"'))
+            break
+        except psycopg.errors.UndefinedObject:
+            return []  # it was dropped: there is nothing to have
+        except psycopg.Error as error:
+            ours = failure(error, slot)
+            if not isinstance(ours, SlotBusy):
+                raise ours from error
+            if asyncio.get_running_loop().time() > until:
+                raise StoreUnavailable(f"{ours}. Stop it first") from error
+        await asyncio.sleep(0.1)
+    for (data,) in await cursor.fetchall():
+        assert isinstance(data, bytes)
+        reader.received(WalData(0, 0, data))
     entries, _ = reader.take(reader.pending)
     return [each.record for each in entries if each.row_id == 0 and each.place > state.place]
 
