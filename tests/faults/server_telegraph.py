@@ -15,6 +15,7 @@ from tests.unit.engine.workbench import bench, config
 from ensue import Service
 from ensue.adapters import make_broker
 from ensue.config import EngineConfig
+from ensue.errors import BrokerUnavailable
 from ensue.message import TICK, Message
 from ensue.ports import Broker
 from ensue.testing import World
@@ -69,10 +70,22 @@ class ServerTelegraph(Telegraph):
         await world.settle(PATIENCE_S)
         assert await self.received() == all_of(total + 8)
 
+    async def opened(self) -> Broker:
+        """An open broker; a server that has just started may need another moment."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                broker = self.log_broker()
+                try:
+                    await broker.open()
+                    await broker.bounds("wires", 0)
+                    return broker
+                except BrokerUnavailable:
+                    await broker.close()
+                    await asyncio.sleep(0.05)
+
     async def events(self) -> list[Message]:
         """The events that the log holds now, ticks not counted."""
-        broker = self.log_broker()
-        await broker.open()
+        broker = await self.opened()
         try:
             last = (await broker.bounds("wires", 0)).last
             found: list[Message] = []

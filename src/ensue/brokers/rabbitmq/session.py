@@ -96,7 +96,8 @@ class Session:
             passive = b"\x00\x00" + frames.short(queue) + b"\x01" + frames.table({})
             await channel.call(frames.QUEUE_DECLARE, passive, frames.QUEUE_DECLARE_OK)
         except BrokerUnavailable as error:
-            if error.values.get("code") == _NOT_FOUND:
+            # The same code says that a server which has just started has not found its streams yet.
+            if error.values.get("code") == _NOT_FOUND and "no queue" in str(error):
                 return False
             raise
         finally:

@@ -49,6 +49,9 @@ class Client:
         self._make()
         try:
             await self._check_version()
+        except TypeError as error:  # redis-py's word for an option that it does not know, at the first connection
+            await self.close()
+            raise UsageError(f"the URL of the broker at {self.place}: {error}") from error
         except BaseException:
             await self.close()
             raise
