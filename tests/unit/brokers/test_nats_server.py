@@ -321,10 +321,10 @@ async def test_a_server_that_stands_still_is_unavailable_within_bounds(start: Ca
                 lambda: broker.ensure_topic("new", 1),
                 lambda: broker.topics(),
             ):
-                started = time.monotonic()
-                with pytest.raises(BrokerUnavailable):
-                    await call()
-                assert time.monotonic() - started < 8
+                async with asyncio.timeout(8):
+                    with pytest.raises(BrokerUnavailable):
+                        while True:  # the signal may take a moment to stop all of its threads
+                            await call()
         finally:
             server.resume()
         async with asyncio.timeout(LIMIT_S):

@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote, unquote
 
-from ensue.brokers.nats.structured import from_structured
-from ensue.codec import NATS, decode_envelope, from_attributes
+from ensue.codec import NATS, decode_envelope, from_attributes, from_structured
 from ensue.errors import BadMessage, UsageError
 from ensue.message import Envelope, Garbage, Message
 from ensue.ports import Entry
@@ -107,7 +106,9 @@ def _decode_any(topic: str, partition: int, offset: int, headers: bytes, data: b
     structured = content_type.lower().startswith("application/cloudevents")
     try:
         # Before NATS had headers, its binding knew structured mode alone, without a content type.
-        if structured or (not fields and data.lstrip()[:1] == b"{"):
+        if not fields and data.lstrip()[:1] == b"{":
+            structured, content_type = True, "application/cloudevents+json"
+        if structured:
             return from_structured(content_type, data, topic=topic, partition=partition, offset=offset)
         return from_attributes(fields, data, topic=topic, partition=partition, offset=offset, binding=NATS)
     except BadMessage as error:
