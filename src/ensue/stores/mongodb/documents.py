@@ -1,0 +1,119 @@
+"""An entity as one document: its fields, a version, and what it knows of the messages that changed it.
+
+`_ensue.version` is asked for by each write, so that of two writers one fails. `_ensue.applied` holds, for each source
+and partition of a topic, the last position that took effect on THIS document; `_ensue.done` names messages that have no
+place in that order (from senders without a chain, and dead letters that were put through later). So a message that
+comes again after a crash is left out where it took effect, and is applied where it did not. See docs/adr/0021.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from ensue.errors import UsageError
+from ensue.message import Message, OutboxRecord
+from ensue.ports import Table
+
+OWN = "_ensue"
+#: How many names of `done` a document keeps beyond those of one step: they matter until that step's checkpoint is
+#: written, and the worker that begins after a crash looks at them first of all.
+DONE_KEPT = 1000
+#: How long the name of a step from outside is kept, seconds: it matters while its answer is in doubt.
+STEPS_KEPT_S = 600.0
+
+Row = Sequence[Any]
+_PLAIN = frozenset({int, str, float, bytes, bool, type(None)})
+_INT64 = 1 << 63
+
+
+@dataclasses.dataclass(slots=True)
+class Entity:
+    """One document inside a step. row: as the step sees it (None: it does not exist). version 0: to be inserted."""
+
+    row: Row | None = None
+    version: int = 0
+    applied: dict[tuple[str, str, int], int] = dataclasses.field(default_factory=dict)
+    done: list[str] = dataclasses.field(default_factory=list)
+    steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    outbox: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    sent: int = 0
+    done_before: int = 0
+    changed: bool = False
+    from_message: bool = False
+
+    def took_effect(self, message: Message, retried: bool) -> bool:
+        if message.position and not retried:
+            return message.position <= self.applied.get((message.source, message.topic, message.partition), 0)
+        return name_of(message) in self.done
+
+    def note(self, message: Message, retried: bool) -> None:
+        self.from_message = True
+        if message.position and not retried:
+            self.applied[message.source, message.topic, message.partition] = message.position
+        else:
+            self.done.append(name_of(message))
+
+    def carry(self, records: Sequence[OutboxRecord]) -> None:
+        """Take what is published with this entity; the relay's side collects it."""
+        for each in records:
+            self.sent += 1
+            self.outbox.append(
+                {
+                    "n": self.sent, "topic": each.topic, "partition": each.partition, "key": each.key,
+                    "envelope": each.envelope, "data": each.data,
+                }
+            )  # fmt: skip
+
+
+def name_of(message: Message) -> str:
+    where = f"{message.topic}/{message.partition}/{message.position}" if message.position else message.id
+    return f"{message.source} {where}"
+
+
+def entity_of(table: Table, document: dict[str, Any]) -> Entity:
+    row = tuple(document["_id" if name == table.id_column else name] for name in table.columns)
+    own = document.get(OWN)
+    if own is None:
+        raise UsageError(
+            f"collection {table.name}: document {document['_id']!r} was not written by this store; give the entity a "
+            "collection of its own",
+            id=document["_id"],
+        )
+    applied = {(each["source"], each["topic"], each["partition"]): each["position"] for each in own["applied"]}
+    return Entity(row, own["version"], applied, own["done"], own["steps"], own["outbox"], own["sent"], len(own["done"]))
+
+
+def document_of(table: Table, entity: Entity, now: float) -> dict[str, Any]:
+    """As it is after the step. Raises UsageError for a value that the store cannot keep."""
+    row = entity.row
+    assert row is not None
+    check_row(table, row)
+    kept = DONE_KEPT + len(entity.done) - entity.done_before
+    document = {
+        "_id" if name == table.id_column else name: value for name, value in zip(table.columns, row, strict=True)
+    }
+    document[OWN] = {
+        "version": entity.version + 1,
+        "applied": [
+            {"source": source, "topic": topic, "partition": number, "position": position}
+            for (source, topic, number), position in entity.applied.items()
+        ],
+        "done": entity.done[-kept:],
+        "steps": [each for each in entity.steps if each["at"] > now - STEPS_KEPT_S],
+        "outbox": entity.outbox,
+        "sent": entity.sent,
+    }
+    if entity.outbox:
+        document[OWN]["pending"] = now  # there is an index of those that have it
+    return document
+
+
+def check_row(table: Table, row: Row) -> None:
+    for value in row:
+        if type(value) not in _PLAIN or (type(value) is int and not -_INT64 <= value < _INT64):
+            raise UsageError(
+                f"table {table.name}: a row holds {value!r} ({type(value).__name__}); this store keeps text, bytes, "
+                "floats, whole numbers of 64 bits and None: give the TableRepository columns={...: Column(...)}"
+            )

@@ -1,0 +1,83 @@
+"""The connection to a server: its driver's errors become ours here, and every wait has an end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC as _UTC
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pymongo import AsyncMongoClient, WriteConcern
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidURI, OperationFailure, PyMongoError
+
+from ensue.errors import StoreConflict, StoreUnavailable, UsageError
+
+Document = dict[str, Any]
+#: How long a server may take to answer or to be reached, milliseconds.
+ANSWER_MS = 10_000
+_AUTHENTICATION = (13, 18)
+
+
+class Server:
+    """url: `mongodb://[user:password@]host:port/database`; without a database, `default` is its name."""
+
+    def __init__(self, url: str, default: str) -> None:
+        parts = urlsplit(url)
+        name = unquote(parts.path.strip("/")) or default
+        hosts = parts.netloc.rpartition("@")[2]
+        self.place = f"{parts.scheme}://{hosts}/{name}"
+        try:
+            # Whether a write without an answer happened must be found out, not tried again: no retries by the driver.
+            self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+                url,
+                retryWrites=False,
+                serverSelectionTimeoutMS=ANSWER_MS,
+                connectTimeoutMS=ANSWER_MS,
+                socketTimeoutMS=ANSWER_MS,
+            )
+        except (ConfigurationError, InvalidURI, ValueError) as error:
+            raise UsageError(f"{self.place}: the URL does not fit: {error}") from error
+        # Acknowledged means: on the disks of a majority of the servers.
+        self._database = self._client.get_database(name, write_concern=WriteConcern("majority", j=True))
+
+    def collection(self, name: str) -> AsyncCollection[Document]:
+        return self._database[name]
+
+    async def names(self) -> list[str]:
+        with self.translated():
+            return await self._database.list_collection_names()
+
+    async def time(self) -> float:
+        """The server's clock, seconds since the epoch."""
+        with self.translated():
+            answer = await self._client.admin.command("hello")
+        return float(answer["localTime"].replace(tzinfo=_UTC).timestamp())
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        cancelled = 0 if task is None else task.cancelling()
+        try:
+            yield
+            if task is not None and task.cancelling() > cancelled:
+                raise asyncio.CancelledError  # pymongo 4 swallows a cancellation while it connects
+        except DuplicateKeyError as error:
+            raise StoreConflict(
+                f"{self.place}: another step inserted the same document first: do this one again"
+            ) from error
+        except OperationFailure as error:
+            if error.code in _AUTHENTICATION:
+                raise UsageError(
+                    f"{self.place} refuses the user or password of the URL, or their rights (code {error.code})"
+                ) from error
+            raise
+        except PyMongoError as error:
+            if isinstance(error, ConfigurationError | InvalidURI):
+                raise
+            raise StoreUnavailable(f"{self.place} does not answer: {type(error).__name__}: {error}"[:500]) from error
