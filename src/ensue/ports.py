@@ -281,6 +281,37 @@ class StepTransaction(Protocol):
         """Keep the response of an Idempotency-Key. A second one of a key raises RetryableError, here or at commit."""
 
 
+class DocumentTransaction(StepTransaction, Protocol):
+    """A step where capabilities.transactions is false: each entity is a document, written by itself at the commit.
+
+    In a step of messages a crash may leave some documents written; each remembers what took effect on it. Then come
+    claims, the checkpoint together with new dead letters, and letters that change or go, in this order. A step from
+    outside (no `attach`) inserts or changes at most one document, with all that is published and the stored response;
+    more, or publishing without one, raises UsageError at the commit before anything is written.
+    """
+
+    def took_effect(self, table: Table, row_id: Any, message: Message, retried: bool) -> bool:
+        """Whether the message has been attached to the document, which must have been asked for by `load_rows`.
+
+        retried: it was set aside before; later ones may have taken effect meanwhile, so its position says nothing.
+        """
+
+    def attach(
+        self,
+        table: Table,
+        row_id: Any,
+        message: Message,
+        retried: bool,
+        several: bool,
+        outgoing: Sequence[OutboxRecord],
+    ) -> None:
+        """The document remembers the message and carries what it published, from this commit on.
+
+        several: the message is for other documents as well. If it took effect here and then failed there, it is set
+        aside, and is asked for as `retried`: so this document remembers it by name.
+        """
+
+
 class Store(Protocol):
     """A service's own database. Raises StoreUnavailable (retry) when it does not answer or is locked too long."""
 

@@ -66,7 +66,7 @@ class Route:
     entities: bool
 
 
-class _Entities:
+class Entities:
     """The entities of one repository in one run. found: by id; before they are loaded, the ids that are wanted."""
 
     __slots__ = ("changed", "created", "found", "repository")
@@ -111,9 +111,12 @@ class Dispatcher:
         outgoing = self.outgoing(transaction.now)
         return Step(transaction, outgoing, None, correlation_id or self._ids.next(), traceparent, key)
 
-    async def apply(self, transaction: StepTransaction, messages: Sequence[Message]) -> Outgoing:
+    async def apply(
+        self, transaction: StepTransaction, messages: Sequence[Message], *, retried: bool = False
+    ) -> Outgoing:
         """Run the handlers of `messages` in order; return what they publish, not yet in the outbox.
 
+        retried: the messages are dead letters (of no account where effects and checkpoint are one transaction).
         Raises StepFailed with the index of the message whose handler failed.
         """
         outgoing = self.outgoing(transaction.now)
@@ -159,9 +162,9 @@ class Dispatcher:
         except NOT_THE_MESSAGE:
             raise
         except asyncio.CancelledError as error:
-            raise StepFailed(index, _from_inside(error), _name(call)) from error
+            raise StepFailed(index, from_inside(error), _name(call)) from error
         except (Exception, SystemExit) as error:
-            raise StepFailed(index, _as_failure(error), _name(call)) from error
+            raise StepFailed(index, as_failure(error), _name(call)) from error
 
     async def _entity_run(
         self, transaction: StepTransaction, messages: Sequence[Message], start: int, stop: int, outgoing: Outgoing
@@ -169,8 +172,8 @@ class Dispatcher:
         index: int | None = None
         call: Call | None = None
         routes = self.routes
-        work: list[tuple[Message, Any, list[tuple[Call, _Entities, Any]]]] = []
-        run: dict[int, _Entities] = {}
+        work: list[tuple[Message, Any, list[tuple[Call, Entities, Any]]]] = []
+        run: dict[int, Entities] = {}
         try:
             for index in range(start, stop):
                 call = None
@@ -181,7 +184,7 @@ class Dispatcher:
                 for call in route.calls:
                     entities = run.get(call.place)
                     if entities is None:
-                        entities = run[call.place] = _Entities(call.repository)  # type: ignore[arg-type]  # entity steps have one
+                        entities = run[call.place] = Entities(call.repository)  # type: ignore[arg-type]  # entity steps have one
                     entity_id = call.id_of(event)
                     entities.found[entity_id] = None
                     todo.append((call, entities, entity_id))
@@ -197,12 +200,12 @@ class Dispatcher:
                 for call, entities, entity_id in todo:
                     entity = entities.found.get(entity_id)
                     if entity is None and not call.optional:
-                        raise _missing(call.handler, entity_id)
+                        raise missing(call.handler, entity_id)
                     result = call.call(entity, event, step)
                     if call.asynchronous:
                         result = await result
                     if result is not None and result is not entity:
-                        _check_returned(call.handler, result)
+                        check_returned(call.handler, result)
                         entities.returned(entity_id, entity, result)
                     elif entity is not None and entity_id not in entities.created:
                         entities.changed[entity_id] = entity
@@ -212,9 +215,9 @@ class Dispatcher:
         except NOT_THE_MESSAGE:
             raise
         except asyncio.CancelledError as error:
-            raise StepFailed(index, _from_inside(error), self._at_fault(messages, start, stop, index, call)) from error
+            raise StepFailed(index, from_inside(error), self._at_fault(messages, start, stop, index, call)) from error
         except (Exception, SystemExit) as error:
-            raise StepFailed(index, _as_failure(error), self._at_fault(messages, start, stop, index, call)) from error
+            raise StepFailed(index, as_failure(error), self._at_fault(messages, start, stop, index, call)) from error
 
     def _at_fault(
         self, messages: Sequence[Message], start: int, stop: int, index: int | None, call: Call | None
@@ -235,19 +238,19 @@ async def _one_entity(transaction: StepTransaction, call: Call, event: Any, step
     await transaction.flush()  # as before a run of entity steps
     entity = (await repository.load(transaction, [entity_id])).get(entity_id)
     if entity is None and not call.optional:
-        raise _missing(call.handler, entity_id)
+        raise missing(call.handler, entity_id)
     result = call.call(entity, event, step)
     if call.asynchronous:
         result = await result
     if result is not None:
-        _check_returned(call.handler, result)
+        check_returned(call.handler, result)
     if entity is not None:
         await repository.save(transaction, {entity_id: entity if result is None else result}, {})
     elif result is not None:
         await repository.save(transaction, {}, {entity_id: result})
 
 
-def _from_inside(error: asyncio.CancelledError) -> HandlerCancelled:
+def from_inside(error: asyncio.CancelledError) -> HandlerCancelled:
     """The error of a handler that ended with CancelledError; raises `error` when it is this task that is cancelled."""
     task = asyncio.current_task()
     if task is None or task.cancelling():
@@ -257,7 +260,7 @@ def _from_inside(error: asyncio.CancelledError) -> HandlerCancelled:
     return inside
 
 
-def _as_failure(error: Exception | SystemExit) -> Exception:
+def as_failure(error: Exception | SystemExit) -> Exception:
     """A handler that ends its process would end it again with each delivery: it is a failure as any other."""
     if isinstance(error, SystemExit):
         failure = RuntimeError(f"the handler raised SystemExit({error.code!r})")
@@ -274,7 +277,7 @@ def _in_thread(call: Callable[[Any, Any, Step], Any], event: Any, step: Step) ->
         raise RuntimeError("the handler raised StopIteration: next() on something that had ended?") from error
 
 
-def _missing(handler: Handler, entity_id: Any) -> EntityMissing:
+def missing(handler: Handler, entity_id: Any) -> EntityMissing:
     assert handler.entity is not None
     name = handler.entity.__name__
     return EntityMissing(
@@ -285,7 +288,7 @@ def _missing(handler: Handler, entity_id: Any) -> EntityMissing:
     )
 
 
-def _check_returned(handler: Handler, result: Any) -> None:
+def check_returned(handler: Handler, result: Any) -> None:
     assert handler.entity is not None
     if not isinstance(result, handler.entity):
         raise UsageError(

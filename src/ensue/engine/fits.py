@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ensue.errors import UsageError
 from ensue.ports import Capabilities
-from ensue.repository import SqlAlchemyRepository
+from ensue.repository import SqlAlchemyRepository, TableRepository
 from ensue.service import Handler, ServiceDefinition
 
 
@@ -26,6 +26,12 @@ def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> Non
                 raise UsageError(
                     f"{where}: in this database each entity is a document of its own, and a handler takes effect once "
                     "by what the document remembers: declare the entity, @service.on(..., entity=...)"
+                )
+            if not capabilities.transactions and not isinstance(handler.repository, TableRepository):
+                assert handler.entity is not None
+                raise UsageError(
+                    f"{where}: {handler.entity.__name__} has a repository of its own; in this database each entity is "
+                    "a document that Ensue keeps: declare it with TableRepository"
                 )
 
 

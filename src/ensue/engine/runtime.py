@@ -13,6 +13,7 @@ from ensue.config import Settings
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
+from ensue.engine.documents import DocumentDispatcher
 from ensue.engine.faults import Faults
 from ensue.engine.fits import check_fits
 from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
@@ -61,6 +62,7 @@ class Runtime:
         retry: Retry | None = None,
     ) -> None:
         ids = ids or UniqueIds()
+        dispatcher = Dispatcher if store.capabilities.transactions else DocumentDispatcher
         self.definition = definition
         self.store = store
         self.broker = broker
@@ -69,7 +71,7 @@ class Runtime:
             service=definition.name,
             store=store,
             broker=broker,
-            dispatcher=Dispatcher(definition, ids, settings.partitions),
+            dispatcher=dispatcher(definition, ids, settings.partitions),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,
             clock=clock or SystemClock(),

@@ -2,7 +2,8 @@
 
 `_ensue.version` is asked for by each write, so that of two writers one fails. `_ensue.applied` holds, for each source
 and partition of a topic, the last position that took effect on THIS document; `_ensue.done` names messages that have no
-place in that order (from senders without a chain, and dead letters that were put through later). So a message that
+place in that order (from senders without a chain, and dead letters that were put through later), or that are for other
+documents as well. So a message that
 comes again after a crash is left out where it took effect, and is applied where it did not. See docs/adr/0021.
 """
 
@@ -48,11 +49,12 @@ class Entity:
             return message.position <= self.applied.get((message.source, message.topic, message.partition), 0)
         return name_of(message) in self.done
 
-    def note(self, message: Message, retried: bool) -> None:
+    def note(self, message: Message, retried: bool, several: bool) -> None:
         self.from_message = True
-        if message.position and not retried:
+        in_order = message.position and not retried
+        if in_order:
             self.applied[message.source, message.topic, message.partition] = message.position
-        else:
+        if several or not in_order:
             self.done.append(name_of(message))
 
     def carry(self, records: Sequence[OutboxRecord]) -> None:

@@ -224,7 +224,8 @@ class Outbox:
 def _stamped(state: Document, carried: Sequence[tuple[str, Document]]) -> Document:
     """The state with the next positions given to what is carried, an entity's events in their order."""
     heads = _heads(state)
-    position, batch = int(state["last"]), []
+    position = int(state["last"])
+    batch: list[Document] = []
     for name, document in carried:
         own = document["_ensue"]
         for event in own["outbox"]:

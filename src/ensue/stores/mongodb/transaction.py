@@ -226,10 +226,16 @@ class MongoDbTransaction:
         return self._tables[table.name][1][row_id].took_effect(message, retried)
 
     def attach(
-        self, table: Table, row_id: Any, message: Message, retried: bool, outgoing: Sequence[OutboxRecord]
+        self,
+        table: Table,
+        row_id: Any,
+        message: Message,
+        retried: bool,
+        several: bool,
+        outgoing: Sequence[OutboxRecord],
     ) -> None:
         entity = self._tables[table.name][1][row_id]
-        entity.note(message, retried)
+        entity.note(message, retried, several)
         entity.carry(outgoing)
 
     # --- Ensue's own
