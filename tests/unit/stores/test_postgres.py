@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from ensue.conformance.store import SERVICE, StoreConformance
 from ensue.ports import Capabilities, Store
 from ensue.stores.postgres import PostgresStore
 from ensue.testing.servers import PgBouncer, PostgresServer
-
 
 DATABASE = "conformance"
 EMPTY = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
@@ -39,12 +40,19 @@ class TestPostgresStoreByPsycopg(_OnPostgres):
     scheme = "postgresql+psycopg"
 
 
+@pytest.fixture(scope="module")
+def pooler(postgres_server: PostgresServer, pgbouncer_server: PgBouncer) -> Iterator[PgBouncer]:
+    """With room for all connections of two stores: one that has none to give makes everything wait, heartbeats too."""
+    with PgBouncer(postgres_server, pool_size=40) as server:
+        yield server
+
+
 class _ThroughPgBouncer(_OnPostgres):
     options = "?pgbouncer=1"
 
     @pytest.fixture(autouse=True)
-    def database(self, postgres_server: PostgresServer, pgbouncer_server: PgBouncer) -> None:
-        self.url = pgbouncer_server.url(DATABASE, self.scheme) + self.options
+    def database(self, postgres_server: PostgresServer, pooler: PgBouncer) -> None:
+        self.url = pooler.url(DATABASE, self.scheme) + self.options
         postgres_server.psql(DATABASE, EMPTY)
 
 

@@ -106,12 +106,20 @@ class MariaDbDialect:
     def _insert(self, verb: str, table: str, columns: Sequence[str]) -> str:
         return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})"
 
-    def prune(self, table: str, key: str, time: str, through: bool = False) -> str:
-        where = f"WHERE {key} <= ?" if through else ""
-        return self.text(
-            f"DELETE t FROM {table} t JOIN (SELECT {key}, {time} FROM {table} {where} ORDER BY {key} LIMIT ?) oldest "
-            f"ON t.{key} = oldest.{key} WHERE oldest.{time} < ?"
-        )
+    async def prune(
+        self, link: Link, table: str, key: str, time: str, before_s: float, limit: int, through: int | None = None
+    ) -> int:
+        """By a read without locks and then by id: a DELETE that looks for its rows waits for those of others."""
+        column = "id" if table == "ensue_outbox" else key
+        where, values = ("", ()) if through is None else (f"WHERE {key} <= %s AND {key} IS NOT NULL", (through,))
+        text = f"SELECT {column}, {time} FROM {table} {where} ORDER BY {key} LIMIT %s"
+        old = [row_id for row_id, then in await link.fetch(text, *values, limit) if then < before_s]
+        count = 0
+        for begin in range(0, len(old), _CHUNK):
+            chunk = old[begin : begin + _CHUNK]
+            wanted = ", ".join(["%s"] * len(chunk))
+            count += await link.execute(f"DELETE FROM {table} WHERE {column} IN ({wanted})", *chunk)
+        return count
 
     def refused_write(self, error: BaseException) -> UsageError | None:
         return failures.refused_write(error)

@@ -32,7 +32,7 @@ def of_error(error: BaseException, place: str) -> EnsueError | None:
         return StoreConflict(
             f"{place}: another transaction was in the way ({_text(error)}): do the step again", code=code
         )
-    if code in _UNAVAILABLE or isinstance(error, OSError | TimeoutError):
+    if code in _UNAVAILABLE:
         return unreachable(error, place)
     return None
 
@@ -45,7 +45,7 @@ def at_connecting(error: BaseException, place: str) -> EnsueError:
 
 
 def is_lost(error: BaseException) -> bool:
-    return code_of(error) in _LOST or isinstance(error, OSError)
+    return code_of(error) in _LOST
 
 
 def unreachable(error: BaseException, place: str) -> StoreUnavailable:

@@ -43,13 +43,11 @@ class AsyncpgLink(Link):
         await self.raw.execute("ROLLBACK")
 
     def lost(self, error: BaseException) -> bool:
-        return (
-            isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
-            and (self.raw.is_closed() or isinstance(error, OSError | asyncpg.InternalClientError))
-        ) or failures.is_lost(failures.code_of(error))
+        gone = isinstance(error, OSError | asyncpg.InterfaceError) and self.closed
+        return gone or isinstance(error, asyncpg.InternalClientError) or failures.is_lost(failures.code_of(error))
 
     def _translated(self, error: BaseException) -> EnsueError | None:
-        if isinstance(error, OSError | TimeoutError) or (isinstance(error, asyncpg.InterfaceError) and self.closed):
+        if isinstance(error, OSError | asyncpg.InterfaceError) and self.closed:
             return failures.unreachable(error, self.place)
         return failures.of_code(failures.code_of(error), str(error), self.place)
 

@@ -130,12 +130,18 @@ class PostgresDialect:
         values = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
         return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})"
 
-    def prune(self, table: str, key: str, time: str, through: bool = False) -> str:
-        where = f"WHERE {key} <= ?" if through else ""
-        return self.text(
-            f"DELETE FROM {table} t USING (SELECT {key}, {time} FROM {table} {where} ORDER BY {key} LIMIT ?) oldest "
-            f"WHERE t.{key} = oldest.{key} AND oldest.{time} < ?"
+    def prune_text(self, table: str, key: str, time: str, through: bool) -> str:
+        where = f"WHERE {key} <= $3" if through else ""
+        return (
+            f"DELETE FROM {table} t USING (SELECT {key}, {time} FROM {table} {where} ORDER BY {key} LIMIT $1) oldest "
+            f"WHERE t.{key} = oldest.{key} AND oldest.{time} < $2"
         )
+
+    async def prune(
+        self, link: Link, table: str, key: str, time: str, before_s: float, limit: int, through: int | None = None
+    ) -> int:
+        values = () if through is None else (through,)
+        return await link.execute(self.prune_text(table, key, time, through is not None), limit, before_s, *values)
 
     def refused_write(self, error: BaseException) -> UsageError | None:
         return failures.refused_write(error)

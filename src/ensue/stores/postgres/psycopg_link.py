@@ -57,7 +57,7 @@ class PsycopgLink(Link):
 
     def _translated(self, error: BaseException) -> EnsueError | None:
         ours = failures.of_code(failures.code_of(error), str(error), self.place)
-        if ours is None and isinstance(error, psycopg.OperationalError | OSError | TimeoutError) and self.raw.closed:
+        if ours is None and isinstance(error, psycopg.OperationalError | OSError) and self.raw.closed:
             return failures.unreachable(error, self.place)
         return ours
 

@@ -38,9 +38,14 @@ class Dialect(Protocol):
     def insert_new(self, table: str, columns: Sequence[str]) -> str:
         """INSERT one row unless a unique key is taken; then the count of rows is 0."""
 
-    def prune(self, table: str, key: str, time: str, through: bool = False) -> str:
-        """DELETE the first `?` rows by `key` (with `through`: of those up to `?`, which comes first) that are older
-        than `?`. Looks at no more rows than that, whatever their age, so its cost is bounded without an index."""
+    async def prune(
+        self, link: Link, table: str, key: str, time: str, before_s: float, limit: int, through: int | None = None
+    ) -> int:
+        """Delete those of the first `limit` rows by `key` (up to `through`) that are older; return how many.
+
+        Looks at no more rows than that, whatever their age, so its cost is bounded without an index on the time.
+        Waits for nobody's uncommitted row.
+        """
 
     def refused_write(self, error: BaseException) -> UsageError | None:
         """Return the error for a reader that tried to write; None: it was something else."""

@@ -112,6 +112,9 @@ class Link(abc.ABC):
         """Take note of a failure; raise it as ours if it came from the connection or the server."""
         if self.doomed is None:
             self.doomed = error
+        if isinstance(error, OSError | TimeoutError):  # the driver's; the one of a handler comes by another way
+            self.broken = True
+            raise StoreUnavailable(f"{self.place} does not answer: {error or type(error).__name__}") from error
         ours = self.translated(error)
         if ours is not None:
             raise ours from error
@@ -119,7 +122,7 @@ class Link(abc.ABC):
     def translated(self, error: BaseException) -> EnsueError | None:
         """Return StoreUnavailable, StoreConflict or UsageError for what the database itself did; None: not its fault.
 
-        Looks behind SQLAlchemy's errors, too.
+        Looks behind SQLAlchemy's errors, too. A handler's own OSError or TimeoutError (another server's, perhaps) stays.
         """
         seen: BaseException | None = error
         if isinstance(error, EnsueError):

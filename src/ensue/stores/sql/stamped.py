@@ -106,23 +106,26 @@ class StampedOutbox:
 
     async def of(self, topic: str, partition: int, after: int, through: int, limit: int) -> Sequence[OutboxRecord]:
         """In windows of bounded cost: an index by partition would cost every event, and resends are rare."""
+        desk = self._tools.desk
         found: list[OutboxRecord] = []
-        after = max(after, (await self._tools.desk.read(self._tools.refresh)).published_from)
+        after = max(after, (await desk.read(self._tools.refresh)).published_from)
         while after < through and len(found) < limit:
-            begin = after  # for the closures
-
-            async def look(link: Link, begin: int = begin) -> tuple[list[OutboxRecord], int]:
-                [(first,)] = await link.fetch(self._text(NEXT), begin)  # over what was pruned in one leap
-                if first is None or first > through:
-                    return [], through
-                end = min(int(first) - 1 + WINDOW, through)
-                rows = await link.fetch(self._text(OF), int(first) - 1, end, topic, partition, limit - len(found))
-                return [OutboxRecord(*row) for row in rows], end
-
-            records, after = await self._tools.desk.read(look)
+            window = (after, through, topic, partition, limit - len(found))
+            records, after = await desk.read(lambda link, window=window: self._window(link, *window))  # type: ignore[misc]
             found += records
             await asyncio.sleep(0)  # a rare partition of a long outbox takes many windows: let others in
         return found
+
+    async def _window(
+        self, link: Link, after: int, through: int, topic: str, partition: int, limit: int
+    ) -> tuple[list[OutboxRecord], int]:
+        """Return what one window holds, and how far was looked."""
+        [(first,)] = await link.fetch(self._text(NEXT), after)  # over what was pruned in one leap
+        if first is None or first > through:
+            return [], through
+        end = min(int(first) - 1 + WINDOW, through)
+        rows = await link.fetch(self._text(OF), int(first) - 1, end, topic, partition, limit)
+        return [OutboxRecord(*row) for row in rows], end
 
     async def heads(self) -> Mapping[tuple[str, int], int]:
         """Of what is stamped; what is committed is stamped first, so that a relay that starts knows all of it."""
@@ -156,8 +159,10 @@ class StampedOutbox:
         await self._tools.news.wait(timeout_s)
 
     async def prune(self, before_s: float, through: int, limit: int) -> int:
-        text = self._tools.dialect.prune("ensue_outbox", "position", "written_at", through=True)
-        return await self._tools.desk.run(lambda link: link.execute(text, through, limit, before_s))
+        prune = self._tools.dialect.prune
+        return await self._tools.desk.run(
+            lambda link: prune(link, "ensue_outbox", "position", "written_at", before_s, limit, through)
+        )
 
     async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
         """Start a new source after `published_through`: its first record of each partition follows on nothing.

@@ -281,12 +281,12 @@ class SqlStore(abc.ABC):
         return letter
 
     async def inbox_prune(self, before_s: float, limit: int) -> int:
-        text = self._dialect.prune("ensue_inbox", "number", "claimed_at")
-        return await self._write(lambda link: link.execute(text, limit, before_s))
+        prune = self._dialect.prune
+        return await self._write(lambda link: prune(link, "ensue_inbox", "number", "claimed_at", before_s, limit))
 
     async def responses_prune(self, before_s: float, limit: int) -> int:
-        text = self._dialect.prune("ensue_response", "number", "saved_at")
-        return await self._write(lambda link: link.execute(text, limit, before_s))
+        prune = self._dialect.prune
+        return await self._write(lambda link: prune(link, "ensue_response", "number", "saved_at", before_s, limit))
 
     # --- workers of one service
 
