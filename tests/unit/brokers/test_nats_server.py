@@ -8,7 +8,7 @@ import json
 import secrets
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -308,6 +308,12 @@ async def test_a_server_that_is_down_is_unavailable_within_bounds_and_shows_no_s
     await broker.close()
 
 
+async def for_ever(call: Callable[[], Awaitable[object]]) -> None:
+    """Until it fails: a stop signal may take a moment to reach all threads of a server."""
+    while True:
+        await call()
+
+
 async def test_a_server_that_stands_still_is_unavailable_within_bounds(start: Callable[..., Any]) -> None:
     server: NatsServer = start(NatsServer)
     async with opened(f"{server.url()}?timeout_s=1") as broker:
@@ -323,8 +329,7 @@ async def test_a_server_that_stands_still_is_unavailable_within_bounds(start: Ca
             ):
                 async with asyncio.timeout(8):
                     with pytest.raises(BrokerUnavailable):
-                        while True:  # the signal may take a moment to stop all of its threads
-                            await call()
+                        await for_ever(call)
         finally:
             server.resume()
         async with asyncio.timeout(LIMIT_S):
