@@ -1,4 +1,4 @@
-"""A real alembic environment: Ensue's tables by a migration, on SQLite and PostgreSQL, online and as a script."""
+"""A real alembic environment: Ensue's tables by a migration, on every SQL database, online and as a script."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, inspect
 from ensue.adapters import make_store
 from ensue.integrations.alembic import include_name, include_object
 from ensue.integrations.sql_tables import sql_tables, sql_tables_of
-from ensue.testing.servers import PostgresServer
+from ensue.testing.servers import MariaDbServer, PostgresServer
 
 ENVIRONMENT = """
 from alembic import context
@@ -151,13 +151,34 @@ def on_sqlite(directory: Path) -> Project:
     return Project(directory, f"sqlite:///{path}", f"sqlite:///{path}", run)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+def on_mariadb(directory: Path, server: MariaDbServer, name: str) -> Iterator[Project]:
+    url = server.url(name)
+    by_pymysql = url.replace(url.partition(":")[0], "mariadb+pymysql", 1)
+
+    def run(script: str) -> str:
+        engine = create_engine(by_pymysql)
+        try:
+            with engine.begin() as connection:
+                for statement in filter(str.strip, script.split(";")):
+                    connection.exec_driver_sql(statement)
+        finally:
+            engine.dispose()
+        return ""
+
+    yield Project(directory, by_pymysql, url, run)
+    run(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
     if request.param == "sqlite":
         yield on_sqlite(tmp_path)
         return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
     name = f"ledger_{uuid.uuid4().hex[:12]}"
+    if request.param == "mariadb":
+        yield from on_mariadb(tmp_path, request.getfixturevalue("mariadb_server"), name)
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
     url = server.url(name)
     yield Project(tmp_path, server.url(name, "postgresql+psycopg"), url, lambda script: server.psql(name, script))
     server.drop(name)
@@ -239,7 +260,7 @@ def test_the_check_names_what_is_missing_or_old(project: Project) -> None:
     assert re.search(r"tables are of version\s+0", old.stderr)
 
 
-@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql", "mariadb", "mysql"])
 def test_every_statement_that_makes_a_table_is_understood(dialect: str) -> None:
     tables = sql_tables(dialect, "ledger")
     assert len(tables.names) == sum("CREATE TABLE" in statement for statement in tables.create) > 8
