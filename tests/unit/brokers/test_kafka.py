@@ -24,7 +24,7 @@ class TestKafkaBroker(BrokerConformance):
     def log(self, kafka_server: KafkaServer) -> None:
         self.prefix = f"test-{os.getpid()}-{next(_numbers)}."
         self.server = kafka_server
-        self.url = f"{kafka_server.url()}?prefix={self.prefix}"
+        self.url = f"{kafka_server.url()}?timeout_s=60&prefix={self.prefix}"  # a server just started takes its time
 
     async def make_broker(self) -> Broker:
         return KafkaBroker(self.url)

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from ensue.brokers.kafka import KafkaBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
 from ensue.errors import BrokerUnavailable
-from ensue.message import Garbage, Message
+from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Broker
 from ensue.testing.servers import KafkaServer
 from ensue.testing.servers.base import free_port
@@ -28,7 +28,13 @@ async def opened(url: str, partitions: int = 1) -> AsyncIterator[KafkaBroker]:
     broker = KafkaBroker(url)
     await broker.open()
     try:
-        await broker.ensure_topic(TOPIC, partitions)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:  # as the engine does: a server just started has no leaders for a while
+                try:
+                    await broker.ensure_topic(TOPIC, partitions)
+                    break
+                except BrokerUnavailable:
+                    await asyncio.sleep(0.05)
         yield broker
     finally:
         await broker.close()
@@ -259,3 +265,29 @@ async def test_a_record_larger_than_the_limit_is_refused_with_both_limits_named(
         with pytest.raises(BrokerUnavailable, match=r"100000 bytes.*max\.message\.bytes"):
             await broker.append(TOPIC, 0, SOURCE, [entry(1), entry(2, data=b"x" * 300_000), entry(3)])
         await _appended(broker, 1, 1)
+
+
+async def test_closing_ends_what_is_under_way_with_a_word(start: Callable[..., Any]) -> None:
+    """Neither a request nor an append of a broker that stands still is waited for, and nobody is cancelled."""
+    server: KafkaServer = start(KafkaServer)
+    broker = KafkaBroker(f"{server.url()}?timeout_s=10")
+    await broker.open()
+    await broker.ensure_topic(TOPIC, 1)
+    await _appended(broker, 1, 1)
+    server.pause()
+    try:
+        under_way = [
+            asyncio.create_task(broker.append(TOPIC, 0, SOURCE, entries(2, 5))),
+            *(asyncio.create_task(broker.bounds(TOPIC, 0)) for _ in range(10)),
+        ]
+        reading = asyncio.create_task(broker.read(TOPIC, 0, 1, 10, PATIENCE_S))
+        await asyncio.sleep(0.1)  # time to begin; were it too short, the test would be weaker, never wrong
+        async with asyncio.timeout(PATIENCE_S):
+            await broker.close()
+            assert list(await reading) == []
+            outcomes = await asyncio.gather(*under_way, return_exceptions=True)
+    finally:
+        server.resume()
+    # An append or a request may have been answered just before the server stood still.
+    assert all(isinstance(outcome, BrokerUnavailable | int | Bounds) for outcome in outcomes), outcomes
+    assert any(isinstance(outcome, BrokerUnavailable) for outcome in outcomes), outcomes

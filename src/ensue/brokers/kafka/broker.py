@@ -109,9 +109,7 @@ class KafkaBroker:
     async def ensure_topic(self, topic: str, partitions: int) -> None:
         check_partitions_wanted(topic, partitions)
         state, name = self._opened(), self._prefix + topic
-        found = await self._ask(state, state.topics.partitions, name)
-        if not found:
-            found = await self._ask(state, state.topics.create, name, partitions)
+        found = await self._ask(state, state.topics.ensure, name, partitions)
         state.known[name] = found
         check_partitions(topic, partitions, found)
 
@@ -178,6 +176,7 @@ class KafkaBroker:
         while state is self._state:
             cursor, lane = state.places.find(name, partition, after)
             if cursor.problem:
+                lane.drop((name, partition))  # the next read begins anew
                 raise unavailable(self._settings, f"read {topic}/{partition}", cursor.problem)
             found = _taken(cursor, lane, topic, after, limit)
             if found:
@@ -192,7 +191,13 @@ class KafkaBroker:
                 raise unavailable(self._settings, f"read {topic}/{partition}", "no answer")
             else:
                 # The wait is over and nothing is here yet: but is there nothing at the broker?
-                if (await self.bounds(topic, partition)).last <= after:
+                try:
+                    last = (await self.bounds(topic, partition)).last
+                except BrokerUnavailable:
+                    if state is not self._state:
+                        return []  # closed meanwhile
+                    raise
+                if last <= after:
                     return []
                 looked = True
                 until = loop.time() + self._settings.timeout_s
@@ -214,8 +219,11 @@ class KafkaBroker:
 
     def _opened(self) -> _Open:
         if self._state is None:
-            raise BrokerUnavailable(f"the broker at kafka://{self._settings.servers} is not open: call open() first")
+            raise self._closed()
         return self._state
+
+    def _closed(self) -> BrokerUnavailable:
+        return BrokerUnavailable(f"the broker at kafka://{self._settings.servers} is not open: call open() first")
 
     async def _checked(self, topic: str, number: int) -> str:
         """Return the topic's full name. Raises UsageError when it never had such a partition."""
@@ -232,6 +240,15 @@ class KafkaBroker:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(state.threads, functools.partial(question, *arguments))
+        except RuntimeError as error:  # the threads were shut down
+            if state is self._state:
+                raise
+            raise self._closed() from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if state is self._state or task is None or task.cancelling():
+                raise
+            raise self._closed() from error  # the request was, by close; not whoever asked
         except LookupError as error:
             name = str(arguments[0])
             self._forget(state, name)

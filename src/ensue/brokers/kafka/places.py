@@ -33,7 +33,7 @@ class Places:
         key = (topic, number)
         for lane in self._lanes:
             cursor = lane.cursors.get(key)
-            if cursor is not None and cursor.after <= after <= cursor.fetched and not cursor.problem:
+            if cursor is not None and cursor.after <= after <= cursor.fetched:
                 cursor.used_at = now
                 return cursor, lane
         cursor, lane = Cursor(topic, number, after), self._free(key, now)
@@ -60,7 +60,7 @@ class Places:
         oldest: tuple[float, Lane] | None = None
         for lane in self._lanes:
             cursor = lane.cursors.get(key)
-            if cursor is None or cursor.problem or (not cursor.waiters and now - cursor.used_at > _TAKEN_OVER_S):
+            if cursor is None or (not cursor.waiters and now - cursor.used_at > _TAKEN_OVER_S):
                 return lane
             if oldest is None or cursor.used_at < oldest[0]:
                 oldest = (cursor.used_at, lane)
@@ -76,6 +76,7 @@ class Places:
             for key, cursor in list(lane.cursors.items()):
                 if not cursor.waiters and now - cursor.used_at > _IDLE_S:
                     lane.drop(key)
+        self._ended = [lane for lane in self._ended if lane.alive]
         for lane in [lane for lane in self._lanes[1:] if not lane.cursors]:
             self._lanes.remove(lane)
             self._ended.append(lane)

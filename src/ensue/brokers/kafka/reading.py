@@ -119,6 +119,10 @@ class Lane:
         self._stopping = True
         self._wanted.set()
 
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def join(self) -> None:
         self._thread.join()
 
@@ -136,7 +140,9 @@ class Lane:
                     self._turn()
                 except KafkaException as error:  # of the consumer as a whole
                     self._fail_all(text(error.args[0]))
-                    self._wanted.wait(_POLL_S)
+                except Exception as error:
+                    log.exception("a reader of Kafka failed where it should not; its readers are told, it goes on")
+                    self._fail_all(repr(error))
         finally:
             self._consumer.close()
 
@@ -238,6 +244,7 @@ class Lane:
         for cursor in self._fetching.values():
             cursor.problem = problem
         self._wake(list(self._fetching.values()))
+        self._wanted.wait(_POLL_S)
 
     def _trouble(self, error: KafkaError) -> None:
         """A connection failed; librdkafka goes on trying."""

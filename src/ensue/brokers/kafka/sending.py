@@ -75,6 +75,7 @@ class Sender:
         self._loop = asyncio.get_running_loop()
         self._producer = Producer(settings.producer() | {"error_cb": self._trouble})
         self._last_trouble = ""
+        self._pending: set[Append] = set()
         #: Appends whose last report came in this turn of the thread.
         self.finished: list[Append] = []
         self._stopping = False
@@ -90,13 +91,16 @@ class Sender:
         append = Append(sum(map(len, batches.values())), self)
         if not append.expected:
             return {}
+        self._pending.add(append)
         try:
             for (topic, number), records in batches.items():
                 await self._hand(append, topic, number, records)
+            await append.result
         except KafkaException as error:
             self.broken = True
             raise self._unavailable(error.args[0]) from error
-        await append.result
+        finally:
+            self._pending.discard(append)
         if append.error is not None:
             raise self._unavailable(append.error)
         return append.last
@@ -136,14 +140,19 @@ class Sender:
     # --- in the thread
 
     def _run(self) -> None:
-        while not self._stopping and not self.broken:
-            self._producer.poll(_POLL_S)
-            self._hand_over()
-        while len(self._producer):
-            self._producer.purge()  # their reports come as failures
-            self._producer.poll(_POLL_S)
-            self._hand_over()
-        self._producer.close()
+        try:
+            while not self._stopping and not self.broken:
+                self._producer.poll(_POLL_S)
+                self._hand_over()
+            while len(self._producer):
+                self._producer.purge()  # their reports come as failures
+                self._producer.poll(_POLL_S)
+                self._hand_over()
+            self._producer.close()
+        finally:
+            self.broken = True
+            with contextlib.suppress(RuntimeError):  # the event loop was closed without us
+                self._loop.call_soon_threadsafe(self._give_up)
 
     def _hand_over(self) -> None:
         if not self.finished:
@@ -151,6 +160,12 @@ class Sender:
         finished, self.finished = self.finished, []
         with contextlib.suppress(RuntimeError):  # the event loop was closed without us
             self._loop.call_soon_threadsafe(_end_all, finished)
+
+    def _give_up(self) -> None:
+        """No report comes any more: nobody may wait for one."""
+        for append in self._pending:
+            if not append.result.done():
+                append.result.set_exception(self._unavailable("the producer was closed"))
 
     def _trouble(self, error: KafkaError) -> None:
         """A connection failed; librdkafka goes on trying. Its reports of the records themselves come later."""

@@ -12,6 +12,15 @@ from ensue.errors import UsageError
 #: librdkafka's own log lines go here, never to standard error.
 client_log = logging.getLogger("ensue.kafka.client")
 
+
+def _of_this_client(record: logging.LogRecord) -> bool:
+    """A property given by the URL goes to producer and consumer alike; the one it does not concern says so."""
+    text = record.getMessage()
+    return "CONFWARN" not in text or "will be ignored by this" not in text
+
+
+client_log.addFilter(_of_this_client)
+
 _OPTIONS = (
     "prefix", "replication", "security", "mechanism", "ca", "certificate", "key", "key_password", "timeout_s",
     "max_message_bytes",

@@ -60,21 +60,41 @@ class Topics:
         }
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a topic has; 0: there is none, or they have no leader yet."""
+        """How many partitions a topic has; 0: there is none. Raises BrokerUnavailable while one has no leader."""
+        found, led = self._look(topic)
+        if not led:
+            raise unavailable(self._settings, f"look for {topic}", "a partition has no leader at the moment")
+        return found
+
+    def ensure(self, topic: str, partitions: int) -> int:
+        """Create the topic unless it is there; return how many partitions it has, once they can be used."""
+        until = time.monotonic() + self._timeout_s
+        while True:
+            found, led = self._look(topic)
+            if not found and led:
+                self._create(topic, partitions)
+            elif led:
+                return found
+            if time.monotonic() > until:
+                raise unavailable(self._settings, f"topic {topic}", f"no leader after {self._timeout_s:g} s")
+            time.sleep(_LOOK_S)
+
+    def _look(self, topic: str) -> tuple[int, bool]:
+        """Return the number of partitions, and whether nothing of it waits for a leader."""
         found = self._ask(f"look for {topic}", lambda: self._consumer.list_topics(topic, timeout=self._timeout_s))
         metadata = found.topics.get(topic)
-        if metadata is None or code(metadata.error) in (*GONE, KafkaError.LEADER_NOT_AVAILABLE):
-            return 0
+        if metadata is None or code(metadata.error) in GONE:
+            return 0, True
+        if code(metadata.error) == KafkaError.LEADER_NOT_AVAILABLE:
+            return 0, False
         if metadata.error is not None:
             if code(metadata.error) in _REFUSED:
                 raise UsageError(f"topic {topic}: Kafka refuses the name ({text(metadata.error)})", topic=topic)
             raise unavailable(self._settings, f"look for {topic}", metadata.error)
-        if any(each.leader < 0 for each in metadata.partitions.values()):
-            return 0
-        return len(metadata.partitions)
+        return len(metadata.partitions), all(each.leader >= 0 for each in metadata.partitions.values())
 
-    def create(self, topic: str, partitions: int) -> int:
-        """Create the topic, or find that another was faster; return how many partitions it has."""
+    def _create(self, topic: str, partitions: int) -> None:
+        """Create the topic; another may have been faster."""
         settings = self._settings
         config = TOPIC_CONFIG | {"max.message.bytes": str(settings.max_message_bytes + 64 * 1024)}
         new = NewTopic(topic, num_partitions=partitions, replication_factor=settings.replication, config=config)
@@ -86,20 +106,20 @@ class Topics:
                 raise UsageError(f"Kafka refuses to {what}: {text(error.args[0])}", topic=topic) from error
             if code(error.args[0]) != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise unavailable(settings, what, error.args[0]) from error
-        until = time.monotonic() + self._timeout_s
-        while not (found := self.partitions(topic)):
-            if time.monotonic() > until:
-                raise unavailable(settings, what, f"it has no leader {self._timeout_s:g} s later")
-            time.sleep(_LOOK_S)
-        return found
 
     def watermarks(self, topic: str, number: int) -> tuple[int, int]:
         """First offset held, and the one that the next record will get. Raises LookupError when it is gone."""
         where = TopicPartition(topic, number)
-        low, high = self._ask(
-            f"bounds of {topic}/{number}",
-            lambda: self._consumer.get_watermark_offsets(where, timeout=self._timeout_s, cached=False),
-        )
+        what = f"bounds of {topic}/{number}"
+        try:
+            low, high = self._ask(
+                what, lambda: self._consumer.get_watermark_offsets(where, timeout=self._timeout_s, cached=False)
+            )
+        except LookupError as error:
+            # librdkafka says so too when it could not find out.
+            if self._look(topic)[0] <= number:
+                raise
+            raise unavailable(self._settings, what, str(error)) from error
         return int(low), int(high)
 
     def prune(self, topic: str, number: int, before_s: float, limit: int) -> int:
