@@ -14,6 +14,7 @@ from ensue.brokers.rabbitmq.wire import MARKER, OFFSET
 from ensue.errors import BrokerUnavailable, UsageError
 
 _PREFETCH_MAX = 65_535
+_PRECONDITION_FAILED = 406
 
 
 class Record(NamedTuple):
@@ -59,7 +60,12 @@ class Reader:
             b"\x00\x00" + frames.short(self.queue) + frames.short("r") + b"\x00"
             + frames.table({"x-stream-offset": place})
         )  # fmt: skip
-        await self._channel.call(frames.BASIC_CONSUME, consume, frames.BASIC_CONSUME_OK)
+        try:
+            await self._channel.call(frames.BASIC_CONSUME, consume, frames.BASIC_CONSUME_OK)
+        except BrokerUnavailable as error:
+            if error.values.get("code") == _PRECONDITION_FAILED:  # the offset means nothing to other queues
+                raise self._no_stream() from error
+            raise
 
     def close(self) -> None:
         self._channel.close()
@@ -110,6 +116,11 @@ class Reader:
         qos = struct.pack(">IHB", 0, self._prefetch, 0)
         await self._channel.call(frames.BASIC_QOS, qos, frames.BASIC_QOS_OK)
 
+    def _no_stream(self) -> UsageError:
+        return UsageError(
+            f"queue {self.queue} is no stream: delete it, or use another prefix (`?prefix=`)", queue=self.queue
+        )
+
     def wake(self) -> None:
         self._arrived.set()
 
@@ -118,11 +129,7 @@ class Reader:
     def delivered(self, tag: int, content: Content, body: bytes) -> None:
         offset = content.headers.get(OFFSET)
         if not isinstance(offset, int):
-            self.failed(
-                UsageError(
-                    f"queue {self.queue} is no stream: delete it, or use another prefix (`?prefix=`)", queue=self.queue
-                )
-            )
+            self.failed(self._no_stream())
             self.close()
             return
         if offset <= self.seen:
@@ -176,9 +183,11 @@ class Probe(Reader):
             self.check()
             await self._arrived.wait()
 
-    async def first(self) -> int:
-        """Return the first place with a record, of which there is one. Raises BrokerUnavailable."""
+    async def first(self, through: int) -> int | None:
+        """Return the first place with a record; None when up to `through`, which exists, are markers only."""
         while not self._records:
+            if self.seen >= through:
+                return None
             self._arrived.clear()
             self.check()
             await self._arrived.wait()

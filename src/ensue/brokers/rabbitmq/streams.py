@@ -30,6 +30,7 @@ class Streams:
         self._readers: dict[str, set[Reader]] = {}
         self._idle: dict[str, list[Reader]] = {}
         self._lasts: dict[str, int] = {}
+        self._seen: dict[str, int] = {}  # the last place that `last` saw, a marker's too
         self._firsts: dict[str, tuple[int, float]] = {}
         self._appended: set[str] = set()
 
@@ -112,6 +113,7 @@ class Streams:
                 last = probe.seen  # retention took what was before; the place itself was given
         live = [each.last for each in self._readers.get(queue, ()) if each.is_open]
         self._lasts[queue] = last = max(last, *live, -1)
+        self._seen[queue] = probe.seen
         return last
 
     async def _probe_end(self, queue: str) -> Probe:
@@ -161,13 +163,15 @@ class Streams:
         try:
             await probe.begin("first", 100)
             async with asyncio.timeout(self._connection.timeout_s):
-                first = await probe.first()
+                first = await probe.first(self._seen.get(queue, last))
         except TimeoutError as error:
             raise BrokerUnavailable(
                 f"rabbitmq at {self._connection.place} does not say where the stream {queue} begins"
             ) from error
         finally:
             probe.close()
+        if first is None:
+            return last + 1  # retention took all but markers
         self._firsts[queue] = (first, now)
         return first
 
@@ -182,6 +186,8 @@ class Streams:
         while (found := probe.place_of(token)) is None and begin > 0:
             begin, window = max(begin - window, 0), window * 2
             probe = await self._look(queue, begin, through=probe.seen)
+        if found is None and probe.lowest > 0:
+            return probe.seen  # dropped by the log's retention already
         if found is None:
             raise BrokerUnavailable(
                 f"rabbitmq at {self._connection.place} confirmed records of {queue} that are not in the stream"

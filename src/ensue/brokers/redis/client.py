@@ -86,6 +86,11 @@ class Client:
                 raise UsageError(f"redis at {self.place} refuses the user or password of its URL: {error}") from error
             except NoPermissionError:
                 return  # an account that may not ask; a server too old refuses the first append
+        if info.get("redis_mode") == "cluster":
+            raise UsageError(
+                f"redis at {self.place} is a cluster: an append writes several streams in one script, which a cluster "
+                "cannot. Use a single server, with replicas if you like"
+            )
         version = str(info.get("redis_version", ""))
         found = tuple(int(each) if each.isdigit() else 0 for each in version.split(".")[:2])
         if found < VERSION_MIN:
