@@ -51,9 +51,11 @@ class DocumentDatabase:
 
 
 class DocumentReader:
-    """rows: all rows of a table, by their fields. Each call is of its own moment: these have no snapshots."""
+    """rows: of a table, by their fields: those with the ids, None: all. These databases have no snapshots, so each call
+    is of its own moment.
+    """
 
-    def __init__(self, service: str, url: str, rows: Callable[[str, Sequence[str]], Sequence[Sequence[Any]]]) -> None:
+    def __init__(self, service: str, url: str, rows: Rows) -> None:
         self._service = service
         self._url = url
         self._rows = rows
