@@ -10,10 +10,10 @@ ARGS ?=
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)/examples
 export ENSUE_TEST_SERVERS_DIR ?= $(CURDIR)/.servers
 
-.PHONY: help servers venv demo test check format bench docs lock clean
+.PHONY: help servers venv demo test check format bench bench-peers docs lock clean
 
 help:  ## show the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 venv: $(VENV)/dev  ## .venv with Ensue and all that the tutorial and the how-to pages use; then: . .venv/bin/activate
 	@echo "$(VENV) is ready: . $(BIN)/activate"
@@ -40,6 +40,9 @@ format: $(VENV)/dev  ## let ruff rewrite what it can
 bench: $(VENV)/dev  ## benchmarks, each against a raw limit in the same run; ARGS="pipeline"
 	$(BIN)/python -m benchmarks $(ARGS)
 
+bench-peers: $(VENV)/dev .venv-peers/installed  ## Ensue against other libraries on one PostgreSQL and NATS; ARGS="--rounds 1 pgqueuer_jobs"
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
 docs: $(VENV)/dev  ## the documentation site, in ./site
 	$(BIN)/zensical build --clean --strict
 	@echo "Open site/index.html in a browser"
@@ -48,12 +51,14 @@ lock: $(VENV)/dev  ## compile requirements/ anew from pyproject.toml, with hashe
 	$(PIP) install uv
 	$(call COMPILE,run)
 	$(call COMPILE,dev)
+	$(COMPILE_ONLY) requirements/peers.in -o requirements/peers.txt
 
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --no-header --no-annotate --group $(1) pyproject.toml -o requirements/$(1).txt
+COMPILE_ONLY = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --no-annotate
+COMPILE = $(COMPILE_ONLY) --group $(1) pyproject.toml -o requirements/$(1).txt
 
 clean:  ## remove what was built, and the embedded data in .ensue and .demo
-	rm -rf $(VENV) .ensue .demo site build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .ensue .demo site build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the virtual environments: `run` for the demo alone, `dev` for everything
@@ -68,4 +73,10 @@ $(VENV)/run: requirements/run.txt pyproject.toml
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/run
 	@$(PIP) install --require-hashes -r requirements/dev.txt >&2
+	@touch $@
+
+# The peers of the benchmark pin other versions of libraries than ours; Ensue itself is not in there.
+.venv-peers/installed: requirements/peers.txt
+	@$(PYTHON) -m venv .venv-peers >&2
+	@.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/peers.txt >&2
 	@touch $@

@@ -1,0 +1,26 @@
+"""Each side of the comparison with other libraries does its work for a few events; how fast, no test asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from benchmarks.peers.compare import QUICK
+from benchmarks.peers.measures import measure
+from benchmarks.peers.sides import NAMES, describe, missing
+
+from ensue.testing.servers import NatsServer, PostgresServer
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_each_side_lets_every_order_take_effect_once(name: str, start: Callable[..., Any]) -> None:
+    if lacking := missing([name]):
+        pytest.skip(lacking)
+    about = await describe(name)
+    assert about.guarantee
+    # `measure` itself compares what is in the consumer's database with what was placed.
+    found = await measure(name, about.backlog, start(PostgresServer), start(NatsServer), QUICK)
+    assert found.drained > 0
+    assert found.drain_us > 0
+    assert 0 < found.p50_ms <= found.p99_ms
