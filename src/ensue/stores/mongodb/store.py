@@ -381,6 +381,9 @@ class MongoDbStore:
         self._opened()
         await self._workers.resign(worker)
 
+    async def hindrances(self) -> Sequence[str]:
+        return ()
+
 
 def _checkpoint_of(document: Mapping[str, Any] | None) -> Checkpoint:
     if document is None:

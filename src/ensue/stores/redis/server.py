@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import redis.asyncio as driver
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, ResponseError
 
 from ensue.errors import StoreUnavailable, UsageError
 
@@ -46,16 +46,37 @@ class Server:
         self._scripts: dict[str, Any] = {}
 
     async def command(self, *words: Any) -> Any:
-        """Send one command and return the answer as RESP2 has it. Raises StoreUnavailable."""
-        with self.translated():
-            return await self._client.execute_command(*words)  # type: ignore[no-untyped-call]  # the driver's
+        """Send one command, which may be done twice, and return the answer as RESP2 has it. Raises StoreUnavailable."""
 
-    async def script(self, text: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+        def work() -> Awaitable[Any]:
+            return self._client.execute_command(*words)  # type: ignore[no-untyped-call,no-any-return]  # the driver's
+
+        with self.translated():
+            return await self._twice(work)
+
+    async def script(
+        self, text: str, keys: Sequence[bytes], arguments: Sequence[Any], *, may_repeat: bool = True
+    ) -> Any:
+        """Run a script. may_repeat=False: when its answer is lost it is not known whether it was done."""
         script = self._scripts.get(text)
         if script is None:
             script = self._scripts[text] = self._client.register_script(text)
+
+        def work() -> Awaitable[Any]:
+            return cast(Awaitable[Any], script(keys=keys, args=arguments))
+
         with self.translated():
-            return await cast(Awaitable[Any], script(keys=keys, args=arguments))
+            return await (self._twice(work) if may_repeat else work())
+
+    async def _twice(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """A server that was restarted has closed every connection of the pool: one failure must do for all of them."""
+        try:
+            return await work()
+        except AuthenticationError:
+            raise
+        except ConnectionError:
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            return await work()
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -281,6 +281,9 @@ class RedisStore:
     async def resign(self, worker: str) -> None:
         await self._opened().script(scripts.RESIGN, [self._keys.workers, self._keys.leases], [worker])
 
+    async def hindrances(self) -> Sequence[str]:
+        return ()
+
 
 async def _check_memory(server: Server) -> None:
     """Refuse a server that throws keys away when memory is short: a view would lose rows without a word."""

@@ -98,7 +98,8 @@ class RedisTransaction:
         writes += self._writes
         if not writes:
             return
-        failed = int(await unbroken(self._server.script(COMMIT, [self._keys.meta], [pack([checks, writes])])))
+        plan = pack([checks, writes])
+        failed = int(await unbroken(self._server.script(COMMIT, [self._keys.meta], [plan], may_repeat=False)))
         if not failed:
             self._store.tokens.update(self._saved)
             return
