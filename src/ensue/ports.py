@@ -438,3 +438,6 @@ class Store(Protocol):
 
     async def resign(self, worker: str) -> None:
         """Give up everything this worker holds (a graceful stop)."""
+
+    async def hindrances(self) -> Sequence[str]:
+        """What holds things back in this database, one line each for an operator; empty: nothing that it knows of."""

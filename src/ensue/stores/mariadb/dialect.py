@@ -10,6 +10,7 @@ from ensue.errors import UsageError
 from ensue.message import Checkpoint, OutboxRecord, Partition
 from ensue.ports import Table
 from ensue.stores.mariadb import failures
+from ensue.stores.mariadb.hindrances import hindrances
 from ensue.stores.mariadb.link import AsyncmyLink
 from ensue.stores.mariadb.rows import Tables
 from ensue.stores.sql.link import Link, Rows
@@ -123,6 +124,9 @@ class MariaDbDialect:
 
     def refused_write(self, error: BaseException) -> UsageError | None:
         return failures.refused_write(error)
+
+    async def hindrances(self, link: Link) -> Sequence[str]:
+        return await hindrances(link)
 
     # --- the outbox
 

@@ -240,6 +240,9 @@ class MemoryStore:
         data.workers.pop(worker, None)
         data.leases = {name: lease for name, lease in data.leases.items() if lease[0] != worker}
 
+    async def hindrances(self) -> Sequence[str]:
+        return ()
+
     def _opened(self) -> Wakeup:
         if self._wakeup is None:
             raise UsageError(f"the memory store of {self.service} is not open: call open() first")

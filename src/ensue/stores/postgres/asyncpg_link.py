@@ -47,7 +47,9 @@ class AsyncpgLink(Link):
         return gone or isinstance(error, asyncpg.InternalClientError) or failures.is_lost(failures.code_of(error))
 
     def _translated(self, error: BaseException) -> EnsueError | None:
-        if isinstance(error, OSError | asyncpg.InterfaceError) and self.closed:
+        gone = isinstance(error, OSError | asyncpg.InterfaceError) and self.closed
+        # asyncpg lost its place in the protocol: so it does, now and then, when the server is killed.
+        if gone or isinstance(error, asyncpg.InternalClientError):
             return failures.unreachable(error, self.place)
         return failures.of_code(failures.code_of(error), str(error), self.place)
 

@@ -9,6 +9,7 @@ from ensue.errors import UsageError
 from ensue.message import Checkpoint, OutboxRecord, Partition
 from ensue.ports import Table
 from ensue.stores.postgres import failures
+from ensue.stores.postgres.hindrances import hindrances
 from ensue.stores.postgres.rows import Tables
 from ensue.stores.sql.link import Link, Rows
 
@@ -145,6 +146,9 @@ class PostgresDialect:
 
     def refused_write(self, error: BaseException) -> UsageError | None:
         return failures.refused_write(error)
+
+    async def hindrances(self, link: Link) -> Sequence[str]:
+        return await hindrances(link)
 
     # --- the outbox
 

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 #: Connections for the relay and for operators, and for readers' sessions, besides those of steps; one for heartbeats.
 DESK_SIZE, READERS_SIZE = 3, 8
+#: So many unsent records are told of.
+UNSENT_MANY = 10_000
 RELAY_LOAD = "SELECT position FROM ensue_relay"
 RELAY_SAVE = "UPDATE ensue_relay SET position = ? WHERE position < ?"
 DECIDED = "UPDATE ensue_relay SET changes = changes + 1"
@@ -303,6 +305,18 @@ class SqlStore(abc.ABC):
 
     async def resign(self, worker: str) -> None:
         await self._open().pulse.run(lambda link: workers.resign(link, self._dialect, worker))
+
+    async def hindrances(self) -> Sequence[str]:
+        outbox = self._open().outbox
+
+        async def look(link: Link) -> Sequence[str]:
+            lines = list(await self._dialect.hindrances(link))
+            unsent = await outbox.unsent(link)
+            if unsent >= UNSENT_MANY:
+                lines.append(f"{unsent} records of the outbox are unsent: is the broker there, and a worker running?")
+            return [*lines, *await outbox.hindrances(link)]
+
+        return await self._read(look)
 
     # ---
 

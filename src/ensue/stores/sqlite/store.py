@@ -291,6 +291,9 @@ class SqliteStore:
     async def resign(self, worker: str) -> None:
         await self._open().writer.run(lambda connection: workers.resign(connection, worker), durable=False)
 
+    async def hindrances(self) -> Sequence[str]:
+        return ()
+
     # ---
 
     def _open(self) -> _Opened:

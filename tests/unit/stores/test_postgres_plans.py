@@ -1,0 +1,101 @@
+"""No statement that runs in a loop reads a whole table: its plan on a big one is looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ensue.stores.postgres import PostgresStore, dialect
+from ensue.stores.postgres.dialect import PostgresDialect
+from ensue.stores.sql import checkpoints, dead_letters, once, stamped, wakeup
+from ensue.testing.servers import PostgresServer
+
+DATABASE = "plans"
+SQL = PostgresDialect()
+RECORDS = 60_000
+#: Three records are not stamped; the statistics are from before, as they are in a database that is in use.
+FILL = f"""
+INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, position, previous, written_at)
+SELECT 'orders', n % 12, n::text, '{{}}', repeat('x', 100)::bytea, n, 0, n FROM generate_series(1, {RECORDS}) n;
+INSERT INTO ensue_inbox (digest, claim, claimed_at) SELECT sha256(n::text::bytea), 0, n FROM generate_series(1, 20000) n;
+INSERT INTO ensue_checkpoint SELECT 's', 't' || n, 0, 0, 1, '{{}}', '{{}}' FROM generate_series(1, 5000) n;
+INSERT INTO ensue_watermark SELECT 's', 't' || n, 0, 'a', 1 FROM generate_series(1, 5000) n;
+INSERT INTO ensue_dead_letter (subscription, topic, partition_no, log_offset, source, position, previous, record_key,
+    envelope, data, state, attempts, due_at, error_type, error, parked_at)
+SELECT 's', 't' || n % 100, 0, n, '', 1, 0, '', '', '', 'dead', 1, 0, '', '', 0 FROM generate_series(1, 20000) n;
+UPDATE ensue_counter SET last_position = {RECORDS};
+VACUUM ANALYZE;
+INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, written_at)
+SELECT 'orders', n, 'late', '{{}}', '{{}}', 0 FROM generate_series(1, 3) n;
+"""
+STATEMENTS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "look": (stamped.LOOK, ()),
+    "poll": (wakeup._LOOK, ()),
+    "stamp": (dialect.STAMP, (RECORDS, 500)),
+    "outbox_after": (SQL.text(stamped.AFTER), (RECORDS - 100, 500)),
+    "outbox_get": (SQL.text(stamped.GET), (5,)),
+    "outbox_of": (SQL.text(stamped.OF), (100, 10_100, "orders", 1, 500)),
+    "outbox_next": (SQL.text(stamped.NEXT), (100,)),
+    "outbox_prune": (SQL.prune_text("ensue_outbox", "position", "written_at", True), (100, 50.0, RECORDS)),
+    "inbox_prune": (SQL.prune_text("ensue_inbox", "number", "claimed_at", False), (100, 50.0)),
+    "checkpoint_load": (SQL.text(checkpoints.LOAD), ("s", "t5", 0)),
+    "checkpoint_save": (dialect.UPDATE_CHECKPOINT_AND_MARKS, ("s", "t5", 0, 9, "{}", "{}", ["a"], [7], 1)),
+    "letters_of_a_partition": (
+        SQL.text(
+            f"{dead_letters.SELECT} WHERE subscription = ? AND topic = ? AND partition_no = ? AND state IN (?, ?) "
+            "ORDER BY id LIMIT ?"
+        ),
+        ("s", "t5", 0, "dead", "waiting", 1000),
+    ),
+    "letter_change": (SQL.text(dead_letters.CHANGE), ("dead", 1, 0.0, "", "", 5)),
+    "response": (SQL.text(once.LOAD), (b"x" * 32,)),
+}
+
+
+@pytest.fixture(scope="module")
+def dsn(postgres_server: PostgresServer) -> Iterator[str]:
+    yield postgres_server.url(DATABASE)
+    postgres_server.drop(DATABASE)
+
+
+@pytest.fixture
+async def connection(postgres_server: PostgresServer, dsn: str) -> Any:
+    store = PostgresStore(dsn, "orders")
+    if not await store.exists():
+        await store.open()
+        await store.close()
+        for statement in FILL.split(";\n"):
+            if statement.strip():
+                postgres_server.psql(DATABASE, statement)
+    opened = await asyncpg.connect(dsn)
+    yield opened
+    await opened.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+@pytest.mark.parametrize("generic", [True, False], ids=["generic", "custom"])
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_a_statement_finds_its_rows_by_an_index(connection: Any, name: str, generic: bool) -> None:
+    """With the plan for these values, and with the one that a prepared statement keeps for any."""
+    statement, values = STATEMENTS[name]
+    mode = "force_generic_plan" if generic else "force_custom_plan"
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+    [(found,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON, ANALYZE, TIMING OFF) {statement}", *values)
+    await transaction.rollback()
+    plan = json.loads(found)[0]["Plan"]
+    big = {"ensue_outbox", "ensue_inbox", "ensue_checkpoint", "ensue_watermark", "ensue_dead_letter"}
+    scans = [node for node in nodes(plan) if node["Node Type"] == "Seq Scan" and node["Relation Name"] in big]
+    assert not scans, json.dumps(scans, indent=1)
+    read = sum(node["Actual Rows"] for node in nodes(plan) if "Index" in node["Node Type"])
+    assert read < 25_000, f"{read} rows were read"

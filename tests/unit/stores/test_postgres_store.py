@@ -1,0 +1,311 @@
+"""What PostgreSQL itself does to a store: it is killed, it deadlocks, it loses unflushed commits, it holds transactions."""
+
+# ruff: noqa: PT012  # what a step did before it raised belongs into the block
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, Account, check_chain, record, texts
+from ensue.errors import StoreConflict, StoreOutdated, StoreUnavailable, UsageError
+from ensue.ports import Table
+from ensue.stores.postgres import PostgresStore
+from ensue.testing.servers import PostgresServer, TcpProxy
+
+DATABASE = "alone"
+EMPTY = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+LIMIT_S = 30.0
+
+
+@pytest.fixture(params=["postgresql", "postgresql+psycopg"])
+def url(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> str:
+    url = postgres_server.url(DATABASE, request.param)
+    postgres_server.psql(DATABASE, EMPTY)
+    return url
+
+
+async def opened(url: str) -> PostgresStore:
+    store = PostgresStore(url, SERVICE)
+    await store.open()
+    await store.create_tables(METADATA)
+    return store
+
+
+async def deposit(store: PostgresStore, account: str = "a") -> None:
+    async with store.transaction() as transaction:
+        [(_, balance)] = await transaction.load_rows(ACCOUNTS, [account])
+        await transaction.update_rows(ACCOUNTS, [(account, balance + 1)])
+        await transaction.outbox_add([record(str(balance + 1), key=account)])
+
+
+# ------------------------------------------------------------------------------------------------------------- crashes
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+async def test_steps_go_on_after_the_server_was_killed_and_started_again(
+    start: Callable[..., Any], scheme: str
+) -> None:
+    server = start(PostgresServer)
+    store = await opened(server.url("crash", scheme))
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(ACCOUNTS, [(str(number), 0) for number in range(4)])
+    kills, failed, stop = 2, 0, asyncio.Event()
+
+    async def work(account: str) -> int:
+        nonlocal failed
+        sure = 0
+        while not stop.is_set():
+            try:
+                await deposit(store, account)
+                sure += 1
+            except StoreUnavailable:
+                failed += 1
+                await asyncio.sleep(0.01)
+        return sure
+
+    async with asyncio.timeout(2 * LIMIT_S):
+        workers = [asyncio.create_task(work(str(number))) for number in range(4)]
+        for _ in range(kills):
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            before = len(await _patiently(store))
+            while len(await _patiently(store)) < before + 8:
+                await asyncio.sleep(0.02)
+        stop.set()
+        sure = [await worker for worker in workers]
+    found = await store.outbox_after(0, 1_000_000)
+    check_chain(found)
+    async with store.transaction() as transaction:
+        balances = dict(await transaction.load_rows(ACCOUNTS, [str(number) for number in range(4)]))
+    for number in range(4):
+        own = [each for each in found if each.key == str(number)]
+        assert texts(own) == [str(each) for each in range(1, balances[str(number)] + 1)]
+        # A commit whose answer was lost counts although nobody was told: at most one for each kill.
+        assert sure[number] <= balances[str(number)] <= sure[number] + kills
+    assert failed, "the test killed the server when nobody used it"
+    await store.close()
+
+
+async def _patiently(store: PostgresStore) -> Any:
+    while True:
+        try:
+            return await store.outbox_after(0, 1_000_000)
+        except StoreUnavailable:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_published_commit_is_never_lost_with_synchronous_commit_off(start: Callable[..., Any]) -> None:
+    """Unflushed commits are lost when the server is killed, if its writer has not been by. What was read, was flushed."""
+    server = start(PostgresServer, settings={"synchronous_commit": "off", "wal_writer_delay": "10000"})
+    store = await opened(server.url("crash"))
+    async with store.transaction() as transaction:
+        shown = (await transaction.session.execute(text("SHOW synchronous_commit"))).scalar()
+        assert shown == "on", "a step's commit is flushed whatever the server's default"
+    async with store.transaction() as transaction:
+        # The handler puts it off again: its own commit may be lost, but not once it was read for the relay.
+        await transaction.session.execute(text("SET LOCAL synchronous_commit TO off"))
+        await transaction.outbox_add([record("published")])
+    [read] = await store.outbox_after(0, 10)
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+    assert await _patiently(store) == [read]
+    await store.close()
+
+
+async def test_a_connection_that_is_cut_is_a_retryable_error_and_heals(
+    postgres_server: PostgresServer, url: str
+) -> None:
+    async with TcpProxy(postgres_server.port) as proxy:
+        store = await opened(url.replace(f":{postgres_server.port}/", f":{proxy.port}/"))
+        async with store.transaction() as transaction:
+            await transaction.insert_rows(ACCOUNTS, [("a", 0)])
+        with pytest.raises(StoreUnavailable):
+            async with store.transaction() as transaction:
+                await proxy.cut()
+                await transaction.load_rows(ACCOUNTS, ["a"])
+        with pytest.raises(StoreUnavailable):
+            await deposit(store)
+        proxy.heal()
+        async with asyncio.timeout(LIMIT_S):
+            await deposit(store)
+            assert texts(await store.outbox_after(0, 10)) == ["1"]
+            await store.heartbeat("one", 60.0, [], [])
+        await store.close()
+
+
+# ---------------------------------------------------------------------------------------------- other people's fault
+
+
+async def test_a_deadlock_is_a_conflict_to_be_tried_again(url: str) -> None:
+    store = await opened(url)
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(ACCOUNTS, [("a", 0), ("b", 0)])
+    both = asyncio.Barrier(2)
+
+    async def cross(first: str, second: str) -> None:
+        async with store.transaction() as transaction:
+            await transaction.load_rows(ACCOUNTS, [first])
+            await both.wait()
+            await transaction.load_rows(ACCOUNTS, [second])
+
+    async with asyncio.timeout(LIMIT_S):
+        outcomes = await asyncio.gather(cross("a", "b"), cross("b", "a"), return_exceptions=True)
+    assert sorted(type(each) for each in outcomes if each is not None) == [StoreConflict]
+    await store.close()
+
+
+async def test_a_lock_that_is_held_too_long_is_a_conflict_to_be_tried_again(url: str) -> None:
+    store = await opened(f"{url}?lock_timeout_s=0.1")
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(ACCOUNTS, [("a", 0)])
+    async with store.transaction() as holder:
+        await holder.load_rows(ACCOUNTS, ["a"])
+        with pytest.raises(StoreConflict, match="lock timeout"):
+            await deposit(store)
+    await deposit(store)
+    await store.close()
+
+
+async def test_a_unique_violation_stays_the_statements_own_fault(url: str) -> None:
+    store = await opened(url)
+    with pytest.raises(IntegrityError):
+        async with store.transaction() as transaction:
+            transaction.session.add(Account(id="a", balance=1))
+            await transaction.flush()
+            await transaction.session.execute(text("INSERT INTO conformance_account VALUES ('a', 2)"))
+    await store.close()
+
+
+async def test_an_error_that_was_caught_commits_nothing(url: str) -> None:
+    store = await opened(url)
+    with pytest.raises(UsageError, match="savepoint"):
+        async with store.transaction() as transaction:
+            await transaction.outbox_add([record()])
+            with pytest.raises(Exception, match="no_such_table"):
+                await transaction.session.execute(text("SELECT * FROM no_such_table"))
+    assert await store.outbox_after(0, 10) == []
+    await store.close()
+
+
+async def test_an_error_of_another_server_stays_what_it_is(url: str) -> None:
+    store = await opened(url)
+    for error in (ConnectionRefusedError("mail"), TimeoutError("mail")):
+        with pytest.raises(type(error)):
+            async with store.transaction():
+                raise error
+    await store.close()
+
+
+async def test_a_wrong_database_or_password_is_told_without_the_password(
+    postgres_server: PostgresServer, url: str
+) -> None:
+    store = PostgresStore(f"{url.replace('postgres@', 'nobody:s3cret@').replace(DATABASE, 'nowhere')}", SERVICE)
+    assert not await store.exists()
+    with pytest.raises(UsageError) as caught:
+        await store.open()
+    assert "s3cret" not in str(caught.value)
+    assert "nowhere" in str(caught.value)
+    with pytest.raises(UsageError, match="outbox='wall', expected poll or wal or messages"):
+        PostgresStore(f"{url}?outbox=wall", SERVICE)
+
+
+async def test_another_services_tables_and_other_versions_are_refused(
+    postgres_server: PostgresServer, url: str
+) -> None:
+    store = await opened(url)
+    await store.close()
+    with pytest.raises(UsageError, match="of service 'orders', not of 'billing'"):
+        await PostgresStore(url, "billing").open()
+    postgres_server.psql(DATABASE, "UPDATE ensue_meta SET schema_version = 99")
+    with pytest.raises(StoreOutdated):
+        await PostgresStore(url, SERVICE).open()
+
+
+async def test_services_share_a_database_in_schemas_of_their_own(postgres_server: PostgresServer, url: str) -> None:
+    postgres_server.psql(
+        DATABASE,
+        'SET client_min_messages = error; DROP SCHEMA IF EXISTS "One" CASCADE; DROP SCHEMA IF EXISTS two CASCADE',
+    )
+    stores = [PostgresStore(f"{url}?schema={name}", name) for name in ("One", "two")]
+    for store in stores:
+        await store.open()
+        await store.create_tables(METADATA)
+        async with store.transaction() as transaction:
+            await transaction.insert_rows(ACCOUNTS, [("a", len(store.service))])
+            await transaction.outbox_add([record(store.service)])
+    assert [texts(await store.outbox_after(0, 10)) for store in stores] == [["One"], ["two"]]
+    for store in stores:
+        await store.close()
+
+
+# ------------------------------------------------------------------------------------------------------------- in bulk
+
+
+async def test_rows_of_rich_types_are_plain_values(postgres_server: PostgresServer, url: str) -> None:
+    store = await opened(url)
+    postgres_server.psql(
+        DATABASE,
+        'CREATE TABLE rich (id uuid PRIMARY KEY, total numeric(10, 2), at timestamptz, "day" date, "on" boolean, '
+        "code varchar(3), fixed char(3), raw bytea, tags text[])",
+    )
+    columns = ("id", "total", "at", "day", "on", "code", "fixed", "raw")
+    table = Table("rich", columns, "id")
+    rows = [
+        (f"{number:032x}", "12.50", "2024-01-31T10:00:00+00:00", "2024-01-31", 1, "abc", "xyz", b"\0\xff")
+        for number in range(3)
+    ]
+    rows.append(("f" * 32, None, None, None, None, None, None, None))
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(table, rows)
+        await transaction.update_rows(table, [(*row[:4], 0, *row[5:]) for row in rows[:3]])
+    async with store.transaction() as transaction:
+        found = sorted(map(tuple, await transaction.load_rows(table, [row[0] for row in rows])))
+    assert found == [(*row[:4], 0, *row[5:]) for row in rows[:3]] + [rows[3]]
+    with pytest.raises(Exception, match="too long"):
+        async with store.transaction() as transaction:
+            await transaction.update_rows(table, [(*row[:5], "abcd", *row[6:]) for row in rows[:2]])
+    arrays = Table("rich", ("id", "tags"), "id")
+    async with store.transaction() as transaction:
+        await transaction.update_rows(arrays, [(rows[0][0], ["a", "b"]), (rows[1][0], [])])
+        loaded = {row[0]: list(row[1] or ()) for row in await transaction.load_rows(arrays, [rows[0][0], rows[1][0]])}
+    assert loaded == {rows[0][0]: ["a", "b"], rows[1][0]: []}
+    await store.close()
+
+
+async def test_an_update_of_a_row_that_is_gone_is_refused(url: str) -> None:
+    store = await opened(url)
+    with pytest.raises(UsageError, match="2 rows to update, 1 of them"):
+        async with store.transaction() as transaction:
+            await transaction.insert_rows(ACCOUNTS, [("a", 1)])
+            await transaction.update_rows(ACCOUNTS, [("a", 2), ("b", 2)])
+    await store.close()
+
+
+# -------------------------------------------------------------------------------------------------- what holds it back
+
+
+async def test_a_transaction_held_open_is_told_of_with_its_pid_and_delays_nobody(
+    postgres_server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensue.stores.postgres.hindrances.OPEN_S", 0.2)
+    store = await opened(url)
+    assert await store.hindrances() == []
+    async with store.transaction() as held:
+        await held.outbox_add([record("held")])
+        pid = (await held.session.execute(text("SELECT pg_backend_pid()"))).scalar()
+        await held.session.execute(text("SELECT pg_sleep(0.3)"))
+        async with store.transaction() as transaction:
+            await transaction.outbox_add([record("quick")])
+        begun = time.monotonic()
+        assert texts(await store.outbox_after(0, 10)) == ["quick"]
+        assert time.monotonic() - begun < 5
+        [line] = await store.hindrances()
+        assert f"pid {pid} " in line
+    await store.close()
