@@ -21,13 +21,16 @@ from ensue.stores.postgres.tail_slot import SlotBusy, SlotLost
 from ensue.stores.postgres.tail_stamp import TABLES
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
+from ensue.stores.sql.wakeup import Polling
 
 #: How long a look waits for the log to be read up to the moment of the look. A relay goes on with what is there.
-LOOK_S = 1.0
-#: The same when there is something to go on with.
-FULL_S = 0.25
+LOOK_S = 2.0
 #: The same for what must know everything: where a relay begins, where an epoch ends.
 COMPLETE_S = 30.0
+#: After this long, the server is made to flush its log.
+NUDGE_S = 0.01
+#: Between two looks while this process does not read the slot, or cannot be told of operators' decisions.
+LOOK_AGAIN_S = 0.1
 #: A slot that keeps more of the log than this is worth a line.
 KEPT_BYTES = 64 << 20
 
@@ -35,6 +38,7 @@ KEPT_BYTES = 64 << 20
 _EMIT = (
     "SELECT pg_logical_emit_message(true, ?, content) FROM ensue_meta, unnest(?::bytea[]) content WHERE outbox_mode = ?"
 )
+_NUDGE = "SELECT pg_logical_emit_message(true, 'ensue.nudge', '')"
 _HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head WHERE position > ?"
 _LOCK = "SELECT last_position FROM ensue_counter FOR UPDATE"
 _EPOCH = "UPDATE ensue_counter SET epoch = ?, published_from = ?, last_position = ?"
@@ -57,6 +61,7 @@ class TailedOutbox:
         self._reader = Reader(self._text)
         self._tail = Tail(access, tools.wakeup.changed, self._lost)
         self._epoch = ""
+        self._looked = (0, 0)
         self._opened = False
 
     # --- its life
@@ -100,16 +105,18 @@ class TailedOutbox:
     async def after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
         self._tools.wakeup.looked()
         self._tail.start()
+        kept_lsn = self._tail.kept_lsn  # before looking, or what is kept meanwhile seems to have been looked at
         now = await self._now()
+        self._looked = (now.last_position, now.changes)
         position = max(position, now.published_from)
         found = await self._found(now, position, limit)
-        if len(found) < limit and not self._tail.kept_through(now.flushed_lsn):
-            # More has committed by now, perhaps. Who has something already does not wait long for the rest.
-            patience = FULL_S if found else LOOK_S
+        if len(found) < limit and kept_lsn < now.flushed_lsn:
+            # More has committed by now, perhaps.
             await self._read_through(
-                now.flushed_lsn, patience, lambda: len(self._tail.recent.after(position, limit)) == limit
+                now.flushed_lsn, LOOK_S, lambda: len(self._tail.recent.after(position, limit)) == limit
             )
             now = await self._now()
+            self._looked = (now.last_position, now.changes)
             found = await self._found(now, max(position, now.published_from), limit)
         return found
 
@@ -166,7 +173,18 @@ class TailedOutbox:
 
     async def wait(self, timeout_s: float) -> None:
         self._tail.start()
-        await self._tools.news.wait(timeout_s)
+        if self._tail.reading and not isinstance(self._tools.news, Polling):
+            await self._tools.news.wait(timeout_s)
+            return
+        # Nobody tells us of records, which another process reads, or of decisions: look now and then.
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while (left := until - loop.time()) > 0:
+            if await self._tools.wakeup.wait(min(LOOK_AGAIN_S, left)):
+                return
+            now = await self._tools.desk.read(self._reader.now)
+            if (now.last_position, now.changes) != self._looked:
+                return
 
     async def prune(self, before_s: float, through: int, limit: int) -> int:
         self._tail.recent.clear()
@@ -219,19 +237,25 @@ class TailedOutbox:
         Raises UsageError when it is not read at all and an operator must act.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + patience_s
+        begin = loop.time()
+        nudged = False
         while not enough():
             if self._tail.kept_through(lsn):
                 return True
             error = self._tail.error
             if isinstance(error, UsageError):
                 raise error
-            if loop.time() >= until:
+            if loop.time() >= begin + patience_s:
                 return False
+            if error is None and not nudged and loop.time() >= begin + NUDGE_S:
+                # The log may be flushed up to the middle of an entry, of someone who does not wait for the flush. A
+                # commit that waits makes the server go on at once, rather than at the next turn of its own writer.
+                nudged = True
+                await self._tools.desk.run(lambda link: link.fetch(_NUDGE))
             elsewhere = isinstance(error, SlotBusy) and not self._tail.reading
             if elsewhere and await self._tools.desk.read(_confirmed) >= lsn:
                 return True
-            await self._tail.progress(0.02)
+            await self._tail.progress(NUDGE_S)
         return True
 
 

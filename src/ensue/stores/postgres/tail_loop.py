@@ -147,6 +147,11 @@ class Tail:
         waiting = self._progress
         await asyncio.wait([waiting], timeout=timeout_s)
 
+    @property
+    def kept_lsn(self) -> int:
+        """Every entry that committed before this place in the log has its position. 0: not known here."""
+        return 0 if self._session is None else self._session.kept_lsn
+
     def kept_through(self, lsn: int) -> bool:
         """Whether every entry that committed before this place in the log has its position.
 

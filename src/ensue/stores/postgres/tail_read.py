@@ -16,7 +16,8 @@ STAMPS = 200
 # flushed: how far the log is flushed, as a number.
 _NOW = (
     "SELECT c.epoch, c.published_from, c.last_position, t.pruned, t.slot, "
-    "pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint FROM ensue_counter c, ensue_tail t"
+    "pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint, r.changes "
+    "FROM ensue_counter c, ensue_tail t, ensue_relay r"
 )
 # settled: every transaction that had ended when the stamp was written is visible by now. (The log tells of a commit
 # a moment before others see its rows, or long before, with synchronous replication.)
@@ -50,7 +51,7 @@ _PRUNED = "UPDATE ensue_tail SET pruned = ? WHERE pruned < ?"
 
 
 class Now(NamedTuple):
-    """The store's state at the moment of a look."""
+    """The store's state at the moment of a look. changes: counts operators' decisions."""
 
     epoch: str
     published_from: int
@@ -58,6 +59,7 @@ class Now(NamedTuple):
     pruned: int
     slot: str
     flushed_lsn: int
+    changes: int
 
 
 class Window(NamedTuple):
