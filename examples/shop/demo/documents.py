@@ -41,7 +41,7 @@ class DocumentDatabase:
     def reading(self) -> Iterator[DocumentReader]:
         rows = _redis_rows if urlsplit(self._url).scheme == "redis" else _mongodb_rows
         yield DocumentReader(
-            self._service, self._url, lambda table, fields: rows(self._service, self._url, table, fields)
+            self._service, self._url, lambda table, fields, ids: rows(self._service, self._url, table, fields, ids)
         )
 
     @contextmanager

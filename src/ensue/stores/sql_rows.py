@@ -7,7 +7,7 @@ second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -94,19 +94,59 @@ def _from(columns: Sequence[str], prefix: str, last: str, at: int = 0) -> str:
     return f"({columns[at]} >= {value} AND ({columns[at]} > {value} OR ({rest})))"
 
 
+Change = Callable[[Any], Any]
+
+
+class Columns:
+    """How values of a table's columns are written and read where a database has richer types than plain values.
+
+    to_column: by name, what a plain value becomes. to_plain: by place in `table.columns`, what a value read becomes.
+    """
+
+    def __init__(
+        self, to_column: Mapping[str, Change] | None = None, to_plain: Sequence[tuple[int, Change]] = ()
+    ) -> None:
+        self._to_column = to_column or {}
+        self._to_plain = to_plain
+
+    def written(self, names: Sequence[str], values: Sequence[Any]) -> Sequence[Any]:
+        return [
+            value if value is None or name not in self._to_column else self._to_column[name](value)
+            for name, value in zip(names, values, strict=False)
+        ]
+
+    def plain(self, row: Sequence[Any]) -> Sequence[Any]:
+        if not self._to_plain:
+            return row
+        values = list(row)
+        for at, change in self._to_plain:
+            if values[at] is not None:
+                values[at] = change(values[at])
+        return values
+
+
+_PLAIN = Columns()
+
+
 class SqlRows:
     """`RowReader` over the sessions of `Store.reading`: `SqlRows(self.reading)` is all of an adapter's `rows()`."""
 
     def __init__(self, reading: Callable[[], AbstractAsyncContextManager[AsyncSession]]) -> None:
         self._reading = reading
 
+    async def columns(self, session: AsyncSession, table: Table) -> Columns:
+        """For databases whose drivers insist on types."""
+        return _PLAIN
+
     async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
         found: list[Sequence[Any]] = []
         wanted = list(dict.fromkeys(ids))  # an id in two chunks would come twice
         async with self._reading() as session:
+            columns = await self.columns(session, table)
             for begin in range(0, len(wanted), IDS_MAX):
                 chunk = wanted[begin : begin + IDS_MAX]
-                found += await _rows(session, get_statement(table, chunk, _quote_of(session)))
+                written = columns.written([table.id_column] * len(chunk), chunk)
+                found += await _rows(session, get_statement(table, written, _quote_of(session)), columns)
         return found
 
     async def find(
@@ -120,12 +160,17 @@ class SqlRows:
         limit: int,
     ) -> Sequence[Sequence[Any]]:
         async with self._reading() as session:
-            quote = _quote_of(session)
-            return await _rows(session, find_statement(table, index, equal, since, after, limit, quote))
+            columns = await self.columns(session, table)
+            equal = columns.written(index.equal, equal)
+            since, after = columns.written(index.order, since), columns.written(index.order, after)
+            statement = find_statement(table, index, equal, since, after, limit, _quote_of(session))
+            return await _rows(session, statement, columns)
 
     async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
         async with self._reading() as session:
-            [(count,)] = await _rows(session, count_statement(table, index, equal, _quote_of(session)))
+            columns = await self.columns(session, table)
+            statement = count_statement(table, index, columns.written(index.equal, equal), _quote_of(session))
+            [(count,)] = await _rows(session, statement)
         return int(count)
 
 
@@ -134,7 +179,7 @@ def _quote_of(session: AsyncSession) -> Quote:
     return quote
 
 
-async def _rows(session: AsyncSession, statement: Statement) -> list[Sequence[Any]]:
+async def _rows(session: AsyncSession, statement: Statement, columns: Columns = _PLAIN) -> list[Sequence[Any]]:
     from sqlalchemy import text
 
-    return [tuple(row) for row in await session.execute(text(statement[0]), statement[1])]
+    return [columns.plain(tuple(row)) for row in await session.execute(text(statement[0]), statement[1])]

@@ -33,7 +33,7 @@ def _from_text(kind: Any) -> Change:
 
 
 #: type -> how a plain value is given to a driver.
-_TO_COLUMN: dict[str, Change] = {
+TO_COLUMN: dict[str, Change] = {
     "uuid": lambda value: uuid.UUID(value) if isinstance(value, str) else value,
     "numeric": lambda value: decimal.Decimal(value) if isinstance(value, str | int | float) else value,
     "timestamp with time zone": _from_text(datetime.datetime),
@@ -42,7 +42,7 @@ _TO_COLUMN: dict[str, Change] = {
     "boolean": lambda value: bool(value) if isinstance(value, int) else value,
 }
 #: type -> how a value that a driver returns is made plain.
-_TO_PLAIN: dict[str, Change] = {
+TO_PLAIN: dict[str, Change] = {
     "uuid": lambda value: value.hex,
     "numeric": str,
     "timestamp with time zone": lambda value: value.isoformat(),
@@ -74,9 +74,9 @@ class Statements:
             f"UPDATE {into} t SET {changes} FROM unnest({sources}) AS v({columns}) WHERE t.{key} = v.{key}"
         )
         self.update_one = f"UPDATE {into} SET {single} WHERE {key} = ${id_at + 1}"
-        self._to_column = [(at, _TO_COLUMN[kind]) for at, kind in enumerate(types) if kind in _TO_COLUMN]
-        self._to_plain = [(at, _TO_PLAIN[kind]) for at, kind in enumerate(types) if kind in _TO_PLAIN]
-        self._id_to_column = _TO_COLUMN.get(types[id_at])
+        self._to_column = [(at, TO_COLUMN[kind]) for at, kind in enumerate(types) if kind in TO_COLUMN]
+        self._to_plain = [(at, TO_PLAIN[kind]) for at, kind in enumerate(types) if kind in TO_PLAIN]
+        self._id_to_column = TO_COLUMN.get(types[id_at])
 
     async def load(self, link: Link, ids: Sequence[Any]) -> Rows:
         """Return the rows with these ids, each once; locked in id order."""

@@ -10,6 +10,7 @@ from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.listen import Listening
 from ensue.stores.postgres.outbox import make_outbox
+from ensue.stores.postgres.row_reader import PostgresRows
 from ensue.stores.postgres.url import PostgresUrl, parse
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link, to_end
@@ -41,6 +42,10 @@ class PostgresStore(SqlStore):
             # asyncpg parses and runs a statement in two round trips, which a pooler may send to two servers.
             transactions=self._url.pgbouncer,
         )
+        self._rows = PostgresRows(self.reading)
+
+    def rows(self) -> PostgresRows:
+        return self._rows
 
     async def _connect(self) -> Link:
         return await connect(self._url)
