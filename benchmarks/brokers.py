@@ -54,6 +54,8 @@ SIDES = {
     "kafka": "benchmarks.broker_kafka",
     "nats": "benchmarks.broker_nats",
     "postgres": "benchmarks.broker_postgres",
+    "redis": "benchmarks.broker_redis",
+    "rabbitmq": "benchmarks.broker_rabbitmq",
 }
 
 
