@@ -25,6 +25,7 @@ NAMES = (
     "step",
     "codecs",
     "brokers",
+    "relay_modes",
     "latency",
     "idle",
     "wakeup",

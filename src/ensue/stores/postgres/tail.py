@@ -67,7 +67,10 @@ class TailedOutbox:
     # --- its life
 
     async def open(self) -> None:
-        await tail_setup.ensure(self._access, self._tools.service, self.mode)
+        try:
+            await tail_setup.ensure(self._access, self._tools.service, self.mode)
+        except SlotLost as error:
+            raise UsageError(str(error), **error.values) from error
         self._opened = True
 
     async def close(self) -> None:
@@ -234,7 +237,7 @@ class TailedOutbox:
     async def _read_through(self, lsn: int, patience_s: float, enough: Callable[[], bool]) -> bool:
         """Wait until the log is read up to `lsn` here or elsewhere, or `enough` says so; return False after patience_s.
 
-        Raises UsageError when it is not read at all and an operator must act.
+        Raises UsageError or SlotLost when it is not read at all and an operator must act.
         """
         loop = asyncio.get_running_loop()
         begin = loop.time()
@@ -243,7 +246,7 @@ class TailedOutbox:
             if self._tail.kept_through(lsn):
                 return True
             error = self._tail.error
-            if isinstance(error, UsageError):
+            if isinstance(error, UsageError | SlotLost):
                 raise error
             if loop.time() >= begin + patience_s:
                 return False

@@ -183,13 +183,8 @@ class Tail:
                 try:
                     await self._lost(error)
                     continue
-                except RetryableError as failed:
-                    self.error = failed
-                except EnsueError as final:
-                    self.error = final
-                    log.error("%s", final)
-                    self._happened()
-                    return  # asked again, it tries again: an operator may have acted
+                except EnsueError as failed:
+                    self.error = failed  # whoever asks is told; tried again: an operator may have acted
             except RetryableError as failed:
                 log.warning("tail of the log: %s; again in %.2f s", failed, pause)
                 self.error = failed

@@ -19,8 +19,11 @@ _SLOT = (
 )
 
 
-class SlotLost(UsageError):
-    """The server has dropped or invalidated the slot, and with it the log that nobody had read. attributes: slot."""
+class SlotLost(StoreUnavailable):
+    """The server has dropped or invalidated the slot, and with it the log that nobody had read. attributes: slot.
+
+    A relay meets it again and again, and goes on as soon as an operator has acted; a store does not open with it.
+    """
 
 
 class SlotBusy(StoreUnavailable):
