@@ -13,4 +13,4 @@ SUBSCRIBES = {"orders": ("customers",), "customers": ("orders",), "order_history
 #: How long a service may take to stop in an orderly way before it is killed, in seconds.
 STOP_S = 3.0
 #: How long a service may take from start to its first healthy answer, in seconds.
-READY_S = 30.0
+READY_S = 60.0
