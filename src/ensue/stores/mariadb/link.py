@@ -46,6 +46,7 @@ class AsyncmyLink(Link):
 
     async def execute_each(self, text: str, rows: Sequence[Sequence[Any]]) -> int:
         """Run a statement with `?` for each row, in one round trip where the server can; return the sum of rows."""
+        self.check()
         try:
             return await self._execute_each(text, rows)
         except BaseException as error:

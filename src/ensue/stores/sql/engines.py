@@ -98,11 +98,12 @@ class StepDialect:
 def _guarded(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     if link.holder is not root or root is None:
         raise ended()
+    link.check()
     try:
         call(*arguments)
     except BaseException as error:
         if link.translated(error) is not None:
-            link.doomed = error  # the server ended the transaction, whatever becomes of the error
+            link.doomed, link.ended = error, True  # whatever becomes of the error
         raise
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ensue.errors import EnsueError, StoreUnavailable
+from ensue.stores import rules
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import PoolProxiedConnection
@@ -38,6 +39,8 @@ class Link(abc.ABC):
         self.broken = False
         #: What happened in this transaction after which it cannot commit.
         self.doomed: BaseException | None = None
+        #: The server has ended this transaction (a deadlock, say): a statement after it might commit by itself.
+        self.ended = False
         #: Which SQLAlchemy connection may send statements now; None: none may.
         self.holder: object = None
         #: Held while a session's statement runs, since that may have been sent by a thread.
@@ -50,8 +53,18 @@ class Link(abc.ABC):
 
     # --- statements
 
+    def fresh(self) -> None:
+        """Nothing is known against a new transaction."""
+        self.doomed, self.ended = None, False
+
+    def check(self) -> None:
+        """Raise UsageError when the server has ended this transaction and somebody caught the error."""
+        if self.ended:
+            raise rules.cannot_commit(self.doomed or AssertionError("no reason known"))
+
     async def fetch(self, text: str, *values: Any) -> Rows:
         """Return all rows of a statement in the driver's own placeholder style."""
+        self.check()
         try:
             return await self._fetch(text, values)
         except BaseException as error:
@@ -60,6 +73,7 @@ class Link(abc.ABC):
 
     async def execute(self, text: str, *values: Any) -> int:
         """Run a statement, return how many rows it changed (MariaDB: found)."""
+        self.check()
         try:
             return await self._execute(text, values)
         except BaseException as error:
@@ -68,6 +82,7 @@ class Link(abc.ABC):
 
     async def script(self, text: str) -> None:
         """Run statements without parameters in one round trip."""
+        self.check()
         try:
             await self._script(text)
         except BaseException as error:
@@ -77,7 +92,7 @@ class Link(abc.ABC):
     # --- the transaction
 
     async def begin(self, text: str = "") -> None:
-        self.doomed = None
+        self.fresh()
         await self.script(text or self.begin_text)
 
     async def commit(self) -> None:
@@ -117,6 +132,7 @@ class Link(abc.ABC):
             raise StoreUnavailable(f"{self.place} does not answer: {error or type(error).__name__}") from error
         ours = self.translated(error)
         if ours is not None:
+            self.ended = True
             raise ours from error
 
     def translated(self, error: BaseException) -> EnsueError | None:
@@ -206,6 +222,4 @@ class NoLink:
     """Stands where the link does while no transaction is open, so that no call needs to ask."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        from ensue.stores import rules
-
         raise rules.not_open()

@@ -89,7 +89,7 @@ class Pool:
         try:
             while True:
                 link, fresh = await self._take()
-                link.doomed = None
+                link.fresh()
                 try:
                     result = await work(link)
                 except BaseException as error:
@@ -113,7 +113,7 @@ class Pool:
         await self._place()
         try:
             link, _ = await self._take()
-            link.doomed = None
+            link.fresh()
             try:
                 yield link
             except BaseException as error:

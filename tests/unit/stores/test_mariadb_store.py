@@ -1,0 +1,220 @@
+"""What MariaDB itself does to a store: it is killed, it deadlocks, it commits what nobody asked it to."""
+
+# ruff: noqa: PT012  # what a step did before it raised belongs into the block
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, Account, check_chain, record, texts
+from ensue.errors import StoreConflict, StoreUnavailable, UsageError
+from ensue.ports import Table
+from ensue.stores.mariadb import MariaDbStore
+from ensue.testing.servers import MariaDbServer
+
+LIMIT_S = 60.0
+_numbers = count(1)
+
+
+@pytest.fixture
+def url(mariadb_server: MariaDbServer) -> str:
+    return mariadb_server.url(f"alone_{next(_numbers)}")
+
+
+async def opened(url: str) -> MariaDbStore:
+    store = MariaDbStore(url, SERVICE)
+    await store.open()
+    await store.create_tables(METADATA)
+    return store
+
+
+async def deposit(store: MariaDbStore, account: str = "a") -> None:
+    async with store.transaction() as transaction:
+        [(_, balance)] = await transaction.load_rows(ACCOUNTS, [account])
+        await transaction.update_rows(ACCOUNTS, [(account, balance + 1)])
+        await transaction.outbox_add([record(str(balance + 1), key=account)])
+
+
+async def test_steps_go_on_after_the_server_was_killed_and_started_again(start: Callable[..., Any]) -> None:
+    server = start(MariaDbServer, durable=True)
+    store = await opened(server.url("crash"))
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(ACCOUNTS, [(str(number), 0) for number in range(4)])
+    kills, failed, stop = 1, 0, asyncio.Event()
+
+    async def work(account: str) -> int:
+        nonlocal failed
+        sure = 0
+        while not stop.is_set():
+            try:
+                await deposit(store, account)
+                sure += 1
+            except StoreUnavailable:
+                failed += 1
+                await asyncio.sleep(0.01)
+        return sure
+
+    async def read() -> Any:
+        while True:
+            try:
+                return await store.outbox_after(0, 1_000_000)
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+
+    async with asyncio.timeout(LIMIT_S):
+        workers = [asyncio.create_task(work(str(number))) for number in range(4)]
+        for _ in range(kills):
+            while len(await read()) < 8:
+                await asyncio.sleep(0.02)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            before = len(await read())
+            while len(await read()) < before + 8:
+                await asyncio.sleep(0.02)
+        stop.set()
+        sure = [await worker for worker in workers]
+    found = await read()
+    check_chain(found)
+    async with store.transaction() as transaction:
+        balances = dict(await transaction.load_rows(ACCOUNTS, [str(number) for number in range(4)]))
+    for number in range(4):
+        own = [each for each in found if each.key == str(number)]
+        assert texts(own) == [str(each) for each in range(1, balances[str(number)] + 1)]
+        assert sure[number] <= balances[str(number)] <= sure[number] + kills
+    assert failed, "the test killed the server when nobody used it"
+    await store.close()
+
+
+async def test_a_deadlock_is_a_conflict_and_nothing_after_it_is_committed(url: str) -> None:
+    """MariaDB undoes the transaction and goes on without one: what a handler does after it caught the error would be
+    committed statement by statement."""
+    store = await opened(url)
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(ACCOUNTS, [("a", 0), ("b", 0)])
+    both = asyncio.Barrier(2)
+
+    async def cross(first: str, second: str) -> None:
+        lock = "SELECT * FROM conformance_account WHERE id = :id FOR UPDATE"
+        async with store.transaction() as transaction:
+            session = transaction.session
+            await session.execute(text(lock), {"id": first})
+            await both.wait()
+            try:
+                await session.execute(text(lock), {"id": second})
+            except OperationalError:
+                await transaction.outbox_add([record("after a deadlock")])
+
+    async with asyncio.timeout(LIMIT_S):
+        outcomes = await asyncio.gather(cross("a", "b"), cross("b", "a"), return_exceptions=True)
+    [error] = [each for each in outcomes if each is not None]
+    assert isinstance(error, UsageError | StoreConflict)
+    assert await store.outbox_after(0, 10) == []
+    await store.close()
+
+
+async def test_a_deadlock_that_is_let_pass_is_a_conflict(url: str) -> None:
+    store = await opened(url)
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(ACCOUNTS, [("a", 0), ("b", 0)])
+    both = asyncio.Barrier(2)
+
+    async def cross(first: str, second: str) -> None:
+        async with store.transaction() as transaction:
+            await transaction.load_rows(ACCOUNTS, [first])
+            await both.wait()
+            await transaction.load_rows(ACCOUNTS, [second])
+
+    async with asyncio.timeout(LIMIT_S):
+        outcomes = await asyncio.gather(cross("a", "b"), cross("b", "a"), return_exceptions=True)
+    assert [type(each) for each in outcomes if each is not None] == [StoreConflict]
+    await store.close()
+
+
+async def test_a_lock_that_is_held_too_long_is_a_conflict(url: str) -> None:
+    store = await opened(f"{url}?lock_timeout_s=1")
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(ACCOUNTS, [("a", 0)])
+    async with store.transaction() as holder:
+        await holder.load_rows(ACCOUNTS, ["a"])
+        with pytest.raises(StoreConflict):
+            await deposit(store)
+    await deposit(store)
+    await store.close()
+
+
+async def test_a_statement_that_commits_by_itself_is_found_out(url: str) -> None:
+    store = await opened(url)
+    with pytest.raises(UsageError, match="was ended inside of it"):
+        async with store.transaction() as transaction:
+            await transaction.session.execute(text("CREATE TABLE made_inside (id INTEGER)"))
+    await store.close()
+
+
+async def test_a_unique_violation_stays_the_statements_own_fault(url: str) -> None:
+    store = await opened(url)
+    with pytest.raises(IntegrityError):
+        async with store.transaction() as transaction:
+            transaction.session.add(Account(id="a", balance=1))
+            await transaction.flush()
+            await transaction.session.execute(text("INSERT INTO conformance_account VALUES ('a', 2)"))
+    await store.close()
+
+
+async def test_rows_are_updated_in_bulk_also_with_nothing_in_them(mariadb_server: MariaDbServer, url: str) -> None:
+    store = await opened(url)
+    mariadb_server.sql(
+        "CREATE TABLE rich (id UUID PRIMARY KEY, total DECIMAL(10, 2), at DATETIME(6), note VARCHAR(3), raw BLOB, n INT)",
+        url.rpartition("/")[2],
+    )
+    table = Table("rich", ("id", "total", "at", "note", "raw", "n"), "id")
+    rows = [(f"{n:032x}", "12.50", "2024-01-31T10:00:00.000001", "abc", b"\0\xff'%\\", n) for n in range(300)]
+    rows.append(("f" * 32, None, None, None, None, None))
+    async with store.transaction() as transaction:
+        await transaction.insert_rows(table, rows)
+        await transaction.update_rows(table, [(*row[:3], "é", row[4], None) for row in rows[:250]])
+        await transaction.update_rows(table, [(*row[:3], "é", row[4], 7) for row in rows[100:200]])
+        await transaction.update_rows(table, [(*row[:3], "é", row[4], 7) for row in rows[100:200]])  # nothing changes
+    async with store.transaction() as transaction:
+        found = sorted(map(tuple, await transaction.load_rows(table, [row[0] for row in rows])))
+    expected = [(*row[:3], "é", row[4], 7 if 100 <= n < 200 else None) for n, row in enumerate(rows[:250])]
+    assert found == expected + rows[250:]
+    with pytest.raises(UsageError, match="rows to update"):
+        async with store.transaction() as transaction:
+            await transaction.update_rows(table, [rows[0], ("e" * 32, "1", None, "x", b"", 1)])
+    with pytest.raises(Exception, match="too long"):
+        async with store.transaction() as transaction:
+            await transaction.update_rows(table, [(*row[:3], "abcd", *row[4:]) for row in rows[:2]])
+    await store.close()
+
+
+async def test_a_wrong_database_or_password_is_told_without_the_password(mariadb_server: MariaDbServer) -> None:
+    place = f"127.0.0.1:{mariadb_server.port}"
+    for url in (f"mariadb://root@{place}/nowhere", f"mariadb://nobody:s3cret@{place}/mysql"):
+        store = MariaDbStore(url, SERVICE)
+        assert not await store.exists()
+        with pytest.raises(UsageError) as caught:
+            await store.open()
+        assert "s3cret" not in str(caught.value)
+    with pytest.raises(StoreUnavailable):
+        await MariaDbStore("mariadb://root@127.0.0.1:1/orders", SERVICE).open()
+    with pytest.raises(UsageError, match="unknown option pool"):
+        MariaDbStore(f"mariadb://root@{place}/orders?pool=3", SERVICE)
+
+
+async def test_what_holds_it_back_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ensue.stores.mariadb.hindrances.OPEN_S", 0)
+    store = await opened(url)
+    async with store.transaction() as held:
+        await held.insert_rows(ACCOUNTS, [("held", 1)])
+        thread = (await held.session.execute(text("SELECT CONNECTION_ID()"))).scalar()
+        await held.session.execute(text("SELECT SLEEP(1.1)"))
+        lines = await store.hindrances()
+    assert any(f"connection {thread} " in line for line in lines), lines
+    assert any("innodb_flush_log_at_trx_commit is 0" in line for line in lines), lines
+    await store.close()
