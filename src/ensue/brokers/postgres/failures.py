@@ -29,7 +29,8 @@ def translated(error: BaseException, place: str, *, opening: bool = False) -> En
     opening: a wrong password or database is the operator's to put right then, and worth no retry; in a running
     process it may be a change that is under way, so the loops keep trying.
     """
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    first_line, *_ = str(error).splitlines() or [""]  # DETAIL and HINT are in the server's log
+    what = f"{type(error).__name__}: {first_line}".rstrip(": ")
     if opening and isinstance(error, _SETTINGS):
         return UsageError(f"the log in PostgreSQL at {place} cannot be opened: {what}. See ENSUE_BROKER", place=place)
     unfit = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)  # found before it was sent
