@@ -23,6 +23,9 @@ from benchmarks.peers.peer import Producer
 from benchmarks.peers.sides import described, load
 
 _FILL_BATCH = 500
+#: What libraries print (FastStream logs to stdout) goes to stderr: in the pipe nobody would read it, until it is full.
+_answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 
 
 async def run(name: str, role: str, ground: Ground) -> None:
@@ -45,7 +48,6 @@ async def run(name: str, role: str, ground: Ground) -> None:
             work.result()  # it failed, or has nothing to do
             await end
         # Nothing of value is lost: the measure is over, and the databases with it. Some peers take seconds to stop.
-        sys.stdout.flush()
         os._exit(0)
 
 
@@ -82,7 +84,8 @@ async def _next_line() -> dict[str, Any] | None:
 
 
 def _say(message: Mapping[str, Any]) -> None:
-    print(json.dumps(message), flush=True)
+    _answers.write(json.dumps(message) + "\n")
+    _answers.flush()
 
 
 def main() -> None:
