@@ -223,7 +223,18 @@ async def test_a_wrong_password_or_database_is_the_operators(postgres_server: Po
     with pytest.raises(UsageError, match="nobody_made_this") as caught:
         await broker.open()
     assert "s3cret" not in str(caught.value)
+    assert not await broker.exists()
     await broker.close()
+
+
+async def test_asking_whether_there_is_a_log_makes_none(postgres_server: PostgresServer, url: str) -> None:
+    broker = PostgresBroker(url)
+    assert not await broker.exists()
+    assert postgres_server.psql("postgres", f"SELECT 1 FROM pg_namespace WHERE nspname = '{schema_of(url)}'") == ""
+    await broker.open()
+    assert await broker.exists()
+    await broker.close()
+    assert await broker.exists()
 
 
 async def test_tables_of_another_version_are_refused(postgres_server: PostgresServer, url: str) -> None:

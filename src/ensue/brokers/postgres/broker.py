@@ -60,6 +60,8 @@ class PostgresBroker:
                 return bool(await connection.fetchval(sql.EXISTS, self._address.schema))
             finally:
                 connection.terminate()
+        except asyncpg.InvalidCatalogNameError:
+            return False  # no such database
         except FAILURES as error:
             raise translated(error, self._address.place, opening=True) from error
 
