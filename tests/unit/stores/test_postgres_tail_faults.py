@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from tests.unit.stores.test_postgres_tail_order import PATIENCE_S, follow, opened, publish
 
-from ensue.conformance.store_suite import SERVICE, check_chain, positions, texts
+from ensue.conformance.store_suite import SERVICE, check_chain, positions, record, texts
 from ensue.errors import StoreUnavailable, UsageError
-from ensue.stores.postgres import PostgresStore
-from ensue.stores.postgres.tail_slot import SlotLost
+from ensue.stores.postgres import PostgresStore, tail_setup
+from ensue.stores.postgres.tail_slot import SlotLost, slot_name
+from ensue.stores.postgres.tail_stamp import TABLES
 from ensue.testing.servers import PgBouncer, PostgresServer
 
 Start = Callable[..., Any]
@@ -205,6 +206,66 @@ async def test_a_user_who_may_not_replicate_is_told_what_to_grant(
     finally:
         postgres_server.psql(database, f"DROP OWNED BY {user} CASCADE")
         postgres_server.psql(database, f"DROP ROLE {user}")
+
+
+@MODES
+async def test_a_user_with_nothing_but_the_right_to_replicate_is_enough(
+    postgres_server: PostgresServer, database: str, mode: str
+) -> None:
+    user = f"tailing_{database}"
+    url = postgres_server.url(database)
+    postgres_server.psql(database, f"CREATE ROLE {user} LOGIN REPLICATION")
+    postgres_server.psql(database, f"GRANT ALL ON DATABASE {database} TO {user}; GRANT ALL ON SCHEMA public TO {user}")
+    try:
+        async with opened(f"{url.replace('postgres@', f'{user}@')}?outbox={mode}") as store:
+            await publish(store, "1", "2")
+            assert texts(await follow(store, 2)) == ["1", "2"]
+    finally:
+        postgres_server.psql(database, f"DROP OWNED BY {user} CASCADE")
+        postgres_server.psql(database, f"DROP ROLE {user}")
+
+
+async def test_a_slot_waits_for_open_transactions_and_says_for_which(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start(PostgresServer)
+    url = server.url("orders")
+    async with opened(url) as polled:
+        await publish(polled, "1")
+        found = await follow(polled, 1)
+        await polled.relay_save(found[0].position)
+        async with polled.transaction() as transaction:
+            await transaction.outbox_add([record("held")])
+            pid = server.psql("orders", "SELECT pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL")
+            monkeypatch.setattr(tail_setup, "CREATE_S", 0.5)
+            with pytest.raises(StoreUnavailable, match=f"processes {pid} "):
+                async with opened(f"{url}?outbox=wal"):
+                    pass
+        assert server.psql("orders", "SELECT count(*) FROM pg_replication_slots") == "0", "half a slot keeps the log"
+        async with opened(f"{url}?outbox=wal") as store:
+            assert texts(await follow(store, 1)) == ["held"]
+
+
+async def test_a_slot_left_behind_by_a_process_that_was_killed_while_it_made_it_is_made_anew(
+    postgres_server: PostgresServer, database: str
+) -> None:
+    url = postgres_server.url(database)
+    async with opened(url) as store:
+        await publish(store, "1")
+        found = await follow(store, 1)
+        await store.relay_save(found[0].position)
+        epoch = store.source.partition("/")[2]
+    for statement in TABLES:
+        postgres_server.psql(database, statement)
+    postgres_server.psql(database, "UPDATE ensue_meta SET outbox_mode = 'wal'")
+    postgres_server.psql(
+        database, f"SELECT pg_create_logical_replication_slot('{slot_name(SERVICE, epoch)}', 'pgoutput')"
+    )
+    async with opened(f"{url}?outbox=wal") as store:
+        await publish(store, "2")
+        assert texts(await follow(store, 1, after=1)) == ["2"]
+    slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
+    assert postgres_server.psql(database, slots) == postgres_server.psql(database, SLOT)
 
 
 async def test_through_a_pooler_the_tail_needs_the_servers_own_address(

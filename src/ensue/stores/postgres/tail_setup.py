@@ -20,6 +20,7 @@ from ensue.stores.postgres.tail_loop import Access
 from ensue.stores.postgres.tail_slot import (
     Rows,
     SlotLost,
+    SlotState,
     check_server,
     create_slot,
     drop_slot,
@@ -33,6 +34,8 @@ log = logging.getLogger("ensue.tail")
 
 #: A slot begins only when every transaction that is open has ended.
 CREATE_S = 60.0
+#: How long a slot may look as if it were being read after its reader was killed.
+LEFT_S = 5.0
 #: Advisory lock of this database: one process at a time makes a slot.
 _LOCK = 0x45_4E_53_54
 
@@ -126,7 +129,7 @@ async def _begin(own: Rows, replication: ReplicationConnection, service: str, st
     """Make a slot and give positions to what is in the table before it."""
     for attempt in range(5):
         slot = slot_name(service, state.epoch)
-        there = await slot_state(own, slot)
+        there = await _left_alone(own, slot)
         if there is not None and there.ours and not there.active_pid:
             await drop_slot(own, slot)  # of a process that was killed while it made it, or invalidated
         elif there is not None:
@@ -141,12 +144,24 @@ async def _begin(own: Rows, replication: ReplicationConnection, service: str, st
             continue
         except BaseException:
             await replication.close()
-            await drop_slot(own, slot)
+            left = await _left_alone(own, slot)
+            if left is not None and left.ours and not left.active_pid:
+                await drop_slot(own, slot)
             raise
         if state.slot and state.slot != slot:
             await _drop_old(own, state.slot)
         return
     raise StoreConflict("another process gives positions all the time: is one left in mode poll? Stop it")
+
+
+async def _left_alone(own: Rows, slot: str) -> SlotState | None:
+    """Return the slot's state, after a while if somebody reads it: the server notices late that a process has died."""
+    until = asyncio.get_running_loop().time() + LEFT_S
+    while True:
+        found = await slot_state(own, slot)
+        if found is None or not found.active_pid or not found.ours or asyncio.get_running_loop().time() > until:
+            return found
+        await asyncio.sleep(0.05)
 
 
 async def _create(own: Rows, replication: ReplicationConnection, slot: str) -> None:

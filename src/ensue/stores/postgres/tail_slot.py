@@ -109,9 +109,18 @@ def failure(error: psycopg.Error, slot: str) -> EnsueError:
 
 async def check_server(connection: Rows) -> None:
     """Raise UsageError when the server does not write what a tail needs."""
-    cursor = await connection.execute("SELECT current_setting('wal_level'), current_setting('max_replication_slots')")
+    cursor = await connection.execute(
+        "SELECT current_setting('wal_level'), current_setting('max_replication_slots'), "
+        "current_setting('server_version_num')::int"
+    )
     row = await cursor.fetchone()
     assert row is not None
+    if isinstance(row[2], int) and row[2] < 140000:
+        raise UsageError(
+            f"the server is PostgreSQL {row[2] // 10000}; tailing its log needs 14 or later. Use ?outbox=poll",
+            found=row[2],
+            expected=140000,
+        )
     if row[0] != "logical":
         raise UsageError(
             f"the server has wal_level = {row[0]}, tailing its log needs logical: set wal_level = logical in "
