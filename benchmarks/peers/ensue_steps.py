@@ -12,13 +12,17 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import ensue.brokers.nats
+import ensue.stores.postgres.alchemy
+import ensue.stores.postgres.asyncpg_link
+import ensue.stores.postgres.tail_polled  # noqa: F401  # a URL would import them all when the clock runs already
 from benchmarks.peers.ground import Ground, Order
 from ensue import Event, Service, Step, TableRepository
 
 title = "Ensue"
 packages = ("ensue", "asyncpg", "nats-py")
 guarantee = "once and in order of the key, by checkpoints"
-backlog = 60_000
+backlog = 100_000
 
 
 class OrderPlaced(Event, topic="orders", key="customer_id"):
