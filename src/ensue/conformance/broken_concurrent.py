@@ -16,7 +16,7 @@ from ensue.ports import StepTransaction, Store, Table
 
 
 class _Numbering(WrappedTransaction):
-    """Takes a number when it first writes, as a transaction gets its id, and one for each record, as a sequence does."""
+    """Takes a number when it first writes, as a transaction its id, and one for each record, as from a sequence."""
 
     def __init__(self, healthy: StepTransaction, store: _Numbered) -> None:
         super().__init__(healthy)

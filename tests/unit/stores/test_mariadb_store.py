@@ -70,19 +70,20 @@ async def test_steps_go_on_after_the_server_was_killed_and_started_again(start: 
     async with asyncio.timeout(LIMIT_S):
         workers = [asyncio.create_task(work(str(number))) for number in range(4)]
         for _ in range(kills):
-            while len(await read()) < 8:
+            while len(await read()) < 8:  # noqa: ASYNC110  # the server's progress has no event
                 await asyncio.sleep(0.02)
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
             before = len(await read())
-            while len(await read()) < before + 8:
+            while len(await read()) < before + 8:  # noqa: ASYNC110  # the server's progress has no event
                 await asyncio.sleep(0.02)
         stop.set()
         sure = [await worker for worker in workers]
     found = await read()
     check_chain(found)
     async with store.transaction() as transaction:
-        balances = dict(await transaction.load_rows(ACCOUNTS, [str(number) for number in range(4)]))
+        loaded = await transaction.load_rows(ACCOUNTS, [str(number) for number in range(4)])
+    balances = {row[0]: row[1] for row in loaded}
     for number in range(4):
         own = [each for each in found if each.key == str(number)]
         assert texts(own) == [str(each) for each in range(1, balances[str(number)] + 1)]
@@ -169,11 +170,14 @@ async def test_a_unique_violation_stays_the_statements_own_fault(url: str) -> No
 async def test_rows_are_updated_in_bulk_also_with_nothing_in_them(mariadb_server: MariaDbServer, url: str) -> None:
     store = await opened(url)
     mariadb_server.sql(
-        "CREATE TABLE rich (id UUID PRIMARY KEY, total DECIMAL(10, 2), at DATETIME(6), note VARCHAR(3), raw BLOB, n INT)",
+        "CREATE TABLE rich (id UUID PRIMARY KEY, total DECIMAL(10, 2), at DATETIME(6), note VARCHAR(3), raw BLOB, "
+        "n INT)",
         url.rpartition("/")[2],
     )
     table = Table("rich", ("id", "total", "at", "note", "raw", "n"), "id")
-    rows = [(f"{n:032x}", "12.50", "2024-01-31T10:00:00.000001", "abc", b"\0\xff'%\\", n) for n in range(300)]
+    rows: list[tuple[Any, ...]] = [
+        (f"{n:032x}", "12.50", "2024-01-31T10:00:00.000001", "abc", b"\0\xff'%\\", n) for n in range(300)
+    ]
     rows.append(("f" * 32, None, None, None, None, None))
     async with store.transaction() as transaction:
         await transaction.insert_rows(table, rows)

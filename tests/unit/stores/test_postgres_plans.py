@@ -21,7 +21,8 @@ RECORDS = 60_000
 FILL = f"""
 INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, position, previous, written_at)
 SELECT 'orders', n % 12, n::text, '{{}}', repeat('x', 100)::bytea, n, 0, n FROM generate_series(1, {RECORDS}) n;
-INSERT INTO ensue_inbox (digest, claim, claimed_at) SELECT sha256(n::text::bytea), 0, n FROM generate_series(1, 20000) n;
+INSERT INTO ensue_inbox (digest, claim, claimed_at)
+SELECT sha256(n::text::bytea), 0, n FROM generate_series(1, 20000) n;
 INSERT INTO ensue_checkpoint SELECT 's', 't' || n, 0, 0, 1, '{{}}', '{{}}' FROM generate_series(1, 5000) n;
 INSERT INTO ensue_watermark SELECT 's', 't' || n, 0, 'a', 1 FROM generate_series(1, 5000) n;
 INSERT INTO ensue_dead_letter (subscription, topic, partition_no, log_offset, source, position, previous, record_key,

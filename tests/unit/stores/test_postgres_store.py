@@ -1,4 +1,4 @@
-"""What PostgreSQL itself does to a store: it is killed, it deadlocks, it loses unflushed commits, it holds transactions."""
+"""What PostgreSQL itself does to a store: it is killed, it deadlocks, it loses what was not flushed."""
 
 # ruff: noqa: PT012  # what a step did before it raised belongs into the block
 from __future__ import annotations
@@ -76,14 +76,15 @@ async def test_steps_go_on_after_the_server_was_killed_and_started_again(
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
             before = len(await _patiently(store))
-            while len(await _patiently(store)) < before + 8:
+            while len(await _patiently(store)) < before + 8:  # noqa: ASYNC110  # the server's progress has no event
                 await asyncio.sleep(0.02)
         stop.set()
         sure = [await worker for worker in workers]
     found = await store.outbox_after(0, 1_000_000)
     check_chain(found)
     async with store.transaction() as transaction:
-        balances = dict(await transaction.load_rows(ACCOUNTS, [str(number) for number in range(4)]))
+        loaded = await transaction.load_rows(ACCOUNTS, [str(number) for number in range(4)])
+    balances = {row[0]: row[1] for row in loaded}
     for number in range(4):
         own = [each for each in found if each.key == str(number)]
         assert texts(own) == [str(each) for each in range(1, balances[str(number)] + 1)]
@@ -102,7 +103,7 @@ async def _patiently(store: PostgresStore) -> Any:
 
 
 async def test_a_published_commit_is_never_lost_with_synchronous_commit_off(start: Callable[..., Any]) -> None:
-    """Unflushed commits are lost when the server is killed, if its writer has not been by. What was read, was flushed."""
+    """What was not flushed is lost when the server is killed. What was read, was flushed."""
     server = start(PostgresServer, settings={"synchronous_commit": "off", "wal_writer_delay": "10000"})
     store = await opened(server.url("crash"))
     async with store.transaction() as transaction:
@@ -157,7 +158,7 @@ async def test_a_deadlock_is_a_conflict_to_be_tried_again(url: str) -> None:
 
     async with asyncio.timeout(LIMIT_S):
         outcomes = await asyncio.gather(cross("a", "b"), cross("b", "a"), return_exceptions=True)
-    assert sorted(type(each) for each in outcomes if each is not None) == [StoreConflict]
+    assert [type(each) for each in outcomes if each is not None] == [StoreConflict]
     await store.close()
 
 
@@ -257,7 +258,7 @@ async def test_rows_of_rich_types_are_plain_values(postgres_server: PostgresServ
     )
     columns = ("id", "total", "at", "day", "on", "code", "fixed", "raw")
     table = Table("rich", columns, "id")
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (f"{number:032x}", "12.50", "2024-01-31T10:00:00+00:00", "2024-01-31", 1, "abc", "xyz", b"\0\xff")
         for number in range(3)
     ]

@@ -13,7 +13,7 @@ class _AsyncmyContext(StepExecutionContext, MySQLDialect_asyncmy.execution_ctx_c
     pass
 
 
-class EnsueAsyncmy(StepDialect, MariaDBDialect, MySQLDialect_asyncmy):  # type: ignore[misc]
+class EnsueAsyncmy(StepDialect, MariaDBDialect, MySQLDialect_asyncmy):
     driver = "ensue_asyncmy"
     supports_statement_cache = True
     execution_ctx_cls = _AsyncmyContext

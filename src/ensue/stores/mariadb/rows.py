@@ -1,4 +1,4 @@
-"""Plain tables of entities in bulk: one SELECT for all ids, one INSERT, one prepared UPDATE with all rows bound at once.
+"""Plain tables of entities in bulk: one SELECT for all ids, one INSERT, one prepared UPDATE with all rows at once.
 
 Rows are plain values in every store (see `ensue.repository.TableRepository`): text, whole numbers, floats and bytes.
 Where a column has a richer type (uuid, decimal, datetime), its values are written from and read as the plain ones.

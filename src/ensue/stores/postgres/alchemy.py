@@ -27,7 +27,7 @@ class EnsueAsyncpg(StepDialect, PGDialect_asyncpg):
     execution_ctx_cls = _AsyncpgContext
 
     def on_connect(self) -> Callable[[Any], Any]:
-        settle = super().on_connect()
+        settle = super().on_connect()  # type: ignore[no-untyped-call]
 
         def connected(connection: Any) -> None:
             connection.isolation_level = "autocommit"  # else it would begin a transaction of its own

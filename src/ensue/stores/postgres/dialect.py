@@ -1,4 +1,4 @@
-"""PostgreSQL's SQL: sets by `unnest`, positions by one statement, a checkpoint with its watermarks in one round trip."""
+"""PostgreSQL's SQL: sets by `unnest`, positions by one statement, a checkpoint and its watermarks in one round trip."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ class StepDialect:
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._run(cursor.execute, (statement, parameters), context)
 
-    def do_execute_no_params(self, cursor: Any, statement: str, parameters: Any = None, context: Any = None) -> None:
-        self._run(cursor.execute, (statement,), context if context is not None else parameters)
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        self._run(cursor.execute, (statement,), context)
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._run(cursor.executemany, (statement, parameters), context)

@@ -138,7 +138,7 @@ class Link(abc.ABC):
     def translated(self, error: BaseException) -> EnsueError | None:
         """Return StoreUnavailable, StoreConflict or UsageError for what the database itself did; None: not its fault.
 
-        Looks behind SQLAlchemy's errors, too. A handler's own OSError or TimeoutError (another server's, perhaps) stays.
+        Looks behind SQLAlchemy's errors, too. A handler's own OSError or TimeoutError stays what it is.
         """
         seen: BaseException | None = error
         if isinstance(error, EnsueError):
