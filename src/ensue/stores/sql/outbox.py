@@ -30,8 +30,8 @@ class Tools:
     without); never those of steps. wakeup: `wakeup.changed()` ends every wait in this process. news: how other
     processes are told and tell (`announce()` after a commit; `wait(timeout_s)` is an outbox's whole `wait`).
     identity: who the store is, as last read; refresh: read it anew; identify: take note of what was read with something
-    else (epoch, published_from), return the whole. `published_from` bounds what the present epoch may return. service: its name.
-    place: host and database, for error texts.
+    else (epoch, published_from), return the whole. `published_from` bounds what the present epoch may return. service:
+    its name. place: host and database, for error texts.
     """
 
     dialect: Dialect
