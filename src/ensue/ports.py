@@ -290,26 +290,14 @@ class DocumentTransaction(StepTransaction, Protocol):
     more, or publishing without one, raises UsageError at the commit before anything is written.
     """
 
-    def took_effect(self, table: Table, row_id: Any, message: Message, retried: bool) -> bool:
-        """Whether the message has been attached to the document, which must have been asked for by `load_rows`.
+    def took_effect(self, table: Table, row_id: Any, message: Message) -> bool:
+        """Whether the message, or a later one of its key, has been attached to the document.
 
-        retried: it was set aside before; later ones may have taken effect meanwhile, so its position says nothing.
+        The document must have been asked for by `load_rows`.
         """
 
-    def attach(
-        self,
-        table: Table,
-        row_id: Any,
-        message: Message,
-        retried: bool,
-        several: bool,
-        outgoing: Sequence[OutboxRecord],
-    ) -> None:
-        """The document remembers the message and carries what it published, from this commit on.
-
-        several: the message is for other documents as well. If it took effect here and then failed there, it is set
-        aside, and is asked for as `retried`: so this document remembers it by name.
-        """
+    def attach(self, table: Table, row_id: Any, message: Message, outgoing: Sequence[OutboxRecord]) -> None:
+        """The document remembers the message and carries what it published, from this commit on."""
 
 
 class Store(Protocol):

@@ -205,7 +205,7 @@ class Aside:
         if message.type not in context.dispatcher.routes:
             raise UsageError(f"no handler for {message.type} any more; discard the letter")
         async with context.store.transaction() as transaction:
-            outgoing = await context.dispatcher.apply(transaction, [message], retried=True)
+            outgoing = await context.dispatcher.apply(transaction, [message])
             await transaction.flush()
             if records := outgoing.close():
                 await transaction.outbox_add(records)

@@ -111,12 +111,9 @@ class Dispatcher:
         outgoing = self.outgoing(transaction.now)
         return Step(transaction, outgoing, None, correlation_id or self._ids.next(), traceparent, key)
 
-    async def apply(
-        self, transaction: StepTransaction, messages: Sequence[Message], *, retried: bool = False
-    ) -> Outgoing:
+    async def apply(self, transaction: StepTransaction, messages: Sequence[Message]) -> Outgoing:
         """Run the handlers of `messages` in order; return what they publish, not yet in the outbox.
 
-        retried: the messages are dead letters (of no account where effects and checkpoint are one transaction).
         Raises StepFailed with the index of the message whose handler failed.
         """
         outgoing = self.outgoing(transaction.now)

@@ -34,13 +34,8 @@ Todo = list[tuple[Call, Entities, Any]]
 class DocumentDispatcher(Dispatcher):
     """As a `Dispatcher`, one entity at a time in what takes effect. Every handler is an entity step (see `fits`)."""
 
-    async def apply(
-        self, transaction: StepTransaction, messages: Sequence[Message], *, retried: bool = False
-    ) -> Outgoing:
-        """Run the handlers; what they publish goes with the entities, so that the result holds no records.
-
-        retried: the messages were set aside before, so later ones may have taken effect on the same entities.
-        """
+    async def apply(self, transaction: StepTransaction, messages: Sequence[Message]) -> Outgoing:
+        """Run the handlers; what they publish goes with the entities, so that the result holds no records."""
         outgoing = self.outgoing(transaction.now)
         documents = cast(DocumentTransaction, transaction)
         index: int | None = None
@@ -63,17 +58,16 @@ class DocumentDispatcher(Dispatcher):
             for entities in run.values():
                 entities.found = await entities.repository.load(transaction, list(entities.found))
             for index, (message, event, todo) in enumerate(work):  # noqa: B007  # told below
-                several = len({(call.place, entity_id) for call, _, entity_id in todo}) > 1
                 judged: dict[tuple[int, Any], bool] = {}  # before the first handler of this message, for all of them
                 for call, entities, entity_id in todo:
                     place = (call.place, entity_id)
                     if place not in judged:
-                        judged[place] = _took_effect(documents, entities, entity_id, message, retried)
+                        judged[place] = documents.took_effect(*_document(entities, entity_id), message)
                     if not judged[place]:
                         records = await self._one(transaction, call, entities, entity_id, message, event, outgoing)
                         if entities.found.get(entity_id) is not None:
                             table, row_id = _document(entities, entity_id)
-                            documents.attach(table, row_id, message, retried, several, records)
+                            documents.attach(table, row_id, message, records)
                         elif records:
                             raise UsageError(
                                 f"handler {call.handler.name} of {call.handler.event.type} publishes for "
@@ -127,9 +121,3 @@ class DocumentDispatcher(Dispatcher):
 def _document(entities: Entities, entity_id: Any) -> tuple[Any, Any]:
     repository = cast(TableRepository[Any], entities.repository)
     return repository.table, repository.value(repository.table.id_column, entity_id)
-
-
-def _took_effect(
-    transaction: DocumentTransaction, entities: Entities, entity_id: Any, message: Message, retried: bool
-) -> bool:
-    return transaction.took_effect(*_document(entities, entity_id), message, retried)

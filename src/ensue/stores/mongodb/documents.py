@@ -1,10 +1,10 @@
 """An entity as one document: its fields, a version, and what it knows of the messages that changed it.
 
-`_ensue.version` is asked for by each write, so that of two writers one fails. `_ensue.applied` holds, for each source
-and partition of a topic, the last position that took effect on THIS document; `_ensue.done` names messages that have no
-place in that order (from senders without a chain, and dead letters that were put through later), or that are for other
-documents as well. So a message that
-comes again after a crash is left out where it took effect, and is applied where it did not. See docs/adr/0021.
+`_ensue.version` is asked for by each write, so that of two writers one fails. `_ensue.applied` holds, for each key of a
+partition and source, the last position that took effect on THIS document; `_ensue.done` names messages of senders
+without positions. So a message that comes again after a crash is left out where it took effect, and is applied where it
+did not. By key, since only messages of one key never pass each other: one that was set aside is applied after later
+ones of other keys. See docs/adr/0021.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ensue.message import Message, OutboxRecord
 from ensue.ports import Table
 
 OWN = "_ensue"
-#: How many names of `done` a document keeps beyond those of one step: they matter until that step's checkpoint is
-#: written, and the worker that begins after a crash looks at them first of all.
-DONE_KEPT = 1000
+#: How many entries of `applied` and `done` a document keeps beyond those of one step: they matter until that step's
+#: checkpoint is written, and the worker that begins after a crash looks at them first of all.
+KEPT = 500
 #: How long the name of a step from outside is kept, seconds: it matters while its answer is in doubt.
 STEPS_KEPT_S = 600.0
 
@@ -35,26 +35,28 @@ class Entity:
 
     row: Row | None = None
     version: int = 0
-    applied: dict[tuple[str, str, int], int] = dataclasses.field(default_factory=dict)
+    applied: dict[tuple[str, str, int, str], int] = dataclasses.field(default_factory=dict)
     done: list[str] = dataclasses.field(default_factory=list)
     steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     outbox: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     sent: int = 0
-    done_before: int = 0
+    noted: int = 0
     changed: bool = False
     from_message: bool = False
 
-    def took_effect(self, message: Message, retried: bool) -> bool:
-        if message.position and not retried:
-            return message.position <= self.applied.get((message.source, message.topic, message.partition), 0)
+    def took_effect(self, message: Message) -> bool:
+        if message.position:
+            return message.position <= self.applied.get(_line_of(message), 0)
         return name_of(message) in self.done
 
-    def note(self, message: Message, retried: bool, several: bool) -> None:
+    def note(self, message: Message) -> None:
         self.from_message = True
-        in_order = message.position and not retried
-        if in_order:
-            self.applied[message.source, message.topic, message.partition] = message.position
-        if several or not in_order:
+        self.noted += 1
+        if message.position:
+            line = _line_of(message)
+            self.applied.pop(line, None)  # the latest stands last
+            self.applied[line] = message.position
+        else:
             self.done.append(name_of(message))
 
     def carry(self, records: Sequence[OutboxRecord]) -> None:
@@ -70,8 +72,12 @@ class Entity:
 
 
 def name_of(message: Message) -> str:
-    where = f"{message.topic}/{message.partition}/{message.position}" if message.position else message.id
-    return f"{message.source} {where}"
+    return f"{message.source} {message.id}"
+
+
+def _line_of(message: Message) -> tuple[str, str, int, str]:
+    """Messages that never pass each other."""
+    return message.source, message.topic, message.partition, message.key
 
 
 def entity_of(table: Table, document: dict[str, Any]) -> Entity:
@@ -83,7 +89,9 @@ def entity_of(table: Table, document: dict[str, Any]) -> Entity:
             "collection of its own",
             id=document["_id"],
         )
-    applied = {(each["source"], each["topic"], each["partition"]): each["position"] for each in own["applied"]}
+    applied = {
+        (each["source"], each["topic"], each["partition"], each["key"]): each["position"] for each in own["applied"]
+    }
     return Entity(row, own["version"], applied, own["done"], own["steps"], own["outbox"], own["sent"], len(own["done"]))
 
 
@@ -92,15 +100,15 @@ def document_of(table: Table, entity: Entity, now: float) -> dict[str, Any]:
     row = entity.row
     assert row is not None
     check_row(table, row)
-    kept = DONE_KEPT + len(entity.done) - entity.done_before
+    kept = KEPT + entity.noted
     document = {
         "_id" if name == table.id_column else name: value for name, value in zip(table.columns, row, strict=True)
     }
     document[OWN] = {
         "version": entity.version + 1,
         "applied": [
-            {"source": source, "topic": topic, "partition": number, "position": position}
-            for (source, topic, number), position in entity.applied.items()
+            {"source": source, "topic": topic, "partition": number, "key": key, "position": position}
+            for (source, topic, number, key), position in [*entity.applied.items()][-kept:]
         ],
         "done": entity.done[-kept:],
         "steps": [each for each in entity.steps if each["at"] > now - STEPS_KEPT_S],

@@ -222,20 +222,12 @@ class MongoDbTransaction:
 
     # --- what an entity remembers (DocumentTransaction)
 
-    def took_effect(self, table: Table, row_id: Any, message: Message, retried: bool) -> bool:
-        return self._tables[table.name][1][row_id].took_effect(message, retried)
+    def took_effect(self, table: Table, row_id: Any, message: Message) -> bool:
+        return self._tables[table.name][1][row_id].took_effect(message)
 
-    def attach(
-        self,
-        table: Table,
-        row_id: Any,
-        message: Message,
-        retried: bool,
-        several: bool,
-        outgoing: Sequence[OutboxRecord],
-    ) -> None:
+    def attach(self, table: Table, row_id: Any, message: Message, outgoing: Sequence[OutboxRecord]) -> None:
         entity = self._tables[table.name][1][row_id]
-        entity.note(message, retried, several)
+        entity.note(message)
         entity.carry(outgoing)
 
     # --- Ensue's own
