@@ -217,7 +217,8 @@ def test_a_script_made_offline_does_the_same_and_each_database_gets_an_epoch_of_
     script = project.output.getvalue()
     project.run_sql(script)
     first = project.epoch()
-    assert project.ensue("db", "check", "ledgers:ledger").returncode == 0
+    checked = project.ensue("db", "check", "ledgers:ledger")
+    assert (checked.returncode, checked.stderr) == (0, "")
     command.downgrade(project.config, "base")
     project.run_sql("DROP TABLE alembic_version")
     project.run_sql(script)
