@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Self
 
 from ensue.testing.servers.base import free_port
@@ -13,7 +14,8 @@ class TcpProxy:
     """`async with TcpProxy(server.port) as proxy:` then connect to proxy.port.
 
     cut: existing connections are reset and new ones refused. freeze: connections stay open and nothing passes (what a
-    lost packet path looks like). heal: everything passes again.
+    lost packet path looks like). heal: everything passes again. round_trips: of each connection, in the order of their
+    making, how often its client spoke after it had been answered.
     """
 
     def __init__(self, target: int) -> None:
@@ -24,6 +26,11 @@ class TcpProxy:
         self._flowing.set()
         self._cut = False
         self._connections: set[asyncio.Task[None]] = set()
+        self._turns: list[_Turns] = []
+
+    @property
+    def round_trips(self) -> list[int]:
+        return [each.count for each in self._turns]
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -59,10 +66,12 @@ class TcpProxy:
             if self._cut:
                 return
             inward, outward = await asyncio.open_connection("127.0.0.1", self.target)
+            turns = _Turns()
+            self._turns.append(turns)
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._pump(reader, outward))
-                    group.create_task(self._pump(inward, writer))
+                    group.create_task(self._pump(reader, outward, turns.asked))
+                    group.create_task(self._pump(inward, writer, turns.answered))
             finally:
                 outward.transport.abort()
         except* (OSError, asyncio.CancelledError):
@@ -71,10 +80,29 @@ class TcpProxy:
             self._connections.discard(task)
             writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note: Callable[[], None]
+    ) -> None:
         while data := await reader.read(65536):
+            note()
             await self._flowing.wait()
             writer.write(data)
             await writer.drain()
         with contextlib.suppress(OSError):
             writer.write_eof()
+
+
+class _Turns:
+    """Whose turn it is on one connection, and how often it became the server's."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._asking = False
+
+    def asked(self) -> None:
+        if not self._asking:  # else more of what was being asked
+            self.count += 1
+        self._asking = True
+
+    def answered(self) -> None:
+        self._asking = False
