@@ -43,7 +43,7 @@ TABLES = (
 
 _STATE = (
     "SELECT t.slot, t.commit_lsn::text, t.within, c.last_position, c.epoch, c.published_from "
-    "FROM ensue_tail t, ensue_counter c"
+    "FROM ensue_tail t, ensue_counter c WHERE t.one = 1 AND c.one = 1"
 )
 _HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head"
 
@@ -51,10 +51,11 @@ _HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head"
 _MOVED = """
 WITH moved AS (
     UPDATE ensue_counter c SET last_position = %(last)s FROM ensue_tail t
-    WHERE c.last_position = %(was)s AND t.slot = %(slot)s AND t.commit_lsn = %(lsn_was)s AND t.within = %(within_was)s
+    WHERE c.one = 1 AND t.one = 1 AND c.last_position = %(was)s AND t.slot = %(slot)s
+        AND t.commit_lsn = %(lsn_was)s AND t.within = %(within_was)s
     RETURNING c.epoch, c.published_from
 ), tail AS (
-    UPDATE ensue_tail SET commit_lsn = %(lsn)s, within = %(within)s FROM moved
+    UPDATE ensue_tail t SET commit_lsn = %(lsn)s, within = %(within)s FROM moved WHERE t.one = 1
 ), heads AS (
     INSERT INTO ensue_outbox_head (topic, partition_no, position)
     SELECT h.topic, h.number, h.position
@@ -121,7 +122,7 @@ class Stamper:
         self._heads: dict[tuple[str, int], int] = {}
 
     async def load(self) -> State:
-        cursor = await self._connection.execute("SET synchronous_commit = off")
+        cursor = await self._connection.execute("SET synchronous_commit = off; SET jit = off")
         self.state = await load_state(self._connection)
         cursor = await self._connection.execute(_HEADS)
         self._heads = {(topic, partition): position for topic, partition, position in await cursor.fetchall()}  # type: ignore[misc]
