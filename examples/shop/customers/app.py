@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ensue import Step
 from ensue.integrations.fastapi import health_routes, install, problem_responses
+from ensue.integrations.prometheus import metrics_route
 from shop.contracts import CustomerCreated
 from shop.customers import customers
 from shop.customers.api import (
@@ -26,6 +27,7 @@ from shop.customers.model import Customer, Reservation
 app = FastAPI(title="Customers", lifespan=customers.lifespan)
 install(app)
 app.include_router(health_routes(customers, need_broker=False))
+app.include_router(metrics_route(customers))
 
 CustomersStep = Annotated[Step, Depends(customers.step, scope="function")]
 Reading = Annotated[AsyncSession, Depends(customers.reading, scope="function")]

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Query
 
 from ensue import Rows
 from ensue.integrations.fastapi import health_routes, install, problem_responses
+from ensue.integrations.prometheus import metrics_route
 from shop.order_history import order_history
 from shop.order_history.api import (
     Counts,
@@ -27,6 +28,7 @@ from shop.times import Moment
 app = FastAPI(title="Order history", lifespan=order_history.lifespan)
 install(app)
 app.include_router(health_routes(order_history))
+app.include_router(metrics_route(order_history))
 
 Reading = Annotated[Rows, Depends(order_history.rows, scope="function")]
 PageLimit = Annotated[int, Query(ge=1, le=1000)]

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ensue import Step
 from ensue.integrations.fastapi import health_routes, install, problem_responses
+from ensue.integrations.prometheus import metrics_route
 from shop.contracts import OrderCancelled, OrderCreated
 from shop.orders import orders
 from shop.orders.api import (
@@ -29,6 +30,7 @@ from shop.orders.model import Order, Status
 app = FastAPI(title="Orders", lifespan=orders.lifespan)
 install(app)
 app.include_router(health_routes(orders, need_broker=False))
+app.include_router(metrics_route(orders))
 
 OrdersStep = Annotated[Step, Depends(orders.step, scope="function")]
 Reading = Annotated[AsyncSession, Depends(orders.reading, scope="function")]

@@ -1,0 +1,99 @@
+"""What a running service can be measured by, now: each with its name, its unit and its meaning, in one list.
+
+Read from store and broker when somebody asks, so that nothing is counted twice and a restart loses no count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ensue.engine.context import Context
+from ensue.engine.worker import Worker
+from ensue.errors import EnsueError
+from ensue.message import Counters
+
+
+class Metric(NamedTuple):
+    """unit: of the value. labels: by what it is split. counter: it only grows (else it is a gauge)."""
+
+    name: str
+    unit: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+    counter: bool = False
+
+
+OUTBOX_UNSENT = Metric(
+    "ensue_outbox_unsent", "records", "Published and not known to be in the log; grows while the broker is down"
+)
+BROKER_UP = Metric("ensue_broker_up", "1 or 0", "Whether the broker answered this process just now")
+LAG = Metric(
+    "ensue_lag",
+    "records",
+    "From what this process has read of a partition that it holds to the log's end",
+    ("topic", "partition"),
+)
+GAPS_OPEN = Metric("ensue_gaps_open", "gaps", "Holes in a source's chain that wait for records to be sent again")
+DEAD_LETTERS = Metric("ensue_dead_letters", "messages", "Messages set aside, by state", ("state",))
+LEASES = Metric("ensue_leases_held", "leases", "Partitions and relay that this process works on")
+APPLIED = Metric("ensue_applied", "events", "Events that took effect", counter=True)
+DUPLICATES = Metric("ensue_duplicates", "records", "Records skipped because they had taken effect", counter=True)
+GAPS_SEEN = Metric("ensue_gaps_seen", "gaps", "Losses of the broker that were noticed", counter=True)
+RETRIES = Metric("ensue_retries", "attempts", "Attempts after the first of messages that failed", counter=True)
+METRICS = (OUTBOX_UNSENT, BROKER_UP, LAG, GAPS_OPEN, DEAD_LETTERS, LEASES, APPLIED, DUPLICATES, GAPS_SEEN, RETRIES)
+
+#: label values -> value
+Values = Mapping[tuple[str, ...], float]
+
+
+async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0) -> dict[Metric, Values]:
+    """Return the values of METRICS. Raises StoreUnavailable; a broker that does not answer is a value."""
+    store = context.store
+    checkpoints = await store.checkpoints()
+    letters: dict[tuple[str, ...], float] = {}
+    for (_, state), count in (await store.dead_letter_counts()).items():
+        letters[(state.value,)] = letters.get((state.value,), 0) + count
+    counters = [each.counters for each in checkpoints.values()]
+    lags = await _lags(context, worker, answer_s)
+    return {
+        OUTBOX_UNSENT: {(): await _unsent(context, worker)},
+        BROKER_UP: {(): float(lags is not None)},
+        LAG: lags or {},
+        GAPS_OPEN: {(): sum(len(each.gaps) for each in checkpoints.values())},
+        DEAD_LETTERS: letters,
+        LEASES: {(): len(worker.holds) if worker else 0},
+        APPLIED: _sum(counters, "applied"),
+        DUPLICATES: _sum(counters, "duplicates"),
+        GAPS_SEEN: _sum(counters, "gaps_seen"),
+        RETRIES: _sum(counters, "retries"),
+    }
+
+
+def _sum(counters: list[Counters], name: str) -> Values:
+    return {(): sum(getattr(each, name) for each in counters)}
+
+
+async def _unsent(context: Context, worker: Worker | None) -> float:
+    """Positions have no holes, so a difference is a count. The relay's own position where it runs here."""
+    if not context.store.capabilities.publishes:
+        return 0
+    head = max((await context.store.outbox_heads()).values(), default=0)
+    relay = worker.relay if worker else None
+    return max(head - max(await context.store.relay_load(), relay.position if relay else 0), 0)
+
+
+async def _lags(context: Context, worker: Worker | None, answer_s: float) -> Values | None:
+    """None: the broker does not answer."""
+    lags: dict[tuple[str, ...], float] = {}
+    try:
+        async with asyncio.timeout(answer_s):
+            await context.broker.topics()
+            for each in worker.consumers if worker else ():
+                first, last = await context.broker.bounds(each.partition.topic, each.partition.number)
+                place = (each.partition.topic, str(each.partition.number))
+                lags[place] = max(last - max(each.offset, first - 1), 0)
+    except (TimeoutError, EnsueError):
+        return None  # which is what `ensue_broker_up` says
+    return lags
