@@ -19,7 +19,7 @@ from ensue.stores.sql.wakeup import Polling, Wakeup
 log = logging.getLogger("ensue.store")
 
 #: Between two notifications of one process.
-DEBOUNCE_S = 0.003
+DEBOUNCE_S = 0.005
 #: After a connection that listened was lost.
 RETRY_S = 0.5
 
