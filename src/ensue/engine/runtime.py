@@ -97,10 +97,8 @@ class Runtime:
         if self._worker is not None:
             return
         check_fits(self.definition, self.store.capabilities)
-        await self._open_store()
         try:
-            if self._tables is not None and self.store.capabilities.sessions:  # else a table begins with its first row
-                await self._make_tables(self._tables)
+            await self._open_store()
             if work:
                 self._worker = Worker(self.context)
             try:
@@ -120,6 +118,9 @@ class Runtime:
         while True:
             try:
                 await self.store.open()
+                # Without sessions a table begins with its first row. The database may go away between the two.
+                if self._tables is not None and self.store.capabilities.sessions:
+                    await self._make_tables(self._tables)
                 return
             except RetryableError as error:
                 if clock.monotonic() + pause > until:

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from sqlalchemy import Column, Integer, MetaData, Table
 from tests.unit.engine.workbench import LIMIT_S, QUICK, _Shared, store_of
 
 from ensue import Event, Service
@@ -129,3 +130,26 @@ async def test_a_database_that_is_starting_too_is_waited_for(tmp_path: Path) -> 
     async with asyncio.timeout(LIMIT_S), service.running(runtime):
         await runtime.ready()
     assert store.tries == 3
+
+
+class GoneForItsTables(SqliteStore):
+    """Opens, and is away when the user's tables are to be made, twice."""
+
+    tries = 0
+
+    async def create_tables(self, metadata: MetaData) -> None:
+        self.tries += 1
+        if self.tries <= 2:
+            raise StoreUnavailable("restarted")
+        await super().create_tables(metadata)
+
+
+async def test_a_database_that_goes_away_while_tables_are_made_is_waited_for_too(tmp_path: Path) -> None:
+    metadata = MetaData()
+    Table("buckets", metadata, Column("id", Integer, primary_key=True))
+    service = Service("well", tables=metadata)
+    store = GoneForItsTables(f"sqlite:///{tmp_path}/well.db?synchronous=OFF", "well")
+    settings = Settings(database="", broker="", partitions=1, engine=QUICK)
+    async with service.running(Runtime(service, store, MemoryBroker(), settings, tables=metadata)):
+        assert store.tries == 3
+        assert await store.missing_tables(metadata) == []
