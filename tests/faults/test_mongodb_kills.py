@@ -30,11 +30,11 @@ from ensue.stores.mongodb import MongoDbStore
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing.servers import MongoDbServer
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 #: (where it dies, whether deposits of 13 fail, so that there are dead letters)
 KILLS = [
     ("entities:1", False), ("entities:2", False), ("entities:5", True), ("checkpoint:2", False), ("checkpoint:5", True),
-    ("letters:1", True), ("letter:2", True), ("letter:1", False), ("stamped:1", False), ("inserted:1", False),
+    ("letters:1", True), ("letter:2", True), ("letter:1", True), ("stamped:1", False), ("inserted:1", False),
     ("taken:1", False), ("taken:2", True), ("cleared:1", False), ("entities:3", False),
 ]  # fmt: skip
 metadata = MetaData()
@@ -46,7 +46,7 @@ Table(
 )
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [2])
 async def test_a_kill_between_any_two_writes_changes_nothing(
     seed: int, tmp_path: Path, mongodb_server: MongoDbServer
 ) -> None:

@@ -49,7 +49,7 @@ class Server:
         """Send one command, which may be done twice, and return the answer as RESP2 has it. Raises StoreUnavailable."""
 
         def work() -> Awaitable[Any]:
-            return self._client.execute_command(*words)  # type: ignore[no-untyped-call,no-any-return]  # the driver's
+            return self._client.execute_command(*words)  # type: ignore[no-untyped-call]  # the driver's
 
         with self.translated():
             return await self._twice(work)
