@@ -81,7 +81,11 @@ async def test_a_step_that_is_open_during_the_switch_is_read_by_the_new_mode(
             await transaction.outbox_add([record("open")])
             await store._opened.outbox.close()  # type: ignore[union-attr]  # its relay has stopped, its steps go on
             switching = asyncio.create_task(switched.open())
-            await asyncio.sleep(0.5)  # long enough to be in the middle of it; correct with any length
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    if postgres_server.psql(database, "SELECT outbox_mode FROM ensue_meta") == new:
+                        break
+                    await asyncio.sleep(0.02)
         async with asyncio.timeout(PATIENCE_S):
             await switching
         try:
