@@ -47,7 +47,7 @@ async def refusal(world: World, service: str = "sends") -> StoreRestored:
     worker = world.runtimes[service].worker
     assert worker is not None
     await asyncio.wait_for(worker.wait_failed(), LIMIT_S)
-    assert worker.failed is not None
+    assert isinstance(worker.failed, StoreRestored)
     return worker.failed
 
 
