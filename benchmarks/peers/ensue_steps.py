@@ -20,7 +20,7 @@ from benchmarks.peers.ground import Ground, Order
 from ensue import Event, Service, Step, TableRepository
 
 title = "Ensue"
-packages = ("ensue", "asyncpg", "nats-py")
+packages = ("ensue", "asyncpg")
 guarantee = "once and in order of the key, by checkpoints"
 backlog = 100_000
 
