@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ensue.adapters import make_store
+from ensue.app import Service
 from ensue.cli.loading import Opened, load_service, opened
 from ensue.cli.output import confirm, masked, say
 from ensue.engine.epoch import Published, begin_epoch, find_published
@@ -17,6 +18,10 @@ from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.event import event_type
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
+from ensue.ports import Store
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
 
 app = typer.Typer(help="A service's database: make it, check it, begin a new epoch.", no_args_is_help=True)
 
@@ -29,18 +34,18 @@ def init(service: Annotated[str, _TARGET]) -> None:
     definition = load_service(service)
     settings = definition.settings()
 
-    async def make() -> str:
+    async def make() -> tuple[str, int]:
         store = make_store(settings.database, definition.name)
         await store.open()
         try:
-            if definition.tables is not None:
-                await store.create_tables(definition.tables)
-            return store.source
+            if (tables := _own_tables(definition, store)) is None:
+                return store.source, 0
+            await store.create_tables(tables)
+            return store.source, len(tables.tables)
         finally:
             await store.close()
 
-    source = asyncio.run(make())
-    own = 0 if definition.tables is None else len(definition.tables.tables)
+    source, own = asyncio.run(make())
     say(f"{masked(settings.database)}: Ensue's tables and {own} of {definition.name}'s own are there; source {source}")
 
 
@@ -52,7 +57,8 @@ def check(service: Annotated[str, _TARGET]) -> None:
     async def look() -> tuple[str, Sequence[str], Sequence[str]]:
         expected = await _expected_tables(definition.settings().database, definition.name)
         async with opened(definition) as access:
-            store, tables = access.store, definition.tables
+            store = access.store
+            tables = _own_tables(definition, store)
             ours = [] if expected is None else await store.missing_tables(expected.metadata())
             return access.database_url, ours, [] if tables is None else await store.missing_tables(tables)
 
@@ -68,6 +74,11 @@ def check(service: Annotated[str, _TARGET]) -> None:
             "missing columns want a migration (e.g. alembic)"
         )
     say(f"{url}: everything is there")
+
+
+def _own_tables(definition: Service, store: Store) -> MetaData | None:
+    """What the service declares, where there are tables at all: without sessions a table begins with its first row."""
+    return definition.tables if store.capabilities.sessions else None
 
 
 async def _expected_tables(url: str, service: str) -> SqlTables | None:
