@@ -16,7 +16,7 @@ from ensue.message import OutboxRecord
 from ensue.stores.postgres import tail_setup, tail_switch
 from ensue.stores.postgres.tail_log import encode_records
 from ensue.stores.postgres.tail_loop import Access, Tail
-from ensue.stores.postgres.tail_read import Now, Reader, Window
+from ensue.stores.postgres.tail_read import STAMPED_MAX, Now, Reader, Window
 from ensue.stores.postgres.tail_slot import SlotBusy, SlotLost
 from ensue.stores.postgres.tail_stamp import TABLES
 from ensue.stores.sql.link import Link
@@ -133,6 +133,9 @@ class TailedOutbox:
             if window.through <= position:
                 break  # the next one cannot be seen yet
             position = window.through
+            if not window.records:  # over what was pruned in one leap
+                upcoming = await self._next(position)
+                position = max(position, now.last_position if upcoming is None else upcoming - STAMPED_MAX)
         return found
 
     async def of(self, topic: str, partition: int, after: int, through: int, limit: int) -> Sequence[OutboxRecord]:

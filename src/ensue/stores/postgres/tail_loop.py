@@ -18,6 +18,7 @@ from ensue.errors import EnsueError, RetryableError, StoreUnavailable
 from ensue.message import OutboxRecord
 from ensue.stores.postgres.replication import ReplicationConnection
 from ensue.stores.postgres.tail_log import Entry, LogReader
+from ensue.stores.postgres.tail_read import STAMPED_MAX
 from ensue.stores.postgres.tail_recent import Recent
 from ensue.stores.postgres.tail_slot import Rows, SlotBusy, SlotLost, failure
 from ensue.stores.postgres.tail_stamp import Overtaken, Stamper, insert_lsn
@@ -25,7 +26,7 @@ from ensue.stores.postgres.tail_stamp import Overtaken, Stamper, insert_lsn
 log = logging.getLogger("ensue.tail")
 
 #: Entries that get their positions by one statement.
-BATCH = 2000
+BATCH = STAMPED_MAX
 #: What is read ahead before the server is made to wait.
 AHEAD_BYTES = 16 << 20
 #: How often the server hears what it may forget: when there is something new to say, and else.

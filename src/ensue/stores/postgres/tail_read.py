@@ -10,6 +10,8 @@ from ensue.stores.sql.link import Link
 
 #: Positions looked at in one window.
 WINDOW = 5000
+#: Rows that one stamp names at most.
+STAMPED_MAX = 2000
 #: Stamps looked at in one go.
 STAMPS = 200
 
@@ -23,7 +25,7 @@ _NOW = (
 # a moment before others see its rows, or long before, with synchronous replication.)
 _STAMPS = (
     "SELECT last, ids, previous, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid::text::bigint "
-    f"FROM ensue_stamp WHERE last > ? AND last - cardinality(ids) < ? ORDER BY last LIMIT {STAMPS}"
+    f"FROM ensue_stamp WHERE last > ? AND last < ? AND last - cardinality(ids) < ? ORDER BY last LIMIT {STAMPS}"
 )
 _BY_ID = "SELECT id, topic, partition_no, record_key, envelope, data FROM ensue_outbox WHERE id = ANY(?)"
 _PRESENT = "SELECT id FROM ensue_outbox WHERE id = ANY(?)"
@@ -89,11 +91,10 @@ class Reader:
     ) -> Window:
         """Return up to `limit` records in (after, through], of one partition or of all, looking at a bounded number."""
         after = max(after, now.published_from)
-        if place is not None:
-            through = min(through, after + WINDOW)
+        through = min(through, after + (limit if place is None else WINDOW))
         positions: dict[int, tuple[int, int]] = {}
         unsettled: list[int] = []
-        stamps = await link.fetch(self._stamps, after, through)
+        stamps = await link.fetch(self._stamps, after, through + STAMPED_MAX, through)
         for last, ids, previous, settled in stamps:
             first = last - len(ids) + 1
             for at in range(max(after + 1 - first, 0), min(len(ids), through + 1 - first)):
