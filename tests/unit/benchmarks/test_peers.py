@@ -21,7 +21,7 @@ async def test_each_side_lets_every_order_take_effect_once(
         pytest.skip(lacking)
     about = await describe(name)
     assert about.guarantee
-    # A NATS of its own: the benchmark deletes all streams that it finds. `measure` itself makes sure that the consumer's
+    # A NATS of its own: the benchmark deletes all streams that it finds. `measure` makes sure that the consumer's
     # database holds what was placed, once.
     found = await measure(name, about.backlog, postgres_server, start(NatsServer), QUICK)
     assert found.drained > 0
