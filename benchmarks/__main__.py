@@ -29,14 +29,17 @@ NAMES = (
     "engines_orm",
     "engines_plain",
     "relay_modes",
+    "publishing",
     "latency",
     "idle",
     "wakeup",
     "growth",
+    "growth_postgres",
+    "scale_out",
     "year",
 )
-#: Takes minutes and has goals for a whole machine: only when it is named.
-ONLY_BY_NAME = ("year",)
+#: Take minutes and have goals for a whole machine: only when they are named.
+ONLY_BY_NAME = ("growth_postgres", "scale_out", "year")
 
 
 def load(name: str) -> Callable[[bool], Report]:

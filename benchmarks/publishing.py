@@ -93,9 +93,9 @@ async def _measure(way: Way, url: str, port: int, counts: Counts) -> list[Figure
         for size in SIZES:
             measured = await _alternate(hand, ensue, size, 1, counts)
             figures += [
-                measured.rate("hand", f"{way.name}, {size} events: by hand", unit="steps/s"),
-                measured.rate("ensue", f"{way.name}, {size} events: Ensue", unit="steps/s"),
-                measured.ratio("ensue", "hand", f"{way.name}, {size} events: ratio", goal=at_least(0.9)),
+                measured.rate("hand", f"{way.name}, {_events(size)}: by hand", unit="steps/s"),
+                measured.rate("ensue", f"{way.name}, {_events(size)}: Ensue", unit="steps/s"),
+                measured.ratio("ensue", "hand", f"{way.name}, {_events(size)}: ratio", goal=at_least(0.9)),
             ]
         measured = await _alternate(hand, ensue, 1, AT_ONCE, counts)
         figures += [
@@ -109,7 +109,7 @@ async def _measure(way: Way, url: str, port: int, counts: Counts) -> list[Figure
             value=max(waits[size] for size in SIZES) - waits[0],
             unit="",
             goal=at_most(1),
-            about=", ".join(f"{size} events: {waits[size]:g} in all" for size in waits),
+            about=", ".join(f"{_events(size)}: {waits[size]:g} in all" for size in waits),
         )
     )
     return figures
@@ -141,6 +141,10 @@ async def _steps(publish: Publish, size: int, count: int, workers: int) -> Sampl
     else:
         await asyncio.gather(*(work(worker) for worker in range(workers)))
     return watch.stop(count)
+
+
+def _events(size: int) -> str:
+    return "1 event" if size == 1 else f"{size} events"
 
 
 def hand_side(way: Way, url: str, workers: int) -> AbstractAsyncContextManager[Publish]:
@@ -177,7 +181,9 @@ async def ensue_side(way: Way, url: str) -> AsyncIterator[Publish]:
         await runtime.stop()
 
 
-async def round_trips(way: Way, url: str, port: int, sizes: Sequence[int], *, by_hand: bool = False) -> dict[int, float]:
+async def round_trips(
+    way: Way, url: str, port: int, sizes: Sequence[int], *, by_hand: bool = False
+) -> dict[int, float]:
     """Return how often one step of so many events waits for the server, on the step's own connection."""
     steps = 20
     found: dict[int, float] = {}

@@ -1,8 +1,8 @@
 """One process of a service that several processes run together; `scale_out` starts them.
 
-`python -m benchmarks.scale_child DATABASE BROKER WHERE`: prints `open` when its connections stand, begins to work when it
-reads a line, and stops when its input ends. WHERE `elsewhere`: it goes by a name as on another machine, so nobody can
-see by its pid that it is gone.
+`python -m benchmarks.scale_child DATABASE BROKER WHERE`: prints `open` when its connections stand, begins to work when
+it reads a line, and stops when its input ends. WHERE `elsewhere`: it goes by a name as on another machine, so nobody
+can see by its pid that it is gone.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ async def work(database: str, broker: str, where: str) -> None:
     service = make_service()
     engine = EngineConfig(relay_save_interval_s=0.1)  # the parent looks at it to see that all is sent
     settings = Settings(database=database, broker=broker, partitions=PARTITIONS, engine=engine)
-    runtime = Runtime(
-        service, make_store(database, service.name), make_broker(broker), settings, tables=service.tables
-    )
+    runtime = Runtime(service, make_store(database, service.name), make_broker(broker), settings, tables=service.tables)
     await runtime.start(work=False)
     worker = Worker(runtime.context, f"machine-{os.getpid()}:{worker_name()}" if where == "elsewhere" else None)
     try:

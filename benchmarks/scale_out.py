@@ -134,10 +134,11 @@ class _Drain:
                 for each in running:
                     tell(each)
                 async with asyncio.timeout(_ENOUGH_S):
-                    while tuple(await connection.fetchrow(_DONE)) != (self._events, self._events):
-                        await asyncio.sleep(0.02)  # noqa: ASYNC110  # other processes, no event to wait for
+                    while [tuple(row) for row in await connection.fetch(_DONE)] != [(self._events, self._events)]:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)  # other processes: there is no event to wait for
                 sample = watch.stop(self._events)
-            found = tuple(int(each) for each in await connection.fetchrow(_CHECK))
+            [row] = await connection.fetch(_CHECK)
+            found = tuple(int(each) for each in row)
             if found != self._expected:
                 raise AssertionError(f"changes, balances, events are {found}, expected {self._expected}")
         finally:

@@ -37,3 +37,21 @@ def fair_share(names: Sequence[str], table: LeaseTable, worker: str) -> Wish:
     start = workers.index(worker) * len(free) // len(workers)  # begin at different places: fewer races
     acquire = tuple((free[start:] + free[:start])[: max(quota - len(mine), 0)])
     return Wish(acquire, release)
+
+
+#: After a lease's end; and the shortest pause between two heartbeats.
+_MARGIN_S = 0.02
+
+
+def until_next(table: LeaseTable, worker: str, pause_s: float) -> float:
+    """Return how long `worker` may sleep before its next heartbeat: pause_s, or less when a lease ends sooner.
+
+    A living worker renews its leases well before they end. So one of another's that ends within pause_s belongs to a
+    worker that has missed a heartbeat, and if it is dead, its partitions need not wait for ours.
+
+    >>> from ensue.message import Lease
+    >>> until_next(LeaseTable(("a", "b"), (Lease("x", "a", 0.5),)), "b", 1.0)
+    0.52
+    """
+    others = (lease.expires_in_s for lease in table.leases if lease.owner != worker)
+    return min(pause_s, max(min(others, default=pause_s), 0.0) + _MARGIN_S)

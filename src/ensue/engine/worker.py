@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.context import Context
-from ensue.engine.leases import fair_share
+from ensue.engine.leases import fair_share, until_next
 from ensue.engine.relay import Relay
 from ensue.engine.retention import prune_forever
 from ensue.errors import RetryableError, StoreRestored, UsageError
@@ -138,17 +138,21 @@ class Worker:
     async def _beat_forever(self) -> None:
         context = self._context
         while True:
+            pause = context.config.lease_ttl_s / 3
             try:
-                await self._beat()
+                pause = until_next(await self._beat(), self.name, pause)
                 self._ready.set()
             except RetryableError as error:
                 log.warning("%s: no heartbeat: %s", self.name, error)
             except Exception:
                 log.exception("%s: unexpected in the heartbeat; going on", self.name)
-            await context.clock.sleep(context.config.lease_ttl_s / 3)
+            await context.clock.sleep(pause)
 
-    async def _beat(self) -> None:
-        """Live on, and come nearer to a fair share: by what holds now, since an old table moves what need not move."""
+    async def _beat(self) -> LeaseTable:
+        """Live on, and come nearer to a fair share: by what holds now, since an old table moves what need not move.
+
+        Returns who holds what afterwards.
+        """
         store, ttl_s = self._context.store, self._context.config.lease_ttl_s
         table = await self._without_dead(await store.heartbeat(self.name, ttl_s, (), ()))
         wish = fair_share(self._names, table, self.name)
@@ -164,6 +168,7 @@ class Worker:
         await self._end([name for name in self._loops if name not in mine])
         for name in sorted(mine):
             self._begin(name)
+        return table
 
     async def _without_dead(self, table: LeaseTable) -> LeaseTable:
         """Resign for killed processes of this machine, whose leases nobody will renew; return what is left."""

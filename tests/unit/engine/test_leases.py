@@ -7,7 +7,7 @@ from random import Random
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from ensue.engine.leases import fair_share
+from ensue.engine.leases import fair_share, until_next
 from ensue.message import Lease, LeaseTable
 
 
@@ -126,3 +126,11 @@ def test_a_worker_never_wants_what_a_living_one_holds_nor_gives_up_and_takes_at_
         assert not any(house.owners.get(name) in alive for name in wish.acquire)
         assert all(house.owners[name] == worker for name in wish.release)
         assert not (wish.acquire and wish.release)
+
+
+def test_the_next_heartbeat_comes_when_a_lease_of_another_ends_if_that_is_sooner() -> None:
+    mine, soon, late = Lease("a", "me", 0.1), Lease("b", "other", 0.4), Lease("c", "third", 2.5)
+    assert until_next(LeaseTable(("me",), (mine,)), "me", 1.0) == 1.0
+    assert until_next(LeaseTable(("me", "third"), (mine, late)), "me", 1.0) == 1.0
+    assert 0.4 < until_next(LeaseTable(("me", "other", "third"), (mine, late, soon)), "me", 1.0) < 0.5
+    assert until_next(LeaseTable(("me", "other"), (Lease("b", "other", -1.0),)), "me", 1.0) > 0  # no busy loop

@@ -53,3 +53,22 @@ async def test_a_new_worker_takes_over_from_killed_ones_before_it_says_that_it_i
         assert sorted(runtime.worker.holds) == sorted([*names, RELAY])
     finally:
         await runtime.stop()
+
+
+async def test_a_lease_of_another_machine_is_taken_when_it_ends_and_not_with_the_next_heartbeat(tmp_path: Path) -> None:
+    store = store_of(tmp_path, "post")
+    await store.open()
+    names = ["parcels/0", "parcels/1"]
+    await store.heartbeat("elsewhere:1:0", 0.5, [*names, RELAY], [])
+    await store.close()
+    settings = Settings(database="", broker="", partitions=2, engine=config(lease_ttl_s=3600.0))
+    runtime = Runtime(post(), store_of(tmp_path, "post"), MemoryBroker(), settings)
+    await runtime.start()
+    try:
+        async with asyncio.timeout(LIMIT_S):  # the next heartbeat is twenty minutes away
+            await runtime.ready()
+            assert runtime.worker is not None
+            while sorted(runtime.worker.holds) != sorted([*names, RELAY]):  # noqa: ASYNC110  # leases have no event
+                await asyncio.sleep(0.01)
+    finally:
+        await runtime.stop()

@@ -71,10 +71,14 @@ class PostgresServer(Server):
 
     def psql(self, database: str, statement: str) -> str:
         """Run SQL past everything; return the rows, one a line, columns separated by `|`."""
-        return self.run(
+        return self.run(*self.client(database), statement).strip()
+
+    def client(self, database: str) -> Sequence[str]:
+        """The command, for `run`, of which the last argument is SQL; for what takes longer than `psql` waits."""
+        return [
             f"{_binaries()}/psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database,
-            "-v", "ON_ERROR_STOP=1", "-Atqc", statement,
-        ).strip()  # fmt: skip
+            "-v", "ON_ERROR_STOP=1", "-Atqc",
+        ]  # fmt: skip
 
     def _has(self, database: str) -> bool:
         return self.psql("postgres", f"SELECT 1 FROM pg_database WHERE datname = '{database}'") == "1"

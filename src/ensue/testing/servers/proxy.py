@@ -80,9 +80,7 @@ class TcpProxy:
             self._connections.discard(task)
             writer.transport.abort()
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note: Callable[[], None]
-    ) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note: Callable[[], None]) -> None:
         while data := await reader.read(65536):
             note()
             await self._flowing.wait()
