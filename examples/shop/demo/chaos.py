@@ -9,6 +9,8 @@ from random import Random
 from shop.demo.supervisor import Supervisor
 
 INTERVAL_S = (0.7, 1.5)
+#: Where servers go down as well: a service that starts must find some of them up.
+INTERVAL_WITH_SERVERS_S = (2.5, 5.0)
 #: How often a service that is still starting is spared. Not always: that is a moment to be killed at too. After that
 #: it may finish its next start: on a machine where a start takes longer than the time between kills, nothing would
 #: ever get done.
@@ -18,18 +20,19 @@ SPARED = 0.75
 class Chaos:
     """kills: by service. while_starting: how many of them hit a service that was still starting."""
 
-    def __init__(self, supervisor: Supervisor, random: Random) -> None:
+    def __init__(self, supervisor: Supervisor, random: Random, interval_s: tuple[float, float] = INTERVAL_S) -> None:
         self.kills: Counter[str] = Counter()
         self.while_starting = 0
         self._supervisor = supervisor
         self._random = random
+        self._interval_s = interval_s
         self._killed_at_start: set[str] = set()
 
     async def run(self, enough: asyncio.Event) -> None:
         """Go on until `enough` is set; then every service is running, or starting, again."""
         while not enough.is_set():
             try:
-                await asyncio.wait_for(enough.wait(), self._random.uniform(*INTERVAL_S))
+                await asyncio.wait_for(enough.wait(), self._random.uniform(*self._interval_s))
             except TimeoutError:
                 await self._kill_one()
 

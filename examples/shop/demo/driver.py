@@ -24,10 +24,12 @@ from shop.demo.reachable import Reachable
 CONCURRENCY = 32
 #: How long one operation may be tried before the run is given up, in seconds. A restart takes a second or two.
 GIVE_UP_S = 60.0
+#: The same where the servers go down one after the other, each for seconds.
+GIVE_UP_WITH_SERVERS_S = 240.0
 
 
 class OperationFailed(Exception):
-    """A service answered what it must not, or did not answer for GIVE_UP_S; the text says which and what."""
+    """A service answered what it must not, or did not answer for too long; the text says which and what."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,6 +66,7 @@ class Driver:
         *,
         rate: float | None = None,
         concurrency: int = CONCURRENCY,
+        give_up_s: float = GIVE_UP_S,
         on_order: Callable[[UUID, float], None] = lambda order_id, at: None,
     ) -> None:
         self.sent = Sent()
@@ -72,6 +75,7 @@ class Driver:
         self._random = random
         self._rate = rate
         self._concurrency = concurrency
+        self._give_up_s = give_up_s
         self._on_order = on_order
         self._orders_started = 0
         self._began = 0.0
@@ -149,7 +153,7 @@ class Driver:
         path = f"/orders/{operation.order_id}/cancel"
         began = time.monotonic()
         attempt = 0
-        while time.monotonic() - began < GIVE_UP_S:
+        while time.monotonic() - began < self._give_up_s:
             # A refusal is not kept with the key (its step rolled back), so the same request may ask again.
             status, answer = await self._post(client, "orders", path, None, operation.key)
             if status == 202:
@@ -163,7 +167,9 @@ class Driver:
             self.sent.undecided += 1
             attempt += 1
             await asyncio.sleep(min(0.01 * 2 ** min(attempt, 6), 0.4) * self._random.uniform(0.5, 1.0))
-        raise OperationFailed(f"order {operation.order_id} was still NEW after {GIVE_UP_S:g} s: nobody decides it")
+        raise OperationFailed(
+            f"order {operation.order_id} was still NEW after {self._give_up_s:g} s: nobody decides it"
+        )
 
     async def _create(self, client: aiohttp.ClientSession, service: str, path: str, body: Mapping[str, str]) -> None:
         """Create what the body names by its id: 201, or 200 when an earlier try did it and its answer was lost."""
@@ -181,7 +187,7 @@ class Driver:
         last = ""
         began = time.monotonic()
         attempt = 0
-        while time.monotonic() - began < GIVE_UP_S:
+        while time.monotonic() - began < self._give_up_s:
             try:
                 async with client.post(url, json=body, headers=headers) as response:
                     text = await response.read()
@@ -194,7 +200,7 @@ class Driver:
             except aiohttp.ClientConnectorError as error:
                 self.sent.resent["no connection"] += 1
                 last = repr(error)
-                await self._reachable[service].wait(GIVE_UP_S - (time.monotonic() - began))
+                await self._reachable[service].wait(self._give_up_s - (time.monotonic() - began))
                 continue
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
                 last = repr(error)
@@ -202,4 +208,4 @@ class Driver:
             self.sent.resent[reason] += 1
             await asyncio.sleep(min(0.02 * 2 ** min(attempt, 5), 0.5) * self._random.uniform(0.5, 1.0))
             attempt += 1
-        raise OperationFailed(f"POST {url} had no answer for {GIVE_UP_S:g} s; the last try: {last}")
+        raise OperationFailed(f"POST {url} had no answer for {self._give_up_s:g} s; the last try: {last}")

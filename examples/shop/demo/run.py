@@ -16,12 +16,12 @@ import aiohttp
 from rich.console import Console
 
 from shop.demo.books import Books, read_books
-from shop.demo.chaos import Chaos
+from shop.demo.chaos import INTERVAL_S, INTERVAL_WITH_SERVERS_S, Chaos
 from shop.demo.checks import Invariant, check_answers, check_engine, check_losses, check_moments, check_snapshot
 from shop.demo.databases import Databases
 from shop.demo.dataset import invoices
 from shop.demo.directory import CannotRun, prepared
-from shop.demo.driver import Driver
+from shop.demo.driver import GIVE_UP_S, GIVE_UP_WITH_SERVERS_S, Driver
 from shop.demo.faults import Faults
 from shop.demo.from_databases import snapshot_from_databases
 from shop.demo.latency import LatencySampler
@@ -97,8 +97,12 @@ async def _replay(
     urls = {service.name: service.url for service in services}
     databases = stack.databases
     latency = LatencySampler(databases["order_history"], stack.away)
-    driver = Driver(plan, urls, Random(f"driver {options.seed}"), rate=options.rate, on_order=latency.follow)
-    chaos = Chaos(services, Random(f"chaos {options.seed}"))
+    driver = Driver(
+        plan, urls, Random(f"driver {options.seed}"), rate=options.rate, on_order=latency.follow,
+        give_up_s=GIVE_UP_WITH_SERVERS_S if stack.lines else GIVE_UP_S,
+    )  # fmt: skip
+    interval_s = INTERVAL_WITH_SERVERS_S if stack.lines else INTERVAL_S
+    chaos = Chaos(services, Random(f"chaos {options.seed}"), interval_s)
     faults = Faults(stack, services, Random(f"faults {options.seed}"))
     losses = Losses(stack, services, directory, lambda: driver.sent.operations / plan.operations)
     troubles: list[Trouble] = []

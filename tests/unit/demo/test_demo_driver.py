@@ -14,7 +14,6 @@ import aiohttp.test_utils
 import pytest
 from aiohttp import web
 
-from shop.demo import driver
 from shop.demo.dataset import invoices
 from shop.demo.driver import Driver, OperationFailed
 from shop.demo.model import run_model
@@ -139,11 +138,11 @@ async def test_an_answer_that_must_not_be_stops_the_run_and_is_shown() -> None:
     assert caught.group_contains(OperationFailed, match=r"POST /customers of customers was answered 404.*no such thing")
 
 
-async def test_a_service_that_never_answers_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "GIVE_UP_S", 0.3)
+async def test_a_service_that_never_answers_ends_the_run() -> None:
     nobody = "http://127.0.0.1:9"  # the discard port: nothing listens there
     with pytest.raises(ExceptionGroup) as caught:
-        await asyncio.wait_for(Driver(PLAN, {"orders": nobody, "customers": nobody}, Random(0)).run(), 30)
+        driven = Driver(PLAN, {"orders": nobody, "customers": nobody}, Random(0), give_up_s=0.3)
+        await asyncio.wait_for(driven.run(), 30)
     assert caught.group_contains(OperationFailed, match="had no answer for 0.3 s; the last try: .*Connect")
 
 

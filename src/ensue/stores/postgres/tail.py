@@ -207,8 +207,8 @@ class TailedOutbox:
         await link.execute(self._text(_EPOCH), epoch, published_through, max(int(last), published_through))
         await link.execute(self._text(_EPOCH_RELAY), published_through)
 
-    async def unsent(self, link: Link) -> int:
-        return await tail_switch.unsent(link, self._access)
+    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
+        return await tail_switch.unsent(link, self._access, exactly=exactly)
 
     async def hindrances(self, link: Link) -> Sequence[str]:
         lines = await tail_switch.hindrances(link, KEPT_BYTES)

@@ -34,12 +34,12 @@ class PolledOutbox(StampedOutbox):
     async def _keep(self, records: list[OutboxRecord], now: float) -> None:
         await self._tools.desk.run(lambda link: self._tools.dialect.add(link, records, now))
 
-    async def unsent(self, link: Link) -> int:
+    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
         if not await self._tailed(link):
-            return await super().unsent(link)
+            return await super().unsent(link, exactly=exactly)
         from ensue.stores.postgres import tail_switch
 
-        return await tail_switch.unsent(link, self._access())
+        return await tail_switch.unsent(link, self._access(), exactly=exactly)
 
     async def prepare(self, link: Link) -> None:
         """Give up what the tail has kept: all of it is sent, and belongs to the epoch that ends now."""

@@ -58,8 +58,11 @@ _OLDER = (
 )
 
 
-async def unsent(link: Link, access: Access) -> int:
-    """How many committed records the relay's stored position does not cover, in whatever mode they were written."""
+async def unsent(link: Link, access: Access, *, exactly: bool) -> int:
+    """How many committed records the relay's stored position does not cover, in whatever mode they were written.
+
+    exactly: with the messages in the slot's part of the log, for which nobody may be reading it.
+    """
     [(tailed,)] = await link.fetch(TAILED)
     if not tailed:
         [(count,)] = await link.fetch(UNSENT)
@@ -68,7 +71,7 @@ async def unsent(link: Link, access: Access) -> int:
     [(rows,)] = await link.fetch(_UNSENT_ROWS)
     [(slot,)] = await link.fetch(_SLOT)
     messages = 0
-    if slot:
+    if slot and exactly:
         own = await access.connect()
         try:
             messages = len(await _messages(own, access, str(slot)))

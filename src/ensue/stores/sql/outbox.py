@@ -88,8 +88,11 @@ class Outbox(Protocol):
     async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
         """Write the new epoch, in the caller's transaction: see `Store.new_epoch`."""
 
-    async def unsent(self, link: Link) -> int:
-        """How many committed records the relay's stored position does not cover. 0: the mode may be switched."""
+    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
+        """How many committed records the relay's stored position does not cover. 0: the mode may be switched.
+
+        exactly: False for who only looks: what nobody has read of the server's log yet may be left out.
+        """
 
     async def hindrances(self, link: Link) -> Sequence[str]:
         """What holds back this outbox in particular (a slot that keeps log, say), one line each."""
