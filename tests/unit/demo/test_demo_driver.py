@@ -140,8 +140,8 @@ async def test_an_answer_that_must_not_be_stops_the_run_and_is_shown() -> None:
 
 async def test_a_service_that_never_answers_ends_the_run() -> None:
     nobody = "http://127.0.0.1:9"  # the discard port: nothing listens there
+    driven = Driver(PLAN, {"orders": nobody, "customers": nobody}, Random(0), give_up_s=0.3)
     with pytest.raises(ExceptionGroup) as caught:
-        driven = Driver(PLAN, {"orders": nobody, "customers": nobody}, Random(0), give_up_s=0.3)
         await asyncio.wait_for(driven.run(), 30)
     assert caught.group_contains(OperationFailed, match="had no answer for 0.3 s; the last try: .*Connect")
 

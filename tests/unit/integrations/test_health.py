@@ -24,7 +24,7 @@ from ensue.message import Bounds, LeaseTable
 from ensue.stores.sqlite import SqliteStore
 
 
-class Parcel(Event, topic="parcels", key="street"):
+class Parcel(Event, topic="probed", key="street"):
     street: str
 
 
@@ -190,7 +190,7 @@ async def test_a_partition_that_lags_is_named_with_its_lag_and_the_limit(tmp_pat
         await asyncio.wait_for(begun.wait(), LIMIT_S)
         answer = await bench.until("/readyz", 503)
         [reason] = answer.json()["reasons"]
-        assert reason == "parcels/0 lags 5 records behind, limit 3"
+        assert reason == "probed/0 lags 5 records behind, limit 3"
         assert await bench.runtime.readiness() == [], "the default limit is higher"
         going.set()
         await bench.until("/readyz", 200)

@@ -51,7 +51,7 @@ def record(text: str, partition: int = 0) -> OutboxRecord:
 
 
 def message(position: int, key: str = "a", source: str = "s/1") -> Message:
-    return Message("deposits", 0, position or 1, key, source, position, 0, Envelope(id=f"id-{position}", type="T"), b"")
+    return Message("savings", 0, position or 1, key, source, position, 0, Envelope(id=f"id-{position}", type="T"), b"")
 
 
 # --- refusals
@@ -148,7 +148,7 @@ async def test_publishing_for_an_entity_that_does_not_exist_is_a_dead_letter(url
 
 
 async def test_a_message_takes_effect_once_though_the_step_died_before_its_checkpoint(url: str) -> None:
-    partition = Partition("orders", "deposits", 0)
+    partition = Partition("orders", "savings", 0)
 
     async def step(store: MongoDbStore, position: int, key: str) -> bool:
         """Deposit 1 by a message; return whether it was new."""

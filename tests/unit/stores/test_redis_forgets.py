@@ -67,7 +67,7 @@ async def test_a_durable_server_keeps_what_it_acknowledged(tmp_path: Path, start
 async def test_a_checkpoint_of_the_same_revision_but_another_life_is_refused(start: Start) -> None:
     """One worker remembers revision 2; the server went back to 1, and another worker has made its own revision 2."""
     server = start(RedisServer, durable=True)
-    partition = Partition("view", "deposits", 0)
+    partition = Partition("view", "savings", 0)
     zombie, other = RedisStore(server.url(), "view"), RedisStore(server.url(), "view")
     await zombie.open()
     await other.open()

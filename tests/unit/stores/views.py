@@ -23,7 +23,7 @@ QUICK = EngineConfig(poll_interval_s=0.05, tick_first_s=0.1, resend_interval_s=0
 PARTITIONS = 2
 
 
-class Deposited(Event, topic="deposits", key="account"):
+class Deposited(Event, topic="savings", key="account"):
     account: str
     amount: int
 
