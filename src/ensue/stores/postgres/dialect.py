@@ -23,9 +23,8 @@ ADD = (
     "FROM unnest($1::text[], $2::int[], $3::text[], $4::bytea[], $5::bytea[]) "
     "AS r(topic, partition_no, record_key, envelope, data)"
 )
-# Rows are found again by where they lie: nothing moves them, the counter's lock keeps every other stamper out.
-# The last UPDATE does not ask again for `position IS NULL`: the counter's lock says so, and after an ANALYZE of an outbox
-# that is all stamped the planner would expect one such row and join by a nested loop, quadratic in the batch.
+# The last UPDATE does not ask again for `position IS NULL`: the counter's lock says so, and after an ANALYZE of an
+# outbox that is all stamped the planner would expect one such row and join by a nested loop, quadratic in the batch.
 STAMP = """
 WITH fresh AS MATERIALIZED (
     SELECT id, topic, partition_no FROM ensue_outbox WHERE position IS NULL ORDER BY id LIMIT $2
