@@ -6,6 +6,7 @@ Every kind that the stack allows happens at least once, however short the replay
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -20,14 +21,23 @@ FAULT_S = (0.5, 2.5)
 #: A service that stands still for longer than its leases last: others, or it itself later, must not do things twice.
 STANDSTILL_S = 4.0
 
+#: How long to wait for the next event before the next fault comes all the same, and how often to look, in seconds.
+RECOVERY_MAX_S = 30.0
+LOOK_S = 0.02
+
 Fault = Callable[[], Awaitable[None]]
 
 
 class Faults:
-    """happened: how often, by kind."""
+    """happened: how often, by kind. recovery_s: by kind, from the end of each fault until the next order was OPEN.
 
-    def __init__(self, stack: Stack, supervisor: Supervisor, random: Random) -> None:
+    opened: how many of the orders that are followed have been OPEN so far.
+    """
+
+    def __init__(self, stack: Stack, supervisor: Supervisor, random: Random, opened: Callable[[], int]) -> None:
         self.happened: Counter[str] = Counter()
+        self.recovery_s: dict[str, list[float]] = {}
+        self._opened = opened
         self._supervisor = supervisor
         self._random = random
         self._kinds: dict[str, Fault] = {"service stands still": self._standstill}
@@ -53,8 +63,19 @@ class Faults:
                 await asyncio.sleep(self._random.uniform(*CALM_S))
                 await self._kinds[kind]()
                 self.happened[kind] += 1
+                if not enough.is_set():
+                    await self._recovery(kind, enough)
             if enough.is_set():
                 return
+
+    async def _recovery(self, kind: str, enough: asyncio.Event) -> None:
+        """Wait until an event is applied again; not for ever, since services are being killed meanwhile."""
+        began, before = time.monotonic(), self._opened()
+        while not enough.is_set() and time.monotonic() - began < RECOVERY_MAX_S:
+            if self._opened() > before:
+                self.recovery_s.setdefault(kind, []).append(time.monotonic() - began)
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def _kill(self, line: Line) -> None:
         line.server.kill()

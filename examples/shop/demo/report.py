@@ -40,7 +40,7 @@ class Durations:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
     """stack: which databases and broker. kills: by service, None without --chaos. faults: of servers and lines, by
-    kind. losses: what the broker was made to forget, in order. cpu, memory_peak: by process, over all
+    kind. recovery_s: from the end of a fault until the next order was OPEN, by kind. losses: what the broker was made to forget, in order. cpu, memory_peak: by process, over all
     its lives: seconds of processor time, bytes at most.
     """
 
@@ -58,6 +58,7 @@ class Report:
     kills: Mapping[str, int] | None
     kills_while_starting: int
     faults: Mapping[str, int]
+    recovery_s: Mapping[str, list[float]]
     losses: list[str]
     cpu: Mapping[str, float]
     memory_peak: Mapping[str, int]
@@ -119,6 +120,7 @@ class Report:
             "latency_post_to_open": dataclasses.asdict(self.latency) | {"how": HOW},
             "chaos": self._chaos(),
             "faults": dict(self.faults),
+            "recovery_s": {kind: [round(each, 3) for each in times] for kind, times in self.recovery_s.items()},
             "broker_losses": self.losses,
             "cpu_s": {name: round(seconds, 2) for name, seconds in self.cpu.items()},
             "memory_peak_bytes": dict(self.memory_peak),

@@ -103,7 +103,7 @@ async def _replay(
     )  # fmt: skip
     interval_s = INTERVAL_WITH_SERVERS_S if stack.lines else INTERVAL_S
     chaos = Chaos(services, Random(f"chaos {options.seed}"), interval_s)
-    faults = Faults(stack, services, Random(f"faults {options.seed}"))
+    faults = Faults(stack, services, Random(f"faults {options.seed}"), lambda: len(latency.latencies_s))
     losses = Losses(stack, services, directory, lambda: driver.sent.operations / plan.operations)
     troubles: list[Trouble] = []
     if options.chaos:
@@ -152,6 +152,7 @@ async def _replay(
         kills=dict(chaos.kills) if options.chaos else None,
         kills_while_starting=chaos.while_starting,
         faults=dict(faults.happened),
+        recovery_s=faults.recovery_s,
         losses=losses.happened,
         cpu={each.name: each.cpu_s for each in services} | {"driver": cpu_seconds(os.getpid())},
         memory_peak={each.name: each.peak_memory for each in services} | {"driver": peak_bytes(os.getpid())},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -84,6 +85,9 @@ def _figures(report: Report) -> Table:
         )
     if report.faults:
         table.add_row("faults", ", ".join(f"{kind} {count}" for kind, count in sorted(report.faults.items())))
+    if report.recovery_s:
+        times = [f"{kind} {median(found):.1f} s" for kind, found in sorted(report.recovery_s.items())]
+        table.add_row("next order OPEN", f"after the end of the fault: {', '.join(times)}")
     if report.losses:
         table.add_row("broker", f"its data was {', '.join(report.losses)}")
     table.add_row(

@@ -47,6 +47,7 @@ def report() -> Report:
         kills={"orders": 3, "customers": 1},
         kills_while_starting=1,
         faults={"kafka (broker) killed": 2},
+        recovery_s={"kafka (broker) killed": [1.5, 2.5]},
         losses=["copied", "emptied"],
         cpu={"orders": 1.5},
         memory_peak={"orders": 80 * 1024 * 1024},
