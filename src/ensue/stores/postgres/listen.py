@@ -20,6 +20,10 @@ log = logging.getLogger("ensue.store")
 
 #: Between two notifications of one process.
 DEBOUNCE_S = 0.005
+#: The same in a process that commits so many transactions a second: who reads has enough to do, and each notification
+#: costs what a statement costs.
+BUSY_PER_S = 1000
+DEBOUNCE_BUSY_S = 0.02
 #: After a connection that listened was lost.
 RETRY_S = 0.5
 
@@ -36,12 +40,12 @@ class Listening:
         self._listener: asyncio.Task[None] | None = None
         self._hears = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
-        self._unsent = False
+        self._unsent = 0  # commits that others were not told of
         self._closed = False
 
     def announce(self) -> None:
         self._wakeup.changed()
-        self._unsent = True
+        self._unsent += 1
         if self._sender is None and not self._closed:
             self._sender = asyncio.create_task(self._send())
 
@@ -57,14 +61,16 @@ class Listening:
             await self._polling.wait(timeout_s)
 
     async def _send(self) -> None:
+        pause = DEBOUNCE_S
         try:
             while self._unsent:
-                self._unsent = False
+                pause = DEBOUNCE_BUSY_S if self._unsent >= BUSY_PER_S * pause else DEBOUNCE_S
+                self._unsent = 0
                 try:
                     await self._desk.read(self._notify)
                 except RetryableError as error:
                     log.debug("a notification was not sent (%s): others look by themselves", error)
-                await asyncio.sleep(DEBOUNCE_S)
+                await asyncio.sleep(pause)
         finally:
             self._sender = None
 

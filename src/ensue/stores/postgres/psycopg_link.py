@@ -9,6 +9,7 @@ import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
+from psycopg.types.array import ListBinaryDumper
 
 from ensue.errors import EnsueError
 from ensue.stores.postgres import failures, handshake
@@ -16,6 +17,13 @@ from ensue.stores.postgres.url import PostgresUrl
 from ensue.stores.sql.link import Link, Rows
 
 CONNECT_S = 10
+
+
+class Array(list[Any]):
+    """A list that goes as a binary array. As text, each of its values is searched for what needs a backslash.
+
+    Only Ensue's own statements send one, and they say its type: a user's list in a session goes as it always does.
+    """
 
 
 class PsycopgLink(Link):
@@ -31,12 +39,12 @@ class PsycopgLink(Link):
 
     async def _fetch(self, text: str, values: Sequence[Any]) -> Rows:
         cursor = AsyncRawCursor(self.raw)
-        await cursor.execute(text, values or None, binary=True)
+        await cursor.execute(text, _bound(values), binary=True)
         return await cursor.fetchall()
 
     async def _execute(self, text: str, values: Sequence[Any]) -> int:
         cursor = AsyncRawCursor(self.raw)
-        await cursor.execute(text, values or None, binary=True)
+        await cursor.execute(text, _bound(values), binary=True)
         return cursor.rowcount
 
     async def _script(self, text: str) -> None:
@@ -82,6 +90,7 @@ async def connect(url: PostgresUrl) -> PsycopgLink:
     except (psycopg.Error, OSError, TimeoutError) as error:
         ours = failures.at_connecting(_connecting_code(error), str(error), url.place)
         raise ours or failures.unreachable(error, url.place) from error
+    raw.adapters.register_dumper(Array, ListBinaryDumper)
     link = PsycopgLink(raw, url.place, "BEGIN")
     try:
         await handshake.settle(link, url)
@@ -89,6 +98,10 @@ async def connect(url: PostgresUrl) -> PsycopgLink:
         link.terminate()
         raise
     return link
+
+
+def _bound(values: Sequence[Any]) -> Sequence[Any] | None:
+    return [Array(each) if type(each) is list else each for each in values] or None
 
 
 def _options(url: PostgresUrl) -> str:
