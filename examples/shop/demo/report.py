@@ -40,8 +40,8 @@ class Durations:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
     """stack: which databases and broker. kills: by service, None without --chaos. faults: of servers and lines, by
-    kind. recovery_s: from the end of a fault until the next order was OPEN, by kind. losses: what the broker was made to forget, in order. cpu, memory_peak: by process, over all
-    its lives: seconds of processor time, bytes at most.
+    kind. recovery_s: from the end of a fault until the next order was OPEN, by kind. losses: what the broker was made
+    to forget, in order. cpu, memory_peak: by process, over all its lives: seconds of processor time, bytes at most.
     """
 
     seed: int
