@@ -20,7 +20,11 @@ TABLES = (
     "CREATE TABLE relay (position BIGINT NOT NULL)",
     "INSERT INTO relay VALUES (0)",
 )
-SELECT = "SELECT id, owner, balance, changes FROM accounts WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
+#: A join rather than `= ANY`: a plan made before the first ANALYZE would compare each row with each id, 13 µs an event.
+SELECT = (
+    "SELECT a.id, a.owner, a.balance, a.changes FROM unnest($1::text[]) AS w(id) JOIN accounts a ON a.id = w.id "
+    "ORDER BY a.id FOR UPDATE OF a"
+)
 UPDATE = (
     "UPDATE accounts a SET owner = v.owner, balance = v.balance, changes = v.changes "
     "FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS v(id, owner, balance, changes) "

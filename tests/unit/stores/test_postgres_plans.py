@@ -9,8 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from ensue.ports import Table
 from ensue.stores.postgres import PostgresStore, dialect
 from ensue.stores.postgres.dialect import PostgresDialect
+from ensue.stores.postgres.rows import Statements
 from ensue.stores.sql import checkpoints, dead_letters, once, stamped, wakeup
 from ensue.testing.servers import PostgresServer
 
@@ -100,6 +102,24 @@ async def test_a_statement_finds_its_rows_by_an_index(connection: Any, name: str
     assert not scans, json.dumps(scans, indent=1)
     read = sum(node["Actual Rows"] for node in nodes(plan) if "Index" in node["Node Type"])
     assert read < 25_000, f"{read} rows were read"
+
+
+async def test_entities_of_a_table_that_was_never_analyzed_are_not_compared_one_by_one(connection: Any) -> None:
+    """A plan made without statistics that filters by `= ANY` compares each row with each id."""
+    table = Table("plan_account", ("id", "balance"), "id")
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("CREATE TABLE plan_account (id varchar(32) PRIMARY KEY, balance bigint NOT NULL)")
+    await connection.execute("INSERT INTO plan_account SELECT 'account-' || n, 0 FROM generate_series(1, 1000) n")
+    await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+    text = Statements(table, ["character varying", "bigint"], arrays=False).load_text
+    ids = [f"account-{number}" for number in range(1, 401)]
+    [(found,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON, ANALYZE, TIMING OFF) {text}", ids)
+    await transaction.rollback()
+    plan = json.loads(found)[0]["Plan"]
+    assert plan["Actual Rows"] == 400
+    filtered = [node for node in nodes(plan) if node.get("Rows Removed by Filter")]
+    assert not filtered, json.dumps(filtered, indent=1)
 
 
 async def test_a_batch_is_stamped_by_id_though_the_statistics_say_that_none_is_unstamped(connection: Any) -> None:

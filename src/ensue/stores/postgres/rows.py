@@ -60,8 +60,10 @@ class Statements:
         self._id_at = id_at = table.columns.index(table.id_column)
         names = [quoted(name) for name in table.columns]
         into, columns, key = quoted(table.name), ", ".join(names), names[id_at]
+        # A join, not `= ANY`: that compares each row of a small table with each id, where no statistics are known.
         self.load_text = (
-            f"SELECT {columns} FROM {into} WHERE {key} = ANY($1::{types[id_at]}[]) ORDER BY {key} FOR UPDATE"
+            f"SELECT {', '.join(f't.{name}' for name in names)} FROM unnest($1::{types[id_at]}[]) AS w(id) "
+            f"JOIN {into} t ON t.{key} = w.id ORDER BY t.{key} FOR UPDATE OF t"
         )
         sources = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
         values = ", ".join(f"${number}" for number in range(1, len(types) + 1))
