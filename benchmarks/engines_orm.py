@@ -31,7 +31,7 @@ def make_service() -> Service:
 
 
 def run(quick: bool) -> Report:
-    count, rounds = (300, 1) if quick else (20_000, 7)
+    count, rounds = (300, 1) if quick else (10_000, 5)
     pair = dataclasses.replace(PAIRS["nats"], open_database=BareSessions.open)
     figures: list[Figure] = []
     if pair.missing:

@@ -24,7 +24,7 @@ def run(quick: bool, names: Sequence[str] = ()) -> Report:
     One whose servers are not installed is left out, and said to be.
     """
     names = names or tuple(PAIRS)[: 1 if quick else None]
-    count, few, rounds = (600, 30, 1) if quick else (50_000, 3_000, 7)
+    count, few, rounds = (600, 30, 1) if quick else (20_000, 2_000, 5)
     events = list(transfers(count))
     figures: list[Figure] = []
     for pair in (PAIRS[name] for name in names):

@@ -21,6 +21,9 @@ from ensue.message import OutboxRecord
 
 log = logging.getLogger("ensue.relay")
 
+#: Records in position order, and the source to which they belong.
+Read = tuple[Sequence[OutboxRecord], str]
+
 
 class Relay:
     """Publishes one store's outbox. `run` ends with `stop`, or with StoreRestored (an operator must act)."""
@@ -34,6 +37,8 @@ class Relay:
         self._known_topics: set[str] = set()
         self._stopping = False
         self._waiting: asyncio.Task[None] | None = None
+        # A backlog: the next batch is read while the last one is on its way to the broker.
+        self._ahead: asyncio.Task[Read] | None = None
         # One append at a time: a batch sent again must not fall between two halves of a live one.
         self._appending = asyncio.Lock()
 
@@ -56,6 +61,7 @@ class Relay:
                             pause = 0.05
                     finally:
                         asking.cancel()
+                        await self._forget_ahead()
             except* RetryableError as errors:
                 log.warning("relay of %s: %s; again in %.2f s", self._context.service, errors.exceptions[0], pause)
                 # Not to be woken by commits: while the broker is away they would make this a busy loop.
@@ -79,11 +85,13 @@ class Relay:
     async def _turn(self) -> None:
         """Send one batch, or wait for one."""
         context = self._context
-        records = await context.store.outbox_after(self._position, context.config.batch_records_max)
+        records, source = await self._next()
         if records:
             context.faults.point("relay.read")
             async with self._appending:
-                await self._append(records)
+                if len(records) >= context.config.batch_records_max and not self._stopping:
+                    self._ahead = asyncio.create_task(self._read(records[-1].position))
+                await self._append(records, source)
                 self._position = records[-1].position
             context.faults.point("relay.appended")
             context.progress()
@@ -96,7 +104,31 @@ class Relay:
             # Woken by a commit, by `stop`, or by time.
             await self._interruptible(context.store.outbox_wait(self._pause_s()))
 
-    async def _append(self, records: Sequence[OutboxRecord]) -> None:
+    async def _next(self) -> Read:
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return await self._read(self._position)
+        try:
+            return await ahead
+        except asyncio.CancelledError:  # which has cancelled the reading too: `_forget_ahead` waits for its end
+            self._ahead = ahead
+            raise
+
+    async def _read(self, after: int) -> Read:
+        """Return the records after a position, and whose they are: it may change with any other read."""
+        store = self._context.store
+        return await store.outbox_after(after, self._context.config.batch_records_max), store.source
+
+    async def _forget_ahead(self) -> None:
+        """After a failure or at a stop: what was read ahead is read again from the position that is sent."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.wait((ahead,))
+            if not ahead.cancelled() and (error := ahead.exception()) is not None:
+                log.debug("relay of %s: what was read ahead failed: %s", self._context.service, error)
+
+    async def _append(self, records: Sequence[OutboxRecord], source: str) -> None:
         broker = self._context.broker
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
         for record in records:
@@ -110,7 +142,7 @@ class Relay:
             if topic not in self._known_topics:
                 await broker.ensure_topic(topic, self._context.partitions)
                 self._known_topics.add(topic)
-        await broker.append_many(self._context.store.source, batches)
+        await broker.append_many(source, batches)
         self._ticks.sent({where: batch[-1].position for where, batch in batches.items()})
 
     def _pause_s(self) -> float:
