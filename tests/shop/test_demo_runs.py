@@ -36,9 +36,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "examples")))}
 
 
-def run(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run(directory: Path, *options: str, limit_s: float = LIMIT_S) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(directory, *options), env=environment(), capture_output=True, text=True, timeout=LIMIT_S
+        command(directory, *options), env=environment(), capture_output=True, text=True, timeout=limit_s
     )
 
 
