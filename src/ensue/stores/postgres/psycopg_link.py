@@ -51,12 +51,13 @@ class PsycopgLink(Link):
         await AsyncRawCursor(self.raw).execute(text)
 
     async def _commit(self) -> None:
-        cursor = AsyncRawCursor(self.raw)
-        await cursor.execute("COMMIT")
-        handshake.check_commit(cursor.statusmessage or "")
+        failed = self.raw.pgconn.transaction_status == TransactionStatus.INERROR
+        await self.raw.commit()  # without a cursor: half of the work
+        if failed:  # the server has answered with ROLLBACK, which psycopg does not tell
+            handshake.check_commit("ROLLBACK")
 
     async def _rollback(self) -> None:
-        await AsyncRawCursor(self.raw).execute("ROLLBACK")
+        await self.raw.rollback()
 
     def lost(self, error: BaseException) -> bool:
         if isinstance(error, psycopg.OperationalError | OSError) and (self.raw.closed or self.raw.broken):
