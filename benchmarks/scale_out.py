@@ -35,7 +35,7 @@ _CHECK = "SELECT sum(changes), sum(balance), (SELECT count(*) FROM ensue_outbox)
 
 
 def run(quick: bool) -> Report:
-    events, rounds, kills = (500, 1, 1) if quick else (60_000, 5, 9)
+    events, rounds, kills = (500, 1, 1) if quick else (40_000, 5, 9)
     figures: list[Figure] = []
     for kind in (PostgresServer, NatsServer):
         if missing := kind.missing():
