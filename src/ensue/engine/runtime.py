@@ -152,6 +152,9 @@ class Runtime:
                 if self._worker is not None:
                     self._worker.fail(error)
                 return
+            except Exception:
+                # A defect of ours or of an adapter: nobody waits for this task, so it must not end without a word.
+                log.exception("%s: the broker: unexpected; again in %.1f s", self.definition.name, pause)
             else:
                 log.info("%s: the broker answers", self.definition.name)
                 return

@@ -153,3 +153,22 @@ async def test_a_database_that_goes_away_while_tables_are_made_is_waited_for_too
     async with service.running(Runtime(service, store, MemoryBroker(), settings, tables=metadata)):
         assert store.tries == 3
         assert await store.missing_tables(metadata) == []
+
+
+async def test_an_unexpected_error_while_the_broker_is_waited_for_is_told_and_does_not_end_the_waiting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service("well")
+
+    class Strange(DownAtFirst):
+        async def open(self) -> None:
+            if self.tries == 1:
+                self.tries += 1
+                raise RuntimeError("a driver's own error")
+            await super().open()
+
+    broker = Strange()
+    async with running(service, tmp_path, broker) as runtime, asyncio.timeout(LIMIT_S):
+        broker.up = True
+        await runtime.ready()
+    assert "a driver's own error" in caplog.text

@@ -7,6 +7,7 @@ since the driver itself does not speak COPY BOTH.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Self
@@ -17,6 +18,8 @@ from psycopg.abc import Query
 
 from ensue.errors import StoreUnavailable, UsageError
 from ensue.stores.postgres.pgoutput import Keepalive, WalData, feedback, format_lsn, unwrap
+
+log = logging.getLogger("ensue.postgres.tail")
 
 CONNECT_TIMEOUT_S = 10
 #: Bytes of the log taken from the socket in one turn of the event loop.
@@ -44,6 +47,7 @@ class ReplicationConnection:
                 replication="database",
                 application_name="ensue tail",
                 connect_timeout=CONNECT_TIMEOUT_S,
+                client_encoding="utf8",  # what is read is decoded as that, whatever the database keeps it in
             )
         except psycopg.Error as error:
             raise refused(error) from error
@@ -151,6 +155,10 @@ class ReplicationConnection:
             self._end(StoreUnavailable(f"the connection to the log broke: {_first_line(error)}"))
         except StoreUnavailable as error:
             self._end(error)
+        except Exception as error:
+            # Called by the loop, which would log it and go on behind the piece that was not understood: never.
+            log.exception("the log of the server holds what cannot be read")
+            self._end(StoreUnavailable(f"a piece of the log cannot be read: {error!r}"))
 
     def _again(self) -> None:
         if self._reading:

@@ -149,6 +149,11 @@ class TailedOutbox:
             window = await self._look(after, through, limit - len(found), (topic, partition))
             found += window.records
             if window.through <= after:
+                if not found:  # an empty answer would mean that the outbox has it no more
+                    raise StoreUnavailable(
+                        f"{self._tools.place}: the record of {topic}/{partition} after position {after} cannot be seen "
+                        "yet (its transaction waits for a standby?)"
+                    )
                 break
             after = window.through
             await asyncio.sleep(0)  # a rare partition of a long outbox takes many windows: let others in

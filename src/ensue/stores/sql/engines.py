@@ -151,11 +151,20 @@ class Engines:
         return self._handed
 
     async def attach(self, link: Link) -> None:
-        """Make this connection known to SQLAlchemy. The first one is asked what its database can do."""
+        """Make this connection known to SQLAlchemy. The first one is asked what its database can do.
+
+        Raises StoreUnavailable.
+        """
         async with self._attaching:
             self._handed = link.raw
             try:
                 connection = await self._engine.connect()
+            except Exception as error:
+                # The server went away while SQLAlchemy got to know it.
+                ours = link.translated(error)
+                if ours is None:
+                    raise
+                raise ours from error
             finally:
                 self._handed = None
         sync = connection.sync_connection

@@ -1,0 +1,56 @@
+"""A database that keeps its text in another encoding: events come out as they went in, by polling and by its log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ensue.adapters import make_store
+from ensue.conformance.store_suite import record
+from ensue.errors import StoreUnavailable
+from ensue.stores.postgres.replication import ReplicationConnection
+from ensue.testing.servers import PostgresServer
+
+
+@pytest.mark.parametrize("outbox", ["poll", "wal", "messages"])
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_keys_with_letters_beyond_ascii_are_published_from_a_latin1_database(
+    postgres_server: PostgresServer, outbox: str, driver: str
+) -> None:
+    name = f"latin1_{outbox}_{driver}"
+    postgres_server.psql(
+        "postgres", f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
+    store: Any = make_store(postgres_server.url(name, f"postgresql+{driver}") + f"?outbox={outbox}", "orders")
+    await store.open()
+    try:
+        for key in ("Ann", "Zoë", "Bob"):
+            async with store.transaction() as transaction:
+                await transaction.outbox_add([record(key=key)])
+        assert [each.key for each in await store.outbox_after(0, 10)] == ["Ann", "Zoë", "Bob"]
+    finally:
+        await store.close()
+
+
+async def test_a_piece_of_the_log_that_cannot_be_read_ends_the_reading_and_is_not_passed_over() -> None:
+    ended: list[Exception] = []
+
+    class Connection:
+        class pgconn:  # as psycopg has it
+            socket = -1
+            pieces = iter([(25, memoryview(b"w" + bytes(24))), (0, memoryview(b""))])
+
+            @classmethod
+            def get_copy_data(cls, _: int) -> tuple[int, memoryview]:
+                return next(cls.pieces)
+
+    def received(piece: object) -> None:
+        raise UnicodeDecodeError("utf-8", b"\xeb", 0, 1, "invalid")
+
+    connection = ReplicationConnection(Connection())  # type: ignore[arg-type]  # what is called of it
+    connection._received, connection._broken = received, ended.append
+    connection._take()
+    [error] = ended
+    assert isinstance(error, StoreUnavailable)
+    assert "cannot be read" in str(error)
