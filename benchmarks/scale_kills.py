@@ -76,7 +76,7 @@ async def _kill(connection: Any, broker: Broker, victim: Child) -> float:
     ends = {each: (await broker.bounds(IN, each)).last for each in partitions}
     while True:
         offsets = {int(number): int(offset) for number, offset in await connection.fetch(_OFFSETS)}
-        if all(offsets[each] > ends[each] for each in partitions):
+        if all(offsets.get(each, -1) > ends[each] for each in partitions):
             return time.perf_counter() - began
         await asyncio.sleep(0.01)
 

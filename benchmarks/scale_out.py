@@ -28,6 +28,8 @@ from ensue.engine.runtime import Runtime
 from ensue.testing.servers import NatsServer, PostgresServer
 
 PROCESSES = (1, 2, 4)
+#: Events, rounds, kills.
+FULL = (40_000, 5, 9)
 _ENOUGH_S = 600
 _numbers = itertools.count(1)
 _DONE = "SELECT (SELECT sum(changes) FROM accounts), (SELECT position FROM ensue_relay)"
@@ -35,7 +37,7 @@ _CHECK = "SELECT sum(changes), sum(balance), (SELECT count(*) FROM ensue_outbox)
 
 
 def run(quick: bool) -> Report:
-    events, rounds, kills = (500, 1, 1) if quick else (40_000, 5, 9)
+    events, rounds, kills = (500, 1, 1) if quick else FULL
     figures: list[Figure] = []
     for kind in (PostgresServer, NatsServer):
         if missing := kind.missing():
