@@ -19,6 +19,9 @@ _decode_response = msgspec.msgpack.Decoder(StoredResponse).decode
 _DUPLICATE = 11000
 #: A step writes its documents within this time or not at all (each wait for the server has an end), seconds.
 IN_DOUBT_S = 60.0
+#: How long the number of a dead letter that was removed stays taken at least: longer than any process stands still
+#: between two of its commands and lives, seconds.
+REMEMBERED_S = 7 * 86_400.0
 
 
 def no_sessions() -> UsageError:
@@ -56,7 +59,11 @@ async def insert_missing(server: Server, name: str, documents: Sequence[Document
 
 
 class Letters:
-    """Dead letters. New ones come with the checkpoint's own write, and are moved into their collection after it."""
+    """Dead letters. New ones come with the checkpoint's own write, and are moved into their collection after it.
+
+    Of one that was removed a mark stays, `removed` with the time, since somebody who read the checkpoint before may
+    still be about to insert it: a letter that is settled late finds its number taken. `forget` takes old marks.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -92,7 +99,7 @@ class Letters:
         self, partition: Partition | None, states: Sequence[DeadLetterState], limit: int
     ) -> Sequence[DeadLetter]:
         await self.settle()
-        where: Document = {} if partition is None else {"of": str(partition)}
+        where: Document = {"of": {"$exists": True} if partition is None else str(partition)}
         if states:
             where["state"] = {"$in": [each.value for each in states]}
         with self._server.translated():
@@ -102,19 +109,22 @@ class Letters:
     async def get(self, letter_id: int) -> DeadLetter | None:
         await self.settle()
         with self._server.translated():
-            found = await self._documents.find_one({"_id": letter_id})
+            found = await self._documents.find_one({"_id": letter_id, "of": {"$exists": True}})
         return None if found is None else letter_of(found)
 
-    async def change(self, before: DeadLetter, after: DeadLetter | None) -> None:
+    async def change(self, before: DeadLetter, after: DeadLetter | None, now: float) -> None:
         """Change or remove it (None), if it still is as it was found. Raises CheckpointConflict otherwise."""
         guard = {"_id": before.id, "letter": letter_document(before)["letter"]}
+        fresh = {"_id": before.id, "removed": now} if after is None else letter_document(after)
         with self._server.translated():
-            if after is None:
-                done = (await self._documents.delete_one(guard)).deleted_count
-            else:
-                done = (await self._documents.replace_one(guard, letter_document(after))).matched_count
-        if not done:
+            done = await self._documents.replace_one(guard, fresh)
+        if not done.matched_count:
             raise rules.letter_gone(before.id)
+
+    async def forget(self, before_s: float, now: float) -> None:
+        """Take the marks of letters that were removed before `before_s`, and REMEMBERED_S ago at least."""
+        with self._server.translated():
+            await self._documents.delete_many({"removed": {"$lt": min(before_s, now - REMEMBERED_S)}})
 
 
 class Answers:

@@ -11,20 +11,33 @@ from urllib.parse import unquote, urlsplit
 
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    DuplicateKeyError,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
 
+from ensue.addresses import check_encoded
 from ensue.errors import StoreConflict, StoreUnavailable, UsageError
 
 Document = dict[str, Any]
 #: How long a server may take to answer or to be reached, milliseconds.
 ANSWER_MS = 10_000
 _AUTHENTICATION = (13, 18)
+#: What a server says that cannot do it now: it is not the primary (any more), goes down, does not reach the others, or
+#: was not done in time. Codes of MongoDB's `error_codes.yml`; 43 is a cursor that went with the server it was on.
+_NOT_NOW = frozenset({6, 7, 43, 50, 64, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
 
 class Server:
     """url: `mongodb://[user:password@]host:port/database`; without a database, `default` is its name."""
 
     def __init__(self, url: str, default: str) -> None:
+        check_encoded("database URL", url)
         parts = urlsplit(url)
         name = unquote(parts.path.strip("/")) or default
         hosts = parts.netloc.rpartition("@")[2]
@@ -76,8 +89,27 @@ class Server:
                 raise UsageError(
                     f"{self.place} refuses the user or password of the URL, or their rights (code {error.code})"
                 ) from error
+            if passing := _passing(error):
+                raise StoreUnavailable(
+                    f"{self.place} cannot do it now, and what of it is written is not known: {passing}"[:500]
+                ) from error
             raise
         except PyMongoError as error:
             if isinstance(error, ConfigurationError | InvalidURI):
                 raise
             raise StoreUnavailable(f"{self.place} does not answer: {type(error).__name__}: {error}"[:500]) from error
+
+
+def _passing(error: OperationFailure) -> str:
+    """What of it is the server's state, and not what was asked of it; empty: nothing.
+
+    A write without the acknowledgement of a majority may be rolled back when another server becomes the primary, so it
+    never counts as done, whatever the answer says of its documents.
+    """
+    if isinstance(error, BulkWriteError):  # its own text would show documents
+        unsure = error.details.get("writeConcernErrors", [])
+        found = [*unsure, *(each for each in error.details.get("writeErrors", ()) if each.get("code") in _NOT_NOW)]
+        return ", ".join(f"code {each.get('code')}: {each.get('errmsg')}" for each in found)
+    if isinstance(error, WriteConcernError) or error.code in _NOT_NOW:
+        return f"code {error.code}: {error}"
+    return ""

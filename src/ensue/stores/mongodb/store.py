@@ -354,6 +354,7 @@ class MongoDbStore:
         await records.insert_missing(self._opened(), "ensue_inbox", [{"_id": each, "at": now} for each in names])
 
     async def inbox_prune(self, before_s: float, limit: int) -> int:
+        await self.letters.forget(before_s, await self._opened().time())
         return await self._prune("ensue_inbox", before_s, limit)
 
     async def responses_prune(self, before_s: float, limit: int) -> int:

@@ -132,7 +132,7 @@ class MongoDbTransaction:
             await store.letters.settle()
             reached("letters")
         for before, after in self._changes.values():
-            await store.letters.change(before, after)
+            await store.letters.change(before, after, self._now)
             reached("letter")
         if changed and any(entity.outbox for _, _, entity in changed):
             store.notify()
@@ -153,9 +153,10 @@ class MongoDbTransaction:
                     lost = len(chunk) - inserts - result.matched_count
                 except BulkWriteError as error:
                     errors = error.details["writeErrors"]
-                    lost = sum(each.get("code") == _DUPLICATE for each in errors)
-                    if lost != len(errors):
+                    if any(each.get("code") != _DUPLICATE for each in errors):
                         raise
+                    # What is there already, and what is not there any more as it was read.
+                    lost = len(errors) + len(chunk) - inserts - error.details["nMatched"]
                 self._store.reached("entities")
                 if lost:
                     raise StoreConflict(
