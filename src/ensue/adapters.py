@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 from typing import Any, cast
-from urllib.parse import urlsplit
 
+from ensue.addresses import scheme_of
 from ensue.errors import UsageError
 from ensue.ports import Broker, Store
 
@@ -47,7 +47,7 @@ def make_broker(url: str) -> Broker:
 
 
 def _adapter(what: str, known: dict[str, tuple[str, str, str]], url: str) -> Any:
-    scheme = urlsplit(url).scheme
+    scheme = scheme_of(url)
     if scheme not in known:
         raise UsageError(
             f"{what} URL with scheme {scheme!r}: expected one of {', '.join(sorted(known))}, "

@@ -42,7 +42,9 @@ def _is_readable(url: str, host_needed: bool) -> bool:
     except ValueError:  # a raw [ or ], or a letter that stands for one of / ? # @ :
         return False
     user, _, hosts = parts.netloc.rpartition("@")
-    if "@" in f"{user}{parts.path}{parts.query}{parts.fragment}" or (host_needed and not hosts):
+    if "@" in f"{user}{parts.path}{parts.query}{parts.fragment}":
+        return False
+    if host_needed and (not hosts or hosts.startswith(":")):
         return False
     return all(_is_port(each) for each in hosts.split(","))
 

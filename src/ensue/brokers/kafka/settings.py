@@ -7,6 +7,7 @@ import logging
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ensue.addresses import check_encoded
 from ensue.errors import UsageError
 
 #: librdkafka's own log lines go here, never to standard error.
@@ -101,6 +102,7 @@ class KafkaSettings:
 
 def parse_kafka_url(url: str) -> KafkaSettings:
     """Return what the URL says. Raises UsageError that names what is wrong, never a password."""
+    check_encoded("broker URL", url)
     parts = urlsplit(url)
     credentials, _, servers = parts.netloc.rpartition("@")
     servers = ",".join(

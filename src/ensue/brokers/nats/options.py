@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ensue.addresses import check_encoded
 from ensue.errors import UsageError
 
 _DEFAULT_PORT = 4222
@@ -68,6 +69,7 @@ class NatsOptions:
 
 def parse_nats_url(url: str) -> NatsOptions:
     """Raises UsageError that names the option and what was expected, and shows no part that may be a secret."""
+    check_encoded("broker URL", url)
     parts = urlsplit(url)
     credentials, _, places = parts.netloc.rpartition("@")
     user, colon, password = credentials.partition(":")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from ensue.addresses import check_encoded
 from ensue.errors import UsageError
 
 #: PostgreSQL cuts longer names off without a word.
@@ -34,7 +35,7 @@ class Address:
 
 def parse_address(url: str) -> Address:
     """Read the URL. Raises UsageError that names the option, its value and what is expected; never the URL itself."""
-    _check_encoded(url)
+    check_encoded("broker URL", url, host_needed=True)
     parts = urlsplit(url)
     ours: dict[str, str] = {}
     theirs: list[tuple[str, str]] = []
@@ -69,17 +70,3 @@ def _number(options: dict[str, str], name: str, default: str, least: float, most
     if not least <= number <= most:
         raise UsageError(f"broker URL: {name}={text!r}, expected a number from {least:g} to {most:g}")
     return number
-
-
-def _check_encoded(url: str) -> None:
-    """A password with a raw `/`, `?`, `#` or `:` would be taken for another part of the URL, and that part be shown."""
-    try:
-        parts = urlsplit(url)
-        fine = bool(parts.hostname) and "@" not in f"{parts.path}{parts.query}{parts.fragment}" and parts.port != 0
-    except ValueError:
-        fine = False
-    if not fine:
-        raise UsageError(
-            "the broker URL cannot be read: expected postgresql://user:password@host:port/database, with special "
-            "characters of user and password percent-encoded (/ as %2F, @ as %40, # as %23, ? as %3F, : as %3A)"
-        )

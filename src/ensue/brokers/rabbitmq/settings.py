@@ -6,6 +6,7 @@ import dataclasses
 import ssl
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ensue.addresses import check_encoded
 from ensue.errors import UsageError
 
 _OPTIONS = frozenset(
@@ -38,6 +39,7 @@ class RabbitMqSettings:
     @classmethod
     def of(cls, url: str) -> RabbitMqSettings:
         """Raises UsageError that names the option."""
+        check_encoded("broker URL", url)
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := options.keys() - _OPTIONS:

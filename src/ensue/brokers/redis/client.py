@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, RedisError
 
+from ensue.addresses import check_encoded
 from ensue.errors import BrokerUnavailable, UsageError
 
 #: `XADD 0-*`, and XINFO's `entries-added`.
@@ -28,6 +29,7 @@ class Client:
     """
 
     def __init__(self, url: str) -> None:
+        check_encoded("broker URL", url)
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.prefix = options.pop("prefix", "")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ensue.addresses import check_encoded
 from ensue.errors import UsageError
 
 POOL_SIZE, LOCK_TIMEOUT_S, CONNECT_S = 10, 30.0, 10
@@ -34,6 +35,7 @@ class MariaDbUrl:
 
 def parse(url: str) -> MariaDbUrl:
     """Read a URL. Raises UsageError that names the option, never the URL, which may hold a password."""
+    check_encoded("database URL", url)
     parts = urlsplit(url)
     if parts.scheme not in ("mariadb", "mysql"):
         raise UsageError(f"database URL with scheme {parts.scheme!r}: expected mariadb or mysql")

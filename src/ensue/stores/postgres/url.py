@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from ensue.addresses import check_encoded
 from ensue.errors import UsageError
 
 DRIVERS = ("asyncpg", "psycopg")
@@ -37,6 +38,7 @@ class PostgresUrl:
 
 def parse(url: str) -> PostgresUrl:
     """Read a URL. Raises UsageError that names the option, never the URL, which may hold a password."""
+    check_encoded("database URL", url)
     parts = urlsplit(url)
     scheme, _, driver = parts.scheme.partition("+")
     driver = driver or DRIVERS[0]

@@ -1,0 +1,85 @@
+"""URLs of servers: a password that is not percent-encoded is refused by every adapter, and no piece of it is shown."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+
+from ensue.adapters import BROKERS, STORES, make_broker, make_store
+from ensue.addresses import check_encoded, scheme_of
+from ensue.errors import UsageError
+from ensue.ports import Broker, Store
+
+#: Those without an extra are files and memory: they have no password.
+SCHEMES = [
+    *(("store", scheme) for scheme, (*_, extra) in STORES.items() if extra),
+    *(("broker", scheme) for scheme, (*_, extra) in BROKERS.items() if extra),
+]
+
+
+async def _make_and_open(kind: str, url: str) -> None:
+    adapter: Store | Broker = make_store(url, "orders") if kind == "store" else make_broker(url)
+    try:
+        await adapter.open()
+    finally:
+        await adapter.close()
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["s3/cret", "s3#cret", "12/cret", "s3?cret", "s3@cret", "s3[cret", "s3]cret", "s3℀cret", "12/7/cret"],
+)
+@pytest.mark.parametrize(("kind", "scheme"), SCHEMES)
+async def test_a_password_that_is_not_encoded_is_refused_and_not_shown(kind: str, scheme: str, password: str) -> None:
+    with pytest.raises(UsageError, match="percent-encoded") as caught:
+        await _make_and_open(kind, f"{scheme}://zoe:{password}@127.0.0.1:1/orders")
+    shown = "".join(traceback.format_exception_only(caught.value)) + repr(caught.value.__dict__)
+    for piece in ("s3", "12", "cret", "zoe", "127.0.0.1"):
+        assert piece not in shown
+    cause = caught.value.__cause__ or caught.value.__context__
+    assert cause is None, "a traceback shows causes too"
+
+
+@pytest.mark.parametrize(("kind", "scheme"), SCHEMES)
+async def test_a_password_in_the_place_of_a_port_is_refused_and_not_shown(kind: str, scheme: str) -> None:
+    with pytest.raises(UsageError, match="ports from 1 to 65535") as caught:
+        await _make_and_open(kind, f"{scheme}://zoe:s3cret/orders")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "kafka://a:9092,b:9093,[::1],[::1]:9094",
+        "kafkas://u%40x:p%2Fw@a,b?mechanism=PLAIN",
+        "mongodb://u:p:w@a:1,b:2/orders?replicaSet=rs",
+        "postgresql:///orders?host=/run/postgresql",
+        "redis://:pw@h",
+        "nats://token@h",
+        "amqp://u:p@h:5672/%2Fvhost",
+    ],
+)
+def test_urls_that_are_fine_are_let_through(url: str) -> None:
+    check_encoded("broker URL", url)
+
+
+@pytest.mark.parametrize("url", ["redis://h:0/0", "redis://h:65536/0", "kafka://a:1,b:x", "kafka://a?conf.x=u@REALM"])
+def test_what_might_be_a_piece_of_a_password_is_not_taken_for_something_else(url: str) -> None:
+    with pytest.raises(UsageError, match=r"the broker URL cannot be read: expected (redis|kafka)://user:password@"):
+        check_encoded("broker URL", url)
+
+
+@pytest.mark.parametrize("url", ["postgresql:///log", "postgresql://u:p@:5432/log", "postgresql://u:p@/log"])
+def test_a_host_that_is_needed_is_asked_for(url: str) -> None:
+    check_encoded("broker URL", url)
+    with pytest.raises(UsageError, match="cannot be read"):
+        check_encoded("broker URL", url, host_needed=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [("memory:", "memory"), ("SQLite:///x.db", "sqlite"), ("redis://u:[x@h", "redis"), ("orders.db", ""), ("", "")],
+)
+def test_the_scheme_is_read_whatever_follows(url: str, scheme: str) -> None:
+    assert scheme_of(url) == scheme
