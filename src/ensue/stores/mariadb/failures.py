@@ -6,12 +6,14 @@ from ensue.errors import EnsueError, StoreConflict, StoreUnavailable, UsageError
 
 #: Lock wait timeout, deadlock; record has changed since last read (innodb_snapshot_isolation).
 _CONFLICT = frozenset({1205, 1213, 1020})
-#: Too many connections, out of memory, disk full, server shutdown, net errors, connection killed, read-only server,
-#: query interrupted, statement timeout.
+#: Too many connections, out of memory, disk full, server shutdown, net errors, connection killed, read-only server.
 _UNAVAILABLE = frozenset({
-    1021, 1037, 1038, 1040, 1041, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1290, 1317, 1836,
-    1927, 1969, 2002, 2003, 2006, 2013, 2055, 3024, 4031,
+    1021, 1037, 1038, 1040, 1041, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1290, 1836,
+    1927, 2002, 2003, 2006, 2013, 2055, 4031,
 })  # fmt: skip
+#: Query interrupted by an operator, statement timeouts. The server goes on, and every attempt of the same message may
+#: end so: it is the statement's own.
+_INTERRUPTED = frozenset({1317, 1969, 3024})
 #: Access denied, unknown database.
 _USAGE = frozenset({1044, 1045, 1049, 1698})
 _LOST = frozenset({1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 2002, 2003, 2006, 2013, 2055, 4031})
@@ -46,6 +48,11 @@ def at_connecting(error: BaseException, place: str) -> EnsueError:
 
 def is_lost(error: BaseException) -> bool:
     return code_of(error) in _LOST
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether the server gave a statement up and goes on."""
+    return code_of(error) in _INTERRUPTED
 
 
 def unreachable(error: BaseException, place: str) -> StoreUnavailable:

@@ -71,6 +71,9 @@ class AsyncmyLink(Link):
     def lost(self, error: BaseException) -> bool:
         return failures.is_lost(error) or not self.raw.connected
 
+    def is_interruption(self, error: Exception) -> bool:
+        return failures.is_interruption(error)
+
     def _translated(self, error: BaseException) -> EnsueError | None:
         ours = failures.of_error(error, self.place)
         if ours is None and isinstance(error, errors.Error | RuntimeError | AttributeError) and not self.raw.connected:

@@ -9,8 +9,9 @@ from ensue.errors import StoreUnavailable
 from ensue.stores.mariadb.dialect import MariaDbDialect
 from ensue.stores.mariadb.link import connect
 from ensue.stores.mariadb.url import parse
+from ensue.stores.sql.ending import to_end
 from ensue.stores.sql.engines import Engines
-from ensue.stores.sql.link import Link, to_end
+from ensue.stores.sql.link import ROLLBACK_S, Link
 from ensue.stores.sql.outbox import Outbox, Tools
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.stamped import StampedOutbox
@@ -61,10 +62,14 @@ class MariaDbStore(SqlStore):
         if not got:
             raise StoreUnavailable(f"{self._place}: another process has been making tables for {_CREATING_S} s")
         try:
-            return await work(link)
-        except BaseException:
+            result = await work(link)
+            release = link.fetch("SELECT RELEASE_LOCK(CONCAT(%s, '.', DATABASE()))", name)
+            _, cancelled = await to_end(release, ROLLBACK_S, link.hang_up)
+        except BaseException as error:
             link.broken = True  # its lock goes with the connection
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(f"{self._place} does not answer: {error}") from error
             raise
-        finally:
-            if not link.broken:
-                await to_end(link.fetch("SELECT RELEASE_LOCK(CONCAT(%s, '.', DATABASE()))", name))
+        if cancelled is not None:
+            raise cancelled
+        return result

@@ -46,8 +46,11 @@ class AsyncpgLink(Link):
         gone = isinstance(error, OSError | asyncpg.InterfaceError) and self.closed
         return gone or isinstance(error, asyncpg.InternalClientError) or failures.is_lost(failures.code_of(error))
 
+    def is_interruption(self, error: Exception) -> bool:
+        return failures.is_interruption(failures.code_of(error))
+
     def _translated(self, error: BaseException) -> EnsueError | None:
-        gone = isinstance(error, OSError | asyncpg.InterfaceError) and self.closed
+        gone = isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalServerError) and self.closed
         # asyncpg lost its place in the protocol: so it does, now and then, when the server is killed.
         if gone or isinstance(error, asyncpg.InternalClientError):
             return failures.unreachable(error, self.place)

@@ -7,9 +7,13 @@ from ensue.errors import EnsueError, StoreConflict, StoreUnavailable, UsageError
 #: Another transaction was in the way: serialization_failure, deadlock_detected, lock_not_available.
 _CONFLICT = frozenset({"40001", "40P01", "55P03"})
 #: Connection failures, a server that starts or stops, no room; read_only_sql_transaction: a standby since a failover;
-#: query_canceled: by a timeout of the server's; idle_in_transaction_session_timeout.
-_UNAVAILABLE = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "57014", "25006", "25P03", "25P04"})
-_UNAVAILABLE_CLASSES = frozenset({"08", "53", "58", "XX"})
+#: idle_in_transaction_session_timeout.
+_UNAVAILABLE = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25006", "25P03", "25P04"})
+_UNAVAILABLE_CLASSES = frozenset({"08", "53", "58"})
+#: query_canceled: by statement_timeout or an operator; configuration_limit_exceeded: too big a temporary file. The
+#: server goes on, and every attempt of the same message may end so: it is the statement's own. An internal error, class
+#: XX, is, too.
+_INTERRUPTED = frozenset({"57014", "53400"})
 #: invalid_authorization, invalid_password, no such database, not allowed.
 _USAGE = frozenset({"28000", "28P01", "3D000", "42501"})
 READ_ONLY = "25006"
@@ -23,6 +27,8 @@ def of_code(code: str, text: str, place: str) -> EnsueError | None:
         return StoreConflict(
             f"{place}: another transaction was in the way ({code}: {text}): do the step again", code=code
         )
+    if is_interruption(code):
+        return None
     if code in _UNAVAILABLE or code[:2] in _UNAVAILABLE_CLASSES:
         return StoreUnavailable(f"{place}: {text} ({code})", code=code)
     return None
@@ -36,6 +42,11 @@ def at_connecting(code: str, text: str, place: str) -> EnsueError | None:
 
 def is_lost(code: str) -> bool:
     return code in _LOST or code[:2] == "08"
+
+
+def is_interruption(code: str) -> bool:
+    """Whether the server gave a statement up and goes on."""
+    return code in _INTERRUPTED or code[:2] == "XX"
 
 
 def unreachable(error: BaseException, place: str) -> StoreUnavailable:

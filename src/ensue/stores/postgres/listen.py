@@ -42,6 +42,7 @@ class Listening:
         self._sender: asyncio.Task[None] | None = None
         self._unsent = 0  # commits that others were not told of
         self._closed = False
+        self._said: tuple[str, str, str] | None = None  # the last warning
 
     def announce(self) -> None:
         self._wakeup.changed()
@@ -70,6 +71,8 @@ class Listening:
                     await self._desk.read(self._notify)
                 except RetryableError as error:
                     log.debug("a notification was not sent (%s): others look by themselves", error)
+                except Exception as error:
+                    self._warn("a notification was not sent (%s: %s): others look by themselves", error)
                 await asyncio.sleep(pause)
         finally:
             self._sender = None
@@ -88,6 +91,8 @@ class Listening:
                     link.terminate()
             except RetryableError as error:
                 log.debug("the connection that listens was lost (%s): looking now and then", error)
+            except Exception as error:  # a password that is being changed, a driver's own words for a lost connection
+                self._warn("nothing is heard of other processes (%s: %s): looking now and then", error)
             self._wakeup.changed()  # what was announced meanwhile
             await asyncio.sleep(RETRY_S)
 
@@ -110,7 +115,14 @@ class Listening:
             link.failed(error)
             raise
 
+    def _warn(self, text: str, error: Exception) -> None:
+        """Once for the same words in a row: it is tried again every RETRY_S."""
+        said = (text, type(error).__name__, str(error))
+        log.log(logging.DEBUG if said == self._said else logging.WARNING, text, *said[1:])
+        self._said = said
+
     def _now_hearing(self) -> None:
+        self._said = None
         self._hears.set()
         self._wakeup.changed()  # what was announced before we listened
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,9 +67,13 @@ class PsycopgLink(Link):
             return True
         return failures.is_lost(failures.code_of(error))
 
+    def is_interruption(self, error: Exception) -> bool:
+        return failures.is_interruption(failures.code_of(error))
+
     def _translated(self, error: BaseException) -> EnsueError | None:
         ours = failures.of_code(failures.code_of(error), str(error), self.place)
-        if ours is None and isinstance(error, psycopg.OperationalError | OSError) and self.raw.closed:
+        gone = isinstance(error, psycopg.OperationalError | psycopg.InternalError | OSError) and self.raw.closed
+        if ours is None and gone:
             return failures.unreachable(error, self.place)
         return ours
 
@@ -75,6 +82,12 @@ class PsycopgLink(Link):
 
     def terminate(self) -> None:
         self.raw.pgconn.finish()
+
+    def hang_up(self) -> None:
+        """Not `finish`: what waits for the socket would wait for ever, or for another one that got its number."""
+        if not self.raw.closed:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.raw.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
 
 
 async def connect(url: PostgresUrl) -> PsycopgLink:

@@ -13,7 +13,7 @@ from ensue.stores.postgres.outbox import make_outbox
 from ensue.stores.postgres.row_reader import PostgresRows
 from ensue.stores.postgres.url import PostgresUrl, parse
 from ensue.stores.sql.engines import Engines
-from ensue.stores.sql.link import Link, to_end
+from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Outbox, Tools
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.store import SqlStore
@@ -71,10 +71,14 @@ class PostgresStore(SqlStore):
             if self._url.schema:
                 await link.script(f"CREATE SCHEMA IF NOT EXISTS {quoted(self._url.schema)}")
             result = await work(link)
-            await to_end(link.commit())
-        except BaseException:
-            await to_end(link.rollback())
+            cancelled = await link.commit_to_end()
+        except BaseException as error:
+            stop = await link.rollback_to_end()
+            if stop is not None:
+                raise stop from error
             raise
+        if cancelled is not None:
+            raise cancelled
         return result
 
 

@@ -102,8 +102,8 @@ def _guarded(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[A
     try:
         call(*arguments)
     except BaseException as error:
-        if link.translated(error) is not None:
-            link.doomed, link.ended = error, True  # whatever becomes of the error
+        if link.note(error) is not None:
+            link.doomed = error  # whatever becomes of the error
         raise
 
 
@@ -129,9 +129,15 @@ class StepExecutionContext:
         return self._made(super().create_server_side_cursor)  # type: ignore[misc]
 
     def _made(self, make: Callable[[], Any]) -> Any:
-        if in_greenlet():
-            return make()
-        return self.dialect.on_loop(greenlet_spawn, make)  # type: ignore[attr-defined]
+        try:
+            if in_greenlet():
+                return make()
+            return self.dialect.on_loop(greenlet_spawn, make)  # type: ignore[attr-defined]
+        except Exception as error:  # the connection is closed
+            link = _link_of(self.root_connection)  # type: ignore[attr-defined]
+            if link is not None and link.note(error) is not None:
+                link.doomed = error
+            raise
 
 
 class Engines:

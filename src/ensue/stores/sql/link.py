@@ -9,20 +9,24 @@ from __future__ import annotations
 import abc
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ensue.errors import EnsueError, StoreUnavailable
 from ensue.stores import rules
+from ensue.stores.sql.ending import to_end
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import PoolProxiedConnection
 
-T = TypeVar("T")
 Rows = Sequence[Sequence[Any]]
 
 #: A rollback that takes longer is given up together with its connection: the server undoes what is open.
 ROLLBACK_S = 5.0
+#: A commit that takes longer is given up, too, and then nobody knows its outcome: so this is long.
+COMMIT_S = 60.0
+#: How many errors behind one are looked at for its cause.
+_DEEP = 24
 
 
 class Link(abc.ABC):
@@ -41,6 +45,8 @@ class Link(abc.ABC):
         self.doomed: BaseException | None = None
         #: The server has ended this transaction (a deadlock, say): a statement after it might commit by itself.
         self.ended = False
+        #: What a failure of the connection or the server in this transaction means to a step, and what was raised.
+        self.noted: tuple[BaseException, EnsueError] | None = None
         #: Which SQLAlchemy connection may send statements now; None: none may.
         self.holder: object = None
         #: Held while a session's statement runs, since that may have been sent by a thread.
@@ -55,7 +61,7 @@ class Link(abc.ABC):
 
     def fresh(self) -> None:
         """Nothing is known against a new transaction."""
-        self.doomed, self.ended = None, False
+        self.doomed, self.ended, self.noted = None, False, None
 
     def check(self) -> None:
         """Raise UsageError when the server has ended this transaction and somebody caught the error."""
@@ -102,12 +108,22 @@ class Link(abc.ABC):
         except BaseException as error:
             if self.lost(error):
                 self.broken = True
-                raise StoreUnavailable(
-                    f"{self.place}: the connection broke during a commit ({error}), whose outcome is not known: "
-                    "whatever depends on it is decided by the stored checkpoint"
-                ) from error
+                raise self._outcome_unknown(f"the connection broke during a commit ({error})") from error
             self.failed(error)
             raise
+
+    async def commit_to_end(self) -> asyncio.CancelledError | None:
+        """Commit whatever happens; return the cancellation that came meanwhile. Raises what `commit` does."""
+        try:
+            return (await to_end(self.commit(), COMMIT_S, self._given_up))[1]
+        except TimeoutError as error:
+            raise self._outcome_unknown(f"a commit was not answered for {COMMIT_S:g} s") from error
+
+    def _outcome_unknown(self, what: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.place}: {what}, whose outcome is not known: "
+            "whatever depends on it is decided by the stored checkpoint"
+        )
 
     async def rollback(self) -> None:
         """Undo what is open. Never raises but when cancelled: a connection that cannot roll back is given up."""
@@ -115,7 +131,7 @@ class Link(abc.ABC):
         if self.broken:
             return
         try:
-            async with asyncio.timeout(ROLLBACK_S), self.lock:
+            async with self.lock:
                 if not self.broken and self.in_transaction:
                     await self._rollback()
         except BaseException as error:
@@ -123,17 +139,67 @@ class Link(abc.ABC):
             if isinstance(error, asyncio.CancelledError) or not isinstance(error, Exception):
                 raise
 
+    async def rollback_to_end(self) -> asyncio.CancelledError | None:
+        """Undo what is open whatever happens; return the cancellation that came meanwhile, to be raised."""
+        try:
+            return (await to_end(self.rollback(), ROLLBACK_S, self._given_up))[1]
+        except TimeoutError:
+            return None  # the server undoes what a connection leaves behind
+        except asyncio.CancelledError as error:
+            return error
+
+    def _given_up(self) -> None:
+        self.broken = True
+        self.hang_up()
+
+    # --- failures
+
     def failed(self, error: BaseException) -> None:
-        """Take note of a failure; raise it as ours if it came from the connection or the server."""
+        """Take note of a statement's failure; raise it as ours if it came from the connection or the server."""
         if self.doomed is None:
             self.doomed = error
+        ours = self.note(error)
+        if ours is not None:
+            raise ours from error
+
+    def note(self, error: BaseException) -> EnsueError | None:
+        """Return what a step makes of an error of this connection, and keep it; None: the statement's own fault."""
         if isinstance(error, OSError | TimeoutError):  # the driver's; the one of a handler comes by another way
             self.broken = True
-            raise StoreUnavailable(f"{self.place} does not answer: {error or type(error).__name__}") from error
-        ours = self.translated(error)
+            ours: EnsueError | None = self._silent(error)
+        else:
+            ours = self.translated(error)
         if ours is not None:
-            self.ended = True
-            raise ours from error
+            self.ended, self.noted = True, (error, ours)
+        return ours
+
+    def _silent(self, error: BaseException) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.place} does not answer: {error or type(error).__name__}")
+
+    def behind(self, error: BaseException) -> EnsueError | None:
+        """Return what failed in this connection if that is behind a step's error, else None.
+
+        A handler may talk to other databases, whose errors look the same: so only what was noted here counts, or, once
+        this connection is closed, what reads like that (rows that are streamed come from the driver directly).
+        """
+        if not isinstance(error, Exception) or isinstance(error, EnsueError):
+            return None
+        if self.noted is None:
+            return self.translated(error) if self.closed else None
+        cause, ours = self.noted
+        looked: list[BaseException | None] = [error]
+        for each in looked:
+            if each is cause:
+                return type(ours)(str(ours), **ours.values)  # a new one: that one may be behind this error itself
+            if each is not None and len(looked) < _DEEP:
+                looked += [getattr(each, "orig", None), each.__cause__, each.__context__]
+        return None
+
+    def interrupted(self, error: BaseException) -> StoreUnavailable | None:
+        """Of Ensue's own work on its desk: what is a statement's own fault in a step is nobody's here. None: it is."""
+        if isinstance(error, Exception) and self.is_interruption(error):
+            return self._silent(error)
+        return None
 
     def translated(self, error: BaseException) -> EnsueError | None:
         """Return StoreUnavailable, StoreConflict or UsageError for what the database itself did; None: not its fault.
@@ -188,6 +254,10 @@ class Link(abc.ABC):
         """Whether this error means that the connection is gone."""
 
     @abc.abstractmethod
+    def is_interruption(self, error: Exception) -> bool:
+        """Whether the server gave a statement up (a time limit, an operator, an internal error) and goes on."""
+
+    @abc.abstractmethod
     def _translated(self, error: BaseException) -> EnsueError | None: ...
 
     @abc.abstractmethod
@@ -198,34 +268,12 @@ class Link(abc.ABC):
     def terminate(self) -> None:
         """Hang up at once; safe to repeat."""
 
+    def hang_up(self) -> None:
+        """Make what waits for the server fail; `terminate` comes after it."""
+        self.terminate()
+
 
 def _nothing() -> None: ...
-
-
-async def to_end(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
-    """Wait for `work` to its end whatever happens; return its result, and the cancellation that came meanwhile."""
-    task = _Deaf(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await task
-        except asyncio.CancelledError as error:
-            if task.done() and task.cancelled():
-                raise
-            cancelled = error
-        except BaseException:
-            break  # told by result(), below
-    return task.result(), cancelled
-
-
-class _Deaf(asyncio.Task[T]):
-    """A task that is not cancelled with the one that waits for it; that one hears of it when this one has ended.
-
-    What `asyncio.shield` does, with a turn of the loop less for each step. When the loop is closed it can be cancelled.
-    """
-
-    def cancel(self, msg: Any = None) -> bool:
-        return False if self.get_loop().is_running() else super().cancel(msg)
 
 
 class NoLink:

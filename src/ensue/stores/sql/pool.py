@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from ensue.errors import StoreConflict, StoreUnavailable
-from ensue.stores.sql.link import Link, to_end
+from ensue.stores.sql.link import Link
 
 T = TypeVar("T")
 
@@ -71,9 +71,14 @@ class Pool:
                 result = await work(link)
                 if link.doomed is not None:
                     raise link.doomed
-                _, cancelled = await to_end(link.commit())
-            except BaseException:
-                await to_end(link.rollback())
+                cancelled = await link.commit_to_end()
+            except BaseException as error:
+                stop = await link.rollback_to_end()
+                if stop is not None:
+                    raise stop from error
+                ours = link.interrupted(error)
+                if ours is not None:
+                    raise ours from error
                 raise
         finally:
             self.give(link)
@@ -96,7 +101,10 @@ class Pool:
                     if not isinstance(error, Exception):
                         link.broken = True  # cancelled in the middle of an answer, perhaps
                     if fresh or not link.broken or not isinstance(error, StoreUnavailable):
+                        ours = link.interrupted(error)
                         self._put(link)
+                        if ours is not None:
+                            raise ours from error
                         raise
                     self._drop(link)
                     while self._free:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 from ensue.errors import EnsueError
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.engines import Engines
-from ensue.stores.sql.link import to_end
 from ensue.stores.sql.pool import Pool
 
 if TYPE_CHECKING:
@@ -31,12 +30,12 @@ async def reading(pool: Pool, dialect: Dialect, engines: Engines) -> AsyncIterat
             yield session
             sync.check_unchanged()
         except BaseException as error:
-            ours = dialect.refused_write(error) or link.translated(error)
+            ours = dialect.refused_write(error) or link.behind(error)
             if ours is not None and not isinstance(error, EnsueError):
                 raise ours from error
             raise
         finally:
-            _, cancelled = await to_end(link.rollback())
+            cancelled = await link.rollback_to_end()
             sync.end()
             if cancelled is not None:
                 raise cancelled

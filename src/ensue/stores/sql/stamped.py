@@ -30,6 +30,8 @@ OF = (
     "WHERE position > ? AND position <= ? AND topic = ? AND partition_no = ? ORDER BY position LIMIT ?"
 )
 NEXT = "SELECT min(position) FROM ensue_outbox WHERE position > ?"
+YOUNGEST = "SELECT max(id) FROM ensue_outbox WHERE position IS NULL"
+OLDER = "SELECT EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL AND id <= ?)"
 HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head"
 UNSENT = (
     "SELECT (SELECT count(*) FROM ensue_outbox WHERE position IS NULL) + (SELECT count(*) FROM ensue_outbox "
@@ -142,8 +144,19 @@ class StampedOutbox:
         return {(str(topic), int(partition)): int(position) for topic, partition, position in rows}
 
     async def _stamp_all(self, link: Link, last: int) -> int:
-        while records := await self._tools.dialect.stamp(link, last, _CHUNK):
-            last = records[-1].position
+        """Stamp what is committed by now, return the last position. What is committed meanwhile has time: others wait.
+
+        Under steady commits there is always something new, and the counter's lock, held here, keeps relays out.
+        """
+        [(through,)] = await link.fetch(YOUNGEST)
+        left = through is not None
+        while left:
+            records = await self._tools.dialect.stamp(link, last, _CHUNK)
+            if records:
+                last = records[-1].position
+            left = len(records) == _CHUNK
+            if left:
+                [(left,)] = await link.fetch(self._text(OLDER), through)
         return last
 
     async def get(self, position: int) -> OutboxRecord | None:

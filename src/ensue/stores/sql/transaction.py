@@ -13,7 +13,7 @@ from ensue.stores import rules
 from ensue.stores.sql import checkpoints, dead_letters, once
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.engines import Engines
-from ensue.stores.sql.link import Link, NoLink, to_end
+from ensue.stores.sql.link import Link, NoLink
 from ensue.stores.sql.outbox import Outbox
 from ensue.stores.sql.pool import Pool
 
@@ -59,8 +59,8 @@ class SqlTransaction:
             if error is None:
                 await self._commit(link)
             else:
+                ours = link.behind(error)
                 await self._roll_back(link)
-                ours = link.translated(error)
                 if ours is not None:
                     raise ours from error
         finally:
@@ -73,10 +73,10 @@ class SqlTransaction:
             self._check(link)
             link.holder = None
             async with link.lock:  # a task that a handler left behind may be in the middle of a statement
-                _, cancelled = await to_end(link.commit())
+                cancelled = await link.commit_to_end()
         except BaseException as error:
+            ours = link.behind(error)
             await self._roll_back(link)
-            ours = link.translated(error)
             if ours is not None:
                 raise ours from error
             raise
@@ -87,7 +87,7 @@ class SqlTransaction:
             raise cancelled
 
     async def _roll_back(self, link: Link) -> None:
-        _, cancelled = await to_end(link.rollback())
+        cancelled = await link.rollback_to_end()
         # The thread of a cancelled handler may be inside its session: leave it alone, the gate keeps it out.
         self._plain_session = None
         self._end_sessions()
