@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, Account, check_chain, record, texts
 from ensue.errors import StoreConflict, StoreUnavailable, UsageError
 from ensue.ports import Table
 from ensue.stores.mariadb import MariaDbStore
-from ensue.testing.servers import MariaDbServer
+from ensue.stores.sql import link
+from ensue.testing.servers import MariaDbServer, TcpProxy
 
 LIMIT_S = 60.0
 _numbers = count(1)
@@ -89,6 +90,57 @@ async def test_steps_go_on_after_the_server_was_killed_and_started_again(start: 
         assert texts(own) == [str(each) for each in range(1, balances[str(number)] + 1)]
         assert sure[number] <= balances[str(number)] <= sure[number] + kills
     assert failed, "the test killed the server when nobody used it"
+    await store.close()
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+async def test_a_server_that_falls_silent_holds_no_ending_of_a_step_for_ever(
+    mariadb_server: MariaDbServer, url: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "COMMIT_S", 0.3)
+    monkeypatch.setattr(link, "ROLLBACK_S", 0.3)
+    async with TcpProxy(mariadb_server.port) as proxy:
+        store = await opened(url.replace(f":{mariadb_server.port}/", f":{proxy.port}/"))
+        expected = StoreUnavailable if ending == "commit" else ValueError
+        async with asyncio.timeout(LIMIT_S):
+            with pytest.raises(expected, match=r"outcome is not known|the handler's"):
+                async with store.transaction() as transaction:
+                    await transaction.insert_rows(ACCOUNTS, [("a", 0)])
+                    proxy.freeze()
+                    if ending == "rollback":
+                        raise ValueError("the handler's")
+            proxy.heal()
+            async with store.transaction() as transaction:  # on a new connection
+                await transaction.insert_rows(ACCOUNTS, [("b", 0)])
+            await store.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET STATEMENT max_statement_time = 0.05 FOR "
+        "SELECT count(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b WHERE a.seq + b.seq = 1",
+        "KILL QUERY CONNECTION_ID()",
+    ],
+)
+async def test_a_statement_that_the_server_gave_up_is_its_messages_fault(url: str, statement: str) -> None:
+    store = await opened(url)
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(DBAPIError, match=r"1969|1317"):
+            async with store.transaction() as transaction:
+                await transaction.session.execute(text(statement))
+    await store.close()
+
+
+async def test_an_error_of_the_steps_own_connection_is_the_stores_also_behind_a_handlers_error(url: str) -> None:
+    store = await opened(url)
+    with pytest.raises(StoreUnavailable):
+        async with store.transaction() as transaction:
+            try:
+                await transaction.session.execute(text("KILL CONNECTION_ID()"))
+                await transaction.session.execute(text("SELECT 1"))
+            except DBAPIError as error:
+                raise ValueError("no report") from error
     await store.close()
 
 
@@ -220,5 +272,5 @@ async def test_what_holds_it_back_is_told(url: str, monkeypatch: pytest.MonkeyPa
         await held.session.execute(text("SELECT SLEEP(1.1)"))
         lines = await store.hindrances()
     assert any(f"connection {thread} " in line for line in lines), lines
-    assert any("innodb_flush_log_at_trx_commit is 0" in line for line in lines), lines
+    assert any("innodb_flush_log_at_trx_commit is 2" in line for line in lines), lines
     await store.close()

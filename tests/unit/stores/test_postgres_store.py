@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import asyncpg
+import psycopg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, Account, check_chain, record, texts
 from ensue.errors import StoreConflict, StoreOutdated, StoreUnavailable, UsageError
 from ensue.ports import Table
 from ensue.stores.postgres import PostgresStore
+from ensue.stores.sql import link
 from ensue.testing.servers import PostgresServer, TcpProxy
 
 DATABASE = "alone"
@@ -141,6 +144,28 @@ async def test_a_connection_that_is_cut_is_a_retryable_error_and_heals(
         await store.close()
 
 
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+async def test_a_server_that_falls_silent_holds_no_ending_of_a_step_for_ever(
+    postgres_server: PostgresServer, url: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "COMMIT_S", 0.3)
+    monkeypatch.setattr(link, "ROLLBACK_S", 0.3)
+    async with TcpProxy(postgres_server.port) as proxy:
+        store = await opened(url.replace(f":{postgres_server.port}/", f":{proxy.port}/"))
+        expected = StoreUnavailable if ending == "commit" else ValueError
+        async with asyncio.timeout(LIMIT_S):
+            with pytest.raises(expected, match=r"outcome is not known|the handler's"):
+                async with store.transaction() as transaction:
+                    await transaction.insert_rows(ACCOUNTS, [("a", 0)])
+                    proxy.freeze()
+                    if ending == "rollback":
+                        raise ValueError("the handler's")
+            proxy.heal()
+            async with store.transaction() as transaction:  # on a new connection
+                await transaction.insert_rows(ACCOUNTS, [("b", 0)])
+            await store.close()
+
+
 # ---------------------------------------------------------------------------------------------- other people's fault
 
 
@@ -201,6 +226,47 @@ async def test_an_error_of_another_server_stays_what_it_is(url: str) -> None:
         with pytest.raises(type(error)):
             async with store.transaction():
                 raise error
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET LOCAL statement_timeout = 50; SELECT pg_sleep(30)",
+        "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(30)",
+        "DO $$ BEGIN RAISE EXCEPTION 'a bug of the server' USING ERRCODE = 'XX000'; END $$",
+    ],
+)
+async def test_a_statement_that_the_server_gave_up_is_its_messages_fault(url: str, statement: str) -> None:
+    store = await opened(url)
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(DBAPIError):
+            async with store.transaction() as transaction:
+                for each in statement.split("; ") if "SET" in statement else [statement]:
+                    await transaction.session.execute(text(each))
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "error", [asyncpg.TooManyConnectionsError("elsewhere"), psycopg.errors.TooManyConnections("elsewhere")], ids=type
+)
+async def test_an_error_of_another_postgres_is_the_handlers_own(url: str, error: Exception) -> None:
+    store = await opened(url)
+    with pytest.raises(type(error)):
+        async with store.transaction() as transaction:
+            await transaction.session.execute(text("SELECT 1"))
+            raise error
+    await store.close()
+
+
+async def test_an_error_of_the_steps_own_connection_is_the_stores_also_behind_a_handlers_error(url: str) -> None:
+    store = await opened(url)
+    with pytest.raises(StoreUnavailable):
+        async with store.transaction() as transaction:
+            try:
+                await transaction.session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+            except DBAPIError as error:
+                raise ValueError("no report") from error
     await store.close()
 
 
