@@ -120,10 +120,13 @@ async def _pages(client: aiohttp.ClientSession, url: str, what: str) -> AsyncIte
 
 
 async def _get(client: aiohttp.ClientSession, url: str, **query: str) -> Any:
-    async with client.get(url, params=query) as answer:
-        if answer.status != 200:
-            raise AnswerUnexpected(f"GET {answer.url} was answered {answer.status}: {(await answer.text())[:500]}")
-        return await answer.json()
+    try:
+        async with client.get(url, params=query) as answer:
+            if answer.status != 200:
+                raise AnswerUnexpected(f"GET {answer.url} was answered {answer.status}: {(await answer.text())[:500]}")
+            return await answer.json()
+    except TimeoutError:
+        raise AnswerUnexpected(f"GET {url} {query} was not answered for {client.timeout.total:g} s") from None
 
 
 def _order(found: Mapping[str, Any]) -> OrderState:
