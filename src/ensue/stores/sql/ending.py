@@ -63,6 +63,8 @@ class _Deaf(asyncio.Task[T]):
 class _Limit:
     """A timer beside the task: one inside of it would have to cancel it, and it is deaf."""
 
+    __slots__ = ("_hang_up", "_task", "_timer", "passed")
+
     def __init__(self, task: _Deaf[Any], limit_s: float, hang_up: Callable[[], None] | None) -> None:
         self._task = task
         self._hang_up = hang_up
