@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +20,8 @@ PAGE = 1000
 #: How many orders and customers are also asked for one by one.
 SINGLE = 250
 CONCURRENCY = 8
+#: How long to ask for one answer, in seconds.
+GIVE_UP_S = 60.0
 
 T = TypeVar("T")
 
@@ -120,13 +123,20 @@ async def _pages(client: aiohttp.ClientSession, url: str, what: str) -> AsyncIte
 
 
 async def _get(client: aiohttp.ClientSession, url: str, **query: str) -> Any:
-    try:
-        async with client.get(url, params=query) as answer:
-            if answer.status != 200:
-                raise AnswerUnexpected(f"GET {answer.url} was answered {answer.status}: {(await answer.text())[:500]}")
-            return await answer.json()
-    except TimeoutError:
-        raise AnswerUnexpected(f"GET {url} {query} was not answered for {client.timeout.total:g} s") from None
+    """Ask until there is an answer that is not "try again": a service may still find out which connections were cut."""
+    began = time.monotonic()
+    while True:
+        try:
+            async with client.get(url, params=query) as answer:
+                if answer.status == 200:
+                    return await answer.json()
+                said = f"answered {answer.status}: {(await answer.text())[:500]}"
+                final = answer.status != 503
+        except TimeoutError:
+            said, final = "not answered", False
+        if final or time.monotonic() - began > GIVE_UP_S:
+            raise AnswerUnexpected(f"GET {url} {query or ''} was {said}")
+        await asyncio.sleep(0.1)
 
 
 def _order(found: Mapping[str, Any]) -> OrderState:
