@@ -33,6 +33,7 @@ class ReplicationConnection:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._reading = False
+        self._socket = -1
         self._received: Callable[[WalData | Keepalive], None] | None = None
         self._broken: Callable[[Exception], None] | None = None
 
@@ -116,12 +117,14 @@ class ReplicationConnection:
         """Read no more: the server waits as soon as the network's buffers are full."""
         if self._reading:
             self._reading = False
-            asyncio.get_running_loop().remove_reader(self._pgconn.socket)
+            asyncio.get_running_loop().remove_reader(self._socket)
 
     def resume(self) -> None:
         if not self._reading:
             self._reading = True
-            asyncio.get_running_loop().add_reader(self._pgconn.socket, self._readable)
+            # Kept: a connection that is lost tells it no more, and a reader that stays would be called for ever.
+            self._socket = self._pgconn.socket
+            asyncio.get_running_loop().add_reader(self._socket, self._readable)
 
     def _readable(self) -> None:
         try:

@@ -86,7 +86,7 @@ class TcpProxy:
             await self._flowing.wait()
             writer.write(data)
             await writer.drain()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # the other side is gone already; uvloop says so by the second
             writer.write_eof()
 
 

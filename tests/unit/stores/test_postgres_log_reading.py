@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from typing import Any
 
+import psycopg
 import pytest
 
 from ensue.adapters import make_store
@@ -54,3 +57,37 @@ async def test_a_piece_of_the_log_that_cannot_be_read_ends_the_reading_and_is_no
     [error] = ended
     assert isinstance(error, StoreUnavailable)
     assert "cannot be read" in str(error)
+
+
+async def test_a_connection_that_is_lost_is_not_listened_to_any_more() -> None:
+    """Its socket cannot be asked for then; a reader that stayed would be called without end."""
+    ours, theirs = socket.socketpair()
+    ended: list[Exception] = []
+
+    class Connection:
+        class pgconn:  # as psycopg has it
+            lost = False
+
+            @property
+            def socket(self) -> int:
+                if self.lost:
+                    raise psycopg.OperationalError("the connection is lost")
+                return ours.fileno()
+
+            def consume_input(self) -> None:
+                self.lost = True
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+        def __init__(self) -> None:
+            self.pgconn = type(self).pgconn()
+
+    connection = ReplicationConnection(Connection())  # type: ignore[arg-type]  # what is called of it
+    connection._broken = ended.append
+    connection.resume()
+    theirs.close()
+    async with asyncio.timeout(10):
+        while not ended:  # noqa: ASYNC110  # a callback of the loop is the signal
+            await asyncio.sleep(0)
+    assert not asyncio.get_running_loop().remove_reader(ours.fileno())
+    ours.close()
+    assert isinstance(ended[0], StoreUnavailable)
