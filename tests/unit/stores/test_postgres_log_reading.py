@@ -64,22 +64,21 @@ async def test_a_connection_that_is_lost_is_not_listened_to_any_more() -> None:
     ours, theirs = socket.socketpair()
     ended: list[Exception] = []
 
+    class Libpq:
+        lost = False
+
+        @property
+        def socket(self) -> int:
+            if self.lost:
+                raise psycopg.OperationalError("the connection is lost")
+            return ours.fileno()
+
+        def consume_input(self) -> None:
+            self.lost = True
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
     class Connection:
-        class pgconn:  # as psycopg has it
-            lost = False
-
-            @property
-            def socket(self) -> int:
-                if self.lost:
-                    raise psycopg.OperationalError("the connection is lost")
-                return ours.fileno()
-
-            def consume_input(self) -> None:
-                self.lost = True
-                raise psycopg.OperationalError("server closed the connection unexpectedly")
-
-        def __init__(self) -> None:
-            self.pgconn = type(self).pgconn()
+        pgconn = Libpq()
 
     connection = ReplicationConnection(Connection())  # type: ignore[arg-type]  # what is called of it
     connection._broken = ended.append
