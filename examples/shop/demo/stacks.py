@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from ensue.errors import StoreUnavailable
 from ensue.testing import servers
 from ensue.testing.servers import Server, ServerMissing, TcpProxy
 from shop.demo.databases import Database, Databases, database_at
@@ -112,7 +113,14 @@ class Stack:
         import pymysql
         import redis.exceptions
 
-        return (psycopg.Error, pymysql.MySQLError, redis.exceptions.RedisError, pymongo.errors.PyMongoError, OSError)
+        return (
+            psycopg.Error,
+            pymysql.MySQLError,
+            redis.exceptions.RedisError,
+            pymongo.errors.PyMongoError,
+            OSError,
+            StoreUnavailable,
+        )
 
 
 @contextmanager
