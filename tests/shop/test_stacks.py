@@ -22,7 +22,7 @@ ORDERS = 500
 LIMIT_S = 600.0
 STORES_ON_NATS = ("postgres-nats", "psycopg-nats", "wal-nats", "messages-nats", "mariadb-nats")
 BROKERS_ON_POSTGRES = ("postgres-kafka", "postgres-rabbitmq", "postgres-redis", "postgres")
-POLYGLOT = ("polyglot", "polyglot-mongodb")
+POLYGLOT = ("polyglot",)
 MATRIX = (*STORES_ON_NATS, *BROKERS_ON_POSTGRES)
 
 
