@@ -31,6 +31,8 @@ _LIBRARY = (2, 16, 1)
 _READ_BYTES_MAX = 8 * 1024 * 1024
 #: Requests under way at once, of all partitions.
 _THREADS = 4
+#: How soon a read asks again whether a lane is its own by now: with more readers of a partition than lanes.
+_TURN_S = 0.01
 
 
 class _Open:
@@ -174,7 +176,11 @@ class KafkaBroker:
         until = loop.time() + wait_s
         looked = False
         while state is self._state:
-            cursor, lane = state.places.find(name, partition, after)
+            place = state.places.find(name, partition, after)
+            if place is None:
+                await asyncio.sleep(_TURN_S)
+                continue
+            cursor, lane = place
             if cursor.problem:
                 lane.drop((name, partition))  # the next read begins anew
                 raise unavailable(self._settings, f"read {topic}/{partition}", cursor.problem)

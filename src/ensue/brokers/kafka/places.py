@@ -9,7 +9,8 @@ from ensue.brokers.kafka.settings import KafkaSettings
 
 #: So many readers of one partition can be at different offsets without taking turns.
 LANES_MAX = 4
-#: A cursor that nobody read from for this long gives its place to another offset of its partition.
+#: A cursor that nobody read from for this long gives its place to another offset of its partition; one that has brought
+#: nothing in this time may lose it too.
 _TAKEN_OVER_S = 1.0
 #: A cursor that nobody read from for this long is dropped, buffer and all; a lane without cursors ends.
 _IDLE_S = 15.0
@@ -25,8 +26,8 @@ class Places:
         self._ended: list[Lane] = []
         self._swept = time.monotonic()
 
-    def find(self, topic: str, number: int, after: int) -> tuple[Cursor, Lane]:
-        """Return the cursor for a read of what comes after an offset."""
+    def find(self, topic: str, number: int, after: int) -> tuple[Cursor, Lane] | None:
+        """Return the cursor for a read of what comes after an offset; None when every lane is another reader's turn."""
         now = time.monotonic()
         if now - self._swept > _SWEEP_S:
             self._sweep(now)
@@ -36,7 +37,10 @@ class Places:
             if cursor is not None and cursor.after <= after <= cursor.fetched:
                 cursor.used_at = now
                 return cursor, lane
-        cursor, lane = Cursor(topic, number, after), self._free(key, now)
+        free = self._free(key, now)
+        if free is None:
+            return None
+        cursor, lane = Cursor(topic, number, after), free
         lane.add(cursor)
         return cursor, lane
 
@@ -56,16 +60,17 @@ class Places:
             lane.stop()
         return lanes
 
-    def _free(self, key: tuple[str, int], now: float) -> Lane:
-        oldest: tuple[float, Lane] | None = None
+    def _free(self, key: tuple[str, int], now: float) -> Lane | None:
+        longest: tuple[float, Lane] | None = None
         for lane in self._lanes:
             cursor = lane.cursors.get(key)
             if cursor is None or (not cursor.waiters and now - cursor.used_at > _TAKEN_OVER_S):
                 return lane
-            if oldest is None or cursor.used_at < oldest[0]:
-                oldest = (cursor.used_at, lane)
-        if oldest is not None and len(self._lanes) >= LANES_MAX:
-            return oldest[1]
+            # One that lost its place before it brought anything would take another's at once, and nobody got anywhere.
+            if cursor.served or now - cursor.made_at > _TAKEN_OVER_S:
+                longest = min(longest or (cursor.made_at, lane), (cursor.made_at, lane), key=lambda each: each[0])
+        if len(self._lanes) >= LANES_MAX:
+            return longest[1] if longest is not None else None
         lane = Lane(self._settings)
         self._lanes.append(lane)
         return lane

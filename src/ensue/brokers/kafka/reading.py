@@ -43,13 +43,14 @@ class Cursor:
     """
 
     __slots__ = (
-        "after", "again_at", "assigned", "dropped", "fetched", "live", "number", "problem", "received_bytes",
-        "records", "taken_bytes", "topic", "used_at", "waiters",
+        "after", "again_at", "assigned", "begin", "dropped", "fetched", "live", "made_at", "number", "problem",
+        "received_bytes", "records", "taken_bytes", "topic", "used_at", "waiters",
     )  # fmt: skip
 
     def __init__(self, topic: str, number: int, after: int) -> None:
         self.topic = topic
         self.number = number
+        self.begin = after
         self.after = after
         self.fetched = after
         self.records: deque[KafkaRecord] = deque()
@@ -61,8 +62,13 @@ class Cursor:
         self.dropped = False
         self.assigned = False
         self.again_at = 0.0
-        self.used_at = time.monotonic()
+        self.made_at = self.used_at = time.monotonic()
         self.waiters: set[asyncio.Future[None]] = set()
+
+    @property
+    def served(self) -> bool:
+        """Whether its reader has got something, or knows that there is nothing."""
+        return self.after > self.begin or self.live
 
     @property
     def hungry(self) -> bool:
