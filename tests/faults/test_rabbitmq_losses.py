@@ -46,15 +46,11 @@ def telegraph(tmp_path: Path, server: RabbitMqServer) -> RabbitTelegraph:
 # --- the server ends, or stands still, in the middle
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="open defect: after a second kill within seconds delivery may stand still though the server is back; "
-    "the shop's run on RabbitMQ under faults (tests/shop/test_stacks.py) comes out whole",
-)
 async def test_a_server_killed_in_the_middle_of_batches_loses_nothing(telegraph: RabbitTelegraph) -> None:
     random = Random(7)
     server = telegraph.server
     async with telegraph.running(telegraph.sends, telegraph.receives) as world:
+        await server.remembers_streams()
         sent = 0
         for _ in range(2):
             size = random.randint(20, 60)

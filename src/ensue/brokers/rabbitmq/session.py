@@ -25,6 +25,11 @@ READ_BYTES_MAX = 8 * 1024 * 1024
 #: Readers that are kept for the next read of their stream.
 _IDLE_MAX = 2
 _REGISTRY_PREFETCH = 1000
+#: Seen with 3.10: the list of what the server has to start is written a second after the first stream was made.
+_IF_IT_LASTS = (
+    "for a moment after its start this is as it should be; if it lasts, the server was killed right after it had made "
+    "its very first stream and has forgotten that it has any: give it another prefix, and the outboxes fill the new log"
+)
 
 
 class Session:
@@ -97,8 +102,10 @@ class Session:
             await channel.call(frames.QUEUE_DECLARE, passive, frames.QUEUE_DECLARE_OK)
         except BrokerUnavailable as error:
             # The same code says that a server which has just started has not found its streams yet.
-            if error.values.get("code") == _NOT_FOUND and "no queue" in str(error):
-                return False
+            if error.values.get("code") == _NOT_FOUND:
+                if "no queue" in str(error):
+                    return False
+                raise BrokerUnavailable(f"{error} ({_IF_IT_LASTS})", **error.values) from error
             raise
         finally:
             channel.close()
