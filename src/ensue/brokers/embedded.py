@@ -47,7 +47,9 @@ class EmbeddedBroker:
         #: Row ids of each topic's partitions by number. They never change while the file is open.
         self._ids: dict[str, list[int]] = {}
         self._generation = 0
-        #: Whose next read tells that the log is another one.
+        #: Where somebody has waited for what comes, and of these whose next read tells that the log is another one. Who
+        #: only looks something up, between bounds that it has just asked for, need not be told.
+        self._followed: set[tuple[str, int]] = set()
         self._untold: set[tuple[str, int]] = set()
 
     async def exists(self) -> bool:
@@ -60,7 +62,7 @@ class EmbeddedBroker:
 
     async def close(self) -> None:
         self._ids = {}  # the next open may find another file
-        self._untold = set()
+        self._followed, self._untold = set(), set()
         await self._file.close()
 
     # --- topics
@@ -124,6 +126,8 @@ class EmbeddedBroker:
         if (topic, partition) in self._untold:
             self._untold.discard((topic, partition))
             raise self._replaced()
+        if wait_s > 0:
+            self._followed.add((topic, partition))
         generation = self._generation
         low, high = _key_range(partition_id)
         key_range = (low + max(after, 0), high)
@@ -187,7 +191,7 @@ class EmbeddedBroker:
         """The file is another one: make the topics that are known, and let each reader's next read tell of it."""
         known, self._ids, self._generation = self._ids, {}, self._file.generation
         for topic, ids in known.items():
-            self._untold |= {(topic, number) for number in range(len(ids))}
+            self._untold |= {(topic, number) for number in range(len(ids))} & self._followed
             await self.ensure_topic(topic, len(ids))
 
     def _replaced(self) -> BrokerUnavailable:

@@ -17,7 +17,8 @@ REQUEST = "ensue.resend"
 
 
 class ResendRequest(msgspec.Struct, frozen=True):
-    """Send (after, ...] of this partition again, under `source`. needed: the last one known to exist."""
+    """Send (after, ...] of this partition again, under `source`. needed: the last one known to exist; with `after` for
+    it nothing is known to be missing."""
 
     source: str
     topic: str

@@ -171,6 +171,7 @@ class PartitionConsumer:
                     "Reading from the log's start; what was applied is skipped, what is missing is asked for",
                     partition, bounds.last, checkpoint.offset,
                 )  # fmt: skip
+                await self._gaps.ask_all(checkpoint)
                 checkpoint.offset = max(bounds.first - 1, 0)
         if self._aside.any:
             await self._aside.load()

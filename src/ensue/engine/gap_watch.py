@@ -46,6 +46,16 @@ class GapWatch:
             await ask_again(context, self._partition, gap)
             context.faults.point("consumer.asked")
 
+    async def ask_all(self, checkpoint: Checkpoint) -> None:
+        """The log has lost its end: ask every source for what follows the last that was applied of it.
+
+        Nothing else would tell of a lost record of a source that is silent before its next tick, a minute perhaps.
+        """
+        context = self._context
+        for source, watermark in checkpoint.watermarks.items():
+            if source not in checkpoint.gaps:  # a gap is asked for anyway
+                await ask_again(context, self._partition, Gap(source, watermark, watermark, context.clock.now()))
+
     def tell(self, todo: Plan) -> None:
         """Log what changed. A gap changes with every record held back: said when it opens, is lost, or closes."""
         for source, gap in todo.gaps.items():

@@ -59,7 +59,8 @@ class Resender:
         context = self._context
         source = context.store.source
         if request.source != source:
-            if request.source.rpartition("/")[0] == context.service:  # an epoch of ours that has ended
+            ended = request.source.rpartition("/")[0] == context.service  # an epoch of ours
+            if ended and request.needed > request.after:
                 await self._gone(request, request.source, request.after, request.needed)
             return
         where = (request.topic, request.partition)

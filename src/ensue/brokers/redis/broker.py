@@ -53,7 +53,9 @@ class RedisBroker:
         self._waiting: Waiting | None = None
         self._counts: dict[str, int] = {}
         self._name: bytes | None = None
-        #: Whose next read tells that the log is another one.
+        #: Where somebody has waited for what comes, and of these whose next read tells that the log is another one. Who
+        #: only looks something up, between bounds that it has just asked for, need not be told.
+        self._followed: set[tuple[str, int]] = set()
         self._untold: set[tuple[str, int]] = set()
 
     async def exists(self) -> bool:
@@ -79,7 +81,7 @@ class RedisBroker:
 
     async def close(self) -> None:
         waiting, self._waiting = self._waiting, None
-        self._counts, self._name, self._untold = {}, None, set()
+        self._counts, self._name, self._followed, self._untold = {}, None, set(), set()
         try:
             if waiting is not None:
                 await waiting.close()
@@ -148,6 +150,8 @@ class RedisBroker:
         self, topic: str, partition: int, after: int, limit: int, wait_s: float
     ) -> Sequence[Message | Garbage]:
         key = await self._key(topic, partition)
+        if wait_s > 0:
+            self._followed.add((topic, partition))
         waiting = self._waiting
         give_up_at: float | None = None
         while True:
@@ -227,7 +231,7 @@ class RedisBroker:
             return
         self._name = name
         known, self._counts = self._counts, {}
-        self._untold |= {(topic, number) for topic, count in known.items() for number in range(count)}
+        self._untold |= {(topic, number) for topic, number in self._followed if number < known.get(topic, 0)}
         if self._waiting is not None:
             self._waiting.wake_all()
 
