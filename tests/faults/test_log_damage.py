@@ -318,6 +318,27 @@ async def test_a_log_deleted_with_its_last_record_unread_is_filled_although_nobo
             await telegraph.until_received(other, 20)
 
 
+async def test_the_end_of_a_log_that_was_lost_is_asked_for_although_its_source_is_silent(
+    telegraph: Telegraph,
+) -> None:
+    """Both go on running, the subscriber lags behind by the last records, and no tick comes for an hour."""
+    engine = config(tick_first_s=3600.0, tick_max_s=3600.0)
+    async with bench(
+        telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker(), engine=engine
+    ) as world:
+        await telegraph.send(0, 20)
+        await telegraph.until_received(world, 20)
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker(), engine=engine) as world:
+        await telegraph.send(20, TOTAL)
+        await world.settle()
+        with telegraph.log() as log:
+            log.execute("DELETE FROM log WHERE position > 10")
+            log.execute("UPDATE partitions SET last_offset = 10")
+        async with bench(telegraph.directory, telegraph.receives, broker=telegraph.broker(), engine=engine) as other:
+            await telegraph.until_received(other, TOTAL)
+            assert await telegraph.received() == all_of()
+
+
 # --- what even the outbox does not have any more
 
 

@@ -1,7 +1,8 @@
 """The shop on real servers, by settings alone, while services are killed and servers and lines go down.
 
-The matrix: every store on one broker, every broker on one store; and the polyglot shop without faults. Each run ends
-with the demo's invariants. The seed is part of the command, which a failure shows.
+The matrix: every store on one broker, every broker on one store, and the polyglot shop, whose three services have
+databases of different kinds. Each run ends with the demo's invariants. The seed is part of the command, which a failure
+shows.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ ORDERS = 500
 LIMIT_S = 600.0
 STORES_ON_NATS = ("postgres-nats", "psycopg-nats", "wal-nats", "messages-nats", "mariadb-nats")
 BROKERS_ON_POSTGRES = ("postgres-kafka", "postgres-rabbitmq", "postgres-redis", "postgres")
-POLYGLOT = ("polyglot",)
-MATRIX = (*STORES_ON_NATS, *BROKERS_ON_POSTGRES)
+POLYGLOT = ("polyglot", "polyglot-mongodb")
+MATRIX = (*STORES_ON_NATS, *BROKERS_ON_POSTGRES, *POLYGLOT)
+FORGETFUL = ("embedded", "postgres-nats", *BROKERS_ON_POSTGRES)
 
 
 def needs(stack: str) -> None:
@@ -55,16 +57,7 @@ def test_the_shop_comes_out_whole_while_services_servers_and_lines_go_down(stack
 
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT_S + 60)
-@pytest.mark.parametrize("stack", POLYGLOT)
-def test_the_shop_runs_on_a_database_of_another_kind_for_each_service(stack: str, tmp_path: Path) -> None:
-    report = on(stack, tmp_path / "run", "--seed", "5")
-    assert report["ok"]
-    assert report["stack"] == stack
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(LIMIT_S + 60)
-@pytest.mark.parametrize("stack", ["embedded", "postgres-kafka", "postgres-nats"])
+@pytest.mark.parametrize("stack", FORGETFUL)
 def test_the_shop_comes_out_whole_when_its_broker_forgets_what_it_had(stack: str, tmp_path: Path) -> None:
     report = on(stack, tmp_path / "run", "--lose-broker-data", "--rate", "60", "--seed", "6")
     assert report["ok"]

@@ -1,7 +1,8 @@
 """`--lose-broker-data`: the broker forgets what it had acknowledged, as brokers do after a crash without a sync.
 
-Three times: it is emptied, put back to an older copy of itself, and emptied again. What was lost is noticed by the
-chain of each source and sent again from its outbox; the invariants at the end are the same as without.
+Three times: it is emptied, put back to an older copy of itself, and emptied again, each time with events in it that
+order_history has not read, since it was killed a moment before. What was lost is noticed by the chain of each source
+and sent again from its outbox; the invariants at the end are the same as without.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from shop.demo.supervisor import Supervisor
 
 #: After which share of the requests what happens.
 SCHEDULE = ((0.2, "copied"), (0.4, "emptied"), (0.6, "put back to the older copy"), (0.8, "emptied"))
+#: How much of the replay goes on while order_history is down, before the broker loses that too.
+UNREAD = 0.05
 LOOK_S = 0.02
 
 
@@ -26,6 +29,7 @@ class Losses:
     def __init__(self, stack: Stack, supervisor: Supervisor, directory: Path, done: Callable[[], float]) -> None:
         self.happened: list[str] = []
         self._done = done
+        self._reader = supervisor["order_history"]
         self._log: Log = ServerLog(stack.brokers[0].server) if stack.brokers else FileLog(directory, supervisor)
 
     @property
@@ -35,8 +39,10 @@ class Losses:
     async def run(self, enough: asyncio.Event) -> None:
         """Go through the schedule; what is not due when `enough` is set happens then."""
         for share, what in SCHEDULE:
-            while self._done() < share and not enough.is_set():  # noqa: ASYNC110  # progress is a number, not a signal
-                await asyncio.sleep(LOOK_S)
+            await self._until(share, enough)
+            if what != "copied":
+                await self._reader.kill()
+                await self._until(share + UNREAD, enough)
             await self._log.stop()
             match what:
                 case "copied":
@@ -46,7 +52,12 @@ class Losses:
                 case _:
                     self._log.put_back()
             await self._log.start()
+            await self._reader.start()
             self.happened.append(what)
+
+    async def _until(self, share: float, enough: asyncio.Event) -> None:
+        while self._done() < share and not enough.is_set():  # noqa: ASYNC110  # progress is a number, not a signal
+            await asyncio.sleep(LOOK_S)
 
 
 class ServerLog:

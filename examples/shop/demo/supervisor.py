@@ -45,6 +45,7 @@ class ServiceProcess:
         self.expected_to_run = False
         self._environment = dict(environment)
         self._process: asyncio.subprocess.Process | None = None
+        self._starting = asyncio.Lock()
 
     @property
     def cpu_s(self) -> float:
@@ -59,19 +60,22 @@ class ServiceProcess:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Start the process; it is ready when `wait_ready` returns."""
-        with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "shop.demo.serve", self.name, str(self.port),
-                stdin=asyncio.subprocess.PIPE,  # never written to: its end tells the child that we are gone
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the services in order
-            )  # fmt: skip
-        self.lives += 1
-        self._cpu_before_s, self._cpu_now_s = self.cpu_s, 0.0
-        self.expected_to_run = True
+        """Start the process unless it runs; it is ready when `wait_ready` returns. Safe to call from two troubles."""
+        async with self._starting:
+            if self.running:
+                return
+            with self.log.open("ab") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "shop.demo.serve", self.name, str(self.port),
+                    stdin=asyncio.subprocess.PIPE,  # never written to: its end tells the child that we are gone
+                    stdout=log,
+                    stderr=log,
+                    env=self._environment,
+                    start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the services in order
+                )  # fmt: skip
+            self.lives += 1
+            self._cpu_before_s, self._cpu_now_s = self.cpu_s, 0.0
+            self.expected_to_run = True
 
     async def wait_ready(self, client: aiohttp.ClientSession, limit_s: float = READY_S) -> None:
         """Return when the service says that it is healthy. Raises ServiceFailed."""

@@ -84,6 +84,8 @@ class TcpProxy:
         while data := await reader.read(65536):
             note()
             await self._flowing.wait()
+            if writer.transport.is_closing():  # while the line stood still; uvloop would say so with a RuntimeError
+                raise ConnectionResetError("the other side hung up")
             writer.write(data)
             await writer.drain()
         with contextlib.suppress(OSError, RuntimeError):  # the other side is gone already; uvloop says so by the second
