@@ -33,9 +33,8 @@ class MariaDbStore(SqlStore):
 
     def __init__(self, url: str, service: str) -> None:
         self._url = parse(url)
-        super().__init__(
-            service, MariaDbDialect(), place=self._url.place, pool_size=self._url.pool_size, transactions=False
-        )
+        self._sql = MariaDbDialect()
+        super().__init__(service, self._sql, place=self._url.place, pool_size=self._url.pool_size, transactions=False)
 
     async def _connect(self) -> Link:
         return await connect(self._url)
@@ -53,7 +52,7 @@ class MariaDbStore(SqlStore):
         return Polling(desk, wakeup)
 
     def _make_outbox(self, tools: Tools) -> Outbox:
-        return StampedOutbox(tools)
+        return StampedOutbox(tools, self._sql.stamp)
 
     async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
         """Tables are not made in transactions here: a lock of the connection's keeps others out."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ensue.errors import RetryableError
+from ensue.stores.postgres.polled import WAITING
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.wakeup import Polling, Wakeup
@@ -36,7 +37,7 @@ class Listening:
         self._desk = desk
         self._wakeup = wakeup
         self._channel = channel
-        self._polling = Polling(desk, wakeup)
+        self._polling = Polling(desk, wakeup, WAITING)
         self._listener: asyncio.Task[None] | None = None
         self._hears = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None

@@ -20,7 +20,7 @@ def make_outbox(url: PostgresUrl, tools: Tools) -> Outbox:
         return make_access(url, tools.service)
 
     if url.outbox == "poll":
-        from ensue.stores.postgres.tail_polled import PolledOutbox
+        from ensue.stores.postgres.polled import PolledOutbox
 
         return PolledOutbox(tools, access)
     from ensue.stores.postgres.tail import TailedOutbox

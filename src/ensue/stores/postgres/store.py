@@ -10,6 +10,7 @@ from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.listen import Listening
 from ensue.stores.postgres.outbox import make_outbox
+from ensue.stores.postgres.polled import WAITING
 from ensue.stores.postgres.row_reader import PostgresRows
 from ensue.stores.postgres.url import PostgresUrl, parse
 from ensue.stores.sql.engines import Engines
@@ -57,7 +58,7 @@ class PostgresStore(SqlStore):
 
     def _make_news(self, desk: Pool, wakeup: Wakeup) -> News:
         if self._url.pgbouncer:
-            return Polling(desk, wakeup)
+            return Polling(desk, wakeup, WAITING)
         channel = f"ensue_{zlib.crc32(self._url.schema.encode()):08x}"
         return Listening(lambda: connect(self._url), desk, wakeup, channel)
 

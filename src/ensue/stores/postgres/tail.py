@@ -14,9 +14,10 @@ from typing import Literal
 from ensue.errors import StoreUnavailable, UsageError
 from ensue.message import OutboxRecord
 from ensue.stores.postgres import tail_setup, tail_switch
+from ensue.stores.postgres.by_stamp import ByStamp
 from ensue.stores.postgres.tail_log import encode_records
 from ensue.stores.postgres.tail_loop import Access, Tail
-from ensue.stores.postgres.tail_read import STAMPED_MAX, Now, Reader, Window
+from ensue.stores.postgres.tail_read import Now, Reader
 from ensue.stores.postgres.tail_slot import SlotBusy, SlotLost
 from ensue.stores.postgres.tail_stamp import TABLES
 from ensue.stores.sql.link import Link
@@ -39,10 +40,6 @@ _EMIT = (
     "SELECT pg_logical_emit_message(true, ?, content) FROM ensue_meta, unnest(?::bytea[]) content WHERE outbox_mode = ?"
 )
 _NUDGE = "SELECT pg_logical_emit_message(true, 'ensue.nudge', '')"
-_HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head WHERE position > ?"
-_LOCK = "SELECT last_position FROM ensue_counter FOR UPDATE"
-_EPOCH = "UPDATE ensue_counter SET epoch = ?, published_from = ?, last_position = ?"
-_EPOCH_RELAY = "UPDATE ensue_relay SET position = ?, changes = changes + 1"
 # confirmed: what another process, which reads the slot, has kept.
 _CONFIRMED = (
     "SELECT pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0')::bigint FROM pg_replication_slots s, ensue_tail t "
@@ -50,15 +47,13 @@ _CONFIRMED = (
 )
 
 
-class TailedOutbox:
+class TailedOutbox(ByStamp):
     """The `Outbox` of modes `wal` and `messages`. access: its own way to the server, past any pooler."""
 
     def __init__(self, tools: Tools, mode: Literal["wal", "messages"], access: Access) -> None:
+        super().__init__(tools, Reader(tools.dialect.text))
         self.mode: str = mode
-        self._tools = tools
         self._access = access
-        self._text = tools.dialect.text
-        self._reader = Reader(self._text)
         self._tail = Tail(access, tools.wakeup.changed, self._lost)
         self._epoch = ""
         self._looked = (0, 0)
@@ -80,6 +75,7 @@ class TailedOutbox:
     async def prepare(self, link: Link) -> None:
         for statement in TABLES:
             await link.script(statement)
+        await link.script("UPDATE ensue_tail SET pruned = greatest(pruned, (SELECT pruned FROM ensue_polled))")
 
     async def _lost(self, error: SlotLost) -> None:
         """Make a new slot where nothing is lost by that, else raise what an operator should know."""
@@ -127,60 +123,11 @@ class TailedOutbox:
         found = self._tail.recent.after(position, limit)
         if found:
             return found  # what has come since `now`, too
-        while position < now.last_position and len(found) < limit:
-            window = await self._look(position, now.last_position, limit - len(found))
-            found += window.records
-            if window.through <= position:
-                break  # the next one cannot be seen yet
-            position = window.through
-            if not window.records:  # over what was pruned in one leap
-                upcoming = await self._next(position)
-                position = max(position, now.last_position if upcoming is None else upcoming - STAMPED_MAX)
-        return found
-
-    async def of(self, topic: str, partition: int, after: int, through: int, limit: int) -> Sequence[OutboxRecord]:
-        found: list[OutboxRecord] = []
-        now = await self._now()
-        after, through = max(after, now.published_from), min(through, now.last_position)
-        while after < through and len(found) < limit:
-            upcoming = await self._next(after)
-            if upcoming is None:
-                break
-            window = await self._look(after, through, limit - len(found), (topic, partition))
-            found += window.records
-            if window.through <= after:
-                if not found:  # an empty answer would mean that the outbox has it no more
-                    raise StoreUnavailable(
-                        f"{self._tools.place}: the record of {topic}/{partition} after position {after} cannot be seen "
-                        "yet (its transaction waits for a standby?)"
-                    )
-                break
-            after = window.through
-            await asyncio.sleep(0)  # a rare partition of a long outbox takes many windows: let others in
-        return found
-
-    async def _next(self, after: int) -> int | None:
-        return await self._tools.desk.read(lambda link: self._reader.next(link, after))
-
-    async def _look(self, after: int, through: int, limit: int, place: tuple[str, int] | None = None) -> Window:
-        async def look(link: Link) -> Window:
-            now = await self._reader.now(link)
-            return await self._reader.window(link, now, after, through, limit, place)
-
-        return await self._tools.desk.read(look)
+        return await self._stored(position, now.last_position, limit)
 
     async def heads(self) -> Mapping[tuple[str, int], int]:
         await self._complete()
-        now = await self._now()
-        rows = await self._tools.desk.read(lambda link: link.fetch(self._text(_HEADS), now.published_from))
-        return {(str(topic), int(partition)): int(position) for topic, partition, position in rows}
-
-    async def get(self, position: int) -> OutboxRecord | None:
-        now = await self._now()
-        if not now.published_from < position <= now.last_position:
-            return None
-        window = await self._look(position - 1, position, 1)
-        return window.records[0] if window.records else None
+        return await self._stored_heads()
 
     async def wait(self, timeout_s: float) -> None:
         self._tail.start()
@@ -199,18 +146,14 @@ class TailedOutbox:
 
     async def prune(self, before_s: float, through: int, limit: int) -> int:
         self._tail.recent.clear()
-        return await self._tools.desk.run(lambda link: self._reader.prune(link, before_s, through, limit))
+        return await super().prune(before_s, through, limit)
 
     # --- epochs and operators
 
     async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
-        """Start a new source after `published_through`: its first record of each partition follows on nothing (which
-        reading sees to: a `previous` of an epoch that has ended counts as none)."""
         if self._opened:
             await self._complete()  # `published_through` means the same as it did to who asked
-        [(last,)] = await link.fetch(_LOCK)
-        await link.execute(self._text(_EPOCH), epoch, published_through, max(int(last), published_through))
-        await link.execute(self._text(_EPOCH_RELAY), published_through)
+        await self._write_epoch(link, epoch, published_through)
 
     async def unsent(self, link: Link, *, exactly: bool = True) -> int:
         return await tail_switch.unsent(link, self._access, exactly=exactly)
@@ -225,8 +168,7 @@ class TailedOutbox:
     # --- being up to date
 
     async def _now(self) -> Now:
-        now = await self._tools.desk.read(self._reader.now)
-        self._tools.identify(now.epoch, now.published_from)
+        now = await super()._now()
         if now.epoch != self._epoch:
             self._epoch = now.epoch
             self._tail.recent.clear()  # what was held may follow on records of an epoch that has ended

@@ -1,4 +1,4 @@
-"""Reading a tailed outbox by position: rows that carry their position (messages), and rows named by a stamp (wal)."""
+"""Reading an outbox by position: rows named by a stamp (poll, wal), and rows that carry their position (messages)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ _NOW = (
     "SELECT c.epoch, c.published_from, c.last_position, t.pruned, t.slot, "
     "pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint, r.changes "
     "FROM ensue_counter c, ensue_tail t, ensue_relay r WHERE c.one = 1 AND t.one = 1 AND r.one = 1"
+)
+POLLED_NOW = (
+    "SELECT c.epoch, c.published_from, c.last_position, p.pruned, '', 0::bigint, r.changes "
+    "FROM ensue_counter c, ensue_polled p, ensue_relay r WHERE c.one = 1 AND p.one = 1 AND r.one = 1"
 )
 # settled: every transaction that had ended when the stamp was written is visible by now. (The log tells of a commit
 # a moment before others see its rows, or long before, with synchronous replication.)
@@ -50,6 +54,7 @@ _OLDEST_NUMBERED = "SELECT position, id, written_at FROM ensue_outbox WHERE posi
 _DELETE = "DELETE FROM ensue_outbox WHERE id = ANY(?)"
 _DELETE_STAMPS = "DELETE FROM ensue_stamp WHERE last <= ?"
 _PRUNED = "UPDATE ensue_tail SET pruned = ? WHERE pruned < ?"
+POLLED_PRUNED = "UPDATE ensue_polled SET pruned = ? WHERE pruned < ?"
 
 
 class Now(NamedTuple):
@@ -72,15 +77,15 @@ class Window(NamedTuple):
 
 
 class Reader:
-    """text: makes `?` the driver's placeholders."""
+    """text: makes `?` the driver's placeholders. now, pruned: where a tail keeps its state, or `POLLED_...`."""
 
-    def __init__(self, text: Callable[[str], str]) -> None:
-        self._now, self._stamps, self._by_id, self._present = map(text, (_NOW, _STAMPS, _BY_ID, _PRESENT))
+    def __init__(self, text: Callable[[str], str], now: str = _NOW, pruned: str = _PRUNED) -> None:
+        self._now, self._stamps, self._by_id, self._present = map(text, (now, _STAMPS, _BY_ID, _PRESENT))
         self._by_id_of_place = text(_BY_ID + _OF_PLACE)
         self._numbered, self._numbered_of_place = text(_NUMBERED + _ORDER), text(_NUMBERED + _OF_PLACE + _ORDER)
         self._next = text(_NEXT)
         self._written, self._oldest, self._delete = text(_WRITTEN), text(_OLDEST_NUMBERED), text(_DELETE)
-        self._delete_stamps, self._pruned = text(_DELETE_STAMPS), text(_PRUNED)
+        self._delete_stamps, self._pruned = text(_DELETE_STAMPS), text(pruned)
 
     async def now(self, link: Link) -> Now:
         [row] = await link.fetch(self._now)

@@ -32,13 +32,6 @@ TABLES = (
         wanted_at timestamptz NOT NULL DEFAULT '-infinity'
     )""",
     "INSERT INTO ensue_tail (one) VALUES (1) ON CONFLICT DO NOTHING",
-    # Which rows of the outbox have the positions that end with `last`; a row is written once and never changed.
-    """CREATE TABLE IF NOT EXISTS ensue_stamp (
-        last bigint PRIMARY KEY,
-        ids bigint[] NOT NULL,
-        previous bigint[] NOT NULL,
-        xid xid8 NOT NULL DEFAULT pg_current_xact_id()
-    )""",
 )
 
 _STATE = (

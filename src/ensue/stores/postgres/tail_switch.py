@@ -16,6 +16,7 @@ import psycopg
 from ensue.errors import StoreUnavailable
 from ensue.message import OutboxRecord
 from ensue.stores.postgres.pgoutput import WalData
+from ensue.stores.postgres.polled import UNSENT
 from ensue.stores.postgres.tail_log import LogReader
 from ensue.stores.postgres.tail_loop import Access
 from ensue.stores.postgres.tail_slot import (
@@ -29,7 +30,6 @@ from ensue.stores.postgres.tail_slot import (
 )
 from ensue.stores.postgres.tail_stamp import load_state
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.stamped import UNSENT
 
 log = logging.getLogger("ensue.tail")
 
@@ -38,7 +38,7 @@ LEAVE_S = 10.0
 #: How long somebody may still read the slot: the server notices a moment later that a process has stopped.
 BUSY_S = 3.0
 
-TAILED = "SELECT to_regclass('ensue_tail') IS NOT NULL"
+_MODE = "SELECT outbox_mode FROM ensue_meta"
 _SLOT = "SELECT slot FROM ensue_tail"
 _UNSENT_STAMPED = (
     "SELECT count(*) FROM ensue_stamp s, unnest(s.ids) WITH ORDINALITY u (id, number), ensue_relay r "
@@ -63,8 +63,8 @@ async def unsent(link: Link, access: Access, *, exactly: bool) -> int:
 
     exactly: with the messages in the slot's part of the log, for which nobody may be reading it.
     """
-    [(tailed,)] = await link.fetch(TAILED)
-    if not tailed:
+    [(mode,)] = await link.fetch(_MODE)
+    if mode == "poll":
         [(count,)] = await link.fetch(UNSENT)
         return int(count)
     [(stamped,)] = await link.fetch(_UNSENT_STAMPED)

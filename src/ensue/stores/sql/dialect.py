@@ -17,8 +17,8 @@ OUTBOX = "topic, partition_no, record_key, envelope, data, position, previous"
 class Dialect(Protocol):
     """One database's SQL. types: what the tables' texts are filled with (see `schema.py`).
 
-    outbox_tables: the outbox as stamping needs it. exists: a query that tells whether `ensue_meta` is there.
-    clock: a query for the database's clock, epoch seconds. lock_meta: takes the lock that heartbeats share.
+    outbox_tables: the outbox, and what giving positions needs. exists: a query that tells whether `ensue_meta` is
+    there. clock: a query for the database's clock, epoch seconds. lock_meta: takes the lock that heartbeats share.
     read_only: what opens a reader's transaction.
     """
 
@@ -53,16 +53,10 @@ class Dialect(Protocol):
     async def hindrances(self, link: Link) -> Sequence[str]:
         """What holds things back in the database: transactions held open, settings under which commits are lost."""
 
-    # --- the outbox, stamped
+    # --- the outbox
 
     async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
         """Insert records with no position, in order, by one statement."""
-
-    async def stamp(self, link: Link, last: int, limit: int) -> list[OutboxRecord]:
-        """Give positions after `last` to up to `limit` records that have none, in id order; return them in that order.
-
-        Called under the lock of the counter row. Waits for nobody's uncommitted record.
-        """
 
     # --- in bulk
 

@@ -10,7 +10,7 @@ committed are they returned: a position that was returned once is final, and non
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ensue.message import OutboxRecord
 from ensue.stores.sql.dialect import OUTBOX
@@ -54,12 +54,17 @@ _CHUNK = 5_000
 
 
 class StampedOutbox:
-    """The `Outbox` of mode `poll`: a table, read by positions that reading gives."""
+    """The `Outbox` of mode `poll` where rows carry their positions: a table, read by positions that reading gives.
+
+    stamp: gives positions after `last` to up to `limit` records that have none, in id order, and returns them in that
+    order; called under the lock of the counter row; waits for nobody's uncommitted record.
+    """
 
     mode = "poll"
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, stamp: Callable[[Link, int, int], Awaitable[list[OutboxRecord]]]) -> None:
         self._tools = tools
+        self._give = stamp
         self._text = tools.dialect.text
 
     async def open(self) -> None: ...
@@ -99,7 +104,7 @@ class StampedOutbox:
         self._tools.identify(str(epoch), int(published_from))
         if last > through:
             return None
-        return await self._tools.dialect.stamp(link, int(last), limit)
+        return await self._give(link, int(last), limit)
 
     async def _after(self, link: Link, position: int, limit: int) -> list[OutboxRecord]:
         identity = await self._tools.refresh(link)
@@ -151,7 +156,7 @@ class StampedOutbox:
         [(through,)] = await link.fetch(YOUNGEST)
         left = through is not None
         while left:
-            records = await self._tools.dialect.stamp(link, last, _CHUNK)
+            records = await self._give(link, last, _CHUNK)
             if records:
                 last = records[-1].position
             left = len(records) == _CHUNK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ensue.errors import UsageError
-from ensue.stores.sql import schema
+from ensue.stores.sql import schema, stamped
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Outbox
@@ -17,6 +17,7 @@ async def switch(link: Link, dialect: Dialect, stored: str, outbox: Outbox) -> N
     Raises UsageError when records of the stored mode are unsent, with what to do.
     """
     await link.fetch(dialect.lock_meta)
+    await link.fetch(stamped.LOCK)  # nobody gives positions between the count and the switch
     unsent = await outbox.unsent(link)
     if unsent:
         raise UsageError(

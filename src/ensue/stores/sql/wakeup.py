@@ -11,7 +11,7 @@ from ensue.stores.sql.pool import Pool
 #: How long the first and the longest pause between two looks are, where nobody tells us.
 POLL_FIRST_S, POLL_LAST_S = 0.03, 0.2
 
-_LOOK = (
+LOOK = (
     "SELECT c.last_position, r.changes, EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL) "
     "FROM ensue_counter c, ensue_relay r"
 )
@@ -68,10 +68,14 @@ class News(Protocol):
 
 
 class Polling:
-    """Looks at the counter now and then. In-process commits are known at once all the same."""
+    """Looks at the counter now and then. In-process commits are known at once all the same.
 
-    def __init__(self, desk: Pool, wakeup: Wakeup) -> None:
+    look: a query for the counter, the count of operators' decisions, and whether there is something unread.
+    """
+
+    def __init__(self, desk: Pool, wakeup: Wakeup, look: str = LOOK) -> None:
         self._desk = desk
+        self._text = look
         self._wakeup = wakeup
         self._seen: tuple[int, int] | None = None
 
@@ -93,7 +97,7 @@ class Polling:
             pause = min(pause * 2, POLL_LAST_S)
 
     async def _look(self, link: Link) -> bool:
-        [(last, changes, unstamped)] = await link.fetch(_LOOK)
+        [(last, changes, unstamped)] = await link.fetch(self._text)
         seen, self._seen = self._seen, (int(last), int(changes))
         return bool(unstamped) or seen != self._seen
 

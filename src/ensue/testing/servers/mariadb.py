@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ensue.testing.servers.base import Server, says
+from ensue.testing.servers.certificates import Certificates, certificates
 
 
 class MariaDbServer(Server):
-    """User root, no password, over TCP."""
+    """User root, no password, over TCP. tls: it takes TLS connections alone; see `certificates`."""
 
     name = "mariadb"
     program = "mariadbd"
     user = "mysql"
+
+    def __init__(self, *, port: int | None = None, durable: bool = False, tls: bool = False) -> None:
+        super().__init__(port=port, durable=durable)
+        self._tls = tls
+
+    @property
+    def certificates(self) -> Certificates:
+        return certificates(self)
 
     def prepare(self) -> None:
         if self.data.exists():
@@ -30,7 +39,14 @@ class MariaDbServer(Server):
             "--log-bin=binlog", "--binlog-format=ROW", "--binlog-row-image=FULL", "--binlog-row-metadata=FULL",
             "--server-id=1", "--gtid-strict-mode=1", "--skip-name-resolve", "--max-connections=300",
             "--innodb-buffer-pool-size=128M", "--character-set-server=utf8mb4", *self._speed(),
+            *self._encryption(),
         ]  # fmt: skip
+
+    def _encryption(self) -> list[str]:
+        if not self._tls:
+            return []
+        files = self.certificates
+        return [f"--ssl-cert={files.certificate}", f"--ssl-key={files.key}", "--require-secure-transport=ON"]
 
     def _speed(self) -> list[str]:
         if self.durable:
@@ -51,7 +67,8 @@ class MariaDbServer(Server):
 
     def sql(self, statement: str, database: str = "mysql") -> str:
         """Run SQL past everything; return the rows, one a line, columns separated by tabs."""
+        authority = [f"--ssl-ca={self.certificates.authority}"] if self._tls else []
         return self.run(
-            "mariadb", "--no-defaults", "--protocol=tcp", "-h", "127.0.0.1", "-P", str(self.port), "-u", "root", "-NB",
-            "-e", statement, database,
+            "mariadb", "--no-defaults", "--protocol=tcp", "-h", "127.0.0.1", "-P", str(self.port), "-u", "root",
+            *authority, "-NB", "-e", statement, database,
         ).strip()  # fmt: skip

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import glob
+import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ensue.testing.servers.base import Server
+from ensue.testing.servers.certificates import Certificates, certificates
+
+#: Who may connect to a server that demands TLS: a plain connection finds no line that is its own.
+_TLS_ONLY = "hostssl all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
 
 
 class PostgresServer(Server):
-    """settings: more `-c` settings of the server, by name."""
+    """settings: more `-c` settings of the server, by name.
+
+    tls: it takes TLS connections alone, and a password from everybody but `postgres`; see `certificates`.
+    """
 
     name = "postgres"
     program = "postgres"
@@ -20,10 +28,20 @@ class PostgresServer(Server):
     stop_signal = signal.SIGINT  # fast shutdown
 
     def __init__(
-        self, *, port: int | None = None, durable: bool = False, settings: Mapping[str, str] | None = None
+        self,
+        *,
+        port: int | None = None,
+        durable: bool = False,
+        tls: bool = False,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(port=port, durable=durable)
+        self._tls = tls
         self._settings = dict(settings or {})
+
+    @property
+    def certificates(self) -> Certificates:
+        return certificates(self)
 
     @classmethod
     def missing(cls) -> str:
@@ -37,6 +55,8 @@ class PostgresServer(Server):
             f"{_binaries()}/initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync",
             "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
         )  # fmt: skip
+        if self._tls:
+            (self.data / "pg_hba.conf").write_text(_TLS_ONLY)
 
     def command(self) -> Sequence[str]:
         settings = {
@@ -50,9 +70,16 @@ class PostgresServer(Server):
         if not self.durable:
             # synchronous_commit stays on: without it the tail of the log lags behind (WAL is sent when flushed).
             settings |= {"fsync": "off", "full_page_writes": "off"}
+        if self._tls:
+            files = self.certificates
+            settings |= {"ssl": "on", "ssl_cert_file": str(files.certificate), "ssl_key_file": str(files.key)}
         settings |= self._settings
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [f"{_binaries()}/postgres", "-D", str(self.data), "-p", str(self.port), *options]
+
+    def environment(self) -> Mapping[str, str]:
+        # With TLS its programs look for a certificate of their own at home, and ours may be closed to its account.
+        return os.environ | ({"HOME": str(self.directory)} if self._tls else {})
 
     def answers(self) -> bool:
         done = subprocess.run(

@@ -1,0 +1,99 @@
+"""What the outboxes of all modes share: reading records whose positions are in `ensue_stamp`, or in the rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from ensue.errors import StoreUnavailable
+from ensue.message import OutboxRecord
+from ensue.stores.postgres.tail_read import STAMPED_MAX, Now, Reader, Window
+from ensue.stores.sql.link import Link
+from ensue.stores.sql.outbox import Tools
+
+HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head WHERE position > ?"
+LOCK = "SELECT last_position FROM ensue_counter FOR UPDATE"
+_EPOCH = "UPDATE ensue_counter SET epoch = ?, published_from = ?, last_position = ?"
+_EPOCH_RELAY = "UPDATE ensue_relay SET position = ?, changes = changes + 1"
+
+
+class ByStamp:
+    """reader: of this mode's tables."""
+
+    def __init__(self, tools: Tools, reader: Reader) -> None:
+        self._tools = tools
+        self._reader = reader
+        self._text = tools.dialect.text
+
+    async def _now(self) -> Now:
+        now = await self._tools.desk.read(self._reader.now)
+        self._tools.identify(now.epoch, now.published_from)
+        return now
+
+    async def _next(self, after: int) -> int | None:
+        return await self._tools.desk.read(lambda link: self._reader.next(link, after))
+
+    async def _look(self, after: int, through: int, limit: int, place: tuple[str, int] | None = None) -> Window:
+        async def look(link: Link) -> Window:
+            now = await self._reader.now(link)
+            return await self._reader.window(link, now, after, through, limit, place)
+
+        return await self._tools.desk.read(look)
+
+    async def _stored(self, position: int, through: int, limit: int) -> list[OutboxRecord]:
+        """Up to `limit` records after `position`, up to `through`; fewer where the next one cannot be seen yet."""
+        found: list[OutboxRecord] = []
+        while position < through and len(found) < limit:
+            window = await self._look(position, through, limit - len(found))
+            found += window.records
+            if window.through <= position:
+                break
+            position = window.through
+            if not window.records:  # over what was pruned in one leap
+                upcoming = await self._next(position)
+                position = max(position, through if upcoming is None else upcoming - STAMPED_MAX)
+        return found
+
+    async def of(self, topic: str, partition: int, after: int, through: int, limit: int) -> Sequence[OutboxRecord]:
+        found: list[OutboxRecord] = []
+        now = await self._now()
+        after, through = max(after, now.published_from), min(through, now.last_position)
+        while after < through and len(found) < limit:
+            upcoming = await self._next(after)
+            if upcoming is None:
+                break
+            window = await self._look(after, through, limit - len(found), (topic, partition))
+            found += window.records
+            if window.through <= after:
+                if not found:  # an empty answer would mean that the outbox has it no more
+                    raise StoreUnavailable(
+                        f"{self._tools.place}: the record of {topic}/{partition} after position {after} cannot be seen "
+                        "yet (its transaction waits for a standby?)"
+                    )
+                break
+            after = window.through
+            await asyncio.sleep(0)  # a rare partition of a long outbox takes many windows: let others in
+        return found
+
+    async def get(self, position: int) -> OutboxRecord | None:
+        now = await self._now()
+        if not now.published_from < position <= now.last_position:
+            return None
+        window = await self._look(position - 1, position, 1)
+        return window.records[0] if window.records else None
+
+    async def _stored_heads(self) -> Mapping[tuple[str, int], int]:
+        """Of the present epoch; what is older follows on nothing any more."""
+        now = await self._now()
+        rows = await self._tools.desk.read(lambda link: link.fetch(self._text(HEADS), now.published_from))
+        return {(str(topic), int(partition)): int(position) for topic, partition, position in rows}
+
+    async def prune(self, before_s: float, through: int, limit: int) -> int:
+        return await self._tools.desk.run(lambda link: self._reader.prune(link, before_s, through, limit))
+
+    async def _write_epoch(self, link: Link, epoch: str, published_through: int) -> None:
+        """Start a new source after `published_through`: its first record of each partition follows on nothing (which
+        reading sees to: a `previous` of an epoch that has ended counts as none)."""
+        [(last,)] = await link.fetch(LOCK)
+        await link.execute(self._text(_EPOCH), epoch, published_through, max(int(last), published_through))
+        await link.execute(self._text(_EPOCH_RELAY), published_through)

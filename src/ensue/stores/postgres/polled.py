@@ -1,0 +1,304 @@
+"""Mode `poll`: whoever reads for the relay gives positions, and writes down which, without touching a record again.
+
+A look reads what is visible and has no position, in id order (ids grow in commit order within one key, since the
+entity's row lock is taken before the insert). One statement then moves the counter from exactly where the look has
+seen it and keeps the ids in `ensue_stamp`, or changes nothing, when another relay was quicker. Only when that has
+committed are the records returned: a position that was returned once is final, and none appears late. What commits
+late is found in the holes that its ids have left (`holes.py`). See ADR 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from ensue.errors import StoreUnavailable
+from ensue.message import OutboxRecord
+from ensue.stores.postgres.by_stamp import LOCK, ByStamp
+from ensue.stores.postgres.holes import Hole, advance
+from ensue.stores.postgres.tail_read import POLLED_NOW, POLLED_PRUNED, STAMPED_MAX, Reader
+from ensue.stores.sql.link import Link
+from ensue.stores.sql.outbox import Tools
+
+if TYPE_CHECKING:
+    from ensue.stores.postgres.tail_loop import Access
+
+_RECORD = "o.id, o.topic, o.partition_no, o.record_key, o.envelope, o.data"
+# One statement, one snapshot: the counter, what is visible in the holes and behind the mark, and the oldest open
+# transaction. The first row is none of the outbox. $1: the counter's position beyond which nothing is wanted.
+LOOK = f"""
+WITH state AS MATERIALIZED (
+    SELECT c.last_position, c.epoch, c.published_from, r.changes, p.seen_id, p.hole_first, p.hole_last, p.hole_before
+    FROM ensue_counter c, ensue_relay r, ensue_polled p WHERE c.one = 1 AND r.one = 1 AND p.one = 1
+)
+SELECT 0::bigint, '', 0, json_build_array(s.last_position, s.epoch, s.published_from, s.changes, s.seen_id,
+    s.hole_first, s.hole_last, s.hole_before, pg_snapshot_xmin(pg_current_snapshot())::text::bigint)::text,
+    ''::bytea, ''::bytea
+FROM state s
+UNION ALL (
+    SELECT {_RECORD} FROM state s CROSS JOIN LATERAL unnest(s.hole_first, s.hole_last) h (first, last)
+    CROSS JOIN LATERAL (SELECT * FROM ensue_outbox i WHERE i.id BETWEEN h.first AND h.last ORDER BY i.id LIMIT $2) o
+    WHERE s.last_position <= $1 ORDER BY o.id LIMIT $2
+) UNION ALL (
+    SELECT {_RECORD} FROM ensue_outbox o
+    WHERE o.id > (SELECT seen_id FROM state) AND (SELECT last_position FROM state) <= $1 ORDER BY o.id LIMIT $2
+)"""
+KEEP = """
+WITH moved AS (
+    UPDATE ensue_counter SET last_position = $1
+    WHERE one = 1 AND last_position = $2 AND epoch = $3 AND EXISTS (SELECT FROM ensue_meta WHERE outbox_mode = 'poll')
+    RETURNING 1
+), polled AS (
+    UPDATE ensue_polled p SET seen_id = $4, hole_first = $5, hole_last = $6,
+        hole_before = array_replace($7::bigint[], 0, pg_current_xact_id()::text::bigint)
+    FROM moved WHERE p.one = 1
+), heads AS (
+    INSERT INTO ensue_outbox_head (topic, partition_no, position)
+    SELECT h.topic, h.number, h.position
+    FROM moved, unnest($8::text[], $9::integer[], $10::bigint[]) h (topic, number, position)
+    ON CONFLICT (topic, partition_no) DO UPDATE SET position = excluded.position
+), kept AS (
+    INSERT INTO ensue_stamp (last, ids, previous) SELECT $1, $11::bigint[], $12::bigint[] FROM moved
+)
+SELECT (SELECT count(*) FROM moved), (SELECT outbox_mode FROM ensue_meta)"""
+HEADS = (
+    "SELECT c.last_position, h.topic, h.partition_no, h.position "
+    "FROM ensue_counter c LEFT JOIN ensue_outbox_head h ON true WHERE c.one = 1"
+)
+#: What waits where nobody tells us asks: the counter, operators' decisions, and whether there is something unread.
+WAITING = (
+    "SELECT c.last_position, r.changes, "
+    "EXISTS (SELECT FROM ensue_outbox WHERE id > (SELECT seen_id FROM ensue_polled)) OR "
+    "EXISTS (SELECT FROM ensue_polled p, unnest(p.hole_first, p.hole_last) h (first, last), "
+    "LATERAL (SELECT FROM ensue_outbox o WHERE o.id BETWEEN h.first AND h.last LIMIT 1) o) "
+    "FROM ensue_counter c, ensue_relay r"
+)
+#: Positions are dense. Of the rows, at most a million are counted.
+UNSENT = (
+    "SELECT greatest(c.last_position - r.position, 0) + "
+    "(SELECT count(*) FROM (SELECT FROM ensue_outbox WHERE id > (SELECT seen_id FROM ensue_polled) "
+    "ORDER BY id LIMIT 1000000) o) + "
+    "(SELECT count(*) FROM ensue_polled p, unnest(p.hole_first, p.hole_last) h (first, last), "
+    "LATERAL (SELECT FROM ensue_outbox o WHERE o.id BETWEEN h.first AND h.last ORDER BY o.id LIMIT 1000000) o) "
+    "FROM ensue_counter c, ensue_relay r WHERE c.one = 1 AND r.one = 1"
+)
+_YOUNGEST = "SELECT coalesce(max(id), 0) FROM ensue_outbox"
+_MODE = "SELECT outbox_mode FROM ensue_meta"
+_ANEW = "UPDATE ensue_polled SET seen_id = 0, hole_first = '{}', hole_last = '{}', hole_before = '{}'"
+_TAILED = "SELECT to_regclass('ensue_tail') IS NOT NULL"
+#: More than any counter: whatever it says, records are wanted.
+_ANY = 2**62
+#: How often another relay may be quicker before this one leaves it to the next look.
+_TRIES = 3
+
+
+class State(NamedTuple):
+    """What a look saw beside records. oldest: the lowest transaction id that was open."""
+
+    last: int
+    epoch: str
+    published_from: int
+    changes: int
+    seen: int
+    hole_first: list[int]
+    hole_last: list[int]
+    hole_before: list[int]
+    oldest: int
+
+    @property
+    def holes(self) -> list[Hole]:
+        return [Hole(*each) for each in zip(self.hole_first, self.hole_last, self.hole_before, strict=True)]
+
+
+_state = msgspec.json.Decoder(State).decode
+
+
+class Look(NamedTuple):
+    """ids, records: in order, not beyond the limit. whole: all that was visible in the holes is among them."""
+
+    state: State
+    ids: list[int]
+    records: list[OutboxRecord]
+    whole: bool
+
+
+class PolledOutbox(ByStamp):
+    """The `Outbox` of mode `poll`. access: how a tail would reach the server; asked for only when there was one."""
+
+    mode = "poll"
+
+    def __init__(self, tools: Tools, access: Callable[[], Access]) -> None:
+        super().__init__(tools, Reader(tools.dialect.text, POLLED_NOW, POLLED_PRUNED))
+        self._access = access
+        #: The heads, and the counter's position to which they belong: only who moves the counter moves them.
+        self._heads: dict[tuple[str, int], int] = {}
+        self._heads_at = -1
+
+    # --- its life
+
+    async def open(self) -> None:
+        if await self._tools.desk.read(_tailed):
+            from ensue.stores.postgres import tail_switch
+
+            await tail_switch.leave(self._access(), self._keep_left)
+
+    async def close(self) -> None: ...
+
+    async def _keep_left(self, records: list[OutboxRecord], now: float) -> None:
+        await self._tools.desk.run(lambda link: self._tools.dialect.add(link, records, now))
+
+    async def prepare(self, link: Link) -> None:
+        """Give up what a tail has kept: all of it is sent, and belongs to the epoch that ends now."""
+        if await _tailed(link):
+            await link.script("DELETE FROM ensue_outbox WHERE id IN (SELECT unnest(ids) FROM ensue_stamp)")
+            await link.script("DELETE FROM ensue_outbox WHERE position IS NOT NULL")
+            await link.script("DELETE FROM ensue_stamp")
+            await link.script(_ANEW)
+            await link.script("UPDATE ensue_tail SET leaving = slot, slot = '' WHERE slot <> ''")
+
+    # --- the step's side
+
+    async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
+        await self._tools.dialect.add(link, records, now)
+
+    def committed(self) -> None:
+        self._tools.news.announce()
+
+    # --- the relay's side
+
+    async def after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
+        self._tools.wakeup.looked()
+        found: list[OutboxRecord] = []
+        for _ in range(_TRIES):
+            wanted = min(limit - len(found), STAMPED_MAX)
+            last, fresh = await self._tools.desk.read(
+                lambda link, after=position, wanted=wanted: self._stamp(link, after, wanted)  # type: ignore[misc]
+            )
+            if fresh is not None:
+                return found + fresh
+            position = max(position, self._tools.identity().published_from)
+            found += await self._stored(position, last, limit - len(found))
+            if len(found) >= limit or (found and found[-1].position < last):
+                break
+            position = last
+        return found
+
+    async def _stamp(self, link: Link, after: int, limit: int) -> tuple[int, list[OutboxRecord] | None]:
+        """Return the counter and, when it is not beyond `after`, the records that were given the next positions."""
+        look = await self._look_for_new(link, after, limit)
+        state = look.state
+        if state.last > after:
+            return state.last, None
+        if not look.records:
+            return state.last, []
+        if not await self._keep(link, look):
+            return after, None  # another relay was quicker: look again
+        return look.records[-1].position, look.records
+
+    async def _look_for_new(self, link: Link, after: int, limit: int) -> Look:
+        rows = await link.fetch(LOOK, after, limit)
+        first = next(row for row in rows if row[0] == 0)
+        state = _state(first[3])
+        self._tools.identify(state.epoch, state.published_from)
+        self._tools.news.saw(state.last, state.changes)
+        found = sorted((row for row in rows if row[0] > 0), key=_id)
+        whole = sum(row[0] <= state.seen for row in found) < limit
+        del found[limit:]
+        records = [OutboxRecord(topic, number, key, envelope, data) for _, topic, number, key, envelope, data in found]
+        return Look(state, [row[0] for row in found], records, whole)
+
+    async def _keep(self, link: Link, look: Look) -> bool:
+        """Give the records their positions; False: the counter is not where the look saw it any more."""
+        state = look.state
+        if self._heads_at != state.last and not await self._load_heads(link, state.last):
+            return False
+        position = state.last
+        heads: dict[tuple[str, int], int] = {}
+        for record in look.records:
+            where = (record.topic, record.partition)
+            position += 1
+            record.position = position
+            record.previous = heads.get(where) or self._heads.get(where, 0)
+            heads[where] = position
+        seen, holes = advance(state.seen, state.holes, look.ids, state.oldest, whole=look.whole)
+        [(moved, mode)] = await link.fetch(
+            KEEP, position, state.last, state.epoch, seen,
+            [each.first for each in holes], [each.last for each in holes], [each.before for each in holes],
+            [topic for topic, _ in heads], [number for _, number in heads], list(heads.values()),
+            look.ids, [each.previous for each in look.records],
+        )  # fmt: skip
+        if mode != self.mode:
+            raise StoreUnavailable(
+                f"{self._tools.place}: the outbox is read as {mode!r} by now: another process switched it. "
+                f"Restart this one with ?outbox={mode}"
+            )
+        if not moved:
+            self._heads_at = -1
+            return False
+        self._heads |= heads
+        self._heads_at = position
+        for record in look.records:  # what an epoch begins with follows on nothing
+            if record.previous <= state.published_from:
+                record.previous = 0
+        return True
+
+    async def _load_heads(self, link: Link, last: int) -> bool:
+        rows = await link.fetch(HEADS)
+        if int(rows[0][0]) != last:
+            return False
+        self._heads = {(topic, number): position for _, topic, number, position in rows if topic is not None}
+        self._heads_at = last
+        return True
+
+    async def heads(self) -> Mapping[tuple[str, int], int]:
+        """What is committed is stamped first, so that a relay that starts knows all of it."""
+        await self._tools.desk.run(self._stamp_all)
+        return await self._stored_heads()
+
+    async def _stamp_all(self, link: Link) -> None:
+        """Stamp what is committed by now, inside a transaction. What is committed meanwhile has time: others wait.
+
+        Under steady commits there is always something new, and the counter's lock, held here, keeps relays out.
+        """
+        await link.fetch(LOCK)
+        self._heads_at = -1  # nothing here is sure before the commit
+        [(youngest,)] = await link.fetch(_YOUNGEST)
+        while True:
+            look = await self._look_for_new(link, _ANY, STAMPED_MAX)
+            if not look.ids or look.ids[0] > youngest:
+                break
+            await self._keep(link, look)
+            self._heads_at = -1
+
+    async def wait(self, timeout_s: float) -> None:
+        await self._tools.news.wait(timeout_s)
+
+    # --- epochs and operators
+
+    async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
+        """What is committed is stamped first, so that `published_through` means the same as it did to who asked."""
+        await self._stamp_all(link)
+        await self._write_epoch(link, epoch, published_through)
+
+    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
+        [(mode,)] = await link.fetch(_MODE)
+        if mode == self.mode:
+            [(count,)] = await link.fetch(UNSENT)
+            return int(count)
+        from ensue.stores.postgres import tail_switch
+
+        return await tail_switch.unsent(link, self._access(), exactly=exactly)
+
+    async def hindrances(self, link: Link) -> Sequence[str]:
+        return ()
+
+
+async def _tailed(link: Link) -> bool:
+    [(tailed,)] = await link.fetch(_TAILED)
+    return bool(tailed)
+
+
+def _id(row: Sequence[int]) -> int:
+    return row[0]
