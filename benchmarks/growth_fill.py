@@ -11,7 +11,6 @@ from ensue.event import event_type
 from ensue.message import Envelope
 from ensue.testing.servers import PostgresServer
 
-_INDEXES = "SELECT indexdef FROM pg_indexes WHERE tablename = 'ensue_outbox' AND indexname <> 'ensue_outbox_pkey'"
 _TIME = "2011-12-09T12:50:00.000000Z"
 
 
@@ -27,31 +26,33 @@ def fill(server: PostgresServer, database: str, partitions: int, rows: int, *, o
     envelope = encode_envelope(Envelope("0123456789abcdef-@", spec.type, _TIME, "fedcba9876543210-@")).decode()
     before, middle, after = envelope.split("@")
     first = time.time() - oldest_s
-    indexes = server.psql(database, _INDEXES).splitlines()
-    for each in indexes:
-        server.psql(database, f"DROP INDEX {each.split(' ON ')[0].split()[-1]}")
     server.run(
         *server.client(database),
-        f"INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, position, previous, written_at) "
+        f"INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, written_at) "
         f"SELECT '{IN}', n % {partitions}, 'account-' || lpad((n % 1000)::text, 6, '0'), "
         f"convert_to('{before}' || to_hex(n) || '{middle}' || to_hex(n) || '{after}', 'UTF8'), "
-        f"convert_to('{data}', 'UTF8'), n, greatest(n - {partitions}, 0), {first!r} + n / {per_s!r}::float8 "
+        f"convert_to('{data}', 'UTF8'), {first!r} + n / {per_s!r}::float8 "
         f"FROM generate_series(1, {rows}) n",
         limit_s=600,
     )
-    for each in indexes:
-        server.run(*server.client(database), f"SET maintenance_work_mem = '512MB'; {each}", limit_s=600)
+    server.run(
+        *server.client(database),
+        f"INSERT INTO ensue_stamp (last, ids, previous) SELECT max(n), array_agg(n ORDER BY n), "
+        f"array_agg(greatest(n - {partitions}, 0) ORDER BY n) FROM generate_series(1, {rows}) n GROUP BY (n - 1) / 500",
+        limit_s=600,
+    )
     server.psql(
         database,
-        f"INSERT INTO ensue_outbox_head SELECT topic, partition_no, max(position) FROM (SELECT * FROM ensue_outbox "
-        f"WHERE position > {rows - partitions}) last GROUP BY topic, partition_no",
+        f"INSERT INTO ensue_outbox_head SELECT topic, partition_no, max(id) FROM (SELECT * FROM ensue_outbox "
+        f"WHERE id > {rows - partitions}) last GROUP BY topic, partition_no",
     )
     server.psql(database, f"UPDATE ensue_counter SET last_position = {rows}")
+    server.psql(database, f"UPDATE ensue_polled SET seen_id = {rows}")
     server.psql(database, f"UPDATE ensue_relay SET position = {rows}")
     vacuum(server, database)
 
 
 def vacuum(server: PostgresServer, database: str) -> None:
     """Leave nothing to be done later of what the filling left behind."""
-    server.run(*server.client(database), "VACUUM (ANALYZE) ensue_outbox", limit_s=600)
+    server.run(*server.client(database), "VACUUM (ANALYZE) ensue_outbox, ensue_stamp", limit_s=600)
     server.psql(database, "CHECKPOINT")

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ensue.stores.postgres import dialect
+from ensue.stores.postgres import polled, tail_read
 from ensue.stores.postgres.dialect import PostgresDialect
-from ensue.stores.sql import stamped, wakeup
 
-_SQL = PostgresDialect()
+_text = PostgresDialect().text
 
 
 async def scans(url: str, rows: int) -> list[str]:
@@ -21,14 +20,16 @@ async def scans(url: str, rows: int) -> list[str]:
     import asyncpg
 
     statements: dict[str, tuple[str, tuple[Any, ...]]] = {
-        "look": (stamped.LOOK, ()),
-        "poll": (wakeup._LOOK, ()),
-        "stamp": (dialect.STAMP, (rows, 500)),
-        "after": (_SQL.text(stamped.AFTER), (rows - 100, 500)),
-        "get": (_SQL.text(stamped.GET), (rows - 5,)),
-        "of": (_SQL.text(stamped.OF), (rows - 10_000, rows, "transfers", 1, 500)),
-        "next": (_SQL.text(stamped.NEXT), (100,)),
-        "prune": (_SQL.prune_text("ensue_outbox", "position", "written_at", True), (1000, 50.0, rows)),
+        "look": (polled.LOOK, (rows, 500)),
+        "poll": (polled.WAITING, ()),
+        "unsent": (polled.UNSENT, ()),
+        "stamps": (_text(tail_read.STAMPS_OF), (rows - 600, rows + 2000, rows)),
+        "by id": (_text(tail_read.BY_ID), (list(range(1, 501)),)),
+        "next": (_text(tail_read.NEXT), (100, 100)),
+        "oldest stamps": (_text(tail_read.OLDEST_STAMPS), (0,)),
+        "written": (_text(tail_read.WRITTEN), (list(range(1, 501)),)),
+        "oldest numbered": (_text(tail_read.OLDEST_NUMBERED), (rows, 1000)),
+        "prune": (_text(tail_read.DELETE), (list(range(1, 501)),)),
     }
     found: list[str] = []
     connection = await asyncpg.connect(url)
@@ -38,7 +39,7 @@ async def scans(url: str, rows: int) -> list[str]:
             for name, (text, values) in statements.items():
                 [(plan,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON) {text}", *values)
                 for node in _nodes(json.loads(plan)[0]["Plan"]):
-                    if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "ensue_outbox":
+                    if node["Node Type"] == "Seq Scan" and node["Relation Name"] in ("ensue_outbox", "ensue_stamp"):
                         found.append(f"{name} ({mode})")
     finally:
         await connection.close()

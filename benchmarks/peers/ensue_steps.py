@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 import ensue.brokers.nats
 import ensue.stores.postgres.alchemy
 import ensue.stores.postgres.asyncpg_link
-import ensue.stores.postgres.tail_polled  # noqa: F401  # a URL would import them all when the clock runs already
+import ensue.stores.postgres.polled  # noqa: F401  # a URL would import them all when the clock runs already
 from benchmarks.peers.ground import Ground, Order
 from ensue import Event, Service, Step, TableRepository
 

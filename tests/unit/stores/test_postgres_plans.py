@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 
 from ensue.ports import Table
-from ensue.stores.postgres import PostgresStore, dialect
+from ensue.stores.postgres import PostgresStore, dialect, polled, tail_read
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.rows import Statements
-from ensue.stores.sql import checkpoints, dead_letters, once, stamped, wakeup
+from ensue.stores.sql import checkpoints, dead_letters, once
 from ensue.testing.servers import PostgresServer
 
 DATABASE = "plans"
@@ -21,8 +21,12 @@ SQL = PostgresDialect()
 RECORDS = 60_000
 #: Three records are not stamped; the statistics are from before, as they are in a database that is in use.
 FILL = f"""
-INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, position, previous, written_at)
-SELECT 'orders', n % 12, n::text, '{{}}', repeat('x', 100)::bytea, n, 0, n FROM generate_series(1, {RECORDS}) n;
+INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, written_at)
+SELECT 'orders', n % 12, n::text, '{{}}', repeat('x', 100)::bytea, n FROM generate_series(1, {RECORDS}) n;
+INSERT INTO ensue_stamp (last, ids, previous)
+SELECT max(n), array_agg(n ORDER BY n), array_agg(0 ORDER BY n) FROM generate_series(1, {RECORDS}) n
+GROUP BY (n - 1) / 50;
+UPDATE ensue_polled SET seen_id = {RECORDS}, hole_first = '{{7,900}}', hole_last = '{{9,905}}', hole_before = '{{1,1}}';
 INSERT INTO ensue_inbox (digest, claim, claimed_at)
 SELECT sha256(n::text::bytea), 0, n FROM generate_series(1, 20000) n;
 INSERT INTO ensue_checkpoint SELECT 's', 't' || n, 0, 0, 1, '{{}}', '{{}}' FROM generate_series(1, 5000) n;
@@ -36,14 +40,16 @@ INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, writt
 SELECT 'orders', n, 'late', '{{}}', '{{}}', 0 FROM generate_series(1, 3) n;
 """
 STATEMENTS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "look": (stamped.LOOK, ()),
-    "poll": (wakeup._LOOK, ()),
-    "stamp": (dialect.STAMP, (RECORDS, 500)),
-    "outbox_after": (SQL.text(stamped.AFTER), (RECORDS - 100, 500)),
-    "outbox_get": (SQL.text(stamped.GET), (5,)),
-    "outbox_of": (SQL.text(stamped.OF), (100, 10_100, "orders", 1, 500)),
-    "outbox_next": (SQL.text(stamped.NEXT), (100,)),
-    "outbox_prune": (SQL.prune_text("ensue_outbox", "position", "written_at", True), (100, 50.0, RECORDS)),
+    "look": (polled.LOOK, (RECORDS, 500)),
+    "poll": (polled.WAITING, ()),
+    "unsent": (polled.UNSENT, ()),
+    "outbox_stamps": (SQL.text(tail_read.STAMPS_OF), (RECORDS - 100, RECORDS + 2000, RECORDS)),
+    "outbox_rows": (SQL.text(tail_read.BY_ID), (list(range(1, 501)),)),
+    "outbox_next": (SQL.text(tail_read.NEXT), (100, 100)),
+    "prune_stamps": (SQL.text(tail_read.OLDEST_STAMPS), (0,)),
+    "prune_ages": (SQL.text(tail_read.WRITTEN), (list(range(1, 501)),)),
+    "prune_messages": (SQL.text(tail_read.OLDEST_NUMBERED), (RECORDS, 500)),
+    "prune_rows": (SQL.text(tail_read.DELETE), (list(range(1, 501)),)),
     "inbox_prune": (SQL.prune_text("ensue_inbox", "number", "claimed_at", False), (100, 50.0)),
     "checkpoint_load": (SQL.text(checkpoints.LOAD), ("s", "t5", 0)),
     "checkpoint_save": (dialect.UPDATE_CHECKPOINT_AND_MARKS, ("s", "t5", 0, 9, "{}", "{}", ["a"], [7], 1)),
@@ -97,7 +103,7 @@ async def test_a_statement_finds_its_rows_by_an_index(connection: Any, name: str
     [(found,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON, ANALYZE, TIMING OFF) {statement}", *values)
     await transaction.rollback()
     plan = json.loads(found)[0]["Plan"]
-    big = {"ensue_outbox", "ensue_inbox", "ensue_checkpoint", "ensue_watermark", "ensue_dead_letter"}
+    big = {"ensue_outbox", "ensue_stamp", "ensue_inbox", "ensue_checkpoint", "ensue_watermark", "ensue_dead_letter"}
     scans = [node for node in nodes(plan) if node["Node Type"] == "Seq Scan" and node["Relation Name"] in big]
     assert not scans, json.dumps(scans, indent=1)
     read = sum(node["Actual Rows"] for node in nodes(plan) if "Index" in node["Node Type"])
@@ -120,19 +126,3 @@ async def test_entities_of_a_table_that_was_never_analyzed_are_not_compared_one_
     assert plan["Actual Rows"] == 400
     filtered = [node for node in nodes(plan) if node.get("Rows Removed by Filter")]
     assert not filtered, json.dumps(filtered, indent=1)
-
-
-async def test_a_batch_is_stamped_by_id_though_the_statistics_say_that_none_is_unstamped(connection: Any) -> None:
-    """As after an automatic ANALYZE of a quiet outbox: a plan that takes each row against each is quadratic."""
-    transaction = connection.transaction()
-    await transaction.start()
-    await connection.execute(
-        "INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, written_at) "
-        "SELECT 'orders', n % 12, 'burst', '{}', '{}', 0 FROM generate_series(1, 3000) n"
-    )
-    [(found,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON, ANALYZE, TIMING OFF) {dialect.STAMP}", RECORDS, 3000)
-    await transaction.rollback()
-    plan = json.loads(found)[0]["Plan"]
-    assert plan["Actual Rows"] == 3000
-    thrown_away = sum(node.get("Rows Removed by Join Filter", 0) * node["Actual Loops"] for node in nodes(plan))
-    assert thrown_away <= 3000, f"{thrown_away} pairs of rows were looked at in vain"

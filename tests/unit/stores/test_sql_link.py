@@ -280,7 +280,7 @@ async def test_stamping_ends_under_steady_commits_with_all_that_was_there_when_i
     busy: Any = Busy(unstamped, 10, news)
     tools = Tools.__new__(Tools)
     object.__setattr__(tools, "dialect", busy)
-    assert await StampedOutbox(tools)._stamp_all(busy, 100) == 100 + expected
+    assert await StampedOutbox(tools, busy.stamp)._stamp_all(busy, 100) == 100 + expected
     assert busy.stamped == expected >= unstamped
 
 

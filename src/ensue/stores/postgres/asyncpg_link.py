@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 
-from ensue.errors import EnsueError
-from ensue.stores.postgres import failures, handshake
+from ensue.errors import EnsueError, UsageError
+from ensue.stores.postgres import failures, handshake, tls
 from ensue.stores.postgres.url import PostgresUrl
 from ensue.stores.sql.link import Link, Rows
 
@@ -73,11 +73,13 @@ async def connect(url: PostgresUrl) -> AsyncpgLink:
             statement_cache_size=0 if url.pgbouncer else 200,
             server_settings=settings or None,
         )
+    except asyncpg.UndefinedObjectError as error:  # an option that is neither asyncpg's nor the server's
+        raise UsageError(f"{url.place}: options in the URL: {error}") from error
     except asyncpg.PostgresError as error:
-        ours = failures.at_connecting(failures.code_of(error), str(error), url.place)
+        ours = tls.explained(error, url) or failures.at_connecting(failures.code_of(error), str(error), url.place)
         raise ours or failures.unreachable(error, url.place) from error
     except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise failures.unreachable(error, url.place) from error
+        raise tls.explained(error, url) or failures.unreachable(error, url.place) from error
     link = AsyncpgLink(raw, url.place, "BEGIN")
     try:
         await handshake.settle(link, url)

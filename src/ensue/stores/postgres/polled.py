@@ -70,7 +70,7 @@ HEADS = (
 #: What waits where nobody tells us asks: the counter, operators' decisions, and whether there is something unread.
 WAITING = (
     "SELECT c.last_position, r.changes, "
-    "EXISTS (SELECT FROM ensue_outbox WHERE id > (SELECT seen_id FROM ensue_polled)) OR "
+    "coalesce((SELECT max(id) FROM ensue_outbox) > (SELECT seen_id FROM ensue_polled), false) OR "
     "EXISTS (SELECT FROM ensue_polled p, unnest(p.hole_first, p.hole_last) h (first, last), "
     "LATERAL (SELECT FROM ensue_outbox o WHERE o.id BETWEEN h.first AND h.last LIMIT 1) o) "
     "FROM ensue_counter c, ensue_relay r"

@@ -14,8 +14,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.types.array import ListBinaryDumper
 
-from ensue.errors import EnsueError
-from ensue.stores.postgres import failures, handshake
+from ensue.errors import EnsueError, UsageError
+from ensue.stores.postgres import failures, handshake, tls
 from ensue.stores.postgres.url import PostgresUrl
 from ensue.stores.sql.link import Link, Rows
 
@@ -92,8 +92,8 @@ class PsycopgLink(Link):
 
 async def connect(url: PostgresUrl) -> PsycopgLink:
     """Return a fresh connection. Raises StoreUnavailable, UsageError."""
-    options: dict[str, Any] = {} if url.pgbouncer else {"options": _options(url), "application_name": "ensue"}
     try:
+        options: dict[str, Any] = {} if url.pgbouncer else {"options": _options(url), "application_name": "ensue"}
         raw: AsyncConnection[Any] = await AsyncConnection.connect(
             url.dsn,
             autocommit=True,
@@ -101,8 +101,10 @@ async def connect(url: PostgresUrl) -> PsycopgLink:
             connect_timeout=CONNECT_S,
             **options,
         )
+    except psycopg.ProgrammingError as error:  # an option that libpq does not know
+        raise UsageError(f"{url.place}: options in the URL: {str(error).strip()}") from error
     except (psycopg.Error, OSError, TimeoutError) as error:
-        ours = failures.at_connecting(_connecting_code(error), str(error), url.place)
+        ours = tls.explained(error, url) or failures.at_connecting(_connecting_code(error), str(error), url.place)
         raise ours or failures.unreachable(error, url.place) from error
     raw.adapters.register_dumper(Array, ListBinaryDumper)
     link = PsycopgLink(raw, url.place, "BEGIN")

@@ -14,6 +14,8 @@ WINDOW = 5000
 STAMPED_MAX = 2000
 #: Stamps looked at in one go.
 STAMPS = 200
+#: The same for pruning.
+OLDEST = 50
 
 # By their keys: of tables that were never analyzed the planner expects a thousand rows each, and compiles the query.
 _NOW = (
@@ -27,11 +29,11 @@ POLLED_NOW = (
 )
 # settled: every transaction that had ended when the stamp was written is visible by now. (The log tells of a commit
 # a moment before others see its rows, or long before, with synchronous replication.)
-_STAMPS = (
+STAMPS_OF = (
     "SELECT last, ids, previous, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid::text::bigint "
     f"FROM ensue_stamp WHERE last > ? AND last < ? AND last - cardinality(ids) < ? ORDER BY last LIMIT {STAMPS}"
 )
-_BY_ID = "SELECT id, topic, partition_no, record_key, envelope, data FROM ensue_outbox WHERE id = ANY(?)"
+BY_ID = "SELECT id, topic, partition_no, record_key, envelope, data FROM ensue_outbox WHERE id = ANY(?)"
 _PRESENT = "SELECT id FROM ensue_outbox WHERE id = ANY(?)"
 _NUMBERED = (
     "SELECT topic, partition_no, record_key, envelope, data, position, previous FROM ensue_outbox "
@@ -39,19 +41,19 @@ _NUMBERED = (
 )
 _OF_PLACE = " AND topic = ? AND partition_no = ?"
 _ORDER = " ORDER BY position LIMIT ?"
-_NEXT = (
+NEXT = (
     "SELECT least((SELECT min(position) FROM ensue_outbox WHERE position > ?), "
     "(SELECT min(last) FROM ensue_stamp WHERE last > ?))"
 )
 
 # The oldest ones, up to a position; the caller takes the beginning that is old enough.
-_OLDEST_STAMPS = (
+OLDEST_STAMPS = (
     "SELECT last, ids, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid::text::bigint "
-    f"FROM ensue_stamp ORDER BY last LIMIT {STAMPS}"
+    f"FROM ensue_stamp WHERE last > ? ORDER BY last LIMIT {OLDEST}"
 )
-_WRITTEN = "SELECT id, written_at FROM ensue_outbox WHERE id = ANY(?)"
-_OLDEST_NUMBERED = "SELECT position, id, written_at FROM ensue_outbox WHERE position <= ? ORDER BY position LIMIT ?"
-_DELETE = "DELETE FROM ensue_outbox WHERE id = ANY(?)"
+WRITTEN = "SELECT id, written_at FROM ensue_outbox WHERE id = ANY(?)"
+OLDEST_NUMBERED = "SELECT position, id, written_at FROM ensue_outbox WHERE position <= ? ORDER BY position LIMIT ?"
+DELETE = "DELETE FROM ensue_outbox WHERE id = ANY(?)"
 _DELETE_STAMPS = "DELETE FROM ensue_stamp WHERE last <= ?"
 _PRUNED = "UPDATE ensue_tail SET pruned = ? WHERE pruned < ?"
 POLLED_PRUNED = "UPDATE ensue_polled SET pruned = ? WHERE pruned < ?"
@@ -80,11 +82,12 @@ class Reader:
     """text: makes `?` the driver's placeholders. now, pruned: where a tail keeps its state, or `POLLED_...`."""
 
     def __init__(self, text: Callable[[str], str], now: str = _NOW, pruned: str = _PRUNED) -> None:
-        self._now, self._stamps, self._by_id, self._present = map(text, (now, _STAMPS, _BY_ID, _PRESENT))
-        self._by_id_of_place = text(_BY_ID + _OF_PLACE)
+        self._now, self._stamps, self._by_id, self._present = map(text, (now, STAMPS_OF, BY_ID, _PRESENT))
+        self._by_id_of_place = text(BY_ID + _OF_PLACE)
         self._numbered, self._numbered_of_place = text(_NUMBERED + _ORDER), text(_NUMBERED + _OF_PLACE + _ORDER)
-        self._next = text(_NEXT)
-        self._written, self._oldest, self._delete = text(_WRITTEN), text(_OLDEST_NUMBERED), text(_DELETE)
+        self._next = text(NEXT)
+        self._written, self._oldest, self._delete = text(WRITTEN), text(OLDEST_NUMBERED), text(DELETE)
+        self._oldest_stamps = text(OLDEST_STAMPS)
         self._delete_stamps, self._pruned = text(_DELETE_STAMPS), text(pruned)
 
     async def now(self, link: Link) -> Now:
@@ -138,16 +141,7 @@ class Reader:
 
     async def prune(self, link: Link, before_s: float, through: int, limit: int) -> int:
         """Delete up to `limit` of the oldest rows, up to the first that is not old enough; inside a transaction."""
-        oldest: list[tuple[int, int, float]] = []
-        for last, ids, settled in await link.fetch(_OLDEST_STAMPS):
-            rows = await link.fetch(self._written, ids)
-            written: dict[int, float] = {int(row[0]): row[1] for row in rows}
-            if not settled and len(written) < len(ids):
-                break  # a row that cannot be seen yet
-            for at, id_ in enumerate(ids):
-                oldest.append((last - len(ids) + 1 + at, id_, written.get(id_, 0.0)))
-            if last > through or len(oldest) > limit:
-                break
+        oldest = await self._oldest_stamped(link, before_s, through, limit)
         oldest += [(position, id_, at) for position, id_, at in await link.fetch(self._oldest, through, limit)]
         pruned = 0
         old: list[int] = []
@@ -161,6 +155,29 @@ class Reader:
             await link.execute(self._pruned, pruned, pruned)
             await link.execute(self._delete_stamps, pruned)
         return await link.execute(self._delete, old) if old else 0
+
+    async def _oldest_stamped(
+        self, link: Link, before_s: float, through: int, limit: int
+    ) -> list[tuple[int, int, float]]:
+        """(position, id, written_at) of the rows with the lowest positions, up to one that stays; 0.0: it is gone."""
+        now = await self.now(link)
+        found: list[tuple[int, int, float]] = []
+        after = 0
+        while True:
+            stamps = await link.fetch(self._oldest_stamps, after)
+            rows = await link.fetch(self._written, [id_ for _, ids, _ in stamps for id_ in ids]) if stamps else []
+            written: dict[int, float] = {int(row[0]): row[1] for row in rows}
+            for last, ids, settled in stamps:
+                for position, id_ in enumerate(ids, last - len(ids) + 1):
+                    written_at = written.get(id_, 0.0)
+                    if not written_at and not settled and position > now.pruned:
+                        return found  # a row that cannot be seen yet
+                    found.append((position, id_, written_at))
+                    if position > through or written_at >= before_s or len(found) > limit:
+                        return found
+            if len(stamps) < OLDEST:
+                return found
+            after = int(stamps[-1][0])
 
     async def next(self, link: Link, after: int) -> int | None:
         """A position at or before the next one that there is after this one; None: there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from ensue.addresses import check_encoded
 from ensue.errors import UsageError
@@ -52,9 +52,10 @@ def parse(url: str) -> PostgresUrl:
         host = f"{parts.hostname or options.get('host', 'localhost')}:{parts.port or options.get('port', 5432)}"
     except ValueError:  # several hosts, each with a port of its own: the driver's affair
         host = parts.netloc.rpartition("@")[2]
+    theirs = urlencode(options, quote_via=quote)  # libpq takes a + for a plus, not for a space
     return PostgresUrl(
         driver=driver,
-        dsn=urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options), "")),
+        dsn=urlunsplit(("postgresql", parts.netloc, parts.path, theirs, "")),
         place=f"PostgreSQL {host}/{parts.path.lstrip('/')}" + (f" schema {ours['schema']}" if "schema" in ours else ""),
         outbox=ours.get("outbox", "poll"),
         pgbouncer=_flag("pgbouncer", ours.get("pgbouncer", "0")),
