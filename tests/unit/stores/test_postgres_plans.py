@@ -126,3 +126,33 @@ async def test_entities_of_a_table_that_was_never_analyzed_are_not_compared_one_
     assert plan["Actual Rows"] == 400
     filtered = [node for node in nodes(plan) if node.get("Rows Removed by Filter")]
     assert not filtered, json.dumps(filtered, indent=1)
+
+
+@pytest.mark.parametrize("generic", [True, False], ids=["generic", "custom"])
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        (dialect.ADD_ONE, ("orders", 1, "k", b"{}", b"{}", 0.0)),
+        (dialect.ADD, (["orders"] * 2, [1, 2], ["k", "l"], [b"{}"] * 2, [b"{}"] * 2, 0.0)),
+    ],
+    ids=["one", "many"],
+)
+async def test_a_transaction_has_its_own_id_before_it_takes_one_of_the_outbox(
+    connection: Any, statement: str, values: tuple[Any, ...], generic: bool
+) -> None:
+    """What `holes.py` rests on. A default that complains stands where the outbox takes its next id."""
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(f"SET plan_cache_mode = force_{'generic' if generic else 'custom'}_plan")
+    await connection.execute(
+        "CREATE FUNCTION pg_temp.next_id() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN "
+        "IF pg_current_xact_id_if_assigned() IS NULL THEN RAISE 'an id before the transaction has its own'; END IF; "
+        "RETURN 1; END $$"
+    )
+    await connection.execute("CREATE TEMPORARY TABLE taking (LIKE ensue_outbox INCLUDING DEFAULTS)")
+    await connection.execute("ALTER TABLE taking ALTER id SET DEFAULT pg_temp.next_id()")
+    await transaction.commit()  # making them has given this transaction an id already
+    careless = statement.replace(dialect._HAS_ID, "").replace("ensue_outbox", "taking")
+    with pytest.raises(asyncpg.RaiseError, match="before the transaction has its own"):
+        await connection.execute(careless, *values)
+    await connection.execute(statement.replace("ensue_outbox", "taking"), *values)
