@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,13 @@ import asyncmy
 from asyncmy import errors
 from asyncmy.constants import CLIENT
 
-from ensue.errors import EnsueError
+from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.mariadb import failures
 from ensue.stores.mariadb.url import MariaDbUrl
 from ensue.stores.sql.link import Link, Rows
+
+#: Access denied; insecure transport is prohibited.
+_PLAIN_REFUSED = frozenset({1045, 3159})
 
 
 class AsyncmyLink(Link):
@@ -92,7 +96,7 @@ async def connect(url: MariaDbUrl) -> AsyncmyLink:
     try:
         raw = await asyncmy.connect(**url.arguments, autocommit=True, client_flag=CLIENT.FOUND_ROWS, binary_prefix=True)
     except (errors.Error, OSError, TimeoutError) as error:
-        raise failures.at_connecting(error, url.place) from error
+        raise _about_tls(error, url) or failures.at_connecting(error, url.place) from error
     link = AsyncmyLink(raw, url.place, "START TRANSACTION")
     try:
         # READ COMMITTED: no gap locks, and a statement sees what is committed. Strict: nothing is cut without a word.
@@ -105,3 +109,29 @@ async def connect(url: MariaDbUrl) -> AsyncmyLink:
         link.terminate()
         raise
     return link
+
+
+def _about_tls(error: BaseException, url: MariaDbUrl) -> EnsueError | None:
+    """What a connection that did not come about over TLS means, and what to set; None: TLS is not the reason.
+
+    A plain connection to a server (require_secure_transport) or of a user (REQUIRE SSL) that demands TLS is refused
+    like one with a wrong password.
+    """
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return StoreUnavailable(
+            f"{url.place}: the server's certificate is not trusted: {cause.verify_message.rstrip('.')}. It must be "
+            "signed by an authority in the file that ssl_ca in the URL names, and be for the host that the URL names"
+        )
+    if isinstance(cause, ssl.SSLError):
+        return StoreUnavailable(
+            f"{url.place}: no TLS with the server, which ssl_... in the URL demands: {cause}. Has it ssl_cert and "
+            "ssl_key set?"
+        )
+    if failures.code_of(error) in _PLAIN_REFUSED and "ssl" not in url.arguments:
+        return UsageError(
+            f"{url.place}: {', '.join(map(str, error.args))}: see user, password and database in the URL, and whether "
+            "the server demands TLS: it does not get it without ssl_ca=FILE or ssl=1",
+            code=failures.code_of(error),
+        )
+    return None

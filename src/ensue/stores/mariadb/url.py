@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ssl
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -14,14 +15,16 @@ POOL_SIZE, LOCK_TIMEOUT_S, CONNECT_S = 10, 30.0, 10
 #: Options that asyncmy takes as they are.
 _DRIVERS = ("unix_socket", "read_default_file", "read_default_group", "program_name")
 _TLS = ("ssl", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_check_hostname", "ssl_verify_cert")
+_FLAGS = ("ssl_check_hostname", "ssl_verify_cert")
 _OURS = ("pool_size", "lock_timeout_s", "binlog", "connect_timeout", "charset")
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MariaDbUrl:
-    """arguments: for asyncmy, the password among them. place: host and database, safe to show.
+    """arguments: for asyncmy, the password among them; `ssl` is a context, and is there if TLS is asked for.
 
+    place: host and database, safe to show.
     pool_size: steps at once in one process. lock_timeout_s: how long a step waits for another one's row lock, whole
     seconds. binlog: follow the server's binary log to be woken (needs REPLICATION SLAVE), instead of looking.
     """
@@ -71,19 +74,33 @@ def parse(url: str) -> MariaDbUrl:
     )
 
 
-def _tls(options: Mapping[str, str]) -> dict[str, Any] | None:
-    """What asyncmy makes a TLS context of; None: no TLS asked for."""
-    named = {name.removeprefix("ssl_"): options[name] for name in _TLS[1:] if name in options}
+def _tls(options: Mapping[str, str]) -> ssl.SSLContext | None:
+    """What the connections speak TLS with; None: no TLS asked for. Its files are read now, for as long as we run.
+
+    A context and not asyncmy's dict: with an empty one, as of `ssl=1`, asyncmy speaks no TLS and does not tell; without
+    an authority in it, it leaves out what proves who the server is. Without `ssl_ca` we take the system's authorities.
+    """
+    named = {name: options[name] for name in _TLS[1:] if name in options}
     if not named and not _flag("ssl", options.get("ssl", "0")):
         return None
-    found: dict[str, Any] = {
-        name: value for name, value in named.items() if name not in ("check_hostname", "verify_cert")
-    }
-    if "check_hostname" in named:
-        found["check_hostname"] = _flag("ssl_check_hostname", named["check_hostname"])
-    if "verify_cert" in named:
-        found["verify_mode"] = _flag("ssl_verify_cert", named["verify_cert"])
-    return found
+    trusted = _flag("ssl_verify_cert", named.get("ssl_verify_cert", "1"))
+    by_name = _flag("ssl_check_hostname", named.get("ssl_check_hostname", "1" if trusted else "0"))
+    if by_name and not trusted:
+        raise UsageError("database URL: ssl_check_hostname=1 needs the certificate: leave out ssl_verify_cert=0")
+    try:
+        context = ssl.create_default_context(cafile=named.get("ssl_ca"), capath=named.get("ssl_capath"))
+        # Strict, as Python 3.13 is by itself, refuses authorities that are made as MariaDB's own pages say.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.check_hostname = by_name
+        context.verify_mode = ssl.CERT_REQUIRED if trusted else ssl.CERT_NONE
+        if "ssl_cert" in named:
+            context.load_cert_chain(named["ssl_cert"], named.get("ssl_key"))
+        if "ssl_cipher" in named:
+            context.set_ciphers(named["ssl_cipher"])
+    except OSError as error:  # an SSLError is one
+        which = ", ".join(f"{name}={value}" for name, value in named.items() if name not in _FLAGS)
+        raise UsageError(f"database URL: TLS cannot be set up with {which}: {error.strerror or error}") from error
+    return context
 
 
 def _flag(name: str, text: str) -> bool:
