@@ -127,6 +127,15 @@ async def test_postgresql_reads_its_log_over_tls_too(postgres: PostgresServer, o
         assert connections == ["client backend|t", "walsender|t"]
 
 
+async def test_postgresql_verifies_who_it_reads_the_log_from_by_itself(postgres: PostgresServer) -> None:
+    """Steps reach the server under its own name here; the log is asked for under one that its certificate lacks."""
+    options = f"outbox=wal&sslmode=verify-full&sslrootcert={postgres.certificates.authority}"
+    with pytest.raises(StoreUnavailable, match="certificate") as caught:
+        await on(postgres, "postgresql", f"{options}&replication_host=localhost").open()
+    assert "localhost" in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
 @SCHEMES
 @pytest.mark.parametrize("outbox", ["poll", "wal"])
 async def test_postgresql_with_a_certificate_from_an_unknown_authority_is_refused(
