@@ -50,8 +50,10 @@ class ServerTelegraph(Telegraph):
         got = 0
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while (got := sum(map(len, (await self.received("")).values()))) < number:
-                    world._progress.clear()
+                while True:
+                    world._progress.clear()  # before looking: what comes meanwhile is not missed
+                    if (got := sum(map(len, (await self.received("")).values()))) >= number:
+                        break
                     await world._progress.wait()
         except TimeoutError:
             raise AssertionError(f"received {got} of {number}: {await self.received('')}") from None

@@ -79,8 +79,10 @@ class Telegraph:
 
         async def count() -> None:
             nonlocal got
-            while (got := sum(map(len, (await self.received("")).values()))) < number:
-                world._progress.clear()
+            while True:
+                world._progress.clear()  # before looking: what comes meanwhile is not missed
+                if (got := sum(map(len, (await self.received("")).values()))) >= number:
+                    break
                 await world._progress.wait()
 
         try:
@@ -365,8 +367,10 @@ async def gap_of(world: World) -> tuple[GapState, int, int, int] | None:
 
 async def until_lost(world: World) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while (gap := await gap_of(world)) is None or gap[0] is not GapState.LOST:
-            world._progress.clear()
+        while True:
+            world._progress.clear()  # before looking: what comes meanwhile is not missed
+            if not ((gap := await gap_of(world)) is None or gap[0] is not GapState.LOST):
+                break
             await world._progress.wait()
 
 

@@ -64,8 +64,10 @@ class NatsTelegraph(Telegraph):
         got = 0
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while (got := sum(map(len, (await self.received("")).values()))) < number:
-                    world._progress.clear()
+                while True:
+                    world._progress.clear()  # before looking: what comes meanwhile is not missed
+                    if (got := sum(map(len, (await self.received("")).values()))) >= number:
+                        break
                     await world._progress.wait()
         except TimeoutError:
             raise AssertionError(f"received {got} of {number}: {await self.received('')}") from None
@@ -402,6 +404,8 @@ async def _more(telegraph: NatsTelegraph, number: int) -> bool:
 
 async def until(met: Callable[[], Awaitable[bool]], world: World) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not await met():
-            world._progress.clear()
+        while True:
+            world._progress.clear()  # before looking: what comes meanwhile is not missed
+            if await met():
+                break
             await world._progress.wait()

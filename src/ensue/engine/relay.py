@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from ensue.engine.context import Context
+from ensue.engine.pace import Pace
 from ensue.engine.resend import Resender
 from ensue.engine.restored import refuse_restored_store
 from ensue.engine.ticks import Ticks
@@ -36,6 +37,7 @@ class Relay:
         self._saved_at = 0.0
         self._known_topics: set[str] = set()
         self._stopping = False
+        self._pace = Pace(context.clock.monotonic())
         self._waiting: asyncio.Task[None] | None = None
         # A backlog: the next batch is read while the last one is on its way to the broker.
         self._ahead: asyncio.Task[Read] | None = None
@@ -100,7 +102,10 @@ class Relay:
         if self._ticks.next_due_s() == 0:
             async with self._appending:
                 await self._ticks.send_due(self._position)
-        if not records:
+        if records:
+            if (pause := self._pace.turn(context.clock.monotonic())) and self._ahead is None:
+                await self._interruptible(context.clock.sleep(pause))
+        else:
             # Woken by a commit, by `stop`, or by time.
             await self._interruptible(context.store.outbox_wait(self._pause_s()))
 

@@ -51,8 +51,10 @@ async def gaps_of(world: World) -> dict[str, tuple[GapState, int, int]]:
 
 async def until(world: World, met: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while not await met():
-            world._progress.clear()
+        while True:
+            world._progress.clear()  # before looking: what comes meanwhile is not missed
+            if await met():
+                break
             await world._progress.wait()
 
 

@@ -119,8 +119,10 @@ async def test_workers_share_the_partitions_fairly_and_what_one_gives_up_goes_to
         assert all(lease.owner != name for lease in table.leases)
         await place.until(lambda: sorted(place.shares()) == [4, 4])
         async with asyncio.timeout(LIMIT_S):
-            while sum(map(len, (await place.eaten()).values())) < 200:
-                place.changed.clear()
+            while True:
+                place.changed.clear()  # before looking: what comes meanwhile is not missed
+                if sum(map(len, (await place.eaten()).values())) >= 200:
+                    break
                 await place.changed.wait()
         assert await place.eaten() == {f"loaf-{loaf}": list(range(loaf, 200, 16)) for loaf in range(16)}
 
@@ -139,8 +141,10 @@ async def test_work_moves_from_worker_to_worker_and_nothing_is_lost_or_done_twic
                 await place.worker().start()
             await asyncio.sleep(0.005)
         async with asyncio.timeout(30.0):
-            while sum(map(len, (await place.eaten()).values())) < 1000:
-                place.changed.clear()
+            while True:
+                place.changed.clear()  # before looking: what comes meanwhile is not missed
+                if sum(map(len, (await place.eaten()).values())) >= 1000:
+                    break
                 await place.changed.wait()
         assert await place.eaten() == {f"loaf-{loaf}": list(range(loaf, 1000, 16)) for loaf in range(16)}
 

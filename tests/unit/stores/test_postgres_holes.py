@@ -1,4 +1,4 @@
-"""Which ids of the outbox are read: the pure rule against a model of transactions that take ids and end in any order."""
+"""Which ids of the outbox are read: the rule against a model of transactions that take ids and end in any order."""
 
 from __future__ import annotations
 
