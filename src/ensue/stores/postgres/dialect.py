@@ -54,7 +54,7 @@ STAMPS = """CREATE TABLE IF NOT EXISTS ensue_stamp (
     last BIGINT PRIMARY KEY,
     ids BIGINT[] NOT NULL,
     previous BIGINT[] NOT NULL,
-    xid XID8 NOT NULL DEFAULT pg_current_xact_id()
+    xid BIGINT NOT NULL DEFAULT pg_current_xact_id()::text::bigint
 )"""
 
 

@@ -30,7 +30,7 @@ POLLED_NOW = (
 # settled: every transaction that had ended when the stamp was written is visible by now. (The log tells of a commit
 # a moment before others see its rows, or long before, with synchronous replication.)
 STAMPS_OF = (
-    "SELECT last, ids, previous, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid::text::bigint "
+    "SELECT last, ids, previous, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid "
     f"FROM ensue_stamp WHERE last > ? AND last < ? AND last - cardinality(ids) < ? ORDER BY last LIMIT {STAMPS}"
 )
 BY_ID = "SELECT id, topic, partition_no, record_key, envelope, data FROM ensue_outbox WHERE id = ANY(?)"
@@ -48,7 +48,7 @@ NEXT = (
 
 # The oldest ones, up to a position; the caller takes the beginning that is old enough.
 OLDEST_STAMPS = (
-    "SELECT last, ids, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid::text::bigint "
+    "SELECT last, ids, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid "
     f"FROM ensue_stamp WHERE last > ? ORDER BY last LIMIT {OLDEST}"
 )
 WRITTEN = "SELECT id, written_at FROM ensue_outbox WHERE id = ANY(?)"

@@ -24,6 +24,8 @@ from typing import Any, ClassVar, Self
 #: Below the range from which systems take the ports of outgoing connections: while a server is down, no client's
 #: connection can sit on its port.
 _PORTS = range(15_000, 20_000)
+#: Those that are spoken for, though their servers may not listen yet.
+_given: set[int] = set()
 
 #: Where `make servers` puts what no package manager has (Kafka's jars, the MongoDB-protocol server).
 HOME_VARIABLE = "ENSUE_TEST_SERVERS_DIR"
@@ -42,13 +44,18 @@ def home() -> Path:
 
 
 def free_port() -> int:
-    """Return a port of the loopback on which nobody listens now."""
+    """Return a port of the loopback on which nobody listens now; hardly ever the same one twice."""
+    if len(_given) > len(_PORTS) // 2:
+        _given.clear()
     for port in random.sample(_PORTS, len(_PORTS)):
+        if port in _given:
+            continue
         with socket.socket() as attempt:
             try:
                 attempt.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        _given.add(port)
         return port
     raise ServerFailed(f"no free port between {_PORTS.start} and {_PORTS.stop} on 127.0.0.1")
 
