@@ -214,13 +214,15 @@ class PolledOutbox(ByStamp):
         state = look.state
         if self._heads_at != state.last and not await self._load_heads(link, state.last):
             return False
+        # Never changed in place: what another task of this process is about to write may be rolled back.
+        known = self._heads
         position = state.last
         heads: dict[tuple[str, int], int] = {}
         for record in look.records:
             where = (record.topic, record.partition)
             position += 1
             record.position = position
-            record.previous = heads.get(where) or self._heads.get(where, 0)
+            record.previous = heads.get(where) or known.get(where, 0)
             heads[where] = position
         seen, holes = advance(state.seen, state.holes, look.ids, state.oldest, whole=look.whole)
         [(moved, mode)] = await link.fetch(
@@ -237,8 +239,7 @@ class PolledOutbox(ByStamp):
         if not moved:
             self._heads_at = -1
             return False
-        self._heads |= heads
-        self._heads_at = position
+        self._heads, self._heads_at = known | heads, position
         for record in look.records:  # what an epoch begins with follows on nothing
             if record.previous <= state.published_from:
                 record.previous = 0
@@ -263,14 +264,15 @@ class PolledOutbox(ByStamp):
         Under steady commits there is always something new, and the counter's lock, held here, keeps relays out.
         """
         await link.fetch(LOCK)
-        self._heads_at = -1  # nothing here is sure before the commit
         [(youngest,)] = await link.fetch(_YOUNGEST)
-        while True:
-            look = await self._look_for_new(link, _ANY, STAMPED_MAX)
-            if not look.ids or look.ids[0] > youngest:
-                break
-            await self._keep(link, look)
-            self._heads_at = -1
+        try:
+            while True:
+                look = await self._look_for_new(link, _ANY, STAMPED_MAX)
+                if not look.ids or look.ids[0] > youngest:
+                    break
+                await self._keep(link, look)
+        finally:
+            self._heads_at = -1  # nothing of this is sure before the commit
 
     async def wait(self, timeout_s: float) -> None:
         await self._tools.news.wait(timeout_s)
