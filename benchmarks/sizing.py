@@ -69,8 +69,7 @@ def run(quick: bool) -> Report:
         question="How much disk do a million events take, and does retention give it back?",
         scale=f"{events:,} events of {DATA_BYTES} bytes over {PARTITIONS} partitions, given for a million.",
         bad="a second life that takes as much again: then retention would not bound the disk.",
-        bound="row headers and indexes beside the data itself; PostgreSQL writes an outbox row twice, the second time "
-        "with its position.",
+        bound="row headers and indexes beside the data itself.",
         figures=tuple(figures),
     )
 
