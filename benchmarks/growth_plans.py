@@ -26,7 +26,7 @@ async def scans(url: str, rows: int) -> list[str]:
         "stamps": (_text(tail_read.STAMPS_OF), (rows - 600, rows + 2000, rows)),
         "by id": (_text(tail_read.BY_ID), (list(range(1, 501)),)),
         "next": (_text(tail_read.NEXT), (100, 100)),
-        "oldest stamps": (_text(tail_read.OLDEST_STAMPS), (0,)),
+        "oldest stamps": (_text(tail_read.OLDEST_STAMPS), (0, 500)),
         "written": (_text(tail_read.WRITTEN), (list(range(1, 501)),)),
         "oldest numbered": (_text(tail_read.OLDEST_NUMBERED), (rows, 1000)),
         "prune": (_text(tail_read.DELETE), (list(range(1, 501)),)),

@@ -71,7 +71,7 @@ def _report(quick: bool, figures: list[Figure]) -> Report:
         question="What do polling, tailing the log and publishing without a table cost, and how soon are they?",
         scale=f"{200 if quick else 20_000} events at one a transaction, {1000 if quick else 200_000} at a hundred.",
         bad="a mode that reads slower than steps of one event commit (2,000 to 6,000/s on this class of machine).",
-        bound="polling reads what commits have written; a tail decodes in Python; without a table the tail writes the rows.",
+        bound="polling reads what commits have written; a tail decodes in Python; without a table it writes too.",
         figures=tuple(figures),
     )
 

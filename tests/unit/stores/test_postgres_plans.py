@@ -46,7 +46,7 @@ STATEMENTS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "outbox_stamps": (SQL.text(tail_read.STAMPS_OF), (RECORDS - 100, RECORDS + 2000, RECORDS)),
     "outbox_rows": (SQL.text(tail_read.BY_ID), (list(range(1, 501)),)),
     "outbox_next": (SQL.text(tail_read.NEXT), (100, 100)),
-    "prune_stamps": (SQL.text(tail_read.OLDEST_STAMPS), (0,)),
+    "prune_stamps": (SQL.text(tail_read.OLDEST_STAMPS), (0, 500)),
     "prune_ages": (SQL.text(tail_read.WRITTEN), (list(range(1, 501)),)),
     "prune_messages": (SQL.text(tail_read.OLDEST_NUMBERED), (RECORDS, 500)),
     "prune_rows": (SQL.text(tail_read.DELETE), (list(range(1, 501)),)),

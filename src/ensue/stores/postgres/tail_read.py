@@ -47,9 +47,13 @@ NEXT = (
 )
 
 # The oldest ones, up to a position; the caller takes the beginning that is old enough.
+# Of the next ones, those that hold the first so many ids.
 OLDEST_STAMPS = (
-    "SELECT last, ids, pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid "
-    f"FROM ensue_stamp WHERE last > ? ORDER BY last LIMIT {OLDEST}"
+    "SELECT last, ids, settled FROM (SELECT last, ids, "
+    "pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xid AS settled, "
+    "sum(cardinality(ids)) OVER (ORDER BY last) - cardinality(ids) AS before "
+    f"FROM (SELECT * FROM ensue_stamp WHERE last > ? ORDER BY last LIMIT {OLDEST}) oldest) counted "
+    "WHERE before <= ? ORDER BY last"
 )
 WRITTEN = "SELECT id, written_at FROM ensue_outbox WHERE id = ANY(?)"
 OLDEST_NUMBERED = "SELECT position, id, written_at FROM ensue_outbox WHERE position <= ? ORDER BY position LIMIT ?"
@@ -164,7 +168,7 @@ class Reader:
         found: list[tuple[int, int, float]] = []
         after = 0
         while True:
-            stamps = await link.fetch(self._oldest_stamps, after)
+            stamps = await link.fetch(self._oldest_stamps, after, limit - len(found))
             rows = await link.fetch(self._written, [id_ for _, ids, _ in stamps for id_ in ids]) if stamps else []
             written: dict[int, float] = {int(row[0]): row[1] for row in rows}
             for last, ids, settled in stamps:
