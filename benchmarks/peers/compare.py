@@ -66,7 +66,7 @@ def _report(
         question="How does Ensue on PostgreSQL and NATS compare with other Python libraries doing the same work?",
         scale=f"{rounds} rounds of {sizes.paced:,} orders at 50/s and {sizes.fast_s:g} s of producing; medians.",
         bad="a drain below 5 times the best peer, a slower p50 than any peer's.",
-        bound="in the drain processor time, most of it PostgreSQL's stamping, NATS and the consumer; at 50/s three "
+        bound="in the drain processor time: PostgreSQL, NATS, the relay and the consumer, about alike; at 50/s three "
         "commits, each with its sync to one disk: the order's, the relay's stamp, the consumer's.",
         figures=tuple(figures),
     )

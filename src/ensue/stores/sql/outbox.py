@@ -1,4 +1,5 @@
-"""The seam between a store and where its positions come from: stamping (`stamped.py`) or a tail of the database's log.
+"""The seam between a store and where its positions come from: stamping (MariaDB's in `stamped.py`, PostgreSQL's in
+`postgres/polled.py`) or a tail of the database's log.
 
 A store has one `Outbox`, chosen by its URL (`?outbox=poll|wal|messages` on PostgreSQL). The store calls it as written
 here; what an implementation may use of the store is in `Tools`. How records lie in the database and what a position
