@@ -6,13 +6,13 @@ import asyncio
 from itertools import count
 
 import pytest
+from servers import MariaDbServer
 
 from ensue.conformance.store import SERVICE, StoreConformance, record
 from ensue.conformance.store_outbox import Publishing
 from ensue.ports import Capabilities, Store
 from ensue.stores.mariadb import MariaDbStore
 from ensue.stores.sql.wakeup import Polling
-from ensue.testing.servers import MariaDbServer
 
 _numbers = count(1)
 

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from servers import MariaDbServer, PostgresServer
 from sqlalchemy import text
 from tests.conftest import required, started
 
@@ -19,7 +20,6 @@ from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, record, t
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.mariadb import MariaDbStore
 from ensue.stores.postgres import PostgresStore
-from ensue.testing.servers import MariaDbServer, PostgresServer
 
 PASSWORD = "s3cret"
 PATIENCE_S = 30.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ensue.testing.servers.base import Server, says
-from ensue.testing.servers.certificates import Certificates, certificates
+from servers.base import Server, says
+from servers.certificates import Certificates, certificates
 
 
 class MariaDbServer(Server):
