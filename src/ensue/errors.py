@@ -37,6 +37,10 @@ class StoreConflict(StoreUnavailable):
     """Another transaction changed the same rows first (deadlock, serialization failure): do the step again."""
 
 
+class RowConflict(StoreConflict):
+    """A row is not as this step expects it: another one changed, removed or inserted it first. attributes: table."""
+
+
 class BrokerUnavailable(RetryableError):
     """The broker did not answer; the outbox keeps what is unsent."""
 

@@ -124,6 +124,11 @@ class Partition(NamedTuple):
     topic: str
     number: int
 
+    @property
+    def place(self) -> str:
+        """`<topic>/<number>`: its name within the subscription."""
+        return f"{self.topic}/{self.number}"
+
     def __str__(self) -> str:
         return f"{self.subscription}<-{self.topic}/{self.number}"
 
@@ -159,7 +164,7 @@ class Gap(msgspec.Struct, frozen=True):
     held_previous: int = 0
 
 
-class Counters(msgspec.Struct):
+class Counters(msgspec.Struct, frozen=True):
     """What a subscription did with one partition since it began; saved with the checkpoint.
 
     since: when it began, seconds since the epoch (0: not known, long ago).
@@ -174,12 +179,17 @@ class Counters(msgspec.Struct):
     retries: int = 0
     dead: int = 0
 
+    def plus(self, **more: int) -> Counters:
+        """These counters with more added to some of them."""
+        return msgspec.structs.replace(self, **{name: getattr(self, name) + count for name, count in more.items()})
+
 
 class Checkpoint(msgspec.Struct):
     """How far a subscription has read one partition, and per source how far it has applied.
 
-    `revision` is the one that was loaded; saving asks for exactly it and stores the next.
+    `revision` is the one that was loaded (0: there was none); saving asks for exactly it and stores a greater one.
     `watermarks`: source -> last position applied (or set aside). A source that is missing was never seen.
+    `letters`: how many dead letters this partition has had; the next one gets the next number.
     """
 
     offset: int = 0
@@ -187,6 +197,7 @@ class Checkpoint(msgspec.Struct):
     watermarks: dict[str, int] = {}
     gaps: dict[str, Gap] = {}
     counters: Counters = msgspec.field(default_factory=Counters)
+    letters: int = 0
 
 
 class DeadLetterState(enum.StrEnum):
@@ -200,7 +211,8 @@ class DeadLetterState(enum.StrEnum):
 class DeadLetter(msgspec.Struct):
     """A message set aside in the subscriber's own database, with the reason; later ones of its key wait behind it.
 
-    `id` is given by the store and grows in the order of setting aside. Times are seconds since the epoch.
+    `number` counts the letters of a partition in the order of setting aside; `id` is `<topic>/<partition>:<number>`.
+    `revision` is the one that was loaded. Times are seconds since the epoch.
     """
 
     partition: Partition
@@ -217,7 +229,12 @@ class DeadLetter(msgspec.Struct):
     error_type: str = ""
     error: str = ""
     parked_at: float = 0.0
-    id: int = 0
+    number: int = 0
+    revision: int = 0
+
+    @property
+    def id(self) -> str:
+        return f"{self.partition.place}:{self.number}"
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -243,12 +260,3 @@ class StoredResponse(msgspec.Struct, frozen=True):
     status: int
     headers: dict[str, str]
     body: bytes
-
-
-class Token(NamedTuple):
-    """A point in a source's history: what a reader waits for to see its own write."""
-
-    source: str
-    topic: str
-    partition: int
-    position: int

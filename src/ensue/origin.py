@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from ensue.message import StoredResponse
@@ -17,7 +17,8 @@ from ensue.step import Step
 
 @dataclasses.dataclass(slots=True)
 class Origin:
-    """fingerprint: of the request, so that one key with another request is noticed. step: set while one is open.
+    """fingerprint: of the request, so that one key with another request is noticed. step, keep: set while one is open;
+    `keep` stores the answer in its transaction.
 
     settled: the integration has kept the answer with the open step (or decided that it is not to be kept), so the
     step of a request with a key may commit.
@@ -28,6 +29,7 @@ class Origin:
     idempotency_key: str = ""
     fingerprint: str = ""
     step: Step | None = None
+    keep: Callable[[StoredResponse], Awaitable[None]] | None = None
     settled: bool = False
 
 

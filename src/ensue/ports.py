@@ -7,22 +7,12 @@ the values of `ensue.message`; it never knows the engine or another adapter.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import enum
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ensue.message import (
-    Bounds,
-    Checkpoint,
-    DeadLetter,
-    DeadLetterState,
-    Garbage,
-    LeaseTable,
-    Message,
-    OutboxRecord,
-    Partition,
-    StoredResponse,
-)
+from ensue.message import Bounds, Garbage, Message, OutboxRecord
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -163,24 +153,48 @@ class Index:
     order: tuple[str, ...]
 
 
+#: In `table.columns` order: text, whole numbers, floats, bytes and None.
+Row = Sequence[Any]
+
+
+class Kind(enum.StrEnum):
+    """What a column of a table that the store makes itself holds."""
+
+    NAME = "name"
+    """Text of at most 191 characters, which an index takes."""
+    TEXT = "text"
+    BYTES = "bytes"
+    INT = "int"
+    """A whole number of 64 bits."""
+    FLOAT = "float"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Table:
-    """A plain table of entities: one row an entity, loaded and saved in bulk by its id column.
-
-    indexes: how its rows are found besides by id. Stores without SQL keep them with the rows; in an SQL database they
-    are the user's own, like the table.
-    """
+    """A plain table: one row an entity (or one thing that Ensue keeps), loaded and saved in bulk by its id column."""
 
     name: str
     columns: tuple[str, ...]
     id_column: str
     indexes: tuple[Index, ...] = ()
+    """How its rows are found besides by id. Stores without SQL keep them with the rows; in an SQL database those of a
+    user's table are the user's own, like the table."""
+    kinds: tuple[Kind, ...] = ()
+    """What the columns hold, for a table that the store makes when it is opened: one of Ensue's own (`ensue.tables`).
+    Empty: the user makes it."""
+    revision: str = ""
+    """The column that tells whether a row is still as it was loaded, see `update_rows`. Empty: there is none."""
+
+    @property
+    def own(self) -> bool:
+        """Whether it is one of Ensue's own, which no session of the user knows."""
+        return bool(self.kinds)
 
 
 class RowReader(Protocol):
     """Queries on tables of entities that every store can answer. They see committed rows only."""
 
-    async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
         """Return the rows (in `table.columns` order) with these ids, in any order; missing ones are left out."""
 
     async def find(
@@ -192,7 +206,7 @@ class RowReader(Protocol):
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
-    ) -> Sequence[Sequence[Any]]:
+    ) -> Sequence[Row]:
         """Return up to `limit` rows of one place of the index, in its order.
 
         equal: values of `index.equal`. since: values of the first columns of `index.order`, where to begin
@@ -227,20 +241,30 @@ class StepTransaction(Protocol):
     async def flush(self) -> None:
         """Send what the session holds to the database; a no-op without a session."""
 
-    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
         """Return the rows (in `table.columns` order) whose id is in `ids`, locked for this transaction, any order.
 
         Any number of ids; missing ones are left out. Locks are taken in id order.
         """
 
-    async def insert_rows(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-        """Insert rows (in `table.columns` order) in bulk."""
+    async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
+        """Insert rows (in `table.columns` order) in bulk.
 
-    async def update_rows(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        Of one of Ensue's own tables: raises RowConflict when an id is there already, here or at the commit, and this
+        transaction cannot commit any more, whatever becomes of the error.
+        """
+
+    async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
         """Update rows (in `table.columns` order) by their id, in bulk.
 
-        The session, if there is one, is flushed before and reads its objects anew after it (as with `insert_rows`).
+        expect: for each row what its `table.revision` column holds now. When one holds something else, or is gone,
+        this raises RowConflict, here or at the commit, and the transaction cannot commit any more.
+        The session, if there is one, is flushed before and reads its objects anew after it (as with `insert_rows` and
+        `delete_rows`; not for Ensue's own tables).
         """
+
+    async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
+        """Delete rows by their id; without `expect` one that is not there is passed over. expect: see `update_rows`."""
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
         """Add records in order. Their positions, once visible to `outbox_after`, keep that order.
@@ -249,45 +273,15 @@ class StepTransaction(Protocol):
         Raises UsageError when capabilities.publishes is false.
         """
 
-    async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
-        """Save offset, counters and gaps, and the watermarks of `sources`, if the stored revision is
-        `checkpoint.revision`; the stored one becomes revision + 1 (0: insert). Raises CheckpointConflict otherwise,
-        and then this transaction cannot commit any more, whatever becomes of the error.
-
-        Does not change the value given: the caller sets its revision after the commit.
-        """
-
-    async def inbox_claim(self, subscription: str, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Claim (source, id) pairs of messages without a chain; return those claimed for the first time.
-
-        A rollback gives the claims back.
-        """
-
-    async def dead_letters_add(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep the letters, in order, and give them their ids."""
-
-    async def dead_letter_change(self, letter: DeadLetter) -> None:
-        """Store state, attempts, due_at, error_type and error of the letter with this id.
-
-        Raises CheckpointConflict when it is not there any more, or was discarded by an operator.
-        """
-
-    async def dead_letter_remove(self, ids: Sequence[int]) -> None:
-        """Remove letters that took effect. Raises CheckpointConflict when one is gone already, or was discarded."""
-
-    async def response_load(self, key: str) -> StoredResponse | None: ...
-
-    async def response_save(self, response: StoredResponse) -> None:
-        """Keep the response of an Idempotency-Key. A second one of a key raises RetryableError, here or at commit."""
-
 
 class DocumentTransaction(StepTransaction, Protocol):
     """A step where capabilities.transactions is false: each entity is a document, written by itself at the commit.
 
-    In a step of messages a crash may leave some documents written; each remembers what took effect on it. Then come
-    claims, the checkpoint together with new dead letters, and letters that change or go, in this order. A step from
-    outside (no `attach`) inserts or changes at most one document, with all that is published and the stored response;
-    more, or publishing without one, raises UsageError at the commit before anything is written.
+    In a step of messages a crash may leave some documents written; each remembers what took effect on it. After them
+    come Ensue's own rows: all of them together with the one that is updated under `expect` or inserted with a revision
+    (the checkpoint), or not at all. A step from outside (no `attach`) inserts or changes at most one document, with all
+    that is published and with the rows of Ensue's own that it inserts; more, or publishing without one, raises
+    UsageError at the commit before anything is written.
     """
 
     def took_effect(self, table: Table, row_id: Any, message: Message) -> bool:
@@ -313,11 +307,16 @@ class Store(Protocol):
 
     async def close(self) -> None: ...
 
-    async def create_tables(self, metadata: MetaData) -> None:
-        """Create the user's tables that do not exist (for development; migrations in production)."""
+    async def now(self) -> float:
+        """The database's clock, seconds since the epoch. The cheapest way to ask whether it answers."""
 
-    async def missing_tables(self, metadata: MetaData) -> Sequence[str]:
-        """What the metadata declares and the database has not: `table <name>`, `column <table>.<column>`."""
+    async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
+        """Create the user's tables that do not exist (for development; migrations in production).
+
+        Returns what is declared and not there afterwards, since a table that is there is never changed:
+        `column <table>.<column>`, and with dry_run, which creates nothing, `table <name>`.
+        Raises UsageError when capabilities.sessions is false.
+        """
 
     @property
     def source(self) -> str:
@@ -332,10 +331,12 @@ class Store(Protocol):
         Returns the new source. See StoreRestored.
         """
 
-    def transaction(self) -> AbstractAsyncContextManager[StepTransaction]:
+    def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[StepTransaction]:
         """Open a step transaction; commits when the block ends, rolls back when it raises (also when cancelled).
 
         Two transactions that touch one entity run one after the other, and so do their outbox records.
+        upkeep: for what Ensue does beside the steps, heartbeats say: it does not wait behind them for a connection,
+        its `now` is asked of the database, and a power cut may undo it.
         """
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
@@ -363,69 +364,12 @@ class Store(Protocol):
     async def outbox_heads(self) -> Mapping[tuple[str, int], int]:
         """Last position of each (topic, partition) of this source, pruned records included. Survives pruning."""
 
-    async def outbox_get(self, position: int) -> OutboxRecord | None: ...
-
     async def outbox_wait(self, timeout_s: float) -> None:
-        """Return soon after a commit by any process added outbox records or an operator changed something,
-        or after `timeout_s`. May return early for nothing; never later than that after a commit."""
-
-    async def relay_load(self) -> int:
-        """Position through which everything is known to be in the log. May lag: sending again is harmless."""
-
-    async def relay_save(self, position: int) -> None:
-        """Store that position; never moves backwards."""
+        """Return soon after a commit by any process added outbox records, or after `timeout_s`. May return early for
+        nothing; never later than that after a commit."""
 
     async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
         """Delete up to `limit` of the oldest records written before `before_s` and at or below `through`."""
 
-    # --- the consumer's side
-
-    async def checkpoint_load(self, partition: Partition) -> Checkpoint:
-        """Return the checkpoint, or a new one (revision 0) when there is none."""
-
-    async def checkpoints(self) -> Mapping[Partition, Checkpoint]: ...
-
-    async def accept_loss(self, partition: Partition, source: str) -> int:
-        """An operator accepts a LOST gap: the watermark moves to its lost_through, which is returned; the gap goes, or
-        is OPEN again when it needs more than that. Bumps the revision, so a running worker notices.
-        Raises UsageError when that gap is not LOST."""
-
-    async def dead_letters(
-        self, partition: Partition | None = None, states: Sequence[DeadLetterState] = (), limit: int = 1000
-    ) -> Sequence[DeadLetter]:
-        """Dead letters in the order of setting aside; all partitions and states unless told."""
-
-    async def dead_letter_get(self, letter_id: int) -> DeadLetter | None: ...
-
-    async def dead_letter_counts(self) -> Mapping[tuple[Partition, DeadLetterState], int]:
-        """How many letters of each state each partition has; where there is none, no entry."""
-
-    async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
-        """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. Wakes the workers.
-
-        Raises UsageError that says what was found when there is no such letter or it cannot be decided; one without
-        a source is no message (Garbage) and can only be DISCARDED.
-        """
-
-    async def inbox_prune(self, before_s: float, limit: int) -> int: ...
-
-    async def responses_prune(self, before_s: float, limit: int) -> int: ...
-
-    # --- workers of one service
-
-    async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> LeaseTable:
-        """In one transaction: this worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of
-        `acquire` that are free or expired (by the database's clock). Returns who lives and holds what now.
-
-        Of two workers that acquire one lease at once, exactly one gets it. No other worker or lease lives for longer
-        than ttl_s from now after it, or a clock that was set back would keep a dead worker alive.
-        """
-
-    async def leases(self) -> LeaseTable:
-        """Who lives and holds what now, for whoever only looks: nothing is taken and nobody is made to live."""
-
-    async def resign(self, worker: str) -> None:
-        """Give up everything this worker holds (a graceful stop)."""
-
-    async def hindrances(self) -> Sequence[str]:
+    async def warnings(self) -> Sequence[str]:
         """What holds things back in this database, one line each for an operator; empty: nothing that it knows of."""

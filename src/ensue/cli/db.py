@@ -59,8 +59,8 @@ def check(service: Annotated[str, _TARGET]) -> None:
         async with opened(definition) as access:
             store = access.store
             tables = _own_tables(definition, store)
-            ours = [] if expected is None else await store.missing_tables(expected.metadata())
-            return access.database_url, ours, [] if tables is None else await store.missing_tables(tables)
+            ours = [] if expected is None else await store.create_tables(expected.metadata(), dry_run=True)
+            return access.database_url, ours, [] if tables is None else await store.create_tables(tables, dry_run=True)
 
     url, ours, missing = asyncio.run(look())
     if ours:
@@ -153,7 +153,7 @@ def _explained(found: Published, needed: bool) -> list[str]:
 
 
 async def _refuse_living_workers(access: Opened, force: bool) -> None:
-    living = [worker for worker in (await access.store.leases()).workers if not is_gone(worker)]
+    living = [worker for worker in (await access.books.leases()).workers if not is_gone(worker)]
     if living and not force:
         raise UsageError(
             f"service {access.service.name} runs ({', '.join(living)}), and would go on under its old source: stop it "

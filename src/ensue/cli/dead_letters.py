@@ -11,10 +11,10 @@ import typer
 from ensue.cli.loading import load_service, opened
 from ensue.cli.output import confirm, print_json, print_table, say, shown_data, when
 from ensue.codec import decode_envelope
+from ensue.engine.books import Books
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, UsageError
 from ensue.message import DeadLetter, DeadLetterState
-from ensue.ports import Store
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
 
@@ -37,9 +37,9 @@ def list_(
 
     async def look() -> tuple[list[DeadLetter], int]:
         async with opened(definition) as access:
-            counts = await access.store.dead_letter_counts()
-            there = sum(count for (_, each), count in counts.items() if each in states)
-            return list(await access.store.dead_letters(None, states, limit)), there
+            totals = await access.books.letter_totals()
+            there = sum(count for state, count in totals.items() if state in states)
+            return await access.books.letters(None, states, limit), there
 
     letters, there = asyncio.run(look())
     if json:
@@ -48,7 +48,7 @@ def list_(
     if not letters:
         say("no dead letters")
         return
-    columns = ("id#", "state", "partition", "key", "type", "attempts#", "set aside", "error")
+    columns = ("id", "state", "partition", "key", "type", "attempts#", "set aside", "error")
     print_table("", columns, [_row(each) for each in letters])
     if there > len(letters):
         say(f"{there - len(letters)} more: --limit {there}")
@@ -57,16 +57,16 @@ def list_(
 @app.command()
 def show(
     service: Annotated[str, _TARGET],
-    letter: Annotated[int, typer.Argument(metavar="ID")],
+    letter: Annotated[str, typer.Argument(metavar="ID")],
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Show one letter: the reason, its headers and data, and which letters wait behind it."""
     definition = load_service(service)
 
-    async def look() -> tuple[DeadLetter, list[int]]:
+    async def look() -> tuple[DeadLetter, list[str]]:
         async with opened(definition) as access:
-            found = await _get(access.store, letter)
-            return found, await _behind(access.store, found)
+            found = await _get(access.books, letter)
+            return found, await _behind(access.books, found)
 
     found, behind = asyncio.run(look())
     if json:
@@ -85,7 +85,7 @@ def show(
         say(f"  {name:<16} {value}")
     say(shown_data(found.data))
     if behind:
-        say(f"waiting behind it: {len(behind)} of the same key: {', '.join(map(str, behind))}")
+        say(f"waiting behind it: {len(behind)} of the same key: {', '.join(behind)}")
     elif _is_garbage(found):
         say("it holds nothing back")
     else:
@@ -95,7 +95,7 @@ def show(
 @app.command()
 def retry(
     service: Annotated[str, _TARGET],
-    letters: Annotated[list[int] | None, typer.Argument(metavar="[ID]...")] = None,
+    letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every letter that is dead")] = False,
 ) -> None:
     """Let letters be tried again, with all their attempts; what waits behind them follows in order."""
@@ -105,7 +105,7 @@ def retry(
 @app.command()
 def discard(
     service: Annotated[str, _TARGET],
-    letters: Annotated[list[int] | None, typer.Argument(metavar="[ID]...")] = None,
+    letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every letter that is dead")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
 ) -> None:
@@ -113,7 +113,7 @@ def discard(
     _decide(service, letters or [], all_, DeadLetterState.DISCARDED, yes=yes)
 
 
-def _decide(service: str, ids: list[int], all_: bool, state: DeadLetterState, *, yes: bool) -> None:
+def _decide(service: str, ids: list[str], all_: bool, state: DeadLetterState, *, yes: bool) -> None:
     if bool(ids) == all_:
         raise UsageError("say which: one or several ids (see `ensue dead-letters list`), or --all")
 
@@ -122,8 +122,8 @@ def _decide(service: str, ids: list[int], all_: bool, state: DeadLetterState, *,
 
     async def decide() -> None:
         async with opened(definition) as access:
-            store = access.store
-            letters = [await _get(store, each) for each in ids] if ids else await _all_dead(store)
+            books = access.books
+            letters = [await _get(books, each) for each in ids] if ids else await _all_dead(books)
             garbage = [each for each in letters if releasing and _is_garbage(each)]
             if garbage and ids:
                 raise UsageError(
@@ -132,45 +132,43 @@ def _decide(service: str, ids: list[int], all_: bool, state: DeadLetterState, *,
                 )
             decided = [each for each in letters if not (releasing and _is_garbage(each))]
             if decided and not releasing:
-                some = ", ".join(str(each.id) for each in decided[:10]) + (", ..." if len(decided) > 10 else "")
+                some = ", ".join(each.id for each in decided[:10]) + (", ..." if len(decided) > 10 else "")
                 confirm(f"Give up {len(decided)} message(s) for good ({some})?", yes)
             for each in decided:
-                await store.dead_letter_decide(each.id, state)
+                await books.decide(each.id, state)
                 say(f"dead letter {each.id}, key {each.key}: {state.value}")
             if garbage:
                 say(f"{len(garbage)} left as they are: no messages, they can only be discarded")
             if not letters:
                 say("no dead letters")
-            if decided and all(map(is_gone, (await store.leases()).workers)):
+            if decided and all(map(is_gone, (await books.leases()).workers)):
                 say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
 
     asyncio.run(decide())
 
 
-async def _get(store: Store, letter_id: int) -> DeadLetter:
-    found = await store.dead_letter_get(letter_id)
+async def _get(books: Books, letter_id: str) -> DeadLetter:
+    found = await books.letter(letter_id)
     if found is None:
         raise UsageError(
-            f"there is no dead letter {letter_id}: it took effect, or its number is mistyped; "
-            "`ensue dead-letters list` shows what there is",
+            f"there is no dead letter {letter_id}: it took effect, or its id is mistyped: expected "
+            "<topic>/<partition>:<number>, as `ensue dead-letters list` shows it",
             id=letter_id,
         )
     return found
 
 
-async def _all_dead(store: Store) -> list[DeadLetter]:
-    counts = await store.dead_letter_counts()
-    dead = sum(count for (_, state), count in counts.items() if state is DeadLetterState.DEAD)
-    return list(await store.dead_letters(None, (DeadLetterState.DEAD,), max(dead, 1)))
+async def _all_dead(books: Books) -> list[DeadLetter]:
+    dead = (await books.letter_totals()).get(DeadLetterState.DEAD, 0)
+    return await books.letters(None, (DeadLetterState.DEAD,), dead)
 
 
-async def _behind(store: Store, letter: DeadLetter) -> list[int]:
+async def _behind(books: Books, letter: DeadLetter) -> list[str]:
     """Ids of the letters that this one holds back."""
     if _is_garbage(letter) or letter.state in (DeadLetterState.WAITING, DeadLetterState.DISCARDED):
         return []
-    counts = await store.dead_letter_counts()
-    waiting = counts.get((letter.partition, DeadLetterState.WAITING), 0)
-    letters = await store.dead_letters(letter.partition, (DeadLetterState.WAITING,), max(waiting, 1))
+    waiting = (await books.letter_totals()).get(DeadLetterState.WAITING, 0)
+    letters = await books.letters(letter.partition, (DeadLetterState.WAITING,), waiting)
     return [each.id for each in letters if (each.source, each.key) == (letter.source, letter.key)]
 
 

@@ -10,10 +10,10 @@ import typer
 
 from ensue.cli.loading import load_service, opened
 from ensue.cli.output import confirm, print_json, print_table, say, when
+from ensue.engine.books import Books
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.message import Gap, GapState, Partition
-from ensue.ports import Store
 
 app = typer.Typer(help="Holes in what was received: look, and accept what is lost.", no_args_is_help=True)
 
@@ -29,7 +29,7 @@ def list_(
 
     async def look() -> list[tuple[Partition, Gap]]:
         async with opened(definition) as access:
-            return await _gaps(access.store)
+            return await _gaps(access.books)
 
     gaps = asyncio.run(look())
     if json:
@@ -61,25 +61,25 @@ def accept(
 
     async def decide() -> None:
         async with opened(definition) as access:
-            where, gap = _chosen(await _gaps(access.store), topic, partition, source)
+            where, gap = _chosen(await _gaps(access.books), topic, partition, source)
             say(
                 f"{where}: positions {gap.watermark + 1} to {gap.lost_through} of {gap.source} are gone from log and "
                 f"outbox, at most {gap.lost_through - gap.watermark} events of this partition. They will never take "
                 f"effect in {definition.name}."
             )
             confirm("Go on without them?", yes)
-            watermark = await access.store.accept_loss(where, gap.source)
+            watermark = await access.books.accept_loss(where, gap.source)
             say(f"accepted: {where} goes on after position {watermark} of {gap.source}")
-            if all(map(is_gone, (await access.store.leases()).workers)):
+            if all(map(is_gone, (await access.books.leases()).workers)):
                 say(f"No worker of {definition.name} lives: it goes on when one runs (ensue run {service})")
 
     asyncio.run(decide())
 
 
-async def _gaps(store: Store) -> list[tuple[Partition, Gap]]:
+async def _gaps(books: Books) -> list[tuple[Partition, Gap]]:
     return [
         (partition, gap)
-        for partition, checkpoint in sorted((await store.checkpoints()).items())
+        for partition, checkpoint in sorted((await books.checkpoints()).items())
         for _, gap in sorted(checkpoint.gaps.items())
     ]
 

@@ -18,6 +18,7 @@ from ensue.adapters import make_broker, make_store
 from ensue.app import Service
 from ensue.cli.output import masked
 from ensue.config import Settings
+from ensue.engine.books import Books
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.ports import Broker, Store
 
@@ -105,6 +106,10 @@ class Opened:
     store: Store
     broker: Broker | None
     broker_error: str = ""
+
+    @property
+    def books(self) -> Books:
+        return Books(self.store, self.service.name)
 
     @property
     def database_url(self) -> str:

@@ -32,7 +32,7 @@ def list_(
     async def look() -> tuple[list[OutboxRecord], int, int]:
         async with opened(definition) as access:
             store = access.store
-            sent = await store.relay_load()
+            sent = await access.books.relay_position()
             head = max((await store.outbox_heads()).values(), default=0)
             return list(await store.outbox_after(max(after, sent) if unsent else after, limit)), sent, head
 

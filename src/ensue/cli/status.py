@@ -106,12 +106,12 @@ async def _look(service: Service) -> ServiceStatus:
 
 async def service_status(access: Opened) -> ServiceStatus:
     """Gather everything about one service. A log that does not answer is told, and leaves its numbers out."""
-    store, broker, error = access.store, access.broker, masked(access.broker_error)
-    table = await store.leases()
-    checkpoints = dict(await store.checkpoints())
+    store, books, broker, error = access.store, access.books, access.broker, masked(access.broker_error)
+    table = await books.leases()
+    checkpoints = await books.checkpoints()
     heads = await store.outbox_heads()
-    head, sent = max(heads.values(), default=0), await store.relay_load()
-    letters = await store.dead_letter_counts()
+    head, sent = max(heads.values(), default=0), await books.relay_position()
+    letters = await books.letter_counts()
     topics: dict[str, int] = {}
     if broker is not None:
         try:
@@ -157,7 +157,7 @@ async def service_status(access: Opened) -> ServiceStatus:
         lag=None if None in lags else sum(each for each in lags if each is not None),
         dead_letters=_summed([each.dead_letters for each in partitions]),
         counters=Counters(**_summed([msgspec.structs.asdict(each.counters) for each in partitions])),
-        hindrances=list(await store.hindrances()),
+        hindrances=list(await store.warnings()),
     )
 
 

@@ -106,7 +106,7 @@ class Concurrent(StoreSuite):
                         await self.publish(other if number % 2 else store, record(str(number)))
                         assert await self.read_on(store, seen) == [str(number)], "events wait for an open transaction"
                     assert await store.outbox_heads() == {("orders", 0): seen[-1].position}
-                    await store.heartbeat("one", 60.0, ["p/0"], [])
+                    await self.books(store).heartbeat("one", 60.0, ["p/0"], [])
                     await store.outbox_prune(1.0, seen[-1].position, 100)
             assert await self.read_on(store, seen) == ["held"]
             check_chain(seen)
@@ -127,6 +127,6 @@ class Concurrent(StoreSuite):
                     group.create_task(step(number))
                 await inside.acquire()
                 async with asyncio.timeout(self.patience_s):
-                    table = await store.heartbeat("one", 60.0, ["p/0"], [])
+                    table = await self.books(store).heartbeat("one", 60.0, ["p/0"], [])
                 assert table.workers == ("one",)
                 go_on.set()

@@ -1,12 +1,18 @@
 """Queries on entities without SQL: by id and by an index, a page at a time, committed rows only."""
 
+# ruff: noqa: PT012  # what a step did before it raised belongs into the block
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from random import Random
 
+import pytest
+
 from ensue.conformance.store_suite import ITEMS, StoreSuite, Undo
+from ensue.errors import EnsueError, RowConflict
 from ensue.ports import Index, Store
+from ensue.tables import ANSWERS, CLAIMS, LEASES
 
 BY_OWNER, ALL = ITEMS.indexes
 Row = tuple[str, str | None, int, str]
@@ -101,3 +107,99 @@ class Reading(StoreSuite):
                 pass
             assert await self.found(store, BY_OWNER, "ann") == ["a"]
             assert await self.found(store, BY_OWNER, "bob") == []
+
+    # --- rows of Ensue's own tables: what is expected of them
+
+    async def test_a_row_that_is_as_expected_changes_and_goes(self) -> None:
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(LEASES, [("x", 1, "one")])
+            async with store.transaction() as transaction:
+                await transaction.update_rows(LEASES, [("x", 2, "two")], expect=[1])
+            assert [tuple(row) for row in await store.rows().get(LEASES, ["x"])] == [("x", 2, "two")]
+            async with store.transaction() as transaction:
+                await transaction.delete_rows(LEASES, ["x"], expect=[2])
+            assert list(await store.rows().get(LEASES, ["x"])) == []
+
+    @pytest.mark.parametrize("expected", [0, 2])
+    async def test_a_row_that_is_not_as_expected_dooms_the_step(self, expected: int) -> None:
+        """Whatever becomes of the error: a caught one must not let half of a step commit."""
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(LEASES, [("x", 1, "one")])
+            for change in ("update", "delete"):
+                with pytest.raises(EnsueError):
+                    async with store.transaction() as transaction:
+                        await self.leave(transaction, "never")
+                        with contextlib.suppress(RowConflict):
+                            if change == "update":
+                                await transaction.update_rows(LEASES, [("x", 9, "other")], expect=[expected])
+                            else:
+                                await transaction.delete_rows(LEASES, ["x"], expect=[expected])
+            assert [tuple(row) for row in await store.rows().get(LEASES, ["x"])] == [("x", 1, "one")]
+            assert await self.traces(store) == []
+
+    async def test_a_row_that_is_gone_is_not_as_expected(self) -> None:
+        async with self.opened() as store:
+            for change in ("update", "delete"):
+                with pytest.raises(RowConflict):
+                    async with store.transaction() as transaction:
+                        if change == "update":
+                            await transaction.update_rows(LEASES, [("x", 2, "")], expect=[1])
+                        else:
+                            await transaction.delete_rows(LEASES, ["x"], expect=[1])
+
+    async def test_an_own_row_that_is_there_already_dooms_the_step(self) -> None:
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(LEASES, [("x", 1, "one")])
+            with pytest.raises(EnsueError):
+                async with store.transaction() as transaction:
+                    await self.leave(transaction, "never")
+                    with contextlib.suppress(RowConflict):
+                        await transaction.insert_rows(LEASES, [("x", 1, "two")])
+            assert [tuple(row) for row in await store.rows().get(LEASES, ["x"])] == [("x", 1, "one")]
+            assert await self.traces(store) == []
+
+    async def test_rows_are_deleted_and_missing_ones_passed_over(self) -> None:
+        async with self.opened() as store:
+            rows = [(f"k{number:04}", float(number)) for number in range(1200)]
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(CLAIMS, rows)
+            async with store.transaction() as transaction:
+                await transaction.delete_rows(CLAIMS, [*(row[0] for row in rows[:1100]), "missing"])
+                left = [each for each, _ in await transaction.load_rows(CLAIMS, ["k0000", "k1100"])]
+                assert left == ["k1100"], "a step does not see what it deleted itself"
+            [by_time] = CLAIMS.indexes
+            found = await store.rows().find(CLAIMS, by_time, (), limit=1000)
+            assert [tuple(row) for row in found] == rows[1100:]
+            assert await store.rows().count(CLAIMS, by_time, ()) == 100
+
+    async def test_of_steps_that_expect_one_revision_exactly_one_commits(self) -> None:
+        async with self.opened() as store, self.another(store) as other:
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(LEASES, [("x", 0, "")])
+
+            async def step(number: int) -> None:
+                async with (other if number % 2 else store).transaction(upkeep=number > 1) as transaction:
+                    await transaction.update_rows(LEASES, [("x", 1, str(number))], expect=[0])
+
+            async with asyncio.timeout(self.patience_s):
+                outcomes = await asyncio.gather(*map(step, range(4)), return_exceptions=True)
+            winners = [number for number, outcome in enumerate(outcomes) if outcome is None]
+            assert len(winners) == 1, outcomes
+            assert all(isinstance(outcome, RowConflict) for outcome in outcomes if outcome is not None), outcomes
+            assert [tuple(row) for row in await store.rows().get(LEASES, ["x"])] == [("x", 1, str(winners[0]))]
+
+    async def test_own_rows_hold_any_text_and_bytes(self) -> None:
+        text = "quote ' \" ` backslash \\ percent % colon :a ? dollar $1 newline \n tab \t euro \u20ac emoji \U0001f600"
+        raw = bytes(range(256)) * 3
+        row = ("odd'id\\", text, text, -(2**63), text, raw, -0.125)
+        async with self.opened() as store:
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(ANSWERS, [row])
+            [found] = await store.rows().get(ANSWERS, [row[0]])
+            assert [bytes(value) if isinstance(value, memoryview) else value for value in found] == list(row)
+            async with store.transaction() as transaction:
+                [loaded] = await transaction.load_rows(ANSWERS, [row[0]])
+            assert tuple(loaded) == row

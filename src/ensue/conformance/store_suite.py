@@ -13,6 +13,7 @@ from sqlalchemy import BigInteger, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ensue.codec import encode_envelope
+from ensue.engine.books import Books
 from ensue.errors import StoreConflict
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Envelope, OutboxRecord, Partition, StoredResponse
 from ensue.ports import Capabilities, Index, StepTransaction, Store, Table
@@ -125,6 +126,10 @@ class StoreSuite:
 
     # --- helpers
 
+    def books(self, store: Store) -> Books:
+        """Ensue's own rows in it, as the engine reads and writes them."""
+        return Books(store, SERVICE)
+
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Store]:
         """An open store with the table of accounts."""
@@ -206,25 +211,36 @@ class StoreSuite:
             rows = await transaction.load_rows(ACCOUNTS, [account])
         return None if not rows else int(rows[0][1])
 
-    async def do_everything(self, transaction: StepTransaction) -> None:
+    async def add_letters(self, store: Store, *letters: DeadLetter) -> None:
+        """Set messages aside, each in a step of its own, with the checkpoint that counts them."""
+        books = self.books(store)
+        for each in letters:
+            async with store.transaction() as transaction:
+                checkpoint = await books.checkpoint(each.partition)
+                await books.add_letters(transaction, checkpoint, [each])
+                await books.save_checkpoint(transaction, each.partition, checkpoint)
+
+    async def do_everything(self, store: Store, transaction: StepTransaction) -> None:
         """Change everything a step can change."""
+        books = self.books(store)
         await transaction.insert_rows(ACCOUNTS, [("a", 1)])
         if self.capabilities.publishes:
             await transaction.outbox_add([record("one"), record("two", partition=1)])
-        await transaction.inbox_claim(SERVICE, [("billing", "id-1")])
-        await transaction.dead_letters_add([letter()])
-        await transaction.response_save(response())
-        await transaction.save_checkpoint(PARTITION, Checkpoint(offset=3, watermarks={SOURCE: 2}), [SOURCE])
+        await books.claim(transaction, [("billing", "id-1")])
+        await books.keep_answer(transaction, response())
+        checkpoint = Checkpoint(offset=3, watermarks={SOURCE: 2})
+        await books.add_letters(transaction, checkpoint, [letter()])
+        await books.save_checkpoint(transaction, PARTITION, checkpoint)
 
     async def check_nothing_is_there(self, store: Store) -> None:
         assert await self.everything(store) == []
         assert await store.outbox_heads() == {}
-        assert await store.checkpoints() == {}
-        assert await store.checkpoint_load(PARTITION) == Checkpoint()
-        assert await store.dead_letters() == []
+        assert await self.books(store).checkpoints() == {}
+        assert await self.books(store).checkpoint(PARTITION) == Checkpoint()
+        assert await self.books(store).letters() == []
         with pytest.raises(Undo):  # what is claimed to find out is given back
             async with store.transaction() as transaction:
                 assert list(await transaction.load_rows(ACCOUNTS, ["a"])) == []
-                assert await transaction.response_load("key-1") is None
-                assert await transaction.inbox_claim(SERVICE, [("billing", "id-1")]) == {("billing", "id-1")}
+                assert await self.books(store).answer(transaction, "key-1") is None
+                assert await self.books(store).claim(transaction, [("billing", "id-1")]) == {("billing", "id-1")}
                 raise Undo

@@ -12,6 +12,7 @@ from ensue.conformance.store_suite import (
     ACCOUNTS,
     METADATA,
     PARTITION,
+    SOURCE,
     StoreSuite,
     check_chain,
     record,
@@ -64,17 +65,17 @@ class Working(StoreSuite):
 
     async def test_a_free_lease_is_taken_kept_and_given_up(self) -> None:
         async with self.opened() as store, self.another(store) as other:
-            table = await store.heartbeat("one", LONG_S, ["p/0", "p/1"], [])
+            table = await self.books(store).heartbeat("one", LONG_S, ["p/0", "p/1"], [])
             assert held(table) == {"p/0": "one", "p/1": "one"}
             assert table.workers == ("one",)
             assert all(0 < lease.expires_in_s <= LONG_S for lease in table.leases)
-            table = await other.heartbeat("two", LONG_S, ["p/1", "p/2"], [])
+            table = await self.books(other).heartbeat("two", LONG_S, ["p/1", "p/2"], [])
             assert held(table) == {"p/0": "one", "p/1": "one", "p/2": "two"}, "a lease was taken from one who lives"
             assert set(table.workers) == {"one", "two"}
-            await other.heartbeat("two", LONG_S, [], ["p/0"])  # not its own to give up
-            table = await store.heartbeat("one", LONG_S, [], ["p/1"])
+            await self.books(other).heartbeat("two", LONG_S, [], ["p/0"])  # not its own to give up
+            table = await self.books(store).heartbeat("one", LONG_S, [], ["p/1"])
             assert held(table) == {"p/0": "one", "p/2": "two"}
-            assert held(await other.heartbeat("two", LONG_S, ["p/1"], []))["p/1"] == "two"
+            assert held(await self.books(other).heartbeat("two", LONG_S, ["p/1"], []))["p/1"] == "two"
 
     async def test_of_workers_that_want_one_lease_at_once_exactly_one_gets_it(self) -> None:
         async with self.opened() as store, self.another(store) as other:
@@ -84,7 +85,7 @@ class Working(StoreSuite):
                 async with asyncio.timeout(self.patience_s):
                     tables = await asyncio.gather(
                         *(
-                            (other if number % 2 else store).heartbeat(worker, LONG_S, names, [])
+                            self.books(other if number % 2 else store).heartbeat(worker, LONG_S, names, [])
                             for number, worker in enumerate(workers)
                         )
                     )
@@ -96,59 +97,59 @@ class Working(StoreSuite):
 
     async def test_a_lease_that_ran_out_goes_to_whoever_asks(self) -> None:
         async with self.opened() as store:
-            await store.heartbeat("one", 0.05, ["p/0"], [])
+            await self.books(store).heartbeat("one", 0.05, ["p/0"], [])
             async with asyncio.timeout(self.patience_s):
-                while held(table := await store.heartbeat("two", LONG_S, ["p/0"], [])) != {"p/0": "two"}:
+                while held(table := await self.books(store).heartbeat("two", LONG_S, ["p/0"], [])) != {"p/0": "two"}:
                     assert held(table) == {"p/0": "one"}
                     await asyncio.sleep(0.01)
             assert table.workers == ("two",)
-            table = await store.heartbeat("one", LONG_S, ["p/0"], [])
+            table = await self.books(store).heartbeat("one", LONG_S, ["p/0"], [])
             assert held(table) == {"p/0": "two"}, "who came too late has lost it"
 
     async def test_a_heartbeat_renews_what_a_worker_holds(self) -> None:
         async with self.opened() as store:
-            await store.heartbeat("one", 0.05, ["p/0"], [])
-            table = await store.heartbeat("one", LONG_S, [], [])
+            await self.books(store).heartbeat("one", 0.05, ["p/0"], [])
+            table = await self.books(store).heartbeat("one", LONG_S, [], [])
             assert held(table) == {"p/0": "one"}
             assert table.leases[0].expires_in_s > 1
-            assert held(await store.heartbeat("two", LONG_S, ["p/0"], [])) == {"p/0": "one"}
+            assert held(await self.books(store).heartbeat("two", LONG_S, ["p/0"], [])) == {"p/0": "one"}
 
     async def test_a_lease_from_before_the_clock_was_set_back_is_cut_down(self) -> None:
         """Else nobody takes the work of a worker that is gone until the clock is where it was. Here the dead worker
         asked for longer than the living one, which leaves the same behind as a clock does."""
         async with self.opened() as store:
-            await store.heartbeat("dead", LONG_S, ["p/0"], [])
-            table = await store.heartbeat("live", 0.05, ["p/0"], [])
+            await self.books(store).heartbeat("dead", LONG_S, ["p/0"], [])
+            table = await self.books(store).heartbeat("live", 0.05, ["p/0"], [])
             assert all(lease.expires_in_s <= 0.06 for lease in table.leases), table
             async with asyncio.timeout(self.patience_s):
-                while (await store.leases()).leases:  # noqa: ASYNC110  # the database's clock has no event
+                while (await self.books(store).leases()).leases:  # noqa: ASYNC110  # the database's clock has no event
                     await asyncio.sleep(0.01)
-            table = await store.heartbeat("live", LONG_S, ["p/0"], [])
+            table = await self.books(store).heartbeat("live", LONG_S, ["p/0"], [])
             assert (table.workers, held(table)) == (("live",), {"p/0": "live"})
 
     async def test_who_resigns_leaves_everything_to_others(self) -> None:
         async with self.opened() as store:
-            await store.heartbeat("one", LONG_S, ["p/0", "p/1"], [])
-            await store.heartbeat("two", LONG_S, ["p/2"], [])
-            await store.resign("one")
-            table = await store.heartbeat("two", LONG_S, ["p/0"], [])
+            await self.books(store).heartbeat("one", LONG_S, ["p/0", "p/1"], [])
+            await self.books(store).heartbeat("two", LONG_S, ["p/2"], [])
+            await self.books(store).resign("one")
+            table = await self.books(store).heartbeat("two", LONG_S, ["p/0"], [])
             assert held(table) == {"p/0": "two", "p/2": "two"}
             assert table.workers == ("two",)
-            await store.resign("nobody")
+            await self.books(store).resign("nobody")
 
     async def test_looking_at_leases_takes_none(self) -> None:
         async with self.opened() as store:
-            assert await store.leases() == LeaseTable((), ())
-            await store.heartbeat("one", LONG_S, ["p/0"], [])
+            assert await self.books(store).leases() == LeaseTable((), ())
+            await self.books(store).heartbeat("one", LONG_S, ["p/0"], [])
             for _ in range(2):
-                table = await store.leases()
+                table = await self.books(store).leases()
                 assert (table.workers, held(table)) == (("one",), {"p/0": "one"})
-            await store.heartbeat("short", 0.01, ["p/1"], [])
-            await store.heartbeat("one", LONG_S, [], [])
+            await self.books(store).heartbeat("short", 0.01, ["p/1"], [])
+            await self.books(store).heartbeat("one", LONG_S, [], [])
             async with asyncio.timeout(self.patience_s):
-                while "p/1" in held(await store.leases()):  # noqa: ASYNC110  # the database's clock has no event
+                while "p/1" in held(await self.books(store).leases()):  # noqa: ASYNC110  # the database's clock has no event
                     await asyncio.sleep(0.01)
-            assert (await store.leases()).workers == ("one",)
+            assert (await self.books(store).leases()).workers == ("one",)
 
     # --- open and close
 
@@ -182,18 +183,18 @@ class Working(StoreSuite):
         self.needs("survives_restart")
         async with self.opened() as store:
             async with store.transaction() as transaction:
-                await self.do_everything(transaction)
+                await self.do_everything(store, transaction)
             if self.capabilities.publishes:
-                await store.relay_save(1)
+                await self.books(store).save_relay_position(store.source, 1)
             source, before = store.source, await self.everything(store)
         async with self.opened() as store:
             assert store.source == source
             assert await self.everything(store) == before
-            assert (await store.checkpoint_load(PARTITION)).revision == 1
-            assert len(await store.dead_letters()) == 1
+            assert (await self.books(store).checkpoint(PARTITION)).watermarks == {SOURCE: 2}
+            assert len(await self.books(store).letters()) == 1
             assert await self.balance(store) == 1
             if self.capabilities.publishes:
-                assert await store.relay_load() == 1
+                assert await self.books(store).relay_position() == 1
                 await self.publish(store, record("three"))
                 check_chain(await self.everything(store))
 

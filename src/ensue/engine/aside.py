@@ -12,12 +12,14 @@ import logging
 from collections.abc import Sequence
 from random import Random
 
+import msgspec
+
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed
 from ensue.engine.reason import message_of, trace_of
 from ensue.errors import BadMessage, UsageError
-from ensue.message import Checkpoint, Counters, DeadLetter, DeadLetterState, Garbage, Message, Partition
+from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Garbage, Message, Partition
 from ensue.plan import Plan
 
 log = logging.getLogger("ensue.consumer")
@@ -84,7 +86,7 @@ class Aside:
 
     async def load(self) -> None:
         """Read them anew: at start, and now and then, since an operator may have decided something."""
-        letters = await self._context.store.dead_letters(self._partition, _HOLDING, _ALL)
+        letters = await self._context.books.letters(self._partition, _HOLDING, _ALL)
         self._queues = {}
         self._count = 0
         self._soonest = _NEVER
@@ -196,7 +198,7 @@ class Aside:
         except Exception as error:  # e.g. a constraint that the database checks at flush or commit
             handler = self._context.dispatcher.only_handler(_type_and_id(letter)[0])
             following = await self._keep(letter, StepFailed(0, error, handler), checkpoint)
-        checkpoint.revision = following.revision + 1
+        checkpoint.revision = following.revision
         checkpoint.counters = following.counters
 
     async def _apply(self, letter: DeadLetter, checkpoint: Checkpoint) -> Checkpoint:
@@ -209,20 +211,21 @@ class Aside:
             await transaction.flush()
             if records := outgoing.close():
                 await transaction.outbox_add(records)
-            await transaction.dead_letter_remove([letter.id])
+            await context.books.remove_letter(transaction, letter)
             following = _counted(checkpoint, applied=1)
-            await transaction.save_checkpoint(self._partition, following, ())
+            following.revision = await context.books.save_checkpoint(transaction, self._partition, following)
             context.faults.point("letter.handled")
         return following
 
     async def _keep(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:
         reason = Reason.of(failure)
+        books = self._context.books
         async with self._context.store.transaction() as transaction:
             self._failed_again(letter, reason, transaction.now)
-            await transaction.dead_letter_change(letter)
+            await books.change_letter(transaction, letter)
             dead = letter.state is DeadLetterState.DEAD
             following = _counted(checkpoint, retries=int(not dead), dead=int(dead))
-            await transaction.save_checkpoint(self._partition, following, ())
+            following.revision = await books.save_checkpoint(transaction, self._partition, following)
         self.tell(letter, reason)
         return following
 
@@ -248,21 +251,5 @@ def _message(letter: DeadLetter) -> Message:
     )  # fmt: skip
 
 
-def _counted(checkpoint: Checkpoint, *, applied: int = 0, retries: int = 0, dead: int = 0) -> Checkpoint:
-    old = checkpoint.counters
-    return Checkpoint(
-        offset=checkpoint.offset,
-        revision=checkpoint.revision,
-        watermarks=checkpoint.watermarks,
-        gaps=checkpoint.gaps,
-        counters=Counters(
-            since=old.since,
-            applied=old.applied + applied,
-            duplicates=old.duplicates,
-            unknown=old.unknown,
-            gaps_seen=old.gaps_seen,
-            gaps_healed=old.gaps_healed,
-            retries=old.retries + retries,
-            dead=old.dead + dead,
-        ),
-    )
+def _counted(checkpoint: Checkpoint, **more: int) -> Checkpoint:
+    return msgspec.structs.replace(checkpoint, counters=checkpoint.counters.plus(**more))

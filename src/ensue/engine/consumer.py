@@ -16,7 +16,7 @@ from ensue.engine.aside import Aside, Reason
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed
 from ensue.engine.gap_watch import GapWatch
-from ensue.errors import CheckpointConflict, RetryableError
+from ensue.errors import CheckpointConflict, RetryableError, RowConflict
 from ensue.message import Checkpoint, Counters, DeadLetter, GapState, Garbage, Message, Partition
 from ensue.plan import Plan, plan
 from ensue.ports import StepTransaction
@@ -62,7 +62,7 @@ class PartitionConsumer:
                 while not self._stopping:
                     await self._turn()
                     pause = 0.05
-            except CheckpointConflict as error:
+            except (CheckpointConflict, RowConflict) as error:
                 log.info("%s: %s; reading on from the stored checkpoint", self.partition, error)
             except RetryableError as error:
                 log.warning("%s: %s; again in %.2f s", self.partition, error, pause)
@@ -82,10 +82,9 @@ class PartitionConsumer:
             self._waiting.cancel()
 
     async def _load(self) -> None:
-        store = self._context.store
         # A log that was lost as a whole has no topics any more, and its publisher may be down.
         await self._context.broker.ensure_topic(self.partition.topic, self._context.partitions)
-        self._checkpoint = await store.checkpoint_load(self.partition)
+        self._checkpoint = await self._context.books.checkpoint(self.partition)
         self._unsaved = Counters()
         self._gaps.forget()
         if not self._checkpoint.revision:
@@ -100,7 +99,7 @@ class PartitionConsumer:
         """Keep when this subscription began: records older than that, and gone, are not owed to it."""
         async with self._context.store.transaction() as transaction:
             beginning = Checkpoint(counters=Counters(since=transaction.now))
-            await transaction.save_checkpoint(self.partition, beginning, ())
+            beginning.revision = await self._context.books.save_checkpoint(transaction, self.partition, beginning)
         self._moved(beginning)
 
     # ----------------------------------------------------------------------------------------------------- a turn
@@ -177,10 +176,9 @@ class PartitionConsumer:
             await self._aside.load()
         forgetful = context.store.capabilities.may_forget
         if forgetful or any(gap.state is GapState.LOST for gap in checkpoint.gaps.values()):
-            stored = await context.store.checkpoint_load(partition)
+            stored = await context.books.checkpoint(partition)
             # An operator accepted the loss; or the server came back older, and others may have gone on from there.
-            other = forgetful and stored.watermarks != checkpoint.watermarks
-            if other or stored.revision != checkpoint.revision:
+            if stored.revision != checkpoint.revision:
                 raise CheckpointConflict(
                     f"{partition}: the stored checkpoint is of revision {stored.revision}, expected "
                     f"{checkpoint.revision}: "
@@ -255,17 +253,17 @@ class PartitionConsumer:
                     await transaction.outbox_add(records)
                     faults.point("consumer.outbox_written")
             letters = self._aside.waiting_letters(todo, transaction.now)
-            if letters:
-                await transaction.dead_letters_add(letters)
             following = self._following(todo, applied=len(todo.apply), duplicates=known, dead=len(todo.garbage))
-            await transaction.save_checkpoint(self.partition, following, todo.watermarks)
+            if letters:
+                await context.books.add_letters(transaction, following, letters)
+            following.revision = await context.books.save_checkpoint(transaction, self.partition, following)
             faults.point("consumer.checkpoint_written")
         return following, letters
 
     async def _claim(self, transaction: StepTransaction, todo: Plan) -> int:
         """Leave out of `todo` the messages without a chain that were here before; return how many."""
         pairs = [(each.source, each.id) for each in (*todo.apply, *todo.waiting) if not each.position]
-        fresh = await transaction.inbox_claim(self.partition.subscription, pairs)
+        fresh = await self._context.books.claim(transaction, pairs)
 
         def is_fresh(message: Message) -> bool:
             pair = (message.source, message.id)
@@ -285,14 +283,15 @@ class PartitionConsumer:
         """The message failed alone: keep it with the reason, and let its key wait."""
         message = todo.apply[0]
         reason = Reason.of(failure)
+        books = self._context.books
         async with self._context.store.transaction() as transaction:
             if todo.foreign:
-                await transaction.inbox_claim(self.partition.subscription, [(message.source, message.id)])
+                await books.claim(transaction, [(message.source, message.id)])
             letter = self._aside.failed_letter(message, reason, transaction.now)
-            await transaction.dead_letters_add([letter])
             dead = self._aside.is_dead(letter)
             following = self._following(todo, retries=not dead, dead=int(dead))
-            await transaction.save_checkpoint(self.partition, following, todo.watermarks)
+            await books.add_letters(transaction, following, [letter])
+            following.revision = await books.save_checkpoint(transaction, self.partition, following)
             self._context.faults.point("letter.aside")
         self._moved(following)
         self._aside.added([letter])
@@ -304,7 +303,6 @@ class PartitionConsumer:
     ) -> Checkpoint:
         """The checkpoint after `todo`; the one in memory stays as it is until the commit."""
         checkpoint, unsaved = self._checkpoint, self._unsaved
-        counters = checkpoint.counters
         gaps = checkpoint.gaps
         if todo.gaps:
             gaps = {**gaps, **{source: gap for source, gap in todo.gaps.items() if gap is not None}}
@@ -316,34 +314,32 @@ class PartitionConsumer:
             revision=checkpoint.revision,
             watermarks={**checkpoint.watermarks, **todo.watermarks} if todo.watermarks else checkpoint.watermarks,
             gaps=gaps,
-            counters=Counters(
-                since=counters.since,
-                applied=counters.applied + applied,
-                duplicates=counters.duplicates + unsaved.duplicates + todo.duplicates + duplicates,
-                unknown=counters.unknown + unsaved.unknown + todo.unknown,
-                gaps_seen=counters.gaps_seen + todo.gaps_seen,
-                gaps_healed=counters.gaps_healed + todo.gaps_healed,
-                retries=counters.retries + retries,
-                dead=counters.dead + dead,
+            counters=checkpoint.counters.plus(
+                applied=applied,
+                duplicates=unsaved.duplicates + todo.duplicates + duplicates,
+                unknown=unsaved.unknown + todo.unknown,
+                gaps_seen=todo.gaps_seen,
+                gaps_healed=todo.gaps_healed,
+                retries=retries,
+                dead=dead,
             ),
+            letters=checkpoint.letters,
         )
 
     def _moved(self, following: Checkpoint) -> None:
-        following.revision += 1
         self._checkpoint = following
         self._unsaved = Counters()
 
     def _forward(self, todo: Plan) -> None:
         """Nothing to store but the offset: it is written with the next commit, and reading it again is harmless."""
         self._checkpoint.offset = todo.offset
-        self._unsaved.duplicates += todo.duplicates
-        self._unsaved.unknown += todo.unknown
+        self._unsaved = self._unsaved.plus(duplicates=todo.duplicates, unknown=todo.unknown)
 
     async def _save(self) -> None:
         """Store offset and counters alone."""
         async with self._context.store.transaction() as transaction:
             following = self._following(Plan())
-            await transaction.save_checkpoint(self.partition, following, ())
+            following.revision = await self._context.books.save_checkpoint(transaction, self.partition, following)
         self._moved(following)
 
     async def _save_quietly(self) -> None:

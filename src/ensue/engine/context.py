@@ -7,6 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 from ensue.config import EngineConfig
+from ensue.engine.books import Books
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
 from ensue.ports import Broker, Clock, Ids, Store
@@ -22,6 +23,7 @@ class Context:
 
     service: str
     store: Store
+    books: Books
     broker: Broker
     dispatcher: Dispatcher
     config: EngineConfig

@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from ensue.codec import decode_envelope
+from ensue.engine.books import Books
+from ensue.engine.restored import record_at
 from ensue.errors import UsageError
 from ensue.message import LOST, TICK, Message, OutboxRecord
 from ensue.ports import Broker, Store
@@ -127,7 +129,7 @@ async def find_published(
     Goes from the end of each partition back, until nothing is open or the beginning is reached: a record sent again
     may stand anywhere, so only the beginning proves that one is missing.
     """
-    position = await store.relay_load()
+    position = await Books(store, store.source.rpartition("/")[0]).relay_position()
     comparison = Comparison(position, await _own(store, position))
     topics = await broker.topics()
     mine = {*declared, *(topic for topic, _ in await store.outbox_heads())}
@@ -147,14 +149,17 @@ async def begin_epoch(store: Store, broker: Broker, found: Published) -> str:
     for start in range(0, len(found.missing), _CHUNK):
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
         for position in found.missing[start : start + _CHUNK]:
-            record = await store.outbox_get(position)
+            record = await record_at(store, position)
             if record is not None:
                 batches.setdefault((record.topic, record.partition), []).append(record)
         for topic, _ in batches:
             if not await broker.partitions(topic):
                 raise UsageError(f"{found.source}: topic {topic} is not in the log: start the broker that held it")
         await broker.append_many(found.source, batches)
-    return await store.new_epoch(found.through)
+    source = await store.new_epoch(found.through)
+    # What the new epoch has is unsent from there on; a crash before this line makes status count what was sent before.
+    await Books(store, source.rpartition("/")[0]).save_relay_position(source, found.through)
+    return source
 
 
 async def _own(store: Store, position: int) -> dict[int, tuple[str, int, str]]:

@@ -50,11 +50,8 @@ Values = Mapping[tuple[str, ...], float]
 
 async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0) -> dict[Metric, Values]:
     """Return the values of METRICS. Raises StoreUnavailable; a broker that does not answer is a value."""
-    store = context.store
-    checkpoints = await store.checkpoints()
-    letters: dict[tuple[str, ...], float] = {}
-    for (_, state), count in (await store.dead_letter_counts()).items():
-        letters[(state.value,)] = letters.get((state.value,), 0) + count
+    checkpoints = await context.books.checkpoints()
+    letters: Values = {(state.value,): float(count) for state, count in (await context.books.letter_totals()).items()}
     counters = [each.counters for each in checkpoints.values()]
     lags = await _lags(context, worker, answer_s)
     return {
@@ -81,7 +78,7 @@ async def _unsent(context: Context, worker: Worker | None) -> float:
         return 0
     head = max((await context.store.outbox_heads()).values(), default=0)
     relay = worker.relay if worker else None
-    return max(head - max(await context.store.relay_load(), relay.position if relay else 0), 0)
+    return max(head - max(await context.books.relay_position(), relay.position if relay else 0), 0)
 
 
 async def _lags(context: Context, worker: Worker | None, answer_s: float) -> Values | None:

@@ -1,11 +1,61 @@
-"""Who works on which partition: a pure rule of fair shares. Leases only spare work; checkpoints keep things correct."""
+"""Who works on which partition: pure rules of leases and fair shares.
+
+Leases only spare work; checkpoints keep things correct. All of them are one value, which is read, changed by the rules
+here, and written back if nobody else has changed it meanwhile (see `books.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ensue.message import LeaseTable
+import msgspec
+
+from ensue.message import Lease, LeaseTable
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What is stored of workers and leases. Times by the database's clock, seconds since the epoch."""
+
+    workers: dict[str, float] = {}
+    """name -> until when it counts as living."""
+    leases: dict[str, tuple[str, float]] = {}
+    """name -> its worker, and until when."""
+
+    def beat(
+        self, worker: str, now: float, ttl_s: float, acquire: Sequence[str] = (), release: Sequence[str] = ()
+    ) -> Held:
+        """This worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of `acquire` that are
+        free or expired.
+
+        No other worker or lease lives for longer than ttl_s from now after it, or a clock that was set back would keep
+        a dead worker alive.
+
+        >>> Held().beat("a", 10.0, 3.0, ["x"]).beat("b", 11.0, 3.0, ["x", "y"]).leases
+        {'x': ('a', 13.0), 'y': ('b', 14.0)}
+        """
+        until = now + ttl_s
+        leases: dict[str, tuple[str, float]] = {}
+        for name, (owner, end) in self.leases.items():
+            if owner == worker:
+                if name not in release:
+                    leases[name] = (owner, until)  # also one that ran out, as long as nobody else took it
+            elif end > now:
+                leases[name] = (owner, min(end, until))
+        for name in acquire:
+            leases.setdefault(name, (worker, until))
+        workers = {name: min(end, until) for name, end in self.workers.items() if end > now}
+        return Held({**workers, worker: until}, leases)
+
+    def without(self, gone: Callable[[str], bool]) -> Held:
+        """Workers of which `gone` is true hold nothing, and do not live."""
+        workers = {name: end for name, end in self.workers.items() if not gone(name)}
+        return Held(workers, {name: lease for name, lease in self.leases.items() if not gone(lease[0])})
+
+    def table(self, now: float) -> LeaseTable:
+        """Who lives and holds what at `now`."""
+        leases = (Lease(name, owner, end - now) for name, (owner, end) in sorted(self.leases.items()) if end > now)
+        return LeaseTable(tuple(sorted(name for name, end in self.workers.items() if end > now)), tuple(leases))
 
 
 class Wish(NamedTuple):

@@ -40,7 +40,7 @@ async def store_reason(context: Context, answer_s: float) -> str:
     """Why the store cannot be used; empty when it answers."""
     try:
         async with asyncio.timeout(answer_s):
-            await context.store.leases()
+            await context.store.now()
     except TimeoutError:
         return f"the database did not answer within {answer_s:g} s"
     except EnsueError as error:

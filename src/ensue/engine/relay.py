@@ -80,7 +80,7 @@ class Relay:
     async def _start(self) -> None:
         store = self._context.store
         self._known_topics.clear()  # the broker may have lost them
-        self._position = self._saved = await store.relay_load()
+        self._position = self._saved = await self._context.books.relay_position()
         await refuse_restored_store(self._context)
         self._ticks.start(await store.outbox_heads())
 
@@ -178,7 +178,7 @@ class Relay:
 
     async def _save(self) -> None:
         position = self._position
-        await self._context.store.relay_save(position)
+        await self._context.books.save_relay_position(self._context.store.source, position)
         self._saved = position
         self._context.faults.point("relay.saved")
 

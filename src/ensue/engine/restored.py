@@ -13,7 +13,7 @@ from ensue.codec import decode_envelope
 from ensue.engine.context import Context
 from ensue.errors import StoreRestored
 from ensue.event import EventType, event_type
-from ensue.message import LOST, TICK, Message
+from ensue.message import LOST, TICK, Message, OutboxRecord
 from ensue.ports import Broker, Store
 
 #: How far back from its end a partition is searched for this source's last record, in records.
@@ -46,13 +46,19 @@ async def find_contradiction(store: Store, broker: Broker, declared: Iterable[st
             head = (await store.outbox_heads()).get((topic, number), 0)
             if last.position > head:
                 return last, f"the store knows of none after position {head}"
-            own = await store.outbox_get(last.position)
+            own = await record_at(store, last.position)
             if own is None or last.type in (TICK, LOST):
                 continue  # pruned: nothing to compare
             own_id = decode_envelope(own.envelope).id
             if own_id != last.id:
                 return last, f"the store has message {own_id} at that position"
     return None
+
+
+async def record_at(store: Store, position: int) -> OutboxRecord | None:
+    """The record with this position; None when it was pruned, or there is none."""
+    found = await store.outbox_after(position - 1, 1)
+    return found[0] if found and found[0].position == position else None
 
 
 async def last_of_source(broker: Broker, topic: str, number: int, source: str) -> Message | None:

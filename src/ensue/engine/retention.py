@@ -14,9 +14,9 @@ _CHUNK = 1000
 
 async def prune_once(context: Context) -> int:
     """Prune everything older than config.retention_s; return how many rows went. Raises RetryableError."""
-    store, broker = context.store, context.broker
+    store, books, broker = context.store, context.books, context.broker
     before = context.clock.now() - context.config.retention_s
-    through = await store.relay_load()
+    through = await books.relay_position()
     pruned = 0
     while count := await store.outbox_prune(before, through, _CHUNK):
         pruned += await _chunk(context, count)
@@ -26,9 +26,9 @@ async def prune_once(context: Context) -> int:
         for number in range(topics[topic]):
             while count := await broker.prune(topic, number, before, _CHUNK):
                 pruned += await _chunk(context, count)
-    while count := await store.inbox_prune(before, _CHUNK):
+    while count := await books.prune_claims(before, _CHUNK):
         pruned += await _chunk(context, count)
-    while count := await store.responses_prune(before, _CHUNK):
+    while count := await books.prune_answers(before, _CHUNK):
         pruned += await _chunk(context, count)
     return pruned
 

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
 from ensue.config import Settings
+from ensue.engine.books import Books
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
@@ -61,7 +63,7 @@ class Runtime:
         progress: Callable[[], None] = lambda: None,
         retry: Retry | None = None,
     ) -> None:
-        ids = ids or UniqueIds()
+        ids, random = ids or UniqueIds(), random or Random()
         dispatcher = Dispatcher if store.capabilities.transactions else DocumentDispatcher
         self.definition = definition
         self.store = store
@@ -70,13 +72,14 @@ class Runtime:
         self.context = Context(
             service=definition.name,
             store=store,
+            books=Books(store, definition.name, random),
             broker=broker,
             dispatcher=dispatcher(definition, ids, settings.partitions),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,
             clock=clock or SystemClock(),
             ids=ids,
-            random=random or Random(),
+            random=random,
             faults=Faults(settings.fault),
             partitions=settings.partitions,
             progress=progress,
@@ -161,8 +164,7 @@ class Runtime:
 
     async def _make_tables(self, tables: MetaData) -> None:
         """Create what is missing. A table that is there is not changed: without a column each event would fail."""
-        await self.store.create_tables(tables)
-        if missing := await self.store.missing_tables(tables):
+        if missing := await self.store.create_tables(tables):
             raise UsageError(
                 f"the database of service {self.definition.name} lacks {', '.join(missing)}; "
                 "tables that are there are never changed: they want a migration (e.g. alembic)"
@@ -210,10 +212,10 @@ class Runtime:
     async def step(self) -> AsyncIterator[Step]:
         """A step that begins outside: HTTP, command line, test. Commits when the block ends, else rolls back."""
         origin = current_origin() or Origin()
-        faults = self.context.faults
+        faults, books = self.context.faults, self.context.books
         async with self.store.transaction() as transaction:
             if origin.idempotency_key:
-                stored = await transaction.response_load(origin.idempotency_key)
+                stored = await books.answer(transaction, origin.idempotency_key)
                 if stored is not None:
                     if stored.fingerprint != origin.fingerprint:
                         raise IdempotencyMismatch(
@@ -226,11 +228,11 @@ class Runtime:
             step = self.context.dispatcher.outside_step(
                 transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
             )
-            origin.step = step
+            origin.step, origin.keep = step, partial(books.keep_answer, transaction)
             try:
                 yield step
             finally:
-                origin.step = None
+                origin.step = origin.keep = None
             if origin.fingerprint and not origin.settled:
                 raise UsageError(
                     f"Idempotency-Key {origin.idempotency_key!r}: this step would commit before the answer is known, "

@@ -83,7 +83,7 @@ class Worker:
         """Begin to work. Raises UsageError when the store cannot be written at all: trying again would not help."""
         if self._beating is None:
             try:
-                await self._context.store.heartbeat(self.name, self._context.config.lease_ttl_s, (), ())
+                await self._context.books.heartbeat(self.name, self._context.config.lease_ttl_s)
             except RetryableError as error:
                 log.warning("%s: no heartbeat: %s", self.name, error)
             self._beating = asyncio.create_task(self._beat_forever(), name=f"ensue {self._context.service} worker")
@@ -129,7 +129,7 @@ class Worker:
         await asyncio.gather(beating, return_exceptions=True)
         await self._end(list(self._loops), self._context.config.stop_limit_s)
         try:
-            await self._context.store.resign(self.name)
+            await self._context.books.resign(self.name)
         except RetryableError as error:
             log.info("%s: leases are not given up (%s); they end by themselves", self.name, error)
 
@@ -153,8 +153,8 @@ class Worker:
 
         Returns who holds what afterwards.
         """
-        store, ttl_s = self._context.store, self._context.config.lease_ttl_s
-        table = await self._without_dead(await store.heartbeat(self.name, ttl_s, (), ()))
+        books, ttl_s = self._context.books, self._context.config.lease_ttl_s
+        table = await self._without_dead(await books.heartbeat(self.name, ttl_s))
         wish = fair_share(self._names, table, self.name)
         held = {lease.name: lease.owner for lease in table.leases}
         refused = self.failed is not None  # another worker may try: it may see what this one did not
@@ -162,7 +162,7 @@ class Worker:
         release = [*wish.release, *([RELAY] if held.get(RELAY) == self.name and refused else ())]
         if acquire or release:
             await self._end(release)
-            table = await store.heartbeat(self.name, ttl_s, acquire, release)
+            table = await books.heartbeat(self.name, ttl_s, acquire, release)
         self._context.faults.point("lease.beaten")
         mine = {lease.name for lease in table.leases if lease.owner == self.name}
         await self._end([name for name in self._loops if name not in mine])
@@ -175,11 +175,7 @@ class Worker:
         gone = {name for name in (*table.workers, *(each.owner for each in table.leases)) if is_gone(name)}
         for owner in sorted(gone):
             log.info("%s: %s is gone; taking over", self.name, owner)
-            await self._context.store.resign(owner)
-        return LeaseTable(
-            tuple(name for name in table.workers if name not in gone),
-            tuple(lease for lease in table.leases if lease.owner not in gone),
-        )
+        return await self._context.books.resign(*gone) if gone else table
 
     # --------------------------------------------------------------------------------------------------------- loops
 

@@ -41,9 +41,9 @@ class StepRoute(APIRoute):
                 except AlreadyAnswered as answered:
                     response = _again(answered.response)
                 else:
-                    if given.idempotency_key and given.step is not None:
+                    if given.idempotency_key and given.keep is not None:
                         if response.status_code < 500:
-                            await given.step.transaction.response_save(_to_store(request, given, response))
+                            await given.keep(_to_store(request, given, response))
                         given.settled = True
             # A task that the request began inherits its origin; the key belongs to the request alone.
             given.idempotency_key = given.fingerprint = ""

@@ -1,12 +1,50 @@
-"""The user's tables as declared, compared with those that are there."""
+"""Tables: Ensue's own as statements that make them; the user's as declared, compared with those that are there."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, MetaData, inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ensue.ports import Kind, Table
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, MetaData
 
 
-def missing(connection: Connection, metadata: MetaData) -> list[str]:
-    """What the metadata declares and the database has not: `table <name>` and `column <table>.<column>`."""
+def creating(
+    table: Table, types: Mapping[Kind, str], *, begin: str = "", end: str = "", inline: bool = False
+) -> list[str]:
+    """The statements that make one of Ensue's own tables and its indexes; its names need no quotes anywhere.
+
+    types: a database's name for each kind. begin, end: what it says before a table's name and after its columns.
+    inline: its indexes are a part of the table's statement.
+    """
+    lines = [
+        f"{name} {types[kind]} {'PRIMARY KEY' if name == table.id_column else 'NOT NULL'}"
+        for name, kind in zip(table.columns, table.kinds, strict=True)
+    ]
+    indexes = {
+        f"{table.name}_{number}": f"({', '.join((*index.equal, *index.order))})"
+        for number, index in enumerate(table.indexes, 1)
+        if index.equal or index.order != (table.id_column,)
+    }
+    if inline:
+        lines += [f"INDEX {name} {columns}" for name, columns in indexes.items()]
+        indexes = {}
+    body = ",\n    ".join(lines)
+    made = [f"CREATE TABLE {begin}{table.name} (\n    {body}\n){end}"]
+    return made + [f"CREATE INDEX {name} ON {table.name} {columns}" for name, columns in indexes.items()]
+
+
+def missing(connection: Connection, metadata: MetaData, *, create: bool) -> list[str]:
+    """What the metadata declares and the database has not: `table <name>` and `column <table>.<column>`.
+
+    create: make the tables that are missing first.
+    """
+    from sqlalchemy import inspect
+
+    if create:
+        metadata.create_all(connection)
     inspector = inspect(connection)
     lacking: list[str] = []
     for table in metadata.sorted_tables:

@@ -75,7 +75,7 @@ class World:
                 elif not consumer.settled:
                     left.append(f"{consumer.partition} has a gap, or attempts left to make")
             # In the database: what was released a moment ago is not known to the consumer yet.
-            again = await runtime.store.dead_letters(None, (DeadLetterState.RETRYING, DeadLetterState.RELEASED))
+            again = await runtime.context.books.letters(None, (DeadLetterState.RETRYING, DeadLetterState.RELEASED))
             if again:
                 left.append(f"{name} has {len(again)} set aside to try again")
         return left
@@ -96,7 +96,7 @@ class World:
     async def dead_letters(self, service: Service) -> Sequence[DeadLetter]:
         """What waits for an operator, and what waits behind it."""
         states = (DeadLetterState.DEAD, DeadLetterState.WAITING)
-        return await self.runtimes[service.name].store.dead_letters(None, states)
+        return await self.runtimes[service.name].context.books.letters(None, states)
 
 
 @asynccontextmanager

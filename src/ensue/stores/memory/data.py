@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from ensue.errors import UsageError
-from ensue.message import Checkpoint, DeadLetter, OutboxRecord, Partition, StoredResponse
+from ensue.message import OutboxRecord
+from ensue.ports import Row
 
-Row = Sequence[Any]
 Place = tuple[str, int]
 
 
@@ -22,14 +21,6 @@ class Data:
         self.outbox: list[OutboxRecord] = []
         self.written: deque[tuple[int, float]] = deque()  # (last position, epoch seconds) of each commit
         self.heads: dict[Place, int] = {}
-        self.relayed = 0
-        self.checkpoints: dict[Partition, Checkpoint] = {}
-        self.letters: dict[int, DeadLetter] = {}
-        self.letter_id = 0
-        self.inbox: dict[tuple[str, str, str], float] = {}
-        self.responses: dict[str, tuple[StoredResponse, float]] = {}
-        self.workers: dict[str, float] = {}
-        self.leases: dict[str, tuple[str, float]] = {}
 
     @property
     def last(self) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ensue.ports import Index, Table
-from ensue.stores.memory.data import Data, Row
+from ensue.ports import Index, Row, Table
+from ensue.stores.memory.data import Data
 from ensue.stores.places import place
 
 

@@ -26,7 +26,6 @@ _SET_HEAD = (
 _HEADS = "SELECT topic, partition, position FROM ensue_outbox_head"
 _AFTER = f"SELECT {_COLUMNS} FROM ensue_outbox WHERE position > ? ORDER BY position LIMIT ?"
 _LAST = "SELECT max(position) FROM ensue_outbox"
-_GET = f"SELECT {_COLUMNS} FROM ensue_outbox WHERE position = ?"
 _OF = (
     f"SELECT {_COLUMNS} FROM ensue_outbox "
     "WHERE position > ? AND position <= ? AND topic = ? AND partition = ? ORDER BY position LIMIT ?"
@@ -110,11 +109,6 @@ def after(connection: sqlite3.Connection, position: int, limit: int) -> list[Out
     return [OutboxRecord(*row) for row in connection.execute(_AFTER, (position, limit)).fetchall()]
 
 
-def get(connection: sqlite3.Connection, position: int) -> OutboxRecord | None:
-    row = connection.execute(_GET, (position,)).fetchone()
-    return None if row is None else OutboxRecord(*row)
-
-
 class Window(NamedTuple):
     """Records found, and how far was looked."""
 
@@ -136,19 +130,9 @@ def prune(connection: sqlite3.Connection, before_s: float, through: int, limit: 
     return connection.execute(_PRUNE, (through, limit, before_s)).rowcount
 
 
-def relay_position(connection: sqlite3.Connection) -> int:
-    (position,) = connection.execute("SELECT position FROM ensue_relay").fetchone()
-    return int(position)
-
-
-def save_relay_position(connection: sqlite3.Connection, position: int) -> None:
-    connection.execute("UPDATE ensue_relay SET position = ? WHERE position < ?", (position, position))
-
-
 def begin_epoch(connection: sqlite3.Connection, epoch: str, published_through: int) -> None:
     """Start a new source after `published_through`: its first record of each partition follows on nothing."""
     connection.execute("UPDATE ensue_meta SET epoch = ?, published_from = ?", (epoch, published_through))
-    connection.execute("UPDATE ensue_relay SET position = ?", (published_through,))
     connection.execute(
         "UPDATE ensue_outbox SET previous = 0 WHERE position IN "
         "(SELECT min(position) FROM ensue_outbox WHERE position > ? GROUP BY topic, partition)",

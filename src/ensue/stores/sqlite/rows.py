@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from ensue.ports import Table
+from ensue.ports import Row, Table
 from ensue.stores import rules
 
 _IDS_MAX = 512
@@ -32,6 +32,11 @@ class Statements:
         if not changes:  # nothing but an id: an update still says whether the row is there
             changes = [f"{self._id} = ?{id_at + 1}"]
         self.update = f"UPDATE {name} SET {', '.join(changes)} WHERE {self._id} = ?{id_at + 1}"
+        self.delete = f"DELETE FROM {name} WHERE {self._id} = ?1"
+        if table.revision:
+            expected = f" AND {quoted(table.revision)} = "
+            self.update_expected = f"{self.update}{expected}?{len(columns) + 1}"
+            self.delete_expected = f"{self.delete}{expected}?2"
 
     def select(self, ids: int) -> tuple[str, int]:
         """Return the SELECT for this many ids, and how many parameters it has."""
@@ -66,15 +71,38 @@ def load(connection: sqlite3.Connection, table: Table, ids: Sequence[Any]) -> li
     return found
 
 
-def insert(connection: sqlite3.Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-    connection.executemany(_of(table).insert, rows)
+def insert(connection: sqlite3.Connection, table: Table, rows: Sequence[Row]) -> None:
+    try:
+        connection.executemany(_of(table).insert, rows)
+    except sqlite3.IntegrityError as error:
+        if table.own:
+            raise rules.row_exists(table.name, [row[0] for row in rows]) from error
+        raise
 
 
-def update(connection: sqlite3.Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-    """Update rows by id. Raises UsageError when one of them is not there: an entity's id must not change."""
-    count = connection.executemany(_of(table).update, rows).rowcount
+def update(connection: sqlite3.Connection, table: Table, rows: Sequence[Row], expect: Sequence[Any] = ()) -> None:
+    """Update rows by id. Raises UsageError when one of them is not there (an entity's id must not change), and
+    RowConflict when one is not as expected."""
+    statements = _of(table)
+    if not expect:
+        count = connection.executemany(statements.update, rows).rowcount
+        if count != len(rows):
+            raise rules.rows_missing(table.name, table.id_column, len(rows), count)
+        return
+    values = [(*row, each) for row, each in zip(rows, expect, strict=True)]
+    count = connection.executemany(statements.update_expected, values).rowcount
     if count != len(rows):
-        raise rules.rows_missing(table.name, table.id_column, len(rows), count)
+        at = table.columns.index(table.id_column)
+        raise rules.rows_changed(table.name, [row[at] for row in rows], count)
+
+
+def delete(connection: sqlite3.Connection, table: Table, ids: Sequence[Any], expect: Sequence[Any] = ()) -> None:
+    if not expect:
+        connection.executemany(_of(table).delete, [(each,) for each in ids])
+        return
+    count = connection.executemany(_of(table).delete_expected, list(zip(ids, expect, strict=True))).rowcount
+    if count != len(ids):
+        raise rules.rows_changed(table.name, ids, count)
 
 
 def quoted(name: str) -> str:

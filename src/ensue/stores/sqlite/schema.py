@@ -10,10 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from ensue import tables
 from ensue.embedded.connection import translated
 from ensue.errors import StoreOutdated, UsageError
+from ensue.ports import Kind
+from ensue.stores.tables import creating
 
-VERSION = 1
+VERSION = tables.VERSION
 
 _TABLES = (
     # Who this store is. published_from: records at or below it belong to an earlier epoch and are never sent again.
@@ -42,77 +45,18 @@ _TABLES = (
         position INTEGER NOT NULL,
         PRIMARY KEY (topic, partition)
     ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE ensue_relay (
-        one INTEGER PRIMARY KEY CHECK (one = 1),
-        position INTEGER NOT NULL
-    ) STRICT""",
-    # counters and gaps are JSON: few, and always read and written together with their checkpoint.
-    """CREATE TABLE ensue_checkpoint (
-        subscription TEXT NOT NULL,
-        topic TEXT NOT NULL,
-        partition INTEGER NOT NULL,
-        "offset" INTEGER NOT NULL,
-        revision INTEGER NOT NULL,
-        counters TEXT NOT NULL,
-        gaps TEXT NOT NULL,
-        PRIMARY KEY (subscription, topic, partition)
-    ) STRICT, WITHOUT ROWID""",
-    # A table of its own, because a batch writes the watermarks of the sources it saw and no others.
-    """CREATE TABLE ensue_watermark (
-        subscription TEXT NOT NULL,
-        topic TEXT NOT NULL,
-        partition INTEGER NOT NULL,
-        source TEXT NOT NULL,
-        position INTEGER NOT NULL,
-        PRIMARY KEY (subscription, topic, partition, source)
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE ensue_dead_letter (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        subscription TEXT NOT NULL,
-        topic TEXT NOT NULL,
-        partition INTEGER NOT NULL,
-        "offset" INTEGER NOT NULL,
-        source TEXT NOT NULL,
-        position INTEGER NOT NULL,
-        previous INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        envelope BLOB NOT NULL,
-        data BLOB NOT NULL,
-        state TEXT NOT NULL,
-        attempts INTEGER NOT NULL,
-        due_at REAL NOT NULL,
-        error_type TEXT NOT NULL,
-        error TEXT NOT NULL,
-        parked_at REAL NOT NULL
-    ) STRICT""",
-    "CREATE INDEX ensue_dead_letter_place ON ensue_dead_letter (subscription, topic, partition, id)",
-    """CREATE TABLE ensue_inbox (
-        number INTEGER PRIMARY KEY,
-        subscription TEXT NOT NULL,
-        source TEXT NOT NULL,
-        id TEXT NOT NULL,
-        claimed_at REAL NOT NULL,
-        UNIQUE (subscription, source, id)
-    ) STRICT""",
-    """CREATE TABLE ensue_response (
-        number INTEGER PRIMARY KEY,
-        key TEXT NOT NULL UNIQUE,
-        fingerprint TEXT NOT NULL,
-        status INTEGER NOT NULL,
-        headers TEXT NOT NULL,
-        body BLOB NOT NULL,
-        saved_at REAL NOT NULL
-    ) STRICT""",
-    """CREATE TABLE ensue_worker (
-        name TEXT PRIMARY KEY,
-        expires_at REAL NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE ensue_lease (
-        name TEXT PRIMARY KEY,
-        owner TEXT NOT NULL,
-        expires_at REAL NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-)
+    *(
+        statement
+        for table in tables.TABLES
+        for statement in creating(
+            table,
+            {
+                Kind.NAME: "TEXT", Kind.TEXT: "TEXT", Kind.BYTES: "BLOB", Kind.INT: "INTEGER", Kind.FLOAT: "REAL",
+            },
+            end=" STRICT",
+        )
+    ),
+)  # fmt: skip
 
 
 class Identity(NamedTuple):
@@ -159,10 +103,7 @@ def statements() -> Sequence[str]:
 def first_rows(service: str, epoch: str) -> Sequence[str]:
     """What fills new tables. epoch: an SQL expression."""
     name = service.replace("'", "''")
-    return (
-        "INSERT INTO ensue_relay VALUES (1, 0)",
-        f"INSERT INTO ensue_meta VALUES (1, {VERSION}, '{name}', {epoch}, 0)",
-    )
+    return (f"INSERT INTO ensue_meta VALUES (1, {VERSION}, '{name}', {epoch}, 0)",)
 
 
 def create(connection: sqlite3.Connection, service: str) -> None:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 from ensue.embedded.connection import BUSY_TIMEOUT_S, connect, parse_sqlite_url
 from ensue.embedded.wakeup import Wakeup
 from ensue.errors import StoreUnavailable, UsageError
-from ensue.message import Checkpoint, DeadLetter, DeadLetterState, LeaseTable, OutboxRecord, Partition
+from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
-from ensue.stores.sqlite import checkpoints, dead_letters, once, outbox, schema, workers
+from ensue.stores import tables
+from ensue.stores.sqlite import outbox, schema
 from ensue.stores.sqlite.readers import Readers, Snapshots
 from ensue.stores.sqlite.row_reader import SqliteRows
 from ensue.stores.sqlite.transaction import SqliteTransaction
@@ -132,17 +133,26 @@ class SqliteStore:
         await opened.wakeup.close()
         self._remove_temporary()
 
-    async def create_tables(self, metadata: MetaData) -> None:
+    async def now(self) -> float:
+        opened = self._open()
+        self._check_file(opened)
+        await opened.snapshots.read(schema.exists)
+        return self._now()
+
+    def _check_file(self, opened: _Opened) -> None:
+        path = opened.writer.path
+        if _file_id(path) != opened.file_id:  # what is committed from here on is lost with the last one to close it
+            raise StoreUnavailable(
+                f"{path} was deleted or replaced while it was open: put back the file that was there, or restart "
+                "this process to go on with what is there now"
+            )
+
+    async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
+        if dry_run:
+            async with self.reading() as session:
+                return await (await session.connection()).run_sync(tables.missing, metadata, create=False)
         async with self.transaction() as transaction:
-            connection = await transaction.session.connection()
-            await connection.run_sync(metadata.create_all)
-
-    async def missing_tables(self, metadata: MetaData) -> Sequence[str]:
-        from ensue.stores import tables
-
-        async with self.reading() as session:
-            connection = await session.connection()
-            return await connection.run_sync(tables.missing, metadata)
+            return await (await transaction.session.connection()).run_sync(tables.missing, metadata, create=True)
 
     @property
     def source(self) -> str:
@@ -162,8 +172,11 @@ class SqliteStore:
         self._wake()
         return self._identity.source
 
-    def transaction(self) -> AbstractAsyncContextManager[SqliteTransaction]:
-        return SqliteTransaction(self._open().writer, self._wake, self._now)
+    def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[SqliteTransaction]:
+        opened = self._open()
+        if upkeep:
+            self._check_file(opened)
+        return SqliteTransaction(opened.writer, self._wake, self._now, durable=not upkeep)
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         return self._open().readers.session()
@@ -196,11 +209,6 @@ class SqliteStore:
     async def outbox_heads(self) -> Mapping[tuple[str, int], int]:
         return await self._outbox(lambda connection, begin: outbox.heads(connection))
 
-    async def outbox_get(self, position: int) -> OutboxRecord | None:
-        return await self._outbox(
-            lambda connection, begin: outbox.get(connection, position) if position > begin else None
-        )
-
     async def _outbox(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
         """Call `work` with what this source's history begins after, and keep up with a new epoch."""
 
@@ -213,85 +221,12 @@ class SqliteStore:
     async def outbox_wait(self, timeout_s: float) -> None:
         self._seen = await self._open().wakeup.wait(_CHANGED, self._seen, timeout_s)
 
-    async def relay_load(self) -> int:
-        return await self._outbox(lambda connection, begin: outbox.relay_position(connection))
-
-    async def relay_save(self, position: int) -> None:
-        await self._open().writer.run(
-            lambda connection: outbox.save_relay_position(connection, position), durable=False
-        )
-
     async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
         return await self._open().writer.run(
             lambda connection: outbox.prune(connection, before_s, through, limit), durable=False
         )
 
-    # --- the consumer's side
-
-    async def checkpoint_load(self, partition: Partition) -> Checkpoint:
-        return await self._open().snapshots.read(lambda connection: checkpoints.load(connection, partition))
-
-    async def checkpoints(self) -> Mapping[Partition, Checkpoint]:
-        return await self._open().snapshots.read(checkpoints.load_all)
-
-    async def accept_loss(self, partition: Partition, source: str) -> int:
-        position = await self._open().writer.run(
-            lambda connection: checkpoints.accept_loss(connection, partition, source)
-        )
-        self._wake()
-        return position
-
-    async def dead_letters(
-        self, partition: Partition | None = None, states: Sequence[DeadLetterState] = (), limit: int = 1000
-    ) -> Sequence[DeadLetter]:
-        return await self._open().snapshots.read(
-            lambda connection: dead_letters.find(connection, partition, states, limit)
-        )
-
-    async def dead_letter_get(self, letter_id: int) -> DeadLetter | None:
-        return await self._open().snapshots.read(lambda connection: dead_letters.get(connection, letter_id))
-
-    async def dead_letter_counts(self) -> Mapping[tuple[Partition, DeadLetterState], int]:
-        return await self._open().snapshots.read(dead_letters.counts)
-
-    async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
-        letter = await self._open().writer.run(lambda connection: dead_letters.decide(connection, letter_id, state))
-        self._wake()
-        return letter
-
-    async def inbox_prune(self, before_s: float, limit: int) -> int:
-        return await self._open().writer.run(
-            lambda connection: once.prune_inbox(connection, before_s, limit), durable=False
-        )
-
-    async def responses_prune(self, before_s: float, limit: int) -> int:
-        return await self._open().writer.run(
-            lambda connection: once.prune_responses(connection, before_s, limit), durable=False
-        )
-
-    # --- workers of one service
-
-    async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> LeaseTable:
-        def beat(connection: sqlite3.Connection) -> LeaseTable:
-            now = self._now()
-            return workers.heartbeat(connection, worker, now + ttl_s, now, acquire, release)
-
-        opened = self._open()
-        path = opened.writer.path
-        if _file_id(path) != opened.file_id:  # what is committed from here on is lost with the last one to close it
-            raise StoreUnavailable(
-                f"{path} was deleted or replaced while it was open: put back the file that was there, or restart "
-                "this process to go on with what is there now"
-            )
-        return await opened.writer.run(beat, durable=False)
-
-    async def leases(self) -> LeaseTable:
-        return await self._open().snapshots.read(lambda connection: workers.table(connection, self._now()))
-
-    async def resign(self, worker: str) -> None:
-        await self._open().writer.run(lambda connection: workers.resign(connection, worker), durable=False)
-
-    async def hindrances(self) -> Sequence[str]:
+    async def warnings(self) -> Sequence[str]:
         return ()
 
     # ---

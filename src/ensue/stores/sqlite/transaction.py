@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from ensue.errors import UsageError
-from ensue.message import Checkpoint, DeadLetter, OutboxRecord, Partition, StoredResponse
-from ensue.ports import Table
+from ensue.errors import RowConflict, UsageError
+from ensue.message import OutboxRecord
+from ensue.ports import Row, Table
 from ensue.stores import rules
-from ensue.stores.sqlite import checkpoints, dead_letters, once, rows
+from ensue.stores.sqlite import rows
 from ensue.stores.sqlite.failures import failure_of_database, raise_unavailable
 from ensue.stores.sqlite.writer import Writer
 from ensue.stores.turns import Turn
@@ -28,15 +29,19 @@ if TYPE_CHECKING:
 class SqliteTransaction:
     """An async context manager that gives itself. What its methods promise: see `StepTransaction`.
 
-    committed: called after a commit that added outbox records. clock: epoch seconds.
+    committed: called after a commit that added outbox records. clock: epoch seconds. durable: False for what may be
+    lost in a power cut (never torn): it costs no fsync.
     """
 
     __slots__ = (
-        "_async_session", "_bind", "_clock", "_committed", "_connection", "_doomed", "_now",
+        "_async_session", "_bind", "_clock", "_committed", "_connection", "_doomed", "_durable", "_now",
         "_plain_session", "_tail", "_turn", "_writer",
     )  # fmt: skip
 
-    def __init__(self, writer: Writer, committed: Callable[[], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, writer: Writer, committed: Callable[[], None], clock: Callable[[], float], *, durable: bool = True
+    ) -> None:
+        self._durable = durable
         self._writer = writer
         self._committed = committed
         self._clock = clock
@@ -52,7 +57,7 @@ class SqliteTransaction:
     # --- how it begins and ends
 
     async def __aenter__(self) -> SqliteTransaction:
-        self._turn = await self._writer.begin()
+        self._turn = await self._writer.begin(durable=self._durable)
         self._writer.gate.begin(self._turn)
         self._connection = self._writer.connection
         self._tail = self._writer.tail
@@ -181,39 +186,48 @@ class SqliteTransaction:
         if bind is not None:
             bind.close()
 
-    # --- rows of entities
+    # --- rows
 
-    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        try:
+    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
+        with self._translated():
             return rows.load(self._connection, table, ids)
-        except sqlite3.Error as error:
-            raise_unavailable(error, self._writer.path)
-            raise
 
-    async def insert_rows(self, table: Table, rows_: Sequence[Sequence[Any]]) -> None:
-        await self._leave_nothing_old_in_the_session()
-        try:
+    async def insert_rows(self, table: Table, rows_: Sequence[Row]) -> None:
+        await self._leave_nothing_old_in_the_session(table)
+        with self._translated():
             rows.insert(self._connection, table, rows_)
-        except sqlite3.Error as error:
-            raise_unavailable(error, self._writer.path)
-            raise
 
-    async def update_rows(self, table: Table, rows_: Sequence[Sequence[Any]]) -> None:
-        await self._leave_nothing_old_in_the_session()
+    async def update_rows(self, table: Table, rows_: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
+        await self._leave_nothing_old_in_the_session(table)
+        with self._translated():
+            rows.update(self._connection, table, rows_, expect)
+
+    async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
+        await self._leave_nothing_old_in_the_session(table)
+        with self._translated():
+            rows.delete(self._connection, table, ids, expect)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            rows.update(self._connection, table, rows_)
+            yield
+        except RowConflict as error:
+            self._doomed = error  # whoever lost a race must not commit, whatever the caller makes of it
+            raise
         except sqlite3.Error as error:
             raise_unavailable(error, self._writer.path)
             raise
 
-    async def _leave_nothing_old_in_the_session(self) -> None:
+    async def _leave_nothing_old_in_the_session(self, table: Table) -> None:
         """Rows are written past the session: an object of it that a handler kept would bring back what was there."""
+        if table.own:
+            return
         session = self._plain_session if self._async_session is None else self._async_session.sync_session
         if session is not None:
             await self.flush()
             session.expire_all()
 
-    # --- Ensue's own
+    # --- the outbox
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
         try:
@@ -221,35 +235,6 @@ class SqliteTransaction:
         except Exception as error:
             self._doomed = error  # a part of the records may be in: the chain would point into nothing
             raise
-
-    async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
-        try:
-            checkpoints.save(self._connection, partition, checkpoint, sources)
-        except Exception as error:
-            self._doomed = error  # whoever lost the partition must not commit, whatever the caller makes of it
-            raise
-
-    async def inbox_claim(self, subscription: str, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        return once.claim(self._connection, subscription, messages, self._now)
-
-    async def dead_letters_add(self, letters: Sequence[DeadLetter]) -> None:
-        dead_letters.add(self._connection, letters)
-
-    async def dead_letter_change(self, letter: DeadLetter) -> None:
-        dead_letters.change(self._connection, letter)
-
-    async def dead_letter_remove(self, ids: Sequence[int]) -> None:
-        try:
-            dead_letters.remove(self._connection, ids)
-        except Exception as error:
-            self._doomed = error
-            raise
-
-    async def response_load(self, key: str) -> StoredResponse | None:
-        return once.response_load(self._connection, key)
-
-    async def response_save(self, response: StoredResponse) -> None:
-        once.response_save(self._connection, response, self._now)
 
 
 class _NotOpen:

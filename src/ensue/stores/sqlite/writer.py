@@ -47,6 +47,7 @@ class Writer:
         self._turns = Turns(name)
         self.committer = Committer(connection)
         self._closed = False
+        self._hurried = False  # the open transaction costs no fsync
 
     @property
     def engines(self) -> Engines:
@@ -57,20 +58,23 @@ class Writer:
             self._engines = Engines(self.gate)
         return self._engines
 
-    async def begin(self) -> Turn:
-        """Wait for the turn and begin. Raises StoreUnavailable when another process holds the lock too long."""
+    async def begin(self, *, durable: bool = True) -> Turn:
+        """Wait for the turn and begin. Raises StoreUnavailable when another process holds the lock too long.
+
+        durable: False for what may be lost in a power cut (never torn): it costs no fsync.
+        """
         turn = await self._turns.acquire()
         try:
-            await self._begin()
+            if self._closed:
+                raise StoreUnavailable(f"{self.path}: the store was closed while this transaction waited for its turn")
+            if not durable and self._synchronous in ("FULL", "EXTRA"):
+                self.connection.execute("PRAGMA synchronous = NORMAL")
+                self._hurried = True
+            await begin_immediate(self.connection, timeout_s=self._busy_timeout_s)
         except BaseException:
-            self._turns.release(turn)
+            self.release(turn)
             raise
         return turn
-
-    async def _begin(self) -> None:
-        if self._closed:
-            raise StoreUnavailable(f"{self.path}: the store was closed while this transaction waited for its turn")
-        await begin_immediate(self.connection, timeout_s=self._busy_timeout_s)
 
     async def commit(self) -> asyncio.CancelledError | None:
         """Commit what was begun; the turn stays. See `Committer.commit`."""
@@ -85,21 +89,17 @@ class Writer:
             self.connection.execute("ROLLBACK")
 
     def release(self, turn: Turn) -> None:
+        if self._hurried:
+            self._hurried = False
+            if not self._closed:
+                self.connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         self._turns.release(turn)
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
-        """Call `work` in a transaction of its own and return what it returns.
-
-        durable: False for what may be lost in a power cut (never torn): it costs no fsync.
-        """
-        turn = await self._turns.acquire()
-        connection = self.connection
-        hurried = not durable and self._synchronous in ("FULL", "EXTRA")
+        """Call `work` in a transaction of its own and return what it returns. durable: see `begin`."""
+        turn = await self.begin(durable=durable)
         try:
-            if hurried and not self._closed:
-                connection.execute("PRAGMA synchronous = NORMAL")
-            await self._begin()
-            result = work(connection)
+            result = work(self.connection)
             cancelled = await self.commit()
         except BaseException as error:
             self.rollback()
@@ -108,9 +108,7 @@ class Writer:
                 raise ours from error
             raise
         finally:
-            if hurried and not self._closed:
-                connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            self._turns.release(turn)
+            self.release(turn)
         if cancelled is not None:
             raise cancelled
         return result

@@ -1,0 +1,384 @@
+"""Ensue's own state as rows: checkpoints, dead letters, claims, answers, leases, the relay's position.
+
+Ensue is the first user of its own store port: what it remembers lies in tables (`ensue.tables`) that are read and
+written like a user's entities, in the transaction of the step that it belongs to. So each of these is written once and
+holds on every store. See docs/adr/0027.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from ensue.engine.decisions import accepted, check_decision
+from ensue.engine.leases import Held
+from ensue.errors import CheckpointConflict, RetryableError, RowConflict
+from ensue.message import (
+    Checkpoint,
+    Counters,
+    DeadLetter,
+    DeadLetterState,
+    Gap,
+    LeaseTable,
+    Partition,
+    StoredResponse,
+)
+from ensue.ports import Index, Row, StepTransaction, Store, Table
+from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LEASES, LETTERS, RELAY
+
+_BY_PLACE, _BY_STATE = LETTERS.indexes
+_ONE_ROW = "leases"
+#: Rows read in one query, where there may be many.
+_PAGE = 500
+#: Answers hold whole bodies: fewer of them are looked at in one go.
+_ANSWERS_PAGE = 100
+
+
+class _State(msgspec.Struct):
+    """What of a checkpoint is JSON."""
+
+    watermarks: dict[str, int]
+    gaps: dict[str, Gap]
+    counters: Counters
+    letters: int
+
+
+_encode = msgspec.json.Encoder().encode
+_read_state = msgspec.json.Decoder(_State).decode
+_read_held = msgspec.json.Decoder(Held).decode
+_read_headers = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class Books:
+    """The state of one subscription, which is a service, in the service's own store.
+
+    What takes a transaction is written with the step; everything else opens its own. random: for revisions.
+    """
+
+    def __init__(self, store: Store, subscription: str, random: Random | None = None) -> None:
+        self._store = store
+        self._subscription = subscription
+        self._random = random or Random()
+
+    def _next(self, revision: int) -> int:
+        """Return a greater revision, by a step that chance takes: a database that was put back from an older copy and
+        went on from there must not come to a number again under which somebody still knows another history."""
+        return revision + 1 + self._random.getrandbits(24)
+
+    # --------------------------------------------------------------------------------------------------- checkpoints
+
+    async def checkpoint(self, partition: Partition) -> Checkpoint:
+        """Return the checkpoint, or a new one (revision 0) when there is none."""
+        rows = await self._store.rows().get(CHECKPOINTS, [partition.place])
+        return _checkpoint(rows[0]) if rows else Checkpoint()
+
+    async def checkpoints(self) -> dict[Partition, Checkpoint]:
+        [by_id] = CHECKPOINTS.indexes
+        return {self._partition(row[0]): _checkpoint(row) async for row in self._all(CHECKPOINTS, by_id)}
+
+    async def save_checkpoint(self, transaction: StepTransaction, partition: Partition, checkpoint: Checkpoint) -> int:
+        """Save it if the stored revision is `checkpoint.revision` (0: if there is none); return the new revision.
+
+        Raises CheckpointConflict otherwise (some stores: RowConflict at the commit), and then the transaction cannot
+        commit any more, whatever becomes of the error. The value given stays as it is.
+        """
+        revision = self._next(checkpoint.revision)
+        state = _State(checkpoint.watermarks, checkpoint.gaps, checkpoint.counters, checkpoint.letters)
+        row = (partition.place, checkpoint.offset, revision, _encode(state).decode())
+        try:
+            if checkpoint.revision:
+                await transaction.update_rows(CHECKPOINTS, [row], expect=[checkpoint.revision])
+            else:
+                await transaction.insert_rows(CHECKPOINTS, [row])
+        except RowConflict as error:
+            raise _checkpoint_moved(partition, checkpoint.revision) from error
+        return revision
+
+    async def accept_loss(self, partition: Partition, source: str) -> int:
+        """An operator accepts a LOST gap: the watermark moves to its lost_through, which is returned; the gap goes, or
+        is OPEN again when it needs more than that. The revision moves, so a running worker notices.
+        Raises UsageError when that gap is not LOST."""
+        async with self._store.transaction() as transaction:
+            rows = await transaction.load_rows(CHECKPOINTS, [partition.place])
+            checkpoint = _checkpoint(rows[0]) if rows else Checkpoint()
+            gap = checkpoint.gaps.pop(source, None)
+            left = accepted(partition, source, gap)
+            assert gap is not None
+            if left is not None:
+                checkpoint.gaps[source] = left
+            checkpoint.watermarks[source] = gap.lost_through
+            await self.save_checkpoint(transaction, partition, checkpoint)
+        return gap.lost_through
+
+    # -------------------------------------------------------------------------------------------------- dead letters
+
+    async def add_letters(
+        self, transaction: StepTransaction, checkpoint: Checkpoint, letters: Sequence[DeadLetter]
+    ) -> None:
+        """Keep the letters, in order; give them the next numbers of their partition's `checkpoint`, which the caller
+        saves in the same transaction: so a number is given once, however often this is done again."""
+        for letter in letters:
+            checkpoint.letters += 1
+            letter.number, letter.revision = checkpoint.letters, 1
+        try:
+            await transaction.insert_rows(LETTERS, [_row_of(letter) for letter in letters])
+        except RowConflict as error:
+            raise _checkpoint_moved(letters[0].partition, checkpoint.revision) from error
+
+    async def change_letter(self, transaction: StepTransaction, letter: DeadLetter) -> None:
+        """Store a letter that was loaded. Raises CheckpointConflict when it is gone, or somebody changed it since."""
+        expected, letter.revision = letter.revision, letter.revision + 1
+        try:
+            await transaction.update_rows(LETTERS, [_row_of(letter)], expect=[expected])
+        except RowConflict as error:
+            raise _letter_gone(letter) from error
+
+    async def remove_letter(self, transaction: StepTransaction, letter: DeadLetter) -> None:
+        """Remove a letter that took effect. Raises CheckpointConflict as `change_letter` does."""
+        try:
+            await transaction.delete_rows(LETTERS, [letter.id], expect=[letter.revision])
+        except RowConflict as error:
+            raise _letter_gone(letter) from error
+
+    async def letters(
+        self, partition: Partition | None = None, states: Sequence[DeadLetterState] = (), limit: int = 1000
+    ) -> list[DeadLetter]:
+        """Dead letters in the order of setting aside; all partitions and states unless told."""
+        found: list[DeadLetter] = []
+        for state in states or DeadLetterState:
+            equal = [state.value] if partition is None else [partition.place, state.value]
+            index = _BY_STATE if partition is None else _BY_PLACE
+            found += [self._letter(row) async for row in self._all(LETTERS, index, equal, limit)]
+        if partition is None:
+            found.sort(key=lambda letter: (letter.parked_at, letter.partition, letter.number))
+        else:
+            found.sort(key=lambda letter: letter.number)
+        return found[:limit]
+
+    async def letter(self, letter_id: str) -> DeadLetter | None:
+        rows = await self._store.rows().get(LETTERS, [letter_id])
+        return self._letter(rows[0]) if rows else None
+
+    async def letter_totals(self) -> dict[DeadLetterState, int]:
+        """How many letters there are of each state; where there is none, no entry."""
+        reader = self._store.rows()
+        counts = {state: await reader.count(LETTERS, _BY_STATE, [state.value]) for state in DeadLetterState}
+        return {state: count for state, count in counts.items() if count}
+
+    async def letter_counts(self) -> dict[tuple[Partition, DeadLetterState], int]:
+        """How many letters of each state each partition has; where there is none, no entry."""
+        reader = self._store.rows()
+        found: dict[tuple[Partition, DeadLetterState], int] = {}
+        totals = await self.letter_totals()
+        for partition in await self.checkpoints() if totals else ():
+            for state in totals:
+                if count := await reader.count(LETTERS, _BY_PLACE, [partition.place, state.value]):
+                    found[partition, state] = count
+        return found
+
+    async def decide(self, letter_id: str, state: DeadLetterState) -> DeadLetter:
+        """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED.
+
+        Raises UsageError that says what was found when there is no such letter or it cannot be decided; one without
+        a source is no message (Garbage) and can only be DISCARDED.
+        """
+        async with self._store.transaction() as transaction:
+            rows = await transaction.load_rows(LETTERS, [letter_id])
+            letter = check_decision(letter_id, self._letter(rows[0]) if rows else None, state)
+            letter.state = state
+            await self.change_letter(transaction, letter)
+        return letter
+
+    # ------------------------------------------------------------------------------- what has happened once already
+
+    async def claim(self, transaction: StepTransaction, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Claim (source, id) pairs of messages without a chain; return those claimed for the first time.
+
+        A rollback gives the claims back. Raises CheckpointConflict when another worker claims one at the same time.
+        """
+        wanted = {_digest(self._subscription, *message): message for message in messages}
+        known = {row[0] for row in await transaction.load_rows(CLAIMS, sorted(wanted))}
+        fresh = sorted(digest for digest in wanted if digest not in known)
+        try:
+            await transaction.insert_rows(CLAIMS, [(digest, transaction.now) for digest in fresh])
+        except RowConflict as error:
+            raise CheckpointConflict(
+                f"{self._subscription}: another worker claimed the same messages at the same time; read them again"
+            ) from error
+        return {wanted[digest] for digest in fresh}
+
+    async def answer(self, transaction: StepTransaction, key: str) -> StoredResponse | None:
+        """The answer that was given for this Idempotency-Key."""
+        rows = await transaction.load_rows(ANSWERS, [_digest(key)])
+        if not rows:
+            return None
+        _, key, fingerprint, status, headers, body, _ = rows[0]
+        return StoredResponse(key, fingerprint, status, _read_headers(headers), bytes(body))
+
+    async def keep_answer(self, transaction: StepTransaction, response: StoredResponse) -> None:
+        """Keep the answer to an Idempotency-Key. A second one of a key raises RetryableError, here or at the commit."""
+        row = (
+            _digest(response.key), response.key, response.fingerprint, response.status,
+            _encode(response.headers).decode(), response.body, transaction.now,
+        )  # fmt: skip
+        try:
+            await transaction.insert_rows(ANSWERS, [row])
+        except RowConflict as error:
+            raise RetryableError(
+                f"Idempotency-Key {response.key!r} was answered meanwhile: try again, and that answer is given",
+                key=response.key,
+            ) from error
+
+    async def prune_claims(self, before_s: float, limit: int) -> int:
+        """Forget up to `limit` claims made before `before_s` (epoch seconds); return how many."""
+        return await self._prune(CLAIMS, before_s, limit)
+
+    async def prune_answers(self, before_s: float, limit: int) -> int:
+        """Forget up to `limit` answers kept before `before_s` (epoch seconds); return how many."""
+        return await self._prune(ANSWERS, before_s, min(limit, _ANSWERS_PAGE))
+
+    async def _prune(self, table: Table, before_s: float, limit: int) -> int:
+        [index] = table.indexes
+        at = table.columns.index(index.order[0])
+        rows = await self._store.rows().find(table, index, (), limit=limit)
+        old = [row[0] for row in rows if row[at] < before_s]
+        if old:
+            async with self._store.transaction(upkeep=True) as transaction:
+                await transaction.delete_rows(table, old)
+        return len(old)
+
+    # -------------------------------------------------------------------------------------------- leases, the relay
+
+    async def heartbeat(
+        self, worker: str, ttl_s: float, acquire: Sequence[str] = (), release: Sequence[str] = ()
+    ) -> LeaseTable:
+        """See `Held.beat`. Of two workers that acquire one lease at once, exactly one gets it."""
+        return await self._change_leases(lambda held, now: held.beat(worker, now, ttl_s, acquire, release))
+
+    async def resign(self, *workers: str) -> LeaseTable:
+        """Give up everything that these workers hold (a graceful stop; or they are known to be dead)."""
+        return await self._change_leases(lambda held, now: held.without(workers.__contains__))
+
+    async def leases(self) -> LeaseTable:
+        """Who lives and holds what now, for whoever only looks: nothing is taken and nobody is made to live."""
+        rows = await self._store.rows().get(LEASES, [_ONE_ROW])
+        return (_read_held(rows[0][2]) if rows else Held()).table(await self._store.now())
+
+    async def _change_leases(self, change: Callable[[Held, float], Held]) -> LeaseTable:
+        """Read, change, write; again when somebody else was quicker, who has then done what was to be done."""
+        while True:
+            try:
+                async with self._store.transaction(upkeep=True) as transaction:
+                    rows = await transaction.load_rows(LEASES, [_ONE_ROW])
+                    held = change(_read_held(rows[0][2]) if rows else Held(), transaction.now)
+                    revision = rows[0][1] if rows else 0
+                    row = (_ONE_ROW, self._next(revision), _encode(held).decode())
+                    if rows:
+                        await transaction.update_rows(LEASES, [row], expect=[revision])
+                    else:
+                        await transaction.insert_rows(LEASES, [row])
+                    return held.table(transaction.now)
+            except RowConflict:
+                continue
+
+    async def relay_position(self) -> int:
+        """Position through which everything of the store's source is known to be in the log. May lag: sending again is
+        harmless. 0 in a new epoch."""
+        rows = await self._store.rows().get(RELAY, [self._store.source])
+        return int(rows[0][1]) if rows else 0
+
+    async def save_relay_position(self, source: str, position: int) -> None:
+        """Store that position; never moves backwards."""
+        async with self._store.transaction(upkeep=True) as transaction:
+            rows = await transaction.load_rows(RELAY, [source])
+            if not rows:
+                await transaction.insert_rows(RELAY, [(source, position)])
+            elif rows[0][1] < position:
+                await transaction.update_rows(RELAY, [(source, position)])
+
+    # ---
+
+    async def _all(
+        self, table: Table, index: Index, equal: Sequence[Any] = (), limit: int | None = None
+    ) -> AsyncIterator[Row]:
+        """The rows of one place of an index, page by page."""
+        reader = self._store.rows()
+        columns = [table.columns.index(name) for name in index.order]
+        after: Sequence[Any] = ()
+        left = limit
+        while left is None or left > 0:
+            page = _PAGE if left is None else min(_PAGE, left)
+            rows = await reader.find(table, index, equal, after=after, limit=page)
+            for row in rows:
+                yield row
+            if len(rows) < page:
+                return
+            after = [rows[-1][at] for at in columns]
+            left = None if left is None else left - page
+
+    def _partition(self, place: str) -> Partition:
+        topic, _, number = place.rpartition("/")
+        return Partition(self._subscription, topic, int(number))
+
+    def _letter(self, row: Row) -> DeadLetter:
+        values: Mapping[str, Any] = dict(zip(LETTERS.columns, row, strict=True))
+        return DeadLetter(
+            self._partition(values["place"]), values["log_offset"], _text(values["source"]), values["position"],
+            values["previous"], _text(values["record_key"]), bytes(values["envelope"]), bytes(values["data"]),
+            DeadLetterState(values["state"]), values["attempts"], values["due_at"], values["error_type"],
+            values["error"], values["parked_at"], values["number"], values["revision"],
+        )  # fmt: skip
+
+
+def _checkpoint(row: Row) -> Checkpoint:
+    _, offset, revision, state = row
+    found = _read_state(state)
+    return Checkpoint(offset, revision, found.watermarks, found.gaps, found.counters, found.letters)
+
+
+def _row_of(letter: DeadLetter) -> Row:
+    """In the order of `LETTERS`."""
+    return (
+        letter.id, letter.partition.place, letter.number, letter.state.value, letter.revision, letter.offset,
+        letter.source.encode("utf-8", "surrogatepass"), letter.position, letter.previous,
+        letter.key.encode("utf-8", "surrogatepass"), letter.envelope, letter.data, letter.attempts, letter.due_at,
+        _storable(letter.error_type), _storable(letter.error), letter.parked_at,
+    )  # fmt: skip
+
+
+def _text(raw: bytes) -> str:
+    return bytes(raw).decode("utf-8", "surrogatepass")
+
+
+def _storable(text: str) -> str:
+    """The text of an error may hold anything, also half a character or a zero that no database takes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def _digest(*parts: str) -> str:
+    """Of texts of any length, kept apart."""
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return hashlib.sha256(b"".join(b"%d:%s" % (len(each), each) for each in encoded)).hexdigest()
+
+
+def _checkpoint_moved(partition: Partition, revision: int) -> CheckpointConflict:
+    return CheckpointConflict(
+        f"{partition}: the stored checkpoint is not of revision {revision} any more: another worker moved it; "
+        "load it again and read on from there",
+        subscription=partition.subscription,
+        topic=partition.topic,
+        partition=partition.number,
+        expected_revision=revision,
+    )
+
+
+def _letter_gone(letter: DeadLetter) -> CheckpointConflict:
+    return CheckpointConflict(
+        f"dead letter {letter.id} is not as it was any more: another worker put it through, or an operator decided; "
+        "load the letters again",
+        id=letter.id,
+    )

@@ -1,0 +1,76 @@
+"""What Ensue itself keeps in a service's database, besides the outbox: tables declared as a user declares theirs.
+
+Every store makes them when it is opened, and reads and writes them with the verbs that it has for entities. What the
+rows mean is known to `engine/books.py` alone. See docs/adr/0027.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ensue.ports import Index, Kind, Table
+
+#: Of the tables below and of the outbox's; a database with another one is refused.
+VERSION: Final = 2
+
+_REVISION = ("revision", Kind.INT)
+
+
+def _table(name: str, *columns: tuple[str, Kind], indexes: tuple[Index, ...] = ()) -> Table:
+    """With the column `id` before the others, and guarded by `revision` where there is such a column."""
+    names = ("id", *(column for column, _ in columns))
+    kinds = (Kind.NAME, *(kind for _, kind in columns))
+    return Table(name, names, "id", indexes, kinds, "revision" if _REVISION in columns else "")
+
+
+#: How far the subscription has come: a row a partition, named `<topic>/<number>`. state: watermarks, gaps and counters
+#: as JSON, since they are always read and written together.
+CHECKPOINTS: Final = _table(
+    "ensue_checkpoint", ("log_offset", Kind.INT), _REVISION, ("state", Kind.TEXT), indexes=(Index((), ("id",)),)
+)
+
+#: Messages set aside, named `<partition>:<number>`. place: the checkpoint's name. source and record_key as bytes: what
+#: strangers send need not be text that a database takes.
+LETTERS: Final = _table(
+    "ensue_dead_letter",
+    ("place", Kind.NAME),
+    ("number", Kind.INT),
+    ("state", Kind.NAME),
+    _REVISION,
+    ("log_offset", Kind.INT),
+    ("source", Kind.BYTES),
+    ("position", Kind.INT),
+    ("previous", Kind.INT),
+    ("record_key", Kind.BYTES),
+    ("envelope", Kind.BYTES),
+    ("data", Kind.BYTES),
+    ("attempts", Kind.INT),
+    ("due_at", Kind.FLOAT),
+    ("error_type", Kind.TEXT),
+    ("error", Kind.TEXT),
+    ("parked_at", Kind.FLOAT),
+    indexes=(Index(("place", "state"), ("number", "id")), Index(("state",), ("parked_at", "id"))),
+)
+
+#: Messages without a chain that took effect, by a digest of (source, message id).
+CLAIMS: Final = _table("ensue_inbox", ("claimed_at", Kind.FLOAT), indexes=(Index((), ("claimed_at", "id")),))
+
+#: Answers to requests with an Idempotency-Key, by a digest of the key. headers: JSON.
+ANSWERS: Final = _table(
+    "ensue_response",
+    ("response_key", Kind.TEXT),
+    ("fingerprint", Kind.TEXT),
+    ("status", Kind.INT),
+    ("headers", Kind.TEXT),
+    ("body", Kind.BYTES),
+    ("saved_at", Kind.FLOAT),
+    indexes=(Index((), ("saved_at", "id")),),
+)
+
+#: Who lives, and who works on what: one row for all, as JSON, since every heartbeat reads all of it.
+LEASES: Final = _table("ensue_lease", _REVISION, ("state", Kind.TEXT))
+
+#: Through which position the outbox is in the log: a row a source.
+RELAY: Final = _table("ensue_relay", ("position", Kind.INT))
+
+TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY)
