@@ -69,14 +69,12 @@ class Settings:
 
     partitions: of every topic this service publishes or reads; it must be the same in all services, and cannot be
     changed later without losing the order of keys, so the default leaves room to grow.
-    fault: a named point at which the process kills itself (tests only), as `name` or `name:n` for the n-th pass.
     """
 
     database: str
     broker: str
     partitions: int = 8
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
-    fault: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= 4096:
@@ -102,12 +100,11 @@ def load_settings(
         broker=broker or env.get("ENSUE_BROKER") or f"sqlite:///{home}/broker.db",
         partitions=partitions or _whole(env, "ENSUE_PARTITIONS", 8),
         engine=engine or _engine(env),
-        fault=env.get("ENSUE_FAULT", ""),
     )
 
 
 _KNOWN = frozenset(
-    {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_PARTITIONS", "ENSUE_FAULT"}
+    {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_PARTITIONS"}
     | {f"ENSUE_{field.name.upper()}" for field in dataclasses.fields(EngineConfig) if field.name != "retry"}
 )
 #: A service's database (perhaps another service's), and what tests of adapters are told.

@@ -60,6 +60,7 @@ class Runtime:
         tables: MetaData | None = None,
         progress: Callable[[], None] = lambda: None,
         retry: Retry | None = None,
+        faults: Faults | None = None,
     ) -> None:
         ids = ids or UniqueIds()
         dispatcher = Dispatcher if store.capabilities.transactions else DocumentDispatcher
@@ -77,7 +78,7 @@ class Runtime:
             clock=clock or SystemClock(),
             ids=ids,
             random=random or Random(),
-            faults=Faults(settings.fault),
+            faults=faults or Faults.of_this_process(),
             partitions=settings.partitions,
             progress=progress,
         )
