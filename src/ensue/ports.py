@@ -153,7 +153,7 @@ class Broker(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Index:
+class Lookup:
     """Which rows can be found together: those with the same `equal` columns, in the order of the `order` columns.
 
     The id column belongs at the end of `order`, so that no two rows share a place.
@@ -167,14 +167,14 @@ class Index:
 class Table:
     """A plain table of entities: one row an entity, loaded and saved in bulk by its id column.
 
-    indexes: how its rows are found besides by id. Stores without SQL keep them with the rows; in an SQL database they
+    lookups: how its rows are found besides by id. Stores without SQL keep them with the rows; in an SQL database they
     are the user's own, like the table.
     """
 
     name: str
     columns: tuple[str, ...]
     id_column: str
-    indexes: tuple[Index, ...] = ()
+    lookups: tuple[Lookup, ...] = ()
 
 
 class RowReader(Protocol):
@@ -186,20 +186,20 @@ class RowReader(Protocol):
     async def find(
         self,
         table: Table,
-        index: Index,
+        lookup: Lookup,
         equal: Sequence[Any],
         *,
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
     ) -> Sequence[Sequence[Any]]:
-        """Return up to `limit` rows of one place of the index, in its order.
+        """Return up to `limit` rows of one place of the lookup, in its order.
 
-        equal: values of `index.equal`. since: values of the first columns of `index.order`, where to begin
-        (inclusive). after: values of all columns of `index.order`, of the last row of the page before (exclusive).
+        equal: values of `lookup.equal`. since: values of the first columns of `lookup.order`, where to begin
+        (inclusive). after: values of all columns of `lookup.order`, of the last row of the page before (exclusive).
         """
 
-    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+    async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         """Return how many rows `find` would, without a limit."""
 
 
