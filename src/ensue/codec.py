@@ -28,6 +28,17 @@ _scalar_decoder = msgspec.json.Decoder(str | int | bool | None)
 
 encode_envelope = _encoder.encode
 
+#: What a record may carry, whoever wrote it: the same bounds for what is published and for what is read. They are what
+#: every store's columns hold. A record outside them is no message: it is set aside as Garbage, with the reason.
+POSITION_MAX = 2**63 - 1
+SOURCE_CHARS_MAX = 255
+ID_CHARS_MAX = 255  # id, correlation id and causation id
+TYPE_CHARS_MAX = 255
+KEY_BYTES_MAX = 1_024  # in UTF-8
+#: Each other attribute in UTF-8: time, content type, traceparent, and each extension's name and value.
+ATTRIBUTE_BYTES_MAX = 1_024
+EXTENSIONS_MAX = 64
+
 #: Attributes that have a place of their own, so that no extension may take their names.
 RESERVED = frozenset(
     {
