@@ -38,6 +38,15 @@ KEY_BYTES_MAX = 1_024  # in UTF-8
 #: Each other attribute in UTF-8: time, content type, traceparent, and each extension's name and value.
 ATTRIBUTE_BYTES_MAX = 1_024
 EXTENSIONS_MAX = 64
+#: What is published keeps to these as well: every broker takes such a record as it is configured by default. NATS wants
+#: all headers below 64 KiB, in which each byte may become three (%XX); RabbitMQ wants header names below 256 bytes, and
+#: all headers in one frame of 128 KiB; Kafka (1 MiB) counts the key twice, NATS (1 MiB) counts headers with the data.
+ENVELOPE_BYTES_MAX = 16_384
+EXTENSION_NAME_CHARS_MAX = 64
+#: Envelope, key and data together, unless a setting says otherwise.
+RECORD_BYTES_MAX = 900_000
+#: In the names of Kafka's topics, NATS's streams (each dot takes three), RabbitMQ's queues, and in MariaDB's columns.
+TOPIC_CHARS_MAX = 100
 
 #: Attributes that have a place of their own, so that no extension may take their names.
 RESERVED = frozenset(

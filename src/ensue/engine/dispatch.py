@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+from ensue.codec import RECORD_BYTES_MAX
 from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
 from ensue.errors import CheckpointConflict, EntityMissing, HandlerCancelled, StoreUnavailable, UsageError
@@ -91,8 +92,11 @@ class Entities:
 class Dispatcher:
     """The handlers of one service, ready to run."""
 
-    def __init__(self, definition: ServiceDefinition, ids: Ids, partitions: int) -> None:
+    def __init__(
+        self, definition: ServiceDefinition, ids: Ids, partitions: int, record_bytes_max: int = RECORD_BYTES_MAX
+    ) -> None:
         self.definition = definition
+        self._record_bytes_max = record_bytes_max
         places: dict[Repository[Any] | None, int] = {}
         self.routes = {kind: _route(handlers, places) for kind, handlers in definition.handlers.items()}
         self._ids = ids
@@ -106,7 +110,15 @@ class Dispatcher:
         return handlers[0].name if len(handlers) == 1 else ""
 
     def outgoing(self, now: float) -> Outgoing:
-        return Outgoing(self.definition.name, self._ids, self._partitions, rfc3339(now), self._types, self._allowed)
+        return Outgoing(
+            self.definition.name,
+            self._ids,
+            self._partitions,
+            rfc3339(now),
+            self._types,
+            self._allowed,
+            self._record_bytes_max,
+        )
 
     def outside_step(self, transaction: StepTransaction, correlation_id: str, traceparent: str, key: str) -> Step:
         """A step that no message began."""

@@ -73,7 +73,7 @@ class Runtime:
             service=definition.name,
             store=store,
             broker=broker,
-            dispatcher=dispatcher(definition, ids, settings.partitions),
+            dispatcher=dispatcher(definition, ids, settings.partitions, settings.engine.record_bytes_max),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,
             clock=clock or SystemClock(),
