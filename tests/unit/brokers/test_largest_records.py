@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from servers import KafkaServer, NatsServer, PostgresServer, RabbitMqServer, RedisServer
 
 from ensue import Event, Message, Service
 from ensue.codec import ENVELOPE_BYTES_MAX, KEY_BYTES_MAX, RECORD_BYTES_MAX
 from ensue.errors import EventRefused, EventTooLarge
-from ensue.testing.servers import KafkaServer, NatsServer, PostgresServer, RabbitMqServer, RedisServer
 
 LIMIT_S = 40.0
 
