@@ -16,7 +16,7 @@ from ensue.errors import (
 from ensue.event import Event, event
 from ensue.message import Message
 from ensue.origin import Origin, origin
-from ensue.ports import Index
+from ensue.ports import Lookup
 from ensue.repository import Column, Repository, TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
@@ -29,7 +29,7 @@ __all__ = [
     "EnsueError",
     "EntityMissing",
     "Event",
-    "Index",
+    "Lookup",
     "Message",
     "Origin",
     "Repository",

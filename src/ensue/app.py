@@ -116,7 +116,7 @@ class Service(ServiceDefinition):
     async def rows(self) -> AsyncIterator[Rows]:
         """Queries that every store can answer: `rows: Annotated[Rows, Depends(orders.rows)]`, or `async with`.
 
-        See `Rows`: entities by id, and by the indexes that their TableRepository declares.
+        See `Rows`: entities by id, and by the lookups that their TableRepository declares.
         """
         yield Rows(self.runtime.store.rows(), self.repositories)
 

@@ -143,7 +143,7 @@ class Broker(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Index:
+class Lookup:
     """Which rows can be found together: those with the same `equal` columns, in the order of the `order` columns.
 
     The id column belongs at the end of `order`, so that no two rows share a place.
@@ -176,7 +176,7 @@ class Table:
     name: str
     columns: tuple[str, ...]
     id_column: str
-    indexes: tuple[Index, ...] = ()
+    lookups: tuple[Lookup, ...] = ()
     """How its rows are found besides by id. Stores without SQL keep them with the rows; in an SQL database those of a
     user's table are the user's own, like the table."""
     kinds: tuple[Kind, ...] = ()
@@ -200,20 +200,20 @@ class RowReader(Protocol):
     async def find(
         self,
         table: Table,
-        index: Index,
+        lookup: Lookup,
         equal: Sequence[Any],
         *,
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
     ) -> Sequence[Row]:
-        """Return up to `limit` rows of one place of the index, in its order.
+        """Return up to `limit` rows of one place of the lookup, in its order.
 
-        equal: values of `index.equal`. since: values of the first columns of `index.order`, where to begin
-        (inclusive). after: values of all columns of `index.order`, of the last row of the page before (exclusive).
+        equal: values of `lookup.equal`. since: values of the first columns of `lookup.order`, where to begin
+        (inclusive). after: values of all columns of `lookup.order`, of the last row of the page before (exclusive).
         """
 
-    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+    async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         """Return how many rows `find` would, without a limit."""
 
 

@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 from ensue.errors import UsageError
-from ensue.ports import Index, StepTransaction, Table
+from ensue.ports import Lookup, StepTransaction, Table
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class TableRepository(Generic[T]):
 
     Columns are the dataclass's fields by name. UUID (32 hex digits), Decimal (text), datetime and date (ISO 8601),
     bool and enums are converted; give `columns={"field": Column(to_row, from_row)}` for anything else.
-    The table itself is the user's own (Ensue does not create it). indexes: how its rows are found besides by id, see
+    The table itself is the user's own (Ensue does not create it). lookups: how its rows are found besides by id, see
     `Rows`; a store without SQL keeps them with the rows, in an SQL database they are part of the user's own table.
     """
 
@@ -102,7 +102,7 @@ class TableRepository(Generic[T]):
         table: str,
         id: str = "id",
         columns: Mapping[str, Column] | None = None,
-        indexes: Sequence[Index] = (),
+        lookups: Sequence[Lookup] = (),
     ) -> None:
         if not dataclasses.is_dataclass(cls):
             raise UsageError(f"TableRepository wants a dataclass, {cls.__qualname__} is none")
@@ -110,7 +110,7 @@ class TableRepository(Generic[T]):
         if id not in names:
             raise UsageError(f"{cls.__qualname__} has no field {id!r} to be its id; fields: {', '.join(names)}")
         self.cls: type[T] = cls
-        self.table = Table(table, names, id, _checked(cls, names, id, indexes))
+        self.table = Table(table, names, id, _checked(cls, names, id, lookups))
         self._values: Callable[[Any], Any] = attrgetter(*names) if len(names) > 1 else _single(names[0])
         hints = typing.get_type_hints(cls)
         converters = [(columns or {}).get(name) or _converter(cls, name, hints[name]) for name in names]
@@ -183,16 +183,16 @@ class TableRepository(Generic[T]):
         return rows
 
 
-def _checked(cls: type, names: Sequence[str], id: str, indexes: Sequence[Index]) -> tuple[Index, ...]:
-    for index in indexes:
-        unknown = [name for name in (*index.equal, *index.order) if name not in names]
+def _checked(cls: type, names: Sequence[str], id: str, lookups: Sequence[Lookup]) -> tuple[Lookup, ...]:
+    for lookup in lookups:
+        unknown = [name for name in (*lookup.equal, *lookup.order) if name not in names]
         if unknown:
-            raise UsageError(f"{cls.__qualname__} has no field {', '.join(unknown)} for {index}")
-        if index.order[-1:] != (id,):
+            raise UsageError(f"{cls.__qualname__} has no field {', '.join(unknown)} for {lookup}")
+        if lookup.order[-1:] != (id,):
             raise UsageError(
-                f"{index} of {cls.__qualname__}: its order must end with the id ({id}): no two rows may share a place"
+                f"{lookup} of {cls.__qualname__}: its order must end with the id ({id}): no two rows may share a place"
             )
-    return tuple(indexes)
+    return tuple(lookups)
 
 
 def _single(name: str) -> Callable[[Any], Any]:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from ensue.errors import UsageError
 from ensue.event import EventType, event_type
+from ensue.handling import bound_by_partial, check_callable, is_async, name_of, wraps_async, written_in
 from ensue.message import Message
 from ensue.repository import Repository, SqlAlchemyRepository, TableRepository
 from ensue.retry import Retry
@@ -34,7 +35,8 @@ ENTITY, EVENT, STEP, MESSAGE, SESSION, SYNC_SESSION = range(6)
 class Handler:
     """One declared handler.
 
-    order: which of ENTITY, EVENT, STEP, ... each parameter takes. asynchronous: `async def`. With an entity:
+    order: which of ENTITY, EVENT, STEP, ... each parameter takes. asynchronous: `async def`; any other function may
+    still return an awaitable (a decorator's wrapper does). With an entity:
     `id_field` of the event holds the entity's id, `optional` says that a missing entity is handed over as None.
     """
 
@@ -47,6 +49,11 @@ class Handler:
     repository: Repository[Any] | None = None
     id_field: str = ""
     optional: bool = False
+
+    @property
+    def where(self) -> str:
+        """How an error names it."""
+        return f"handler {self.name} of {self.event.type}"
 
     @property
     def needs_session(self) -> bool:
@@ -160,12 +167,13 @@ class ServiceDefinition:
         name: str | None,
         local_names: Mapping[str, Any],
     ) -> Handler:
-        called = name or function.__name__
+        called = name or name_of(function)
         where = f"handler {self.name}.{called}"
+        check_callable(function, where)
         if entity is not None and not isinstance(entity, type):
             raise UsageError(f"{where}: entity={entity!r} is no class; write the class itself, e.g. entity=Customer")
         try:
-            hints = typing.get_type_hints(function, localns=dict(local_names))
+            hints = typing.get_type_hints(written_in(function), localns=dict(local_names))
         except NameError as error:
             raise UsageError(
                 f"{where}: an annotation cannot be resolved ({error}); import the class where the handler is declared, "
@@ -173,19 +181,25 @@ class ServiceDefinition:
             ) from error
         order: list[int] = []
         optional = False
-        asynchronous = inspect.iscoroutinefunction(function)
+        asynchronous = is_async(function)
+        awaits = asynchronous or wraps_async(function)
+        given = bound_by_partial(function)
         for parameter in inspect.signature(function).parameters.values():
+            if parameter.name in given:
+                continue
             kind = hints.get(parameter.name)
             place = _place(kind, spec.cls, entity)
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                raise UsageError(f"{where}: parameter {parameter.name!r} is keyword-only; handlers are called by place")
             if place is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise UsageError(
                     f"{where}: parameter {parameter.name!r} is annotated {_show(kind)}; write "
                     + (f"{entity.__name__} or {entity.__name__} | None (the entity), " if entity else "")
                     + f"{spec.cls.__name__} (the event), Step, Message, AsyncSession (async def) or Session (def)"
                 )
-            if place == SESSION and not asynchronous:
+            if place == SESSION and not awaits:
                 raise UsageError(f"{where} is a plain def: annotate {parameter.name!r} with Session, not AsyncSession")
-            if place == SYNC_SESSION and asynchronous:
+            if place == SYNC_SESSION and awaits:
                 raise UsageError(f"{where} is async: annotate {parameter.name!r} with AsyncSession, not Session")
             optional = optional or (place == ENTITY and kind is not entity)
             order.append(place)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ensue.ports import Index, Kind, Table
+from ensue.ports import Kind, Lookup, Table
 
 #: Of the tables below and of the outbox's; a database with another one is refused.
 VERSION: Final = 2
@@ -16,17 +16,17 @@ VERSION: Final = 2
 _REVISION = ("revision", Kind.INT)
 
 
-def _table(name: str, *columns: tuple[str, Kind], indexes: tuple[Index, ...] = ()) -> Table:
+def _table(name: str, *columns: tuple[str, Kind], lookups: tuple[Lookup, ...] = ()) -> Table:
     """With the column `id` before the others, and guarded by `revision` where there is such a column."""
     names = ("id", *(column for column, _ in columns))
     kinds = (Kind.NAME, *(kind for _, kind in columns))
-    return Table(name, names, "id", indexes, kinds, "revision" if _REVISION in columns else "")
+    return Table(name, names, "id", lookups, kinds, "revision" if _REVISION in columns else "")
 
 
 #: How far the subscription has come: a row a partition, named `<topic>/<number>`. state: watermarks, gaps and counters
 #: as JSON, since they are always read and written together.
 CHECKPOINTS: Final = _table(
-    "ensue_checkpoint", ("log_offset", Kind.INT), _REVISION, ("state", Kind.TEXT), indexes=(Index((), ("id",)),)
+    "ensue_checkpoint", ("log_offset", Kind.INT), _REVISION, ("state", Kind.TEXT), lookups=(Lookup((), ("id",)),)
 )
 
 #: Messages set aside, named `<partition>:<number>`. place: the checkpoint's name. source and record_key as bytes: what
@@ -49,11 +49,11 @@ LETTERS: Final = _table(
     ("error_type", Kind.TEXT),
     ("error", Kind.TEXT),
     ("parked_at", Kind.FLOAT),
-    indexes=(Index(("place", "state"), ("number", "id")), Index(("state",), ("parked_at", "id"))),
+    lookups=(Lookup(("place", "state"), ("number", "id")), Lookup(("state",), ("parked_at", "id"))),
 )
 
 #: Messages without a chain that took effect, by a digest of (source, message id).
-CLAIMS: Final = _table("ensue_inbox", ("claimed_at", Kind.FLOAT), indexes=(Index((), ("claimed_at", "id")),))
+CLAIMS: Final = _table("ensue_inbox", ("claimed_at", Kind.FLOAT), lookups=(Lookup((), ("claimed_at", "id")),))
 
 #: Answers to requests with an Idempotency-Key, by a digest of the key. headers: JSON.
 ANSWERS: Final = _table(
@@ -64,7 +64,7 @@ ANSWERS: Final = _table(
     ("headers", Kind.TEXT),
     ("body", Kind.BYTES),
     ("saved_at", Kind.FLOAT),
-    indexes=(Index((), ("saved_at", "id")),),
+    lookups=(Lookup((), ("saved_at", "id")),),
 )
 
 #: Who lives, and who works on what: one row for all, as JSON, since every heartbeat reads all of it.

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ensue.message import Checkpoint, DeadLetterState, Lease, LeaseTable, OutboxRecord, Partition
-from ensue.ports import Index, RowReader, StepTransaction, Store, Table
+from ensue.ports import Lookup, RowReader, StepTransaction, Store, Table
 
 
 class WrappedTransaction:
@@ -377,14 +377,14 @@ class _RowsOfPages:
     async def find(
         self,
         table: Table,
-        index: Index,
+        lookup: Lookup,
         equal: Sequence[Any],
         *,
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
     ) -> Sequence[Sequence[Any]]:
-        found = await self.healthy.find(table, index, equal, since=since, after=after, limit=limit + bool(after))
+        found = await self.healthy.find(table, lookup, equal, since=since, after=after, limit=limit + bool(after))
         return found[1:] if after else found
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from ensue import EngineConfig, Event, Index, Retry, Service, Step, TableRepository
+from ensue import EngineConfig, Event, Lookup, Retry, Service, Step, TableRepository
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.config import Settings
 from ensue.engine.runtime import Runtime
@@ -75,7 +75,7 @@ def make_accounts() -> Service:
     accounts = Service(
         "accounts",
         publishes=[BalanceChanged],
-        repositories=[TableRepository(Account, table="accounts", id="account", indexes=[Index((), ("account",))])],
+        repositories=[TableRepository(Account, table="accounts", id="account", lookups=[Lookup((), ("account",))])],
     )
 
     @accounts.on(Deposited, entity=Account, id="account")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ensue import Index, Service, TableRepository
+from ensue import Lookup, Service, TableRepository
 from shop.money import PENCE
 from shop.order_history.model import HistoryCustomer, HistoryOrder, metadata
 from shop.times import UTC_TEXT
@@ -17,17 +17,17 @@ order_history = Service(
             table="history_customers",
             id="customer_id",
             columns={"credit_limit": PENCE, "reserved": PENCE},
-            indexes=[Index((), ("customer_id",))],
+            lookups=[Lookup((), ("customer_id",))],
         ),
         TableRepository(
             HistoryOrder,
             table="history_orders",
             id="order_id",
             columns={"total": PENCE, "placed_at": UTC_TEXT},
-            indexes=[
-                Index((), ("placed_at", "order_id")),
-                Index(("customer_id",), ("placed_at", "order_id")),
-                Index(("status",), ("placed_at", "order_id")),
+            lookups=[
+                Lookup((), ("placed_at", "order_id")),
+                Lookup(("customer_id",), ("placed_at", "order_id")),
+                Lookup(("status",), ("placed_at", "order_id")),
             ],
         ),
     ],

@@ -1,4 +1,4 @@
-"""Queries on entities without SQL: by id and by an index, a page at a time, committed rows only."""
+"""Queries on entities without SQL: by id and by a lookup, a page at a time, committed rows only."""
 
 # ruff: noqa: PT012  # what a step did before it raised belongs into the block
 from __future__ import annotations
@@ -11,18 +11,18 @@ import pytest
 
 from ensue.conformance.store_suite import ITEMS, StoreSuite, Undo
 from ensue.errors import EnsueError, RowConflict
-from ensue.ports import Index, Store
+from ensue.ports import Lookup, Store
 from ensue.tables import ANSWERS, CLAIMS, LEASES
 
-BY_OWNER, ALL = ITEMS.indexes
+BY_OWNER, ALL = ITEMS.lookups
 Row = tuple[str, str | None, int, str]
 
 
 class Reading(StoreSuite):
-    async def found(self, store: Store, index: Index = ALL, *equal: object, **where: object) -> list[str]:
+    async def found(self, store: Store, lookup: Lookup = ALL, *equal: object, **where: object) -> list[str]:
         """Ids in the order found."""
         limits = {"limit": 1000, **where}
-        return [row[0] for row in await store.rows().find(ITEMS, index, equal, **limits)]  # type: ignore[arg-type]  # by name
+        return [row[0] for row in await store.rows().find(ITEMS, lookup, equal, **limits)]  # type: ignore[arg-type]  # by name
 
     async def test_rows_are_found_by_id(self) -> None:
         async with self.opened() as store:
@@ -170,7 +170,7 @@ class Reading(StoreSuite):
                 await transaction.delete_rows(CLAIMS, [*(row[0] for row in rows[:1100]), "missing"])
                 left = [each for each, _ in await transaction.load_rows(CLAIMS, ["k0000", "k1100"])]
                 assert left == ["k1100"], "a step does not see what it deleted itself"
-            [by_time] = CLAIMS.indexes
+            [by_time] = CLAIMS.lookups
             found = await store.rows().find(CLAIMS, by_time, (), limit=1000)
             assert [tuple(row) for row in found] == rows[1100:]
             assert await store.rows().count(CLAIMS, by_time, ()) == 100

@@ -16,7 +16,7 @@ from ensue.codec import encode_envelope
 from ensue.engine.books import Books
 from ensue.errors import StoreConflict
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Envelope, OutboxRecord, Partition, StoredResponse
-from ensue.ports import Capabilities, Index, StepTransaction, Store, Table
+from ensue.ports import Capabilities, Lookup, StepTransaction, Store, Table
 
 SERVICE = "orders"
 TOPIC = "orders"
@@ -57,7 +57,7 @@ ITEMS = Table(
     "conformance_item",
     ("id", "owner", "rank", "note"),
     "id",
-    (Index(("owner",), ("rank", "id")), Index((), ("rank", "id"))),
+    (Lookup(("owner",), ("rank", "id")), Lookup((), ("rank", "id"))),
 )
 
 
@@ -185,7 +185,7 @@ class StoreSuite:
     async def traces(self, store: Store) -> list[str]:
         if self.capabilities.publishes and self.capabilities.transactions:
             return texts(await self.everything(store))
-        return [row[0] for row in await store.rows().find(ITEMS, ITEMS.indexes[0], ["trace"], limit=1000)]
+        return [row[0] for row in await store.rows().find(ITEMS, ITEMS.lookups[0], ["trace"], limit=1000)]
 
     async def until_it_commits(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do a step again that lost a race, where stores find that out at the commit."""

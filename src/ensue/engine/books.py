@@ -27,10 +27,10 @@ from ensue.message import (
     Partition,
     StoredResponse,
 )
-from ensue.ports import Index, Row, StepTransaction, Store, Table
+from ensue.ports import Lookup, Row, StepTransaction, Store, Table
 from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LEASES, LETTERS, RELAY
 
-_BY_PLACE, _BY_STATE = LETTERS.indexes
+_BY_PLACE, _BY_STATE = LETTERS.lookups
 _ONE_ROW = "leases"
 #: Rows read in one query, where there may be many.
 _PAGE = 500
@@ -77,7 +77,7 @@ class Books:
         return _checkpoint(rows[0]) if rows else Checkpoint()
 
     async def checkpoints(self) -> dict[Partition, Checkpoint]:
-        [by_id] = CHECKPOINTS.indexes
+        [by_id] = CHECKPOINTS.lookups
         return {self._partition(row[0]): _checkpoint(row) async for row in self._all(CHECKPOINTS, by_id)}
 
     async def save_checkpoint(self, transaction: StepTransaction, partition: Partition, checkpoint: Checkpoint) -> int:
@@ -151,8 +151,8 @@ class Books:
         found: list[DeadLetter] = []
         for state in states or DeadLetterState:
             equal = [state.value] if partition is None else [partition.place, state.value]
-            index = _BY_STATE if partition is None else _BY_PLACE
-            found += [self._letter(row) async for row in self._all(LETTERS, index, equal, limit)]
+            lookup = _BY_STATE if partition is None else _BY_PLACE
+            found += [self._letter(row) async for row in self._all(LETTERS, lookup, equal, limit)]
         if partition is None:
             found.sort(key=lambda letter: (letter.parked_at, letter.partition, letter.number))
         else:
@@ -242,9 +242,9 @@ class Books:
         return await self._prune(ANSWERS, before_s, min(limit, _ANSWERS_PAGE))
 
     async def _prune(self, table: Table, before_s: float, limit: int) -> int:
-        [index] = table.indexes
-        at = table.columns.index(index.order[0])
-        rows = await self._store.rows().find(table, index, (), limit=limit)
+        [lookup] = table.lookups
+        at = table.columns.index(lookup.order[0])
+        rows = await self._store.rows().find(table, lookup, (), limit=limit)
         old = [row[0] for row in rows if row[at] < before_s]
         if old:
             async with self._store.transaction(upkeep=True) as transaction:
@@ -303,16 +303,16 @@ class Books:
     # ---
 
     async def _all(
-        self, table: Table, index: Index, equal: Sequence[Any] = (), limit: int | None = None
+        self, table: Table, lookup: Lookup, equal: Sequence[Any] = (), limit: int | None = None
     ) -> AsyncIterator[Row]:
-        """The rows of one place of an index, page by page."""
+        """The rows of one place of a lookup, page by page."""
         reader = self._store.rows()
-        columns = [table.columns.index(name) for name in index.order]
+        columns = [table.columns.index(name) for name in lookup.order]
         after: Sequence[Any] = ()
         left = limit
         while left is None or left > 0:
             page = _PAGE if left is None else min(_PAGE, left)
-            rows = await reader.find(table, index, equal, after=after, limit=page)
+            rows = await reader.find(table, lookup, equal, after=after, limit=page)
             for row in rows:
                 yield row
             if len(rows) < page:

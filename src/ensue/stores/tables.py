@@ -25,7 +25,7 @@ def creating(
     ]
     indexes = {
         f"{table.name}_{number}": f"({', '.join((*index.equal, *index.order))})"
-        for number, index in enumerate(table.indexes, 1)
+        for number, index in enumerate(table.lookups, 1)
         if index.equal or index.order != (table.id_column,)
     }
     if inline:

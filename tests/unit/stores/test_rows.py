@@ -1,4 +1,4 @@
-"""Queries by entity: what `Rows` makes of a repository's indexes, on two stores; and the same as plain SQL."""
+"""Queries by entity: what `Rows` makes of a repository's lookups, on two stores; and the same as plain SQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Column, MetaData, String, Table
 
-from ensue import Index, Rows, Service, TableRepository, UsageError
+from ensue import Lookup, Rows, Service, TableRepository, UsageError
 from ensue.conformance.store import SERVICE
 from ensue.conformance.store_rows import Reading
 from ensue.ports import Capabilities, RowReader, Store
@@ -42,7 +42,7 @@ Table(
 PARCELS = TableRepository(
     Parcel,
     table="parcel",
-    indexes=[Index((), ("sent", "id")), Index(("note",), ("sent", "id")), Index((), ("price", "id"))],
+    lookups=[Lookup((), ("sent", "id")), Lookup(("note",), ("sent", "id")), Lookup((), ("price", "id"))],
 )
 
 
@@ -80,7 +80,7 @@ async def test_entities_come_back_with_their_own_types(store: Store) -> None:
 
 async def test_what_no_index_can_answer_is_refused_with_the_index_to_add(store: Store) -> None:
     rows = Rows(store.rows(), {Parcel: PARCELS})
-    with pytest.raises(UsageError, match=r"add Index\(equal=\('price'\), order="):
+    with pytest.raises(UsageError, match=r"add Lookup\(equal=\('price'\), order="):
         await rows.find(Parcel, by={"price": Decimal(1)})
     with pytest.raises(UsageError, match="expected a Parcel or a tuple of its sent, id"):
         await rows.find(Parcel, after=(1,))
@@ -94,9 +94,9 @@ async def test_what_no_index_can_answer_is_refused_with_the_index_to_add(store: 
 
 def test_an_index_must_fit_its_class() -> None:
     with pytest.raises(UsageError, match="has no field when"):
-        TableRepository(Parcel, table="p", indexes=[Index((), ("when", "id"))])
+        TableRepository(Parcel, table="p", lookups=[Lookup((), ("when", "id"))])
     with pytest.raises(UsageError, match="must end with the id"):
-        TableRepository(Parcel, table="p", indexes=[Index((), ("id", "sent"))])
+        TableRepository(Parcel, table="p", lookups=[Lookup((), ("id", "sent"))])
 
 
 async def test_a_service_hands_out_rows(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ async def test_a_query_by_an_index_reads_no_whole_table(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE parcel (id PRIMARY KEY, sent, price, note)")
         connection.execute("CREATE INDEX of_note ON parcel (note, sent, id)")
         for statement in (
-            sql_rows.find_statement(table, table.indexes[1], ["x"], ["1"], [], 9, quoted),
-            sql_rows.find_statement(table, table.indexes[1], ["x"], [], ["1", "a"], 9, quoted),
-            sql_rows.count_statement(table, table.indexes[1], ["x"], quoted),
+            sql_rows.find_statement(table, table.lookups[1], ["x"], ["1"], [], 9, quoted),
+            sql_rows.find_statement(table, table.lookups[1], ["x"], [], ["1", "a"], 9, quoted),
+            sql_rows.count_statement(table, table.lookups[1], ["x"], quoted),
         ):
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement[0]}", statement[1]))
             assert plan.startswith("SEARCH"), plan
@@ -176,5 +176,5 @@ def test_whole_numbers_near_the_edge_of_a_float_keep_their_order() -> None:
 
 def test_what_has_no_place_is_refused() -> None:
     for value in (2**63, float("nan"), Decimal(1)):
-        with pytest.raises(UsageError, match="no place in an index"):
+        with pytest.raises(UsageError, match="no place in a lookup"):
             place([value])

@@ -199,16 +199,6 @@ async def test_mariadb_does_a_step_over_tls_that_it_has_verified(mariadb: MariaD
         assert "('Ssl_cipher', 'TLS_" in await does_a_step(store, "verified", MARIADB_CIPHER)
 
 
-async def test_mariadb_follows_the_binary_log_over_tls_too(mariadb: MariaDbServer) -> None:
-    """The server takes no other connection: that it is followed says that it is so over TLS."""
-    pytest.importorskip("pymysqlreplication")
-    options = f"binlog=1&ssl_ca={mariadb.certificates.authority}"
-    followed = "SELECT count(*) FROM information_schema.processlist WHERE user = 'shop' AND command = 'Binlog Dump'"
-    async with opened(on(mariadb, "mariadb", options)) as store, asyncio.timeout(PATIENCE_S):
-        while mariadb.sql(followed) == "0":
-            await store.outbox_wait(0.1)
-
-
 async def test_mariadb_with_ssl_alone_trusts_the_authorities_of_the_system(
     mariadb: MariaDbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

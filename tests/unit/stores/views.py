@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ensue import EngineConfig, Event, Index, Service, TableRepository
+from ensue import EngineConfig, Event, Lookup, Service, TableRepository
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.config import Settings
 from ensue.engine.runtime import Runtime
@@ -39,7 +39,9 @@ def make_totals() -> Service:
     totals = Service(
         "totals",
         publishes=[],
-        repositories=[TableRepository(Total, table="totals", id="account", indexes=[Index((), ("amount", "account"))])],
+        repositories=[
+            TableRepository(Total, table="totals", id="account", lookups=[Lookup((), ("amount", "account"))])
+        ],
     )
 
     @totals.on(Deposited, entity=Total, id="account")
