@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ensue.ports import Kind, Table
+from ensue.ports import Table
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
 
-def creating(
-    table: Table, types: Mapping[Kind, str], *, begin: str = "", end: str = "", inline: bool = False
-) -> list[str]:
+def creating(table: Table, types: Mapping[str, str], *, inline: bool = False) -> list[str]:
     """The statements that make one of Ensue's own tables and its indexes; its names need no quotes anywhere.
 
-    types: a database's name for each kind. begin, end: what it says before a table's name and after its columns.
-    inline: its indexes are a part of the table's statement.
+    types: a database's name for each kind of column; `begin` and `end`: what it says before a table's name and after
+    its columns. inline: indexes are a part of the table's statement.
     """
     lines = [
         f"{name} {types[kind]} {'PRIMARY KEY' if name == table.id_column else 'NOT NULL'}"
@@ -32,7 +30,7 @@ def creating(
         lines += [f"INDEX {name} {columns}" for name, columns in indexes.items()]
         indexes = {}
     body = ",\n    ".join(lines)
-    made = [f"CREATE TABLE {begin}{table.name} (\n    {body}\n){end}"]
+    made = [f"CREATE TABLE {types['begin']}{table.name} (\n    {body}\n){types['end']}"]
     return made + [f"CREATE INDEX {name} ON {table.name} {columns}" for name, columns in indexes.items()]
 
 

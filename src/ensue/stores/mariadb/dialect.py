@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from ensue.errors import UsageError
-from ensue.message import Checkpoint, OutboxRecord, Partition
-from ensue.ports import Table
+from ensue.message import OutboxRecord
+from ensue.ports import Row, Table
+from ensue.stores import rules
 from ensue.stores.mariadb import failures
 from ensue.stores.mariadb.hindrances import hindrances
-from ensue.stores.mariadb.link import AsyncmyLink
 from ensue.stores.mariadb.rows import Tables
 from ensue.stores.sql.link import Link, Rows
 
@@ -33,41 +32,24 @@ _HEADS = (
     "INSERT INTO ensue_outbox_head (topic, partition_no, position) VALUES {rows} "
     "ON DUPLICATE KEY UPDATE position = VALUES(position)"
 )
-INSERT_CHECKPOINT = (
-    "INSERT INTO ensue_checkpoint (subscription, topic, partition_no, log_offset, counters, gaps, revision) "
-    "VALUES (%s, %s, %s, %s, %s, %s, 1)"
-)
-UPDATE_CHECKPOINT = (
-    "UPDATE ensue_checkpoint SET log_offset = %s, counters = %s, gaps = %s, revision = revision + 1 "
-    "WHERE subscription = %s AND topic = %s AND partition_no = %s AND revision = %s"
-)
-_MARKS = (
-    "INSERT INTO ensue_watermark (subscription, topic, partition_no, source, position) VALUES {rows} "
-    "ON DUPLICATE KEY UPDATE position = VALUES(position)"
-)
-_CLAIM = "INSERT IGNORE INTO ensue_inbox (digest, claim, claimed_at) VALUES {rows}"
-_CLAIMED = "SELECT digest FROM ensue_inbox WHERE claim = %s AND digest IN ({digests})"
 _CHUNK = 500
 
 
 class MariaDbDialect:
     types: Mapping[str, str] = {
-        "never": "IF NOT EXISTS",
         "name": "VARCHAR(191)",
-        "long_name": "VARCHAR(255)",
         "text": "LONGTEXT",
-        "blob": "LONGBLOB",
-        "digest": "BINARY(32)",
-        "claim": "BIGINT",
-        "real": "DOUBLE",
-        "number": "BIGINT AUTO_INCREMENT PRIMARY KEY",
-        "letter_index": ", INDEX ensue_dead_letter_place (subscription, topic, partition_no, id)",
+        "bytes": "LONGBLOB",
+        "int": "BIGINT",
+        "float": "DOUBLE",
+        "begin": "IF NOT EXISTS ",
         # Names are compared byte by byte, as everywhere else.
         "end": " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin",
     }
+    inline_indexes = True
     outbox_tables: Sequence[str] = (
         # The index holds what has no position first, in id order.
-        """CREATE TABLE {never} ensue_outbox (
+        """CREATE TABLE {begin}ensue_outbox (
             id BIGINT AUTO_INCREMENT PRIMARY KEY,
             topic {name} NOT NULL,
             partition_no INTEGER NOT NULL,
@@ -84,7 +66,6 @@ class MariaDbDialect:
         "SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'ensue_meta'"
     )
     clock = "SELECT UNIX_TIMESTAMP(SYSDATE(6))"
-    lock_meta = "SELECT 1 FROM ensue_meta FOR UPDATE"
     read_only = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY"
 
     def __init__(self) -> None:
@@ -96,16 +77,6 @@ class MariaDbDialect:
         if found is None:
             found = self._texts[statement] = statement.replace("%", "%%").replace("?", "%s")
         return found
-
-    def upsert(self, table: str, keys: Sequence[str], others: Sequence[str]) -> str:
-        changes = ", ".join(f"{name} = VALUES({name})" for name in others)
-        return f"{self._insert('INSERT', table, (*keys, *others))} ON DUPLICATE KEY UPDATE {changes}"
-
-    def insert_new(self, table: str, columns: Sequence[str]) -> str:
-        return self._insert("INSERT IGNORE", table, columns)
-
-    def _insert(self, verb: str, table: str, columns: Sequence[str]) -> str:
-        return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})"
 
     async def prune(
         self, link: Link, table: str, key: str, time: str, before_s: float, limit: int, through: int | None = None
@@ -161,45 +132,19 @@ class MariaDbDialect:
 
     # --- in bulk
 
-    async def save_checkpoint(
-        self, link: Link, partition: Partition, checkpoint: Checkpoint, sources: Sequence[str], texts: tuple[str, str]
-    ) -> bool:
-        if checkpoint.revision:
-            values = (checkpoint.offset, *texts, *partition, checkpoint.revision)
-            if await link.execute(UPDATE_CHECKPOINT, *values) != 1:
-                return False
-        else:
-            try:
-                await link.execute(INSERT_CHECKPOINT, *partition, checkpoint.offset, *texts)
-            except Exception as error:
-                if failures.code_of(error) == failures.DUPLICATE:
-                    return False
-                raise
-        if sources:
-            marks = [value for each in sources for value in (*partition, each, checkpoint.watermarks[each])]
-            await link.execute(_MARKS.format(rows=", ".join(["(%s, %s, %s, %s, %s)"] * len(sources))), *marks)
-        return True
-
-    async def claim(self, link: Link, digests: Sequence[bytes], now: float) -> set[bytes]:
-        claim = secrets.randbits(62)
-        rows = ", ".join(["(%s, %s, %s)"] * len(digests))
-        await link.execute(_CLAIM.format(rows=rows), *[value for each in digests for value in (each, claim, now)])
-        wanted = ", ".join(["%s"] * len(digests))
-        return {bytes(digest) for (digest,) in await link.fetch(_CLAIMED.format(digests=wanted), claim, *digests)}
-
-    async def add_letters(self, link: Link, columns: str, rows: Sequence[Sequence[Any]]) -> list[int]:
-        text = f"INSERT INTO ensue_dead_letter ({columns}) VALUES ({', '.join(['%s'] * len(rows[0]))})"
-        ids = []
-        for row in rows:
-            await link.execute(text, *row)
-            ids.append(cast("AsyncmyLink", link).last_id)
-        return ids
-
     async def load_rows(self, link: Link, table: Table, ids: Sequence[Any]) -> Rows:
         return await (await self._tables.of(link, table)).load(link, ids)
 
-    async def insert_rows(self, link: Link, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-        await (await self._tables.of(link, table)).insert(link, rows)
+    async def insert_rows(self, link: Link, table: Table, rows: Sequence[Row]) -> None:
+        try:
+            await (await self._tables.of(link, table)).insert(link, rows)
+        except Exception as error:
+            if table.own and failures.code_of(error) == failures.DUPLICATE:
+                raise rules.row_exists(table.name, [row[0] for row in rows]) from error
+            raise
 
-    async def update_rows(self, link: Link, table: Table, rows: Sequence[Sequence[Any]]) -> int:
-        return await (await self._tables.of(link, table)).update(link, rows)
+    async def update_rows(self, link: Link, table: Table, rows: Sequence[Row], expect: Sequence[Any]) -> int:
+        return await (await self._tables.of(link, table)).update(link, rows, expect)
+
+    async def delete_rows(self, link: Link, table: Table, ids: Sequence[Any], expect: Sequence[Any]) -> int:
+        return await (await self._tables.of(link, table)).delete(link, ids, expect)

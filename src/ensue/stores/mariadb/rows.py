@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any, cast
 
 from ensue.errors import UsageError
-from ensue.ports import Table
+from ensue.ports import Row, Table
 from ensue.stores.mariadb.link import AsyncmyLink
 from ensue.stores.sql.link import Link, Rows
 
@@ -61,6 +61,8 @@ class Statements:
         self._others = [at for at in range(len(names)) if at != id_at] or [id_at]
         changes = ", ".join(f"{names[at]} = ?" for at in self._others)
         self.update_text = f"UPDATE {into} SET {changes} WHERE {key} = ?"
+        self.delete_text = f"DELETE FROM {into} WHERE {key} = ?"
+        self._expected = f" AND {quoted(table.revision)} = ?" if table.revision else ""
         self._to_column = [(at, _TO_COLUMN[kind]) for at, kind in enumerate(types) if kind in _TO_COLUMN]
         self._to_plain = [(at, _TO_PLAIN[kind]) for at, kind in enumerate(types) if kind in _TO_PLAIN]
 
@@ -79,17 +81,28 @@ class Statements:
             rows += await link.fetch(self.load_text(len(chunk)), *chunk)
         return [_changed(row, self._to_plain) for row in rows] if self._to_plain else rows
 
-    async def insert(self, link: Link, rows: Sequence[Sequence[Any]]) -> None:
+    async def insert(self, link: Link, rows: Sequence[Row]) -> None:
         for begin in range(0, len(rows), CHUNK):
             chunk = rows[begin : begin + CHUNK]
             values = [value for row in chunk for value in _changed(row, self._to_column)]
             await link.execute(self._insert + ", ".join([self._row] * len(chunk)), *values)
 
-    async def update(self, link: Link, rows: Sequence[Sequence[Any]]) -> int:
-        """Return how many were there. In id order, as locks are taken everywhere."""
-        ordered = [_changed(row, self._to_column) for row in sorted(rows, key=itemgetter(self._id_at))]
-        values = [(*(row[at] for at in self._others), row[self._id_at]) for row in ordered]
-        return await cast("AsyncmyLink", link).execute_each(self.update_text, values)
+    async def update(self, link: Link, rows: Sequence[Row], expect: Sequence[Any]) -> int:
+        """Return how many were there, as expected. In id order, as locks are taken everywhere."""
+        tails: list[tuple[Any, ...]] = [(each,) for each in expect] or [()] * len(rows)
+        values = [
+            (*(row[at] for at in self._others), row[self._id_at], *tail)
+            for row, tail in zip([_changed(row, self._to_column) for row in rows], tails, strict=True)
+        ]
+        values.sort(key=itemgetter(len(self._others)))
+        text = self.update_text + (self._expected if expect else "")
+        return await cast("AsyncmyLink", link).execute_each(text, values)
+
+    async def delete(self, link: Link, ids: Sequence[Any], expect: Sequence[Any]) -> int:
+        """Return how many were there, as expected."""
+        values = list(zip(ids, expect, strict=True)) if expect else [(each,) for each in ids]
+        text = self.delete_text + (self._expected if expect else "")
+        return await cast("AsyncmyLink", link).execute_each(text, sorted(values))
 
 
 def _changed(row: Sequence[Any], changes: Sequence[tuple[int, Change]]) -> Sequence[Any]:

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any
 
 from ensue.errors import UsageError
-from ensue.ports import Table
+from ensue.ports import Row, Table
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.sql.link import Link, Rows
 
@@ -70,12 +70,28 @@ class Statements:
         others = [name for at, name in enumerate(names) if at != id_at] or [key]  # an update says whether it is there
         changes = ", ".join(f"{name} = v.{name}" for name in others)
         single = ", ".join(f"{name} = ${names.index(name) + 1}" for name in others)
-        self.insert_text = f"INSERT INTO {into} ({columns}) SELECT * FROM unnest({sources})"
-        self.insert_one = f"INSERT INTO {into} ({columns}) VALUES ({values})"
+        # Of Ensue's own rows one that is there already shows in the count, and is no error that ends the transaction.
+        end = " ON CONFLICT DO NOTHING" if table.own else ""
+        self.insert_text = f"INSERT INTO {into} ({columns}) SELECT * FROM unnest({sources}){end}"
+        self.insert_one = f"INSERT INTO {into} ({columns}) VALUES ({values}){end}"
         self.update_text = (
             f"UPDATE {into} t SET {changes} FROM unnest({sources}) AS v({columns}) WHERE t.{key} = v.{key}"
         )
         self.update_one = f"UPDATE {into} SET {single} WHERE {key} = ${id_at + 1}"
+        self.delete_text = f"DELETE FROM {into} WHERE {key} = ANY($1::{types[id_at]}[])"
+        if table.revision:
+            # The row as it was loaded, or none: what a concurrent transaction has changed does not match any more.
+            revision, kind = quoted(table.revision), types[table.columns.index(table.revision)]
+            last = len(types) + 1
+            self.update_expected = (
+                f"UPDATE {into} t SET {changes} FROM unnest({sources}, ${last}::{kind}[]) AS v({columns}, expected) "
+                f"WHERE t.{key} = v.{key} AND t.{revision} = v.expected"
+            )
+            self.update_one_expected = f"{self.update_one} AND {revision} = ${last}"
+            self.delete_expected = (
+                f"DELETE FROM {into} t USING unnest($1::{types[id_at]}[], $2::{kind}[]) AS v(id, expected) "
+                f"WHERE t.{key} = v.id AND t.{revision} = v.expected"
+            )
         self._to_column = [(at, TO_COLUMN[kind]) for at, kind in enumerate(types) if kind in TO_COLUMN]
         self._to_plain = [(at, TO_PLAIN[kind]) for at, kind in enumerate(types) if kind in TO_PLAIN]
         self._id_to_column = TO_COLUMN.get(types[id_at])
@@ -87,14 +103,28 @@ class Statements:
         rows = await link.fetch(self.load_text, wanted)
         return [self._changed(row, self._to_plain) for row in rows] if self._to_plain else rows
 
-    async def insert(self, link: Link, rows: Sequence[Sequence[Any]]) -> None:
-        await self._many(link, rows, self.insert_text, self.insert_one)
+    async def insert(self, link: Link, rows: Sequence[Row]) -> int:
+        """Return how many were not there yet."""
+        return await self._many(link, rows, self.insert_text, self.insert_one)
 
-    async def update(self, link: Link, rows: Sequence[Sequence[Any]]) -> int:
-        """Return how many were there. In id order, as locks are taken everywhere."""
-        return await self._many(link, sorted(rows, key=itemgetter(self._id_at)), self.update_text, self.update_one)
+    async def update(self, link: Link, rows: Sequence[Row], expect: Sequence[Any]) -> int:
+        """Return how many were there, as expected. In id order, as locks are taken everywhere."""
+        if expect:
+            rows = [(*row, each) for row, each in zip(rows, expect, strict=True)]
+            texts = (self.update_expected, self.update_one_expected)
+        else:
+            texts = (self.update_text, self.update_one)
+        return await self._many(link, sorted(rows, key=itemgetter(self._id_at)), *texts)
 
-    async def _many(self, link: Link, rows: Sequence[Sequence[Any]], text: str, one: str) -> int:
+    async def delete(self, link: Link, ids: Sequence[Any], expect: Sequence[Any]) -> int:
+        """Return how many were there, as expected."""
+        change = self._id_to_column
+        wanted = list(ids) if change is None else [change(each) for each in ids]
+        if expect:
+            return await link.execute(self.delete_expected, wanted, list(expect))
+        return await link.execute(self.delete_text, wanted)
+
+    async def _many(self, link: Link, rows: Sequence[Row], text: str, one: str) -> int:
         if self._to_column:
             rows = [self._changed(row, self._to_column) for row in rows]
         if len(rows) == 1:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ensue.errors import UsageError
-from ensue.message import Checkpoint, OutboxRecord, Partition
-from ensue.ports import Table
+from ensue.message import OutboxRecord
+from ensue.ports import Row, Table
 from ensue.stores.sql.link import Link, Rows
 
 #: Columns of the outbox in the order of OutboxRecord's fields.
@@ -15,28 +15,24 @@ OUTBOX = "topic, partition_no, record_key, envelope, data, position, previous"
 
 
 class Dialect(Protocol):
-    """One database's SQL. types: what the tables' texts are filled with (see `schema.py`).
-
-    outbox_tables: the outbox, and what giving positions needs. exists: a query that tells whether `ensue_meta` is
-    there. clock: a query for the database's clock, epoch seconds. lock_meta: takes the lock that heartbeats share.
-    read_only: what opens a reader's transaction.
-    """
+    """One database's SQL."""
 
     types: Mapping[str, str]
+    """Its names for what columns hold (`ensue.ports.Kind`); `begin` and `end`: what stands before the name and after
+    the columns of a table that is made."""
     outbox_tables: Sequence[str]
+    """The outbox, and what giving positions needs; filled with `types`."""
+    inline_indexes: bool
+    """Whether indexes are made with their table."""
     exists: str
+    """A query that tells whether `ensue_meta` is there."""
     clock: str
-    lock_meta: str
+    """A query for the database's clock, epoch seconds."""
     read_only: str
+    """What opens a reader's transaction."""
 
     def text(self, statement: str) -> str:
         """Return the statement with `?` as this driver's placeholders."""
-
-    def upsert(self, table: str, keys: Sequence[str], others: Sequence[str]) -> str:
-        """INSERT one row, or set `others` where `keys` are there already; values in the order keys, others."""
-
-    def insert_new(self, table: str, columns: Sequence[str]) -> str:
-        """INSERT one row unless a unique key is taken; then the count of rows is 0."""
 
     async def prune(
         self, link: Link, table: str, key: str, time: str, before_s: float, limit: int, through: int | None = None
@@ -60,20 +56,13 @@ class Dialect(Protocol):
 
     # --- in bulk
 
-    async def save_checkpoint(
-        self, link: Link, partition: Partition, checkpoint: Checkpoint, sources: Sequence[str], texts: tuple[str, str]
-    ) -> bool:
-        """Save under the revision that was loaded; False: the stored one is another. texts: counters, gaps."""
-
-    async def claim(self, link: Link, digests: Sequence[bytes], now: float) -> set[bytes]:
-        """Insert the digests that are not in the inbox yet; return those."""
-
-    async def add_letters(self, link: Link, columns: str, rows: Sequence[Sequence[Any]]) -> list[int]:
-        """Insert dead letters in order; return their ids."""
-
     async def load_rows(self, link: Link, table: Table, ids: Sequence[Any]) -> Rows: ...
 
-    async def insert_rows(self, link: Link, table: Table, rows: Sequence[Sequence[Any]]) -> None: ...
+    async def insert_rows(self, link: Link, table: Table, rows: Sequence[Row]) -> None:
+        """Insert rows. Raises RowConflict for an id that is there already in a table of Ensue's own."""
 
-    async def update_rows(self, link: Link, table: Table, rows: Sequence[Sequence[Any]]) -> int:
-        """Update rows by id; return how many are there. No id comes twice."""
+    async def update_rows(self, link: Link, table: Table, rows: Sequence[Row], expect: Sequence[Any]) -> int:
+        """Update rows by id; return how many are there, as expected. No id comes twice."""
+
+    async def delete_rows(self, link: Link, table: Table, ids: Sequence[Any], expect: Sequence[Any]) -> int:
+        """Delete rows by id; return how many were there, as expected."""

@@ -79,10 +79,8 @@ class Outbox(Protocol):
 
     async def heads(self) -> Mapping[tuple[str, int], int]: ...
 
-    async def get(self, position: int) -> OutboxRecord | None: ...
-
     async def wait(self, timeout_s: float) -> None:
-        """See `Store.outbox_wait`: ends soon after a commit by anyone, an operator's decision, or timeout_s."""
+        """See `Store.outbox_wait`: ends soon after a commit by anyone, or after timeout_s."""
 
     async def prune(self, before_s: float, through: int, limit: int) -> int: ...
 

@@ -16,15 +16,14 @@ from ensue.message import OutboxRecord
 from ensue.stores.sql.dialect import OUTBOX
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
-from ensue.stores.sql.schema import Identity
+from ensue.stores.sql.schema import RELAYED, Identity
 
 LOOK = (
-    "SELECT c.last_position, c.epoch, c.published_from, r.changes, "
-    "EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL) FROM ensue_counter c, ensue_relay r"
+    "SELECT c.last_position, c.epoch, c.published_from, "
+    "EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL) FROM ensue_counter c"
 )
 LOCK = "SELECT last_position, epoch, published_from FROM ensue_counter FOR UPDATE"
 AFTER = f"SELECT {OUTBOX} FROM ensue_outbox WHERE position > ? ORDER BY position LIMIT ?"
-GET = f"SELECT {OUTBOX} FROM ensue_outbox WHERE position = ?"
 OF = (
     f"SELECT {OUTBOX} FROM ensue_outbox "
     "WHERE position > ? AND position <= ? AND topic = ? AND partition_no = ? ORDER BY position LIMIT ?"
@@ -35,10 +34,9 @@ OLDER = "SELECT EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL AND id
 HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head"
 UNSENT = (
     "SELECT (SELECT count(*) FROM ensue_outbox WHERE position IS NULL) + (SELECT count(*) FROM ensue_outbox "
-    "WHERE position > (SELECT position FROM ensue_relay))"
+    f"WHERE position > greatest({RELAYED}, (SELECT published_from FROM ensue_counter)))"
 )
 _EPOCH = "UPDATE ensue_counter SET epoch = ?, published_from = ?, last_position = ?"
-_EPOCH_RELAY = "UPDATE ensue_relay SET position = ?, changes = changes + 1"
 _EPOCH_CHAIN = (
     "UPDATE ensue_outbox SET previous = 0 WHERE position IN (SELECT first FROM (SELECT min(position) AS first "
     "FROM ensue_outbox WHERE position > ? GROUP BY topic, partition_no) AS firsts)"
@@ -93,9 +91,9 @@ class StampedOutbox:
         return found + stamped
 
     async def _look(self, link: Link) -> tuple[int, bool, Identity]:
-        [(last, epoch, published_from, changes, unstamped)] = await link.fetch(LOOK)
+        [(last, epoch, published_from, unstamped)] = await link.fetch(LOOK)
         identity = self._tools.identify(str(epoch), int(published_from))
-        self._tools.news.saw(int(last), int(changes))
+        self._tools.news.saw(int(last))
         return int(last), bool(unstamped), identity
 
     async def _stamp(self, link: Link, through: int, limit: int) -> list[OutboxRecord] | None:
@@ -164,15 +162,6 @@ class StampedOutbox:
                 [(left,)] = await link.fetch(self._text(OLDER), through)
         return last
 
-    async def get(self, position: int) -> OutboxRecord | None:
-        async def look(link: Link) -> OutboxRecord | None:
-            if position <= (await self._tools.refresh(link)).published_from:
-                return None
-            rows = await link.fetch(self._text(GET), position)
-            return OutboxRecord(*rows[0]) if rows else None
-
-        return await self._tools.desk.read(look)
-
     async def wait(self, timeout_s: float) -> None:
         await self._tools.news.wait(timeout_s)
 
@@ -190,7 +179,6 @@ class StampedOutbox:
         [(last, _, _)] = await link.fetch(LOCK)
         last = await self._stamp_all(link, int(last))
         await link.execute(self._text(_EPOCH), epoch, published_through, max(last, published_through))
-        await link.execute(self._text(_EPOCH_RELAY), published_through)
         await link.execute(self._text(_EPOCH_CHAIN), published_through)
         await link.script("DELETE FROM ensue_outbox_head")
         await link.execute(self._text(_EPOCH_HEADS), published_through)

@@ -9,9 +9,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 from ensue.errors import UsageError
-from ensue.message import Checkpoint, DeadLetter, DeadLetterState, LeaseTable, OutboxRecord, Partition
+from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
-from ensue.stores.sql import checkpoints, dead_letters, readers, schema, switching, workers
+from ensue.stores import tables
+from ensue.stores.sql import readers, schema, switching
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
@@ -32,9 +33,6 @@ T = TypeVar("T")
 DESK_SIZE, READERS_SIZE = 3, 8
 #: So many unsent records are told of.
 UNSENT_MANY = 10_000
-RELAY_LOAD = "SELECT position FROM ensue_relay"
-RELAY_SAVE = "UPDATE ensue_relay SET position = ? WHERE position < ?"
-DECIDED = "UPDATE ensue_relay SET changes = changes + 1"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ class SqlStore(abc.ABC):
                 link = await self._connect()
                 try:
                     await engines.attach(link)
-                    await workers.clock(link, self._dialect)
+                    await schema.clock(link, self._dialect)
                 except BaseException:
                     link.terminate()
                     raise
@@ -164,25 +162,24 @@ class SqlStore(abc.ABC):
         for pool in (opened.readers, opened.pulse, opened.desk):
             await pool.close()
 
-    async def create_tables(self, metadata: MetaData) -> None:
-        opened = self._open()
+    async def now(self) -> float:
+        return await self._open().pulse.read(lambda link: schema.clock(link, self._dialect))
 
-        async def create(link: Link) -> None:
+    async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
+        opened = self._open()
+        if dry_run:
+            async with self.reading() as session:
+                return await (await session.connection()).run_sync(tables.missing, metadata, create=False)
+
+        async def create(link: Link) -> Sequence[str]:
             connection = opened.engines.connect(link)
             try:
-                await connection.run_sync(metadata.create_all)
+                return await connection.run_sync(tables.missing, metadata, create=True)
             finally:
                 link.holder = None
 
         async with opened.desk.bare() as link:
-            await self._create_once(link, create)
-
-    async def missing_tables(self, metadata: MetaData) -> Sequence[str]:
-        from ensue.stores import tables
-
-        async with self.reading() as session:
-            connection = await session.connection()
-            return await connection.run_sync(tables.missing, metadata)
+            return await self._create_once(link, create)
 
     @property
     def source(self) -> str:
@@ -202,9 +199,10 @@ class SqlStore(abc.ABC):
         opened.news.announce()
         return self._identity.source
 
-    def transaction(self) -> AbstractAsyncContextManager[SqlTransaction]:
+    def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[SqlTransaction]:
         opened = self._open()
-        return SqlTransaction(opened.steps, self._dialect, opened.engines, opened.outbox)
+        pool = opened.pulse if upkeep else opened.steps
+        return SqlTransaction(pool, self._dialect, opened.engines, opened.outbox, upkeep=upkeep)
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         opened = self._open()
@@ -226,87 +224,13 @@ class SqlStore(abc.ABC):
     async def outbox_heads(self) -> Mapping[tuple[str, int], int]:
         return await self._open().outbox.heads()
 
-    async def outbox_get(self, position: int) -> OutboxRecord | None:
-        return await self._open().outbox.get(position)
-
     async def outbox_wait(self, timeout_s: float) -> None:
         await self._open().outbox.wait(timeout_s)
-
-    async def relay_load(self) -> int:
-        [(position,)] = await self._read(lambda link: link.fetch(RELAY_LOAD))
-        return int(position)
-
-    async def relay_save(self, position: int) -> None:
-        text = self._dialect.text(RELAY_SAVE)
-        await self._write(lambda link: link.execute(text, position, position))
 
     async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
         return await self._open().outbox.prune(before_s, through, limit)
 
-    # --- the consumer's side
-
-    async def checkpoint_load(self, partition: Partition) -> Checkpoint:
-        return await self._read(lambda link: checkpoints.load(link, self._dialect, partition))
-
-    async def checkpoints(self) -> Mapping[Partition, Checkpoint]:
-        return await self._read(checkpoints.load_all)
-
-    async def accept_loss(self, partition: Partition, source: str) -> int:
-        async def accept(link: Link) -> int:
-            position = await checkpoints.accept_loss(link, self._dialect, partition, source)
-            await link.script(DECIDED)
-            return position
-
-        position = await self._write(accept)
-        self._open().news.announce()
-        return position
-
-    async def dead_letters(
-        self, partition: Partition | None = None, states: Sequence[DeadLetterState] = (), limit: int = 1000
-    ) -> Sequence[DeadLetter]:
-        return await self._read(lambda link: dead_letters.find(link, self._dialect, partition, states, limit))
-
-    async def dead_letter_get(self, letter_id: int) -> DeadLetter | None:
-        return await self._read(lambda link: dead_letters.get(link, self._dialect, letter_id))
-
-    async def dead_letter_counts(self) -> Mapping[tuple[Partition, DeadLetterState], int]:
-        return await self._read(dead_letters.counts)
-
-    async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> DeadLetter:
-        async def decide(link: Link) -> DeadLetter:
-            letter = await dead_letters.decide(link, self._dialect, letter_id, state)
-            await link.script(DECIDED)
-            return letter
-
-        letter = await self._write(decide)
-        self._open().news.announce()
-        return letter
-
-    async def inbox_prune(self, before_s: float, limit: int) -> int:
-        prune = self._dialect.prune
-        return await self._write(lambda link: prune(link, "ensue_inbox", "number", "claimed_at", before_s, limit))
-
-    async def responses_prune(self, before_s: float, limit: int) -> int:
-        prune = self._dialect.prune
-        return await self._write(lambda link: prune(link, "ensue_response", "number", "saved_at", before_s, limit))
-
-    # --- workers of one service
-
-    async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> LeaseTable:
-        return await self._open().pulse.run(
-            lambda link: workers.heartbeat(link, self._dialect, worker, ttl_s, acquire, release)
-        )
-
-    async def leases(self) -> LeaseTable:
-        async def look(link: Link) -> LeaseTable:
-            return await workers.table(link, self._dialect, await workers.clock(link, self._dialect))
-
-        return await self._open().pulse.read(look)
-
-    async def resign(self, worker: str) -> None:
-        await self._open().pulse.run(lambda link: workers.resign(link, self._dialect, worker))
-
-    async def hindrances(self) -> Sequence[str]:
+    async def warnings(self) -> Sequence[str]:
         outbox = self._open().outbox
 
         async def look(link: Link) -> Sequence[str]:

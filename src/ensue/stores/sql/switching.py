@@ -16,7 +16,7 @@ async def switch(link: Link, dialect: Dialect, stored: str, outbox: Outbox) -> N
 
     Raises UsageError when records of the stored mode are unsent, with what to do.
     """
-    await link.fetch(dialect.lock_meta)
+    await link.fetch("SELECT 1 FROM ensue_meta FOR UPDATE")
     await link.fetch(stamped.LOCK)  # nobody gives positions between the count and the switch
     unsent = await outbox.unsent(link)
     if unsent:

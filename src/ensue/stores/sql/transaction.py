@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from ensue.errors import UsageError
-from ensue.message import Checkpoint, DeadLetter, OutboxRecord, Partition, StoredResponse
-from ensue.ports import Table
+from ensue.errors import RowConflict, UsageError
+from ensue.message import OutboxRecord
+from ensue.ports import Row, Table
 from ensue.stores import rules
-from ensue.stores.sql import checkpoints, dead_letters, once
+from ensue.stores.sql import schema
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link, NoLink
@@ -31,9 +32,11 @@ class SqlTransaction:
 
     __slots__ = (
         "_async_session", "_dialect", "_engines", "_link", "_now", "_outbox", "_plain_session", "_pool", "_published",
+        "_upkeep",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, dialect: Dialect, engines: Engines, outbox: Outbox) -> None:
+    def __init__(self, pool: Pool, dialect: Dialect, engines: Engines, outbox: Outbox, *, upkeep: bool = False) -> None:
+        self._upkeep = upkeep
         self._pool = pool
         self._dialect = dialect
         self._engines = engines
@@ -47,8 +50,15 @@ class SqlTransaction:
     # --- how it begins and ends
 
     async def __aenter__(self) -> SqlTransaction:
-        self._link = await self._pool.begin()
-        self._now = self._link.now()
+        self._link = link = await self._pool.begin()
+        if self._upkeep:
+            try:
+                await schema.clock(link, self._dialect)
+            except BaseException:
+                await self._roll_back(link)
+                self._pool.give(link)
+                raise
+        self._now = link.now()
         return self
 
     async def __aexit__(
@@ -167,75 +177,67 @@ class SqlTransaction:
         if session is not None:
             session.end()
 
-    # --- rows of entities
+    # --- rows
 
-    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
         return await self._dialect.load_rows(self._link, table, ids) if ids else ()
 
-    async def insert_rows(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-        await self._leave_nothing_old_in_the_session()
+    async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
+        await self._leave_nothing_old_in_the_session(table)
         if rows:
-            await self._dialect.insert_rows(self._link, table, rows)
+            with self._dooming() as link:
+                await self._dialect.insert_rows(link, table, rows)
 
-    async def update_rows(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-        await self._leave_nothing_old_in_the_session()
-        at = table.columns.index(table.id_column)
-        last = {row[at]: row for row in rows}
-        if last:
-            count = await self._dialect.update_rows(self._link, table, list(last.values()))
-            if count != len(last):
-                raise rules.rows_missing(table.name, table.id_column, len(last), count)
+    async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
+        await self._leave_nothing_old_in_the_session(table)
+        if not expect:
+            at = table.columns.index(table.id_column)
+            rows = list({row[at]: row for row in rows}.values())
+        if rows:
+            with self._dooming() as link:
+                count = await self._dialect.update_rows(link, table, rows, expect)
+                if count == len(rows):
+                    return
+                if expect:
+                    raise rules.rows_changed(table.name, [row[0] for row in rows], count)
+            raise rules.rows_missing(table.name, table.id_column, len(rows), count)
 
-    async def _leave_nothing_old_in_the_session(self) -> None:
+    async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
+        await self._leave_nothing_old_in_the_session(table)
+        if ids:
+            with self._dooming() as link:
+                count = await self._dialect.delete_rows(link, table, ids, expect)
+                if expect and count != len(ids):
+                    raise rules.rows_changed(table.name, ids, count)
+
+    @contextmanager
+    def _dooming(self) -> Iterator[Link]:
+        """After a RowConflict in its block the transaction cannot commit, whatever becomes of the error."""
+        link = self._link
+        try:
+            yield link
+        except RowConflict as error:
+            link.doomed = error
+            raise
+
+    async def _leave_nothing_old_in_the_session(self, table: Table) -> None:
         """Rows are written past the session: an object of it that a handler kept would bring back what was there."""
+        if table.own:
+            return
         session = self._sync
         if session is not None:
             await self.flush()
             session.expire_all()
 
-    # --- Ensue's own
+    # --- the outbox
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
         link = self._link
         if not records:
             return
-        with _Dooming(link):
+        try:
             await self._outbox.add(link, records, self._now)
+        except BaseException as error:
+            link.doomed = error  # a part of the records may be in
+            raise
         self._published = True
-
-    async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
-        with _Dooming(self._link) as link:  # whoever lost the partition must not commit, whatever is made of it
-            await checkpoints.save(link, self._dialect, partition, checkpoint, sources)
-
-    async def inbox_claim(self, subscription: str, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        return await once.claim(self._link, self._dialect, subscription, messages, self._now)
-
-    async def dead_letters_add(self, letters: Sequence[DeadLetter]) -> None:
-        await dead_letters.add(self._link, self._dialect, letters)
-
-    async def dead_letter_change(self, letter: DeadLetter) -> None:
-        await dead_letters.change(self._link, self._dialect, letter)
-
-    async def dead_letter_remove(self, ids: Sequence[int]) -> None:
-        with _Dooming(self._link) as link:
-            await dead_letters.remove(link, self._dialect, ids)
-
-    async def response_load(self, key: str) -> StoredResponse | None:
-        return await once.response_load(self._link, self._dialect, key)
-
-    async def response_save(self, response: StoredResponse) -> None:
-        await once.response_save(self._link, self._dialect, response, self._now)
-
-
-class _Dooming:
-    """After an error in its block the transaction cannot commit, whatever becomes of the error."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def __enter__(self) -> Link:
-        return self._link
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is not None:
-            self._link.doomed = error

@@ -11,10 +11,7 @@ from ensue.stores.sql.pool import Pool
 #: How long the first and the longest pause between two looks are, where nobody tells us.
 POLL_FIRST_S, POLL_LAST_S = 0.03, 0.2
 
-LOOK = (
-    "SELECT c.last_position, r.changes, EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL) "
-    "FROM ensue_counter c, ensue_relay r"
-)
+LOOK = "SELECT c.last_position, EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL) FROM ensue_counter c"
 
 
 class Wakeup:
@@ -58,8 +55,8 @@ class News(Protocol):
     def announce(self) -> None:
         """This process has committed something others wait for. Must not wait."""
 
-    def saw(self, last: int, changes: int) -> None:
-        """What a reader of the outbox has just looked at: the counter, and the count of operators' decisions."""
+    def saw(self, last: int) -> None:
+        """The counter, as a reader of the outbox has just found it."""
 
     async def wait(self, timeout_s: float) -> None:
         """Return soon after a commit by anyone since the last look, or after timeout_s."""
@@ -70,20 +67,20 @@ class News(Protocol):
 class Polling:
     """Looks at the counter now and then. In-process commits are known at once all the same.
 
-    look: a query for the counter, the count of operators' decisions, and whether there is something unread.
+    look: a query for the counter, and whether there is something unread.
     """
 
     def __init__(self, desk: Pool, wakeup: Wakeup, look: str = LOOK) -> None:
         self._desk = desk
         self._text = look
         self._wakeup = wakeup
-        self._seen: tuple[int, int] | None = None
+        self._seen: int | None = None
 
     def announce(self) -> None:
         self._wakeup.changed()
 
-    def saw(self, last: int, changes: int) -> None:
-        self._seen = (last, changes)
+    def saw(self, last: int) -> None:
+        self._seen = last
 
     async def wait(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -97,8 +94,8 @@ class Polling:
             pause = min(pause * 2, POLL_LAST_S)
 
     async def _look(self, link: Link) -> bool:
-        [(last, changes, unstamped)] = await link.fetch(self._text)
-        seen, self._seen = self._seen, (int(last), int(changes))
+        [(last, unstamped)] = await link.fetch(self._text)
+        seen, self._seen = self._seen, int(last)
         return bool(unstamped) or seen != self._seen
 
     async def close(self) -> None: ...

@@ -13,11 +13,13 @@ from typing import NamedTuple
 from ensue import tables
 from ensue.embedded.connection import translated
 from ensue.errors import StoreOutdated, UsageError
-from ensue.ports import Kind
 from ensue.stores.tables import creating
 
 VERSION = tables.VERSION
 
+_TYPES = {
+    "name": "TEXT", "text": "TEXT", "bytes": "BLOB", "int": "INTEGER", "float": "REAL", "begin": "", "end": " STRICT",
+}  # fmt: skip
 _TABLES = (
     # Who this store is. published_from: records at or below it belong to an earlier epoch and are never sent again.
     """CREATE TABLE ensue_meta (
@@ -45,18 +47,8 @@ _TABLES = (
         position INTEGER NOT NULL,
         PRIMARY KEY (topic, partition)
     ) STRICT, WITHOUT ROWID""",
-    *(
-        statement
-        for table in tables.TABLES
-        for statement in creating(
-            table,
-            {
-                Kind.NAME: "TEXT", Kind.TEXT: "TEXT", Kind.BYTES: "BLOB", Kind.INT: "INTEGER", Kind.FLOAT: "REAL",
-            },
-            end=" STRICT",
-        )
-    ),
-)  # fmt: skip
+    *(statement for table in tables.TABLES for statement in creating(table, _TYPES)),
+)
 
 
 class Identity(NamedTuple):
