@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ensue.message import Partition
 from ensue.ports import Lookup, Table
 from ensue.stores.places import place
 
@@ -14,22 +13,7 @@ class Keys:
     def __init__(self, service: str) -> None:
         self.prefix = f"{{ensue:{service}}}:".encode()
         self.meta = self.prefix + b"meta"
-        self.changed = self.prefix + b"changed"
         self.tables = self.prefix + b"tables"
-        self.checkpoints = self.prefix + b"checkpoints"
-        self.letter_id = self.prefix + b"letter-id"
-        self.letters = self.prefix + b"letters"
-        self.inbox = self.prefix + b"inbox"
-        self.responses = self.prefix + b"responses"
-        self.responses_at = self.prefix + b"responses-at"
-        self.workers = self.prefix + b"workers"
-        self.leases = self.prefix + b"leases"
-
-    def checkpoint(self, partition: Partition) -> bytes:
-        return self.prefix + b"checkpoint:" + str(partition).encode()
-
-    def letters_of(self, partition: Partition) -> bytes:
-        return self.prefix + b"letters:" + str(partition).encode()
 
     def table(self, table: Table) -> bytes:
         return self.prefix + b"table:" + table.name.encode()

@@ -28,13 +28,13 @@ def encode_row(table: Table, row: Row) -> bytes:
 
 
 class Touched:
-    """found: by field, as the server has it (None: no such row). changed: by field, the new row."""
+    """found: by field, as the server has it (None: no such row). changed: by field, the new row (None: it goes)."""
 
     def __init__(self, table: Table, keys: Keys) -> None:
         self.table = table
         self.key = keys.table(table)
         self.found: dict[bytes, bytes | None] = {}
-        self.changed: dict[bytes, Row] = {}
+        self.changed: dict[bytes, Row | None] = {}
         self._keys = keys
         self._id_at = table.columns.index(table.id_column)
 
@@ -57,11 +57,15 @@ class Touched:
         entries: dict[bytes, list[bytes | str]] = {}
         gone: dict[bytes, list[bytes | str]] = {}
         pairs: list[bytes | str] = []
+        removed: list[bytes | str] = []
         for field, row in self.changed.items():
-            pairs += [field, encode_row(self.table, row)]
             raw = self.found[field]
             before = dict(self._entries(decode_row(raw))) if raw is not None else {}
-            after = dict(self._entries(row))
+            after = {} if row is None else dict(self._entries(row))
+            if row is not None:
+                pairs += [field, encode_row(self.table, row)]
+            elif raw is not None:
+                removed.append(field)
             for key, entry in before.items():
                 if after.get(key) != entry:
                     gone.setdefault(key, []).append(entry)
@@ -69,6 +73,7 @@ class Touched:
                 if before.get(key) != entry:
                     entries.setdefault(key, []).extend(("0", entry))
         yield from _commands("HSET", {self.key: pairs} if pairs else {})
+        yield from _commands("HDEL", {self.key: removed} if removed else {})
         yield from _commands("ZREM", gone)
         yield from _commands("ZADD", entries)
 
