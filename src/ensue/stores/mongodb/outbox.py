@@ -14,7 +14,7 @@ from typing import Any
 
 from ensue.errors import StoreConflict
 from ensue.message import OutboxRecord
-from ensue.stores.mongodb.records import insert_missing
+from ensue.stores.mongodb.own import insert_missing
 from ensue.stores.mongodb.server import Document, Server
 
 _ID = "outbox"
@@ -42,7 +42,7 @@ class Outbox:
             "_id": _ID, "version": 1, "epoch": secrets.token_hex(4), "last": 0, "first": 1, "heads": [], "starts": [],
             "batch": [],
         }  # fmt: skip
-        await insert_missing(self._server, "ensue_meta", [fresh, {"_id": "relay", "position": 0}])
+        await insert_missing(self._server, "ensue_meta", [fresh])
         return await self._state()
 
     async def _state(self) -> Document:
@@ -158,13 +158,6 @@ class Outbox:
         }
         return await self._find(state, where, limit)
 
-    async def get(self, position: int) -> OutboxRecord | None:
-        state = await self.collect()
-        if not state["first"] <= position <= state["last"]:
-            return None
-        found = await self._find(state, {"_id": position}, 1)
-        return found[0] if found else None
-
     async def _find(self, state: Document, where: Document, limit: int) -> list[OutboxRecord]:
         starts = set(state["starts"])
         with self._server.translated():
@@ -181,16 +174,7 @@ class Outbox:
         state = await self.collect()
         return _heads(state)
 
-    # --- the relay's position, pruning, epochs
-
-    async def relay_load(self) -> int:
-        with self._server.translated():
-            found = await self._meta.find_one({"_id": "relay"})
-        return 0 if found is None else int(found["position"])
-
-    async def relay_save(self, position: int) -> None:
-        with self._server.translated():
-            await self._meta.update_one({"_id": "relay"}, {"$max": {"position": position}})
+    # --- pruning, epochs
 
     async def prune(self, before_s: float, through: int, limit: int) -> int:
         state = await self.collect()
@@ -216,7 +200,6 @@ class Outbox:
                 **state, "epoch": epoch, "last": max(state["last"], published_through), "first": published_through + 1,
                 "heads": _listed(heads), "starts": starts,
             }  # fmt: skip
-            await self.relay_save(published_through)
             if await self._replace(state, fresh):
                 return epoch
 

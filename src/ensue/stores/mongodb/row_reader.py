@@ -7,17 +7,27 @@ from typing import Any
 
 from ensue.ports import Lookup, Table
 from ensue.stores.mongodb.documents import Row
+from ensue.stores.mongodb.own import THERE
 from ensue.stores.mongodb.server import Document, Server
+from ensue.tables import CHECKPOINTS
 
 _IDS_MAX = 1000
 
 
 class MongoDbRows:
-    """known: makes a table's indexes."""
+    """known: makes a table's indexes. settle: moves Ensue's own rows to where they are looked for."""
 
-    def __init__(self, server: Server, known: Callable[[Table], Awaitable[None]]) -> None:
+    def __init__(
+        self, server: Server, known: Callable[[Table], Awaitable[None]], settle: Callable[[], Awaitable[None]]
+    ) -> None:
         self._server = server
-        self._known = known
+        self._make_known = known
+        self._settle = settle
+
+    async def _known(self, table: Table) -> None:
+        await self._make_known(table)
+        if table.own and table is not CHECKPOINTS:
+            await self._settle()
 
     async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
         await self._known(table)
@@ -49,11 +59,14 @@ class MongoDbRows:
 
     async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         await self._known(table)
+        where = _equal(table, lookup, equal) | (THERE if table.own else {})
         with self._server.translated():
-            return int(await self._server.collection(table.name).count_documents(_equal(table, lookup, equal)))
+            return int(await self._server.collection(table.name).count_documents(where))
 
     async def _rows(self, table: Table, where: Document, **how: Any) -> list[Row]:
         names = [field(table, name) for name in table.columns]
+        if table.own:
+            where = {"$and": [where, THERE]}
         with self._server.translated():
             found = await self._server.collection(table.name).find(where, {"_ensue": 0}, **how).to_list()
         return [tuple(document[name] for name in names) for document in found]

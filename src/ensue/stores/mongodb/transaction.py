@@ -1,26 +1,25 @@
 """One step: what it changes is collected, and written at its end, one document after the other.
 
 The order makes a crash between any two writes harmless: entities first (each remembers what took effect on it), then
-claims, then the checkpoint with its new dead letters, then what only tidies up. See docs/adr/0021.
+Ensue's own rows, which are one write (`own.py`). See docs/adr/0021.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
 from pymongo import InsertOne, ReplaceOne
 from pymongo.errors import BulkWriteError
 
-from ensue.errors import StoreConflict, UsageError
-from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Message, OutboxRecord, Partition, StoredResponse
-from ensue.ports import Table
+from ensue.errors import RowConflict, StoreConflict, UsageError
+from ensue.message import Message, OutboxRecord
+from ensue.ports import Row, Table
 from ensue.stores import rules
-from ensue.stores.mongodb import records
-from ensue.stores.mongodb.documents import Entity, Row, check_row, document_of, entity_of
+from ensue.stores.mongodb.documents import Entity, check_row, document_of, entity_of, no_sessions
+from ensue.stores.mongodb.own import OwnRow
 from ensue.stores.mongodb.server import Server
 from ensue.stores.unbroken import unbroken
 
@@ -45,16 +44,12 @@ class MongoDbTransaction:
         self._now = 0.0
         self._tables: dict[str, tuple[Table, dict[Any, Entity]]] = {}
         self._published: list[OutboxRecord] = []
-        self._checkpoints: dict[Partition, tuple[Checkpoint, list[str]]] = {}
-        self._letters: list[DeadLetter] = []
-        self._changes: dict[int, tuple[DeadLetter, DeadLetter | None]] = {}  # as it was found, as it becomes
-        self._claims: dict[str, None] = {}
-        self._answers: dict[str, StoredResponse] = {}
+        self._own: dict[tuple[str, Any], OwnRow] = {}  # in the order in which they were first touched
 
     async def __aenter__(self) -> MongoDbTransaction:
         self._store.begin()
         try:
-            self._now = await self._server.time()
+            self._now = await self._store.now()
         except BaseException:
             self._store.end()
             raise
@@ -101,40 +96,26 @@ class MongoDbTransaction:
         return changed
 
     async def _commit(self, changed: list[tuple[Table, Any, Entity]]) -> None:
-        reached, store = self._store.reached, self._store
-        name = secrets.token_hex(8)
-        if self._answers and changed:
-            # In doubt until the document that names this step is there: see records.Answers.
-            changed[0][2].steps.append({"step": name, "at": self._now})
-            for answer in self._answers.values():
-                await store.answers.intend(answer, self._now, changed[0][0].name, changed[0][1], name)
-                reached("answer")
-        try:
+        """Entities first, since they know by themselves what took effect on them; then Ensue's own rows."""
+        store = self._store
+        own = [each for each in self._own.values() if each.changed]
+        from_outside = changed[0] if changed and not changed[0][2].from_message else None
+        if own and from_outside is not None:
+            table, row_id, entity = from_outside
+            step = secrets.token_hex(8)
+            entity.steps.append({"step": step, "at": self._now})
+            await store.own.intend(own, self._now, table.name, row_id, step)
+            try:
+                await self._write_entities(changed)
+            except StoreConflict:
+                await store.own.withdraw([each.table for each in own], step)
+                raise
+            await store.own.confirm(own)
+        else:
             await self._write_entities(changed)
-        except StoreConflict:
-            for answer in self._answers.values():
-                await store.answers.withdraw(answer, name)
-            raise
-        for answer in self._answers.values():
-            await store.answers.confirm(answer, self._now, in_doubt=bool(changed))
-            reached("answered")
-        if self._claims:
-            await store.claim(list(self._claims), self._now)
-            reached("claims")
-        if not self._checkpoints and self._letters:
-            await store.letters.insert(self._letters)
-        letters = self._letters
-        for partition, (checkpoint, sources) in self._checkpoints.items():
-            await store.write_checkpoint(partition, checkpoint, sources, letters)
-            letters = []
-            reached("checkpoint")
-        if self._checkpoints and self._letters:
-            await store.letters.settle()
-            reached("letters")
-        for before, after in self._changes.values():
-            await store.letters.change(before, after, self._now)
-            reached("letter")
-        if changed and any(entity.outbox for _, _, entity in changed):
+            if own:
+                await store.own.write(own, self._now)
+        if any(entity.outbox for _, _, entity in changed):
             store.notify()
 
     async def _write_entities(self, changed: list[tuple[Table, Any, Entity]]) -> None:
@@ -173,38 +154,77 @@ class MongoDbTransaction:
 
     @property
     def session(self) -> AsyncSession:
-        raise records.no_sessions()
+        raise no_sessions()
 
     def sync_session(self) -> Session:
-        raise records.no_sessions()
+        raise no_sessions()
 
     async def flush(self) -> None: ...
 
-    # --- rows of entities
+    # --- rows
 
     async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
-        entities = await self._load(table, ids)
-        found = (entities[each].row for each in dict.fromkeys(ids))
+        known = await (self._load_own(table, ids) if table.own else self._load(table, ids))
+        found = (known[each].row for each in dict.fromkeys(ids))
         return [row for row in found if row is not None]
 
     async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
-        at = table.columns.index(table.id_column)
-        entities = await self._load(table, [row[at] for row in rows])
-        for row in rows:
-            entity = entities[row[at]]
-            if entity.row is not None:
-                raise UsageError(f"table {table.name} has a row with {table.id_column} {row[at]!r} already")
-            entity.row, entity.changed = tuple(row), True
+        ids, known = await self._known(table, rows)
+        for row_id, row in zip(ids, rows, strict=True):
+            if known[row_id].row is not None:
+                if table.own:
+                    self._doom(rules.row_exists(table.name, row_id))
+                raise UsageError(f"table {table.name} has a row with {table.id_column} {row_id!r} already")
+            known[row_id].row, known[row_id].changed = tuple(row), True
 
-    async def update_rows(self, table: Table, rows: Sequence[Row]) -> None:
-        at = table.columns.index(table.id_column)
-        entities = await self._load(table, [row[at] for row in rows])
-        found = sum(entities[row[at]].row is not None for row in rows)
+    async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
+        ids, known = await self._known(table, rows)
+        self._check_expected(table, ids, expect)
+        found = sum(known[each].row is not None for each in ids)
         if found != len(rows):
             raise rules.rows_missing(table.name, table.id_column, len(rows), found)
-        for row in rows:
-            entity = entities[row[at]]
-            entity.row, entity.changed = tuple(row), True
+        for row_id, row in zip(ids, rows, strict=True):
+            known[row_id].row, known[row_id].changed = tuple(row), True
+
+    async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
+        if not table.own:
+            raise UsageError(
+                f"table {table.name}: in this database an entity is never deleted, since its document remembers what "
+                "took effect on it: keep it, with a column that says that it is gone"
+            )
+        known = await self._load_own(table, ids)
+        self._check_expected(table, ids, expect)
+        for each in ids:
+            known[each].row, known[each].changed, known[each].guarded = None, True, bool(expect)
+
+    async def _known(self, table: Table, rows: Sequence[Row]) -> tuple[list[Any], dict[Any, Any]]:
+        """The ids of these rows, and what is known of them: `OwnRow` or `Entity`."""
+        at = table.columns.index(table.id_column)
+        ids = [row[at] for row in rows]
+        return ids, await (self._load_own(table, ids) if table.own else self._load(table, ids))
+
+    def _check_expected(self, table: Table, ids: Sequence[Any], expect: Sequence[Any]) -> None:
+        """What is as expected now must be so when it is written, too: see `OwnRow.guard`."""
+        if expect:
+            at = table.columns.index(table.revision)
+            rows = [self._own[table.name, each].row for each in ids]
+            same = sum(row is not None and row[at] == each for row, each in zip(rows, expect, strict=True))
+            if same != len(ids):
+                self._doom(rules.rows_changed(table.name, ids, same))
+
+    def _doom(self, error: RowConflict) -> NoReturn:
+        self._doomed = error
+        raise error
+
+    async def _load_own(self, table: Table, ids: Sequence[Any]) -> dict[Any, OwnRow]:
+        """Read what is not known yet."""
+        self._check_open()
+        await self._store.known(table)
+        missing = [each for each in dict.fromkeys(ids) if (table.name, each) not in self._own]
+        if missing:
+            found = await self._store.own.load(table, missing, self._now)
+            self._own.update({(table.name, row_id): each for row_id, each in found.items()})
+        return {each: self._own[table.name, each] for each in ids}
 
     async def _load(self, table: Table, ids: Sequence[Any]) -> dict[Any, Entity]:
         """Read what is not known yet."""
@@ -231,65 +251,11 @@ class MongoDbTransaction:
         entity.note(message)
         entity.carry(outgoing)
 
-    # --- Ensue's own
+    # --- the outbox
 
     async def outbox_add(self, records_: Sequence[OutboxRecord]) -> None:
         self._check_open()
         self._published += records_
-
-    async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
-        self._check_open()
-        stored = await self._store.revision(partition)
-        if partition in self._checkpoints or checkpoint.revision != stored:
-            self._doomed = rules.checkpoint_moved(partition, checkpoint.revision)
-            raise self._doomed
-        copy = msgspec.structs.replace(checkpoint, watermarks=dict(checkpoint.watermarks), gaps=dict(checkpoint.gaps))
-        self._checkpoints[partition] = (copy, list(sources))
-
-    async def inbox_claim(self, subscription: str, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        self._check_open()
-        names = {records.claim_name(subscription, *each): each for each in messages}
-        known = await self._store.claimed([each for each in names if each not in self._claims])
-        fresh = {name: pair for name, pair in names.items() if name not in known and name not in self._claims}
-        self._claims.update(dict.fromkeys(fresh))
-        return set(fresh.values())
-
-    async def dead_letters_add(self, letters: Sequence[DeadLetter]) -> None:
-        self._check_open()
-        if letters:
-            first = await self._store.letters.numbers(len(letters))
-            for letter_id, letter in enumerate(letters, first):
-                letter.id = letter_id
-            self._letters += [msgspec.structs.replace(each) for each in letters]
-
-    async def dead_letter_change(self, letter: DeadLetter) -> None:
-        found = await self._letter(letter.id)
-        changed = msgspec.structs.replace(
-            found, state=letter.state, attempts=letter.attempts, due_at=letter.due_at, error_type=letter.error_type,
-            error=letter.error,
-        )  # fmt: skip
-        self._changes[letter.id] = (found, changed)
-
-    async def dead_letter_remove(self, ids: Sequence[int]) -> None:
-        for letter_id in ids:
-            self._changes[letter_id] = (await self._letter(letter_id), None)
-
-    async def _letter(self, letter_id: int) -> DeadLetter:
-        self._check_open()
-        letter = await self._store.dead_letter_get(letter_id)
-        if letter is None or letter.state is DeadLetterState.DISCARDED or letter_id in self._changes:
-            self._doomed = rules.letter_gone(letter_id)
-            raise self._doomed
-        return letter
-
-    async def response_load(self, key: str) -> StoredResponse | None:
-        self._check_open()
-        return self._answers.get(key) or await self._store.answers.load(key, self._now)
-
-    async def response_save(self, response: StoredResponse) -> None:
-        if await self.response_load(response.key) is not None:
-            raise rules.answered_meanwhile(response.key)
-        self._answers[response.key] = response
 
     def _check_open(self) -> None:
         if not self._open:
