@@ -41,7 +41,7 @@ class Held:
         self._held.clear()
 
     def hold(self, refused: RecordRefused, records: Sequence[OutboxRecord], now: float) -> OutboxRecord:
-        """Hold the partition of the refused record, one of `records`; return that. Raises it when it is none of them."""
+        """Hold the partition of the refused record and return that record. Raises `refused` when `records` lack it."""
         record = next((each for each in records if each.position == refused.values["position"]), None)
         if record is None:
             raise refused
