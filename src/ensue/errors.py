@@ -84,3 +84,7 @@ class EventRefused(UsageError):
 
 class EventTooLarge(UsageError):
     """An event is larger than may be published. attributes: type, what, key, expected and found in bytes."""
+
+
+class RecordRefused(UsageError):
+    """A broker will not take this record however often it is sent. attributes: position, expected, found in bytes."""

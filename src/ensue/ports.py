@@ -120,7 +120,9 @@ class Broker(Protocol):
         """Append entries in order, all or a prefix; return the last offset. When it returns, they are in the log.
 
         On an error any prefix may have been appended: the caller sends again from the first one (the chain makes
-        duplicates harmless). Offsets of one partition grow by at least 1 in append order and are never reused.
+        duplicates harmless). Raises RecordRefused, where it knows, for one that it will not take however often it is
+        sent: its partition is held, others go on.
+        Offsets of one partition grow by at least 1 in append order and are never reused.
         """
 
     async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 
 from ensue.engine.context import Context
 from ensue.engine.endings import ends_task
+from ensue.engine.held import Held
 from ensue.engine.pace import Pace
 from ensue.engine.resend import Resender
 from ensue.engine.restored import refuse_restored_store
 from ensue.engine.ticks import Ticks
-from ensue.errors import RetryableError
+from ensue.errors import RecordRefused, RetryableError
 from ensue.message import OutboxRecord
 
 log = logging.getLogger("ensue.relay")
@@ -33,7 +34,9 @@ class Relay:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._ticks = Ticks(context)
+        #: Everything at or below it is read, and sent but for what is held.
         self._position = 0
+        self._held = Held()
         self._saved = 0
         self._saved_at = 0.0
         self._known_topics: set[str] = set()
@@ -48,7 +51,15 @@ class Relay:
     @property
     def position(self) -> int:
         """Everything at or below it is in the log."""
-        return self._position
+        return self._held.through(self._position)
+
+    @property
+    def held(self) -> list[str]:
+        """What the broker refuses, a line for each partition that waits behind it; empty: nothing."""
+        return self._held.reasons
+
+    def _sent(self, where: tuple[str, int]) -> int:
+        return self._held.sent(where, self._position)
 
     async def run(self) -> None:
         pause = 0.05
@@ -56,7 +67,7 @@ class Relay:
             try:
                 await self._start()
                 async with asyncio.TaskGroup() as group:
-                    resender = Resender(self._context, self._appending, lambda: self._position)
+                    resender = Resender(self._context, self._appending, self._sent)
                     asking = group.create_task(_answer(resender))
                     try:
                         while not self._stopping:
@@ -81,6 +92,7 @@ class Relay:
     async def _start(self) -> None:
         store = self._context.store
         self._known_topics.clear()  # the broker may have lost them
+        self._held.clear()  # the stored position is before all that is held
         self._position = self._saved = await store.relay_load()
         await refuse_restored_store(self._context)
         self._ticks.start(await store.outbox_heads())
@@ -94,15 +106,18 @@ class Relay:
             async with self._appending:
                 if len(records) >= context.config.batch_records_max and not self._stopping:
                     self._ahead = asyncio.create_task(self._read(records[-1].position))
-                await self._append(records, source)
+                await self._append([each for each in records if (each.topic, each.partition) not in self._held], source)
                 self._position = records[-1].position
             context.faults.point("relay.appended")
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
+        for where in self._held.due(context.clock.monotonic()):
+            async with self._appending:
+                await self._try_held(where)
         await self._save_when_due()
         if self._ticks.next_due_s() == 0:
             async with self._appending:
-                await self._ticks.send_due(self._position)
+                await self._ticks.send_due(self._sent)
         if records:
             if (pause := self._pace.turn(context.clock.monotonic())) and self._ahead is None:
                 await self._interruptible(context.clock.sleep(pause))
@@ -134,7 +149,21 @@ class Relay:
             if not ahead.cancelled() and (error := ahead.exception()) is not None:
                 log.debug("relay of %s: what was read ahead failed: %s", self._context.service, error)
 
-    async def _append(self, records: Sequence[OutboxRecord], source: str) -> None:
+    async def _try_held(self, where: tuple[str, int]) -> None:
+        """Send what is held of a partition, up to where the relay is; it stays held while the broker refuses it."""
+        store = self._context.store
+        while True:
+            after = self._sent(where)
+            records = await store.outbox_of(*where, after, self._position, self._context.config.batch_records_max)
+            if not records:
+                self._held.release(where)
+                return
+            if where in await self._append(records, store.source):
+                return
+            self._held.advance(where, records[-1].position + 1)
+
+    async def _append(self, records: Sequence[OutboxRecord], source: str) -> set[tuple[str, int]]:
+        """Append all records but those that the broker refuses and what is behind them; return their partitions."""
         broker = self._context.broker
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
         for record in records:
@@ -148,13 +177,25 @@ class Relay:
             if topic not in self._known_topics:
                 await broker.ensure_topic(topic, self._context.partitions)
                 self._known_topics.add(topic)
-        await broker.append_many(source, batches)
+        refused: set[tuple[str, int]] = set()
+        while True:
+            try:
+                await broker.append_many(source, batches)
+                break
+            except RecordRefused as error:
+                first = self._held.hold(error, records, self._context.clock.monotonic())
+                where = first.topic, first.partition
+                refused.add(where)
+                batches[where] = [each for each in batches[where] if each.position < first.position]
+                if not batches[where]:
+                    del batches[where]
         self._ticks.sent({where: batch[-1].position for where, batch in batches.items()})
+        return refused
 
     def _pause_s(self) -> float:
         config = self._context.config
         pause = min(config.poll_interval_s, self._ticks.next_due_s())
-        return min(pause, config.relay_save_interval_s) if self._position > self._saved else pause
+        return min(pause, config.relay_save_interval_s) if self.position > self._saved else pause
 
     async def _interruptible(self, waiting: Coroutine[Any, Any, None]) -> None:
         """Wait for a coroutine that `stop` may cut short. Nothing else is ever cancelled."""
@@ -173,18 +214,18 @@ class Relay:
 
     async def _save_when_due(self) -> None:
         now = self._context.clock.monotonic()
-        if self._position > self._saved and now - self._saved_at >= self._context.config.relay_save_interval_s:
+        if self.position > self._saved and now - self._saved_at >= self._context.config.relay_save_interval_s:
             await self._save()
             self._saved_at = now
 
     async def _save(self) -> None:
-        position = self._position
+        position = self.position
         await self._context.store.relay_save(position)
         self._saved = position
         self._context.faults.point("relay.saved")
 
     async def _save_at_stop(self) -> None:
-        if self._position > self._saved:
+        if self.position > self._saved:
             try:
                 await self._save()
             except RetryableError as error:

@@ -26,10 +26,11 @@ log = logging.getLogger("ensue.relay")
 class Resender:
     """Reads the control topic from its end and sends again what is asked of this source.
 
-    appending: held for each append, shared with the live relay. position: what the live relay has sent so far.
+    appending: held for each append, shared with the live relay. position: what the live relay has sent so far of a
+    partition.
     """
 
-    def __init__(self, context: Context, appending: asyncio.Lock, position: Callable[[], int]) -> None:
+    def __init__(self, context: Context, appending: asyncio.Lock, position: Callable[[tuple[str, int]], int]) -> None:
         self._context = context
         self._appending = appending
         self._position = position
@@ -79,7 +80,7 @@ class Resender:
         while True:
             # The live relay waits for one batch only; the last batch runs up to what it has sent by then.
             async with self._appending:
-                through = self._position()
+                through = self._position((topic, number))
                 records = await context.store.outbox_of(topic, number, after, through, context.config.batch_records_max)
                 context.faults.point("relay.resend_read")
                 if first:
@@ -99,7 +100,7 @@ class Resender:
             return int(records[0].previous)  # type: ignore[index]  # a sequence of records
         heads = await self._context.store.outbox_heads()
         head = heads.get((request.topic, request.partition), 0)
-        return head if head <= self._position() else 0
+        return head if head <= self._position((request.topic, request.partition)) else 0
 
     async def _gone(self, request: ResendRequest, source: str, after: int, through: int) -> None:
         context = self._context
