@@ -352,7 +352,8 @@ class Store(Protocol):
     # --- the relay's side
 
     async def outbox_after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
-        """Return committed records with a greater position, in position order, none left out.
+        """Return committed records with a greater position, in position order, none left out: one at least if there is
+        one, up to `limit`. Fewer than `limit` does not say that there are no more.
 
         Never returns past a position that may still commit: a record at or below one returned never appears later.
         """
