@@ -61,7 +61,7 @@ class TopicMismatch(UsageError):
 
 
 class StoreRestored(UsageError):
-    """The log holds what this store never wrote, so the store is an older copy.
+    """The log holds what this store never wrote, or what the relay sent is not in it any more: it is an older copy.
 
     attributes: source, topic, partition.
     """

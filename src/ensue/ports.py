@@ -43,7 +43,8 @@ class Capabilities:
     transactions: a step changes any number of entities at once; False: each entity is a document of its own, which
     holds what it published and how far each source was applied to it.
     may_forget: the server may come back with less than it had acknowledged while this process lives, all of a step or
-    nothing of it: whoever remembers how far it was looks now and then.
+    nothing of it, often: whoever remembers how far it was looks at each turn. (Any store may go back by a restore or a
+    failover; that is looked for more seldom.)
     prunes: a broker that deletes old records when it is asked; False: its own retention does, by a setting of the log.
     """
 

@@ -44,8 +44,8 @@ class Ticks:
     def next_due_s(self) -> float:
         return max(self._next - self._context.clock.monotonic(), 0.0)
 
-    async def send_due(self, sent: Callable[[tuple[str, int]], int]) -> None:
-        """Append the ticks that are due, of partitions whose last record was sent. sent: through which position.
+    async def send_due(self, sent: Callable[[tuple[str, int]], int], source: str) -> None:
+        """Append the ticks of `source` that are due, of partitions whose last record was sent. sent: through which.
 
         One busy partition does not keep the quiet ones silent: a loss there would stay unseen for as long.
         """
@@ -66,5 +66,5 @@ class Ticks:
         if batches:
             for topic in {topic for topic, _ in batches}:
                 await context.broker.ensure_topic(topic, context.partitions)
-            await context.broker.append_many(context.store.source, batches)
+            await context.broker.append_many(source, batches)
             context.faults.point("relay.ticked")

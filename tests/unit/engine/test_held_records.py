@@ -18,7 +18,7 @@ from ensue.engine import held
 from ensue.errors import BrokerUnavailable, RecordRefused
 from ensue.ports import Entry
 from ensue.testing import World
-from ensue.testing.servers import NatsServer
+from servers import NatsServer
 
 
 class Sent(Event, topic="t-held", key="lane"):
