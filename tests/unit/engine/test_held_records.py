@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import NatsServer
 from tests.unit.engine.workbench import bench, until
 
 from ensue import Event, Service
@@ -18,7 +19,6 @@ from ensue.engine import held
 from ensue.errors import BrokerUnavailable, RecordRefused
 from ensue.ports import Entry
 from ensue.testing import World
-from servers import NatsServer
 
 
 class Sent(Event, topic="t-held", key="lane"):

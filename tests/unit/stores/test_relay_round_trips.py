@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from servers import MariaDbServer, PostgresServer
+from servers.proxy import TcpProxy
+
 from ensue.adapters import make_store
 from ensue.conformance.store_suite import record
 from ensue.ports import Store
-from servers import MariaDbServer, PostgresServer
-from servers.proxy import TcpProxy
 
 
 async def trips(url: str, port: int) -> tuple[int, int, int, int]:
