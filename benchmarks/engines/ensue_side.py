@@ -28,7 +28,7 @@ def make_service() -> Service:
         tables=metadata,
     )
 
-    @service.on(TransferMade, entity=Account)
+    @service.on
     def add(account: Account, event: TransferMade, step: Step) -> None:
         account.add(event.amount)
         step.publish(balance_changed(account, event))

@@ -68,7 +68,7 @@ def customers_service(ground: Ground) -> Service:
         broker=ground.nats,
     )
 
-    @customers.on(OrderPlaced, entity=Customer)
+    @customers.on
     def placed(customer: Customer, event: OrderPlaced, step: Step) -> None:
         customer.add(event.amount)
 

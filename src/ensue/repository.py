@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import types
 import typing
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,8 @@ class SqlAlchemyRepository(Generic[T]):
             )
         attribute = mapper.get_property_by_column(keys[0])
         self.table_name: str = mapper.local_table.name
+        self.id_name: str = attribute.key
+        self.id_type = _python_type(keys[0].type)
         self._id_of = attrgetter(attribute.key)
         self._column = getattr(cls, attribute.key)
         self._select = select(cls).order_by(self._column).with_for_update()
@@ -116,6 +119,8 @@ class TableRepository(Generic[T]):
         converters = [(columns or {}).get(name) or _converter(cls, name, hints[name]) for name in names]
         self._convert = [(index, column) for index, column in enumerate(converters) if column is not None]
         self._columns = dict(zip(names, converters, strict=True))
+        self.id_name = id
+        self.id_type = class_of(hints[id])
         self._id_index = names.index(id)
         self._id = converters[self._id_index]
 
@@ -195,17 +200,30 @@ def _checked(cls: type, names: Sequence[str], id: str, lookups: Sequence[Lookup]
     return tuple(lookups)
 
 
+def _python_type(column_type: Any) -> type | None:
+    try:
+        found: type = column_type.python_type
+    except NotImplementedError:  # a type of the user's own says nothing
+        return None
+    return found
+
+
 def _single(name: str) -> Callable[[Any], Any]:
     get = attrgetter(name)
     return lambda entity: (get(entity),)
 
 
+def class_of(hint: Any) -> type | None:
+    """The class of a type hint, without `| None` and NewType; None when it is no plain class."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    named = [option for option in options if option is not types.NoneType]
+    kind = getattr(named[0], "__supertype__", named[0]) if len(named) == 1 else None
+    return kind if isinstance(kind, type) else None
+
+
 def _converter(cls: type, name: str, hint: Any) -> Column | None:
-    options = [option for option in typing.get_args(hint) if option is not type(None)]
-    kind = options[0] if typing.get_origin(hint) is not None and len(options) == 1 else hint
-    if hasattr(kind, "__supertype__"):  # NewType
-        kind = kind.__supertype__
-    if isinstance(kind, type):
+    kind = class_of(hint)
+    if kind is not None:
         if issubclass(kind, enum.Enum):
             return Column(attrgetter("value"), kind)
         for base, column in _CONVERTERS.items():

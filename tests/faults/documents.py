@@ -78,7 +78,7 @@ def make_accounts() -> Service:
         repositories=[TableRepository(Account, table="accounts", id="account", lookups=[Lookup((), ("account",))])],
     )
 
-    @accounts.on(Deposited, entity=Account, id="account")
+    @accounts.on
     def deposit(account: Account | None, event: Deposited, step: Step) -> Account:
         account = account or Account(event.account)
         if event.amount == 13 and os.environ.get("FAIL"):
@@ -86,13 +86,13 @@ def make_accounts() -> Service:
         account.change(event.amount, step)
         return account
 
-    @accounts.on(Transferred, entity=Account, id="source")
+    @accounts.on(id="source")
     def take(account: Account | None, event: Transferred, step: Step) -> Account:
         account = account or Account(event.source)
         account.change(-event.amount, step)
         return account
 
-    @accounts.on(Transferred, entity=Account, id="target")
+    @accounts.on(id="target")
     def give(account: Account | None, event: Transferred, step: Step) -> Account:
         account = account or Account(event.target)
         account.change(event.amount, step)
@@ -104,7 +104,7 @@ def make_accounts() -> Service:
 def make_observer() -> Service:
     observer = Service("observer", publishes=[], repositories=[TableRepository(Seen, table="seen", id="account")])
 
-    @observer.on(BalanceChanged, entity=Seen, id="account")
+    @observer.on
     def look(seen: Seen | None, event: BalanceChanged) -> Seen:
         seen = seen or Seen(event.account)
         seen.wrong += event.number != seen.number + 1

@@ -124,11 +124,11 @@ class Ring:
             account.applied += f",{event.number}"
             return account
 
-        @self.beta.on(Placed, entity=Account, id="account")
+        @self.beta.on
         def apply(account: Account | None, event: Placed, step: Step) -> Account:
             return applied(account, event, step)
 
-        @self.beta.on(Odd, entity=Account, id="account")
+        @self.beta.on
         def apply_odd(account: Account | None, event: Odd, step: Step) -> Account:
             # Beside the database, because a failed attempt leaves nothing in it.
             with open(directory / f"attempts-{event.number}", "a+b") as attempts:
@@ -144,19 +144,19 @@ class Ring:
                 )
             )
 
-        @self.gamma.on(Placed)
+        @self.gamma.on
         async def see_placed(event: Placed, message: Message, session: AsyncSession) -> None:
             await see(event, message, session)
 
-        @self.gamma.on(Odd)
+        @self.gamma.on
         async def see_odd(event: Odd, message: Message, session: AsyncSession) -> None:
             await see(event, message, session)
 
-        @self.gamma.on(Done)
+        @self.gamma.on
         async def see_done(event: Done, message: Message, session: AsyncSession) -> None:
             await see(event, message, session)
 
-        @self.alpha.on(Done)
+        @self.alpha.on
         def settle(event: Done, session: Session) -> None:
             session.execute(insert(_settled).values(account=event.account, number=event.number))
 

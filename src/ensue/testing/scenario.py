@@ -24,10 +24,10 @@ from ensue.engine.clock import UniqueIds, rfc3339
 from ensue.engine.dispatch import Dispatcher, StepFailed
 from ensue.errors import RetryableError, UsageError
 from ensue.event import EventType, event_type
+from ensue.handler import Handler
 from ensue.message import Envelope, Message, OutboxRecord
 from ensue.ports import StepTransaction
 from ensue.repository import Repository, TableRepository
-from ensue.service import Handler
 from ensue.stores.sqlite import SqliteStore
 
 T = TypeVar("T")

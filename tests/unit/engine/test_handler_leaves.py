@@ -41,12 +41,12 @@ async def test_a_handler_that_leaves_is_a_failure_of_its_message_and_the_service
 
     if plain:
 
-        @service.on(Fed)
+        @service.on
         def plain_feed(event: Fed, step: Step) -> None:
             feed(event)
     else:
 
-        @service.on(Fed)
+        @service.on
         async def async_feed(event: Fed, step: Step) -> None:
             feed(event)
 

@@ -44,7 +44,7 @@ def make_totals() -> Service:
         ],
     )
 
-    @totals.on(Deposited, entity=Total, id="account")
+    @totals.on
     def add(total: Total | None, event: Deposited) -> Total:
         total = total or Total(event.account)
         total.amount += event.amount

@@ -69,13 +69,13 @@ class Unheard(Event, topic="scenario-orders", key="text"):
 orders = Service("orders", tables=Base.metadata, repositories=[TableRepository(Account, table="accounts")])
 
 
-@orders.on(Reserved, entity=Order)
+@orders.on
 def open_order(order: Order, event: Reserved, step: Step) -> None:
     order.state = "OPEN"
     step.publish(Opened(order_id=order.id, note=step.correlation_id))
 
 
-@orders.on(Paid, entity=Account, id="account_id")
+@orders.on(id="account_id")
 def pay(account: Account | None, event: Paid, step: Step) -> Account:
     if account is None:
         return Account(event.account_id, event.amount)
@@ -85,7 +85,7 @@ def pay(account: Account | None, event: Paid, step: Step) -> Account:
     return account
 
 
-@orders.on(Noted)
+@orders.on
 async def note(event: Noted, session: AsyncSession, step: Step) -> None:
     session.add(Note(text=event.text))
     step.publish(Opened(order_id=0, note=event.text))
@@ -173,7 +173,7 @@ async def test_an_entity_that_is_not_declared_is_refused() -> None:
 async def test_a_table_that_the_service_does_not_declare_is_named() -> None:
     bare = Service("bare", repositories=[TableRepository(Account, table="accounts")])
 
-    @bare.on(Paid, entity=Account)
+    @bare.on
     def take(account: Account | None, event: Paid) -> None: ...
 
     with pytest.raises(UsageError, match=r"table 'accounts' of TableRepository\(Account\) is not in the tables"):
