@@ -5,7 +5,7 @@ what the library takes, and what the broker takes, without encoding, chain or me
 over four partitions and wait until each is acknowledged; both read the same topic from its start. On the real server,
 on the same machine, so the server's work is in every figure.
 
-A broker is added by one line in SIDES: a module with `server` (a class of ensue.testing.servers) and `Raw`.
+A broker is added by one line in SIDES: a module with `server` (a class of servers) and `Raw`.
 """
 
 from __future__ import annotations

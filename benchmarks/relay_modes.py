@@ -17,6 +17,7 @@ from random import Random
 from typing import NamedTuple
 
 import psutil
+from servers import PostgresServer
 
 from benchmarks.figures import Figure, Report
 from benchmarks.latency import percentile
@@ -24,7 +25,6 @@ from ensue.adapters import make_store
 from ensue.codec import encode_envelope
 from ensue.message import Envelope, OutboxRecord
 from ensue.ports import Store
-from ensue.testing.servers import PostgresServer
 
 MODES = ("poll", "wal", "messages")
 _SIZES = "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname IN ('ensue_outbox', 'ensue_stamp')"

@@ -28,6 +28,26 @@ _scalar_decoder = msgspec.json.Decoder(str | int | bool | None)
 
 encode_envelope = _encoder.encode
 
+#: What a record may carry, whoever wrote it: the same bounds for what is published and for what is read. They are what
+#: every store's columns hold. A record outside them is no message: it is set aside as Garbage, with the reason.
+POSITION_MAX = 2**63 - 1
+SOURCE_CHARS_MAX = 255
+ID_CHARS_MAX = 255  # id, correlation id and causation id
+TYPE_CHARS_MAX = 255
+KEY_BYTES_MAX = 1_024  # in UTF-8
+#: Each other attribute in UTF-8: time, content type, traceparent, and each extension's name and value.
+ATTRIBUTE_BYTES_MAX = 1_024
+EXTENSIONS_MAX = 64
+#: What is published keeps to these as well: every broker takes such a record as it is configured by default. NATS wants
+#: all headers below 64 KiB, in which each byte may become three (%XX); RabbitMQ wants header names below 256 bytes, and
+#: all headers in one frame of 128 KiB; Kafka (1 MiB) counts the key twice, NATS (1 MiB) counts headers with the data.
+ENVELOPE_BYTES_MAX = 16_384
+EXTENSION_NAME_CHARS_MAX = 64
+#: Envelope, key and data together, unless a setting says otherwise.
+RECORD_BYTES_MAX = 900_000
+#: In the names of Kafka's topics, NATS's streams (each dot takes three), RabbitMQ's queues, and in MariaDB's columns.
+TOPIC_CHARS_MAX = 100
+
 #: Attributes that have a place of their own, so that no extension may take their names.
 RESERVED = frozenset(
     {

@@ -73,3 +73,14 @@ class StoreOutdated(UsageError):
 
 class IdempotencyMismatch(UsageError):
     """An Idempotency-Key came back with another request. attributes: key."""
+
+
+class EventRefused(UsageError):
+    """An event cannot be published with this key, or this value of an extension.
+
+    attributes: type, what ("key" or "extension <name>"), key (its beginning), expected, found.
+    """
+
+
+class EventTooLarge(UsageError):
+    """An event is larger than may be published. attributes: type, what, key, expected and found in bytes."""

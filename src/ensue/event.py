@@ -7,15 +7,18 @@ gets an `EventType`: how it is named on the wire, which of its fields is the key
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast, dataclass_transform
 
 import msgspec
 
+from ensue.codec import TOPIC_CHARS_MAX, TYPE_CHARS_MAX
 from ensue.errors import BadMessage, UsageError
 
 E = TypeVar("E")
 _SPEC = "__ensue_event_type__"
+_TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 #: Every declared event by its wire type, so that two classes cannot claim one name.
 _declared: dict[str, type] = {}
@@ -197,6 +200,11 @@ def _attach(
         raise UsageError(f'event {cls.__qualname__} has no topic: write topic="..." in its declaration')
     if topic.startswith("ensue."):
         raise UsageError(f"event {cls.__qualname__}: topics that begin with 'ensue.' are Ensue's own; choose another")
+    if len(topic) > TOPIC_CHARS_MAX or not _TOPIC.fullmatch(topic):
+        raise UsageError(
+            f"event {cls.__qualname__}: topic {topic[:60]!a} of {len(topic)} characters cannot be had on every broker; "
+            f"expected ASCII letters, digits, '.', '_' and '-', a letter or digit first, at most {TOPIC_CHARS_MAX}"
+        )
     if not key:
         raise UsageError(
             f'event {cls.__qualname__} has no key: write key="<field>"; events of one key stay in order. '
@@ -207,6 +215,11 @@ def _attach(
             f"event {cls.__qualname__}: key {key!r} is not one of its fields ({', '.join(sorted(fields)) or 'none'})"
         )
     wire = f"{topic}.{name}.v{version}"
+    if len(wire) > TYPE_CHARS_MAX or not wire.isprintable():
+        raise UsageError(
+            f"event type {wire[:60]!a} has {len(wire)} characters, expected at most {TYPE_CHARS_MAX}, all printable: "
+            "give it another type_name"
+        )
     taken = _declared.get(wire)
     if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
         raise UsageError(

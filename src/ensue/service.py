@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from ensue.errors import UsageError
-from ensue.event import event_type
+from ensue.event import event_type, is_event_class
 from ensue.handler import Handler, id_field, read_parameters
 from ensue.handling import name_of
 from ensue.repository import Repository, SqlAlchemyRepository, TableRepository
@@ -98,7 +98,7 @@ class ServiceDefinition:
         name: needed for a second handler of one event when the functions share a name.
         Raises UsageError at once when the declaration cannot work; its text says what to write instead.
         """
-        if isinstance(function, type):
+        if is_event_class(function):
             raise UsageError(
                 f"@{self.name}.on({function.__name__}...): the event is read from the handler's annotation; write "
                 f"@{self.name}.on above `def ...(..., event: {function.__name__})`, with no class in brackets"

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from ensue.app import Service
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.config import EngineConfig, Settings
+from ensue.engine.faults import Faults
 from ensue.engine.runtime import Runtime
 from ensue.event import Event
 from ensue.message import Message
@@ -168,13 +169,7 @@ class Ring:
 
     def runtime(self, name: str, broker: Broker | None = None, **options: object) -> Runtime:
         service = self.service(name)
-        settings = Settings(
-            database="",
-            broker="",
-            partitions=PARTITIONS,
-            engine=self._engine,
-            fault=self._point if name == self._victim else "",
-        )
+        settings = Settings(database="", broker="", partitions=PARTITIONS, engine=self._engine)
         store = SqliteStore(f"sqlite:///{self.directory}/{name}.db?synchronous=NORMAL", name)
         return Runtime(
             service,
@@ -183,6 +178,7 @@ class Ring:
             settings,
             random=Random(name),
             tables=service.tables,
+            faults=Faults(self._point if name == self._victim else ""),
             **options,  # type: ignore[arg-type]  # of Runtime
         )
 

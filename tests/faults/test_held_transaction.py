@@ -17,6 +17,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from servers import PostgresServer
 from sqlalchemy import select, text
 from tests.faults.test_log_damage import Telegraph, Wired, received
 from tests.unit.engine.workbench import bench
@@ -27,7 +28,6 @@ from ensue.cli.status import service_status
 from ensue.config import EngineConfig
 from ensue.stores.postgres import PostgresStore
 from ensue.testing import World
-from ensue.testing.servers import PostgresServer
 
 HELD_S = 60.0
 PAUSE_S = 0.1

@@ -19,6 +19,7 @@ from typing import Any
 import nats
 import pytest
 from nats.js import JetStreamContext
+from servers import NatsCluster, NatsServer
 from tests.faults.test_log_damage import Telegraph, Wired, all_of
 from tests.unit.engine.workbench import bench, config
 
@@ -26,7 +27,6 @@ from ensue import Service
 from ensue.brokers.nats import NatsBroker
 from ensue.message import TICK, Garbage, Message
 from ensue.testing import World
-from ensue.testing.servers import NatsCluster, NatsServer
 
 TOTAL = 60
 #: Reconnecting after a kill has pauses; a cluster takes seconds to choose a leader.

@@ -33,7 +33,7 @@ def command(directory: Path, *options: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "examples")))}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "src", ROOT / "examples")))}
 
 
 def run(directory: Path, *options: str, limit_s: float = LIMIT_S) -> subprocess.CompletedProcess[str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import servers
 from tests.conftest import required
 from tests.shop.test_demo_runs import report_of, run
 
-from ensue.testing import servers
 from shop.demo.directory import CannotRun
 from shop.demo.stacks import BROKERS, PRESETS, STORES, parts
 

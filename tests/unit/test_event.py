@@ -163,3 +163,15 @@ def test_a_plain_class_is_told_how_to_become_an_event() -> None:
         @event(topic="t-x", key="a")
         class Plain:
             a: int
+
+
+@pytest.mark.parametrize("topic", ["bestellungen-ü", "a b", "..", "-x", "a/b", "a\0", "x" * 101, "a\n", "*", "a.>"])
+def test_a_topic_that_not_every_broker_can_have_is_refused_at_the_declaration(topic: str) -> None:
+    with pytest.raises(UsageError, match="cannot be had on every broker"):
+        type("Odd", (Event,), {"__annotations__": {"k": int}}, topic=topic, key="k")
+
+
+@pytest.mark.parametrize("type_name", ["x" * 260, "a\nb", "a\ud800"])
+def test_a_type_name_that_no_header_carries_is_refused_at_the_declaration(type_name: str) -> None:
+    with pytest.raises(UsageError, match="all printable"):
+        type("Odd", (Event,), {"__annotations__": {"k": int}}, topic="t-odd", key="k", type_name=type_name)

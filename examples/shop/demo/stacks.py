@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import servers
+from servers import Server, ServerMissing, TcpProxy
+
 from ensue.errors import StoreUnavailable
-from ensue.testing import servers
-from ensue.testing.servers import Server, ServerMissing, TcpProxy
 from shop.demo.databases import Database, Databases, database_at
 from shop.demo.directory import CannotRun
 from shop.demo.services import SERVICES

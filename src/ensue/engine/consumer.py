@@ -14,7 +14,8 @@ from typing import Any
 
 from ensue.engine.aside import Aside, Reason
 from ensue.engine.context import Context
-from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed
+from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed
+from ensue.engine.endings import ends_loop
 from ensue.engine.gap_watch import GapWatch
 from ensue.errors import CheckpointConflict, RetryableError
 from ensue.message import Checkpoint, Counters, DeadLetter, GapState, Garbage, Message, Partition
@@ -68,7 +69,9 @@ class PartitionConsumer:
                 log.warning("%s: %s; again in %.2f s", self.partition, error, pause)
                 await self._pause(pause)
                 pause = min(pause * 2, 5.0)
-            except Exception:
+            except BaseException as error:
+                if ends_loop(error):
+                    raise
                 # A defect of ours or of an adapter: stay visible and alive, since other partitions may be well.
                 log.exception("%s: unexpected; again in %.2f s", self.partition, pause)
                 await self._pause(pause)
@@ -230,13 +233,14 @@ class PartitionConsumer:
             following, letters = await self._transact(todo)
         except (StepFailed, *NOT_THE_MESSAGE):
             raise
-        except Exception as error:  # e.g. a constraint that the database checks at commit
+        except BaseException as error:  # e.g. a constraint that the database checks at commit
             if not todo.apply:
                 raise  # no message can be blamed
+            failure = blamed(error)
             if len(todo.apply) > 1:
-                raise StepFailed(None, error) from error
+                raise StepFailed(None, failure) from error
             handler = self._context.dispatcher.only_handler(todo.apply[0].type)
-            raise StepFailed(0, error, handler) from error
+            raise StepFailed(0, failure, handler) from error
         self._context.faults.point("consumer.committed")
         self._moved(following)
         self._aside.added(letters)

@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from ensue.engine.context import Context
+from ensue.engine.endings import ends_task
 from ensue.engine.pace import Pace
 from ensue.engine.resend import Resender
 from ensue.engine.restored import refuse_restored_store
@@ -56,7 +57,7 @@ class Relay:
                 await self._start()
                 async with asyncio.TaskGroup() as group:
                     resender = Resender(self._context, self._appending, lambda: self._position)
-                    asking = group.create_task(resender.run())
+                    asking = group.create_task(_answer(resender))
                     try:
                         while not self._stopping:
                             await self._turn()
@@ -188,3 +189,13 @@ class Relay:
                 await self._save()
             except RetryableError as error:
                 log.info("relay: the last position is not saved (%s); the batch will be sent again", error)
+
+
+async def _answer(resender: Resender) -> None:
+    """Run it; a group passes over a task that ends as cancelled, and nobody would be answered any more."""
+    try:
+        await resender.run()
+    except asyncio.CancelledError as error:
+        if ends_task(error):
+            raise
+        raise RuntimeError("something that the resender awaited was cancelled") from error

@@ -14,6 +14,7 @@ from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.documents import DocumentDispatcher
+from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
 from ensue.engine.fits import check_fits
 from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
@@ -60,6 +61,7 @@ class Runtime:
         tables: MetaData | None = None,
         progress: Callable[[], None] = lambda: None,
         retry: Retry | None = None,
+        faults: Faults | None = None,
     ) -> None:
         ids = ids or UniqueIds()
         dispatcher = Dispatcher if store.capabilities.transactions else DocumentDispatcher
@@ -71,13 +73,13 @@ class Runtime:
             service=definition.name,
             store=store,
             broker=broker,
-            dispatcher=dispatcher(definition, ids, settings.partitions),
+            dispatcher=dispatcher(definition, ids, settings.partitions, settings.engine.record_bytes_max),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,
             clock=clock or SystemClock(),
             ids=ids,
             random=random or Random(),
-            faults=Faults(settings.fault),
+            faults=faults or Faults.of_this_process(),
             partitions=settings.partitions,
             progress=progress,
         )
@@ -152,7 +154,9 @@ class Runtime:
                 if self._worker is not None:
                     self._worker.fail(error)
                 return
-            except Exception:
+            except BaseException as error:
+                if ends_loop(error):
+                    raise
                 # A defect of ours or of an adapter: nobody waits for this task, so it must not end without a word.
                 log.exception("%s: the broker: unexpected; again in %.1f s", self.definition.name, pause)
             else:

@@ -21,10 +21,11 @@ from sqlalchemy import MetaData
 from ensue.app import Service
 from ensue.codec import decode_envelope
 from ensue.engine.clock import UniqueIds, rfc3339
-from ensue.engine.dispatch import Dispatcher, StepFailed
+from ensue.engine.dispatch import Dispatcher, StepFailed, blamed
 from ensue.errors import RetryableError, UsageError
 from ensue.event import EventType, event_type
 from ensue.handler import Handler
+from ensue.handling import finished, name_of
 from ensue.message import Envelope, Message, OutboxRecord
 from ensue.ports import StepTransaction
 from ensue.repository import Repository, TableRepository
@@ -57,7 +58,7 @@ class Result:
         self,
         published: list[Any],
         envelopes: list[Envelope],
-        error: Exception | None,
+        error: BaseException | None,
         read: Callable[[type, Any], Coroutine[Any, Any, Any]],
     ) -> None:
         self.published = published
@@ -111,7 +112,7 @@ class Scenario:
         dispatcher = Dispatcher(self._service, UniqueIds("published"), 1)
         records: list[OutboxRecord] = []
         types: dict[str, EventType[Any]] = {}
-        error: Exception | None = None
+        error: BaseException | None = None
         await store.open()
         try:
             if self._tables is not None:
@@ -129,8 +130,8 @@ class Scenario:
                 error = failure.error
             except RetryableError:
                 raise  # of the database, not of the handler
-            except Exception as raised:  # e.g. a constraint that the database checks at commit
-                error = raised
+            except BaseException as raised:  # e.g. a constraint that the database checks at commit
+                error = blamed(raised)
         finally:
             await store.close()
 
@@ -152,9 +153,7 @@ class Scenario:
         for entity in self._entities:
             cls = type(entity)
             if inspect.isroutine(entity):
-                done = entity(dispatcher.outside_step(transaction, "", "", ""))
-                if inspect.isawaitable(done):
-                    await done
+                await finished(name_of(entity), entity(dispatcher.outside_step(transaction, "", "", "")))
             elif hasattr(cls, "__mapper__"):
                 await transaction.session.merge(entity)  # a copy: the test's own object stays the test's
             else:

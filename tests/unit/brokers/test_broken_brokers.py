@@ -6,9 +6,9 @@ import inspect
 import secrets
 
 import pytest
+from tests.conformance_mutants import brokers as broken
 
 from ensue.brokers.memory import MemoryBroker
-from ensue.conformance import broken_brokers as broken
 from ensue.conformance.broker import SOURCE, BrokerConformance
 from ensue.errors import BadMessage
 from ensue.message import OutboxRecord

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
+from servers import KafkaServer
+from servers.base import free_port
 
 from ensue.brokers.kafka import KafkaBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
 from ensue.errors import BrokerUnavailable
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Broker
-from ensue.testing.servers import KafkaServer
-from ensue.testing.servers.base import free_port
 
 #: A generous limit of what should take seconds.
 PATIENCE_S = 90.0

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 from confluent_kafka import Producer
+from servers import KafkaServer
 
 from ensue.brokers.kafka import KafkaBroker, reading
 from ensue.brokers.kafka.wire import encode
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
 from ensue.message import Garbage, Message
-from ensue.testing.servers import KafkaServer
 
 PATIENCE_S = 60.0
 

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from servers import KafkaServer
+from servers.base import free_port
 
 from ensue.adapters import make_broker
 from ensue.brokers.kafka import KafkaBroker
 from ensue.brokers.kafka.settings import parse_kafka_url
 from ensue.conformance.broker import SOURCE, TOPIC, entries, positions
 from ensue.errors import BrokerUnavailable, UsageError
-from ensue.testing.servers import KafkaServer
-from ensue.testing.servers.base import free_port
 
 
 def test_servers_get_the_usual_port() -> None:

@@ -16,13 +16,13 @@ from typing import Any
 import nats
 import pytest
 from nats.aio.client import Client
+from servers import NatsServer
+from servers.base import free_port
 
 from ensue.brokers.nats import NatsBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
 from ensue.errors import BrokerUnavailable, TopicMismatch, UsageError
 from ensue.message import Garbage, Message
-from ensue.testing.servers import NatsServer
-from ensue.testing.servers.base import free_port
 
 LIMIT_S = 20.0
 

@@ -11,14 +11,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from servers import PostgresServer
+from servers.base import free_port
+from servers.proxy import TcpProxy
 
 from ensue.brokers.postgres import PostgresBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, positions
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Garbage, Message
-from ensue.testing.servers import PostgresServer
-from ensue.testing.servers.base import free_port
-from ensue.testing.servers.proxy import TcpProxy
 
 PATIENCE_S = 20.0
 

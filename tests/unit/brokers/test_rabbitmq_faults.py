@@ -11,14 +11,14 @@ from typing import Any
 
 import aio_pika
 import pytest
+from servers import RabbitMqServer
+from servers.base import free_port
+from servers.proxy import TcpProxy
 
 from ensue.brokers.rabbitmq import RabbitMqBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Garbage, Message
-from ensue.testing.servers import RabbitMqServer
-from ensue.testing.servers.base import free_port
-from ensue.testing.servers.proxy import TcpProxy
 
 PATIENCE_S = 20.0
 

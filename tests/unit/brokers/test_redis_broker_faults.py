@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from servers import RedisServer
+from servers.base import free_port
+from servers.proxy import TcpProxy
 
 from ensue.brokers.redis import RedisBroker
 from ensue.brokers.redis.broker import READ_BYTES_MAX
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Garbage, Message
-from ensue.testing.servers import RedisServer
-from ensue.testing.servers.base import free_port
-from ensue.testing.servers.proxy import TcpProxy
 
 PATIENCE_S = 20.0
 

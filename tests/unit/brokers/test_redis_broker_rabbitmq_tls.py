@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from servers import RabbitMqServer, RedisServer
 
 from ensue.adapters import make_broker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, positions
 from ensue.errors import BrokerUnavailable
-from ensue.testing.servers import RabbitMqServer, RedisServer
 
 
 class Certificate(NamedTuple):

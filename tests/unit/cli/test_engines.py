@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from servers import MariaDbServer, MongoDbServer, PostgresServer, RedisServer
 from tests.unit.cli.harness import Ended
-
-from ensue.testing.servers import MariaDbServer, MongoDbServer, PostgresServer, RedisServer
 
 Command = Callable[..., Ended]
 HISTORY = "shop.order_history:order_history"

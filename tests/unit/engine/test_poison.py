@@ -382,3 +382,23 @@ async def test_a_partition_with_too_many_set_aside_waits_for_an_operator(zoo: Zo
             await world.runtimes["zoo"].store.dead_letter_decide(each.id, DeadLetterState.DISCARDED)
         await world.settle()
         assert await zoo.eaten() == [5, 6, 7]
+
+
+async def test_a_handler_that_publishes_what_no_broker_takes_fails_and_its_message_is_set_aside(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    """The relay never sees such an event, so that everything else goes out."""
+    keeper = Service("keeper")
+
+    @keeper.on
+    async def notice(event: Fed, step: Step) -> None:
+        step.publish(Noticed(animal=event.animal * 2_000, number=event.number))
+
+    async with bench(tmp_path, keeper) as world:
+        sender = Sender(world.broker)
+        await sender.send(Fed(animal="b", number=1), Fed(animal="", number=2))
+        await world.settle()
+        [letter] = await letters(world, keeper)
+        assert (letter.key, letter.state, letter.error_type) == ("b", DEAD, "EventRefused")
+        assert "2000 bytes, expected at most 1024 bytes of UTF-8" in letter.error
+        assert [each.number for each in await world.published(Noticed)] == [2]

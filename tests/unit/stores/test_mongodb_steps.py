@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from servers import MongoDbServer
 from tests.unit.stores.views import Deposited, Total, make_totals, running
 
 from ensue import EngineConfig, Event, Message, Service, Step, TableRepository, UsageError
@@ -23,7 +24,6 @@ from ensue.ports import Store, Table
 from ensue.stores.mongodb import MongoDbStore
 from ensue.stores.mongodb import records as mongodb_records
 from ensue.stores.redis import RedisStore
-from ensue.testing.servers import MongoDbServer
 
 TABLE = Table("accounts", ("id", "balance"), "id")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from servers import PostgresServer
 
 from ensue.adapters import make_store
 from ensue.conformance.store_suite import record
 from ensue.errors import StoreUnavailable
 from ensue.stores.postgres.replication import ReplicationConnection
-from ensue.testing.servers import PostgresServer
 
 
 @pytest.mark.parametrize("outbox", ["poll", "wal", "messages"])

@@ -8,13 +8,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+from servers import PostgresServer
 
 from ensue.ports import Table
 from ensue.stores.postgres import PostgresStore, dialect, polled, tail_read
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.rows import Statements
 from ensue.stores.sql import checkpoints, dead_letters, once
-from ensue.testing.servers import PostgresServer
 
 DATABASE = "plans"
 SQL = PostgresDialect()

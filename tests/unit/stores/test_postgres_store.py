@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
+from servers import PostgresServer, TcpProxy
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -19,7 +20,6 @@ from ensue.errors import StoreConflict, StoreOutdated, StoreUnavailable, UsageEr
 from ensue.ports import Table
 from ensue.stores.postgres import PostgresStore
 from ensue.stores.sql import link
-from ensue.testing.servers import PostgresServer, TcpProxy
 
 DATABASE = "alone"
 EMPTY = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public"

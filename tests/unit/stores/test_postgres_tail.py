@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from servers import PostgresServer
 
 from ensue.conformance.store import SERVICE, StoreConformance
 from ensue.conformance.store_outbox import Publishing
@@ -13,7 +14,6 @@ from ensue.conformance.store_steps import Stepping
 from ensue.conformance.store_suite import StoreSuite
 from ensue.ports import Capabilities, Store
 from ensue.stores.postgres import PostgresStore
-from ensue.testing.servers import PostgresServer
 
 
 class _OnTail(StoreSuite):

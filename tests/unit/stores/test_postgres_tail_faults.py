@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from servers import PgBouncer, PostgresServer
 from tests.unit.stores.test_postgres_tail_order import PATIENCE_S, follow, opened, publish
 
 from ensue.conformance.store_suite import SERVICE, check_chain, positions, record, texts
@@ -17,7 +18,6 @@ from ensue.errors import StoreUnavailable, UsageError
 from ensue.stores.postgres import PostgresStore, tail_setup
 from ensue.stores.postgres.tail_slot import SlotLost, slot_name
 from ensue.stores.postgres.tail_stamp import TABLES
-from ensue.testing.servers import PgBouncer, PostgresServer
 
 Start = Callable[..., Any]
 MODES = pytest.mark.parametrize("mode", ["wal", "messages"])

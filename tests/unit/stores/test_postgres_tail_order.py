@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from servers import PostgresServer
 
 from ensue.conformance.store_suite import (
     ACCOUNTS,
@@ -23,7 +24,6 @@ from ensue.conformance.store_suite import (
 from ensue.message import OutboxRecord
 from ensue.ports import Store
 from ensue.stores.postgres import PostgresStore
-from ensue.testing.servers import PostgresServer
 
 PATIENCE_S = 30.0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from servers import PostgresServer
 from tests.unit.stores.test_postgres_tail_order import follow, opened, publish
 
 from ensue.conformance.store_suite import texts
@@ -17,7 +18,6 @@ from ensue.stores.postgres import PostgresStore
 from ensue.stores.postgres.tail_log import Entry, Place
 from ensue.stores.postgres.tail_read import Reader, Window
 from ensue.stores.postgres.tail_stamp import Overtaken, Stamper
-from ensue.testing.servers import PostgresServer
 
 INSERT = (
     "INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, written_at) "

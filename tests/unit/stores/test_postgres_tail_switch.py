@@ -9,12 +9,12 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from servers import PostgresServer
 from tests.unit.stores.test_postgres_tail_order import PATIENCE_S, follow, opened, publish
 
 from ensue.conformance.store_suite import check_chain, record, texts
 from ensue.errors import StoreUnavailable, UsageError
 from ensue.stores.postgres import PostgresStore
-from ensue.testing.servers import PostgresServer
 
 MODES = ("poll", "wal", "messages")
 SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from servers import RedisServer
 from tests.unit.stores.views import LIMIT_S, running
 
 from ensue.errors import CheckpointConflict, RetryableError, StoreUnavailable, UsageError
 from ensue.message import Checkpoint, Partition
 from ensue.ports import Lookup, Table
 from ensue.stores.redis import RedisStore
-from ensue.testing.servers import RedisServer
 
 Start = Callable[..., RedisServer]
 

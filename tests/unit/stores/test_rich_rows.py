@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from servers import MariaDbServer, PostgresServer
 from sqlalchemy import Column, DateTime, MetaData, Numeric, String, Table, Uuid
 
 from ensue.adapters import make_store
 from ensue.ports import Lookup
 from ensue.ports import Table as Rows
-from ensue.testing.servers import MariaDbServer, PostgresServer
 
 metadata = MetaData()
 parcels = Table(

@@ -8,16 +8,16 @@ Nothing here touches a server that it did not start. `make servers` installs the
 
 from __future__ import annotations
 
-from ensue.testing.servers.base import Server, ServerFailed, ServerMissing
-from ensue.testing.servers.kafka import KafkaServer
-from ensue.testing.servers.mariadb import MariaDbServer
-from ensue.testing.servers.mongodb import MongoDbServer
-from ensue.testing.servers.nats import NatsCluster, NatsServer
-from ensue.testing.servers.pgbouncer import PgBouncer
-from ensue.testing.servers.postgres import PostgresServer
-from ensue.testing.servers.proxy import TcpProxy
-from ensue.testing.servers.rabbitmq import RabbitMqServer
-from ensue.testing.servers.redis import RedisServer
+from servers.base import Server, ServerFailed, ServerMissing
+from servers.kafka import KafkaServer
+from servers.mariadb import MariaDbServer
+from servers.mongodb import MongoDbServer
+from servers.nats import NatsCluster, NatsServer
+from servers.pgbouncer import PgBouncer
+from servers.postgres import PostgresServer
+from servers.proxy import TcpProxy
+from servers.rabbitmq import RabbitMqServer
+from servers.redis import RedisServer
 
 __all__ = [
     "KafkaServer",

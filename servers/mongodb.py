@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ensue.testing.servers.base import Server, home
+from servers.base import Server, home
 
 
 class MongoDbServer(Server):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ensue.testing.servers.base import Server, says
+from servers.base import Server, says
 
 
 class RedisServer(Server):

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
-from ensue.conformance.broken_stores import WrappedStore, WrappedTransaction
+from tests.conformance_mutants.stores import WrappedStore, WrappedTransaction
+
 from ensue.message import OutboxRecord
 from ensue.ports import StepTransaction, Store, Table
 

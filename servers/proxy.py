@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Self
 
-from ensue.testing.servers.base import free_port
+from servers.base import free_port
 
 
 class TcpProxy:

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any, Self
 
-from ensue.testing.servers.base import Server, ServerFailed, free_port, says
+from servers.base import Server, ServerFailed, free_port, says
 
 
 class NatsServer(Server):

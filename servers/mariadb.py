@@ -1,11 +1,11 @@
-"""MariaDB: `mariadb-install-db`, then `mariadbd` with a binary log that can be followed."""
+"""MariaDB: `mariadb-install-db`, then `mariadbd` with a binary log, as one that has replicas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ensue.testing.servers.base import Server, says
-from ensue.testing.servers.certificates import Certificates, certificates
+from servers.base import Server, says
+from servers.certificates import Certificates, certificates
 
 
 class MariaDbServer(Server):
@@ -39,8 +39,7 @@ class MariaDbServer(Server):
             str(self.find(self.program)), "--no-defaults", f"--datadir={self.data}", "--bind-address=127.0.0.1",
             f"--port={self.port}", f"--socket={self.directory}/s.sock", f"--pid-file={self.directory}/pid",
             f"--tmpdir={self.directory}",
-            "--log-bin=binlog", "--binlog-format=ROW", "--binlog-row-image=FULL", "--binlog-row-metadata=FULL",
-            "--server-id=1", "--gtid-strict-mode=1", "--skip-name-resolve", "--max-connections=300",
+            "--log-bin=binlog", "--binlog-format=ROW", "--server-id=1", "--skip-name-resolve", "--max-connections=300",
             "--innodb-buffer-pool-size=128M", "--character-set-server=utf8mb4", *self._speed(),
             *self._encryption(),
         ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from ensue.testing.servers.base import Server, ServerMissing
+from servers.base import Server, ServerMissing
 
 _NEW = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
 _AUTHORITY = (

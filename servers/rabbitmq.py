@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
-from ensue.testing.servers.base import Server, ServerFailed, free_port, listens, says
+from servers.base import Server, ServerFailed, free_port, listens, says
 
 _COORDINATOR = b"rabbit_stream_coordinator"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ensue.testing.servers.base import Server
-from ensue.testing.servers.postgres import PostgresServer
+from servers.base import Server
+from servers.postgres import PostgresServer
 
 
 class PgBouncer(Server):

@@ -1,4 +1,4 @@
-module ensue/servers/mongodb
+module ensue/servers/ferretdb
 
 go 1.24
 

@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ensue.testing.servers.base import Server
-from ensue.testing.servers.certificates import Certificates, certificates
+from servers.base import Server
+from servers.certificates import Certificates, certificates
 
 #: Who may connect to a server that demands TLS: a plain connection finds no line that is its own.
 _TLS_ONLY = "hostssl all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
