@@ -37,7 +37,7 @@ def make_service() -> Service:
     service = Service(
         "bench",
         publishes=[BalanceChanged],
-        repositories=[TableRepository(Account, table="accounts")],
+        repositories=[TableRepository(Account, workload.accounts)],
         tables=workload.metadata,
     )
 

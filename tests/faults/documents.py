@@ -13,7 +13,9 @@ import signal
 import sys
 from collections.abc import Callable
 
-from ensue import EngineConfig, Event, Lookup, Retry, Service, Step, TableRepository
+from sqlalchemy import Column, Integer, MetaData, String, Table
+
+from ensue import EngineConfig, Event, Retry, Service, Step, TableRepository
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.config import Settings
 from ensue.engine.runtime import Runtime
@@ -67,6 +69,14 @@ class Seen:
     wrong: int = 0
 
 
+def _table(name: str, *numbers: str) -> Table:
+    return Table(name, MetaData(), Column("account", String, primary_key=True), *(Column(n, Integer) for n in numbers))
+
+
+ACCOUNTS = _table("accounts", "balance", "changes")
+SEEN = _table("seen", "number", "balance", "wrong")
+
+
 def make_ledger() -> Service:
     return Service("ledger", publishes=[Deposited, Transferred])
 
@@ -75,7 +85,7 @@ def make_accounts() -> Service:
     accounts = Service(
         "accounts",
         publishes=[BalanceChanged],
-        repositories=[TableRepository(Account, table="accounts", id="account", lookups=[Lookup((), ("account",))])],
+        repositories=[TableRepository(Account, ACCOUNTS)],
     )
 
     @accounts.on
@@ -102,7 +112,7 @@ def make_accounts() -> Service:
 
 
 def make_observer() -> Service:
-    observer = Service("observer", publishes=[], repositories=[TableRepository(Seen, table="seen", id="account")])
+    observer = Service("observer", publishes=[], repositories=[TableRepository(Seen, SEEN)])
 
     @observer.on
     def look(seen: Seen | None, event: BalanceChanged) -> Seen:

@@ -88,7 +88,9 @@ _settled = Table(
     Column("number", Integer, nullable=False),
 )
 _beta_tables = MetaData()
-Table("account", _beta_tables, Column("account", String, primary_key=True), Column("applied", String, nullable=False))
+_accounts = Table(
+    "account", _beta_tables, Column("account", String, primary_key=True), Column("applied", String, nullable=False)
+)
 _gamma_tables = MetaData()
 _seen = Table(
     "seen",
@@ -107,9 +109,7 @@ class Ring:
     def __init__(self, directory: Path, fault: str = "", engine: EngineConfig = QUICK) -> None:
         self.directory = directory
         self.alpha = Service("alpha", tables=_alpha_tables)
-        self.beta = Service(
-            "beta", tables=_beta_tables, repositories=[TableRepository(Account, table="account", id="account")]
-        )
+        self.beta = Service("beta", tables=_beta_tables, repositories=[TableRepository(Account, _accounts)])
         self.gamma = Service("gamma", tables=_gamma_tables)
         self._declare()
         self._victim, _, self._point = fault.partition(":")

@@ -177,11 +177,11 @@ class Account:
 
 
 tables = sa.MetaData()
-sa.Table("account", tables, sa.Column("id", sa.String, primary_key=True), sa.Column("paid", sa.Integer))
+accounts = sa.Table("account", tables, sa.Column("id", sa.String, primary_key=True), sa.Column("paid", sa.Integer))
 
 
 def service_with(*handlers: Any) -> Service:
-    service = Service("bank", repositories=[TableRepository(Account, table="account")], tables=tables)
+    service = Service("bank", repositories=[TableRepository(Account, accounts)], tables=tables)
     for number, handler in enumerate(handlers):
         service.on(id="k", name=f"handler{number}")(handler)
     return service

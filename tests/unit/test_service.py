@@ -7,6 +7,7 @@ import functools
 from typing import Any, Protocol
 
 import pytest
+from sqlalchemy import Column, Integer, MetaData, Table
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -38,9 +39,13 @@ class Ledger:
     total: int
 
 
+def table(name: str, id: str = "id") -> Table:
+    return Table(name, MetaData(), Column(id, Integer, primary_key=True), Column("total", Integer))
+
+
 @pytest.fixture
 def service() -> Service:
-    return Service("accounts", repositories=[TableRepository(Ledger, table="ledger")])
+    return Service("accounts", repositories=[TableRepository(Ledger, table("ledger"))])
 
 
 def test_parameters_are_handed_over_by_annotation_in_any_order(service: Service) -> None:
@@ -150,8 +155,8 @@ def test_one_row_has_one_repository(service: Service) -> None:
     class Other:
         id: int
 
-    def again(table: str = "ledger") -> TableRepository[Ledger]:
-        return TableRepository(Ledger, table=table)
+    def again(name: str = "ledger") -> TableRepository[Ledger]:
+        return TableRepository(Ledger, table(name))
 
     @service.on(id="account_id", repository=again())
     def first(ledger: Ledger, event: Opened) -> None: ...
@@ -169,7 +174,7 @@ def test_one_row_has_one_repository(service: Service) -> None:
 
     with pytest.raises(UsageError, match="both stored in table ledger"):
 
-        @service.on(id="account_id", repository=TableRepository(Other, table="ledger"))
+        @service.on(id="account_id", repository=TableRepository(Other, table("ledger")))
         def fourth(other: Other, event: Opened) -> None: ...
 
 
@@ -207,7 +212,7 @@ def test_an_id_of_another_type_is_refused(service: Service) -> None:
     class Named(Event, topic="t-service", key="account_id"):
         account_id: str
 
-    repositories = [TableRepository(Wallet, table="wallet", id="account_id")]
+    repositories = [TableRepository(Wallet, table("wallet", "account_id"))]
     for entity, where in ((Account, service), (Wallet, Service("typed", repositories=repositories))):
 
         def handle(entity: Any, event: Named) -> None: ...

@@ -72,7 +72,7 @@ class CountedRepository(TableRepository[Plain]):
     """Counts how often entities are loaded and saved."""
 
     def __init__(self) -> None:
-        super().__init__(Plain, table="account", id="account_id")
+        super().__init__(Plain, Row.__table__)
         self.loads: list[int] = []
         self.saves: list[tuple[int, int]] = []
 
@@ -299,14 +299,14 @@ async def test_ids_that_are_uuids_are_found_in_both_worlds(tmp_path: Path) -> No
         basket_id: UUID
 
     metadata = MetaData()
-    Table("basket", metadata, Column("id", String, primary_key=True), Column("count", Integer))
+    baskets = Table("basket", metadata, Column("id", String, primary_key=True), Column("count", Integer))
 
     @dataclasses.dataclass
     class Kept:
         id: UUID
         count: int
 
-    service = Service("bank", tables=metadata, repositories=[TableRepository(Kept, table="basket")])
+    service = Service("bank", tables=metadata, repositories=[TableRepository(Kept, baskets)])
 
     @service.on(id="basket_id")
     def keep(basket: Kept | None, event: Basket) -> Kept:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from servers import MongoDbServer
-from tests.unit.stores.views import Deposited, Total, make_totals, running
+from tests.unit.stores.views import TOTALS, Deposited, Total, make_totals, running
 
 from ensue import EngineConfig, Event, Message, Service, Step, TableRepository, UsageError
 from ensue.brokers.memory import MemoryBroker
@@ -123,7 +123,7 @@ async def test_publishing_for_an_entity_that_does_not_exist_is_a_dead_letter(url
     class Noted(Event, topic="noted", key="account"):
         account: str
 
-    notes = Service("notes", publishes=[Noted], repositories=[TableRepository(Total, table="totals", id="account")])
+    notes = Service("notes", publishes=[Noted], repositories=[TableRepository(Total, TOTALS)])
 
     @notes.on
     def note(total: Total | None, event: Deposited, step: Step) -> None:

@@ -66,7 +66,7 @@ class Unheard(Event, topic="scenario-orders", key="text"):
     text: str
 
 
-orders = Service("orders", tables=Base.metadata, repositories=[TableRepository(Account, table="accounts")])
+orders = Service("orders", tables=Base.metadata, repositories=[TableRepository(Account, accounts)])
 
 
 @orders.on
@@ -170,14 +170,12 @@ async def test_an_entity_that_is_not_declared_is_refused() -> None:
         await given(orders, Stranger(1)).when(Reserved(order_id=1))
 
 
-async def test_a_table_that_the_service_does_not_declare_is_named() -> None:
-    bare = Service("bare", repositories=[TableRepository(Account, table="accounts")])
+async def test_the_table_of_a_repository_is_there_without_being_said_again() -> None:
+    metadata = MetaData()
+    table = Table("accounts", metadata, TableColumn("id", Integer, primary_key=True), TableColumn("balance", String))
+    bare = Service("bare", repositories=[TableRepository(Account, table)])
 
     @bare.on
     def take(account: Account | None, event: Paid) -> None: ...
 
-    with pytest.raises(UsageError, match=r"table 'accounts' of TableRepository\(Account\) is not in the tables"):
-        await given(bare).when(Paid(account_id=1, amount=1))
-    metadata = MetaData()
-    Table("accounts", metadata, TableColumn("id", Integer, primary_key=True), TableColumn("balance", String))
-    assert (await given(bare, tables=metadata).when(Paid(account_id=1, amount=1))).error is None
+    assert (await given(bare).when(Paid(account_id=1, amount=1))).error is None
