@@ -167,6 +167,11 @@ def event_type(cls: type[E]) -> EventType[E]:
     return cast(EventType[E], spec)
 
 
+def is_event_class(cls: object) -> bool:
+    """Whether it is meant as an event; `event_type` says whether it is one."""
+    return isinstance(cls, type) and (isinstance(cls, EventMeta) or hasattr(cls, _SPEC))
+
+
 def _late_decoder(cls: type) -> Callable[[bytes], Any]:
     decoder: msgspec.json.Decoder[Any] | None = None
 

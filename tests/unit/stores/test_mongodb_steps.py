@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from servers import MongoDbServer
-from tests.unit.stores.views import Deposited, Total, make_totals, running
+from tests.unit.stores.views import TOTALS, Deposited, Total, make_totals, running
 
 from ensue import EngineConfig, Event, Message, Service, Step, TableRepository, UsageError
 from ensue.brokers.memory import MemoryBroker
@@ -99,7 +99,7 @@ async def test_what_a_store_cannot_do_is_refused_at_start() -> None:
 
     plain = _service(publishes=[])
 
-    @plain.on(Said)
+    @plain.on
     async def listen(event: Said, step: Step) -> None: ...
 
     with pytest.raises(UsageError, match=r"handler listen of .*: in this database each entity is a document"):
@@ -113,7 +113,7 @@ async def test_what_a_store_cannot_do_is_refused_at_start() -> None:
 
     own = _service(publishes=[])
 
-    @own.on(Said, entity=Total, id="id", repository=Own())
+    @own.on(id="id", repository=Own())
     def total(total: Total | None, event: Said) -> None: ...
 
     with pytest.raises(UsageError, match="has a repository of its own"):
@@ -124,9 +124,9 @@ async def test_publishing_for_an_entity_that_does_not_exist_is_a_dead_letter(url
     class Noted(Event, topic="noted", key="account"):
         account: str
 
-    notes = Service("notes", publishes=[Noted], repositories=[TableRepository(Total, table="totals", id="account")])
+    notes = Service("notes", publishes=[Noted], repositories=[TableRepository(Total, TOTALS)])
 
-    @notes.on(Deposited, entity=Total, id="account")
+    @notes.on
     def note(total: Total | None, event: Deposited, step: Step) -> None:
         step.publish(Noted(account=event.account))
 
