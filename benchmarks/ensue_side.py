@@ -37,11 +37,11 @@ def make_service() -> Service:
     service = Service(
         "bench",
         publishes=[BalanceChanged],
-        repositories=[TableRepository(Account, table="accounts")],
+        repositories=[TableRepository(Account, workload.accounts)],
         tables=workload.metadata,
     )
 
-    @service.on(TransferMade, entity=Account)
+    @service.on
     def add(account: Account, event: TransferMade, step: Step) -> None:
         account.add(event.amount)
         step.publish(balance_changed(account, event))

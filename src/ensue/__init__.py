@@ -17,14 +17,13 @@ from ensue.event import Event, event
 from ensue.message import Message
 from ensue.origin import Origin, origin
 from ensue.ports import Lookup
-from ensue.repository import Column, Repository, TableRepository
+from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
 from ensue.step import Step
 
 __all__ = [
     "BadMessage",
-    "Column",
     "EngineConfig",
     "EnsueError",
     "EntityMissing",

@@ -57,7 +57,7 @@ def check_callable(function: Any, where: str) -> None:
     if not callable(function):
         raise UsageError(
             f"{where} is a {type(function).__name__}, which cannot be called: declare a function, or a method of an "
-            "object or class that exists, service.on(...)(object.method)"
+            "object or class that exists, service.on(object.method)"
         )
     written = written_in(function)
     if inspect.isgeneratorfunction(written) or inspect.isasyncgenfunction(written):

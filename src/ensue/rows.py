@@ -1,6 +1,6 @@
 """`Rows`: queries on a service's entities that every store can answer, SQL or not.
 
-By id, and by the lookups that a `TableRepository` declares: `Lookup(equal=("status",), order=("placed_at", "id"))`
+By id, and by the lookups that a `TableRepository` has: `Lookup(equal=("status",), order=("placed_at", "id"))`
 finds the entities of one status in the order of their time. What SQL can do beyond that, `reading()` does.
 """
 
@@ -46,7 +46,7 @@ class Rows:
     ) -> list[T]:
         """Return up to `limit` entities whose fields are as in `by` (all of them without it), in the lookup's order.
 
-        order: fields, to choose between lookups that differ in nothing else. since: the lowest value of the first
+        order: fields, needed where rows can be found in several orders. since: the lowest value of the first
         field of the order, or a tuple for the first fields. after: the last entity of the page before, or its values
         of all fields of the order. Raises UsageError when no declared lookup can do it.
         """
@@ -79,7 +79,7 @@ class Rows:
     async def count(self, entity: type[T], *, by: Mapping[str, Any] | None = None) -> int:
         """Return how many entities have these values."""
         repository = self._repository(entity)
-        lookup, equal = _lookup(repository, by or {}, ())
+        lookup, equal = _lookup(repository, by or {}, (), any_order=True)
         return await self._reader.count(repository.table, lookup, equal)
 
     def _repository(self, entity: type[T]) -> TableRepository[T]:
@@ -87,22 +87,26 @@ class Rows:
         if isinstance(found, TableRepository):
             return found
         raise UsageError(
-            f"{entity.__name__} is not stored by a TableRepository: declare one with its lookups, "
-            f'Service(..., repositories=[TableRepository({entity.__name__}, table="...", lookups=[...])])'
+            f"{entity.__name__} is not stored by a TableRepository: declare one, "
+            f"Service(..., repositories=[TableRepository({entity.__name__}, table)])"
             + ("; for a mapped class there is reading()" if found is not None else "")
         )
 
 
 def _lookup(
-    repository: TableRepository[Any], by: Mapping[str, Any], order: tuple[str, ...]
+    repository: TableRepository[Any], by: Mapping[str, Any], order: tuple[str, ...], any_order: bool = False
 ) -> tuple[Lookup, list[Any]]:
-    for lookup in repository.table.lookups:
-        if set(lookup.equal) == set(by) and order in ((), lookup.order):
-            return lookup, [repository.value(name, by[name]) for name in lookup.equal]
-    name = repository.cls.__name__
-    wanted = f"Lookup(equal=({', '.join(map(repr, by))}), order=({', '.join(map(repr, order)) or '...'}))"
-    known = ", ".join(f"{lookup.equal} in order of {lookup.order}" for lookup in repository.table.lookups)
-    raise UsageError(
-        f"no lookup of {name} finds its rows by {tuple(by)}: add {wanted} to the lookups of its TableRepository; "
-        f"declared: {known or 'none'}"
-    )
+    fitting = [each for each in repository.table.lookups if set(each.equal) == set(by) and order in ((), each.order)]
+    if not fitting:
+        wanted = f"Lookup({tuple(by)}, {order or '(..., ' + repr(repository.id_name) + ')'})"
+        known = ", ".join(f"{each.equal} in order of {each.order}" for each in repository.table.lookups)
+        raise UsageError(
+            f"no lookup of {repository.cls.__name__} finds its rows by {tuple(by)}: add {wanted} to the lookups= of "
+            f"its TableRepository, or an index to its table; there are: {known or 'none'}"
+        )
+    if len(fitting) > 1 and not any_order:
+        raise UsageError(
+            f"{repository.cls.__name__} by {tuple(by)} can be found in several orders: say which, order="
+            + " or order=".join(str(each.order) for each in fitting)
+        )
+    return fitting[0], [repository.value(name, by[name]) for name in fitting[0].equal]

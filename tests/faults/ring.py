@@ -88,7 +88,9 @@ _settled = Table(
     Column("number", Integer, nullable=False),
 )
 _beta_tables = MetaData()
-Table("account", _beta_tables, Column("account", String, primary_key=True), Column("applied", String, nullable=False))
+_accounts = Table(
+    "account", _beta_tables, Column("account", String, primary_key=True), Column("applied", String, nullable=False)
+)
 _gamma_tables = MetaData()
 _seen = Table(
     "seen",
@@ -107,9 +109,7 @@ class Ring:
     def __init__(self, directory: Path, fault: str = "", engine: EngineConfig = QUICK) -> None:
         self.directory = directory
         self.alpha = Service("alpha", tables=_alpha_tables)
-        self.beta = Service(
-            "beta", tables=_beta_tables, repositories=[TableRepository(Account, table="account", id="account")]
-        )
+        self.beta = Service("beta", tables=_beta_tables, repositories=[TableRepository(Account, _accounts)])
         self.gamma = Service("gamma", tables=_gamma_tables)
         self._declare()
         self._victim, _, self._point = fault.partition(":")
@@ -125,11 +125,11 @@ class Ring:
             account.applied += f",{event.number}"
             return account
 
-        @self.beta.on(Placed, entity=Account, id="account")
+        @self.beta.on
         def apply(account: Account | None, event: Placed, step: Step) -> Account:
             return applied(account, event, step)
 
-        @self.beta.on(Odd, entity=Account, id="account")
+        @self.beta.on
         def apply_odd(account: Account | None, event: Odd, step: Step) -> Account:
             # Beside the database, because a failed attempt leaves nothing in it.
             with open(directory / f"attempts-{event.number}", "a+b") as attempts:
@@ -145,19 +145,19 @@ class Ring:
                 )
             )
 
-        @self.gamma.on(Placed)
+        @self.gamma.on
         async def see_placed(event: Placed, message: Message, session: AsyncSession) -> None:
             await see(event, message, session)
 
-        @self.gamma.on(Odd)
+        @self.gamma.on
         async def see_odd(event: Odd, message: Message, session: AsyncSession) -> None:
             await see(event, message, session)
 
-        @self.gamma.on(Done)
+        @self.gamma.on
         async def see_done(event: Done, message: Message, session: AsyncSession) -> None:
             await see(event, message, session)
 
-        @self.alpha.on(Done)
+        @self.alpha.on
         def settle(event: Done, session: Session) -> None:
             session.execute(insert(_settled).values(account=event.account, number=event.number))
 

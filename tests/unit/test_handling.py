@@ -91,14 +91,14 @@ class PlainCall:
 )  # fmt: skip
 async def test_a_handler_takes_effect_in_any_shape(handler: Any) -> None:
     service = Service("shop")
-    service.on(Paid)(handler)
+    service.on(handler)
     result = await given(service).when(Paid(k="1"))
     assert (result.error, done) == (None, ["1"])
 
 
 async def test_a_partial_may_bind_what_is_no_business_of_ours() -> None:
     service = Service("shop")
-    service.on(Paid)(functools.partial(with_more, prefix="no. "))
+    service.on(functools.partial(with_more, prefix="no. "))
     await given(service).when(Paid(k="1"))
     assert done == ["no. 1"]
 
@@ -148,7 +148,7 @@ class InClass:
 )
 def test_what_would_do_nothing_when_called_is_refused_at_the_declaration(handler: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says) as refused:
-        Service("shop").on(Paid)(handler)
+        Service("shop").on(handler)
     assert str(refused.value).startswith("handler shop.")
 
 
@@ -160,7 +160,7 @@ def test_what_would_do_nothing_when_called_is_refused_at_the_declaration(handler
 )  # fmt: skip
 async def test_a_generator_under_a_decorator_is_a_failure_that_names_the_handler(handler: Any) -> None:
     service = Service("shop")
-    service.on(Paid)(handler)
+    service.on(handler)
     result = await given(service).when(Paid(k="1"))
     assert isinstance(result.error, UsageError)
     assert f"handler {handler.__name__} of paid.Paid.v1 returned a" in str(result.error)
@@ -177,13 +177,13 @@ class Account:
 
 
 tables = sa.MetaData()
-sa.Table("account", tables, sa.Column("id", sa.String, primary_key=True), sa.Column("paid", sa.Integer))
+accounts = sa.Table("account", tables, sa.Column("id", sa.String, primary_key=True), sa.Column("paid", sa.Integer))
 
 
 def service_with(*handlers: Any) -> Service:
-    service = Service("bank", repositories=[TableRepository(Account, table="account")], tables=tables)
+    service = Service("bank", repositories=[TableRepository(Account, accounts)], tables=tables)
     for number, handler in enumerate(handlers):
-        service.on(Paid, entity=Account, id="k", name=f"handler{number}")(handler)
+        service.on(id="k", name=f"handler{number}")(handler)
     return service
 
 
@@ -204,7 +204,7 @@ async def test_an_entity_step_under_a_decorator_takes_effect(mixed: bool) -> Non
     for handler in (logged(pays), logged(opens), opens_later, pays):
         service = service_with(handler)
         if mixed:
-            service.on(Paid)(body)
+            service.on(body)
         before = [Account("a")] if "pays" in handler.__name__ else []
         result = await given(service, *before).when(Paid(k="a"))
         assert result.error is None

@@ -18,11 +18,12 @@ from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
 from ensue.errors import CheckpointConflict, EntityMissing, HandlerCancelled, StoreUnavailable, UsageError
 from ensue.event import EventType
+from ensue.handler import Handler
 from ensue.handling import finished
 from ensue.message import Message
 from ensue.ports import Ids, StepTransaction
 from ensue.repository import Repository
-from ensue.service import Handler, ServiceDefinition
+from ensue.service import ServiceDefinition
 from ensue.step import Outgoing, Step
 
 #: Not the message's fault: the loop deals with these, no attempt is counted.

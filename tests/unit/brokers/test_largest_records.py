@@ -81,7 +81,7 @@ async def test_the_largest_events_arrive_and_what_is_larger_is_refused_where_it_
     arrived: list[tuple[str, int, dict[str, str] | None]] = []
     all_there = asyncio.Event()
 
-    @service.on(Shipped)
+    @service.on
     async def note(event: Shipped, message: Message) -> None:
         arrived.append((event.parcel, len(event.content), message.envelope.extensions))
         if event.parcel == "last":

@@ -26,7 +26,7 @@ async def test_a_cancelled_step_publishes_if_and_only_if_it_committed(tmp_path: 
     service = Service("door", tables=tables)
     handled: list[int] = []
 
-    @service.on(Came)
+    @service.on
     async def note(event: Came, step: Step) -> None:
         await asyncio.sleep(0)
         handled.append(event.number)

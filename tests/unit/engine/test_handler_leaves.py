@@ -66,12 +66,12 @@ async def test_a_handler_that_leaves_is_a_failure_of_its_message_and_the_service
 
     if plain:
 
-        @service.on(Fed)
+        @service.on
         def plain_feed(event: Fed, step: Step) -> None:
             feed(event)
     else:
 
-        @service.on(Fed)
+        @service.on
         async def async_feed(event: Fed, step: Step) -> None:
             feed(event)
 
@@ -87,7 +87,7 @@ async def test_a_handler_that_leaves_is_a_failure_of_its_message_and_the_service
 async def test_a_keyboard_interrupt_in_a_thread_is_no_ctrl_c_but_a_failure(tmp_path: Path) -> None:
     service = Service("zoo", retry=Retry(attempts_max=1))
 
-    @service.on(Fed)
+    @service.on
     def feed(event: Fed) -> None:
         raise KeyboardInterrupt
 
@@ -102,7 +102,7 @@ async def test_a_handler_that_cancels_the_task_it_runs_in_is_a_failure(tmp_path:
     fed: list[str] = []
     service = Service("zoo", retry=Retry(attempts_max=2, first_delay_s=0.001, delay_max_s=0.001))
 
-    @service.on(Fed)
+    @service.on
     async def feed(event: Fed) -> None:
         fed.append(event.animal)
         if event.animal == "bear":
@@ -125,7 +125,7 @@ async def test_a_cancellation_by_others_ends_the_loop_with_a_line_in_the_log_and
     begun, allowed = asyncio.Event(), asyncio.Event()
     service = Service("zoo")
 
-    @service.on(Fed)
+    @service.on
     async def feed(event: Fed) -> None:
         begun.set()
         await allowed.wait()
@@ -157,7 +157,7 @@ async def test_a_read_that_is_cancelled_from_inside_does_not_end_its_loop(tmp_pa
                 raise asyncio.CancelledError("a connection's task")
             return await super().read(topic, partition, after, limit, wait_s)
 
-    @service.on(Fed)
+    @service.on
     async def feed(event: Fed) -> None:
         fed.append(event.animal)
         arrived.set()
@@ -194,7 +194,7 @@ async def test_a_step_from_outside_that_ends_with_a_base_exception_leaves_nothin
 async def test_given_returns_any_error_of_a_handler() -> None:
     service = Service("zoo")
 
-    @service.on(Fed)
+    @service.on
     async def feed(event: Fed) -> None:
         raise Panic("index out of bounds")
 

@@ -29,7 +29,7 @@ class Drop(Event, topic="water", key="pipe"):
 def well(got: list[int]) -> Service:
     service = Service("well")
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop, step: Step) -> None:
         await step.session.execute(text("SELECT 1"))
         await asyncio.sleep(0)
@@ -199,7 +199,7 @@ async def test_a_handler_of_the_last_batch_may_still_read_through_its_service(tm
     begun, go_on = asyncio.Event(), asyncio.Event()
     read: list[int] = []
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop) -> None:
         begun.set()
         await go_on.wait()
@@ -238,7 +238,7 @@ async def test_a_handler_that_never_ends_is_rolled_back_at_the_limit_of_the_stop
     stuck = True
     got: list[int] = []
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop, step: Step) -> None:
         step.publish(Drop(pipe="b", number=-1))
         begun.set()
@@ -269,7 +269,7 @@ async def test_a_thread_that_outlives_its_step_writes_nothing(tmp_path: Path) ->
     service = Service("well", tables=tables)
     begun, go_on, refused = threading.Event(), threading.Event(), threading.Event()
 
-    @service.on(Drop)
+    @service.on
     def collect(event: Drop, session: Session) -> None:
         session.execute(insert(puddles).values(number=event.number))
         if not go_on.is_set():
@@ -303,7 +303,7 @@ async def test_a_stop_while_a_heartbeat_gives_work_away_waits_for_that_work(
     begun, go_on = asyncio.Event(), asyncio.Event()
     got: list[int] = []
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop) -> None:
         begun.set()
         await go_on.wait()
@@ -396,7 +396,7 @@ async def test_other_work_of_the_process_gets_its_turn_while_a_backlog_is_consum
     got: list[int] = []
     service = Service("well")
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop) -> None:
         got.append(event.number)
 

@@ -56,7 +56,7 @@ class Zoo:
         self.service = Service("zoo", tables=tables)
         self.calls: list[int] = []
 
-        @self.service.on(Fed)
+        @self.service.on
         async def feed(event: Fed, step: Step) -> None:
             self.calls.append(event.number)
             await step.session.execute(insert(meals).values(animal=event.animal, number=event.number))
@@ -248,12 +248,12 @@ class Cook:
         self.forgiving = False
 
     def at_flush(self) -> None:
-        @self.service.on(Fed)
+        @self.service.on
         async def lay(event: Fed, step: Step) -> None:
             step.session.add(_Plate(number=event.number if self.forgiving else event.number % 7))
 
     def at_commit(self) -> None:
-        @self.service.on(Fed)
+        @self.service.on
         async def bill(event: Fed, step: Step) -> None:
             await step.session.execute(insert(plates).values(number=event.number))
             plate = 1000 if event.number == 5 and not self.forgiving else event.number
@@ -315,7 +315,7 @@ async def test_a_handler_that_is_cancelled_from_inside_fails_like_any_other(tmp_
     service = Service("zoo")
     done: list[int] = []
 
-    @service.on(Fed)
+    @service.on
     async def feed(event: Fed) -> None:
         if event.number == 2:
             raise asyncio.CancelledError("the keeper went home")
@@ -390,7 +390,7 @@ async def test_a_handler_that_publishes_what_no_broker_takes_fails_and_its_messa
     """The relay never sees such an event, so that everything else goes out."""
     keeper = Service("keeper")
 
-    @keeper.on(Fed)
+    @keeper.on
     async def notice(event: Fed, step: Step) -> None:
         step.publish(Noticed(animal=event.animal * 2_000, number=event.number))
 

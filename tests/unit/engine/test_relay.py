@@ -39,7 +39,7 @@ class Tower:
         self.hears = Service("hears")
         self.heard: dict[str, list[int]] = {}
 
-        @self.hears.on(Rung)
+        @self.hears.on
         async def hear(event: Rung, step: Step) -> None:
             # Outside of the database on purpose: a second time would show even if it was rolled back.
             self.heard.setdefault(event.bell, []).append(event.number)
@@ -210,11 +210,11 @@ async def test_correlation_flows_through_and_causation_names_the_message_before(
     first, second, third = Service("first"), Service("second"), Service("third")
     ended: list[Message] = []
 
-    @second.on(Rung)
+    @second.on
     async def pass_on(event: Rung, step: Step) -> None:
         step.publish(Heard(bell=event.bell, number=event.number))
 
-    @third.on(Heard)
+    @third.on
     async def end(event: Heard, message: Message) -> None:
         ended.append(message)
 

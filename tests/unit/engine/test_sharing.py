@@ -37,7 +37,7 @@ eaten = Table(
 def eater() -> Service:
     service = Service("eater", tables=tables)
 
-    @service.on(Baked)
+    @service.on
     async def eat(event: Baked, step: Step) -> None:
         await step.session.execute(insert(eaten).values(loaf=event.loaf, number=event.number))
 

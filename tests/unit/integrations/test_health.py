@@ -106,7 +106,7 @@ def post_office(handler: Callable[[Parcel], Any] | None = None) -> Service:
         if handler is not None:
             await handler(event)
 
-    service.on(Parcel)(deliver)
+    service.on(deliver)
     return service
 
 

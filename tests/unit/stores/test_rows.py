@@ -34,14 +34,14 @@ class Parcel:
 
 
 metadata = MetaData()
-Table(
+parcel = Table(
     "parcel",
     metadata,
     *(Column(name, String(64), primary_key=name == "id") for name in ("id", "sent", "price", "note")),
 )
 PARCELS = TableRepository(
     Parcel,
-    table="parcel",
+    parcel,
     lookups=[Lookup((), ("sent", "id")), Lookup(("note",), ("sent", "id")), Lookup((), ("price", "id"))],
 )
 
@@ -70,22 +70,25 @@ async def test_entities_come_back_with_their_own_types(store: Store) -> None:
     assert await rows.get(Parcel, inserted[2].id) == inserted[2]
     assert await rows.get(Parcel, uuid4()) is None
     assert await rows.get_many(Parcel, list(parcels)) == parcels
-    assert await rows.find(Parcel, since=date(2024, 1, 4)) == inserted[3:]
+    assert await rows.find(Parcel, order=("sent", "id"), since=date(2024, 1, 4)) == inserted[3:]
     assert await rows.find(Parcel, by={"note": None}) == inserted[::2]
     assert await rows.find(Parcel, by={"note": "x"}, after=inserted[1], limit=1) == [inserted[3]]
-    assert await rows.find(Parcel, after=(date(2024, 1, 3), inserted[2].id)) == inserted[3:]
+    assert await rows.find(Parcel, order=("sent", "id"), after=(date(2024, 1, 3), inserted[2].id)) == inserted[3:]
     assert await rows.find(Parcel, order=("price", "id"), limit=3) == inserted[:3]
     assert (await rows.count(Parcel), await rows.count(Parcel, by={"note": "x"})) == (6, 3)
 
 
 async def test_what_no_index_can_answer_is_refused_with_the_index_to_add(store: Store) -> None:
     rows = Rows(store.rows(), {Parcel: PARCELS})
-    with pytest.raises(UsageError, match=r"add Lookup\(equal=\('price'\), order="):
+    with pytest.raises(UsageError, match=r"add Lookup\(\('price',\), \(\.\.\., 'id'\)\) to the lookups="):
         await rows.find(Parcel, by={"price": Decimal(1)})
     with pytest.raises(UsageError, match="expected a Parcel or a tuple of its sent, id"):
-        await rows.find(Parcel, after=(1,))
+        await rows.find(Parcel, order=("sent", "id"), after=(1,))
     with pytest.raises(UsageError, match="since has 3 values"):
-        await rows.find(Parcel, since=(1, 2, 3))
+        await rows.find(Parcel, order=("sent", "id"), since=(1, 2, 3))
+    several = r"in several orders: say which, order=\('sent', 'id'\) or order=\('price', 'id'\)"
+    with pytest.raises(UsageError, match=several):
+        await rows.find(Parcel)
     with pytest.raises(UsageError, match="limit is 0"):
         await rows.find(Parcel, limit=0)
     with pytest.raises(UsageError, match="Service is not stored by a TableRepository"):
@@ -94,21 +97,21 @@ async def test_what_no_index_can_answer_is_refused_with_the_index_to_add(store: 
 
 def test_an_index_must_fit_its_class() -> None:
     with pytest.raises(UsageError, match="has no field when"):
-        TableRepository(Parcel, table="p", lookups=[Lookup((), ("when", "id"))])
+        TableRepository(Parcel, parcel, lookups=[Lookup((), ("when", "id"))])
     with pytest.raises(UsageError, match="must end with the id"):
-        TableRepository(Parcel, table="p", lookups=[Lookup((), ("id", "sent"))])
+        TableRepository(Parcel, parcel, lookups=[Lookup((), ("id", "sent"))])
 
 
 async def test_a_service_hands_out_rows(tmp_path: Path) -> None:
     parcels = Service(
         "parcels", database=f"sqlite:///{tmp_path}/p.db", broker="memory://", tables=metadata, repositories=[PARCELS]
     )
-    parcel = Parcel(uuid4(), date(2024, 1, 1), Decimal(3))
+    one = Parcel(uuid4(), date(2024, 1, 1), Decimal(3))
     async with parcels.running(work=False):
         async with parcels.step() as step:
-            await PARCELS.save(step.transaction, {}, {parcel.id: parcel})
+            await PARCELS.save(step.transaction, {}, {one.id: one})
         async with parcels.rows() as rows:
-            assert await rows.find(Parcel) == [parcel]
+            assert await rows.find(Parcel, order=("sent", "id")) == [one]
 
 
 class _ByText(SqliteStore):

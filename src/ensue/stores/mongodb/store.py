@@ -56,6 +56,7 @@ class MongoDbStore:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._news = asyncio.Event()
+        self._seen = 0
 
     # --- open and close
 
@@ -177,6 +178,7 @@ class MongoDbStore:
         self._news.clear()
         state, found = await self._outbox.after(position, limit)
         self._epoch = state["epoch"]
+        self._seen = state["last"]
         return found
 
     async def outbox_of(
@@ -193,7 +195,7 @@ class MongoDbStore:
         self._opened()
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._news.is_set() and not await self._outbox.carries():
+                while not self._news.is_set() and not await self._outbox.beyond(self._seen):
                     try:
                         async with asyncio.timeout(min(_LOOK_S, timeout_s)):
                             await self._news.wait()
