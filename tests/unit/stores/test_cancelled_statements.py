@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from ensue.testing.servers import MariaDbServer, PostgresServer
 from fastapi import Depends, FastAPI, Response
 from httpx import ASGITransport, AsyncClient
+from servers import MariaDbServer, PostgresServer
 from sqlalchemy import text
 from sqlalchemy.exc import PendingRollbackError
 from starlette.types import Receive, Scope, Send
