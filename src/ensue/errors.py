@@ -61,7 +61,7 @@ class TopicMismatch(UsageError):
 
 
 class StoreRestored(UsageError):
-    """The log holds what this store never wrote, so the store is an older copy.
+    """The log holds what this store never wrote, or what the relay sent is not in it any more: it is an older copy.
 
     attributes: source, topic, partition.
     """
@@ -84,3 +84,7 @@ class EventRefused(UsageError):
 
 class EventTooLarge(UsageError):
     """An event is larger than may be published. attributes: type, what, key, expected and found in bytes."""
+
+
+class RecordRefused(UsageError):
+    """A broker will not take this record however often it is sent. attributes: position, expected, found in bytes."""

@@ -61,7 +61,7 @@ class EventType(Generic[E]):
             data = self.encode(event)
             if not self.validated:
                 self.decode(data)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(
                 f"event {self.cls.__qualname__} cannot be published: {error}. Give its fields values of the types "
                 "that it declares, and declare types that JSON can carry",
@@ -73,7 +73,7 @@ class EventType(Generic[E]):
         """Decode JSON data. Unknown fields are ignored; raises BadMessage that names the field that is wrong."""
         try:
             return self.decode(data)
-        except ValueError as error:  # msgspec and pydantic both derive their errors from it
+        except (ValueError, RecursionError) as error:  # msgspec's and pydantic's errors; data nested too deeply
             raise BadMessage(
                 f"{self.type}: the data does not fit {self.cls.__qualname__}: {error}. "
                 "Expected what the class declares; correct the sender, or give the field a default",

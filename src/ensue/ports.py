@@ -43,7 +43,8 @@ class Capabilities:
     transactions: a step changes any number of entities at once; False: each entity is a document of its own, which
     holds what it published and how far each source was applied to it.
     may_forget: the server may come back with less than it had acknowledged while this process lives, all of a step or
-    nothing of it: whoever remembers how far it was looks now and then.
+    nothing of it, often: whoever remembers how far it was looks at each turn. (Any store may go back by a restore or a
+    failover; that is looked for more seldom.)
     prunes: a broker that deletes old records when it is asked; False: its own retention does, by a setting of the log.
     """
 
@@ -120,7 +121,9 @@ class Broker(Protocol):
         """Append entries in order, all or a prefix; return the last offset. When it returns, they are in the log.
 
         On an error any prefix may have been appended: the caller sends again from the first one (the chain makes
-        duplicates harmless). Offsets of one partition grow by at least 1 in append order and are never reused.
+        duplicates harmless). Raises RecordRefused, where it knows, for one that it will not take however often it is
+        sent: its partition is held, others go on.
+        Offsets of one partition grow by at least 1 in append order and are never reused.
         """
 
     async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
@@ -350,7 +353,8 @@ class Store(Protocol):
     # --- the relay's side
 
     async def outbox_after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
-        """Return committed records with a greater position, in position order, none left out.
+        """Return committed records with a greater position, in position order, none left out: one at least if there is
+        one, up to `limit`. Fewer than `limit` does not say that there are no more.
 
         Never returns past a position that may still commit: a record at or below one returned never appears later.
         """

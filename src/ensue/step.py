@@ -89,8 +89,8 @@ class Step:
 
     message: the message that is handled, None in a step that began outside (HTTP, CLI, test).
     correlation_id: of the whole business flow; causation_id of what is published: `message`'s id.
-    idempotency_key: the same for each try of the same step (the message's; the request's Idempotency-Key; else its
-    own, since nobody tries it again); hand it to outside systems (mail, payment).
+    idempotency_key: the same for each try of the same step (the message's; one made of the request's Idempotency-Key
+    and its principal; else its own, since nobody tries it again); hand it to outside systems (mail, payment).
     transaction: the port below, for repositories.
     """
 

@@ -32,7 +32,11 @@ class Wired(Event, topic="wires", key="station"):
 
 tables = MetaData()
 received = Table(
-    "received", tables, Column("id", Integer, primary_key=True), Column("station", String), Column("number", Integer)
+    "received",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("station", String(40)),
+    Column("number", Integer),
 )
 
 

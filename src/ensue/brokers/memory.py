@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
 from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
-from ensue.codec import decode_envelope
+from ensue.codec import decode_envelope, garbage, within_bounds
 from ensue.embedded.wakeup import Wakeup
 from ensue.errors import BadMessage, BrokerUnavailable
 from ensue.message import Bounds, Garbage, Message
@@ -166,10 +166,8 @@ def _records(topic: str, partition: int, first: int, source: str, entries: Seque
     for offset, entry in enumerate(entries, first):
         try:
             envelope = decode_envelope(entry.envelope)
+            where = (topic, partition, offset, entry.key, source, entry.position, entry.previous)
+            records.append(within_bounds(Message(*where, envelope, entry.data)))
         except BadMessage as error:
-            records.append(Garbage(topic, partition, offset, entry.key, str(error), entry.data))
-            continue
-        records.append(
-            Message(topic, partition, offset, entry.key, source, entry.position, entry.previous, envelope, entry.data)
-        )
+            records.append(garbage(topic, partition, offset, entry.key, error, entry.data))
     return records

@@ -192,7 +192,10 @@ class StoreSuite:
 
     async def everything(self, store: Store) -> Sequence[OutboxRecord]:
         """All that is in the outbox now."""
-        return list(await store.outbox_after(0, 1_000_000))
+        found: list[OutboxRecord] = []
+        while batch := await store.outbox_after(found[-1].position if found else 0, 1_000_000):
+            found += batch
+        return found
 
     async def put(self, store: Store, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows, in one step where a step may insert several."""

@@ -39,6 +39,7 @@ class PartitionConsumer:
         self._unsaved = Counters()  # what was seen since the last save: duplicates and unknown types need no commit
         self._gaps = GapWatch(partition, context)
         self._looked = 0.0
+        self._compared = (-1, 0.0)  # the revision that was found stored, or was written, and when
 
     @property
     def offset(self) -> int:
@@ -164,7 +165,8 @@ class PartitionConsumer:
             self._waiting = None
 
     async def _look_around(self) -> None:
-        """Now and then: has the log lost what we stand on, did an operator decide something, is there much to save?"""
+        """Now and then: has the log lost what we stand on, or the store, did an operator decide something, is there
+        much to save?"""
         context, partition, checkpoint = self._context, self.partition, self._checkpoint
         if checkpoint.offset:
             bounds = await context.broker.bounds(partition.topic, partition.number)
@@ -178,20 +180,31 @@ class PartitionConsumer:
                 checkpoint.offset = max(bounds.first - 1, 0)
         if self._aside.any:
             await self._aside.load()
-        forgetful = context.store.capabilities.may_forget
-        if forgetful or any(gap.state is GapState.LOST for gap in checkpoint.gaps.values()):
+        if self._compare_is_due():
             stored = await context.store.checkpoint_load(partition)
-            # An operator accepted the loss; or the server came back older, and others may have gone on from there.
-            other = forgetful and stored.watermarks != checkpoint.watermarks
-            if other or stored.revision != checkpoint.revision:
+            # An operator accepted the loss; or the store went back, and others may have gone on from there.
+            if stored.revision != checkpoint.revision or stored.watermarks != checkpoint.watermarks:
+                older = stored.revision < checkpoint.revision
                 raise CheckpointConflict(
                     f"{partition}: the stored checkpoint is of revision {stored.revision}, expected "
                     f"{checkpoint.revision}: "
-                    + ("the database has lost what it had" if forgetful else "it was changed by an operator"),
+                    + ("the database has lost what it had" if older else "an operator or another worker changed it"),
                     expected_revision=checkpoint.revision,
                 )
         if self._unsaved.duplicates + self._unsaved.unknown >= 1000:
             await self._save()
+
+    def _compare_is_due(self) -> bool:
+        """Whether to look at the stored checkpoint: a commit compares by itself, so it is due after a while without."""
+        context, checkpoint = self._context, self._checkpoint
+        now = context.clock.monotonic()
+        revision, since = self._compared
+        quiet = revision == checkpoint.revision
+        due = quiet and now - since >= context.config.lease_ttl_s
+        if due or not quiet:
+            self._compared = (checkpoint.revision, now)
+        lost = any(gap.state is GapState.LOST for gap in checkpoint.gaps.values())
+        return due or lost or context.store.capabilities.may_forget
 
     # -------------------------------------------------------------------------------------------------- one batch
 

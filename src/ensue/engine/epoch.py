@@ -128,9 +128,12 @@ async def find_published(
     may stand anywhere, so only the beginning proves that one is missing.
     """
     position = await store.relay_load()
+    heads = await store.outbox_heads()
+    if position > max(heads.values(), default=position):
+        position = 0  # stored by a relay of the life that is lost: it says nothing of what this one has written
     comparison = Comparison(position, await _own(store, position))
     topics = await broker.topics()
-    mine = {*declared, *(topic for topic, _ in await store.outbox_heads())}
+    mine = {*declared, *(topic for topic, _ in heads)}
     pruned = await _search(
         broker, {topic: topics[topic] for topic in mine if topic in topics}, store.source, comparison
     )

@@ -75,7 +75,9 @@ def answered_meanwhile(key: str) -> RetryableError:
 def cannot_commit(caught: BaseException) -> UsageError:
     """For a step that caught an error after which its transaction is no whole any more."""
     return UsageError(
-        f"the step cannot commit after this error, which was caught inside of it: {caught}. Let it pass", caught=caught
+        "the step cannot commit after this error, which was caught inside of it: "
+        f"{str(caught) or type(caught).__name__}. Let it pass",
+        caught=caught,
     )
 
 

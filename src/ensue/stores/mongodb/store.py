@@ -232,7 +232,7 @@ class MongoDbStore:
             return
 
     async def _is_news(self) -> bool:
-        return await self._changed() != self._seen[0] or await self._outbox.carries()
+        return await self._changed() != self._seen[0] or await self._outbox.beyond(self._seen[1])
 
     def notify(self) -> None:
         """Entities of this process carry something: whoever waits here need not look for it."""

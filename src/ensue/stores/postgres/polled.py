@@ -10,7 +10,7 @@ late is found in the holes that its ids have left (`holes.py`). See ADR 18.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 _RECORD = "o.id, o.topic, o.partition_no, o.record_key, o.envelope, o.data"
 # One statement, one snapshot: the counter, what is visible in the holes and behind the mark, and the oldest open
-# transaction. The first row is none of the outbox. $1: the counter's position beyond which nothing is wanted.
+# transaction. The first row is none of the outbox. $1: the position after which records are wanted; new ones only when
+# none has got its own but the one at the counter, which comes along: its id is -1 - previous. (A relay that has sent
+# everything reads on from its last record.)
 LOOK = f"""
 WITH state AS MATERIALIZED (
     SELECT c.last_position, c.epoch, c.published_from, r.changes, p.seen_id, p.hole_first, p.hole_last, p.hole_before
@@ -40,10 +42,14 @@ FROM state s
 UNION ALL (
     SELECT {_RECORD} FROM state s CROSS JOIN LATERAL unnest(s.hole_first, s.hole_last) h (first, last)
     CROSS JOIN LATERAL (SELECT * FROM ensue_outbox i WHERE i.id BETWEEN h.first AND h.last ORDER BY i.id LIMIT $2) o
-    WHERE s.last_position <= $1 ORDER BY o.id LIMIT $2
+    WHERE s.last_position - 1 <= $1 ORDER BY o.id LIMIT $2
 ) UNION ALL (
     SELECT {_RECORD} FROM ensue_outbox o
-    WHERE o.id > (SELECT seen_id FROM state) AND (SELECT last_position FROM state) <= $1 ORDER BY o.id LIMIT $2
+    WHERE o.id > (SELECT seen_id FROM state) AND (SELECT last_position - 1 FROM state) <= $1 ORDER BY o.id LIMIT $2
+) UNION ALL (
+    SELECT -1 - t.previous[cardinality(t.ids)], o.topic, o.partition_no, o.record_key, o.envelope, o.data
+    FROM state s JOIN ensue_stamp t ON t.last = s.last_position JOIN ensue_outbox o ON o.id = t.ids[cardinality(t.ids)]
+    WHERE s.last_position - 1 = $1 AND s.last_position > s.published_from
 )"""
 KEEP = """
 WITH moved AS (
@@ -116,9 +122,11 @@ _state = msgspec.json.Decoder(State).decode
 
 
 class Look(NamedTuple):
-    """ids, records: in order, not beyond the limit. whole: all that was visible in the holes is among them."""
+    """own: the record at the counter, if it was asked for. ids, records: new ones, in order, with it not beyond the
+    limit. whole: all that was visible in the holes is among them."""
 
     state: State
+    own: list[OutboxRecord]
     ids: list[int]
     records: list[OutboxRecord]
     whole: bool
@@ -186,16 +194,17 @@ class PolledOutbox(ByStamp):
         return found
 
     async def _stamp(self, link: Link, after: int, limit: int) -> tuple[int, list[OutboxRecord] | None]:
-        """Return the counter and, when it is not beyond `after`, the records that were given the next positions."""
+        """Return the counter and, when there is no more than one record between, what is after `after`; what had no
+        position was given the next ones."""
         look = await self._look_for_new(link, after, limit)
         state = look.state
-        if state.last > after:
+        if state.last - len(look.own) > after:
             return state.last, None
         if not look.records:
-            return state.last, []
+            return state.last, look.own
         if not await self._keep(link, look):
             return after, None  # another relay was quicker: look again
-        return look.records[-1].position, look.records
+        return look.records[-1].position, look.own + look.records
 
     async def _look_for_new(self, link: Link, after: int, limit: int) -> Look:
         rows = await link.fetch(LOOK, after, limit)
@@ -204,10 +213,12 @@ class PolledOutbox(ByStamp):
         self._tools.identify(state.epoch, state.published_from)
         self._tools.news.saw(state.last, state.changes)
         found = sorted((row for row in rows if row[0] > 0), key=_id)
-        whole = sum(row[0] <= state.seen for row in found) < limit
-        del found[limit:]
+        own = [_own(state, row) for row in rows if row[0] < 0]
+        room = limit - len(own)
+        whole = sum(row[0] <= state.seen for row in found) < room
+        del found[room:]
         records = [OutboxRecord(topic, number, key, envelope, data) for _, topic, number, key, envelope, data in found]
-        return Look(state, [row[0] for row in found], records, whole)
+        return Look(state, own, [row[0] for row in found], records, whole)
 
     async def _keep(self, link: Link, look: Look) -> bool:
         """Give the records their positions; False: the counter is not where the look saw it any more."""
@@ -304,3 +315,10 @@ async def _tailed(link: Link) -> bool:
 
 def _id(row: Sequence[int]) -> int:
     return row[0]
+
+
+def _own(state: State, row: Sequence[Any]) -> OutboxRecord:
+    previous = -1 - row[0]
+    _, topic, number, key, envelope, data = row
+    previous = previous if previous > state.published_from else 0
+    return OutboxRecord(topic, number, key, envelope, data, state.last, previous)

@@ -107,6 +107,8 @@ class TailedOutbox(ByStamp):
         kept_lsn = self._tail.kept_lsn  # before looking, or what is kept meanwhile seems to have been looked at
         now = await self._now()
         self._looked = (now.last_position, now.changes)
+        if now.last_position < position:  # the server went back: what is held is of a life that it does not know
+            self._tail.recent.clear()
         position = max(position, now.published_from)
         found = await self._found(now, position, limit)
         if len(found) < limit and kept_lsn < now.flushed_lsn:

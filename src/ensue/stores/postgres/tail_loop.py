@@ -170,6 +170,7 @@ class Tail:
                 raise StoreUnavailable(f"the log cannot be read: {str(error).strip()}") from error
             finally:
                 self._session = None
+                self.recent.clear()  # the next one may be of a server that went back
 
     async def _open(self, opened: AsyncExitStack) -> _Session:
         own = await self._access.connect()

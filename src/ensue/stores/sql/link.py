@@ -43,7 +43,8 @@ class Link(abc.ABC):
         self.broken = False
         #: What happened in this transaction after which it cannot commit.
         self.doomed: BaseException | None = None
-        #: The server has ended this transaction (a deadlock, say): a statement after it might commit by itself.
+        #: No statement may follow in this transaction: the server has ended it (a deadlock, say), so that one would
+        #: commit by itself, or one was cancelled, and nobody knows how much of it was done.
         self.ended = False
         #: What a failure of the connection or the server in this transaction means to a step, and what was raised.
         self.noted: tuple[BaseException, EnsueError] | None = None
@@ -57,6 +58,18 @@ class Link(abc.ABC):
         #: What to add to this machine's clock to get the database's, seconds.
         self.clock_offset_s = 0.0
 
+    # --- its state
+
+    @property
+    def usable(self) -> bool:
+        """Whether another transaction may have it; the server is not asked."""
+        return not (self.broken or self.closed or self.in_transaction or self.given_up)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether SQLAlchemy will not use it any more, though the driver may: a statement or a fetch was cancelled."""
+        return self.fairy is not None and not self.fairy.is_valid
+
     # --- statements
 
     def fresh(self) -> None:
@@ -64,9 +77,9 @@ class Link(abc.ABC):
         self.doomed, self.ended, self.noted = None, False, None
 
     def check(self) -> None:
-        """Raise UsageError when the server has ended this transaction and somebody caught the error."""
-        if self.ended:
-            raise rules.cannot_commit(self.doomed or AssertionError("no reason known"))
+        """Raise UsageError when this transaction cannot go on and somebody caught the error that says why."""
+        if self.ended or self.given_up:
+            raise rules.cannot_commit(self.doomed or asyncio.CancelledError("a statement of its session was cancelled"))
 
     async def fetch(self, text: str, *values: Any) -> Rows:
         """Return all rows of a statement in the driver's own placeholder style."""
@@ -164,6 +177,9 @@ class Link(abc.ABC):
 
     def note(self, error: BaseException) -> EnsueError | None:
         """Return what a step makes of an error of this connection, and keep it; None: the statement's own fault."""
+        if not isinstance(error, Exception):
+            self.ended, self.doomed = True, self.doomed or error
+            return None
         if isinstance(error, OSError | TimeoutError):  # the driver's; the one of a handler comes by another way
             self.broken = True
             ours: EnsueError | None = self._silent(error)

@@ -166,16 +166,16 @@ class Pool:
     async def _take(self) -> tuple[Link, bool]:
         while self._free:
             link = self._free.pop()
-            if not link.closed and not link.broken:
+            if link.usable:
                 return link, False
             self._drop(link)
         return await self._connect(), True
 
     def _put(self, link: Link) -> None:
-        if link.broken or link.closed or link.in_transaction:
-            self._drop(link)
-        else:
+        if link.usable:
             self._free.append(link)  # also when closing: `close` waits for this place, and then closes it
+        else:
+            self._drop(link)
 
     def _drop(self, link: Link) -> None:
         link.broken = True

@@ -96,6 +96,7 @@ class SqlTransaction:
 
     def _check(self, link: Link) -> None:
         """Refuse to commit half of something whose error was caught on the way."""
+        link.check()
         if link.doomed is not None:
             raise rules.cannot_commit(link.doomed) from link.doomed
         if not link.in_transaction:
