@@ -65,11 +65,11 @@ class Lanes:
         self.reader = Service("lane-reader")
         self.seen: dict[str, list[int]] = {"a": [], "d": [], "small": []}
 
-        @self.reader.on(Sent)
+        @self.reader.on
         async def sent(event: Sent) -> None:
             self.seen[event.lane].append(event.number)
 
-        @self.reader.on(Small)
+        @self.reader.on
         async def small(event: Small) -> None:
             self.seen["small"].append(event.number)
 
@@ -150,7 +150,7 @@ async def test_a_nats_server_with_a_lower_limit_holds_one_partition_only(
     lanes.sender = Service("lane-sender", database=f"sqlite:///{tmp_path}/n.db", broker=server.url(), partitions=2)
     there = asyncio.Event()
 
-    @lanes.sender.on(Small)
+    @lanes.sender.on
     async def small(event: Small) -> None:
         if event.number == 1:
             there.set()
