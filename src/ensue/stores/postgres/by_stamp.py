@@ -15,7 +15,6 @@ from ensue.stores.sql.outbox import Tools
 HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head WHERE position > ?"
 LOCK = "SELECT last_position FROM ensue_counter FOR UPDATE"
 _EPOCH = "UPDATE ensue_counter SET epoch = ?, published_from = ?, last_position = ?"
-_EPOCH_RELAY = "UPDATE ensue_relay SET position = ?, changes = changes + 1"
 
 
 class Switched(StoreUnavailable):
@@ -92,13 +91,6 @@ class ByStamp:
             await asyncio.sleep(0)  # a rare partition of a long outbox takes many windows: let others in
         return found
 
-    async def get(self, position: int) -> OutboxRecord | None:
-        now = await self._now()
-        if not now.published_from < position <= now.last_position:
-            return None
-        window = await self._look(position - 1, position, 1)
-        return window.records[0] if window.records else None
-
     async def _stored_heads(self) -> Mapping[tuple[str, int], int]:
         """Of the present epoch; what is older follows on nothing any more."""
         now = await self._now()
@@ -113,4 +105,3 @@ class ByStamp:
         reading sees to: a `previous` of an epoch that has ended counts as none)."""
         [(last,)] = await link.fetch(LOCK)
         await link.execute(self._text(_EPOCH), epoch, published_through, max(int(last), published_through))
-        await link.execute(self._text(_EPOCH_RELAY), published_through)

@@ -29,10 +29,10 @@ _RECORD = "o.id, o.topic, o.partition_no, o.record_key, o.envelope, o.data"
 # everything reads on from its last record.)
 LOOK = f"""
 WITH state AS MATERIALIZED (
-    SELECT c.last_position, c.epoch, c.published_from, r.changes, p.seen_id, p.hole_first, p.hole_last, p.hole_before
-    FROM ensue_counter c, ensue_relay r, ensue_polled p WHERE c.one = 1 AND r.one = 1 AND p.one = 1
+    SELECT c.last_position, c.epoch, c.published_from, p.seen_id, p.hole_first, p.hole_last, p.hole_before
+    FROM ensue_counter c, ensue_polled p WHERE c.one = 1 AND p.one = 1
 )
-SELECT 0::bigint, '', 0, json_build_array(s.last_position, s.epoch, s.published_from, s.changes, s.seen_id,
+SELECT 0::bigint, '', 0, json_build_array(s.last_position, s.epoch, s.published_from, s.seen_id,
     s.hole_first, s.hole_last, s.hole_before, pg_snapshot_xmin(pg_current_snapshot())::text::bigint)::text,
     ''::bytea, ''::bytea
 FROM state s
@@ -70,13 +70,13 @@ HEADS = (
     "SELECT c.last_position, h.topic, h.partition_no, h.position "
     "FROM ensue_counter c LEFT JOIN ensue_outbox_head h ON true WHERE c.one = 1"
 )
-#: What waits where nobody tells us asks: the counter, operators' decisions, and whether there is something unread.
+#: What waits where nobody tells us asks: the counter, and whether there is something unread.
 WAITING = (
-    "SELECT c.last_position, r.changes, "
+    "SELECT c.last_position, "
     "coalesce((SELECT max(id) FROM ensue_outbox) > (SELECT seen_id FROM ensue_polled), false) OR "
     "EXISTS (SELECT FROM ensue_polled p, unnest(p.hole_first, p.hole_last) h (first, last), "
     "LATERAL (SELECT FROM ensue_outbox o WHERE o.id BETWEEN h.first AND h.last LIMIT 1) o) "
-    "FROM ensue_counter c, ensue_relay r"
+    "FROM ensue_counter c"
 )
 _YOUNGEST = "SELECT coalesce(max(id), 0) FROM ensue_outbox"
 _ANEW = "UPDATE ensue_polled SET seen_id = 0, hole_first = '{}', hole_last = '{}', hole_before = '{}'"
@@ -92,7 +92,6 @@ class State(NamedTuple):
     last: int
     epoch: str
     published_from: int
-    changes: int
     seen: int
     hole_first: list[int]
     hole_last: list[int]
@@ -185,7 +184,7 @@ class PolledOutbox(ByStamp):
         first = next(row for row in rows if row[0] == 0)
         state = _state(first[3])
         self._tools.identify(state.epoch, state.published_from)
-        self._tools.news.saw(state.last, state.changes)
+        self._tools.news.saw(state.last)
         found = sorted((row for row in rows if row[0] > 0), key=_id)
         own = [_own(state, row) for row in rows if row[0] < 0]
         room = limit - len(own)

@@ -19,8 +19,8 @@ OLDEST = 50
 
 # By their keys: of tables that were never analyzed the planner expects a thousand rows each, and compiles the query.
 _NOW = (
-    "SELECT c.epoch, c.published_from, c.last_position, p.pruned, r.changes, {flushed} "
-    "FROM ensue_counter c, ensue_polled p, ensue_relay r WHERE c.one = 1 AND p.one = 1 AND r.one = 1"
+    "SELECT c.epoch, c.published_from, c.last_position, p.pruned, {flushed} "
+    "FROM ensue_counter c, ensue_polled p WHERE c.one = 1 AND p.one = 1"
 )
 #: How far the server's log is on disk; for who reads it.
 FLUSHED = "pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint"
@@ -53,14 +53,13 @@ _PRUNED = "UPDATE ensue_polled SET pruned = ? WHERE pruned < ?"
 class Now(NamedTuple):
     """The store's state at the moment of a look. pruned: rows up to this position may be gone.
 
-    changes: counts operators' decisions. flushed_lsn: 0 for who did not ask.
+    flushed_lsn: 0 for who did not ask.
     """
 
     epoch: str
     published_from: int
     last_position: int
     pruned: int
-    changes: int
     flushed_lsn: int
 
 

@@ -82,7 +82,7 @@ class TailedOutbox(ByStamp):
         self._tail.start()
         kept_lsn = self._tail.kept_lsn  # before looking, or what is kept meanwhile seems to have been looked at
         now = await self._now()
-        self._looked = (now.last_position, now.changes)
+        self._looked = now.last_position
         if now.last_position < position:  # the server went back: what is held is of a life that it does not know
             self._tail.recent.clear()
         position = max(position, now.published_from)
@@ -93,7 +93,7 @@ class TailedOutbox(ByStamp):
                 now.flushed_lsn, LOOK_S, lambda: len(self._tail.recent.after(position, limit)) == limit
             )
             now = await self._now()
-            self._looked = (now.last_position, now.changes)
+            self._looked = now.last_position
             found = await self._found(now, max(position, now.published_from), limit)
         return found
 
@@ -112,14 +112,14 @@ class TailedOutbox(ByStamp):
         if self._tail.reading and not isinstance(self._tools.news, Polling):
             await self._tools.news.wait(timeout_s)
             return
-        # Nobody tells us of records, which another process reads, or of decisions: look now and then.
+        # Nobody tells us of records, which another process reads: look now and then.
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         while (left := until - loop.time()) > 0:
             if await self._tools.wakeup.wait(min(LOOK_AGAIN_S, left)):
                 return
             now = await self._tools.desk.read(self._reader.now)
-            if (now.last_position, now.changes) != self._looked:
+            if now.last_position != self._looked:
                 return
 
     async def prune(self, before_s: float, through: int, limit: int) -> int:

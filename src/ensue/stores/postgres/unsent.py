@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from ensue.errors import UsageError
 from ensue.stores.sql.link import Link
+from ensue.stores.sql.schema import RELAYED
 
 #: Rows that no stamp names, in whatever mode; reads the table and the stamps from end to end.
 UNREAD = "FROM ensue_outbox o LEFT JOIN (SELECT unnest(ids) AS id FROM ensue_stamp) s USING (id) WHERE s.id IS NULL"
 
 # Positions are dense.
-_POSITIONS = "SELECT greatest(c.last_position - r.position, 0) + "
-_STATE = " FROM ensue_counter c, ensue_relay r WHERE c.one = 1 AND r.one = 1"
+_POSITIONS = f"SELECT greatest(c.last_position - greatest({RELAYED}, c.published_from), 0) + "
+_STATE = " FROM ensue_counter c WHERE c.one = 1"
 #: Polling knows the mark and the holes below it (`holes.py`). Of the rows, at most a million are counted.
 POLLED = (
     f"{_POSITIONS}(SELECT count(*) FROM (SELECT FROM ensue_outbox WHERE id > (SELECT seen_id FROM ensue_polled) "
