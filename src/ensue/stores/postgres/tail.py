@@ -51,7 +51,7 @@ class TailedOutbox(ByStamp):
         self._access = access
         self._tail = Tail(access, tools.wakeup.changed, self._ensure)
         self._epoch = ""
-        self._looked = (0, 0)
+        self._looked = 0
         self._opened = False
 
     # --- its life
