@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from servers import MariaDbServer
 from sqlalchemy import Column, LargeBinary, MetaData, String, text
 from sqlalchemy import Table as SqlTable
 
@@ -16,7 +17,6 @@ from ensue.errors import UsageError
 from ensue.message import DeadLetter, DeadLetterState, OutboxRecord, Partition, StoredResponse
 from ensue.ports import Store, Table
 from ensue.stores.mariadb.url import parse
-from ensue.testing.servers import MariaDbServer
 
 MODES = [
     "NO_BACKSLASH_ESCAPES", "NO_BACKSLASH_ESCAPES,ANSI_QUOTES", "ANSI", "IGNORE_SPACE", "PIPES_AS_CONCAT",
@@ -55,7 +55,9 @@ async def test_every_value_comes_out_as_it_went_in(store: Any) -> None:
     await store.open()
     try:
         await store.create_tables(metadata)
-        rows = [(f"{number}{each}", each, raw) for number, (each, raw) in enumerate(zip(VALUES, RAW, strict=False))]
+        rows: list[tuple[str, str | None, bytes]] = [
+            (f"{number}{each}", each, raw) for number, (each, raw) in enumerate(zip(VALUES, RAW, strict=False))
+        ]
         rows.append(("raw", None, RAW[-1]))
         records = [OutboxRecord("orders", 0, each, raw, raw) for each in VALUES for raw in RAW]
         place = Partition("s", "orders", 0)
