@@ -64,7 +64,7 @@ async def main() -> None:
         status = "NEW"
         while status == "NEW":
             await asyncio.sleep(0.01)
-            async with orders.reading() as session:
+            async with orders.query() as session:
                 status = (await session.get_one(Order, order_id)).status
         print(f"order {order_id} is {status}")
 

@@ -121,7 +121,7 @@ class Watch:
         last = 0
         while True:
             self._world._progress.clear()
-            async with self._telegraph.receives.reading() as session:
+            async with self._telegraph.receives.query() as session:
                 new = select(received).where(received.c.id > last).order_by(received.c.id)
                 rows = (await session.execute(new)).all()
             for each in rows:

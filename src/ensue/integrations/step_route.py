@@ -33,7 +33,7 @@ _CREDENTIALS = ("authorization", "cookie", "x-api-key")
 
 
 def credentials(request: Request) -> str:
-    """Who asks, unless `install(app, principal=...)` says better: the headers Authorization, Cookie and X-API-Key.
+    """Who asks, unless `install(..., principal=...)` says better: the headers Authorization, Cookie and X-API-Key.
 
     A client that renews its token between two tries is another principal to it, so that its request takes effect twice.
     """

@@ -203,7 +203,7 @@ async def test_a_handler_of_the_last_batch_may_still_read_through_its_service(tm
     async def collect(event: Drop) -> None:
         begun.set()
         await go_on.wait()
-        async with service.reading() as session:
+        async with service.query() as session:
             read.append(await session.scalar(text("SELECT 42")) or 0)
 
     stopping: asyncio.Task[None] | None = None
@@ -291,7 +291,7 @@ async def test_a_thread_that_outlives_its_step_writes_nothing(tmp_path: Path) ->
         assert await asyncio.to_thread(refused.wait, LIMIT_S)
     async with bench(tmp_path, service, broker=broker) as world:
         await world.settle()
-        async with service.reading() as session:
+        async with service.query() as session:
             assert list(await session.scalars(select(puddles.c.number))) == [1]
 
 
