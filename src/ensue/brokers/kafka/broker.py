@@ -260,8 +260,8 @@ class KafkaReader(BaseReader[KafkaBroker]):
             cursor = self._cursor
             if cursor.problem:
                 raise unavailable(broker._settings, f"read {topic}/{partition}", cursor.problem)
-            if found := cursor.take(limit):
-                return [decode(record, topic, partition) for record in found]
+            if found := [decode(record, topic, partition) for record in cursor.take(limit)]:
+                return found
             now = loop.time()
             at_the_end = cursor.live and cursor.fetched >= state.ends.get((name, partition), 0)
             if now < until and not (looked and at_the_end):

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaRecord
@@ -75,17 +75,20 @@ class Cursor:
     def full(self) -> bool:
         return len(self.records) > HIGH_RECORDS or self.received_bytes - self.taken_bytes > HIGH_BYTES
 
-    def take(self, limit: int) -> list[KafkaRecord]:
-        """Take up to `limit` records out of the buffer, or fewer when they are big."""
-        found: list[KafkaRecord] = []
+    def take(self, limit: int) -> Iterator[KafkaRecord]:
+        """Take up to `limit` records out of the buffer, or fewer when they are big.
+
+        One by one: what arrives while the first are decoded comes in the same batch, so batches are fewer.
+        """
         size = 0
-        while self.records and len(found) < limit and size <= _READ_BYTES_MAX:
-            found.append(self.records.popleft())
-            size += len(found[-1])
+        while self.records and limit > 0 and size <= _READ_BYTES_MAX:
+            record = self.records.popleft()
+            limit -= 1
+            size += len(record)
+            yield record
         self.taken_bytes += size
-        if found and self.hungry:
+        if self.hungry:
             self.lane.more()
-        return found
 
     async def woken(self, seconds: float) -> None:
         """Return when something came, or the cursor was dropped, or after `seconds`."""
