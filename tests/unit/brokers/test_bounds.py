@@ -159,7 +159,7 @@ async def test_a_partition_goes_on_behind_whatever_a_stranger_wrote(
 ) -> None:
     service = Service("strange")
 
-    @service.on(Counted)
+    @service.on
     async def count(event: Counted) -> None:
         pass
 

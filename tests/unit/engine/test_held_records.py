@@ -65,11 +65,11 @@ class Lanes:
         self.reader = Service("lane-reader")
         self.seen: dict[str, list[int]] = {"a": [], "d": [], "small": []}
 
-        @self.reader.on(Sent)
+        @self.reader.on
         async def sent(event: Sent) -> None:
             self.seen[event.lane].append(event.number)
 
-        @self.reader.on(Small)
+        @self.reader.on
         async def small(event: Small) -> None:
             self.seen["small"].append(event.number)
 
@@ -116,7 +116,7 @@ async def test_other_partitions_and_topics_go_on_and_the_held_one_says_what_is_w
         logged = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
         assert logged
         assert all(line.startswith(reason) for line in logged)
-        assert await sender(lanes, world).store.relay_load() < refused.position
+        assert await sender(lanes, world).context.books.relay_position() < refused.position
 
 
 async def test_when_the_broker_takes_it_the_held_partition_follows_in_order(lanes: Lanes, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ async def test_a_nats_server_with_a_lower_limit_holds_one_partition_only(
     lanes.sender = Service("lane-sender", database=f"sqlite:///{tmp_path}/n.db", broker=server.url(), partitions=2)
     there = asyncio.Event()
 
-    @lanes.sender.on(Small)
+    @lanes.sender.on
     async def small(event: Small) -> None:
         if event.number == 1:
             there.set()

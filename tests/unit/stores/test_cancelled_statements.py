@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI, Response
 from httpx import ASGITransport, AsyncClient
+from servers import MariaDbServer, PostgresServer
 from sqlalchemy import text
 from sqlalchemy.exc import PendingRollbackError
 from starlette.types import Receive, Scope, Send
@@ -19,7 +20,6 @@ from ensue.adapters import make_store
 from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, Account, record
 from ensue.errors import UsageError
 from ensue.integrations.fastapi import install
-from ensue.testing.servers import MariaDbServer, PostgresServer
 
 LIMIT_S = 60.0
 #: Longer than any test: only a cancellation ends it.
