@@ -90,9 +90,10 @@ def outbox(directory: Path, service: str) -> list[tuple[int, int, str, Any]]:
 def set_aside(directory: Path, service: str) -> list[tuple[str, int]]:
     """(topic, number) of each dead letter that has not taken effect."""
     rows = query(
-        directory / f"{service}.db", "SELECT topic, data FROM ensue_dead_letter WHERE state <> 'discarded' ORDER BY id"
+        directory / f"{service}.db",
+        "SELECT place, data FROM ensue_dead_letter WHERE state <> 'discarded' ORDER BY parked_at, place, number",
     )
-    return [(topic, json.loads(data)["number"]) for topic, data in rows]
+    return [(place.rpartition("/")[0], json.loads(data)["number"]) for place, data in rows]
 
 
 def numbers_by_account(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:

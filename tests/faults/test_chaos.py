@@ -14,9 +14,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from tests.faults.ring_checks import broken_promises, counts, query
 from tests.faults.ring_child import Orders, start
+
+from ensue.engine.leases import Held
 
 LIMIT_S = 60.0
 
@@ -139,13 +142,18 @@ def is_stopped(process: BaseProcess) -> bool:
 
 def workers(directory: Path, service: str) -> set[int]:
     """Processes that have a worker of this service."""
-    return {int(name.split(":")[1]) for (name,) in query(directory / f"{service}.db", "SELECT name FROM ensue_worker")}
+    return {int(name.split(":")[1]) for held in _held(directory, service) for name in held.workers}
 
 
 def holders(directory: Path) -> set[int]:
     """Processes that hold a partition of beta."""
-    owners = query(directory / "beta.db", "SELECT DISTINCT owner FROM ensue_lease")
-    return {int(owner.split(":")[1]) for (owner,) in owners}
+    return {int(owner.split(":")[1]) for held in _held(directory, "beta") for owner, _ in held.leases.values()}
+
+
+def _held(directory: Path, service: str) -> list[Held]:
+    """What is stored of workers and leases, once there is anything."""
+    found = query(directory / f"{service}.db", "SELECT state FROM ensue_lease")
+    return [msgspec.json.decode(state, type=Held) for (state,) in found]
 
 
 @pytest.mark.slow

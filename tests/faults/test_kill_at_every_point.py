@@ -86,8 +86,8 @@ def test_killed_again_and_again_at_one_point_the_services_still_get_to_the_end(t
 def _answers_of_long_ago(path: Path, number: int) -> None:
     with closing(sqlite3.connect(path, timeout=10)) as connection:
         connection.executemany(
-            "INSERT INTO ensue_response (key, fingerprint, status, headers, body, saved_at) "
-            "VALUES (?, '', 200, '{}', x'', 0)",
+            "INSERT INTO ensue_response (id, response_key, fingerprint, status, headers, body, saved_at) "
+            "VALUES (?1, ?1, '', 200, '{}', x'', 0)",
             [(f"old-{each}",) for each in range(number)],
         )
         connection.commit()

@@ -101,7 +101,7 @@ class Telegraph:
             connection.commit()
 
     async def counters(self, world: World) -> tuple[int, int, int]:
-        [checkpoint] = (await world.runtimes["receives"].store.checkpoints()).values()
+        [checkpoint] = (await world.runtimes["receives"].context.books.checkpoints()).values()
         return checkpoint.counters.gaps_seen, checkpoint.counters.gaps_healed, checkpoint.counters.duplicates
 
 
@@ -243,7 +243,7 @@ async def test_while_one_source_has_a_gap_another_in_the_same_partition_goes_on(
         assert len(await telegraph.received("elsewhere")) == 30
         got = await telegraph.received()
         assert sum(map(len, got.values())) == 10
-        [checkpoint] = (await world.runtimes["receives"].store.checkpoints()).values()
+        [checkpoint] = (await world.runtimes["receives"].context.books.checkpoints()).values()
         [gap] = checkpoint.gaps.values()
         assert (gap.watermark, gap.needed, gap.state) == (10, TOTAL, GapState.OPEN)
     async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
@@ -364,7 +364,7 @@ async def lost_beyond_recall(telegraph: Telegraph, first: int, last: int) -> Non
 
 
 async def gap_of(world: World) -> tuple[GapState, int, int, int] | None:
-    [checkpoint] = (await world.runtimes["receives"].store.checkpoints()).values()
+    [checkpoint] = (await world.runtimes["receives"].context.books.checkpoints()).values()
     found = [(each.state, each.watermark, each.lost_through, each.needed) for each in checkpoint.gaps.values()]
     return found[0] if found else None
 
@@ -392,13 +392,13 @@ async def test_what_is_gone_for_good_is_an_alarm_and_only_its_acceptance_goes_pa
         before = {key: [number for number in numbers if number < first - 1] for key, numbers in all_of().items()}
         assert await telegraph.received() == before  # nothing past the loss
         assert len(await telegraph.received("elsewhere")) == 1
-        store = world.runtimes["receives"].store
+        books = world.runtimes["receives"].context.books
         source = world.runtimes["sends"].store.source
         gap = await gap_of(world)
         assert gap is not None
         assert gap[:3] == (GapState.LOST, first - 1, last)
 
-        assert await store.accept_loss(Partition("receives", "wires", 0), source) == last
+        assert await books.accept_loss(Partition("receives", "wires", 0), source) == last
         await telegraph.until_received(world, TOTAL + 8 - (last - first + 1) + 1)
         await world.settle()
         gone = set(range(first - 1, last))  # numbers are positions less one
@@ -407,7 +407,7 @@ async def test_what_is_gone_for_good_is_an_alarm_and_only_its_acceptance_goes_pa
         }
         assert await gap_of(world) is None
         with pytest.raises(UsageError, match="no gap"):
-            await store.accept_loss(Partition("receives", "wires", 0), source)
+            await books.accept_loss(Partition("receives", "wires", 0), source)
 
 
 async def test_a_loss_that_was_not_one_heals_by_itself(telegraph: Telegraph) -> None:
@@ -540,7 +540,9 @@ async def test_an_accepted_loss_is_no_more_than_what_log_and_outbox_both_have_lo
     async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
         await until_lost(world)
         source = world.runtimes["sends"].store.source
-        assert await world.runtimes["receives"].store.accept_loss(Partition("receives", "wires", 0), source) == 30
+        assert (
+            await world.runtimes["receives"].context.books.accept_loss(Partition("receives", "wires", 0), source) == 30
+        )
         await telegraph.until_received(world, 50)
         await world.settle()
         assert await telegraph.received() == {
@@ -576,13 +578,13 @@ async def test_whatever_is_lost_no_more_is_given_up_than_what_neither_log_nor_ou
     async with bench(
         telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker(), engine=engine
     ) as world:
-        store, source = world.runtimes["receives"].store, world.runtimes["sends"].store.source
+        books, source = world.runtimes["receives"].context.books, world.runtimes["sends"].store.source
 
         async def all_there() -> None:
             while sum(map(len, (await telegraph.received()).values())) < TOTAL - len(gone):
                 gap = await gap_of(world)
                 if gap is not None and gap[0] is GapState.LOST:
-                    await store.accept_loss(Partition("receives", "wires", 0), source)
+                    await books.accept_loss(Partition("receives", "wires", 0), source)
                 world._progress.clear()
                 await world._progress.wait()
 

@@ -20,6 +20,7 @@ from tests.unit.engine.workbench import Sender, bench, config
 from ensue import Service
 from ensue.adapters import make_store
 from ensue.engine.ask import ask_again
+from ensue.engine.books import Books
 from ensue.engine.readiness import ReadyLimits, not_ready
 from ensue.engine.retention import prune_once
 from ensue.message import Gap, Partition
@@ -132,7 +133,7 @@ async def test_a_subscriber_that_asks_again_is_not_answered_with_another_lifes_r
         await telegraph.send(0, 30)
         await world.settle()
         runtime = world.runtimes["sends"]
-        while await runtime.store.relay_load() < 30:  # then it waits, and no look of its own comes first  # noqa: ASYNC110  # another task of the same loop saves it
+        while await runtime.context.books.relay_position() < 30:  # then it waits, and no look of its own comes first  # noqa: ASYNC110  # another task of the same loop saves it
             await asyncio.sleep(0.01)
         # A copy that went on to the same position elsewhere.
         copy = copied(telegraph.directory / "sends.db", telegraph.directory / "copy.db")
@@ -157,7 +158,7 @@ async def test_retention_leaves_the_record_by_which_the_relay_knows_its_store_ag
     async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
         await gone_on(telegraph, world)
         runtime = world.runtimes["sends"]
-        while await runtime.store.relay_load() < 30:
+        while await runtime.context.books.relay_position() < 30:
             await runtime.store.outbox_wait(0.01)
         await prune_once(dataclasses.replace(runtime.context, config=old))
         assert [each.position for each in await runtime.store.outbox_after(0, 100)] == [30]
@@ -240,7 +241,7 @@ class Database:
     async def _names(self) -> list[str]:
         """Without the leases: the worker that holds them lives."""
         found = (await asyncio.to_thread(self._run, self._tables)).split()
-        return [name for name in found if not name.startswith(("ensue_worker", "ensue_lease", "saved_"))]
+        return [name for name in found if not name.startswith(("ensue_lease", "saved_"))]
 
 
 @pytest.fixture(params=["poll", "wal", "mariadb"])
@@ -271,7 +272,7 @@ async def test_a_server_that_went_back_is_refused_before_anything_of_its_new_lif
     ) as world:
         await send_at_once(telegraph.sends, 0, 20)
         await telegraph.until_received(world, 20)
-        while await stores["sends"].relay_load() < 20:
+        while await Books(stores["sends"], "sends").relay_position() < 20:
             await stores["sends"].outbox_wait(0.01)
         await database.save()
         await send_at_once(telegraph.sends, 20, 30)

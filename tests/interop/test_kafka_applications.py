@@ -96,7 +96,7 @@ async def test_an_event_that_another_application_wrote_twice_takes_effect_once(w
         await wait_for_payment(service, "order-9")
         found = await settled(service, "order-1", 2)
         assert found == {"order-1": 2, "order-9": 1}
-        assert not await runtime.store.dead_letters()
+        assert not await runtime.context.books.letters()
 
 
 async def test_an_event_in_structured_mode_takes_effect_and_what_is_none_becomes_a_dead_letter(
@@ -117,7 +117,7 @@ async def test_an_event_in_structured_mode_takes_effect_and_what_is_none_becomes
         assert producer.flush(PATIENCE_S) == 0
         producer.close()
         assert await wait_for_payment(service, "order-5") == {"order-5": 1}
-        [letter] = await runtime.store.dead_letters()
+        [letter] = await runtime.context.books.letters()
         assert "ce_specversion" in letter.error
 
 

@@ -65,7 +65,7 @@ async def test_an_event_that_another_application_wrote_twice_takes_effect_once(
             await run_script("write_nats.py", tmp_path, server.url(), "payments", payment, order)
         await wait_for_payment(service, "order-9")
         assert await settled(service, "order-1", 2) == {"order-1": 2, "order-9": 1}
-        assert not await runtime.store.dead_letters()
+        assert not await runtime.context.books.letters()
 
 
 async def test_faststream_reads_our_streams_without_anything_from_us(start: Callable[..., Any], tmp_path: Path) -> None:

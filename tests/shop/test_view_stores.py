@@ -157,5 +157,5 @@ async def test_the_view_follows_the_shop_and_is_found_again_after_a_restart(
             await front.until("order_history", "/orders/counts", expected)
             await order(front, bob, "5.00")
             await front.until("order_history", "/orders/counts", counts(OPEN=2, REJECTED=2, CANCELLED=1))
-            counters = [each.counters for each in (await order_history.runtime.store.checkpoints()).values()]
+            counters = [each.counters for each in (await order_history.runtime.context.books.checkpoints()).values()]
             assert sum(each.dead for each in counters) == 0

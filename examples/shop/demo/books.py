@@ -52,12 +52,15 @@ def read_books(databases: Databases, *, count_published: bool = True) -> Books:
 
 
 def _streams(reader: Reader, subscriber: str, heads: Mapping[str, Mapping[tuple[str, int], int]]) -> list[Stream]:
-    watermarks = reader.watermarks()
-    gaps = {(source, each.topic, each.partition) for each in reader.progress() for source in each.gaps}
+    progress = reader.progress()
+    watermarks = {
+        (each.topic, each.partition, source): at for each in progress for source, at in each.watermarks.items()
+    }
+    gaps = {(each.topic, each.partition, source) for each in progress for source in each.gaps}
     return [
         Stream(
             subscriber, source, topic, number, head,
-            watermark=watermarks.get((source, topic, number), 0), gap=(source, topic, number) in gaps,
+            watermark=watermarks.get((topic, number, source), 0), gap=(topic, number, source) in gaps,
         )
         for source, of_source in heads.items()
         for (topic, number), head in sorted(of_source.items())

@@ -45,9 +45,6 @@ class Reader(Protocol):
     def published(self) -> dict[str, int]:
         """How many records the outbox holds, by topic."""
 
-    def watermarks(self) -> dict[tuple[str, str, int], int]:
-        """Last position applied of each (source, topic, partition)."""
-
     def progress(self) -> list[Progress]: ...
 
     def letters(self) -> dict[str, int]:

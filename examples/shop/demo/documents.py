@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from ensue.adapters import make_store
+from ensue.engine.books import Books
 from ensue.ports import Store
 from ensue.stores.redis.keys import row_key
 from shop.demo.snapshot import CustomerState, OrderState, Progress, Reservations
@@ -98,26 +99,18 @@ class DocumentReader:
     def source(self) -> str:
         return self._ask(_source)
 
-    def watermarks(self) -> dict[tuple[str, str, int], int]:
-        return {
-            (source, partition.topic, partition.number): position
-            for partition, checkpoint in self._ask(lambda store: store.checkpoints()).items()
-            for source, position in checkpoint.watermarks.items()
-        }
-
     def progress(self) -> list[Progress]:
         return [
             Progress(
-                partition.topic, partition.number, msgspec.to_builtins(checkpoint.counters), tuple(checkpoint.gaps)
+                partition.topic, partition.number, msgspec.to_builtins(found.counters), found.watermarks,
+                tuple(found.gaps),
             )
-            for partition, checkpoint in self._ask(lambda store: store.checkpoints()).items()
-        ]
+            for partition, found in self._ask(lambda store: Books(store, self._service).checkpoints()).items()
+        ]  # fmt: skip
 
     def letters(self) -> dict[str, int]:
-        found: Counter[str] = Counter()
-        for (_, state), count in self._ask(lambda store: store.dead_letter_counts()).items():
-            found[state.value] += count
-        return found
+        found = self._ask(lambda store: Books(store, self._service).letter_totals())
+        return {state.value: count for state, count in found.items()}
 
     def _ask(self, question: Callable[[Store], Awaitable[T]]) -> T:
         """Ask in an event loop of its own: whoever looks does so in a thread."""

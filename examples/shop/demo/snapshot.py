@@ -31,11 +31,13 @@ class CustomerState:
 
 
 class Progress(NamedTuple):
-    """A subscriber's checkpoint of one partition: its counters by name, and the sources that have an open gap."""
+    """A subscriber's checkpoint of one partition: its counters by name, the last position applied of each source, and
+    the sources that have an open gap."""
 
     topic: str
     partition: int
     counters: dict[str, int]
+    watermarks: dict[str, int]
     gaps: tuple[str, ...]
 
 

@@ -28,8 +28,7 @@ OVER_LIMIT = """
 SOURCE = "SELECT service, epoch FROM {identity}"
 HEADS = "SELECT topic, {partition}, position FROM ensue_outbox_head"
 PUBLISHED = "SELECT topic, count(*) FROM ensue_outbox GROUP BY topic"
-WATERMARKS = "SELECT source, topic, {partition}, position FROM ensue_watermark WHERE subscription = '{service}'"
-CHECKPOINTS = "SELECT topic, {partition}, counters, gaps FROM ensue_checkpoint WHERE subscription = '{service}'"
+CHECKPOINTS = "SELECT id, state FROM ensue_checkpoint"
 LETTERS = "SELECT state, count(*) FROM ensue_dead_letter GROUP BY state"
 
 Execute = Callable[[str], Iterable[Sequence[Any]]]
@@ -47,7 +46,7 @@ class SqlReader:
     ) -> None:
         view = "history_" if service == "order_history" else ""
         names = {
-            "orders": f"{view}orders", "customers": f"{view}customers", "service": service,
+            "orders": f"{view}orders", "customers": f"{view}customers",
             "identity": identity, "partition": partition, "ids": "{ids}",
         }  # fmt: skip
         self._execute: Execute = lambda query: execute(query.format(**names))
@@ -93,14 +92,8 @@ class SqlReader:
     def published(self) -> dict[str, int]:
         return {topic: int(count) for topic, count in self._execute(PUBLISHED)}
 
-    def watermarks(self) -> dict[tuple[str, str, int], int]:
-        return {(source, topic, number): position for source, topic, number, position in self._execute(WATERMARKS)}
-
     def progress(self) -> list[Progress]:
-        return [
-            Progress(topic, number, _json(counters), tuple(_json(gaps)))
-            for topic, number, counters, gaps in self._execute(CHECKPOINTS)
-        ]
+        return [_progress(*row) for row in self._execute(CHECKPOINTS)]
 
     def letters(self) -> dict[str, int]:
         return {state: int(count) for state, count in self._execute(LETTERS)}
@@ -110,8 +103,11 @@ def _id(value: Any) -> UUID:
     return value if isinstance(value, UUID) else UUID(str(value))
 
 
-def _json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str | bytes) else value
+def _progress(place: str, state: str) -> Progress:
+    """place: `<topic>/<partition>`. state: the rest of a checkpoint, as JSON."""
+    topic, _, number = place.rpartition("/")
+    found = json.loads(state)
+    return Progress(topic, int(number), found["counters"], found["watermarks"], tuple(found["gaps"]))
 
 
 def _pounds(pence: Any) -> Decimal:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -14,7 +15,9 @@ from tests.unit.cli.services import Entry, ledger
 
 from ensue import Service
 from ensue.adapters import make_broker, make_store
+from ensue.engine.books import Books
 from ensue.engine.runtime import Runtime
+from ensue.ports import Store
 
 ROOT = Path(__file__).parents[3]
 SERVICES = "tests.unit.cli.services"
@@ -79,14 +82,21 @@ async def work_until(done: Callable[[], Awaitable[bool]], *services: Service) ->
             await runtime.stop()
 
 
-async def applied(service: Service = ledger) -> int:
-    """How many messages a service has applied so far."""
+@asynccontextmanager
+async def books_of(service: Service) -> AsyncIterator[tuple[Store, Books]]:
+    """A service's database as another process opens it, and what Ensue itself keeps in it."""
     store = make_store(service.settings().database, service.name)
     await store.open()
     try:
-        return sum(each.counters.applied for each in (await store.checkpoints()).values())
+        yield store, Books(store, service.name)
     finally:
         await store.close()
+
+
+async def applied(service: Service = ledger) -> int:
+    """How many messages a service has applied so far."""
+    async with books_of(service) as (_, books):
+        return sum(each.counters.applied for each in (await books.checkpoints()).values())
 
 
 def entries() -> list[tuple[str, int]]:

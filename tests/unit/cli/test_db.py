@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, work_until
+from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, books_of, work_until
 from tests.unit.cli.services import ledger, till
 
 Command = Callable[..., Ended]
@@ -70,7 +70,7 @@ def test_check_refuses_tables_of_another_version(ensue: Command, home: Path) -> 
 
 def test_a_new_epoch_is_refused_while_a_worker_lives(ensue: Command, home: Path, sell: Callable[..., None]) -> None:
     sell(("ann", 1))
-    sql(home / "till.db", "INSERT INTO ensue_worker VALUES ('elsewhere:1:a', unixepoch() + 60)")
+    asyncio.run(beat("elsewhere:1:a"))
     refused = ensue("db", "new-epoch", TILL, "--yes")
     assert refused.code == 1
     assert "service till runs (elsewhere:1:a)" in refused.err
@@ -91,13 +91,17 @@ def test_a_database_that_agrees_with_the_log_gets_no_new_epoch_unless_forced(
     sell(("ann", 1))
     asyncio.run(work_until(applied_one, till, ledger))
     before = sql(home / "till.db", "SELECT epoch FROM ensue_meta")
-    sql(home / "till.db", "DELETE FROM ensue_worker")
     refused = ensue("db", "new-epoch", TILL, "--yes")
     assert refused.code == 1
     assert "till needs no new epoch" in refused.err
     assert sql(home / "till.db", "SELECT epoch FROM ensue_meta") == before
     assert ensue("db", "new-epoch", TILL, "--yes", "--force").code == 0
     assert sql(home / "till.db", "SELECT epoch FROM ensue_meta") != before
+
+
+async def beat(worker: str) -> None:
+    async with books_of(till) as (_, books):
+        await books.heartbeat(worker, 60.0)
 
 
 async def applied_one() -> bool:

@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.cli.harness import LEDGER, Ended, applied, entries, work_until
+from tests.unit.cli.harness import LEDGER, Ended, applied, books_of, entries, work_until
 from tests.unit.cli.services import flag, ledger, till
 
-from ensue.adapters import make_broker, make_store
+from ensue.adapters import make_broker
 from ensue.message import DeadLetterState, OutboxRecord
 
 
 async def _letters(*states: DeadLetterState) -> list[Any]:
-    store = make_store(ledger.settings().database, "ledger")
-    await store.open()
-    try:
-        return list(await store.dead_letters(None, states))
-    finally:
-        await store.close()
+    async with books_of(ledger) as (_, books):
+        return await books.letters(None, states)
 
 
 @pytest.fixture
@@ -64,6 +60,7 @@ def test_the_list_shows_the_reason_and_who_waits(ensue: Callable[..., Ended]) ->
 @pytest.mark.usefixtures("poisoned")
 def test_one_letter_is_shown_with_headers_data_and_who_waits_behind_it(ensue: Callable[..., Ended]) -> None:
     first, second = ensue("dead-letters", "list", LEDGER, "--json").json["letters"]
+    assert first["id"] == f"sales/{first['partition']}:1"
     shown = ensue("dead-letters", "show", LEDGER, first["id"], "--json").json
     assert shown["data"] == {"customer": "ann", "amount": -2}
     assert shown["headers"]["type"] == "sales.Sold.v1"
@@ -157,8 +154,9 @@ def test_garbage_cannot_be_retried_but_discarded(ensue: Callable[..., Ended]) ->
 def test_a_letter_that_is_not_there_is_an_error_that_says_where_to_look(ensue: Callable[..., Ended]) -> None:
     ensue("db", "init", LEDGER)
     for command in ("show", "retry", "discard"):
-        ended = ensue("dead-letters", command, LEDGER, 42)
+        ended = ensue("dead-letters", command, LEDGER, "sales/0:42")
         assert ended.code == 1
-        assert "there is no dead letter 42" in ended.err
+        assert "there is no dead letter sales/0:42" in ended.err
+        assert "ensue dead-letters list" in ended.err
     assert "say which" in ensue("dead-letters", "retry", LEDGER).err
-    assert "say which" in ensue("dead-letters", "retry", LEDGER, 1, "--all").err
+    assert "say which" in ensue("dead-letters", "retry", LEDGER, "sales/0:1", "--all").err

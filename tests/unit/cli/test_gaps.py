@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from tests.unit.cli.harness import LEDGER, Ended
+from tests.unit.cli.harness import LEDGER, Ended, books_of
 from tests.unit.cli.services import ledger
 
-from ensue.adapters import make_store
 from ensue.message import Checkpoint, Gap, GapState, Partition
 
 Command = Callable[..., Ended]
@@ -15,12 +14,8 @@ Command = Callable[..., Ended]
 
 def stored(number: int = 0) -> Checkpoint:
     async def load() -> Checkpoint:
-        store = make_store(ledger.settings().database, "ledger")
-        await store.open()
-        try:
-            return await store.checkpoint_load(Partition("ledger", "sales", number))
-        finally:
-            await store.close()
+        async with books_of(ledger) as (_, books):
+            return await books.checkpoint(Partition("ledger", "sales", number))
 
     return asyncio.run(load())
 
@@ -31,19 +26,13 @@ def put_gaps(ensue: Command) -> Callable[..., None]:
 
     def put(*gaps: Gap, number: int = 0) -> None:
         async def save() -> None:
-            store = make_store(ledger.settings().database, "ledger")
-            await store.open()
-            try:
-                checkpoint = Checkpoint(
-                    offset=9,
-                    watermarks={gap.source: gap.watermark for gap in gaps},
-                    gaps={gap.source: gap for gap in gaps},
-                )
-                async with store.transaction() as transaction:
-                    partition = Partition("ledger", "sales", number)
-                    await transaction.save_checkpoint(partition, checkpoint, checkpoint.watermarks)
-            finally:
-                await store.close()
+            checkpoint = Checkpoint(
+                offset=9,
+                watermarks={gap.source: gap.watermark for gap in gaps},
+                gaps={gap.source: gap for gap in gaps},
+            )
+            async with books_of(ledger) as (store, books), store.transaction() as transaction:
+                await books.save_checkpoint(transaction, Partition("ledger", "sales", number), checkpoint)
 
         asyncio.run(save())
 

@@ -84,7 +84,7 @@ def test_data_is_shown_as_json_or_as_its_bytes() -> None:
 def test_a_command_line_that_makes_no_sense_is_status_2(ensue: Callable[..., Ended]) -> None:
     assert ensue("dance").code == 2
     assert ensue("run").code == 2
-    assert ensue("dead-letters", "show", TILL, "first").code == 2
+    assert ensue("dead-letters", "list", TILL, "--limit", "many").code == 2
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from tests.unit.cli.harness import LEDGER, TILL, Ended, Running, applied, entries, work_until
+from tests.unit.cli.harness import LEDGER, TILL, Ended, Running, applied, books_of, entries, work_until
 from tests.unit.cli.services import ledger, till
-
-from ensue.adapters import make_store
 
 
 def copy_database(origin: Path, copy: Path) -> None:
@@ -36,20 +34,12 @@ def until_applied(count: int) -> None:
 
 async def nothing_unsent() -> bool:
     """Whether the log has all of the till's outbox. Asked of the ledger's watermark, since the relay's own lags."""
-    store, other = make_store(till.settings().database, "till"), make_store(ledger.settings().database, "ledger")
-    await store.open()
-    await other.open()
-    try:
-        heads = await store.outbox_heads()
-        checkpoints = await other.checkpoints()
+    async with books_of(till) as (store, _), books_of(ledger) as (_, books):
         known = {
             (partition.topic, partition.number): checkpoint.watermarks.get(store.source, 0)
-            for partition, checkpoint in checkpoints.items()
+            for partition, checkpoint in (await books.checkpoints()).items()
         }
-        return all(known.get(where, 0) >= head for where, head in heads.items())
-    finally:
-        await other.close()
-        await store.close()
+        return all(known.get(where, 0) >= head for where, head in (await store.outbox_heads()).items())
 
 
 def test_a_restored_database_is_refused_and_after_the_new_epoch_all_and_only_the_new_is_applied(

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended
+from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, books_of
 from tests.unit.cli.services import ledger, shy, till
 
 from ensue import Event, Service
-from ensue.adapters import make_store
 from ensue.cli.topology import as_mermaid, find_flows, find_warnings
 
 Command = Callable[..., Ended]
@@ -18,12 +17,8 @@ def save_sent(position: int) -> None:
     """What the relay does after it has sent that far."""
 
     async def save() -> None:
-        store = make_store(till.settings().database, "till")
-        await store.open()
-        try:
-            await store.relay_save(position)
-        finally:
-            await store.close()
+        async with books_of(till) as (store, books):
+            await books.save_relay_position(store.source, position)
 
     asyncio.run(save())
 

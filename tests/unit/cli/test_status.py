@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, work_until
+from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, books_of, work_until
 from tests.unit.cli.services import ledger, till
 
 from ensue.adapters import make_broker, make_store
@@ -101,12 +101,10 @@ def test_looking_takes_no_lease_and_leaves_no_worker(ensue: Callable[..., Ended]
     ensue("db", "init", LEDGER)
 
     async def with_a_worker() -> None:
-        store = make_store(ledger.settings().database, "ledger")
-        await store.open()
-        try:
-            before = await store.heartbeat("somewhere:1:a", 60.0, ["relay", "sales/0"], [])
+        async with books_of(ledger) as (_, books):
+            before = await books.heartbeat("somewhere:1:a", 60.0, ["relay", "sales/0"])
             status = await asyncio.to_thread(ensue, "status", LEDGER, "--json")
-            after = await store.leases()
+            after = await books.leases()
             assert after.workers == before.workers == ("somewhere:1:a",)
             assert [each.name for each in after.leases] == ["relay", "sales/0"]
             [shown] = status.json["services"]
@@ -116,8 +114,6 @@ def test_looking_takes_no_lease_and_leaves_no_worker(ensue: Callable[..., Ended]
                 "sales/0": "somewhere:1:a",
             }
             assert [each["worker"] for each in shown["partitions"]] == ["somewhere:1:a", None]
-        finally:
-            await store.close()
 
     asyncio.run(with_a_worker())
 
@@ -138,13 +134,9 @@ def test_a_worker_whose_process_is_gone_is_marked(ensue: Callable[..., Ended]) -
     gone, alive = f"{machine}:{process.pid}:a", worker_name()
 
     async def leave_leases() -> None:
-        store = make_store(ledger.settings().database, "ledger")
-        await store.open()
-        try:
-            await store.heartbeat(gone, 60.0, ["relay", "sales/0"], [])
-            await store.heartbeat(alive, 60.0, ["sales/1"], [])
-        finally:
-            await store.close()
+        async with books_of(ledger) as (_, books):
+            await books.heartbeat(gone, 60.0, ["relay", "sales/0"])
+            await books.heartbeat(alive, 60.0, ["sales/1"])
 
     asyncio.run(leave_leases())
     [status] = ensue("status", LEDGER, "--json").json["services"]

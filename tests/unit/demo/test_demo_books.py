@@ -19,7 +19,8 @@ from shop.demo.quiet import NotQuiet, unfinished, wait_until_quiet
 from shop.demo.services import SERVICES, SUBSCRIBES
 
 EVENTS = {"orders": 6, "customers": 4, "order_history": 0}
-CHECKPOINT = "INSERT INTO ensue_checkpoint VALUES (?, ?, 0, 9, 1, ?, ?)"
+CHECKPOINT = "INSERT INTO ensue_checkpoint VALUES (?, 9, 1, ?)"
+MARK = """UPDATE ensue_checkpoint SET state = json_set(state, '$.watermarks."{source}"', {position})"""
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def directory(tmp_path: Path) -> Path:
     for service in SERVICES:
         for topic in SUBSCRIBES[service]:
             counters = {"applied": EVENTS[topic] - 1, "unknown": 1, "duplicates": 2, "gaps_seen": 1, "gaps_healed": 1}
-            write(tmp_path, service, CHECKPOINT, service, topic, json.dumps(counters), "{}")
-            mark = (service, topic, source_of(tmp_path, topic), EVENTS[topic])
-            write(tmp_path, service, "INSERT INTO ensue_watermark VALUES (?, ?, 0, ?, ?)", *mark)
+            watermarks = {source_of(tmp_path, topic): EVENTS[topic]}
+            state = {"watermarks": watermarks, "gaps": {}, "counters": counters, "letters": 0}
+            write(tmp_path, service, CHECKPOINT, f"{topic}/0", json.dumps(state))
     return tmp_path
 
 
@@ -70,13 +71,21 @@ def test_quiet_databases_are_quiet_and_their_books_hold(directory: Path) -> None
 @pytest.mark.parametrize(
     ("service", "statement", "said"),
     [
-        ("customers", "UPDATE ensue_watermark SET position = 5", r"customers is at position 5 of 6 in orders/0"),
-        ("orders", "DELETE FROM ensue_watermark", r"orders is at position 0 of 4 in customers/0"),
-        ("orders", "UPDATE ensue_checkpoint SET gaps = json_object('{source}', 1)", r"and has an open gap"),
+        ("customers", MARK.replace("{position}", "5"), r"customers is at position 5 of 6 in orders/0"),
+        (
+            "orders",
+            "UPDATE ensue_checkpoint SET state = json_set(state, '$.watermarks', json_object())",
+            r"orders is at position 0 of 4 in customers/0",
+        ),
+        (
+            "orders",
+            "UPDATE ensue_checkpoint SET state = json_set(state, '$.gaps', json_object('{source}', 1))",
+            r"and has an open gap",
+        ),
         (
             "order_history",
             "INSERT INTO ensue_dead_letter VALUES "
-            "(1, 'order_history', 'orders', 0, 1, 's', 1, 0, 'k', x'', x'', 'retrying', 1, 0.0, '', '', 0.0)",
+            "('orders/0:1', 'orders/0', 1, 'retrying', 1, 1, x'73', 1, 0, x'6b', x'', x'', 1, 0.0, '', '', 0.0)",
             r"order_history has 1 messages set aside",
         ),
     ],
@@ -84,23 +93,29 @@ def test_quiet_databases_are_quiet_and_their_books_hold(directory: Path) -> None
 async def test_whatever_is_unfinished_is_named_and_quiet_is_not_waited_for_for_ever(
     directory: Path, service: str, statement: str, said: str
 ) -> None:
-    write(directory, service, statement.format(source=source_of(directory, "customers")))
+    [read] = SUBSCRIBES[service][:1]
+    write(directory, service, statement.format(source=source_of(directory, read)))
     with pytest.raises(NotQuiet, match=said):
         await wait_until_quiet(embedded(directory), patience_s=0.2, interval_s=0.05)
 
 
 async def test_waiting_ends_when_the_last_subscriber_has_caught_up(directory: Path) -> None:
-    write(directory, "customers", "UPDATE ensue_watermark SET position = 5")
+    source = source_of(directory, "orders")
+    write(directory, "customers", MARK.format(source=source, position=5))
     waiting = asyncio.create_task(wait_until_quiet(embedded(directory), interval_s=0.01))
     await asyncio.sleep(0.1)
     assert not waiting.done()
-    write(directory, "customers", "UPDATE ensue_watermark SET position = 6")
+    write(directory, "customers", MARK.format(source=source, position=6))
     await asyncio.wait_for(waiting, 10)
 
 
 def test_live_counts_say_how_far_each_service_is_behind(directory: Path) -> None:
     write(directory, "orders", "INSERT INTO orders VALUES ('a', 'NEW'), ('b', 'OPEN'), ('c', 'OPEN')")
-    write(directory, "order_history", "UPDATE ensue_checkpoint SET counters = json_object('applied', 3)")
+    write(
+        directory,
+        "order_history",
+        "UPDATE ensue_checkpoint SET state = json_set(state, '$.counters', json_object('applied', 3))",
+    )
     live = read_live(embedded(directory))
     assert live.statuses == {"NEW": 1, "OPEN": 2}
     assert (live.published, live.lag) == (10, {"orders": 0, "customers": 0, "order_history": 4})

@@ -44,7 +44,7 @@ def heard(*positions: int) -> list[str]:
 async def gaps_of(world: World) -> dict[str, tuple[GapState, int, int]]:
     return {
         source: (gap.state, gap.watermark, gap.lost_through)
-        for checkpoint in (await world.runtimes["listener"].store.checkpoints()).values()
+        for checkpoint in (await world.runtimes["listener"].context.books.checkpoints()).values()
         for source, gap in checkpoint.gaps.items()
     }
 
@@ -102,8 +102,8 @@ async def test_a_notice_for_an_earlier_part_does_not_reach_past_what_is_held_bac
         await until_gap(world, sender.source, GapState.LOST)
         assert (await gaps_of(world))[sender.source] == (GapState.LOST, 2, 5)
         assert listener.heard == heard(1, 2)
-        store = world.runtimes["listener"].store
-        assert await store.accept_loss(Partition("listener", "words", 0), sender.source) == 5
+        books = world.runtimes["listener"].context.books
+        assert await books.accept_loss(Partition("listener", "words", 0), sender.source) == 5
 
         async def five() -> bool:
             return len(listener.heard) == 5
@@ -116,7 +116,7 @@ async def test_a_notice_for_an_earlier_part_does_not_reach_past_what_is_held_bac
         assert listener.heard == heard(1, 2, 6, 7, 8)
         await sender.append(sender.lost("words", 8, 9), *records[9:])
         await until_gap(world, sender.source, GapState.LOST)
-        assert await store.accept_loss(Partition("listener", "words", 0), sender.source) == 9
+        assert await books.accept_loss(Partition("listener", "words", 0), sender.source) == 9
         await sender.append(*records[9:])
         await until(world, eight)
         await world.settle()
@@ -138,13 +138,13 @@ async def test_records_held_back_that_left_the_log_meanwhile_do_not_hide_the_nex
         await until_gap(world, sender.source, GapState.LOST)
         assert await world.broker.prune("words", 0, float("inf"), 1000) == 6
 
-        store, partition = world.runtimes["listener"].store, Partition("listener", "words", 0)
-        assert await store.accept_loss(partition, sender.source) == 5
+        books, partition = world.runtimes["listener"].context.books, Partition("listener", "words", 0)
+        assert await books.accept_loss(partition, sender.source) == 5
         answer = [sender.lost("words", 5, 9), *records[9:]]
         await sender.append(*(answer if notice_first else [*records[9:], answer[0]]))
         await until_gap(world, sender.source, GapState.LOST)
         assert (await gaps_of(world))[sender.source] == (GapState.LOST, 5, 9)
-        assert await store.accept_loss(partition, sender.source) == 9
+        assert await books.accept_loss(partition, sender.source) == 9
         await sender.append(*records[9:])
 
         async def all_heard() -> bool:

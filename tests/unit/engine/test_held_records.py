@@ -116,7 +116,7 @@ async def test_other_partitions_and_topics_go_on_and_the_held_one_says_what_is_w
         logged = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
         assert logged
         assert all(line.startswith(reason) for line in logged)
-        assert await sender(lanes, world).store.relay_load() < refused.position
+        assert await sender(lanes, world).context.books.relay_position() < refused.position
 
 
 async def test_when_the_broker_takes_it_the_held_partition_follows_in_order(lanes: Lanes, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from tests.unit.engine.workbench import LIMIT_S, ReadByBroker, Sender, _Shared, 
 
 from ensue import Event, Service, Settings, Step
 from ensue.brokers.memory import MemoryBroker, MemoryReader
+from ensue.engine.books import Books
 from ensue.engine.runtime import Runtime
 from ensue.errors import BrokerUnavailable, StoreUnavailable
 from ensue.message import Checkpoint, Partition
 from ensue.stores.sqlite import SqliteStore
+from ensue.stores.sqlite.transaction import SqliteTransaction
 
 
 class Drop(Event, topic="water", key="pipe"):
@@ -96,7 +98,7 @@ async def test_a_stop_at_any_moment_of_the_start_ends_everything(tmp_path: Path,
     # Nothing holds the file: it opens for another, and no lease is left behind.
     store = store_of(tmp_path, "well")
     await store.open()
-    assert (await store.leases()).leases == ()
+    assert (await Books(store, "well").leases()).leases == ()
     await store.close()
 
 
@@ -247,7 +249,7 @@ async def test_a_handler_of_the_last_batch_may_still_read_through_its_service(tm
     assert read == [42]
     store = store_of(tmp_path, "well")
     await store.open()
-    assert list(await store.dead_letters()) == []
+    assert await Books(store, "well").letters() == []
     await store.close()
 
 
@@ -433,22 +435,21 @@ async def test_other_work_of_the_process_gets_its_turn_while_a_backlog_is_consum
 
 
 async def test_a_heartbeat_that_fails_keeps_the_work_going(tmp_path: Path) -> None:
-    from ensue.stores.sqlite import SqliteStore
-
     class Arrhythmic(SqliteStore):
         beats = 0
 
-        async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> Any:
-            self.beats += 1
-            if self.beats in (3, 4):
+        def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[SqliteTransaction, bool | None]:
+            self.beats += upkeep  # nothing else is upkeep here: there is no position of a relay to save
+            if upkeep and self.beats in (3, 4):
                 raise StoreUnavailable("no pulse")
-            if self.beats == 5:
+            if upkeep and self.beats == 5:
                 raise ZeroDivisionError("no pulse at all")
-            return await super().heartbeat(worker, ttl_s, acquire, release)
+            return super().transaction(upkeep=upkeep)
 
     got: list[int] = []
     store = Arrhythmic(f"sqlite:///{tmp_path}/well.db?synchronous=OFF", "well")
-    async with bench(tmp_path, well(got), stores={"well": store}, engine=config(lease_ttl_s=0.06)) as world:
+    engine = config(lease_ttl_s=0.06, relay_save_interval_s=3600.0)
+    async with bench(tmp_path, well(got), stores={"well": store}, engine=engine) as world:
         sender = Sender(world.broker)
         number = 0
         while store.beats < 10:

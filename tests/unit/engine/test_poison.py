@@ -20,6 +20,7 @@ from tests.unit.engine.workbench import (
 
 from ensue import BadMessage, Event, Retry, Service, Step
 from ensue.brokers.memory import MemoryBroker
+from ensue.engine.books import Books
 from ensue.message import DeadLetterState, Garbage, OutboxRecord
 
 DEAD, WAITING, RETRYING = DeadLetterState.DEAD, DeadLetterState.WAITING, DeadLetterState.RETRYING
@@ -111,7 +112,7 @@ async def test_after_a_fix_a_released_letter_goes_first_and_its_key_follows_in_o
         assert await zoo.eaten() == []
         zoo.sick = set()
         [first, *_] = await letters(world, zoo.service)
-        await world.runtimes["zoo"].store.dead_letter_decide(first.id, DeadLetterState.RELEASED)
+        await world.runtimes["zoo"].context.books.decide(first.id, DeadLetterState.RELEASED)
         await sender.send(Fed(animal="b", number=7))
         await world.settle()
         assert await zoo.eaten() == [1, 2, 3, 4, 5, 6, 7]
@@ -125,7 +126,7 @@ async def test_a_released_letter_that_fails_again_has_all_its_attempts_anew(zoo:
         await world.settle()
         [dead] = await letters(world, zoo.service)
         calls = len(zoo.calls)
-        await world.runtimes["zoo"].store.dead_letter_decide(dead.id, DeadLetterState.RELEASED)
+        await world.runtimes["zoo"].context.books.decide(dead.id, DeadLetterState.RELEASED)
         await world.settle()
         [again] = await letters(world, zoo.service)
         assert (again.state, again.attempts) == (DEAD, 3)
@@ -138,7 +139,7 @@ async def test_a_discarded_letter_is_kept_as_a_record_and_frees_its_key(zoo: Zoo
         await Sender(world.broker).send(*[Fed(animal="b", number=number) for number in (1, 2, 3)])
         await world.settle()
         [first, *_] = await letters(world, zoo.service)
-        await world.runtimes["zoo"].store.dead_letter_decide(first.id, DeadLetterState.DISCARDED)
+        await world.runtimes["zoo"].context.books.decide(first.id, DeadLetterState.DISCARDED)
         async with asyncio.timeout(LIMIT_S):
             while await zoo.eaten() != [2, 3]:
                 await world.runtimes["zoo"].store.outbox_wait(0.05)
@@ -156,12 +157,13 @@ async def test_attempts_survive_a_restart(zoo: Zoo, tmp_path: Path) -> None:
     soon = config(retry=Retry(attempts_max=4, first_delay_s=0.001, factor=1.0, delay_max_s=0.001))
     store = store_of(tmp_path, "zoo")
     await store.open()
-    [letter] = await store.dead_letters()
+    books = Books(store, "zoo")
+    [letter] = await books.letters()
     assert (letter.state, letter.attempts) == (RETRYING, 1)
     assert letter.due_at - letter.parked_at > 2000
     async with store.transaction() as transaction:
         letter.due_at = 0.0  # the hour is over
-        await transaction.dead_letter_change(letter)
+        await books.change_letter(transaction, letter)
     await store.close()
     zoo.calls.clear()
     async with bench(tmp_path, zoo.service, engine=soon) as world:
@@ -191,7 +193,7 @@ async def test_a_batch_of_nothing_but_poison_is_all_set_aside(zoo: Zoo, tmp_path
     async with bench(tmp_path, zoo.service, engine=engine) as world:
         await Sender(world.broker).send(*[Fed(animal=f"{each}", number=each) for each in range(number)])
         await world.settle(60.0)
-        found = await world.runtimes["zoo"].store.dead_letters(None, (DEAD,), limit=number + 1)
+        found = await world.runtimes["zoo"].context.books.letters(None, (DEAD,), limit=number + 1)
         assert [each.position for each in found] == list(range(1, number + 1))
         assert await zoo.eaten() == []
 
@@ -223,7 +225,7 @@ async def test_unknown_types_are_counted_and_passed_over(zoo: Zoo, tmp_path: Pat
         await sender.append(known, other, sender.record(Fed(animal="a", number=3)))
         await world.settle()
         assert await zoo.eaten() == [1, 3]
-        [checkpoint] = (await world.runtimes["zoo"].store.checkpoints()).values()
+        [checkpoint] = (await world.runtimes["zoo"].context.books.checkpoints()).values()
         assert (checkpoint.counters.applied, checkpoint.counters.unknown) == (2, 1)
 
 
@@ -287,7 +289,7 @@ async def test_what_fails_at_the_flush_is_found_one_by_one_and_retried_without_b
         assert [each.attempts for each in found] == [3, 3, 3]
         cook.forgiving = True
         for each in found:
-            await world.runtimes["cook"].store.dead_letter_decide(each.id, DeadLetterState.RELEASED)
+            await world.runtimes["cook"].context.books.decide(each.id, DeadLetterState.RELEASED)
         await world.settle()
         assert await letters(world, cook.service) == []
         async with cook.service.query() as session:
@@ -304,7 +306,7 @@ async def test_what_the_database_refuses_at_commit_is_found_one_by_one(tmp_path:
         assert (letter.key, letter.state, letter.attempts) == ("5", DEAD, 3)
         assert "FOREIGN KEY" in letter.error
         cook.forgiving = True
-        await world.runtimes["cook"].store.dead_letter_decide(letter.id, DeadLetterState.RELEASED)
+        await world.runtimes["cook"].context.books.decide(letter.id, DeadLetterState.RELEASED)
         await world.settle()
         async with cook.service.query() as session:
             assert len(list(await session.scalars(text("SELECT plate FROM bill")))) == 10
@@ -343,7 +345,7 @@ async def test_a_foreign_message_waiting_behind_its_key_still_takes_effect_once(
         assert [each.state for each in await letters(world, zoo.service)] == [DEAD, WAITING]
         zoo.sick = set()
         [first, _] = await letters(world, zoo.service)
-        await world.runtimes["zoo"].store.dead_letter_decide(first.id, DeadLetterState.RELEASED)
+        await world.runtimes["zoo"].context.books.decide(first.id, DeadLetterState.RELEASED)
         await world.settle()
         await sender.append(*again, sender.foreign(Fed(animal="b", number=1), "one"))
         await world.settle()
@@ -361,9 +363,9 @@ async def test_garbage_does_not_push_the_keys_that_wait_out_of_sight(zoo: Zoo, t
         await world.settle()
     async with bench(tmp_path, zoo.service, broker=broker, engine=config(dead_letters_max=100)) as world:
         await sender.send(Fed(animal="b", number=2))
-        store = world.runtimes["zoo"].store
-        for each in await store.dead_letters(limit=1150):
-            await store.dead_letter_decide(each.id, DeadLetterState.DISCARDED)
+        books = world.runtimes["zoo"].context.books
+        for each in await books.letters(limit=1150):
+            await books.decide(each.id, DeadLetterState.DISCARDED)
         await world.settle()
         assert await zoo.eaten() == []
         found = await letters(world, zoo.service, DEAD, WAITING)
@@ -379,7 +381,7 @@ async def test_a_partition_with_too_many_set_aside_waits_for_an_operator(zoo: Zo
         [consumer] = world.runtimes["zoo"].worker.consumers  # type: ignore[union-attr]
         assert consumer.offset == 5
         for each in (await letters(world, zoo.service, DEAD))[:2]:
-            await world.runtimes["zoo"].store.dead_letter_decide(each.id, DeadLetterState.DISCARDED)
+            await world.runtimes["zoo"].context.books.decide(each.id, DeadLetterState.DISCARDED)
         await world.settle()
         assert await zoo.eaten() == [5, 6, 7]
 

@@ -86,7 +86,7 @@ async def test_a_letter_that_is_dead_at_once_is_logged_with_its_number(
     assert "\n" not in letter.error
     [line] = _lines(caplog)
     assert f"ensue dead-letters show MODULE:zoo {letter.id} " in line
-    assert letter.id > 0
+    assert letter.id == f"{letter.partition.place}:1"
 
 
 @pytest.mark.parametrize("kind", ["function", "cancelled", "publishes"])

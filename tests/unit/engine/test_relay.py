@@ -170,7 +170,7 @@ async def test_two_relays_at_once_send_the_very_same_chain(tower: Tower, tmp_pat
         chain = {(each.position, each.previous, each.id) for each in sent}
         assert {(position, previous) for position, previous, _ in chain} == {(at, at - 1) for at in range(1, 201)}
         assert len(chain) == 200
-        [checkpoint] = (await world.runtimes["hears"].store.checkpoints()).values()
+        [checkpoint] = (await world.runtimes["hears"].context.books.checkpoints()).values()
         assert (checkpoint.counters.applied, checkpoint.counters.gaps_seen) == (200, 0)
     assert tower.heard == {"bell-0": list(range(200))}
 

@@ -114,7 +114,7 @@ async def test_workers_share_the_partitions_fairly_and_what_one_gives_up_goes_to
         name = leaving.worker.name  # type: ignore[union-attr]
         await leaving.stop()
         # Given up at the stop, not when it runs out.
-        table = await place.workers[1].store.leases()
+        table = await place.workers[1].context.books.leases()
         assert name not in table.workers
         assert all(lease.owner != name for lease in table.leases)
         await place.until(lambda: sorted(place.shares()) == [4, 4])
@@ -196,7 +196,7 @@ async def test_of_two_that_believe_to_own_a_partition_exactly_one_commits_each_b
         async with asyncio.timeout(LIMIT_S):
             await asyncio.gather(*running)
         assert await place.eaten() == {loaf: list(range(number))}
-        [checkpoint] = (await place.workers[0].store.checkpoints()).values()
+        [checkpoint] = (await place.workers[0].context.books.checkpoints()).values()
         assert checkpoint.counters.applied == number
         conflicts = [each for each in caplog.records if "not of revision" in each.getMessage()]
         # Both had each batch in hand; who came second was refused, every time.

@@ -11,6 +11,7 @@ from tests.unit.engine.workbench import LIMIT_S, config, store_of
 
 from ensue import Event, Service, Settings
 from ensue.brokers.memory import MemoryBroker
+from ensue.engine.books import Books
 from ensue.engine.runtime import Runtime
 from ensue.engine.worker import RELAY, worker_name
 
@@ -38,9 +39,9 @@ def name_of_a_dead_worker() -> str:
 async def test_a_new_worker_takes_over_from_killed_ones_before_it_says_that_it_is_ready(tmp_path: Path) -> None:
     store = store_of(tmp_path, "post")
     await store.open()
-    names = ["parcels/0", "parcels/1"]
-    await store.heartbeat(name_of_a_dead_worker(), 3600.0, [*names, RELAY], [])
-    await store.heartbeat(name_of_a_dead_worker(), 3600.0, [], [])  # killed before it got anything: it has no share
+    books, names = Books(store, "post"), ["parcels/0", "parcels/1"]
+    await books.heartbeat(name_of_a_dead_worker(), 3600.0, [*names, RELAY])
+    await books.heartbeat(name_of_a_dead_worker(), 3600.0, [])  # killed before it got anything: it has no share
     await store.close()
     # The next heartbeat is twenty minutes away: what is not taken over now is not taken over in this test.
     settings = Settings(database="", broker="", partitions=2, engine=config(lease_ttl_s=3600.0))
@@ -58,8 +59,8 @@ async def test_a_new_worker_takes_over_from_killed_ones_before_it_says_that_it_i
 async def test_a_lease_of_another_machine_is_taken_when_it_ends_and_not_with_the_next_heartbeat(tmp_path: Path) -> None:
     store = store_of(tmp_path, "post")
     await store.open()
-    names = ["parcels/0", "parcels/1"]
-    await store.heartbeat("elsewhere:1:0", 0.5, [*names, RELAY], [])
+    books, names = Books(store, "post"), ["parcels/0", "parcels/1"]
+    await books.heartbeat("elsewhere:1:0", 0.5, [*names, RELAY])
     await store.close()
     settings = Settings(database="", broker="", partitions=2, engine=config(lease_ttl_s=3600.0))
     runtime = Runtime(post(), store_of(tmp_path, "post"), MemoryBroker(), settings)

@@ -22,6 +22,7 @@ from ensue.message import LOST, TICK, DeadLetter, DeadLetterState, Envelope, Gar
 from ensue.ports import Broker, Clock, Store
 from ensue.retry import Retry
 from ensue.stores.sqlite import SqliteStore
+from ensue.stores.sqlite.transaction import SqliteTransaction
 from ensue.testing import World
 
 #: Everything soon, nothing by chance.
@@ -176,17 +177,21 @@ class Sender:
 
 
 class CountingStore(SqliteStore):
-    """Counts the transactions that the engine begins."""
+    """Counts the transactions that the engine begins, and those that commit; its upkeep left out."""
 
     transactions = 0
+    commits = 0
 
-    def transaction(self) -> Any:
-        self.transactions += 1
-        return super().transaction()
+    @asynccontextmanager
+    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[SqliteTransaction]:
+        self.transactions += not upkeep
+        async with super().transaction(upkeep=upkeep) as transaction:
+            yield transaction
+        self.commits += not upkeep
 
 
 async def letters(world: World, service: Service, *states: DeadLetterState) -> Sequence[DeadLetter]:
-    return await world.runtimes[service.name].store.dead_letters(None, states)
+    return await world.runtimes[service.name].context.books.letters(None, states)
 
 
 async def until(condition: Callable[[], bool], world: World, why: str = "") -> None:

@@ -248,12 +248,12 @@ def test_the_check_names_what_is_missing_or_old(project: Project) -> None:
     for name in ("ensue_meta", "ensue_outbox", "ensue_checkpoint"):
         assert name in before.stderr
     command.upgrade(project.config, "head")
-    project.run_sql("DROP TABLE ensue_inbox; ALTER TABLE ensue_lease DROP COLUMN expires_at;")
+    project.run_sql("DROP TABLE ensue_inbox; ALTER TABLE ensue_lease DROP COLUMN state;")
     lacking = project.ensue("db", "check", "ledgers:ledger")
     assert lacking.returncode == 1
     assert "lacks " in lacking.stderr
     assert "table ensue_inbox" in lacking.stderr
-    assert "column ensue_lease.expires_at" in lacking.stderr
+    assert "column ensue_lease.state" in lacking.stderr
     assert "ensue_outbox" not in lacking.stderr
     project.run_sql("UPDATE ensue_meta SET schema_version = 0")
     old = project.ensue("db", "check", "ledgers:ledger")

@@ -20,7 +20,7 @@ from ensue.config import Settings
 from ensue.engine.runtime import Runtime
 from ensue.errors import BrokerUnavailable, StoreUnavailable, UsageError
 from ensue.integrations.fastapi import ReadyLimits, install
-from ensue.message import Bounds, LeaseTable
+from ensue.message import Bounds
 from ensue.stores.sqlite import SqliteStore
 
 
@@ -60,12 +60,12 @@ class Door(SqliteStore):
     locked = False
     silent = False
 
-    async def leases(self) -> LeaseTable:
+    async def now(self) -> float:
         if self.silent:
             await asyncio.Event().wait()
         if self.locked:
             raise StoreUnavailable("nobody answers at the database")
-        return await super().leases()
+        return await super().now()
 
 
 class Bench:

@@ -140,7 +140,7 @@ async def test_publishing_for_an_entity_that_does_not_exist_is_a_dead_letter(url
         async with ledger.step() as step:
             step.publish(Deposited(account="a", amount=1))
         async with asyncio.timeout(20):
-            while not (letters := await runtime.store.dead_letters()):  # noqa: ASYNC110  # letters have no event for it
+            while not (letters := await runtime.context.books.letters()):  # noqa: ASYNC110  # letters have no event for it
                 await asyncio.sleep(0.02)
         assert "an event is part of its entity's document" in letters[0].error
 
@@ -374,5 +374,5 @@ async def test_the_view_goes_on_after_its_server_was_killed(
                     await asyncio.sleep(0.05)
         await pair.until_the_view_is_right()
         assert make_totals().publishes == ()
-        assert await pair.totals.store.dead_letters() == []
-        assert all(isinstance(each, Checkpoint) for each in (await pair.totals.store.checkpoints()).values())
+        assert await pair.totals.context.books.letters() == []
+        assert all(isinstance(each, Checkpoint) for each in (await pair.totals.context.books.checkpoints()).values())

@@ -31,7 +31,7 @@ async def test_a_server_that_comes_back_empty_is_filled_again_without_a_new_even
         server.kill()
         server.start()  # and now nothing new will come
         await pair.until_the_view_is_right()
-        assert await pair.totals.store.dead_letters() == []
+        assert await pair.totals.context.books.letters() == []
 
 
 async def test_a_server_that_comes_back_older_is_brought_up_to_date_again(tmp_path: Path, start: Start) -> None:
@@ -56,11 +56,11 @@ async def test_a_durable_server_keeps_what_it_acknowledged(tmp_path: Path, start
     async with running(tmp_path, lambda: RedisStore(server.url(), "totals")) as pair:
         await pair.deposit(100)
         await pair.until_the_view_is_right()
-        revisions = {name: each.revision for name, each in (await pair.totals.store.checkpoints()).items()}
+        revisions = {name: each.revision for name, each in (await pair.totals.context.books.checkpoints()).items()}
         server.kill()
         server.start()
         await pair.until_the_view_is_right()
-        found = await pair.totals.store.checkpoints()
+        found = await pair.totals.context.books.checkpoints()
         assert all(found[name].revision >= revision > 0 for name, revision in revisions.items())
 
 
