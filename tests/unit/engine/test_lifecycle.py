@@ -20,7 +20,6 @@ from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.engine.books import Books
 from ensue.engine.runtime import Runtime
 from ensue.errors import BrokerUnavailable, StoreUnavailable
-from ensue.message import Checkpoint, Partition
 from ensue.stores.sqlite import SqliteStore
 from ensue.stores.sqlite.transaction import SqliteTransaction
 
@@ -182,10 +181,16 @@ async def test_a_stop_during_the_pause_after_an_error_is_not_held_up_by_it(
     asked, answer = asyncio.Event(), asyncio.Event()
 
     class Stuck(SqliteStore):
-        async def checkpoint_load(self, partition: Partition) -> Checkpoint:
-            asked.set()
-            await answer.wait()
-            raise RuntimeError("a defect")
+        def rows(self) -> Any:
+            reader = super().rows()
+
+            async def get(table: Any, ids: Any) -> Any:
+                asked.set()
+                await answer.wait()
+                raise RuntimeError("a defect")
+
+            reader.get = get  # type: ignore[method-assign]  # this one reader's
+            return reader
 
     store = Stuck(f"sqlite:///{tmp_path}/well.db?synchronous=OFF", "well")
     async with bench(tmp_path, service, stores={"well": store}) as world:
