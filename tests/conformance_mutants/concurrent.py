@@ -13,7 +13,7 @@ from typing import Any
 from tests.conformance_mutants.stores import WrappedStore, WrappedTransaction
 
 from ensue.message import OutboxRecord
-from ensue.ports import StepTransaction, Store, Table
+from ensue.ports import Row, StepTransaction, Store, Table
 
 
 class _Numbering(WrappedTransaction):
@@ -29,11 +29,11 @@ class _Numbering(WrappedTransaction):
             self.number = next(self._store.transactions)
             self._store.begun.add(self.number)
 
-    async def update_rows(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+    async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
         self.writes()
-        await self.healthy.update_rows(table, rows)
+        await self.healthy.update_rows(table, rows, expect=expect)
 
-    async def insert_rows(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+    async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
         self.writes()
         await self.healthy.insert_rows(table, rows)
 
@@ -54,10 +54,10 @@ class _Numbered(WrappedStore):
         self.numbers: dict[bytes, tuple[int, int]] = {}
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
         numbering: _Numbering | None = None
         try:
-            async with self.healthy.transaction() as healthy:
+            async with self.healthy.transaction(upkeep=upkeep) as healthy:
                 numbering = _Numbering(healthy, self)
                 yield numbering
         finally:

@@ -6,12 +6,14 @@ They show that the suite can fail, and how such faults look from outside: each i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ensue.message import Checkpoint, DeadLetterState, Lease, LeaseTable, OutboxRecord, Partition
-from ensue.ports import Lookup, RowReader, StepTransaction, Store, Table
+from ensue.errors import RowConflict
+from ensue.message import OutboxRecord
+from ensue.ports import Lookup, Row, RowReader, StepTransaction, Store, Table
+from ensue.tables import CHECKPOINTS, CLAIMS, LEASES
 
 
 class WrappedTransaction:
@@ -36,8 +38,8 @@ class WrappedStore:
         return getattr(self.healthy, name)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        async with self.healthy.transaction() as healthy:
+    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+        async with self.healthy.transaction(upkeep=upkeep) as healthy:
             yield self.wrapper(healthy)
 
 
@@ -49,17 +51,12 @@ class _Remembering(WrappedTransaction):
 
     def __init__(self, healthy: StepTransaction) -> None:
         super().__init__(healthy)
-        self.checkpoints: list[tuple[Partition, Checkpoint, list[str]]] = []
-        self.claims: list[tuple[str, Sequence[tuple[str, str]]]] = []
+        self.inserted: list[tuple[Table, Sequence[Row]]] = []
         self.published: list[OutboxRecord] = []
 
-    async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
-        self.checkpoints.append((partition, checkpoint, list(sources)))
-        await self.healthy.save_checkpoint(*self.checkpoints[-1])
-
-    async def inbox_claim(self, subscription: str, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        self.claims.append((subscription, messages))
-        return await self.healthy.inbox_claim(subscription, messages)
+    async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
+        self.inserted.append((table, rows))
+        await self.healthy.insert_rows(table, rows)
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
         self.published += records
@@ -72,10 +69,10 @@ class _KeepsAfterRollback(WrappedStore):
     wrapper = _Remembering
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
         remembering: Any = None
         try:
-            async with super().transaction() as remembering:
+            async with super().transaction(upkeep=upkeep) as remembering:
                 yield remembering
         except BaseException:
             if remembering is not None:
@@ -88,17 +85,17 @@ class _KeepsAfterRollback(WrappedStore):
 
 
 class KeepsACheckpointAfterARollback(_KeepsAfterRollback):
+    table = CHECKPOINTS
+
     async def keep(self, rolled_back: _Remembering, healthy: StepTransaction) -> None:
-        for partition, checkpoint, sources in rolled_back.checkpoints:
-            stored = await self.healthy.checkpoint_load(partition)
-            if stored.revision == checkpoint.revision:
-                await healthy.save_checkpoint(partition, checkpoint, sources)
+        for table, rows in rolled_back.inserted:
+            known = {row[0] for row in await healthy.load_rows(table, [row[0] for row in rows])}
+            if table is self.table:
+                await healthy.insert_rows(table, [row for row in rows if row[0] not in known])
 
 
-class KeepsAnInboxClaimAfterARollback(_KeepsAfterRollback):
-    async def keep(self, rolled_back: _Remembering, healthy: StepTransaction) -> None:
-        for subscription, messages in rolled_back.claims:
-            await healthy.inbox_claim(subscription, messages)
+class KeepsAnInboxClaimAfterARollback(KeepsACheckpointAfterARollback):
+    table = CLAIMS
 
 
 class PublishesBeforeTheCommit(_KeepsAfterRollback):
@@ -112,9 +109,9 @@ class CommitsWhatWasCancelled(WrappedStore):
     """Takes a cancelled block for one that has ended."""
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
         cancelled: asyncio.CancelledError | None = None
-        async with self.healthy.transaction() as healthy:
+        async with self.healthy.transaction(upkeep=upkeep) as healthy:
             try:
                 yield healthy
             except asyncio.CancelledError as error:
@@ -128,20 +125,20 @@ class LosesUpdates(WrappedStore):
 
     def __init__(self, healthy: Store) -> None:
         super().__init__(healthy)
-        self._stale: dict[Any, Sequence[Any]] = {}
+        self._stale: dict[Any, Row] = {}
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        async with self.healthy.transaction() as healthy:
+    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+        async with self.healthy.transaction(upkeep=upkeep) as healthy:
             yield _Caching(healthy, self._stale)
 
 
 class _Caching(WrappedTransaction):
-    def __init__(self, healthy: StepTransaction, stale: dict[Any, Sequence[Any]]) -> None:
+    def __init__(self, healthy: StepTransaction, stale: dict[Any, Row]) -> None:
         super().__init__(healthy)
         self._stale = stale
 
-    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
         return [self._stale.setdefault(row[0], row) for row in await self.healthy.load_rows(table, ids)]
 
 
@@ -216,20 +213,6 @@ class MissesWhatCameBeforeTheWait(WrappedStore):
         await self.healthy.outbox_wait(timeout_s)
 
 
-class MovesTheRelayBack(WrappedStore):
-    """Stores whatever position it is given."""
-
-    def __init__(self, healthy: Store) -> None:
-        super().__init__(healthy)
-        self._position = 0
-
-    async def relay_save(self, position: int) -> None:
-        self._position = position
-
-    async def relay_load(self) -> int:
-        return self._position
-
-
 class SendsHistoryAgain(WrappedStore):
     """Begins a new epoch with everything that the old one had sent."""
 
@@ -237,82 +220,125 @@ class SendsHistoryAgain(WrappedStore):
         return await self.healthy.new_epoch(0)
 
 
-# ------------------------------------------------------------------------------------------- consumer, letters, leases
+# ------------------------------------------------------------------------------------- rows of Ensue's own tables
 
 
 class IgnoresTheRevision(WrappedStore):
-    """Saves a checkpoint whoever else has moved it: the last one wins."""
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        async with self.healthy.transaction() as healthy:
-            yield _Overwriting(healthy, self.healthy)
-
-
-class _Overwriting(WrappedTransaction):
-    def __init__(self, healthy: StepTransaction, store: Store) -> None:
-        super().__init__(healthy)
-        self._store = store
-
-    async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
-        stored = await self._store.checkpoint_load(partition)
-        forced = Checkpoint(
-            checkpoint.offset, stored.revision, checkpoint.watermarks, checkpoint.gaps, checkpoint.counters
-        )
-        await self.healthy.save_checkpoint(partition, forced, sources)
-
-
-class SavesEveryWatermark(WrappedStore):
-    """Writes the watermarks of all sources, also those that this batch knows nothing new of."""
+    """Updates a row whoever else has changed it: the last one wins."""
 
     class wrapper(WrappedTransaction):
-        async def save_checkpoint(self, partition: Partition, checkpoint: Checkpoint, sources: Iterable[str]) -> None:
-            await self.healthy.save_checkpoint(partition, checkpoint, list(checkpoint.watermarks))
+        async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
+            await self.healthy.update_rows(table, rows)
 
 
-class ClaimsForEverybody(WrappedStore):
-    """Keeps one inbox for all subscriptions."""
-
-    class wrapper(WrappedTransaction):
-        async def inbox_claim(self, subscription: str, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-            return await self.healthy.inbox_claim("", messages)
-
-
-class RemovesALetterTwice(WrappedStore):
-    """Does not look whether the letter was still there."""
+class DeletesWhatItDoesNotExpect(WrappedStore):
+    """Does not look whether the row was still there, as it was loaded."""
 
     class wrapper(WrappedTransaction):
-        async def dead_letter_remove(self, ids: Sequence[int]) -> None:
+        async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
+            await self.healthy.delete_rows(table, ids)
+
+
+class InsertsOverARow(WrappedStore):
+    """Puts an own row in the place of the one that is there, as an upsert does."""
+
+    class wrapper(WrappedTransaction):
+        async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
+            if table.own:
+                await self.healthy.delete_rows(table, [row[0] for row in rows])
+            await self.healthy.insert_rows(table, rows)
+
+
+class PassesOverARowThatIsThere(WrappedStore):
+    """Leaves the own row that is there and says nothing, as `INSERT OR IGNORE` does."""
+
+    class wrapper(WrappedTransaction):
+        async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
+            known = [row[0] for row in await self.healthy.load_rows(table, [row[0] for row in rows])]
+            await self.healthy.insert_rows(table, [row for row in rows if not table.own or row[0] not in known])
+
+
+class CommitsAfterACaughtConflict(WrappedStore):
+    """Raises what it must, and commits the rest of the step if nobody passes the error on."""
+
+    class wrapper(WrappedTransaction):
+        async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
+            await self._look(table, [row[0] for row in rows], expect)
+            await self.healthy.update_rows(table, rows, expect=expect)
+
+        async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
+            await self._look(table, ids, expect)
+            await self.healthy.delete_rows(table, ids, expect=expect)
+
+        async def _look(self, table: Table, ids: Sequence[Any], expect: Sequence[Any]) -> None:
+            if not expect:
+                return
+            at = table.columns.index(table.revision)
+            found = {row[0]: row[at] for row in await self.healthy.load_rows(table, ids)}
+            if [found.get(each) for each in ids] != list(expect):
+                raise RowConflict("not as expected")
+
+
+class DeletesNothing(WrappedStore):
+    """Takes what was to be deleted for gone."""
+
+    class wrapper(WrappedTransaction):
+        async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
             pass
 
 
-class DecidesTwice(WrappedStore):
-    """Lets an operator decide again on what was decided."""
-
-    async def dead_letter_decide(self, letter_id: int, state: DeadLetterState) -> Any:
-        stored = await self.healthy.dead_letter_get(letter_id)
-        if stored is not None and stored.state is DeadLetterState.DISCARDED:
-            return stored
-        return await self.healthy.dead_letter_decide(letter_id, state)
-
-
 class HandsOutTwoLeases(WrappedStore):
-    """Looks whether a lease is free, and takes it later."""
+    """Looks at a row before its turn has come, and overwrites what has become of it meanwhile."""
 
-    async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> LeaseTable:
-        before = {lease.name for lease in (await self.healthy.leases()).leases}
+    @asynccontextmanager
+    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+        seen = await self.healthy.rows().get(LEASES, ["leases"])
         await asyncio.sleep(0)
-        table = await self.healthy.heartbeat(worker, ttl_s, acquire, release)
-        taken = set(acquire) - before
-        leases = [Lease(each.name, worker, ttl_s) if each.name in taken else each for each in table.leases]
-        return LeaseTable(table.workers, tuple(leases))
+        async with self.healthy.transaction(upkeep=upkeep) as healthy:
+            yield _Late(healthy, seen)
 
 
-class NeverTakesOver(WrappedStore):
-    """Keeps a lease for a worker that is long gone."""
+class _Late(WrappedTransaction):
+    def __init__(self, healthy: StepTransaction, seen: Sequence[Row]) -> None:
+        super().__init__(healthy)
+        self._seen = seen
 
-    async def heartbeat(self, worker: str, ttl_s: float, acquire: Sequence[str], release: Sequence[str]) -> LeaseTable:
-        return await self.healthy.heartbeat(worker, 1e9, acquire, release)
+    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
+        return self._seen if table is LEASES else await self.healthy.load_rows(table, ids)
+
+    async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
+        if table is LEASES:
+            await self.healthy.delete_rows(table, [row[0] for row in rows])
+        await self.healthy.insert_rows(table, rows)
+
+    async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
+        await self.healthy.update_rows(table, rows)
+
+
+class StandsStill(WrappedStore):
+    """Tells each transaction the time of the first one: what holds until a moment holds for ever."""
+
+    first: float | None = None
+
+    @asynccontextmanager
+    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+        async with self.healthy.transaction(upkeep=upkeep) as healthy:
+            if self.first is None:
+                self.first = healthy.now
+            yield _At(healthy, self.first)
+
+
+class _At(WrappedTransaction):
+    def __init__(self, healthy: StepTransaction, now: float) -> None:
+        super().__init__(healthy)
+        self.now = now
+
+
+class CountsAPage(WrappedStore):
+    """Counts no further than a first page of rows."""
+
+    def rows(self) -> Any:
+        return _FirstPages(self.healthy.rows())
 
 
 # ----------------------------------------------------------------------------------------------------------- sessions
@@ -344,8 +370,8 @@ class ReadsWhatIsNotCommitted(WrappedStore):
     open_session: Any = None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        async with self.healthy.transaction() as healthy:
+    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+        async with self.healthy.transaction(upkeep=upkeep) as healthy:
             if self.healthy.capabilities.sessions:
                 self.open_session = healthy.session
             try:
@@ -363,6 +389,17 @@ class ReadsWhatIsNotCommitted(WrappedStore):
 
 
 # ------------------------------------------------------------------------------------------------------- the queries
+
+
+class _FirstPages:
+    def __init__(self, healthy: RowReader) -> None:
+        self.healthy = healthy
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.healthy, name)
+
+    async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
+        return min(await self.healthy.count(table, lookup, equal), 50)
 
 
 class _RowsOfPages:
@@ -383,7 +420,7 @@ class _RowsOfPages:
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
-    ) -> Sequence[Sequence[Any]]:
+    ) -> Sequence[Row]:
         found = await self.healthy.find(table, lookup, equal, since=since, after=after, limit=limit + bool(after))
         return found[1:] if after else found
 

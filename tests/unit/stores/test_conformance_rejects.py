@@ -27,15 +27,16 @@ REJECTED_BY: dict[type[broken.WrappedStore], str] = {
     broken.PrunesWhatIsUnsent: "test_pruning_takes_old_records_up_to_a_position_a_chunk_at_a_time",
     broken.NeverWakes: "test_a_commit_ends_the_wait_for_it",
     broken.MissesWhatCameBeforeTheWait: "test_a_commit_between_looking_and_waiting_is_not_missed",
-    broken.MovesTheRelayBack: "test_the_relays_position_never_moves_backwards",
     broken.SendsHistoryAgain: "test_a_new_epoch_sends_the_unsent_records_as_a_chain_of_its_own",
     broken.IgnoresTheRevision: "test_of_two_workers_with_one_partition_exactly_one_commits",
-    broken.SavesEveryWatermark: "test_only_the_watermarks_of_the_given_sources_are_saved",
-    broken.ClaimsForEverybody: "test_a_message_is_claimed_once_for_each_subscription",
-    broken.RemovesALetterTwice: "test_a_letter_that_is_gone_cannot_be_removed_again",
-    broken.DecidesTwice: "test_an_operator_decides_on_dead_and_retrying_letters_only",
+    broken.DeletesWhatItDoesNotExpect: "test_a_letter_that_is_gone_cannot_be_removed_again",
+    broken.InsertsOverARow: "test_an_own_row_that_is_there_already_dooms_the_step",
+    broken.PassesOverARowThatIsThere: "test_a_second_answer_to_one_key_does_not_commit",
+    broken.CommitsAfterACaughtConflict: "test_a_row_that_is_not_as_expected_dooms_the_step",
+    broken.DeletesNothing: "test_rows_are_deleted_and_missing_ones_passed_over",
     broken.HandsOutTwoLeases: "test_of_workers_that_want_one_lease_at_once_exactly_one_gets_it",
-    broken.NeverTakesOver: "test_a_lease_that_ran_out_goes_to_whoever_asks",
+    broken.StandsStill: "test_a_lease_that_ran_out_goes_to_whoever_asks",
+    broken.CountsAPage: "test_rows_are_deleted_and_missing_ones_passed_over",
     broken.LetsAHandlerCommit: "test_a_handler_cannot_end_the_transaction",
     broken.ReadsWhatIsNotCommitted: "test_reading_sees_what_is_committed_and_nothing_else",
     broken.SkipsARowBetweenPages: "test_pages_put_together_are_everything_in_order",
@@ -44,7 +45,8 @@ REJECTED_BY: dict[type[broken.WrappedStore], str] = {
 GIVEN: dict[str, tuple[Any, ...]] = {
     "test_of_two_workers_with_one_partition_exactly_one_commits": (False,),
     "test_a_handler_cannot_end_the_transaction": ("commit",),
-    "test_a_checkpoint_of_another_revision_is_refused_with_everything_else": (1,),
+    "test_a_checkpoint_of_another_revision_is_refused_with_everything_else": ("before",),
+    "test_a_row_that_is_not_as_expected_dooms_the_step": (0,),
 }
 OTHER_PROCESSES = "test_racing_processes_lose_no_update_and_a_follower_misses_nothing"  # they know no wrapper
 TESTS = [

@@ -13,10 +13,12 @@ from pymongo.errors import BulkWriteError, ExecutionTimeout, OperationFailure, W
 from servers import MongoDbServer
 
 from ensue.conformance.store_suite import PARTITION, letter
+from ensue.engine.books import Books
 from ensue.errors import StoreConflict, StoreUnavailable
+from ensue.message import Checkpoint, DeadLetter
 from ensue.ports import Table
 from ensue.stores.mongodb import MongoDbStore
-from ensue.stores.mongodb import records as mongodb_records
+from ensue.stores.mongodb import own as mongodb_own
 
 TABLE = Table("accounts", ("id", "balance"), "id")
 STEPPED_DOWN = {"code": 189, "codeName": "PrimarySteppedDown", "errmsg": "the primary stepped down while it waited"}
@@ -65,8 +67,8 @@ def failing(store: MongoDbStore, name: str, method: str, error: Exception) -> It
 
 
 @asynccontextmanager
-async def _opened(url: str) -> AsyncIterator[MongoDbStore]:
-    store = MongoDbStore(url, "orders")
+async def _opened(url: str, **options: Any) -> AsyncIterator[MongoDbStore]:
+    store = MongoDbStore(url, "orders", **options)
     await store.open()
     try:
         yield store
@@ -97,14 +99,29 @@ async def test_a_write_that_no_majority_has_is_not_a_conflict_though_another_doc
         assert not isinstance(caught.value, StoreConflict)
 
 
-async def test_claims_that_no_majority_has_are_not_made(url: str) -> None:
+async def test_claims_that_no_majority_has_are_made_again_from_their_checkpoint(url: str) -> None:
+    claims = [("orders/1", "id-1")]
     async with _opened(url) as store:
+        books = Books(store, "orders")
         with (
             failing(store, "ensue_inbox", "insert_many", bulk_error(nInserted=1, writeConcernErrors=[STEPPED_DOWN])),
             pytest.raises(StoreUnavailable, match="not known"),
         ):
             async with store.transaction() as transaction:
-                await transaction.inbox_claim("s", [("orders/1", "id-1")])
+                assert await books.claim(transaction, claims) == set(claims)
+                await books.save_checkpoint(transaction, PARTITION, Checkpoint())
+        await store._opened().collection("ensue_inbox").delete_many({})  # as the server may have done
+        async with store.transaction() as transaction:
+            assert await books.claim(transaction, claims) == set()
+
+
+async def test_a_checkpoint_that_no_majority_has_is_not_moved_for_certain(url: str) -> None:
+    async with _opened(url) as store:
+        with (
+            failing(store, "ensue_checkpoint", "insert_one", WriteConcernError("no majority", 64, {})),
+            pytest.raises(StoreUnavailable, match="cannot do it now"),
+        ):
+            await _set_aside(store)
 
 
 async def test_documents_there_already_and_documents_changed_meanwhile_are_both_counted(
@@ -165,47 +182,49 @@ async def test_what_a_server_refuses_for_good_is_not_called_unavailable(url: str
 
 
 async def _set_aside(store: MongoDbStore) -> None:
+    books = Books(store, "orders")
     async with store.transaction() as transaction:
-        await transaction.dead_letters_add([letter()])
-        checkpoint = await store.checkpoint_load(PARTITION)
-        checkpoint.offset += 1
-        await transaction.save_checkpoint(PARTITION, checkpoint, [])
+        checkpoint = await books.checkpoint(PARTITION)
+        await books.add_letters(transaction, checkpoint, [letter()])
+        await books.save_checkpoint(transaction, PARTITION, checkpoint)
+
+
+async def _remove(store: MongoDbStore) -> DeadLetter:
+    """Put the only letter through."""
+    books = Books(store, "orders")
+    (found,) = await books.letters()
+    async with store.transaction() as transaction:
+        await books.remove_letter(transaction, found)
+        await books.save_checkpoint(transaction, PARTITION, await books.checkpoint(PARTITION))
+    return found
 
 
 async def test_a_letter_that_was_removed_does_not_come_back_when_somebody_settles_late(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def dies(point: str) -> None:
+        if point == "checkpoint":  # before it moves its own letter, which waits in the checkpoint
+            raise ConnectionAbortedError
+
+    async with _opened(url, reached=dies) as dying:
+        with pytest.raises(ConnectionAbortedError):
+            await _set_aside(dying)
     async with _opened(url) as store, _opened(url) as late:
-        insert, removed = mongodb_records.insert_missing, list[int]()
+        insert, removed = mongodb_own.insert_missing, list[DeadLetter]()
 
         async def held(server: Any, name: str, documents: Sequence[Any]) -> None:
             """What `late` read is inserted only after the letter was settled, retried and removed by `store`."""
-            if server is late._opened() and name == "ensue_dead_letters" and not removed:
-                (found,) = await store.dead_letters()
-                async with store.transaction() as transaction:
-                    await transaction.dead_letter_remove([found.id])
-                removed.append(found.id)
+            if server is late._opened() and name == "ensue_dead_letter" and not removed:
+                removed.append(await _remove(store))
             await insert(server, name, documents)
 
-        with monkeypatch.context() as patch:
-            # The writer dies before it settles its own letter: it waits in the checkpoint.
-            async def dies() -> None:
-                raise ConnectionAbortedError
-
-            patch.setattr(store.letters, "settle", _only_first(store.letters.settle, dies))
-            with pytest.raises(ConnectionAbortedError):
-                await _set_aside(store)
-        monkeypatch.setattr(mongodb_records, "insert_missing", held)
-        assert list(await late.dead_letters()) == []
-        assert removed
-        assert await late.dead_letter_get(removed[0]) is None
-        assert list(await late.dead_letters(PARTITION)) == []
-        assert await late.dead_letter_counts() == {}
-
-
-def _only_first(work: Any, then: Any) -> Any:
-    calls = iter([work])
-    return lambda: next(calls, then)()
+        monkeypatch.setattr(mongodb_own, "insert_missing", held)
+        books = Books(late, "orders")
+        assert await books.letters() == []
+        [letter] = removed
+        assert await books.letter(letter.id) is None
+        assert await books.letters(PARTITION) == []
+        assert await books.letter_totals() == await books.letter_counts() == {}
 
 
 async def test_the_mark_of_a_letter_that_was_removed_goes_when_it_is_old(
@@ -213,15 +232,13 @@ async def test_the_mark_of_a_letter_that_was_removed_goes_when_it_is_old(
 ) -> None:
     async with _opened(url) as store:
         await _set_aside(store)
-        (found,) = await store.dead_letters()
-        async with store.transaction() as transaction:
-            await transaction.dead_letter_remove([found.id])
+        await _remove(store)
         await _set_aside(store)
-        documents = store._opened().collection("ensue_dead_letters")
+        documents = store._opened().collection("ensue_dead_letter")
         assert await documents.count_documents({}) == 2
-        assert await store.inbox_prune(1e12, 10) == 0
+        await store.outbox_prune(1e12, 0, 10)
         assert await documents.count_documents({}) == 2, "it is not old"
-        monkeypatch.setattr(mongodb_records, "REMEMBERED_S", -1.0)
-        assert await store.inbox_prune(1e12, 10) == 0
+        monkeypatch.setattr(mongodb_own, "REMEMBERED_S", -1.0)
+        await store.outbox_prune(1e12, 0, 10)
         assert await documents.count_documents({}) == 1
-        assert len(await store.dead_letters()) == 1
+        assert len(await Books(store, "orders").letters()) == 1

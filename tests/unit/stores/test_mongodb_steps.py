@@ -16,14 +16,15 @@ from ensue import EngineConfig, Event, Message, Service, Step, TableRepository, 
 from ensue.brokers.memory import MemoryBroker
 from ensue.codec import encode_envelope
 from ensue.config import Settings
-from ensue.conformance.store_suite import check_chain, response, texts
+from ensue.conformance.store_suite import check_chain, letter, response, texts
+from ensue.engine.books import Books
 from ensue.engine.runtime import Runtime
 from ensue.errors import RetryableError, StoreUnavailable
-from ensue.message import Checkpoint, Envelope, OutboxRecord, Partition
+from ensue.message import Checkpoint, DeadLetterState, Envelope, OutboxRecord, Partition
 from ensue.ports import Store, Table
 from ensue.stores.mongodb import MongoDbStore
 from ensue.stores.mongodb import outbox as mongodb_outbox
-from ensue.stores.mongodb import records as mongodb_records
+from ensue.stores.mongodb import own as mongodb_own
 from ensue.stores.redis import RedisStore
 
 TABLE = Table("accounts", ("id", "balance"), "id")
@@ -160,9 +161,10 @@ async def test_a_message_takes_effect_once_though_the_step_died_before_its_check
             balance = rows[0][1] + 1 if rows else 1
             await (transaction.update_rows if rows else transaction.insert_rows)(TABLE, [("a", balance)])
             transaction.attach(TABLE, "a", message(position, key), [record(str(balance))])
-            stored = await store.checkpoint_load(partition)
+            books = Books(store, "orders")
+            stored = await books.checkpoint(partition)
             stored.offset, stored.watermarks["s/1"] = position, position
-            await transaction.save_checkpoint(partition, stored, ["s/1"])
+            await books.save_checkpoint(transaction, partition, stored)
         return True
 
     crashing, store = MongoDbStore(url, "orders", reached=crashing_at("entities")), MongoDbStore(url, "orders")
@@ -172,7 +174,7 @@ async def test_a_message_takes_effect_once_though_the_step_died_before_its_check
         assert await step(store, 1, "a")
         with pytest.raises(Crash):
             await step(crashing, 5, "a")
-        assert (await store.checkpoint_load(partition)).offset == 1
+        assert (await Books(store, "orders").checkpoint(partition)).offset == 1
         assert not await step(store, 5, "a"), "it took effect before the crash"
         assert await step(store, 4, "b"), "one of another key that was set aside and comes later"
         assert not await step(store, 4, "b")
@@ -188,7 +190,41 @@ async def test_a_message_takes_effect_once_though_the_step_died_before_its_check
         await store.close()
 
 
-@pytest.mark.parametrize("where", ["answer", "entities"])
+@pytest.mark.parametrize("where", ["checkpoint", "moved", "settled"])
+async def test_what_waits_in_a_checkpoint_is_found_whoever_died_while_it_was_moved(url: str, where: str) -> None:
+    """Letters and claims are written with the checkpoint: when that is there, so are they, each of them once."""
+    partition, claims = Partition("orders", "payments", 0), [("billing", "id-1"), ("billing", "id-2")]
+    crashing, store = MongoDbStore(url, "orders", reached=crashing_at(where)), MongoDbStore(url, "orders")
+    await crashing.open()
+    await store.open()
+    try:
+        books = Books(store, "orders")
+
+        async def step(through: MongoDbStore, key: str) -> None:
+            async with through.transaction() as transaction:
+                checkpoint = await books.checkpoint(partition)
+                checkpoint.offset += 1
+                await Books(through, "orders").claim(transaction, claims)
+                await Books(through, "orders").add_letters(transaction, checkpoint, [letter(key), letter(key)])
+                await Books(through, "orders").save_checkpoint(transaction, partition, checkpoint)
+
+        with pytest.raises(Crash):
+            await step(crashing, "a")
+        assert (await books.checkpoint(partition)).offset == 1
+        assert [(each.number, each.key) for each in await books.letters()] == [(1, "a"), (2, "a")]
+        with pytest.raises(Crash):
+            await step(crashing, "b")
+        await step(store, "c")  # nobody has looked between
+        assert [(each.number, each.key) for each in await books.letters()] == list(enumerate("aabbcc", 1))
+        assert await books.letter_totals() == {DeadLetterState.DEAD: 6}
+        async with store.transaction() as transaction:
+            assert await books.claim(transaction, claims) == set()
+    finally:
+        await crashing.close()
+        await store.close()
+
+
+@pytest.mark.parametrize("where", ["answer", "entities", "answered"])
 async def test_an_answer_is_given_again_if_and_only_if_its_step_took_effect(
     url: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,22 +236,23 @@ async def test_an_answer_is_given_again_if_and_only_if_its_step_took_effect(
             async with crashing.transaction() as transaction:
                 await transaction.insert_rows(TABLE, [("a", 1)])
                 await transaction.outbox_add([record("x")])
-                await transaction.response_save(response())
+                await Books(crashing, "orders").keep_answer(transaction, response())
         there = bool(await store.rows().get(TABLE, ["a"]))
-        assert there is (where == "entities")
+        assert there is (where != "answer")
+        books = Books(store, "orders")
         async with store.transaction() as transaction:
             if there:
-                assert await transaction.response_load("key-1") == response()
+                assert await books.answer(transaction, "key-1") == response()
                 return
-            with pytest.raises(RetryableError, match="is being answered"):
-                await transaction.response_load("key-1")
-        monkeypatch.setattr(mongodb_records, "IN_DOUBT_S", 0.0)
+            with pytest.raises(RetryableError, match="a step is writing it"):
+                await books.answer(transaction, "key-1")
+        monkeypatch.setattr(mongodb_own, "IN_DOUBT_S", 0.0)
         async with store.transaction() as transaction:
-            assert await transaction.response_load("key-1") is None
+            assert await books.answer(transaction, "key-1") is None
             await transaction.insert_rows(TABLE, [("a", 1)])
-            await transaction.response_save(response())
+            await books.keep_answer(transaction, response())
         async with store.transaction() as transaction:
-            assert await transaction.response_load("key-1") == response()
+            assert await books.answer(transaction, "key-1") == response()
     finally:
         await crashing.close()
         await store.close()

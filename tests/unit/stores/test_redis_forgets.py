@@ -11,7 +11,8 @@ import pytest
 from servers import RedisServer
 from tests.unit.stores.views import LIMIT_S, running
 
-from ensue.errors import CheckpointConflict, RetryableError, StoreUnavailable, UsageError
+from ensue.engine.books import Books
+from ensue.errors import CheckpointConflict, RetryableError, RowConflict, StoreUnavailable, UsageError
 from ensue.message import Checkpoint, Partition
 from ensue.ports import Lookup, Table
 from ensue.stores.redis import RedisStore
@@ -64,8 +65,8 @@ async def test_a_durable_server_keeps_what_it_acknowledged(tmp_path: Path, start
         assert all(found[name].revision >= revision > 0 for name, revision in revisions.items())
 
 
-async def test_a_checkpoint_of_the_same_revision_but_another_life_is_refused(start: Start) -> None:
-    """One worker remembers revision 2; the server went back to 1, and another worker has made its own revision 2."""
+async def test_what_a_worker_remembers_of_a_life_that_the_server_forgot_is_refused(start: Start) -> None:
+    """One worker goes on from a checkpoint that the server forgot; another has gone on from the one before it."""
     server = start(RedisServer, durable=True)
     partition = Partition("view", "savings", 0)
     zombie, other = RedisStore(server.url(), "view"), RedisStore(server.url(), "view")
@@ -73,22 +74,24 @@ async def test_a_checkpoint_of_the_same_revision_but_another_life_is_refused(sta
     await other.open()
     try:
 
-        async def save(store: RedisStore, checkpoint: Checkpoint) -> None:
+        async def save(store: RedisStore, offset: int, revision: int = 0) -> int:
             async with store.transaction() as transaction:
-                await transaction.save_checkpoint(partition, checkpoint, ["a/1"])
+                checkpoint = Checkpoint(offset=offset, revision=revision, watermarks={"a/1": offset})
+                return await Books(store, "view").save_checkpoint(transaction, partition, checkpoint)
 
-        await save(zombie, Checkpoint(offset=5, watermarks={"a/1": 5}))
+        first = await save(zombie, 5)
         server.stop()
         server.save_data("older")
         server.start()
-        await save(zombie, Checkpoint(offset=9, revision=1, watermarks={"a/1": 9}))
+        forgotten = await save(zombie, 9, first)
         server.kill()
         server.restore_data("older")
         server.start()
-        await save(other, Checkpoint(offset=7, revision=1, watermarks={"a/1": 7}))
-        with pytest.raises(CheckpointConflict):
-            await save(zombie, Checkpoint(offset=12, revision=2, watermarks={"a/1": 12}))
-        assert (await other.checkpoint_load(partition)).watermarks == {"a/1": 7}
+        second = await save(other, 7, first)
+        assert second != forgotten, "two lives must not come to one revision"
+        with pytest.raises((CheckpointConflict, RowConflict)):
+            await save(zombie, 12, forgotten)
+        assert (await Books(other, "view").checkpoint(partition)).watermarks == {"a/1": 7}
     finally:
         await zombie.close()
         await other.close()
@@ -107,7 +110,7 @@ async def test_a_server_that_is_down_is_unavailable_and_then_is_not(start: Start
         async with asyncio.timeout(LIMIT_S):
             while True:
                 try:
-                    assert await store.checkpoints() == {}
+                    assert await Books(store, "view").checkpoints() == {}
                     break
                 except RetryableError:
                     await asyncio.sleep(0.01)
