@@ -55,7 +55,9 @@ async def test_every_value_comes_out_as_it_went_in(store: Any) -> None:
     await store.open()
     try:
         await store.create_tables(metadata)
-        rows = [(f"{number}{each}", each, raw) for number, (each, raw) in enumerate(zip(VALUES, RAW, strict=False))]
+        rows: list[tuple[str, str | None, bytes]] = [
+            (f"{number}{each}", each, raw) for number, (each, raw) in enumerate(zip(VALUES, RAW, strict=False))
+        ]
         rows.append(("raw", None, RAW[-1]))
         records = [OutboxRecord("orders", 0, each, raw, raw) for each in VALUES for raw in RAW]
         place = Partition("s", "orders", 0)
