@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
-export PYTHONPATH := $(CURDIR)/src:$(CURDIR)/examples
+export PYTHONPATH := $(CURDIR):$(CURDIR)/src:$(CURDIR)/examples
 export ENSUE_TEST_SERVERS_DIR ?= $(CURDIR)/.servers
 
 .PHONY: help servers venv demo test check format bench bench-peers docs floor lock clean
@@ -65,7 +65,7 @@ COMPILE = $(COMPILE_ONLY) --group $(1) pyproject.toml -o requirements/$(1).txt
 # Sessions, rows and cancellations: what SQLAlchemy and the drivers are asked for.
 FLOOR = tests/unit/stores/test_postgres.py tests/unit/stores/test_mariadb.py tests/unit/stores/test_sqlite.py \
 	tests/unit/stores/test_cancelled_statements.py \
-	-k "(session or row or cancelled) and not PgBouncer and not BinaryLog and not moment"
+	-k "(session or row or cancelled) and not PgBouncer and not moment"
 
 clean:  ## remove what was built, and the embedded data in .ensue and .demo
 	rm -rf $(VENV) .venv-peers .venv-floor .ensue .demo site build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka import Message as KafkaRecord
+from servers import KafkaServer
 
 from benchmarks.brokers import SOURCE, Batch
 from ensue.brokers.kafka.wire import Record, encode
-from ensue.testing.servers import KafkaServer
 
 server = KafkaServer
 

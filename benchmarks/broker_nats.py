@@ -10,10 +10,10 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
+from servers import NatsServer
 
 from ensue.codec import NATS, decode_envelope, to_attributes
 from ensue.message import Message
-from ensue.testing.servers import NatsServer
 
 server = NatsServer
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
+from servers import PostgresServer
 
 from benchmarks.brokers import BATCH, SOURCE, Batch
-from ensue.testing.servers import PostgresServer
 
 
 class server(PostgresServer):  # the name that benchmarks.brokers asks for

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import aio_pika
+from servers import RabbitMqServer as server
 
 from benchmarks.brokers import BATCH, SOURCE, Batch
 from ensue.codec import decode_envelope
-from ensue.testing.servers import RabbitMqServer as server
 
 __all__ = ["Raw", "server"]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
+from servers import RedisServer as server
 
 from benchmarks.brokers import BATCH, SOURCE, Batch
 from ensue.brokers.redis.wire import fields_of
-from ensue.testing.servers import RedisServer as server
 
 __all__ = ["Raw", "server"]
 

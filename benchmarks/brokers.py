@@ -5,7 +5,7 @@ what the library takes, and what the broker takes, without encoding, chain or me
 over four partitions and wait until each is acknowledged; both read the same topic from its start. On the real server,
 on the same machine, so the server's work is in every figure.
 
-A broker is added by one line in SIDES: a module with `server` (a class of ensue.testing.servers) and `Raw`.
+A broker is added by one line in SIDES: a module with `server` (a class of servers) and `Raw`.
 """
 
 from __future__ import annotations
@@ -109,12 +109,12 @@ async def read_all(broker: Broker, topic: str, partitions: int) -> int:
     """Read every partition to its end, all at once, as consumers do; return how many records there were."""
 
     async def read(number: int) -> int:
-        found = after = 0
+        found = 0
         last = (await broker.bounds(topic, number)).last
-        while after < last:
-            batch = await broker.read(topic, number, after, BATCH, 5.0)
-            found += len(batch)
-            after = batch[-1].offset
+        reader = broker.reader(topic, number, 0)
+        while reader.after < last:
+            found += len(await reader.read(BATCH, 5.0))
+        await reader.close()
         return found
 
     return sum(await asyncio.gather(*(read(number) for number in range(partitions))))

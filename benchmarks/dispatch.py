@@ -59,7 +59,7 @@ def run(quick: bool) -> Report:
 def notes_orders() -> Service:
     service = Service("bench", publishes=[OrderNoted])
 
-    @service.on(OrderPlaced)
+    @service.on
     async def note(event: OrderPlaced, step: Step) -> None:
         step.publish(typed_events.noted(event))
 
@@ -69,7 +69,7 @@ def notes_orders() -> Service:
 def ignores_orders() -> Service:
     service = Service("bench", publishes=[])
 
-    @service.on(OrderPlaced)
+    @service.on
     async def ignore(event: OrderPlaced, step: Step) -> None: ...
 
     return service
@@ -78,7 +78,7 @@ def ignores_orders() -> Service:
 def changes_balances() -> Service:
     service = Service("bench", publishes=[BalanceChanged])
 
-    @service.on(TransferMade)
+    @service.on
     async def change(event: TransferMade, step: Step) -> None:
         step.publish(workload.amount_told(event))
 

@@ -22,7 +22,7 @@ BATCHES = (100, 500)
 def make_service() -> Service:
     service = Service("bench", publishes=[BalanceChanged], tables=metadata)
 
-    @service.on(TransferMade, entity=MappedAccount, id="account_id")
+    @service.on(id="account_id")
     def add(account: MappedAccount, event: TransferMade, step: Step) -> None:
         account.add(event.amount)
         step.publish(balance_changed(account, event))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
+from servers import PostgresServer
+
 from benchmarks import workload
 from benchmarks.workload import IN
 from ensue.codec import encode_envelope
 from ensue.event import event_type
 from ensue.message import Envelope
-from ensue.testing.servers import PostgresServer
 
 _TIME = "2011-12-09T12:50:00.000000Z"
 

@@ -19,6 +19,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from servers import PostgresServer
+
 from benchmarks import workload
 from benchmarks.figures import Figure, Report, at_least, at_most
 from benchmarks.growth_fill import fill
@@ -30,7 +32,6 @@ from ensue.adapters import make_broker, make_store
 from ensue.config import EngineConfig, Settings
 from ensue.engine.retention import prune_forever, prune_once
 from ensue.engine.runtime import Runtime
-from ensue.testing.servers import PostgresServer
 
 PARTITIONS = 12
 AT_ONCE = 8

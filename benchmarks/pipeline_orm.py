@@ -17,7 +17,7 @@ from ensue import Service, Step
 def make_service() -> Service:
     service = Service("bench", publishes=[BalanceChanged], tables=metadata)
 
-    @service.on(TransferMade, entity=MappedAccount, id="account_id")
+    @service.on(id="account_id")
     def add(account: MappedAccount, event: TransferMade, step: Step) -> None:
         account.add(event.amount)
         step.publish(balance_changed(account, event))

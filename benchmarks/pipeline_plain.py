@@ -19,7 +19,7 @@ BATCH = 100
 def make_service() -> Service:
     service = Service("bench", publishes=[BalanceChanged], tables=metadata)
 
-    @service.on(TransferMade)
+    @service.on
     async def add(event: TransferMade, step: Step) -> None:
         await step.session.execute(ADD, {"account": event.account_id, "amount": event.amount})
         step.publish(amount_told(event))

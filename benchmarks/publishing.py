@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
+from servers import MariaDbServer, PostgresServer, TcpProxy
+
 from benchmarks import workload
 from benchmarks.figures import Figure, Report, at_least, at_most
 from benchmarks.publishing_hand import (
@@ -33,7 +35,6 @@ from ensue.adapters import make_broker, make_store
 from ensue.config import Settings
 from ensue.engine.runtime import Runtime
 from ensue.ports import Table
-from ensue.testing.servers import MariaDbServer, PostgresServer, TcpProxy
 
 SIZES = (1, 10, 100)
 AT_ONCE = 8

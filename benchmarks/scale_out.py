@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+from servers import NatsServer, PostgresServer
+
 from benchmarks import workload
 from benchmarks.ensue_side import append_events, make_service
 from benchmarks.figures import Figure, Report, at_least, at_most
@@ -25,7 +27,6 @@ from benchmarks.workload import IN
 from ensue.adapters import make_broker, make_store
 from ensue.config import Settings
 from ensue.engine.runtime import Runtime
-from ensue.testing.servers import NatsServer, PostgresServer
 
 PROCESSES = (1, 2, 4)
 #: Events, rounds, kills.

@@ -22,6 +22,7 @@ from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
+from servers import PostgresServer
 
 from benchmarks import machine, report
 from benchmarks.figures import Figure, Report
@@ -29,7 +30,6 @@ from ensue.adapters import make_broker, make_store
 from ensue.codec import encode_envelope
 from ensue.message import Envelope, OutboxRecord
 from ensue.ports import Broker, Store
-from ensue.testing.servers import PostgresServer
 
 PARTITIONS = 8
 DATA_BYTES = 300

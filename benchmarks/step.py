@@ -24,7 +24,7 @@ from benchmarks.bare_plain import ADD, begin_by_hand
 from benchmarks.bare_tables import outbox_table
 from benchmarks.figures import Report
 from benchmarks.rounds import Sample, Stopwatch, alternate
-from benchmarks.workload import Account, BalanceChanged, TransferMade, amount_told, balance_changed
+from benchmarks.workload import Account, BalanceChanged, TransferMade, accounts, amount_told, balance_changed
 from ensue import Step, TableRepository
 
 _ACCOUNT = "SELECT id, owner, balance, changes FROM accounts WHERE id = ?"
@@ -124,7 +124,7 @@ async def _by_repository(event: TransferMade, step: Step) -> None:
     step.publish(balance_changed(account, event))
 
 
-_repository = TableRepository(Account, table="accounts")
+_repository = TableRepository(Account, accounts)
 
 
 async def _publish_only(event: TransferMade, step: Step) -> None:

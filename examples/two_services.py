@@ -41,14 +41,14 @@ orders = Service("orders", tables=Orders.metadata)
 customers = Service("customers", tables=Customers.metadata)
 
 
-@customers.on(OrderCreated, entity=Customer)
+@customers.on
 def reserve_credit(customer: Customer, event: OrderCreated, step: Step) -> None:
     if event.total <= customer.credit:
         customer.credit -= event.total
         step.publish(CreditReserved(order_id=event.order_id, customer_id=customer.id))
 
 
-@orders.on(CreditReserved, entity=Order)
+@orders.on
 def open_order(order: Order, event: CreditReserved) -> None:
     order.status = "OPEN"
 
@@ -64,7 +64,7 @@ async def main() -> None:
         status = "NEW"
         while status == "NEW":
             await asyncio.sleep(0.01)
-            async with orders.reading() as session:
+            async with orders.query() as session:
                 status = (await session.get_one(Order, order_id)).status
         print(f"order {order_id} is {status}")
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
-
-from ensue.testing.servers import (
+from servers import (
     KafkaServer,
     MariaDbServer,
     MongoDbServer,

@@ -9,7 +9,7 @@ from benchmarks import ensue_side
 from benchmarks.engines.accounts import metadata
 from benchmarks.engines.pairs import Servers
 from benchmarks.rounds import Sample, Stopwatch
-from benchmarks.workload import IN, OUT, Account, BalanceChanged, TransferMade, account_rows, balance_changed
+from benchmarks.workload import IN, OUT, Account, BalanceChanged, TransferMade, account_rows, accounts, balance_changed
 from ensue import Service, Step, TableRepository
 from ensue.adapters import make_broker, make_store
 from ensue.config import EngineConfig, Settings
@@ -24,11 +24,11 @@ def make_service() -> Service:
     service = Service(
         "bench",
         publishes=[BalanceChanged],
-        repositories=[TableRepository(Account, table="accounts")],
+        repositories=[TableRepository(Account, accounts)],
         tables=metadata,
     )
 
-    @service.on(TransferMade, entity=Account)
+    @service.on
     def add(account: Account, event: TransferMade, step: Step) -> None:
         account.add(event.amount)
         step.publish(balance_changed(account, event))
@@ -116,7 +116,7 @@ class EnsueSide:
         return sample
 
     async def _make_accounts(self, runtime: Runtime) -> None:
-        table = TableRepository(Account, table="accounts").table
+        table = TableRepository(Account, accounts).table
         async with runtime.store.transaction() as transaction:
             await transaction.insert_rows(table, account_rows())
 

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from servers import KafkaServer, MariaDbServer, NatsServer, PostgresServer, RedisServer
+
 from benchmarks.engines.bare_kafka import BareKafka
 from benchmarks.engines.bare_loop import Apply, Database, Log
 from benchmarks.engines.bare_mariadb import BareMariaDb
@@ -14,7 +16,6 @@ from benchmarks.engines.bare_nats import BareNats
 from benchmarks.engines.bare_postgres import BarePostgres
 from benchmarks.engines.bare_redis import BareRedis
 from benchmarks.engines.bare_table import BareTable
-from ensue.testing.servers import KafkaServer, MariaDbServer, NatsServer, PostgresServer, RedisServer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
+from servers import NatsServer, PostgresServer
+
 from benchmarks.figures import Figure, Goal, Report, at_least, at_most
 from benchmarks.peers.measures import Round, Sizes, measure
 from benchmarks.peers.sides import OURS, Description, describe
-from ensue.testing.servers import NatsServer, PostgresServer
 
 QUICK, FULL = Sizes(drain=0.01, fast_s=0.2, paced=10), Sizes(drain=1.0, fast_s=3.0, paced=500)
 #: Set-based SQL for a whole batch is what its user wrote by hand, not what the library does.

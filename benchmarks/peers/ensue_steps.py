@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from sqlalchemy import BigInteger, Column, MetaData, Table, Text
+
 import ensue.brokers.nats
 import ensue.stores.postgres.alchemy
 import ensue.stores.postgres.asyncpg_link
@@ -51,7 +53,17 @@ class Customer:
         self.changes += 1
 
 
-ORDERS = TableRepository(PlacedOrder, table="orders")
+_tables = MetaData()
+ORDERS = TableRepository(
+    PlacedOrder,
+    Table("orders", _tables, Column("id", BigInteger, primary_key=True), Column("customer_id", Text),
+          Column("amount", BigInteger), Column("payload", Text)),
+)  # fmt: skip
+CUSTOMERS = TableRepository(
+    Customer,
+    Table("customers", _tables, Column("id", Text, primary_key=True), Column("total", BigInteger),
+          Column("changes", BigInteger)),
+)  # fmt: skip
 
 
 def orders_service(ground: Ground) -> Service:
@@ -63,12 +75,12 @@ def orders_service(ground: Ground) -> Service:
 def customers_service(ground: Ground) -> Service:
     customers = Service(
         "customers",
-        repositories=[TableRepository(Customer, table="customers")],
+        repositories=[CUSTOMERS],
         database=ground.consumer,
         broker=ground.nats,
     )
 
-    @customers.on(OrderPlaced, entity=Customer)
+    @customers.on
     def placed(customer: Customer, event: OrderPlaced, step: Step) -> None:
         customer.add(event.amount)
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
+from servers import NatsServer, PostgresServer
+
 from benchmarks.latency import percentile
 from benchmarks.peers.ground import customer_id
 from benchmarks.peers.stage import Child, Stage, stage
-from ensue.testing.servers import NatsServer, PostgresServer
 
 RATE = 50.0
 _WARM_UP = 50

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import asyncpg
+from servers import NatsServer, PostgresServer
 
 from benchmarks.child import environment
 from benchmarks.peers.ground import Ground, amount_of, make_tables
 from benchmarks.peers.processor import processor_s
 from benchmarks.peers.sides import python_of
-from ensue.testing.servers import NatsServer, PostgresServer
 
 _ENOUGH_S = 120.0
 

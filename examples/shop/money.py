@@ -13,8 +13,6 @@ from pydantic import BeforeValidator, WithJsonSchema
 from sqlalchemy import BigInteger, Dialect
 from sqlalchemy.types import TypeDecorator
 
-from ensue import Column
-
 PENNY = Decimal("0.01")
 POUNDS_MAX = 10_000_000
 _POUNDS = r"10000000(\.0{1,2})?|[1-9][0-9]{0,6}(\.[0-9]{1,2})?"
@@ -53,10 +51,6 @@ class Pence(TypeDecorator[Decimal]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> Decimal | None:
         return None if value is None else from_pence(value)
-
-
-#: The same for a `TableRepository`.
-PENCE = Column(to_pence, from_pence)
 
 
 def _reader(pattern: str, bounds: str) -> BeforeValidator:

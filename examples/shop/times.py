@@ -9,8 +9,6 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 from sqlalchemy import Dialect, String
 from sqlalchemy.types import TypeDecorator
 
-from ensue import Column
-
 
 def to_text(moment: datetime) -> str:
     """
@@ -31,10 +29,6 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
         return None if value is None else datetime.fromisoformat(value)
-
-
-#: The same for a `TableRepository`.
-UTC_TEXT = Column(to_text, datetime.fromisoformat)
 
 
 def _text_only(value: Any) -> Any:

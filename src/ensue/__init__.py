@@ -13,23 +13,22 @@ from ensue.errors import (
     RetryableError,
     UsageError,
 )
-from ensue.event import Event, event
+from ensue.event import Event, as_event
 from ensue.message import Message
-from ensue.origin import Origin, origin
-from ensue.ports import Index
-from ensue.repository import Column, Repository, TableRepository
+from ensue.origin import Origin, coming_from
+from ensue.ports import Lookup
+from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
 from ensue.step import Step
 
 __all__ = [
     "BadMessage",
-    "Column",
     "EngineConfig",
     "EnsueError",
     "EntityMissing",
     "Event",
-    "Index",
+    "Lookup",
     "Message",
     "Origin",
     "Repository",
@@ -41,6 +40,6 @@ __all__ = [
     "Step",
     "TableRepository",
     "UsageError",
-    "event",
-    "origin",
+    "as_event",
+    "coming_from",
 ]

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from ensue.errors import BadMessage
-from ensue.message import Envelope, Message
+from ensue.message import Envelope, Garbage, Message
 
 _encoder = msgspec.json.Encoder()
 _envelope_decoder = msgspec.json.Decoder(Envelope)
@@ -27,6 +27,29 @@ _text_decoder = msgspec.json.Decoder(str)
 _scalar_decoder = msgspec.json.Decoder(str | int | bool | None)
 
 encode_envelope = _encoder.encode
+
+#: What a record may carry, whoever wrote it: the same bounds for what is published and for what is read. They are what
+#: every store's columns hold. A record outside them is no message: it is set aside as Garbage, with the reason.
+POSITION_MAX = 2**63 - 1
+SOURCE_CHARS_MAX = 255
+ID_CHARS_MAX = 255  # id and causation id
+TYPE_CHARS_MAX = 255
+KEY_BYTES_MAX = 1_024  # in UTF-8
+#: Each other attribute in UTF-8: time, content type, correlation id, traceparent, each extension's name and value.
+ATTRIBUTE_BYTES_MAX = 1_024
+EXTENSIONS_MAX = 64
+#: What is published keeps to these as well: every broker takes such a record as it is configured by default. NATS wants
+#: all headers below 64 KiB, in which each byte may become three (%XX); RabbitMQ wants header names below 256 bytes, and
+#: all headers in one frame of 128 KiB; Kafka (1 MiB) counts the key twice, NATS (1 MiB) counts headers with the data.
+ENVELOPE_BYTES_MAX = 16_384
+EXTENSION_NAME_CHARS_MAX = 64
+#: Envelope, key and data together, unless a setting says otherwise.
+RECORD_BYTES_MAX = 900_000
+#: In the names of Kafka's topics, NATS's streams (each dot takes three), RabbitMQ's queues, and in MariaDB's columns.
+TOPIC_CHARS_MAX = 100
+#: What is kept of the data of a record that is no message, and of the reason why.
+GARBAGE_BYTES_MAX = 65_536
+GARBAGE_REASON_CHARS_MAX = 1_000
 
 #: Attributes that have a place of their own, so that no extension may take their names.
 RESERVED = frozenset(
@@ -42,8 +65,85 @@ def decode_envelope(data: bytes) -> Envelope:
     """Decode what `encode_envelope` made. Raises BadMessage when it is anything else."""
     try:
         return _envelope_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessage(f"the headers are no envelope: {error}. Expected CloudEvents attributes as JSON") from error
+
+
+def within_bounds(message: Message) -> Message:
+    """Return the message itself. Raises BadMessage that names the attribute which is out of bounds."""
+    envelope = message.envelope
+    if not 0 <= message.previous <= message.position <= POSITION_MAX:
+        raise BadMessage(
+            f"position {_shown(message.position)} after {_shown(message.previous)}, expected "
+            f"0 <= previous <= position <= {POSITION_MAX}",
+            attribute="ensueposition",
+        )
+    texts = (
+        message.key, message.source, envelope.id, envelope.type, envelope.time, envelope.correlation_id,
+        envelope.causation_id, envelope.traceparent, envelope.content_type,
+    )  # fmt: skip
+    together = "".join(texts)
+    if (
+        len(together) <= ATTRIBUTE_BYTES_MAX and together.isascii() and "\0" not in together
+        and len(message.source) <= SOURCE_CHARS_MAX and len(envelope.id) <= ID_CHARS_MAX
+        and len(envelope.type) <= TYPE_CHARS_MAX and len(envelope.causation_id) <= ID_CHARS_MAX
+        and envelope.extensions is None
+    ):  # fmt: skip
+        return message  # the usual case, in one look
+    for (name, chars_max, bytes_max), text in zip(_BOUNDS, texts, strict=True):
+        _check_text(name, text, chars_max, bytes_max)
+    extensions = envelope.extensions or {}
+    if len(extensions) > EXTENSIONS_MAX:
+        raise BadMessage(f"{len(extensions)} extensions, expected at most {EXTENSIONS_MAX}", attribute="extensions")
+    for name, text in extensions.items():
+        _check_text("an extension's name", name, ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX)
+        _check_text(name, text, ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX)
+    return message
+
+
+#: For each of the texts above: the attribute, characters, bytes.
+_BOUNDS = (
+    ("partitionkey", KEY_BYTES_MAX, KEY_BYTES_MAX),
+    ("source", SOURCE_CHARS_MAX, 4 * SOURCE_CHARS_MAX),
+    ("id", ID_CHARS_MAX, 4 * ID_CHARS_MAX),
+    ("type", TYPE_CHARS_MAX, 4 * TYPE_CHARS_MAX),
+    ("time", ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX),
+    ("correlationid", ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX),
+    ("causationid", ID_CHARS_MAX, 4 * ID_CHARS_MAX),
+    ("traceparent", ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX),
+    ("datacontenttype", ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX),
+)
+
+
+def _check_text(name: str, text: str, chars_max: int, bytes_max: int) -> None:
+    if len(text) > chars_max:
+        raise BadMessage(f"attribute {name} has {len(text)} characters, expected at most {chars_max}", attribute=name)
+    if "\0" in text:
+        raise BadMessage(f"attribute {name} holds a zero character, which not every database stores", attribute=name)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise BadMessage(f"attribute {name} is no text that UTF-8 can carry: {error.reason}", attribute=name) from error
+    if size > bytes_max:
+        raise BadMessage(f"attribute {name} has {size} bytes, expected at most {bytes_max}", attribute=name)
+
+
+def _shown(number: int) -> str:
+    return str(number) if abs(number) <= 2**64 else "of more than 64 bits"
+
+
+def garbage(topic: str, partition: int, offset: int, key: str, reason: object, data: bytes) -> Garbage:
+    """Return a record that is no message so that every store can keep it: its texts cleaned and cut, its data cut."""
+    told = str(reason)
+    if len(data) > GARBAGE_BYTES_MAX:
+        told = f"{told[:GARBAGE_REASON_CHARS_MAX]} (of {len(data)} bytes of data {GARBAGE_BYTES_MAX} are kept)"
+        data = data[:GARBAGE_BYTES_MAX]
+    readable = _storable(key, KEY_BYTES_MAX).encode()[:KEY_BYTES_MAX].decode(errors="ignore")
+    return Garbage(topic, partition, offset, readable, _storable(told, GARBAGE_REASON_CHARS_MAX + 100), data)
+
+
+def _storable(text: str, chars_max: int) -> str:
+    return text[:chars_max].replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,10 +191,10 @@ def from_attributes(
         if not attributes.get(required):
             raise BadMessage(f"no CloudEvent: header {prefix}{required} is missing or empty", attribute=required)
     if not attributes["specversion"].startswith("1."):
-        raise BadMessage(f"CloudEvents version {attributes['specversion']}, expected 1.0", attribute="specversion")
+        raise BadMessage(f"CloudEvents version {attributes['specversion'][:40]}, expected 1.0", attribute="specversion")
     content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
     extensions = {name: value for name, value in attributes.items() if name not in RESERVED}
-    return Message(
+    message = Message(
         topic=topic,
         partition=partition,
         offset=offset,
@@ -114,6 +214,7 @@ def from_attributes(
         ),
         data=data,
     )
+    return within_bounds(message)
 
 
 def from_structured(
@@ -140,7 +241,7 @@ def from_structured(
         else:  # any other type of data is carried as a string
             data = _text_decoder.decode(raw).encode()
         found = {name: _scalar_decoder.decode(value) for name, value in event.items()}
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadMessage(f"no CloudEvent in structured mode: {error}") from error
     attributes = {name: _canonical(value) for name, value in found.items() if value is not None}
     headers = {KAFKA.prefix + name: value for name, value in attributes.items()}

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ensue.codec import RECORD_BYTES_MAX
 from ensue.errors import UsageError
 from ensue.retry import Retry
 
@@ -25,6 +26,8 @@ class EngineConfig:
     """How the loops run. Times in seconds (`_s`); every bound is checked when the value is made.
 
     batch_records_max: records of one partition in one transaction, and of one relay append.
+    record_bytes_max: the largest event that may be published, with key and envelope. Every broker takes the default as
+    it is configured by default; raise the broker's limit first.
     poll_interval_s: how long a loop waits without being woken (a lost wake-up costs no more than this).
     tick_first_s, tick_max_s: a quiet source tells its last position after tick_first_s, then ever less often.
     resend_interval_s: how often a subscriber with a gap asks again.
@@ -36,6 +39,7 @@ class EngineConfig:
     """
 
     batch_records_max: int = 500
+    record_bytes_max: int = RECORD_BYTES_MAX
     poll_interval_s: float = 1.0
     tick_first_s: float = 1.0
     tick_max_s: float = 60.0
@@ -51,6 +55,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.batch_records_max <= 10_000:
             raise UsageError(f"batch_records_max is {self.batch_records_max}, expected 1 to 10,000")
+        if not 1 <= self.record_bytes_max <= 64_000_000:
+            raise UsageError(f"record_bytes_max is {self.record_bytes_max}, expected 1 to 64,000,000 bytes")
         for name in (
             "poll_interval_s", "tick_first_s", "tick_max_s", "resend_interval_s",
             "lease_ttl_s", "relay_save_interval_s", "stop_limit_s", "retention_s", "retention_interval_s",
@@ -69,14 +75,12 @@ class Settings:
 
     partitions: of every topic this service publishes or reads; it must be the same in all services, and cannot be
     changed later without losing the order of keys, so the default leaves room to grow.
-    fault: a named point at which the process kills itself (tests only), as `name` or `name:n` for the n-th pass.
     """
 
     database: str
     broker: str
     partitions: int = 8
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
-    fault: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= 4096:
@@ -102,12 +106,11 @@ def load_settings(
         broker=broker or env.get("ENSUE_BROKER") or f"sqlite:///{home}/broker.db",
         partitions=partitions or _whole(env, "ENSUE_PARTITIONS", 8),
         engine=engine or _engine(env),
-        fault=env.get("ENSUE_FAULT", ""),
     )
 
 
 _KNOWN = frozenset(
-    {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_PARTITIONS", "ENSUE_FAULT"}
+    {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_PARTITIONS"}
     | {f"ENSUE_{field.name.upper()}" for field in dataclasses.fields(EngineConfig) if field.name != "retry"}
 )
 #: A service's database (perhaps another service's), and what tests of adapters are told.

@@ -1,21 +1,24 @@
 """Events: what a service publishes, with topic, partition key, type name and version.
 
-`Event` is a frozen msgspec Struct; `@event(...)` makes events of pydantic models and dataclasses. Either way the class
-gets an `EventType`: how it is named on the wire, which of its fields is the key, how it is encoded and decoded.
+`Event` is a frozen msgspec Struct; `@as_event(...)` makes events of pydantic models and dataclasses. Either way the
+class gets an `EventType`: how it is named on the wire, which of its fields is the key, how it is encoded and decoded.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast, dataclass_transform
 
 import msgspec
 
+from ensue.codec import TOPIC_CHARS_MAX, TYPE_CHARS_MAX
 from ensue.errors import BadMessage, UsageError
 
 E = TypeVar("E")
 _SPEC = "__ensue_event_type__"
+_TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 #: Every declared event by its wire type, so that two classes cannot claim one name.
 _declared: dict[str, type] = {}
@@ -58,7 +61,7 @@ class EventType(Generic[E]):
             data = self.encode(event)
             if not self.validated:
                 self.decode(data)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(
                 f"event {self.cls.__qualname__} cannot be published: {error}. Give its fields values of the types "
                 "that it declares, and declare types that JSON can carry",
@@ -70,7 +73,7 @@ class EventType(Generic[E]):
         """Decode JSON data. Unknown fields are ignored; raises BadMessage that names the field that is wrong."""
         try:
             return self.decode(data)
-        except ValueError as error:  # msgspec and pydantic both derive their errors from it
+        except (ValueError, RecursionError) as error:  # msgspec's and pydantic's errors; data nested too deeply
             raise BadMessage(
                 f"{self.type}: the data does not fit {self.cls.__qualname__}: {error}. "
                 "Expected what the class declares; correct the sender, or give the field a default",
@@ -116,8 +119,8 @@ class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
     """
 
 
-def event(*, topic: str, key: str, type_name: str | None = None, version: int = 1) -> Callable[[type[E]], type[E]]:
-    """Make an event of a pydantic 2 model or a dataclass: `@event(topic="orders", key="customer_id")`."""
+def as_event(*, topic: str, key: str, type_name: str | None = None, version: int = 1) -> Callable[[type[E]], type[E]]:
+    """Make an event of a pydantic 2 model or a dataclass: `@as_event(topic="orders", key="customer_id")`."""
 
     def declare(cls: type[E]) -> type[E]:
         encode: Callable[[Any], bytes]
@@ -137,7 +140,7 @@ def event(*, topic: str, key: str, type_name: str | None = None, version: int = 
             validated = True
         else:
             raise UsageError(
-                f"@event on {cls.__qualname__}: expected a pydantic 2 model or a dataclass; "
+                f"@as_event on {cls.__qualname__}: expected a pydantic 2 model or a dataclass; "
                 "for a plain class write `class X(ensue.Event, topic=..., key=...)`"
             )
         _attach(cls, topic, key, type_name, version, fields, encode, decode, validated)
@@ -159,9 +162,14 @@ def event_type(cls: type[E]) -> EventType[E]:
             )
         raise UsageError(
             f"{cls.__qualname__} is no event: write `class {cls.__name__}(ensue.Event, topic=..., key=...)`, "
-            "or put @ensue.event(topic=..., key=...) on a pydantic model or dataclass"
+            "or put @ensue.as_event(topic=..., key=...) on a pydantic model or dataclass"
         )
     return cast(EventType[E], spec)
+
+
+def is_event_class(cls: object) -> bool:
+    """Whether it is meant as an event; `event_type` says whether it is one."""
+    return isinstance(cls, type) and (isinstance(cls, EventMeta) or hasattr(cls, _SPEC))
 
 
 def _late_decoder(cls: type) -> Callable[[bytes], Any]:
@@ -192,6 +200,11 @@ def _attach(
         raise UsageError(f'event {cls.__qualname__} has no topic: write topic="..." in its declaration')
     if topic.startswith("ensue."):
         raise UsageError(f"event {cls.__qualname__}: topics that begin with 'ensue.' are Ensue's own; choose another")
+    if len(topic) > TOPIC_CHARS_MAX or not _TOPIC.fullmatch(topic):
+        raise UsageError(
+            f"event {cls.__qualname__}: topic {topic[:60]!a} of {len(topic)} characters cannot be had on every broker; "
+            f"expected ASCII letters, digits, '.', '_' and '-', a letter or digit first, at most {TOPIC_CHARS_MAX}"
+        )
     if not key:
         raise UsageError(
             f'event {cls.__qualname__} has no key: write key="<field>"; events of one key stay in order. '
@@ -202,6 +215,11 @@ def _attach(
             f"event {cls.__qualname__}: key {key!r} is not one of its fields ({', '.join(sorted(fields)) or 'none'})"
         )
     wire = f"{topic}.{name}.v{version}"
+    if len(wire) > TYPE_CHARS_MAX or not wire.isprintable():
+        raise UsageError(
+            f"event type {wire[:60]!a} has {len(wire)} characters, expected at most {TYPE_CHARS_MAX}, all printable: "
+            "give it another type_name"
+        )
     taken = _declared.get(wire)
     if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
         raise UsageError(

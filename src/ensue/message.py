@@ -243,12 +243,3 @@ class StoredResponse(msgspec.Struct, frozen=True):
     status: int
     headers: dict[str, str]
     body: bytes
-
-
-class Token(NamedTuple):
-    """A point in a source's history: what a reader waits for to see its own write."""
-
-    source: str
-    topic: str
-    partition: int
-    position: int

@@ -11,16 +11,19 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ensue.errors import IdempotencyMismatch
 from ensue.message import StoredResponse
 from ensue.step import Step
 
 
 @dataclasses.dataclass(slots=True)
 class Origin:
-    """fingerprint: of the request, so that one key with another request is noticed. step: set while one is open.
+    """idempotency_key: made of what the client sent and who it is, so that nobody meets the answer of somebody else.
 
-    settled: the integration has kept the answer with the open step (or decided that it is not to be kept), so the
-    step of a request with a key may commit.
+    fingerprint: of the request, so that one key with another request is noticed. step: set while one is open.
+    settled: the integration has kept the answer with the open step, so the step of a request with a key may commit.
+    guarded: the request's dependencies (authentication is one) have not all passed: an earlier answer has to wait.
+    earlier: what came of this key before, for a step that began while this was guarded; that step is rolled back.
     """
 
     correlation_id: str = ""
@@ -29,6 +32,27 @@ class Origin:
     fingerprint: str = ""
     step: Step | None = None
     settled: bool = False
+    guarded: bool = False
+    earlier: AlreadyAnswered | IdempotencyMismatch | None = None
+
+    def met(self, stored: StoredResponse) -> None:
+        """The key was answered before. Raises AlreadyAnswered or IdempotencyMismatch, at once or in `admit`."""
+        if stored.fingerprint == self.fingerprint:
+            self.earlier = AlreadyAnswered(stored)
+        else:
+            self.earlier = IdempotencyMismatch(
+                "this Idempotency-Key was used before for another request: send the same request again, or use a new "
+                "key",
+                key=self.idempotency_key,
+            )
+        if not self.guarded:
+            raise self.earlier
+
+    def admit(self) -> None:
+        """All dependencies have passed. Raises what `met` has kept."""
+        self.guarded = False
+        if self.earlier is not None:
+            raise self.earlier
 
 
 _current: contextvars.ContextVar[Origin | None] = contextvars.ContextVar("ensue_origin", default=None)
@@ -43,7 +67,7 @@ class AlreadyAnswered(Exception):
 
 
 @contextmanager
-def origin(given: Origin) -> Iterator[Origin]:
+def coming_from(given: Origin) -> Iterator[Origin]:
     """Make `given` the origin of the steps that begin inside this block."""
     token = _current.set(given)
     try:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Container, Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 
 from ensue.chain import Verdict, judge
+from ensue.codec import POSITION_MAX, garbage
 from ensue.message import LOST, TICK, Gap, GapState, Garbage, Message
+
+Position = Annotated[int, msgspec.Meta(ge=0, le=POSITION_MAX)]
 
 
 class LostNotice(msgspec.Struct, frozen=True):
@@ -21,8 +25,8 @@ class LostNotice(msgspec.Struct, frozen=True):
     before: all of them were written before this time, seconds since the epoch.
     """
 
-    after: int
-    through: int
+    after: Position
+    through: Position
     before: float
 
 
@@ -146,10 +150,9 @@ def _note_loss(
 ) -> None:
     try:
         notice = _read_lost(message.data)
-    except msgspec.DecodeError as error:
-        result.garbage.append(
-            Garbage(message.topic, message.partition, message.offset, message.key, f"LOST notice: {error}", b"")
-        )
+    except (msgspec.DecodeError, RecursionError) as error:
+        where = (message.topic, message.partition, message.offset, message.key)
+        result.garbage.append(garbage(*where, f"LOST notice: {error}", message.data))
         return
     source = message.source
     gap = result.gaps[source] if source in result.gaps else gaps.get(source)

@@ -43,7 +43,8 @@ class Capabilities:
     transactions: a step changes any number of entities at once; False: each entity is a document of its own, which
     holds what it published and how far each source was applied to it.
     may_forget: the server may come back with less than it had acknowledged while this process lives, all of a step or
-    nothing of it: whoever remembers how far it was looks now and then.
+    nothing of it, often: whoever remembers how far it was looks at each turn. (Any store may go back by a restore or a
+    failover; that is looked for more seldom.)
     prunes: a broker that deletes old records when it is asked; False: its own retention does, by a setting of the log.
     """
 
@@ -90,6 +91,35 @@ class Entry(Protocol):
     previous: int
 
 
+class Reader(Protocol):
+    """Reads one partition of a log on from a place, and keeps that place. For one task at a time.
+
+    Any number of readers of one partition, at any places, each get everything; none takes anything away. Close it
+    when it is no longer needed: it may hold a consumer at the broker.
+    """
+
+    @property
+    def after(self) -> int:
+        """The offset of the last record returned; until then what the reader was opened with."""
+
+    async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        """Return up to `limit` records that follow the place, in offset order, none left out, and move it behind them.
+
+        Returns at once when there is at least one (what is there now; it never waits to fill a batch), else waits up
+        to `wait_s` for an append by anyone and returns then, or empty.
+        A record that cannot be read as a message comes as Garbage with its offset, never as an error.
+        What retention took is passed over. Where the log lost its end, so that the place lies beyond it, nothing comes:
+        whoever goes by a checkpoint compares it with `bounds`, and opens another reader to go back.
+        Raises BrokerUnavailable, also (once, where the broker can tell) when the log was replaced by another one. After
+        an error, or a cancel, the place is the same and the next read tries again from there. Raises UsageError when
+        there is no such partition.
+        """
+
+    async def close(self) -> None:
+        """Let go of everything; safe to repeat, never raises. A read that waits ends at once with nothing; one that is
+        begun later raises BrokerUnavailable."""
+
+
 class Broker(Protocol):
     """A partitioned log and nothing more. Partitions are numbered from 0, offsets from 1.
 
@@ -105,7 +135,7 @@ class Broker(Protocol):
         """Connect. Raises BrokerUnavailable within seconds when nobody answers; it may be called again then."""
 
     async def close(self) -> None:
-        """Release everything; safe to repeat. A read that waits ends at once with what it has (nothing)."""
+        """Release everything, its readers too; safe to repeat. A read that waits ends at once with nothing."""
 
     async def ensure_topic(self, topic: str, partitions: int) -> None:
         """Create the topic, or check it. Safe to repeat and to race. Raises TopicMismatch on another count."""
@@ -120,7 +150,9 @@ class Broker(Protocol):
         """Append entries in order, all or a prefix; return the last offset. When it returns, they are in the log.
 
         On an error any prefix may have been appended: the caller sends again from the first one (the chain makes
-        duplicates harmless). Offsets of one partition grow by at least 1 in append order and are never reused.
+        duplicates harmless). Raises RecordRefused, where it knows, for one that it will not take however often it is
+        sent: its partition is held, others go on.
+        Offsets of one partition grow by at least 1 in append order and are never reused.
         """
 
     async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
@@ -129,15 +161,8 @@ class Broker(Protocol):
         Order holds within each partition.
         """
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        """Return up to `limit` records with offset > `after`, in offset order, none left out.
-
-        Returns at once when there is at least one (what is there now; it never waits to fill a batch), else waits up
-        to `wait_s` for an append by anyone and returns then, or empty.
-        A record that cannot be read as a message comes as Garbage with its offset, never as an error.
-        """
+    def reader(self, topic: str, partition: int, after: int) -> Reader:
+        """Return a reader of the records with offset > `after`. It asks nothing of the server before its first read."""
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         """First and last offset held. `last` never decreases unless the broker lost data (see DESIGN: G5)."""
@@ -153,7 +178,7 @@ class Broker(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Index:
+class Lookup:
     """Which rows can be found together: those with the same `equal` columns, in the order of the `order` columns.
 
     The id column belongs at the end of `order`, so that no two rows share a place.
@@ -167,14 +192,14 @@ class Index:
 class Table:
     """A plain table of entities: one row an entity, loaded and saved in bulk by its id column.
 
-    indexes: how its rows are found besides by id. Stores without SQL keep them with the rows; in an SQL database they
+    lookups: how its rows are found besides by id. Stores without SQL keep them with the rows; in an SQL database they
     are the user's own, like the table.
     """
 
     name: str
     columns: tuple[str, ...]
     id_column: str
-    indexes: tuple[Index, ...] = ()
+    lookups: tuple[Lookup, ...] = ()
 
 
 class RowReader(Protocol):
@@ -186,20 +211,20 @@ class RowReader(Protocol):
     async def find(
         self,
         table: Table,
-        index: Index,
+        lookup: Lookup,
         equal: Sequence[Any],
         *,
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
     ) -> Sequence[Sequence[Any]]:
-        """Return up to `limit` rows of one place of the index, in its order.
+        """Return up to `limit` rows of one place of the lookup, in its order.
 
-        equal: values of `index.equal`. since: values of the first columns of `index.order`, where to begin
-        (inclusive). after: values of all columns of `index.order`, of the last row of the page before (exclusive).
+        equal: values of `lookup.equal`. since: values of the first columns of `lookup.order`, where to begin
+        (inclusive). after: values of all columns of `lookup.order`, of the last row of the page before (exclusive).
         """
 
-    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+    async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         """Return how many rows `find` would, without a limit."""
 
 
@@ -350,7 +375,8 @@ class Store(Protocol):
     # --- the relay's side
 
     async def outbox_after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
-        """Return committed records with a greater position, in position order, none left out.
+        """Return committed records with a greater position, in position order, none left out: one at least if there is
+        one, up to `limit`. Fewer than `limit` does not say that there are no more.
 
         Never returns past a position that may still commit: a record at or below one returned never appears later.
         """

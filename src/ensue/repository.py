@@ -10,14 +10,21 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import functools
+import types
 import typing
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Container, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ensue.errors import UsageError
-from ensue.ports import Index, StepTransaction, Table
+from ensue.ports import Lookup, StepTransaction
+from ensue.ports import Table as PlainTable
+
+if TYPE_CHECKING:
+    from sqlalchemy import FromClause, Table
 
 T = TypeVar("T")
 
@@ -47,6 +54,8 @@ class SqlAlchemyRepository(Generic[T]):
             )
         attribute = mapper.get_property_by_column(keys[0])
         self.table_name: str = mapper.local_table.name
+        self.id_name: str = attribute.key
+        self.id_type = _python_type(keys[0].type)
         self._id_of = attrgetter(attribute.key)
         self._column = getattr(cls, attribute.key)
         self._select = select(cls).order_by(self._column).with_for_update()
@@ -69,55 +78,67 @@ class SqlAlchemyRepository(Generic[T]):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Column:
-    """Turns a field's value into a column's and back; None stays None."""
+class _Conversion:
+    """Turns a field's value into what a row holds (text, a number, bytes) and back; None stays None."""
 
     to_row: Callable[[Any], Any]
     from_row: Callable[[Any], Any]
 
 
-_CONVERTERS: dict[type, Column] = {
-    uuid.UUID: Column(attrgetter("hex"), uuid.UUID),  # as SQLAlchemy's Uuid on a database without the type
-    decimal.Decimal: Column(str, decimal.Decimal),
-    datetime.datetime: Column(datetime.datetime.isoformat, datetime.datetime.fromisoformat),
-    datetime.date: Column(datetime.date.isoformat, datetime.date.fromisoformat),
-    bool: Column(int, bool),
+def _decimal(value: Any) -> decimal.Decimal:
+    return decimal.Decimal(value if isinstance(value, str | int) else str(value))  # SQLite makes floats of numbers
+
+
+_CONVERSIONS: dict[type, _Conversion] = {
+    uuid.UUID: _Conversion(attrgetter("hex"), uuid.UUID),  # as SQLAlchemy's Uuid on a database without the type
+    decimal.Decimal: _Conversion(str, _decimal),
+    datetime.datetime: _Conversion(datetime.datetime.isoformat, datetime.datetime.fromisoformat),
+    datetime.date: _Conversion(datetime.date.isoformat, datetime.date.fromisoformat),
+    bool: _Conversion(int, bool),
 }
 _PLAIN = (int, str, float, bytes)
+#: As SQLAlchemy's DateTime writes it in SQLite, so that rows of both sort together.
+_AS_SQLALCHEMY = _Conversion(lambda moment: moment.isoformat(" ", "microseconds"), datetime.datetime.fromisoformat)
+#: What SQLAlchemy leaves to drivers.
+_LEFT = (decimal.Decimal, datetime.date)
 
 
 class TableRepository(Generic[T]):
-    """Entities of a dataclass in a plain table: `TableRepository(Customer, table="customers", id="id")`.
+    """Entities of a dataclass in a plain table: `TableRepository(Customer, customers)`, an `sqlalchemy.Table`.
 
-    Columns are the dataclass's fields by name. UUID (32 hex digits), Decimal (text), datetime and date (ISO 8601),
-    bool and enums are converted; give `columns={"field": Column(to_row, from_row)}` for anything else.
-    The table itself is the user's own (Ensue does not create it). indexes: how its rows are found besides by id, see
-    `Rows`; a store without SQL keeps them with the rows, in an SQL database they are part of the user's own table.
+    The table says all else: its columns are the dataclass's fields by name, its primary key (one column) is the id. In
+    a store without SQL it is the description of what is kept there. A row holds plain values: UUID as 32 hex digits,
+    Decimal as text, datetime and date as ISO 8601, bool and enums as their values. Where the column's type is a
+    `TypeDecorator` (or an `Enum` of SQLAlchemy's), that converts; so it does for anything else, and must come to text,
+    a number, bytes, or one of the types above.
+
+    lookups: how rows are found besides by id (see `Rows`); else all that the table's indexes can answer. Those given
+    are all there are, and the table gets an index for each that has none. Stores without SQL keep each lookup with
+    the rows: there, name those that you ask for.
+    Raises UsageError when class and table do not fit.
     """
 
-    def __init__(
-        self,
-        cls: type[T],
-        *,
-        table: str,
-        id: str = "id",
-        columns: Mapping[str, Column] | None = None,
-        indexes: Sequence[Index] = (),
-    ) -> None:
+    def __init__(self, cls: type[T], table: FromClause, *, lookups: Sequence[Lookup] | None = None) -> None:
         if not dataclasses.is_dataclass(cls):
             raise UsageError(f"TableRepository wants a dataclass, {cls.__qualname__} is none")
-        names = tuple(field.name for field in dataclasses.fields(cls))
-        if id not in names:
-            raise UsageError(f"{cls.__qualname__} has no field {id!r} to be its id; fields: {', '.join(names)}")
         self.cls: type[T] = cls
-        self.table = Table(table, names, id, _checked(cls, names, id, indexes))
-        self._values: Callable[[Any], Any] = attrgetter(*names) if len(names) > 1 else _single(names[0])
+        self.source = _checked_table(cls, table)
+        names = tuple(field.name for field in dataclasses.fields(cls))
+        self.id_name = _key(self.source)
         hints = typing.get_type_hints(cls)
-        converters = [(columns or {}).get(name) or _converter(cls, name, hints[name]) for name in names]
-        self._convert = [(index, column) for index, column in enumerate(converters) if column is not None]
-        self._columns = dict(zip(names, converters, strict=True))
-        self._id_index = names.index(id)
-        self._id = converters[self._id_index]
+        self.id_type = class_of(hints[self.id_name])
+        if lookups is None:
+            found = _lookups_of(self.source, names)
+        else:
+            found = _checked_lookups(cls, names, self.id_name, lookups)
+            _index(self.source, names, found)
+        self.table = PlainTable(str(self.source.name), names, self.id_name, found)
+        self._values: Callable[[Any], Any] = attrgetter(*names) if len(names) > 1 else _single(names[0])
+        conversions = [_conversion(cls, name, hints[name], self.source.columns[name].type) for name in names]
+        self._convert = [(index, each) for index, each in enumerate(conversions) if each is not None]
+        self._conversions = dict(zip(names, conversions, strict=True))
+        self._id_index = names.index(self.id_name)
+        self._id = conversions[self._id_index]
 
     def __eq__(self, other: object) -> bool:
         """Two of one class and table are one: a batch must not hold two copies of a row."""
@@ -167,7 +188,7 @@ class TableRepository(Generic[T]):
 
     def value(self, name: str, value: Any) -> Any:
         """A field's value as its column holds it."""
-        column = self._columns[name]
+        column = self._conversions[name]
         return value if column is None or value is None else column.to_row(value)
 
     def _rows(self, entities: Mapping[Any, T]) -> list[Sequence[Any]]:
@@ -183,16 +204,100 @@ class TableRepository(Generic[T]):
         return rows
 
 
-def _checked(cls: type, names: Sequence[str], id: str, indexes: Sequence[Index]) -> tuple[Index, ...]:
-    for index in indexes:
-        unknown = [name for name in (*index.equal, *index.order) if name not in names]
+def _checked_table(cls: type, table: Any) -> Table:
+    from sqlalchemy import Table
+
+    where = f"TableRepository({cls.__qualname__}, ...)"
+    if not isinstance(table, Table):
+        raise UsageError(f"{where} wants the sqlalchemy.Table that describes its rows, got {table!r:.80}")
+    if table.schema:
+        raise UsageError(f"{where}: table {table.fullname} names a schema; leave it out, the database's URL says where")
+    if len(table.primary_key.columns) != 1:
+        raise UsageError(
+            f"{where}: table {table.name} has {len(table.primary_key.columns)} columns as its primary key, expected one"
+        )
+    fields = {field.name for field in dataclasses.fields(cls)}
+    columns = {column.name: column for column in table.columns if column.key == column.name}
+    missing = sorted(fields - columns.keys())
+    if missing:
+        raise UsageError(f"{where}: table {table.name} has no column {', '.join(missing)}; it has {', '.join(columns)}")
+    needed = [
+        name
+        for name, column in columns.items()
+        if name not in fields and not (column.nullable or column.server_default or column.computed)
+    ]
+    if needed:
+        raise UsageError(
+            f"{where}: the class has no field {', '.join(needed)}, which table {table.name} needs in each row: "
+            "add it, or make the column nullable or give it a server_default"
+        )
+    return table
+
+
+def _key(table: Table) -> str:
+    [key] = table.primary_key.columns
+    return str(key.name)  # SQLAlchemy's names are more than text
+
+
+def _lookups_of(table: Table, fields: Container[str]) -> tuple[Lookup, ...]:
+    """All that its keys and indexes can answer: rows with the same first columns, in order of the others."""
+    from sqlalchemy import UniqueConstraint
+
+    key = _key(table)
+    found = {Lookup((), (key,)): None}
+    indexes: list[list[Any]] = [
+        [getattr(column, "name", None) for column in index.expressions]
+        for index in sorted(table.indexes, key=lambda each: str(each.name))
+        if not any(option.endswith("_where") for option in index.dialect_kwargs)  # it has a part of the rows only
+    ]
+    unique = [
+        [column.name for column in each.columns] for each in table.constraints if isinstance(each, UniqueConstraint)
+    ]
+    for columns in indexes + sorted(unique):
+        names = [str(name) for name in columns if name in fields]
+        if len(names) < len(columns):
+            continue  # an index on an expression finds no rows by their values
+        names = names[: names.index(key)] if key in names else names  # no two rows have one id
+        found |= {Lookup(tuple(names[:at]), (*names[at:], key)): None for at in range(len(names) + 1)}
+    return tuple(found)
+
+
+def _checked_lookups(cls: type, names: Sequence[str], id: str, lookups: Sequence[Lookup]) -> tuple[Lookup, ...]:
+    for lookup in lookups:
+        unknown = [name for name in (*lookup.equal, *lookup.order) if name not in names]
         if unknown:
-            raise UsageError(f"{cls.__qualname__} has no field {', '.join(unknown)} for {index}")
-        if index.order[-1:] != (id,):
+            raise UsageError(f"{cls.__qualname__} has no field {', '.join(unknown)} for {lookup}")
+        if lookup.order[-1:] != (id,):
             raise UsageError(
-                f"{index} of {cls.__qualname__}: its order must end with the id ({id}): no two rows may share a place"
+                f"{lookup} of {cls.__qualname__}: its order must end with the id ({id}): no two rows may share a place"
             )
-    return tuple(indexes)
+    return tuple(lookups)
+
+
+def _index(table: Table, fields: Container[str], lookups: Sequence[Lookup]) -> None:
+    """Give the table an index for each lookup that none of its own answers."""
+    from sqlalchemy import Index
+
+    for lookup in lookups:
+        known = _lookups_of(table, fields)
+        if all(set(lookup.equal) != set(each.equal) or lookup.order != each.order for each in known):
+            names = [*lookup.equal, *lookup.order]
+            name = f"ix_{table.name}_{'_'.join(names)}"
+            if len(name) > _NAME_MAX:
+                name = f"{name[: _NAME_MAX - 9]}_{zlib.crc32(name.encode()):08x}"
+            Index(name, *(table.columns[each] for each in names))
+
+
+#: Of an index, in characters: PostgreSQL takes 63.
+_NAME_MAX = 63
+
+
+def _python_type(column_type: Any) -> type | None:
+    try:
+        found: type = column_type.python_type
+    except NotImplementedError:  # a type of the user's own says nothing
+        return None
+    return found
 
 
 def _single(name: str) -> Callable[[Any], Any]:
@@ -200,20 +305,58 @@ def _single(name: str) -> Callable[[Any], Any]:
     return lambda entity: (get(entity),)
 
 
-def _converter(cls: type, name: str, hint: Any) -> Column | None:
-    options = [option for option in typing.get_args(hint) if option is not type(None)]
-    kind = options[0] if typing.get_origin(hint) is not None and len(options) == 1 else hint
-    if hasattr(kind, "__supertype__"):  # NewType
-        kind = kind.__supertype__
-    if isinstance(kind, type):
+def class_of(hint: Any) -> type | None:
+    """The class of a type hint, without `| None` and NewType; None when it is no plain class."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    named = [option for option in options if option is not types.NoneType]
+    kind = getattr(named[0], "__supertype__", named[0]) if len(named) == 1 else None
+    return kind if isinstance(kind, type) else None
+
+
+def _conversion(cls: type, name: str, hint: Any, column_type: Any) -> _Conversion | None:
+    from sqlalchemy import DateTime, Enum
+    from sqlalchemy.types import TypeDecorator
+
+    if isinstance(column_type, TypeDecorator):
+        return _of_sqlalchemy(column_type, _python_type(column_type.load_dialect_impl(_plain_dialect())))
+    kind = class_of(hint)
+    if kind is not None:
         if issubclass(kind, enum.Enum):
-            return Column(attrgetter("value"), kind)
-        for base, column in _CONVERTERS.items():
+            return (
+                _of_sqlalchemy(column_type) if isinstance(column_type, Enum) else _Conversion(attrgetter("value"), kind)
+            )
+        if issubclass(kind, datetime.datetime) and isinstance(column_type, DateTime):
+            return _AS_SQLALCHEMY
+        for base, conversion in _CONVERSIONS.items():
             if issubclass(kind, base):
-                return column
+                return conversion
         if issubclass(kind, _PLAIN):
             return None
     raise UsageError(
-        f"TableRepository does not know how to store {cls.__qualname__}.{name}: {hint!r}; "
-        f"give columns={{{name!r}: Column(to_row, from_row)}}"
+        f"TableRepository does not know how to store {cls.__qualname__}.{name}: {hint!r}; give its column a type that "
+        "does: class X(sqlalchemy.types.TypeDecorator), whose impl is String, BigInteger or the like"
     )
+
+
+@functools.cache
+def _plain_dialect() -> Any:
+    """Of a database that has texts, numbers and bytes alone; an exact number stays one."""
+    from sqlalchemy.engine.default import DefaultDialect
+
+    dialect = DefaultDialect()
+    dialect.supports_native_decimal = True
+    return dialect
+
+
+def _of_sqlalchemy(column_type: Any, left: type | None = None) -> _Conversion:
+    """As the type itself converts. left: what it hands to a driver, where it is not plain yet."""
+    bind = column_type.bind_processor(_plain_dialect()) or _same
+    result = column_type.result_processor(_plain_dialect(), None) or _same
+    rest = _AS_SQLALCHEMY if left is datetime.datetime else _CONVERSIONS.get(left) if left in _LEFT else None
+    if rest is None:
+        return _Conversion(bind, result)
+    return _Conversion(lambda value: rest.to_row(bind(value)), lambda value: result(rest.from_row(value)))
+
+
+def _same(value: Any) -> Any:
+    return value

@@ -6,11 +6,21 @@ the outbox inside the same transaction. A handler never commits.
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING, Any
 
 from ensue.chain import partition_of
-from ensue.codec import RESERVED, encode_envelope
-from ensue.errors import UsageError
+from ensue.codec import (
+    ATTRIBUTE_BYTES_MAX,
+    ENVELOPE_BYTES_MAX,
+    EXTENSION_NAME_CHARS_MAX,
+    EXTENSIONS_MAX,
+    KEY_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    RESERVED,
+    encode_envelope,
+)
+from ensue.errors import EventRefused, EventTooLarge, UsageError
 from ensue.event import EventType, event_type
 from ensue.message import Envelope, Message, OutboxRecord
 
@@ -26,10 +36,10 @@ class Outgoing:
     """What the steps of one transaction publish, in order, ready for the outbox.
 
     time: RFC 3339, of the transaction. partitions: of every topic. allowed: event classes that the service declares
-    to publish; None: any.
+    to publish; None: any. record_bytes_max: of each, see EngineConfig.
     """
 
-    __slots__ = ("allowed", "closed", "ids", "partitions", "records", "service", "time", "types")
+    __slots__ = ("allowed", "closed", "ids", "partitions", "record_bytes_max", "records", "service", "time", "types")
 
     def __init__(
         self,
@@ -39,6 +49,7 @@ class Outgoing:
         time: str,
         types: dict[type, EventType[Any]],
         allowed: Container[type] | None = None,
+        record_bytes_max: int = RECORD_BYTES_MAX,
     ) -> None:
         self.service = service
         self.ids = ids
@@ -46,6 +57,7 @@ class Outgoing:
         self.time = time
         self.types = types  # a cache, shared by all transactions of a service
         self.allowed = allowed
+        self.record_bytes_max = record_bytes_max
         self.records: list[OutboxRecord] = []
         self.closed = False
 
@@ -78,8 +90,9 @@ class Step:
 
     message: the message that is handled, None in a step that began outside (HTTP, CLI, test).
     correlation_id: of the whole business flow; causation_id of what is published: `message`'s id.
-    idempotency_key: the same for each try of the same step (the message's; the request's Idempotency-Key; else its
-    own, since nobody tries it again); hand it to outside systems (mail, payment).
+    idempotency_key: the same for each try of the same step (the message's; one made of the request's Idempotency-Key
+    and its principal; else its own, since nobody tries it again); hand it to outside systems (mail, payment).
+    now: the transaction's time by the database's clock, an aware datetime in UTC; its events bear the same.
     transaction: the port below, for repositories.
     """
 
@@ -102,6 +115,10 @@ class Step:
         self._idempotency_key = idempotency_key
 
     @property
+    def now(self) -> datetime.datetime:
+        return datetime.datetime.fromisoformat(self.outgoing.time)
+
+    @property
     def session(self) -> AsyncSession:
         """The user's SQLAlchemy session in this step's transaction. Raises UsageError where the store has none."""
         return self.transaction.session
@@ -120,7 +137,7 @@ class Step:
 
         extensions: further CloudEvents attributes (names of lower-case letters and digits).
         Raises UsageError for what is no declared event, for values that do not fit its fields, for a key of None, and
-        after the step has ended.
+        after the step has ended; EventRefused and EventTooLarge, also UsageErrors, for what the brokers do not carry.
         """
         outgoing = self.outgoing
         if outgoing.closed:
@@ -130,33 +147,76 @@ class Step:
             )
         spec = outgoing.types.get(type(event)) or outgoing.type_of(event)
         key = spec.key_of(event)
+        key_bytes = _checked_key(spec.type, key)
         data = spec.write(event)
         message_id = outgoing.ids.next()
         message = self.message
-        outgoing.records.append(
-            OutboxRecord(
-                spec.topic,
-                partition_of(key, outgoing.partitions),
-                key,
-                encode_envelope(
-                    Envelope(
-                        message_id,
-                        spec.type,
-                        outgoing.time,
-                        self.correlation_id,
-                        "" if message is None else message.envelope.id,
-                        self._traceparent,
-                        "application/json",
-                        _checked(extensions) if extensions else None,
-                    )
-                ),
-                data,
+        envelope = encode_envelope(
+            Envelope(
+                message_id,
+                spec.type,
+                outgoing.time,
+                self.correlation_id,
+                "" if message is None else message.envelope.id,
+                self._traceparent,
+                "application/json",
+                _checked(spec.type, key, extensions) if extensions else None,
             )
         )
+        # What the broker would refuse is refused here, where the mistake is made: once committed it would hold back
+        # everything behind it.
+        if len(envelope) > ENVELOPE_BYTES_MAX:
+            raise _too_large(spec.type, key, "the attributes", ENVELOPE_BYTES_MAX, len(envelope), "carry less in them")
+        size = len(envelope) + key_bytes + len(data)
+        if size > outgoing.record_bytes_max:
+            raise _too_large(
+                spec.type, key, "the event with its key and attributes", outgoing.record_bytes_max, size,
+                "publish a reference instead of the data, or raise the broker's limit and then record_bytes_max",
+            )  # fmt: skip
+        outgoing.records.append(OutboxRecord(spec.topic, partition_of(key, outgoing.partitions), key, envelope, data))
         return message_id
 
 
-def _checked(extensions: Mapping[str, str]) -> dict[str, str]:
+def _checked_key(event: str, key: str) -> int:
+    """Return the bytes of a key in UTF-8. Raises EventRefused for one that not every broker and database takes."""
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise _refused(event, key, "key", "text that UTF-8 can carry", "a lone surrogate") from None
+    if size > KEY_BYTES_MAX:
+        raise _refused(event, key, "key", f"at most {KEY_BYTES_MAX} bytes of UTF-8", f"{size} bytes")
+    if "\0" in key:
+        raise _refused(event, key, "key", "text without NUL characters", "a NUL character")
+    return size
+
+
+def _refused(event: str, key: str, what: str, expected: str, found: str) -> EventRefused:
+    return EventRefused(
+        f"{event} with key {key[:60]!a} cannot be published: its {what} is {found}, expected {expected}. Check what "
+        "comes from outside before it becomes part of an event",
+        type=event,
+        what=what,
+        key=key[:60],
+        expected=expected,
+        found=found,
+    )
+
+
+def _too_large(event: str, key: str, what: str, expected: int, found: int, todo: str) -> EventTooLarge:
+    return EventTooLarge(
+        f"{event} with key {key[:60]!a} cannot be published: {what} has {found} bytes, expected at most {expected}: "
+        f"{todo}",
+        type=event,
+        what=what,
+        key=key[:60],
+        expected=expected,
+        found=found,
+    )
+
+
+def _checked(event: str, key: str, extensions: Mapping[str, str]) -> dict[str, str]:
+    if len(extensions) > EXTENSIONS_MAX:
+        raise UsageError(f"{event} has {len(extensions)} extensions, expected at most {EXTENSIONS_MAX}")
     for name, value in extensions.items():
         if not (name.isascii() and name.isalnum() and name == name.lower()) or name in RESERVED:
             raise UsageError(
@@ -165,4 +225,17 @@ def _checked(extensions: Mapping[str, str]) -> dict[str, str]:
             )
         if not isinstance(value, str):
             raise UsageError(f"extension {name!r} is a {type(value).__name__}, expected a str")
+        if len(name) > EXTENSION_NAME_CHARS_MAX:
+            raise UsageError(
+                f"extension {name[:40]!r}... has a name of {len(name)} characters, "
+                f"expected at most {EXTENSION_NAME_CHARS_MAX}"
+            )
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise _refused(event, key, f"extension {name}", "text that UTF-8 can carry", "a lone surrogate") from None
+        if size > ATTRIBUTE_BYTES_MAX:
+            raise _too_large(event, key, f"extension {name}", ATTRIBUTE_BYTES_MAX, size, "carry it in the data")
+        if "\0" in value:
+            raise _refused(event, key, f"extension {name}", "text without NUL characters", "a NUL character")
     return dict(extensions)

@@ -52,7 +52,7 @@ def test_every_field_of_retry_is_listed_with_its_default() -> None:
 def test_where_things_are_is_as_listed() -> None:
     listed = rows("Where things are")
     arguments = {cells[0].rstrip("=") for cells in listed.values() if cells[0].endswith("=")}
-    assert arguments == {field.name for field in dataclasses.fields(Settings)} - {"engine", "fault"}
+    assert arguments == {field.name for field in dataclasses.fields(Settings)} - {"engine"}
     settings = load_settings("orders", environment={"ENSUE_HOME": "/home"})
     assert settings.database == listed["ENSUE_<SERVICE>_DATABASE"][1].replace("<home>", "/home").replace(
         "<service>", "orders"

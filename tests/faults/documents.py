@@ -13,7 +13,9 @@ import signal
 import sys
 from collections.abc import Callable
 
-from ensue import EngineConfig, Event, Index, Retry, Service, Step, TableRepository
+from sqlalchemy import Column, Integer, MetaData, String, Table
+
+from ensue import EngineConfig, Event, Retry, Service, Step, TableRepository
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.config import Settings
 from ensue.engine.runtime import Runtime
@@ -67,6 +69,14 @@ class Seen:
     wrong: int = 0
 
 
+def _table(name: str, *numbers: str) -> Table:
+    return Table(name, MetaData(), Column("account", String, primary_key=True), *(Column(n, Integer) for n in numbers))
+
+
+ACCOUNTS = _table("accounts", "balance", "changes")
+SEEN = _table("seen", "number", "balance", "wrong")
+
+
 def make_ledger() -> Service:
     return Service("ledger", publishes=[Deposited, Transferred])
 
@@ -75,10 +85,10 @@ def make_accounts() -> Service:
     accounts = Service(
         "accounts",
         publishes=[BalanceChanged],
-        repositories=[TableRepository(Account, table="accounts", id="account", indexes=[Index((), ("account",))])],
+        repositories=[TableRepository(Account, ACCOUNTS)],
     )
 
-    @accounts.on(Deposited, entity=Account, id="account")
+    @accounts.on
     def deposit(account: Account | None, event: Deposited, step: Step) -> Account:
         account = account or Account(event.account)
         if event.amount == 13 and os.environ.get("FAIL"):
@@ -86,13 +96,13 @@ def make_accounts() -> Service:
         account.change(event.amount, step)
         return account
 
-    @accounts.on(Transferred, entity=Account, id="source")
+    @accounts.on(id="source")
     def take(account: Account | None, event: Transferred, step: Step) -> Account:
         account = account or Account(event.source)
         account.change(-event.amount, step)
         return account
 
-    @accounts.on(Transferred, entity=Account, id="target")
+    @accounts.on(id="target")
     def give(account: Account | None, event: Transferred, step: Step) -> Account:
         account = account or Account(event.target)
         account.change(event.amount, step)
@@ -102,9 +112,9 @@ def make_accounts() -> Service:
 
 
 def make_observer() -> Service:
-    observer = Service("observer", publishes=[], repositories=[TableRepository(Seen, table="seen", id="account")])
+    observer = Service("observer", publishes=[], repositories=[TableRepository(Seen, SEEN)])
 
-    @observer.on(BalanceChanged, entity=Seen, id="account")
+    @observer.on
     def look(seen: Seen | None, event: BalanceChanged) -> Seen:
         seen = seen or Seen(event.account)
         seen.wrong += event.number != seen.number + 1

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from ensue.app import Service
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.config import EngineConfig, Settings
+from ensue.engine.faults import Faults
 from ensue.engine.runtime import Runtime
 from ensue.event import Event
 from ensue.message import Message
@@ -87,7 +88,9 @@ _settled = Table(
     Column("number", Integer, nullable=False),
 )
 _beta_tables = MetaData()
-Table("account", _beta_tables, Column("account", String, primary_key=True), Column("applied", String, nullable=False))
+_accounts = Table(
+    "account", _beta_tables, Column("account", String, primary_key=True), Column("applied", String, nullable=False)
+)
 _gamma_tables = MetaData()
 _seen = Table(
     "seen",
@@ -106,9 +109,7 @@ class Ring:
     def __init__(self, directory: Path, fault: str = "", engine: EngineConfig = QUICK) -> None:
         self.directory = directory
         self.alpha = Service("alpha", tables=_alpha_tables)
-        self.beta = Service(
-            "beta", tables=_beta_tables, repositories=[TableRepository(Account, table="account", id="account")]
-        )
+        self.beta = Service("beta", tables=_beta_tables, repositories=[TableRepository(Account, _accounts)])
         self.gamma = Service("gamma", tables=_gamma_tables)
         self._declare()
         self._victim, _, self._point = fault.partition(":")
@@ -124,11 +125,11 @@ class Ring:
             account.applied += f",{event.number}"
             return account
 
-        @self.beta.on(Placed, entity=Account, id="account")
+        @self.beta.on
         def apply(account: Account | None, event: Placed, step: Step) -> Account:
             return applied(account, event, step)
 
-        @self.beta.on(Odd, entity=Account, id="account")
+        @self.beta.on
         def apply_odd(account: Account | None, event: Odd, step: Step) -> Account:
             # Beside the database, because a failed attempt leaves nothing in it.
             with open(directory / f"attempts-{event.number}", "a+b") as attempts:
@@ -144,19 +145,19 @@ class Ring:
                 )
             )
 
-        @self.gamma.on(Placed)
+        @self.gamma.on
         async def see_placed(event: Placed, message: Message, session: AsyncSession) -> None:
             await see(event, message, session)
 
-        @self.gamma.on(Odd)
+        @self.gamma.on
         async def see_odd(event: Odd, message: Message, session: AsyncSession) -> None:
             await see(event, message, session)
 
-        @self.gamma.on(Done)
+        @self.gamma.on
         async def see_done(event: Done, message: Message, session: AsyncSession) -> None:
             await see(event, message, session)
 
-        @self.alpha.on(Done)
+        @self.alpha.on
         def settle(event: Done, session: Session) -> None:
             session.execute(insert(_settled).values(account=event.account, number=event.number))
 
@@ -168,13 +169,7 @@ class Ring:
 
     def runtime(self, name: str, broker: Broker | None = None, **options: object) -> Runtime:
         service = self.service(name)
-        settings = Settings(
-            database="",
-            broker="",
-            partitions=PARTITIONS,
-            engine=self._engine,
-            fault=self._point if name == self._victim else "",
-        )
+        settings = Settings(database="", broker="", partitions=PARTITIONS, engine=self._engine)
         store = SqliteStore(f"sqlite:///{self.directory}/{name}.db?synchronous=NORMAL", name)
         return Runtime(
             service,
@@ -183,6 +178,7 @@ class Ring:
             settings,
             random=Random(name),
             tables=service.tables,
+            faults=Faults(self._point if name == self._victim else ""),
             **options,  # type: ignore[arg-type]  # of Runtime
         )
 
@@ -203,5 +199,5 @@ class Ring:
         return await self._count(_settled)
 
     async def _count(self, table: Table) -> int:
-        async with self.alpha.reading() as session:
+        async with self.alpha.query() as session:
             return (await session.scalar(select(func.count()).select_from(table))) or 0

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import KafkaServer, RabbitMqServer
 from tests.faults.server_telegraph import PATIENCE_S, ServerTelegraph
-
-from ensue.testing.servers import KafkaServer, RabbitMqServer
 
 COUNT = 600
 

@@ -93,27 +93,55 @@ def _answers_of_long_ago(path: Path, number: int) -> None:
         connection.commit()
 
 
-def test_the_environment_names_the_point_at_which_a_service_dies(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import asyncio, ensue\n"
-        "class Said(ensue.Event, topic='said', key='word'):\n"
-        "    word: str\n"
-        "speaker = ensue.Service('speaker')\n"
-        "async def main():\n"
-        "    async with speaker.running():\n"
-        "        for word in ('one', 'two', 'three'):\n"
-        "            async with speaker.step() as step:\n"
-        "                step.publish(Said(word=word))\n"
-        "            print(word, flush=True)\n"
-        "asyncio.run(main())\n"
+SPEAKER = """
+import asyncio, ensue
+
+class Said(ensue.Event, topic="said", key="word"):
+    word: str
+
+speaker = ensue.Service("speaker")
+
+async def main():
+    async with speaker.running():
+        for word in ("one", "two", "three"):
+            async with speaker.step() as step:
+                step.publish(Said(word=word))
+            print(word, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def _speak(directory: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run SPEAKER in `directory`: speaker.py. words: what stands before it on the command line."""
+    (directory / "speaker.py").write_text(SPEAKER)
+    return subprocess.run(
+        [sys.executable, *(words or ("speaker.py",))],
+        cwd=directory,
+        env={**os.environ, "ENSUE_HOME": str(directory), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    environment = {**os.environ, "ENSUE_FAULT": "step.committed:2", "ENSUE_HOME": str(tmp_path)}
-    died = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("program", [("speaker.py",), ("-m", "speaker")], ids=["a file", "a module"])
+def test_a_program_started_by_ensue_testing_faulty_dies_at_the_named_point(
+    program: tuple[str, ...], tmp_path: Path
+) -> None:
+    died = _speak(tmp_path, "-m", "ensue.testing.faulty", "step.committed:2", *program)
     assert (died.returncode, died.stdout) == (-signal.SIGKILL, "one\n"), died.stderr
     with closing(sqlite3.connect(tmp_path / "speaker.db")) as database:
         assert database.execute("SELECT count(*) FROM ensue_outbox").fetchone() == (2,)
-    environment["ENSUE_FAULT"] = "step.comitted"
-    misspelt = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
-    assert misspelt.returncode == 1
+
+
+def test_a_fault_point_that_does_not_exist_is_refused_before_the_program_runs(tmp_path: Path) -> None:
+    misspelt = _speak(tmp_path, "-m", "ensue.testing.faulty", "step.comitted", "speaker.py")
+    assert (misspelt.returncode, misspelt.stdout) == (1, "")
     assert "no fault point 'step.comitted'" in misspelt.stderr
+
+
+def test_no_variable_of_the_environment_kills_a_program_that_is_started_as_in_production(tmp_path: Path) -> None:
+    lived = _speak(tmp_path, ENSUE_FAULT="step.committed:2")
+    assert (lived.returncode, lived.stdout) == (0, "one\ntwo\nthree\n"), lived.stderr
+    assert lived.stderr == "ENSUE_FAULT is no setting, and is ignored\n"

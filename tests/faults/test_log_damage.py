@@ -32,7 +32,11 @@ class Wired(Event, topic="wires", key="station"):
 
 tables = MetaData()
 received = Table(
-    "received", tables, Column("id", Integer, primary_key=True), Column("station", String), Column("number", Integer)
+    "received",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("station", String(40)),
+    Column("number", Integer),
 )
 
 
@@ -45,7 +49,7 @@ class Telegraph:
         self.sends = Service("sends")
         self.receives = Service("receives", tables=tables)
 
-        @self.receives.on(Wired)
+        @self.receives.on
         async def receive(event: Wired, step: Step) -> None:
             await step.session.execute(insert(received).values(station=event.station, number=event.number))
 
@@ -66,7 +70,7 @@ class Telegraph:
             await world.settle()
 
     async def received(self, source: str = "station") -> dict[str, list[int]]:
-        async with self.receives.reading() as session:
+        async with self.receives.query() as session:
             rows = await session.execute(select(received.c.station, received.c.number).order_by(received.c.id))
             found: dict[str, list[int]] = {}
             for station, number in rows:
@@ -494,7 +498,7 @@ async def test_a_new_subscriber_gets_what_the_log_still_has_although_the_outbox_
         outbox.commit()
     failed: list[int] = []
 
-    @telegraph.receives.on(Wired, name="stumble")
+    @telegraph.receives.on(name="stumble")
     async def stumble(event: Wired) -> None:
         if poison and event.number == 54 and not failed:
             failed.append(event.number)
@@ -527,7 +531,7 @@ async def test_an_accepted_loss_is_no_more_than_what_log_and_outbox_both_have_lo
         outbox.commit()
     failed: list[int] = []
 
-    @telegraph.receives.on(Wired, name="stumble")
+    @telegraph.receives.on(name="stumble")
     async def stumble(event: Wired) -> None:
         if poison and event.number == 34 and not failed:
             failed.append(event.number)

@@ -12,6 +12,7 @@ from random import Random
 from uuid import uuid4
 
 import pytest
+from servers import MongoDbServer
 from sqlalchemy import Column, Integer, MetaData, String, Table
 from tests.faults.documents import (
     Account,
@@ -28,7 +29,6 @@ from ensue.engine.runtime import Runtime
 from ensue.rows import Rows
 from ensue.stores.mongodb import MongoDbStore
 from ensue.stores.sqlite import SqliteStore
-from ensue.testing.servers import MongoDbServer
 
 LIMIT_S = 120.0
 #: (where it dies, whether deposits of 13 fail, so that there are dead letters)

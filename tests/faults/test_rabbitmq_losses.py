@@ -12,12 +12,11 @@ from random import Random
 
 import aio_pika
 import pytest
+from servers import RabbitMqServer
 from tests.conftest import started
 from tests.faults.server_telegraph import SILENT, TOTAL, ServerTelegraph
 from tests.faults.test_log_damage import all_of
 from tests.unit.engine.workbench import config
-
-from ensue.testing.servers import RabbitMqServer
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from servers import RedisServer
 from tests.faults.server_telegraph import SILENT, TOTAL, ServerTelegraph
 from tests.faults.test_log_damage import all_of
 from tests.unit.engine.workbench import config
-
-from ensue.testing.servers import RedisServer
 
 
 class RedisTelegraph(ServerTelegraph):

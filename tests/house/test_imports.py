@@ -22,13 +22,15 @@ FORBIDDEN = [
     ("src/ensue/engine/relay.py", "from ensue.brokers.memory import MemoryBroker", "through ports only"),
     ("src/ensue/engine/clock.py", "from ensue.engine.relay import Relay", "in circles"),
     ("src/ensue/something_new.py", "", "The house"),
+    ("src/ensue/testing/world.py", "from servers import PostgresServer", "stays in the repository"),
     ("examples/shop/orders/model.py", "from shop.customers.model import Customer", "never another service"),
     ("examples/shop/demo/plan.py", "from shop.orders.model import Order", "from outside"),
 ]
 
 
 def lint(tree: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{tree / 'src'}{os.pathsep}{tree / 'examples'}"}
+    paths = (tree, tree / "src", tree / "examples")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"]
     return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -36,7 +38,7 @@ def lint(tree: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("tree")
-    for part in ("src", "examples"):
+    for part in ("src", "examples", "servers"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "data"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     return copy

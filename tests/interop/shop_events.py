@@ -46,7 +46,7 @@ def make_service(directory: Path, broker: str) -> Service:
         "shop", publishes=[OrderPlaced], tables=Base.metadata, database=f"sqlite:///{directory}/shop.db", broker=broker
     )
 
-    @service.on(PaymentReceived)
+    @service.on
     async def keep(event: PaymentReceived, step: Step) -> None:
         step.session.add(Payment(order_id=event.order_id))
 

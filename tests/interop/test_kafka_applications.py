@@ -13,6 +13,7 @@ import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
 from confluent_kafka import Consumer, Producer
+from servers import KafkaServer
 from tests.interop.shop_events import (
     PATIENCE_S,
     make_service,
@@ -23,8 +24,6 @@ from tests.interop.shop_events import (
     settled,
     wait_for_payment,
 )
-
-from ensue.testing.servers import KafkaServer
 
 _numbers = itertools.count(1)
 

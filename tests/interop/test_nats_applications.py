@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import nats
 from cloudevents.core.bindings.http import HTTPMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
+from servers import NatsServer
 from tests.interop.shop_events import (
     PATIENCE_S,
     make_service,
@@ -22,7 +23,6 @@ from tests.interop.shop_events import (
 )
 
 from ensue.chain import partition_of
-from ensue.testing.servers import NatsServer
 
 
 async def test_a_plain_client_reads_our_events_as_cloudevents(start: Callable[..., Any], tmp_path: Path) -> None:

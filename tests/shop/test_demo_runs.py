@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def command(directory: Path, *options: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "examples")))}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "src", ROOT / "examples")))}
 
 
 def run(directory: Path, *options: str, limit_s: float = LIMIT_S) -> subprocess.CompletedProcess[str]:
@@ -47,12 +47,24 @@ def report_of(run: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(run.stdout)
 
 
+def in_the_background() -> None:
+    """Called in the child before it begins: a shell starts a job with `&` so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def in_the_foreground() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
-def started(directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    directory: Path, *options: str, prepare: Callable[[], None] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """The demo as a process of its own; whatever happens, it and its children are gone at the end."""
     process = subprocess.Popen(
-        command(directory, *options), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command(directory, *options), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=prepare,
+    )  # fmt: skip
     try:
         yield process
     finally:
@@ -130,8 +142,11 @@ def test_a_penny_that_is_wrong_in_one_database_fails_the_run_and_is_named(tmp_pa
     assert "the view's orders = those of orders (HTTP): " in again.stdout
 
 
-def test_demo_stops_with_ctrl_c_within_five_seconds_and_leaves_no_process(tmp_path: Path) -> None:
-    with started(tmp_path / "data", "--rate", "200", "--orders", "10000") as process:
+@pytest.mark.parametrize("begun", [in_the_foreground, in_the_background])
+def test_demo_stops_with_ctrl_c_within_five_seconds_and_leaves_no_process(
+    begun: Callable[[], None], tmp_path: Path
+) -> None:
+    with started(tmp_path / "data", "--rate", "200", "--orders", "10000", prepare=begun) as process:
         children = wait_for_progress(process)
         assert len(children) == len(SERVICES)
         asked_at = time.monotonic()

@@ -15,11 +15,11 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from servers import MongoDbServer, RedisServer
 
 from ensue import EngineConfig, Service
 from ensue.stores.mongodb import MongoDbStore
 from ensue.stores.redis import RedisStore
-from ensue.testing.servers import MongoDbServer, RedisServer
 from shop.customers import customers
 from shop.customers.app import app as customers_app
 from shop.order_history import order_history

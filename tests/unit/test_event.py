@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pydantic
 import pytest
 
-from ensue import BadMessage, Event, UsageError, event
+from ensue import BadMessage, Event, UsageError, as_event
 from ensue.event import EventType, event_type
 
 
@@ -20,7 +20,7 @@ class Placed(Event, topic="t-orders", key="customer_id"):
     note: str = ""
 
 
-@event(topic="t-orders", key="customer_id", type_name="PlacedModel")
+@as_event(topic="t-orders", key="customer_id", type_name="PlacedModel")
 class PydanticPlaced(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True)
     customer_id: UUID
@@ -28,7 +28,7 @@ class PydanticPlaced(pydantic.BaseModel):
     note: str = ""
 
 
-@event(topic="t-orders", key="customer_id", version=2)
+@as_event(topic="t-orders", key="customer_id", version=2)
 @dataclasses.dataclass(frozen=True)
 class DataclassPlaced:
     customer_id: UUID
@@ -160,6 +160,18 @@ def test_two_classes_cannot_claim_one_name() -> None:
 def test_a_plain_class_is_told_how_to_become_an_event() -> None:
     with pytest.raises(UsageError, match="expected a pydantic 2 model or a dataclass"):
 
-        @event(topic="t-x", key="a")
+        @as_event(topic="t-x", key="a")
         class Plain:
             a: int
+
+
+@pytest.mark.parametrize("topic", ["bestellungen-ü", "a b", "..", "-x", "a/b", "a\0", "x" * 101, "a\n", "*", "a.>"])
+def test_a_topic_that_not_every_broker_can_have_is_refused_at_the_declaration(topic: str) -> None:
+    with pytest.raises(UsageError, match="cannot be had on every broker"):
+        type("Odd", (Event,), {"__annotations__": {"k": int}}, topic=topic, key="k")
+
+
+@pytest.mark.parametrize("type_name", ["x" * 260, "a\nb", "a\ud800"])
+def test_a_type_name_that_no_header_carries_is_refused_at_the_declaration(type_name: str) -> None:
+    with pytest.raises(UsageError, match="all printable"):
+        type("Odd", (Event,), {"__annotations__": {"k": int}}, topic="t-odd", key="k", type_name=type_name)

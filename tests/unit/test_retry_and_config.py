@@ -95,6 +95,6 @@ def test_settings_of_other_services_and_of_tests_are_not_warned_of(
 ) -> None:
     monkeypatch.setattr(config, "_warned", set())
     numbers = {f"ENSUE_{each.name.upper()}": "60" for each in dataclasses.fields(EngineConfig) if each.name != "retry"}
-    names = ["BROKER", "HOME", "OTHER_DATABASE", "TEST_POSTGRESQL", "REQUIRE_POSTGRESQL", "FAULT"]
+    names = ["BROKER", "HOME", "OTHER_DATABASE", "TEST_POSTGRESQL", "REQUIRE_POSTGRESQL"]
     load_settings("orders", environment=numbers | {f"ENSUE_{name}": "x" for name in names} | {"ENSUE_PARTITIONS": "2"})
     assert caplog.records == []

@@ -8,7 +8,7 @@ from shop.customers.model import Customer, Reservation
 from shop.customers.service import customers
 
 
-@customers.on(OrderCreated, entity=Customer)
+@customers.on
 def reserve_credit(customer: Customer | None, event: OrderCreated, step: Step) -> None:
     order_id, customer_id, total = event.order_id, event.customer_id, event.total
     if customer is None:
@@ -22,7 +22,7 @@ def reserve_credit(customer: Customer | None, event: OrderCreated, step: Step) -
     step.publish(CreditReservationFailed(customer_id=customer_id, order_id=order_id, reason=reason))
 
 
-@customers.on(OrderCancelled, entity=Customer)
+@customers.on
 async def release_credit(customer: Customer | None, event: OrderCancelled, step: Step) -> None:
     reservation = await step.session.get(Reservation, event.order_id)
     if customer is None or reservation is None:

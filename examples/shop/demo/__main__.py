@@ -6,7 +6,6 @@ Exit status: 0 every invariant holds; 1 one does not, or the run failed; 2 wrong
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
 import sys
@@ -103,31 +102,32 @@ def run_until_signal(main: Coroutine[Any, Any, T]) -> T:
 
     Of a group of errors that come together, the first expected one is raised: the others follow from it.
     """
-    terminated = False
+    stopped_by: signal.Signals | None = None
     result: list[T] = []  # not the task's own: asyncio shows tasks in full to the signal module, which takes seconds
 
     async def cancellable() -> None:
         task = asyncio.current_task()
         assert task is not None
 
-        def terminate() -> None:
-            nonlocal terminated
-            terminated = True
+        def stop(number: signal.Signals) -> None:
+            nonlocal stopped_by
+            stopped_by = stopped_by or number
             task.cancel()
 
-        with contextlib.suppress(NotImplementedError):  # Windows
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        # SIGINT too: asyncio leaves it alone where it is ignored, as in what a shell starts in the background.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
         result.append(await main)
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(cancellable())
         return result[0]
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before the handlers were there
         raise Stopped(128 + signal.SIGINT) from None
     except asyncio.CancelledError:
-        if terminated:
-            raise Stopped(128 + signal.SIGTERM) from None
+        if stopped_by is not None:
+            raise Stopped(128 + stopped_by) from None
         raise
     except BaseExceptionGroup as group:
         for error in _leaves(group):

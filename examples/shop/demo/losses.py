@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ensue.testing.servers import PostgresServer, Server
+from servers import PostgresServer, Server
+
 from shop.demo.stacks import Stack
 from shop.demo.supervisor import Supervisor
 

@@ -47,7 +47,7 @@ class SqlServerDatabase:
                 host=url.hostname, port=url.port, user=url.username, password=url.password, dbname=name,
                 autocommit=True, connect_timeout=10,
             )  # fmt: skip
-        import pymysql  # comes with the driver of the binary log
+        import pymysql
 
         return pymysql.connect(
             host=url.hostname, port=url.port or 3306, user=url.username, password=url.password or "", database=name,

@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import servers
+from servers import Server, ServerMissing, TcpProxy
+
 from ensue.errors import StoreUnavailable
-from ensue.testing import servers
-from ensue.testing.servers import Server, ServerMissing, TcpProxy
 from shop.demo.databases import Database, Databases, database_at
 from shop.demo.directory import CannotRun
 from shop.demo.services import SERVICES
@@ -39,7 +40,6 @@ STORES: Mapping[str, Kind] = {
     "postgres": Kind(servers.PostgresServer, lambda server, name: server.url(name)),
     "psycopg": Kind(servers.PostgresServer, lambda server, name: server.url(name, "postgresql+psycopg")),
     "wal": Kind(servers.PostgresServer, lambda server, name: server.url(name) + "?outbox=wal"),
-    "messages": Kind(servers.PostgresServer, lambda server, name: server.url(name) + "?outbox=messages"),
     "mariadb": Kind(servers.MariaDbServer, lambda server, name: server.url(name)),
     # For views alone: orders and customers have SQLite files then.
     "redisview": Kind(servers.RedisServer, lambda server, name: server.url(1), durable=True),

@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import Column, Index, MetaData, String, Table, Uuid
+from sqlalchemy import Column, MetaData, String, Table, Uuid
 
 from shop.money import Pence
 from shop.times import UtcDateTime
@@ -36,9 +36,6 @@ history_orders = Table(
     Column("placed_at", UtcDateTime, nullable=False),
     Column("status", String(10), nullable=False),
     Column("reason", String(200), nullable=False),
-    Index("history_orders_of_customer", "customer_id", "placed_at", "order_id"),
-    Index("history_orders_by_time", "placed_at", "order_id"),
-    Index("history_orders_of_status", "status", "placed_at", "order_id"),
 )
 
 #: Which status may follow which: an order never goes back.

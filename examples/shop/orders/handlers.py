@@ -8,13 +8,13 @@ from shop.orders.model import Order
 from shop.orders.service import orders
 
 
-@orders.on(CreditReserved, entity=Order)
+@orders.on
 def open_order(order: Order, event: CreditReserved, step: Step) -> None:
     order.open()
     step.publish(OrderOpened(order_id=order.order_id, customer_id=order.customer_id))
 
 
-@orders.on(CreditReservationFailed, entity=Order)
+@orders.on
 def reject_order(order: Order, event: CreditReservationFailed, step: Step) -> None:
     order.reject(event.reason)
     step.publish(OrderRejected(order_id=order.order_id, customer_id=order.customer_id, reason=event.reason))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ensue.brokers import embedded_sql as sql
-from ensue.codec import decode_envelope
+from ensue.codec import decode_envelope, garbage, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Garbage, Message
 
@@ -42,12 +42,11 @@ def _decoded(
             try:
                 if type(key) is bytes:
                     key, source = key.decode(), source.decode()
-                header = decode_envelope(envelope)
+                where = (topic, partition, id_ & mask, key, source, position, previous)
+                found.append(within_bounds(Message(*where, decode_envelope(envelope), data)))
             except (BadMessage, UnicodeDecodeError) as error:
                 readable = key.decode(errors="replace") if type(key) is bytes else key
-                found.append(Garbage(topic, partition, id_ & mask, readable, str(error), data))
-            else:
-                found.append(Message(topic, partition, id_ & mask, key, source, position, previous, header, data))
+                found.append(garbage(topic, partition, id_ & mask, readable, error, data))
             size += len(data)
             if size > READ_BYTES_MAX:
                 break

@@ -1,7 +1,8 @@
 """One suite per port: every adapter passes it, ours and yours. Needs pytest and pytest-asyncio.
 
 Subclass `broker.BrokerConformance` or `store.StoreConformance` in a test file; the subclass is the adapter's whole
-test. The `broken_…` modules hold adapters with one fault each; the suites reject them all.
+test. That the suites can fail is shown in Ensue's repository: tests/conformance_mutants has adapters with one fault
+each, and the suites reject them all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Queries on entities without SQL: by id and by an index, a page at a time, committed rows only."""
+"""Queries on entities without SQL: by id and by a lookup, a page at a time, committed rows only."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import asyncio
 from random import Random
 
 from ensue.conformance.store_suite import ITEMS, StoreSuite, Undo
-from ensue.ports import Index, Store
+from ensue.ports import Lookup, Store
 
-BY_OWNER, ALL = ITEMS.indexes
+BY_OWNER, ALL = ITEMS.lookups
 Row = tuple[str, str | None, int, str]
 
 
 class Reading(StoreSuite):
-    async def found(self, store: Store, index: Index = ALL, *equal: object, **where: object) -> list[str]:
+    async def found(self, store: Store, lookup: Lookup = ALL, *equal: object, **where: object) -> list[str]:
         """Ids in the order found."""
         limits = {"limit": 1000, **where}
-        return [row[0] for row in await store.rows().find(ITEMS, index, equal, **limits)]  # type: ignore[arg-type]  # by name
+        return [row[0] for row in await store.rows().find(ITEMS, lookup, equal, **limits)]  # type: ignore[arg-type]  # by name
 
     async def test_rows_are_found_by_id(self) -> None:
         async with self.opened() as store:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from ensue.codec import encode_envelope
 from ensue.errors import StoreConflict
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Envelope, OutboxRecord, Partition, StoredResponse
-from ensue.ports import Capabilities, Index, StepTransaction, Store, Table
+from ensue.ports import Capabilities, Lookup, StepTransaction, Store, Table
 
 SERVICE = "orders"
 TOPIC = "orders"
@@ -56,7 +56,7 @@ ITEMS = Table(
     "conformance_item",
     ("id", "owner", "rank", "note"),
     "id",
-    (Index(("owner",), ("rank", "id")), Index((), ("rank", "id"))),
+    (Lookup(("owner",), ("rank", "id")), Lookup((), ("rank", "id"))),
 )
 
 
@@ -180,7 +180,7 @@ class StoreSuite:
     async def traces(self, store: Store) -> list[str]:
         if self.capabilities.publishes and self.capabilities.transactions:
             return texts(await self.everything(store))
-        return [row[0] for row in await store.rows().find(ITEMS, ITEMS.indexes[0], ["trace"], limit=1000)]
+        return [row[0] for row in await store.rows().find(ITEMS, ITEMS.lookups[0], ["trace"], limit=1000)]
 
     async def until_it_commits(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do a step again that lost a race, where stores find that out at the commit."""
@@ -192,7 +192,10 @@ class StoreSuite:
 
     async def everything(self, store: Store) -> Sequence[OutboxRecord]:
         """All that is in the outbox now."""
-        return list(await store.outbox_after(0, 1_000_000))
+        found: list[OutboxRecord] = []
+        while batch := await store.outbox_after(found[-1].position if found else 0, 1_000_000):
+            found += batch
+        return found
 
     async def put(self, store: Store, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows, in one step where a step may insert several."""

@@ -14,7 +14,7 @@ from random import Random
 
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine.context import Context
-from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed
+from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed
 from ensue.engine.reason import message_of, trace_of
 from ensue.errors import BadMessage, UsageError
 from ensue.message import Checkpoint, Counters, DeadLetter, DeadLetterState, Garbage, Message, Partition
@@ -42,7 +42,7 @@ class Reason:
     handler: empty when none is known. message: what the error says. trace: the calls that led to it, may be empty.
     """
 
-    error: Exception
+    error: BaseException
     handler: str
     message: str
     trace: str
@@ -193,9 +193,9 @@ class Aside:
             following = await self._keep(letter, failure, checkpoint)
         except NOT_THE_MESSAGE:
             raise
-        except Exception as error:  # e.g. a constraint that the database checks at flush or commit
+        except BaseException as error:  # e.g. a constraint that the database checks at flush or commit
             handler = self._context.dispatcher.only_handler(_type_and_id(letter)[0])
-            following = await self._keep(letter, StepFailed(0, error, handler), checkpoint)
+            following = await self._keep(letter, StepFailed(0, blamed(error), handler), checkpoint)
         checkpoint.revision = following.revision + 1
         checkpoint.counters = following.counters
 

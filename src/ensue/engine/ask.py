@@ -12,6 +12,7 @@ from ensue.codec import encode_envelope
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
 from ensue.message import CONTROL_TOPIC, Envelope, Gap, Message, OutboxRecord, Partition
+from ensue.plan import Position
 
 REQUEST = "ensue.resend"
 
@@ -23,8 +24,8 @@ class ResendRequest(msgspec.Struct, frozen=True):
     source: str
     topic: str
     partition: int
-    after: int
-    needed: int
+    after: Position
+    needed: Position
     subscriber: str
 
 
@@ -48,5 +49,5 @@ def read_request(message: Message) -> ResendRequest | None:
         return None
     try:
         return _decode(message.data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None

@@ -13,13 +13,17 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+from ensue.codec import RECORD_BYTES_MAX
 from ensue.engine.clock import rfc3339
+from ensue.engine.endings import ends_handler
 from ensue.errors import CheckpointConflict, EntityMissing, HandlerCancelled, StoreUnavailable, UsageError
 from ensue.event import EventType
+from ensue.handler import Handler
+from ensue.handling import finished
 from ensue.message import Message
 from ensue.ports import Ids, StepTransaction
 from ensue.repository import Repository
-from ensue.service import Handler, ServiceDefinition
+from ensue.service import ServiceDefinition
 from ensue.step import Outgoing, Step
 
 #: Not the message's fault: the loop deals with these, no attempt is counted.
@@ -33,7 +37,7 @@ class StepFailed(Exception):
     handler: its name; empty when no handler ran (the data does not fit the event), or when it may be any of several.
     """
 
-    def __init__(self, index: int | None, error: Exception, handler: str = "") -> None:
+    def __init__(self, index: int | None, error: BaseException, handler: str = "") -> None:
         super().__init__(index, error, handler)
         self.index = index
         self.error = error
@@ -89,8 +93,11 @@ class Entities:
 class Dispatcher:
     """The handlers of one service, ready to run."""
 
-    def __init__(self, definition: ServiceDefinition, ids: Ids, partitions: int) -> None:
+    def __init__(
+        self, definition: ServiceDefinition, ids: Ids, partitions: int, record_bytes_max: int = RECORD_BYTES_MAX
+    ) -> None:
         self.definition = definition
+        self._record_bytes_max = record_bytes_max
         places: dict[Repository[Any] | None, int] = {}
         self.routes = {kind: _route(handlers, places) for kind, handlers in definition.handlers.items()}
         self._ids = ids
@@ -104,7 +111,15 @@ class Dispatcher:
         return handlers[0].name if len(handlers) == 1 else ""
 
     def outgoing(self, now: float) -> Outgoing:
-        return Outgoing(self.definition.name, self._ids, self._partitions, rfc3339(now), self._types, self._allowed)
+        return Outgoing(
+            self.definition.name,
+            self._ids,
+            self._partitions,
+            rfc3339(now),
+            self._types,
+            self._allowed,
+            self._record_bytes_max,
+        )
 
     def outside_step(self, transaction: StepTransaction, correlation_id: str, traceparent: str, key: str) -> Step:
         """A step that no message began."""
@@ -152,16 +167,17 @@ class Dispatcher:
                 for call in route.calls:
                     if call.repository is not None:
                         await _one_entity(transaction, call, event, step)
-                    elif call.asynchronous:
-                        await call.call(None, event, step)
+                        continue
+                    if call.asynchronous:
+                        result = await call.call(None, event, step)
                     else:
-                        await asyncio.to_thread(_in_thread, call.call, event, step)
+                        result = await asyncio.to_thread(_in_thread, call.call, event, step)
+                    if result is not None:
+                        await finished(call.handler.where, result)
         except NOT_THE_MESSAGE:
             raise
-        except asyncio.CancelledError as error:
-            raise StepFailed(index, from_inside(error), _name(call)) from error
-        except (Exception, SystemExit) as error:
-            raise StepFailed(index, as_failure(error), _name(call)) from error
+        except BaseException as error:
+            raise StepFailed(index, blamed(error), _name(call)) from error
 
     async def _entity_run(
         self, transaction: StepTransaction, messages: Sequence[Message], start: int, stop: int, outgoing: Outgoing
@@ -199,10 +215,9 @@ class Dispatcher:
                     if entity is None and not call.optional:
                         raise missing(call.handler, entity_id)
                     result = call.call(entity, event, step)
-                    if call.asynchronous:
-                        result = await result
                     if result is not None and result is not entity:
-                        check_returned(call.handler, result)
+                        result = await entity_of(call.handler, result)
+                    if result is not None and result is not entity:
                         entities.returned(entity_id, entity, result)
                     elif entity is not None and entity_id not in entities.created:
                         entities.changed[entity_id] = entity
@@ -211,10 +226,8 @@ class Dispatcher:
                 await entities.repository.save(transaction, entities.changed, entities.created)
         except NOT_THE_MESSAGE:
             raise
-        except asyncio.CancelledError as error:
-            raise StepFailed(index, from_inside(error), self._at_fault(messages, start, stop, index, call)) from error
-        except (Exception, SystemExit) as error:
-            raise StepFailed(index, as_failure(error), self._at_fault(messages, start, stop, index, call)) from error
+        except BaseException as error:
+            raise StepFailed(index, blamed(error), self._at_fault(messages, start, stop, index, call)) from error
 
     def _at_fault(
         self, messages: Sequence[Message], start: int, stop: int, index: int | None, call: Call | None
@@ -237,41 +250,36 @@ async def _one_entity(transaction: StepTransaction, call: Call, event: Any, step
     if entity is None and not call.optional:
         raise missing(call.handler, entity_id)
     result = call.call(entity, event, step)
-    if call.asynchronous:
-        result = await result
     if result is not None:
-        check_returned(call.handler, result)
+        result = await entity_of(call.handler, result)
     if entity is not None:
         await repository.save(transaction, {entity_id: entity if result is None else result}, {})
     elif result is not None:
         await repository.save(transaction, {}, {entity_id: result})
 
 
-def from_inside(error: asyncio.CancelledError) -> HandlerCancelled:
-    """The error of a handler that ended with CancelledError; raises `error` when it is this task that is cancelled."""
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
+def blamed(error: BaseException) -> BaseException:
+    """The failure of a handler that ended with `error`; raises `error` when it is no failure of the handler's."""
+    if ends_handler(error):
         raise error
-    inside = HandlerCancelled(f"the handler ended with CancelledError({error}), but nobody has cancelled the step")
-    inside.__cause__ = error  # it leads to the place
-    return inside
-
-
-def as_failure(error: Exception | SystemExit) -> Exception:
-    """A handler that ends its process would end it again with each delivery: it is a failure as any other."""
-    if isinstance(error, SystemExit):
-        failure = RuntimeError(f"the handler raised SystemExit({error.code!r})")
-        failure.__cause__ = error  # it leads to the place
-        return failure
+    if isinstance(error, asyncio.CancelledError):
+        inside = HandlerCancelled(f"the handler ended with CancelledError({error}), but nobody has cancelled the step")
+        inside.__cause__ = error  # it leads to the place
+        return inside
     return error
 
 
-def _in_thread(call: Callable[[Any, Any, Step], Any], event: Any, step: Step) -> None:
-    """Call a plain handler. A future takes no StopIteration (it would never be done); nor is it an answer here."""
+def _in_thread(call: Callable[[Any, Any, Step], Any], event: Any, step: Step) -> Any:
+    """Call a plain handler, and give other names to what means something else where its result is awaited.
+
+    A future takes no StopIteration, a GeneratorExit closes whoever awaits it, and Ctrl-C is not raised in a thread.
+    """
     try:
-        call(None, event, step)
+        return call(None, event, step)
     except StopIteration as error:
         raise RuntimeError("the handler raised StopIteration: next() on something that had ended?") from error
+    except (GeneratorExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"the handler raised {type(error).__name__}") from error
 
 
 def missing(handler: Handler, entity_id: Any) -> EntityMissing:
@@ -285,13 +293,17 @@ def missing(handler: Handler, entity_id: Any) -> EntityMissing:
     )
 
 
-def check_returned(handler: Handler, result: Any) -> None:
+async def entity_of(handler: Handler, result: Any) -> Any:
+    """What an entity step returned: None or the entity, once what is awaitable is awaited."""
     assert handler.entity is not None
     if not isinstance(result, handler.entity):
-        raise UsageError(
-            f"handler {handler.name} of {handler.event.type} returned {type(result).__name__}; an entity step returns "
-            f"nothing or a {handler.entity.__name__}"
-        )
+        result = await finished(handler.where, result)
+        if result is not None and not isinstance(result, handler.entity):
+            raise UsageError(
+                f"{handler.where} returned {type(result).__name__}; an entity step returns nothing or a "
+                f"{handler.entity.__name__}"
+            )
+    return result
 
 
 def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int]) -> Route:

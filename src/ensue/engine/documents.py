@@ -7,7 +7,6 @@ applied to the others. What a handler publishes is part of the document that it 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -17,9 +16,8 @@ from ensue.engine.dispatch import (
     Dispatcher,
     Entities,
     StepFailed,
-    as_failure,
-    check_returned,
-    from_inside,
+    blamed,
+    entity_of,
     missing,
 )
 from ensue.errors import UsageError
@@ -79,14 +77,8 @@ class DocumentDispatcher(Dispatcher):
                 await entities.repository.save(transaction, entities.changed, entities.created)
         except NOT_THE_MESSAGE:
             raise
-        except asyncio.CancelledError as error:
-            raise StepFailed(
-                index, from_inside(error), self._at_fault(messages, 0, len(messages), index, call)
-            ) from error
-        except (Exception, SystemExit) as error:
-            raise StepFailed(
-                index, as_failure(error), self._at_fault(messages, 0, len(messages), index, call)
-            ) from error
+        except BaseException as error:
+            raise StepFailed(index, blamed(error), self._at_fault(messages, 0, len(messages), index, call)) from error
         return outgoing
 
     async def _one(
@@ -106,10 +98,9 @@ class DocumentDispatcher(Dispatcher):
         if entity is None and not call.optional:
             raise missing(call.handler, entity_id)
         result = call.call(entity, event, step)
-        if call.asynchronous:
-            result = await result
         if result is not None and result is not entity:
-            check_returned(call.handler, result)
+            result = await entity_of(call.handler, result)
+        if result is not None and result is not entity:
             entities.returned(entity_id, entity, result)
         elif entity is not None and entity_id not in entities.created:
             entities.changed[entity_id] = entity

@@ -1,14 +1,15 @@
 """Named points at which a test can kill the process, to show that no place is a bad place to die.
 
-A point costs one call and one comparison a batch. `ENSUE_FAULT=relay.appended:3` kills this process with SIGKILL the
-third time it passes that point. Source of the idea: fail points (FreeBSD fail(9); TiKV fail-rs).
+A point costs one call and one comparison a batch. Only code can choose one, no variable of the environment:
+`python -m ensue.testing.faulty relay.appended:3 program.py` is killed with SIGKILL the third time it passes that point.
+Source of the idea: fail points (FreeBSD fail(9); TiKV fail-rs).
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from typing import Final
+from typing import Final, Self
 
 from ensue.errors import UsageError
 
@@ -45,6 +46,7 @@ class Faults:
     """
 
     __slots__ = ("_left", "_name")
+    _spec_of_this_process = ""
 
     def __init__(self, spec: str = "") -> None:
         name, _, count = spec.partition(":")
@@ -54,6 +56,16 @@ class Faults:
             raise UsageError(f"fault point {spec!r}: expected name or name:number")
         self._name = name
         self._left = int(count or 1)
+
+    @classmethod
+    def die_in_this_process(cls, spec: str) -> None:
+        """For `ensue.testing.faulty`: each service that starts in this process from now on has this point."""
+        cls(spec)  # refuses a name that does not exist
+        Faults._spec_of_this_process = spec
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        return cls(cls._spec_of_this_process)
 
     def point(self, name: str) -> None:
         if name == self._name:

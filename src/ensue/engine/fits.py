@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ensue.errors import UsageError
+from ensue.handler import Handler
 from ensue.ports import Capabilities
 from ensue.repository import SqlAlchemyRepository, TableRepository
-from ensue.service import Handler, ServiceDefinition
+from ensue.service import ServiceDefinition
 
 
 def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> None:
@@ -25,7 +26,7 @@ def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> Non
             if not capabilities.transactions and handler.entity is None:
                 raise UsageError(
                     f"{where}: in this database each entity is a document of its own, and a handler takes effect once "
-                    "by what the document remembers: declare the entity, @service.on(..., entity=...)"
+                    "by what the document remembers: take the entity, annotated with its class"
                 )
             if not capabilities.transactions and not isinstance(handler.repository, TableRepository):
                 assert handler.entity is not None

@@ -78,7 +78,8 @@ async def _behind(context: Context, worker: Worker | None, limits: ReadyLimits) 
     await context.broker.topics()
     if worker is None:
         return []
-    reasons = []
+    relay = worker.relay
+    reasons = [] if relay is None else list(relay.held)
     if limits.lag_max is not None:
         consumers = worker.consumers
         lags = await asyncio.gather(*(_lag(context, each) for each in consumers))
@@ -86,7 +87,6 @@ async def _behind(context: Context, worker: Worker | None, limits: ReadyLimits) 
             if lag > limits.lag_max:
                 where = f"{consumer.partition.topic}/{consumer.partition.number}"
                 reasons.append(f"{where} lags {lag} records behind, limit {limits.lag_max}")
-    relay = worker.relay
     if limits.backlog_max is not None and relay is not None and context.store.capabilities.publishes:
         head = max((await context.store.outbox_heads()).values(), default=0)
         # Positions grow by at least 1 a record, so the difference is enough where it is small; else count.

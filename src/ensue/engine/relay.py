@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ensue.engine.context import Context
+from ensue.engine.endings import ends_task
+from ensue.engine.held import Held
 from ensue.engine.pace import Pace
 from ensue.engine.resend import Resender
-from ensue.engine.restored import refuse_restored_store
+from ensue.engine.restored import Sent, following, refuse_restored_store
+from ensue.engine.stop import Stop
 from ensue.engine.ticks import Ticks
-from ensue.errors import RetryableError
+from ensue.errors import RecordRefused, RetryableError, StoreConflict, StoreRestored
 from ensue.message import OutboxRecord
 
 log = logging.getLogger("ensue.relay")
-
-#: Records in position order, and the source to which they belong.
-Read = tuple[Sequence[OutboxRecord], str]
 
 
 class Relay:
@@ -32,97 +31,134 @@ class Relay:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._ticks = Ticks(context)
-        self._position = 0
+        self._source = ""
+        #: The last record that was read; everything through it is sent but for what is held.
+        self._last = Sent()
+        self._held = Held()
         self._saved = 0
         self._saved_at = 0.0
         self._known_topics: set[str] = set()
-        self._stopping = False
+        self._stop = Stop()
         self._pace = Pace(context.clock.monotonic())
-        self._waiting: asyncio.Task[None] | None = None
         # A backlog: the next batch is read while the last one is on its way to the broker.
-        self._ahead: asyncio.Task[Read] | None = None
+        self._ahead: asyncio.Task[Sequence[OutboxRecord]] | None = None
         # One append at a time: a batch sent again must not fall between two halves of a live one.
         self._appending = asyncio.Lock()
 
     @property
     def position(self) -> int:
         """Everything at or below it is in the log."""
-        return self._position
+        return self._held.through(self._last.position)
+
+    @property
+    def held(self) -> list[str]:
+        """What the broker refuses, a line for each partition that waits behind it; empty: nothing."""
+        return self._held.reasons
+
+    def _sent(self, where: tuple[str, int]) -> int:
+        """Through which position a partition is sent."""
+        return self._held.sent(where, self._last.position)
 
     async def run(self) -> None:
         pause = 0.05
-        while not self._stopping:
+        refused: StoreRestored | None = None
+        while not self._stop.asked and refused is None:
             try:
                 await self._start()
                 async with asyncio.TaskGroup() as group:
-                    resender = Resender(self._context, self._appending, lambda: self._position)
-                    asking = group.create_task(resender.run())
+                    resender = Resender(self._context, self._appending, self._sent, self._compare)
+                    asking = group.create_task(_answer(resender))
                     try:
-                        while not self._stopping:
+                        while not self._stop.asked:
                             await self._turn()
                             pause = 0.05
                     finally:
                         asking.cancel()
                         await self._forget_ahead()
+            except* StoreRestored as errors:
+                [refused] = _leaves(errors)[:1]
             except* RetryableError as errors:
                 log.warning("relay of %s: %s; again in %.2f s", self._context.service, errors.exceptions[0], pause)
                 # Not to be woken by commits: while the broker is away they would make this a busy loop.
-                await self._interruptible(self._context.clock.sleep(pause))
+                await self._stop.cuts(self._context.clock.sleep(pause))
                 pause = min(pause * 2, 5.0)
+        if refused is not None:
+            raise refused
         await self._save_at_stop()
 
     def stop(self) -> None:
         """Finish the batch at hand and return from `run`; safe to repeat."""
-        self._stopping = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._stop.ask()
 
     async def _start(self) -> None:
         store = self._context.store
         self._known_topics.clear()  # the broker may have lost them
-        self._position = self._saved = await store.relay_load()
-        await refuse_restored_store(self._context)
-        self._ticks.start(await store.outbox_heads())
+        heads = await store.outbox_heads()
+        if self._source == store.source:  # begun before: what was sent then is known here, whatever the log has lost
+            await self._compare()
+        self._source = store.source
+        self._held.clear()  # the stored position is before all that is held
+        self._saved = position = await store.relay_load()
+        last = await store.outbox_get(position) if position else None
+        self._last = Sent(position) if last is None else Sent.of(last)
+        await refuse_restored_store(self._context)  # after that look: what goes back from here on is seen by it
+        self._ticks.start(heads)
 
     async def _turn(self) -> None:
         """Send one batch, or wait for one."""
         context = self._context
-        records, source = await self._next()
+        records = await self._next()
         if records:
             context.faults.point("relay.read")
             async with self._appending:
-                if len(records) >= context.config.batch_records_max and not self._stopping:
-                    self._ahead = asyncio.create_task(self._read(records[-1].position))
-                await self._append(records, source)
-                self._position = records[-1].position
+                if len(records) >= context.config.batch_records_max and not self._stop.asked:
+                    self._ahead = asyncio.create_task(self._read(Sent.of(records[-1])))
+                await self._append([each for each in records if (each.topic, each.partition) not in self._held])
+                self._last = Sent.of(records[-1])
             context.faults.point("relay.appended")
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
+        for where in self._held.due(context.clock.monotonic()):
+            async with self._appending:
+                await self._try_held(where)
         await self._save_when_due()
         if self._ticks.next_due_s() == 0:
             async with self._appending:
-                await self._ticks.send_due(self._position)
+                await self._ticks.send_due(self._sent, self._source)
         if records:
             if (pause := self._pace.turn(context.clock.monotonic())) and self._ahead is None:
-                await self._interruptible(context.clock.sleep(pause))
+                await self._stop.cuts(context.clock.sleep(pause))
         else:
             # Woken by a commit, by `stop`, or by time.
-            await self._interruptible(context.store.outbox_wait(self._pause_s()))
+            await self._stop.cuts(context.store.outbox_wait(self._pause_s()))
 
-    async def _next(self) -> Read:
+    async def _next(self) -> Sequence[OutboxRecord]:
         ahead, self._ahead = self._ahead, None
         if ahead is None:
-            return await self._read(self._position)
+            return await self._read(self._last)
         try:
             return await ahead
         except asyncio.CancelledError:  # which has cancelled the reading too: `_forget_ahead` waits for its end
             self._ahead = ahead
             raise
 
-    async def _read(self, after: int) -> Read:
-        """Return the records after a position, and whose they are: it may change with any other read."""
+    async def _read(self, sent: Sent, limit: int | None = None) -> Sequence[OutboxRecord]:
+        """Return up to `limit` records after `sent`, as many as a batch holds unless told.
+
+        Raises StoreRestored when the store has gone back, StoreConflict when another process began an epoch.
+        """
         store = self._context.store
-        return await store.outbox_after(after, self._context.config.batch_records_max), store.source
+        limit = self._context.config.batch_records_max if limit is None else limit
+        # From its own position on: the store that has it is still the one it was read from. See `restored`.
+        found = await store.outbox_after(max(sent.position - 1, 0), limit + min(sent.position, 1))
+        if store.source != self._source:
+            raise StoreConflict(f"{self._source} has ended, this store is {store.source} now: beginning anew")
+        return await following(self._context, sent, found)
+
+    async def _compare(self) -> None:
+        """Raise as `_read` does."""
+        if self._last.position:
+            await self._read(self._last, 0)
 
     async def _forget_ahead(self) -> None:
         """After a failure or at a stop: what was read ahead is read again from the position that is sent."""
@@ -133,7 +169,22 @@ class Relay:
             if not ahead.cancelled() and (error := ahead.exception()) is not None:
                 log.debug("relay of %s: what was read ahead failed: %s", self._context.service, error)
 
-    async def _append(self, records: Sequence[OutboxRecord], source: str) -> None:
+    async def _try_held(self, where: tuple[str, int]) -> None:
+        """Send what is held of a partition, up to where the relay is; it stays held while the broker refuses it."""
+        store = self._context.store
+        while True:
+            after = self._sent(where)
+            records = await store.outbox_of(*where, after, self._last.position, self._context.config.batch_records_max)
+            await self._compare()  # between the read and its append: these must be of the life that was sent
+            if not records:
+                self._held.release(where)
+                return
+            if where in await self._append(records):
+                return
+            self._held.advance(where, records[-1].position + 1)
+
+    async def _append(self, records: Sequence[OutboxRecord]) -> set[tuple[str, int]]:
+        """Append all records but those that the broker refuses and what is behind them; return their partitions."""
         broker = self._context.broker
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
         for record in records:
@@ -147,44 +198,60 @@ class Relay:
             if topic not in self._known_topics:
                 await broker.ensure_topic(topic, self._context.partitions)
                 self._known_topics.add(topic)
-        await broker.append_many(source, batches)
+        refused: set[tuple[str, int]] = set()
+        while True:
+            try:
+                await broker.append_many(self._source, batches)
+                break
+            except RecordRefused as error:
+                first = self._held.hold(error, records, self._context.clock.monotonic())
+                where = first.topic, first.partition
+                refused.add(where)
+                batches[where] = [each for each in batches[where] if each.position < first.position]
+                if not batches[where]:
+                    del batches[where]
         self._ticks.sent({where: batch[-1].position for where, batch in batches.items()})
+        return refused
 
     def _pause_s(self) -> float:
         config = self._context.config
         pause = min(config.poll_interval_s, self._ticks.next_due_s())
-        return min(pause, config.relay_save_interval_s) if self._position > self._saved else pause
-
-    async def _interruptible(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Wait for a coroutine that `stop` may cut short. Nothing else is ever cancelled."""
-        if self._stopping:
-            waiting.close()
-            return
-        self._waiting = asyncio.create_task(waiting)
-        try:
-            await self._waiting
-        except asyncio.CancelledError:
-            if not self._stopping:
-                self._waiting.cancel()
-                raise
-        finally:
-            self._waiting = None
+        return min(pause, config.relay_save_interval_s) if self.position > self._saved else pause
 
     async def _save_when_due(self) -> None:
         now = self._context.clock.monotonic()
-        if self._position > self._saved and now - self._saved_at >= self._context.config.relay_save_interval_s:
+        if self.position > self._saved and now - self._saved_at >= self._context.config.relay_save_interval_s:
             await self._save()
             self._saved_at = now
 
     async def _save(self) -> None:
-        position = self._position
+        position = self.position
         await self._context.store.relay_save(position)
         self._saved = position
         self._context.faults.point("relay.saved")
 
     async def _save_at_stop(self) -> None:
-        if self._position > self._saved:
+        if self.position > self._saved:
             try:
+                await self._compare()  # to an older copy the position would say that what it writes next was sent
                 await self._save()
             except RetryableError as error:
                 log.info("relay: the last position is not saved (%s); the batch will be sent again", error)
+
+
+async def _answer(resender: Resender) -> None:
+    """Run it; a group passes over a task that ends as cancelled, and nobody would be answered any more."""
+    try:
+        await resender.run()
+    except asyncio.CancelledError as error:
+        if ends_task(error):
+            raise
+        raise RuntimeError("something that the resender awaited was cancelled") from error
+
+
+def _leaves(group: BaseExceptionGroup[StoreRestored]) -> list[StoreRestored]:
+    """The errors of a group, without the groups in which task groups wrap them."""
+    found: list[StoreRestored] = []
+    for each in group.exceptions:
+        found += _leaves(each) if isinstance(each, BaseExceptionGroup) else [each]
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -16,8 +16,8 @@ from ensue.codec import encode_envelope
 from ensue.engine.ask import ResendRequest, read_request
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
-from ensue.errors import UsageError
-from ensue.message import CONTROL_TOPIC, LOST, Envelope, Message, OutboxRecord
+from ensue.errors import StoreRestored, UsageError
+from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
 from ensue.plan import LostNotice
 
 log = logging.getLogger("ensue.relay")
@@ -26,33 +26,51 @@ log = logging.getLogger("ensue.relay")
 class Resender:
     """Reads the control topic from its end and sends again what is asked of this source.
 
-    appending: held for each append, shared with the live relay. position: what the live relay has sent so far.
+    appending: held for each append, shared with the live relay. position: what the live relay has sent so far of a
+    partition. compare: raises StoreRestored when the store has gone back. It is called between what is read and its
+    append, or another life's records would be sent as what the subscriber misses.
     """
 
-    def __init__(self, context: Context, appending: asyncio.Lock, position: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        appending: asyncio.Lock,
+        position: Callable[[tuple[str, int]], int],
+        compare: Callable[[], Awaitable[None]],
+    ) -> None:
         self._context = context
         self._appending = appending
         self._position = position
+        self._compare = compare
         self._answered: dict[tuple[str, int], tuple[int, float]] = {}
 
     async def run(self) -> None:
         broker, config = self._context.broker, self._context.config
         await broker.ensure_topic(CONTROL_TOPIC, 1)
         # Requests are repeated until they are answered, so those from before this start need not be read.
-        offset = (await broker.bounds(CONTROL_TOPIC, 0)).last
-        while True:
-            batch = await broker.read(CONTROL_TOPIC, 0, offset, 100, config.poll_interval_s)
-            for record in batch:
-                offset = record.offset
-                request = read_request(record) if isinstance(record, Message) else None
-                if request is not None:
-                    try:
-                        await self.answer(request)
-                    except UsageError as error:  # one strange request must not stop what is sent to all others
-                        log.warning("%s asked for what cannot be sent: %s", request.subscriber, error)
-            if not batch:
-                bounds = await broker.bounds(CONTROL_TOPIC, 0)
-                offset = min(offset, bounds.last)  # the broker was emptied
+        reader = broker.reader(CONTROL_TOPIC, 0, (await broker.bounds(CONTROL_TOPIC, 0)).last)
+        try:
+            while True:
+                batch = await reader.read(100, config.poll_interval_s)
+                for record in batch:
+                    await self._heed(record)
+                if not batch:
+                    last = (await broker.bounds(CONTROL_TOPIC, 0)).last
+                    if last < reader.after:  # the broker was emptied
+                        await reader.close()
+                        reader = broker.reader(CONTROL_TOPIC, 0, last)
+        finally:
+            await reader.close()
+
+    async def _heed(self, record: Message | Garbage) -> None:
+        request = read_request(record) if isinstance(record, Message) else None
+        if request is not None:
+            try:
+                await self.answer(request)
+            except StoreRestored:
+                raise
+            except UsageError as error:  # one strange request must not stop what is sent to all others
+                log.warning("%s asked for what cannot be sent: %s", request.subscriber, error)
 
     async def answer(self, request: ResendRequest) -> None:
         """Send again, or say that it is gone. Passes over requests of others and repetitions of one just answered."""
@@ -61,6 +79,7 @@ class Resender:
         if request.source != source:
             ended = request.source.rpartition("/")[0] == context.service  # an epoch of ours
             if ended and request.needed > request.after:
+                await self._compare()
                 await self._gone(request, request.source, request.after, request.needed)
             return
         where = (request.topic, request.partition)
@@ -79,14 +98,14 @@ class Resender:
         while True:
             # The live relay waits for one batch only; the last batch runs up to what it has sent by then.
             async with self._appending:
-                through = self._position()
+                through = self._position((topic, number))
                 records = await context.store.outbox_of(topic, number, after, through, context.config.batch_records_max)
+                missing = await self._missing_through(request, records) if first else 0
+                await self._compare()
                 context.faults.point("relay.resend_read")
-                if first:
-                    first = False
-                    lost_through = await self._missing_through(request, records)
-                    if lost_through > request.after:
-                        await self._gone(request, source, request.after, lost_through)
+                first = False
+                if missing > request.after:
+                    await self._gone(request, source, request.after, missing)
                 if not records:
                     return
                 await context.broker.append(topic, number, source, records)
@@ -99,7 +118,7 @@ class Resender:
             return int(records[0].previous)  # type: ignore[index]  # a sequence of records
         heads = await self._context.store.outbox_heads()
         head = heads.get((request.topic, request.partition), 0)
-        return head if head <= self._position() else 0
+        return head if head <= self._position((request.topic, request.partition)) else 0
 
     async def _gone(self, request: ResendRequest, source: str, after: int, through: int) -> None:
         context = self._context

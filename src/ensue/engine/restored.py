@@ -2,23 +2,64 @@
 
 At its start the relay compares what it has with the tail of the log. The store's own history is a prefix of what the
 log holds of this source, or the store is not the one that wrote it.
+
+A store can go back while the relay lives, too: an older copy is put into a file that stays open, or a server fails
+over to a standby that lags behind, under the same address. So each look reads the record that was sent last once more,
+in the very read of what comes after it: no row is sent that was not read together with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from ensue.codec import decode_envelope
 from ensue.engine.context import Context
+from ensue.engine.lookup import records_between
 from ensue.errors import StoreRestored
 from ensue.event import EventType, event_type
-from ensue.message import LOST, TICK, Message
+from ensue.message import LOST, TICK, Message, OutboxRecord
 from ensue.ports import Broker, Store
 
 #: How far back from its end a partition is searched for this source's last record, in records.
 _WINDOW = 1000
 _WINDOWS_MAX = 10
+
+
+class Sent(NamedTuple):
+    """How far the relay is, and the record there. id: empty when the outbox has no such record (any more)."""
+
+    position: int = 0
+    id: str = ""
+    topic: str = ""
+    partition: int = 0
+
+    @classmethod
+    def of(cls, record: OutboxRecord) -> Sent:
+        return cls(record.position, decode_envelope(record.envelope).id, record.topic, record.partition)
+
+
+async def following(context: Context, sent: Sent, records: Sequence[OutboxRecord]) -> Sequence[OutboxRecord]:
+    """Return what follows `sent` in `records`, which were read from its own position on.
+
+    Raises StoreRestored when the store is not the one that `sent` was read from.
+    """
+    own = records[0] if records and records[0].position <= sent.position else None
+    if own is None:
+        if sent.id:
+            await _refuse_shorter(context, sent)
+        if sent.position and records:  # it was pruned, or an epoch begins here: ask the log before they are sent
+            await refuse_restored_store(context)
+        return records
+    if sent.id and decode_envelope(own.envelope).id != sent.id:
+        raise _refusal(context, sent, f"the store has message {decode_envelope(own.envelope).id} at that position now")
+    return records[1:]
+
+
+async def _refuse_shorter(context: Context, sent: Sent) -> None:
+    head = max((await context.store.outbox_heads()).values(), default=0)
+    if head < sent.position:
+        raise _refusal(context, sent, f"the store knows of none after position {head} any more")
 
 
 async def refuse_restored_store(context: Context) -> None:
@@ -67,18 +108,12 @@ async def last_of_source(broker: Broker, topic: str, number: int, source: str) -
         if end < first:
             break
         start = max(end - _WINDOW, first - 1)
-        offset = start
-        while offset < end:
-            batch = await broker.read(topic, number, offset, _WINDOW, 0.0)
-            if not batch:
-                break
-            for record in batch:
-                if isinstance(record, Message) and record.source == source and record.offset <= end:
-                    better = best is None or record.position > best.position
-                    # A record names its message, a tick only a position: prefer the record.
-                    if better or (best is not None and record.position == best.position and best.type == TICK):
-                        best = record
-            offset = batch[-1].offset
+        for record in await records_between(broker, topic, number, start, end):
+            if isinstance(record, Message) and record.source == source:
+                better = best is None or record.position > best.position
+                # A record names its message, a tick only a position: prefer the record.
+                if better or (best is not None and record.position == best.position and best.type == TICK):
+                    best = record
         if best is not None and best.type != TICK:
             break
         end = start
@@ -89,14 +124,14 @@ def _published(context: Context) -> list[EventType[Any]]:
     return [event_type(cls) for cls in context.dispatcher.definition.publishes or ()]
 
 
-def _refusal(context: Context, last: Message, found: str) -> StoreRestored:
-    service = context.service
+def _refusal(context: Context, last: Message | Sent, found: str) -> StoreRestored:
+    service, source = context.service, context.store.source
     return StoreRestored(
         f"{service}: topic {last.topic}, partition {last.partition} holds position {last.position} "
-        f"(message {last.id}) of {last.source}, but {found}: this database is an older copy of the one that wrote it. "
+        f"(message {last.id}) of {source}, but {found}: this database is an older copy of the one that wrote it. "
         f"Nothing is sent, so that nothing is taken for a duplicate. If the copy is what you want, begin a new epoch: "
         f"ensue db new-epoch MODULE:{service}",
-        source=last.source,
+        source=source,
         topic=last.topic,
         partition=last.partition,
     )

@@ -1,6 +1,7 @@
 """Retention: old records leave outbox and log, a chunk at a time, without stopping anything.
 
-Only what the relay has sent leaves the outbox. What a slow subscriber still needs leaves with it, if it is slower than
+Only what the relay has sent leaves the outbox, and the last record of it stays: by it the relay knows the store again
+(see `restored`). What a slow subscriber still needs leaves with it, if it is slower than
 the retention: it then stands in the LOST state and says so.
 """
 
@@ -16,7 +17,7 @@ async def prune_once(context: Context) -> int:
     """Prune everything older than config.retention_s; return how many rows went. Raises RetryableError."""
     store, broker = context.store, context.broker
     before = context.clock.now() - context.config.retention_s
-    through = await store.relay_load()
+    through = await store.relay_load() - 1
     pruned = 0
     while count := await store.outbox_prune(before, through, _CHUNK):
         pruned += await _chunk(context, count)

@@ -14,14 +14,15 @@ from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.documents import DocumentDispatcher
+from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
 from ensue.engine.fits import check_fits
 from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
 from ensue.engine.worker import Worker
-from ensue.errors import IdempotencyMismatch, RetryableError, UsageError
+from ensue.errors import RetryableError, UsageError
 from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC
-from ensue.origin import AlreadyAnswered, Origin, current_origin
+from ensue.origin import Origin, current_origin
 from ensue.ports import Broker, Clock, Ids, Store
 from ensue.retry import Retry
 from ensue.service import ServiceDefinition
@@ -37,6 +38,10 @@ log = logging.getLogger("ensue.runtime")
 STORE_WAIT_S = 30.0
 _PAUSE_FIRST_S = 0.1
 _PAUSE_MAX_S = 5.0
+
+
+class _Replayed(Exception):
+    """Rolls back the step of a request that was answered before."""
 
 
 class Runtime:
@@ -60,6 +65,7 @@ class Runtime:
         tables: MetaData | None = None,
         progress: Callable[[], None] = lambda: None,
         retry: Retry | None = None,
+        faults: Faults | None = None,
     ) -> None:
         ids = ids or UniqueIds()
         dispatcher = Dispatcher if store.capabilities.transactions else DocumentDispatcher
@@ -71,13 +77,13 @@ class Runtime:
             service=definition.name,
             store=store,
             broker=broker,
-            dispatcher=dispatcher(definition, ids, settings.partitions),
+            dispatcher=dispatcher(definition, ids, settings.partitions, settings.engine.record_bytes_max),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,
             clock=clock or SystemClock(),
             ids=ids,
             random=random or Random(),
-            faults=Faults(settings.fault),
+            faults=faults or Faults.of_this_process(),
             partitions=settings.partitions,
             progress=progress,
         )
@@ -152,7 +158,9 @@ class Runtime:
                 if self._worker is not None:
                     self._worker.fail(error)
                 return
-            except Exception:
+            except BaseException as error:
+                if ends_loop(error):
+                    raise
                 # A defect of ours or of an adapter: nobody waits for this task, so it must not end without a word.
                 log.exception("%s: the broker: unexpected; again in %.1f s", self.definition.name, pause)
             else:
@@ -210,36 +218,36 @@ class Runtime:
     async def step(self) -> AsyncIterator[Step]:
         """A step that begins outside: HTTP, command line, test. Commits when the block ends, else rolls back."""
         origin = current_origin() or Origin()
+        keyed = bool(origin.idempotency_key)  # a task that outlives the request has its origin, without the key
         faults = self.context.faults
-        async with self.store.transaction() as transaction:
-            if origin.idempotency_key:
-                stored = await transaction.response_load(origin.idempotency_key)
-                if stored is not None:
-                    if stored.fingerprint != origin.fingerprint:
-                        raise IdempotencyMismatch(
-                            f"Idempotency-Key {origin.idempotency_key!r} was used for another request: "
-                            "send the same request again, or use a new key",
-                            key=origin.idempotency_key,
-                        )
-                    raise AlreadyAnswered(stored)
-            faults.point("step.begun")
-            step = self.context.dispatcher.outside_step(
-                transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
-            )
-            origin.step = step
-            try:
-                yield step
-            finally:
-                origin.step = None
-            if origin.fingerprint and not origin.settled:
-                raise UsageError(
-                    f"Idempotency-Key {origin.idempotency_key!r}: this step would commit before the answer is known, "
-                    "so a retry would do it again. Take the step as a dependency: "
-                    f'Depends({self.definition.name}.step, scope="function")'
+        try:
+            async with self.store.transaction() as transaction:
+                if keyed:
+                    stored = await transaction.response_load(origin.idempotency_key)
+                    if stored is not None:
+                        origin.met(stored)
+                faults.point("step.begun")
+                step = self.context.dispatcher.outside_step(
+                    transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
                 )
-            faults.point("step.handled")
-            await transaction.flush()  # entities first: their row locks put the outbox records in order
-            if records := step.outgoing.close():
-                await transaction.outbox_add(records)
-            faults.point("step.outbox_written")
-        faults.point("step.committed")
+                origin.step = step
+                try:
+                    yield step
+                finally:
+                    origin.step = None
+                if keyed and origin.earlier is not None:
+                    raise _Replayed
+                if origin.fingerprint and not origin.settled:
+                    raise UsageError(
+                        "a request with an Idempotency-Key: this step would commit before the answer is known, "
+                        "so a retry would do it again. Take the step as a dependency: "
+                        f'Depends({self.definition.name}.step, scope="function")'
+                    )
+                faults.point("step.handled")
+                await transaction.flush()  # entities first: their row locks put the outbox records in order
+                if records := step.outgoing.close():
+                    await transaction.outbox_add(records)
+                faults.point("step.outbox_written")
+            faults.point("step.committed")
+        except _Replayed:  # the request gets its earlier answer; what its dependencies did in this step is undone
+            return

@@ -7,7 +7,7 @@ seldom, for as long as it is quiet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ensue.codec import encode_envelope
 from ensue.engine.clock import rfc3339
@@ -44,8 +44,8 @@ class Ticks:
     def next_due_s(self) -> float:
         return max(self._next - self._context.clock.monotonic(), 0.0)
 
-    async def send_due(self, sent: int) -> None:
-        """Append the ticks that are due, of partitions whose last record is at or below `sent`.
+    async def send_due(self, sent: Callable[[tuple[str, int]], int], source: str) -> None:
+        """Append the ticks of `source` that are due, of partitions whose last record was sent. sent: through which.
 
         One busy partition does not keep the quiet ones silent: a loss there would stay unseen for as long.
         """
@@ -58,7 +58,7 @@ class Ticks:
         for where, (due, interval) in self._due.items():
             if due <= now:
                 head = self._heads[where]
-                if head <= sent:
+                if head <= sent(where):
                     batches[where] = [OutboxRecord(*where, "", envelope, b"", head, head)]
                 longer = min(interval * 2, context.config.tick_max_s)
                 self._due[where] = (now + longer, longer)
@@ -66,5 +66,5 @@ class Ticks:
         if batches:
             for topic in {topic for topic, _ in batches}:
                 await context.broker.ensure_topic(topic, context.partitions)
-            await context.broker.append_many(context.store.source, batches)
+            await context.broker.append_many(source, batches)
             context.faults.point("relay.ticked")

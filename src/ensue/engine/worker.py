@@ -17,6 +17,7 @@ from typing import Protocol
 
 from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.context import Context
+from ensue.engine.endings import LoopTask, ends_loop
 from ensue.engine.leases import fair_share, until_next
 from ensue.engine.relay import Relay
 from ensue.engine.retention import prune_forever
@@ -46,14 +47,14 @@ class Retention:
             self._task = asyncio.ensure_future(prune_forever(self._context))
             try:
                 await self._task
-            except asyncio.CancelledError:
-                if not self._stopping:
-                    self._task.cancel()
-                    raise
             except RetryableError as error:
                 log.warning("retention: %s; again later", error)
-            except Exception:
-                log.exception("retention: unexpected; again later")
+            except BaseException as error:
+                if ends_loop(error):
+                    self._task.cancel()
+                    raise
+                if not self._stopping:
+                    log.exception("retention: unexpected; again later")
 
     def stop(self) -> None:
         self._stopping = True
@@ -144,7 +145,9 @@ class Worker:
                 self._ready.set()
             except RetryableError as error:
                 log.warning("%s: no heartbeat: %s", self.name, error)
-            except Exception:
+            except BaseException as error:
+                if ends_loop(error):
+                    raise
                 log.exception("%s: unexpected in the heartbeat; going on", self.name)
             await context.clock.sleep(pause)
 
@@ -188,7 +191,7 @@ class Worker:
         if running is not None and not running[1].done():
             return
         loop = self._loop(name)
-        self._loops[name] = (loop, asyncio.create_task(self._guard(name, loop), name=f"ensue {name}"))
+        self._loops[name] = (loop, LoopTask(self._guard(name, loop), name=f"ensue {name}"))
 
     def _loop(self, name: str) -> Loop:
         context = self._context
@@ -204,9 +207,12 @@ class Worker:
         except StoreRestored as error:
             self.fail(error)
             log.critical("%s", error)
-        except Exception:
-            # The next heartbeat starts it anew.
-            log.exception("%s: the loop %s ended unexpectedly", self.name, name)
+        except BaseException as error:
+            if self._beating is not None or isinstance(error, Exception):  # else it is `stop` that cancels
+                # The next heartbeat starts it anew.
+                log.exception("%s: the loop %s ended unexpectedly", self.name, name)
+            if ends_loop(error):
+                raise
 
     async def _end(self, names: Iterable[str], limit_s: float | None = None) -> None:
         """Stop these loops and wait until they have ended; after limit_s what they are doing is cancelled."""

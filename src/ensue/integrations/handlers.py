@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from typing import Any, cast
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from ensue.errors import IdempotencyMismatch, RetryableError
+from ensue.errors import EventRefused, EventTooLarge, IdempotencyMismatch, RetryableError
 from ensue.integrations import problems
 from ensue.integrations.problems import Problem
 from ensue.integrations.routes import allowed_methods
@@ -21,6 +22,8 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(IdempotencyMismatch, _idempotency_mismatch)
+    app.add_exception_handler(EventRefused, _event_refused)
+    app.add_exception_handler(EventTooLarge, _event_too_large)
     app.add_exception_handler(RetryableError, _try_again)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -69,8 +72,25 @@ async def _idempotency_mismatch(request: Request, error: Exception) -> Response:
     return problems.response(request, 422, "Idempotency-Key used before", detail, type=problems.IDEMPOTENCY_MISMATCH)
 
 
+async def _event_refused(request: Request, error: Exception) -> Response:
+    refused = cast(EventRefused, error)
+    log.info("%s was answered 422: %s", _where(request), error)
+    detail = f"What was sent cannot be recorded: as an event's {refused.what}, {refused.expected} is expected"
+    return problems.response(request, 422, "Event refused", detail, type=problems.EVENT_REFUSED)
+
+
+async def _event_too_large(request: Request, error: Exception) -> Response:
+    refused = cast(EventTooLarge, error)
+    log.info("%s was answered 413: %s", _where(request), error)
+    detail = (
+        f"What was sent cannot be recorded: it would be {refused.found} bytes of an event, "
+        f"at most {refused.expected} are expected. Send less at once"
+    )
+    return problems.response(request, 413, "Event too large", detail, type=problems.EVENT_TOO_LARGE)
+
+
 async def _try_again(request: Request, error: Exception) -> Response:
-    log.warning("%s %s was answered 503: %s", request.method, request.scope["path"], error)
+    log.warning("%s was answered 503: %s", _where(request), error)
     detail = "The service could not do it now. Try again, with the same id or Idempotency-Key: it takes effect once"
     return problems.response(request, 503, detail=detail, type=problems.TRY_AGAIN, headers={"Retry-After": "1"})
 
@@ -78,3 +98,8 @@ async def _try_again(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, so the server logs it with its traceback.
     return problems.response(request, 500, detail="The service has a fault; its log says more")
+
+
+def _where(request: Request) -> str:
+    """Method and path in one line of a log, whatever line breaks the path has."""
+    return f"{request.method} {quote(request.scope['path'])}"

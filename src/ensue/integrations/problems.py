@@ -24,6 +24,8 @@ VALIDATION = "urn:ensue:problem:validation"
 MALFORMED_BODY = "urn:ensue:problem:malformed-body"
 MALFORMED_HEADER = "urn:ensue:problem:malformed-header"
 BODY_TOO_LARGE = "urn:ensue:problem:body-too-large"
+EVENT_REFUSED = "urn:ensue:problem:event-refused"
+EVENT_TOO_LARGE = "urn:ensue:problem:event-too-large"
 IDEMPOTENCY_MISMATCH = "urn:ensue:problem:idempotency-mismatch"
 TRY_AGAIN = "urn:ensue:problem:try-again"
 

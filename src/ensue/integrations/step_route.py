@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import hmac
 import re
 import uuid
 from collections.abc import Callable, Coroutine
@@ -16,7 +18,7 @@ from ensue.errors import UsageError
 from ensue.integrations import problems
 from ensue.integrations.problems import Problem
 from ensue.message import StoredResponse
-from ensue.origin import AlreadyAnswered, Origin, origin
+from ensue.origin import AlreadyAnswered, Origin, coming_from, current_origin
 
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HEADER_TEXT = re.compile(r"[ -~]{1,255}")
@@ -24,8 +26,30 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _KEPT_HEADERS = ("content-type", "location", "retry-after")
 
 
+#: Where `install` puts what names a request's principal, in the app's state; `credentials` where it was not called.
+PRINCIPAL = "ensue_principal"
+#: Headers by which clients usually say who they are.
+_CREDENTIALS = ("authorization", "cookie", "x-api-key")
+
+
+def credentials(request: Request) -> str:
+    """Who asks, unless `install(..., principal=...)` says better: the headers Authorization, Cookie and X-API-Key.
+
+    A client that renews its token between two tries is another principal to it, so that its request takes effect twice.
+    """
+    return repr([(name, request.headers.getlist(name)) for name in _CREDENTIALS])
+
+
 class StepRoute(APIRoute):
-    """Gives the steps of a request their origin, and keeps the answer with the step when the client sent a key."""
+    """Gives the steps of a request their origin, and keeps the answer with the step when the client sent a key.
+
+    An earlier answer is given when all dependencies of the route have passed, authentication among them, and only to
+    the principal who was given it first. The route's own function does not run then.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        # FastAPI calls the endpoint once all dependencies and parameters are good, and has no other hook there.
+        super().__init__(path, _admitted(endpoint), **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -35,15 +59,15 @@ class StepRoute(APIRoute):
             # step commits: the stored answer is part of its transaction.
             given = await _origin_of(request)
             request.scope[problems.CORRELATION_ID] = given.correlation_id
-            with origin(given):
+            with coming_from(given):
                 try:
                     response = await handle(request)
                 except AlreadyAnswered as answered:
                     response = _again(answered.response)
                 else:
+                    # Also one that says 5xx: whatever a route returns commits, and must not be done again.
                     if given.idempotency_key and given.step is not None:
-                        if response.status_code < 500:
-                            await given.step.transaction.response_save(_to_store(request, given, response))
+                        await given.step.transaction.response_save(_to_store(request, given, response))
                         given.settled = True
             # A task that the request began inherits its origin; the key belongs to the request alone.
             given.idempotency_key = given.fingerprint = ""
@@ -65,34 +89,64 @@ async def _origin_of(request: Request) -> Origin:
     if traceparent and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = ""  # W3C Trace Context: one that cannot be read is left out, and a new trace begins
     given = Origin(correlation_id, traceparent)
-    key = headers.get("idempotency-key")
-    if key is not None and request.method in _CHANGING:
-        _check_header("Idempotency-Key", key)
-        given.idempotency_key = key
-        given.fingerprint = await _fingerprint(request)
+    keys = headers.getlist("idempotency-key")
+    if keys and request.method in _CHANGING:
+        if len(keys) > 1:
+            raise _malformed("Idempotency-Key", "comes more than once")
+        _check_header("Idempotency-Key", keys[0])
+        given.idempotency_key = _own(keys[0], request)
+        given.fingerprint = await _fingerprint(request, given.idempotency_key)
+        given.guarded = True
     return given
+
+
+def _admitted(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The endpoint (of any kind: FastAPI looks through the wrapper), for requests that were not answered before."""
+
+    @functools.wraps(endpoint)
+    def admitted(*args: Any, **kwargs: Any) -> Any:
+        given = current_origin()
+        if given is not None:
+            given.admit()
+        return endpoint(*args, **kwargs)
+
+    return admitted
+
+
+def _own(key: str, request: Request) -> str:
+    """The key as this principal's own: two principals who choose the same one never meet, here or where a step hands
+    it on. The client's key is the secret of the hash, so that no credentials can be guessed from what is stored."""
+    principal = getattr(request.app.state, PRINCIPAL, credentials)(request)
+    if not isinstance(principal, str):
+        raise UsageError(
+            f"{request.method} {request.scope['path']!r}: principal= returned a {type(principal).__name__}, expected a "
+            'str that names who asks ("" for nobody in particular)'
+        )
+    return hmac.new(key.encode(), principal.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def _check_header(name: str, value: str) -> None:
     if not _HEADER_TEXT.fullmatch(value):
-        raise Problem(
-            400,
-            "Malformed header",
-            f"{name} wants 1 to 255 printable ASCII characters",
-            type=problems.MALFORMED_HEADER,
-            header=name,
-        )
+        raise _malformed(name, "wants 1 to 255 printable ASCII characters")
 
 
-async def _fingerprint(request: Request) -> str:
-    """Hash what makes two requests the same: method, path with query, body."""
+def _malformed(name: str, why: str) -> Problem:
+    return Problem(400, "Malformed header", f"{name} {why}", type=problems.MALFORMED_HEADER, header=name)
+
+
+async def _fingerprint(request: Request, own_key: str) -> str:
+    """Hash what makes two requests the same: who asks (in the key), method, path with query, body."""
     scope = request.scope
     try:
         body = await request.body()
     except ClientDisconnect as error:
         raise Problem(400, detail="The connection ended before the body did") from error
-    target = b"\n".join((scope["method"].encode(), scope["path"].encode("utf-8", "replace"), scope["query_string"]))
-    return hashlib.sha256(target + b"\n" + body).hexdigest()
+    digest = hashlib.sha256()
+    path = scope["path"].encode("utf-8", "replace")
+    for part in (own_key.encode(), scope["method"].encode(), path, scope["query_string"], body):
+        digest.update(b"%d:" % len(part))  # so that nothing can move from one part into the next
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _to_store(request: Request, given: Origin, response: Response) -> StoredResponse:

@@ -1,4 +1,4 @@
-"""Places in an index as bytes: they sort as the values do, column by column. For stores that have no SQL.
+"""Places in a lookup as bytes: they sort as the values do, column by column. For stores that have no SQL.
 
 Order: nothing, numbers, text (by code point), bytes. Each value ends where it says, so no place is the beginning of
 another one and a prefix of columns is a prefix of bytes. Source of the idea: the tuple layer of FoundationDB.
@@ -37,7 +37,7 @@ def _one(value: Any) -> bytes:
     if isinstance(value, float) and not math.isnan(value):
         return _NUMBER + _float(value) + struct.pack(">H", 0x8000)
     raise UsageError(
-        f"{value!r} has no place in an index: expected text, bytes, a float or a whole number of 64 bits",
+        f"{value!r} has no place in a lookup: expected text, bytes, a float or a whole number of 64 bits",
         value=value,
     )
 

@@ -1,6 +1,6 @@
 """Queries on tables of entities as plain SQL, for every store that speaks it: see `ensue.ports.RowReader`.
 
-Texts have named parameters (`:e0`), which SQLAlchemy's `text()` and sqlite3 both take as they are. A place in an index
+Texts have named parameters (`:e0`), which SQLAlchemy's `text()` and sqlite3 both take as they are. A place in a lookup
 is compared column by column and not as a tuple: MariaDB and SQLite use an index for the first, not always for the
 second.
 """
@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ensue.ports import Index, Table
+from ensue.ports import Lookup, Table
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -32,7 +32,7 @@ def get_statement(table: Table, ids: Sequence[Any], quote: Quote) -> Statement:
 
 def find_statement(
     table: Table,
-    index: Index,
+    lookup: Lookup,
     equal: Sequence[Any],
     since: Sequence[Any],
     after: Sequence[Any],
@@ -43,13 +43,13 @@ def find_statement(
     values = {f"e{number}": each for number, each in enumerate(equal) if each is not None}
     values |= {f"s{number}": each for number, each in enumerate(since)}
     values |= {f"a{number}": each for number, each in enumerate(after)}
-    return _find_text(table, index, *shape, quote), values | {"rows": limit}
+    return _find_text(table, lookup, *shape, quote), values | {"rows": limit}
 
 
-def count_statement(table: Table, index: Index, equal: Sequence[Any], quote: Quote) -> Statement:
+def count_statement(table: Table, lookup: Lookup, equal: Sequence[Any], quote: Quote) -> Statement:
     nulls = tuple(each is None for each in equal)
     values = {f"e{number}": each for number, each in enumerate(equal) if each is not None}
-    where = _where(_equal(index, nulls, quote))
+    where = _where(_equal(lookup, nulls, quote))
     return f"SELECT count(*) FROM {quote(table.name)}{where}", values
 
 
@@ -60,9 +60,9 @@ def _get_text(table: Table, ids: int, quote: Quote) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _find_text(table: Table, index: Index, nulls: tuple[bool, ...], since: int, after: int, quote: Quote) -> str:
-    conditions = _equal(index, nulls, quote)
-    order = [quote(name) for name in index.order]
+def _find_text(table: Table, lookup: Lookup, nulls: tuple[bool, ...], since: int, after: int, quote: Quote) -> str:
+    conditions = _equal(lookup, nulls, quote)
+    order = [quote(name) for name in lookup.order]
     if since:
         conditions.append(_from(order[:since], "s", ">="))
     if after:
@@ -74,10 +74,10 @@ def _select(table: Table, quote: Quote) -> str:
     return f"SELECT {', '.join(quote(name) for name in table.columns)} FROM {quote(table.name)}"
 
 
-def _equal(index: Index, nulls: tuple[bool, ...], quote: Quote) -> list[str]:
+def _equal(lookup: Lookup, nulls: tuple[bool, ...], quote: Quote) -> list[str]:
     return [
         f"{quote(name)} IS NULL" if null else f"{quote(name)} = :e{number}"
-        for number, (name, null) in enumerate(zip(index.equal, nulls, strict=True))
+        for number, (name, null) in enumerate(zip(lookup.equal, nulls, strict=True))
     ]
 
 
@@ -152,7 +152,7 @@ class SqlRows:
     async def find(
         self,
         table: Table,
-        index: Index,
+        lookup: Lookup,
         equal: Sequence[Any],
         *,
         since: Sequence[Any] = (),
@@ -161,15 +161,15 @@ class SqlRows:
     ) -> Sequence[Sequence[Any]]:
         async with self._reading() as session:
             columns = await self.columns(session, table)
-            equal = columns.written(index.equal, equal)
-            since, after = columns.written(index.order, since), columns.written(index.order, after)
-            statement = find_statement(table, index, equal, since, after, limit, _quote_of(session))
+            equal = columns.written(lookup.equal, equal)
+            since, after = columns.written(lookup.order, since), columns.written(lookup.order, after)
+            statement = find_statement(table, lookup, equal, since, after, limit, _quote_of(session))
             return await _rows(session, statement, columns)
 
-    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+    async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         async with self._reading() as session:
             columns = await self.columns(session, table)
-            statement = count_statement(table, index, columns.written(index.equal, equal), _quote_of(session))
+            statement = count_statement(table, lookup, columns.written(lookup.equal, equal), _quote_of(session))
             [(count,)] = await _rows(session, statement)
         return int(count)
 

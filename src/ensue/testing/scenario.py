@@ -21,13 +21,13 @@ from sqlalchemy import MetaData
 from ensue.app import Service
 from ensue.codec import decode_envelope
 from ensue.engine.clock import UniqueIds, rfc3339
-from ensue.engine.dispatch import Dispatcher, StepFailed
+from ensue.engine.dispatch import Dispatcher, StepFailed, blamed
 from ensue.errors import RetryableError, UsageError
 from ensue.event import EventType, event_type
+from ensue.handling import finished, name_of
 from ensue.message import Envelope, Message, OutboxRecord
 from ensue.ports import StepTransaction
 from ensue.repository import Repository, TableRepository
-from ensue.service import Handler
 from ensue.stores.sqlite import SqliteStore
 
 T = TypeVar("T")
@@ -41,9 +41,9 @@ def given(service: Service, *entities: object, tables: MetaData | None = None) -
 
     entities: what the database holds before: objects of mapped classes and of dataclasses that the service stores
     through a TableRepository, or a function `(step)`, plain or async, that puts there what it likes.
-    tables: instead of the service's `tables=`.
+    tables: besides the service's `tables=` and those of its TableRepositories.
     """
-    return Scenario(service, entities, service.tables if tables is None else tables)
+    return Scenario(service, entities, tables)
 
 
 class Result:
@@ -57,7 +57,7 @@ class Result:
         self,
         published: list[Any],
         envelopes: list[Envelope],
-        error: Exception | None,
+        error: BaseException | None,
         read: Callable[[type, Any], Coroutine[Any, Any, Any]],
     ) -> None:
         self.published = published
@@ -89,7 +89,9 @@ class Scenario:
     def __init__(self, service: Service, entities: Sequence[object], tables: MetaData | None) -> None:
         self._service = service
         self._entities = entities
-        self._tables = tables
+        repositories = [each for each in service.repositories.values() if isinstance(each, TableRepository)]
+        declared = [tables, service.tables, *(each.source.metadata for each in repositories)]
+        self._tables = {id(each): each for each in declared if each is not None}.values()
         self._handlers = [each for handlers in service.handlers.values() for each in handlers]
 
     async def when(self, *events: object) -> Result:
@@ -111,11 +113,11 @@ class Scenario:
         dispatcher = Dispatcher(self._service, UniqueIds("published"), 1)
         records: list[OutboxRecord] = []
         types: dict[str, EventType[Any]] = {}
-        error: Exception | None = None
+        error: BaseException | None = None
         await store.open()
         try:
-            if self._tables is not None:
-                await store.create_tables(self._tables)
+            for tables in self._tables:
+                await store.create_tables(tables)
             async with store.transaction() as transaction:
                 await self._arrange(transaction, dispatcher)
             try:
@@ -129,8 +131,8 @@ class Scenario:
                 error = failure.error
             except RetryableError:
                 raise  # of the database, not of the handler
-            except Exception as raised:  # e.g. a constraint that the database checks at commit
-                error = raised
+            except BaseException as raised:  # e.g. a constraint that the database checks at commit
+                error = blamed(raised)
         finally:
             await store.close()
 
@@ -140,21 +142,16 @@ class Scenario:
 
     def _spec(self, event: Any) -> EventType[Any]:
         spec: EventType[Any] = event_type(type(event))
-        handlers = self._service.handlers.get(spec.type)
-        if not handlers:
+        if spec.type not in self._service.handlers:
             known = ", ".join(sorted(self._service.handlers)) or "nothing"
             raise UsageError(f"service {self._service.name} has no handler of {spec.type}; it handles {known}")
-        for handler in handlers:
-            self._check_table(handler)
         return spec
 
     async def _arrange(self, transaction: StepTransaction, dispatcher: Dispatcher) -> None:
         for entity in self._entities:
             cls = type(entity)
             if inspect.isroutine(entity):
-                done = entity(dispatcher.outside_step(transaction, "", "", ""))
-                if inspect.isawaitable(done):
-                    await done
+                await finished(name_of(entity), entity(dispatcher.outside_step(transaction, "", "", "")))
             elif hasattr(cls, "__mapper__"):
                 await transaction.session.merge(entity)  # a copy: the test's own object stays the test's
             else:
@@ -164,7 +161,7 @@ class Scenario:
                         f"given({self._service.name}, {cls.__name__}(...)): it is neither a mapped class nor stored "
                         f"through a TableRepository of {self._service.name}; give a function (step) that stores it"
                     )
-                await repository.save(transaction, {}, {getattr(entity, repository.table.id_column): entity})
+                await repository.save(transaction, {}, {getattr(entity, repository.id_name): entity})
         await transaction.flush()
 
     async def _read(self, url: str, cls: Any, id: Any) -> Any:
@@ -179,7 +176,7 @@ class Scenario:
                     return found
             repository = self._repository(cls)
             if repository is None:
-                raise UsageError(f"service {self._service.name} has no handler with entity={cls.__name__}")
+                raise UsageError(f"service {self._service.name} has no handler that takes {cls.__name__}")
             async with store.transaction() as transaction:
                 return (await repository.load(transaction, [id])).get(id)
         finally:
@@ -188,21 +185,8 @@ class Scenario:
     def _repository(self, cls: type) -> Repository[Any] | None:
         for handler in self._handlers:
             if handler.entity is cls:
-                self._check_table(handler)
                 return handler.repository
         return None
-
-    def _check_table(self, handler: Handler) -> None:
-        repository = handler.repository
-        if not isinstance(repository, TableRepository):
-            return
-        name = repository.table.name
-        if self._tables is None or name not in self._tables.tables:
-            raise UsageError(
-                f"table {name!r} of TableRepository({repository.cls.__name__}) is not in the tables of service "
-                f"{self._service.name}: declare it in a MetaData and say Service(..., tables=metadata), or "
-                "given(..., tables=metadata)"
-            )
 
 
 def _messages(events: Sequence[Any], specs: Sequence[EventType[Any]]) -> list[Message]:

@@ -9,8 +9,7 @@ import pytest
 from benchmarks.peers.compare import QUICK
 from benchmarks.peers.measures import measure
 from benchmarks.peers.sides import NAMES, describe, missing
-
-from ensue.testing.servers import NatsServer, PostgresServer
+from servers import NatsServer, PostgresServer
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,9 +6,9 @@ import inspect
 import secrets
 
 import pytest
+from tests.conformance_mutants import brokers as broken
 
 from ensue.brokers.memory import MemoryBroker
-from ensue.conformance import broken_brokers as broken
 from ensue.conformance.broker import SOURCE, BrokerConformance
 from ensue.errors import BadMessage
 from ensue.message import OutboxRecord
@@ -24,7 +24,11 @@ REJECTED_BY = {
     broken.ReturnsPastALateRecord: "test_racing_writers_lose_nothing_and_a_follower_misses_nothing",
     broken.NeverWakes: "test_a_waiting_read_is_woken_by_an_append",
     broken.FillsTheBatch: "test_a_read_returns_what_is_there_and_does_not_wait_for_a_full_batch",
-    broken.SleepsThroughClose: "test_closing_ends_a_waiting_read_with_nothing",
+    broken.SleepsThroughClose: "test_closing_the_broker_closes_its_readers_and_ends_their_reads_with_nothing",
+    broken.SleepsThroughItsReadersClose: "test_closing_a_reader_ends_its_read_with_nothing_and_no_other",
+    broken.SharesOnePlace: "test_readers_of_one_partition_each_get_everything",
+    broken.ForgetsItsPlace: "test_a_reader_keeps_its_place_and_says_where_it_is",
+    broken.LosesWhatACancelledReadTook: "test_a_cancelled_read_costs_nothing",
     broken.PruneResetsOffsets: "test_pruning_everything_keeps_the_last_offset",
     broken.TakesAnyNumberOfPartitions: "test_another_number_of_partitions_is_refused_with_both_numbers",
     broken.DropsExtensions: "test_a_foreign_cloudevent_without_a_chain_is_carried_faithfully",

@@ -7,11 +7,11 @@ import os
 
 import pytest
 from confluent_kafka import Producer
+from servers import KafkaServer
 
 from ensue.brokers.kafka import KafkaBroker
 from ensue.conformance.broker import BrokerConformance
 from ensue.ports import Broker
-from ensue.testing.servers import KafkaServer
 
 _numbers = itertools.count(1)
 

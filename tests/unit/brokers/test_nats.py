@@ -6,6 +6,7 @@ import asyncio
 import secrets
 
 import pytest
+from servers import NatsCluster, NatsServer
 
 from ensue.brokers.nats import NatsBroker
 from ensue.brokers.nats.link import connect
@@ -13,7 +14,6 @@ from ensue.brokers.nats.options import parse_nats_url
 from ensue.brokers.nats.wire import OneAnswer
 from ensue.conformance.broker import BrokerConformance
 from ensue.ports import Broker, Capabilities
-from ensue.testing.servers import NatsCluster, NatsServer
 
 
 async def publish(url: str, subject: str, headers: bytes, data: bytes) -> None:

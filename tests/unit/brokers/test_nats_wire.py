@@ -19,8 +19,8 @@ from ensue.message import Envelope, Garbage, Message, OutboxRecord
 
 # --- headers
 
-#: Anything but halves of surrogate pairs, which no encoding of text has.
-words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+#: Anything but halves of surrogate pairs, which no encoding of text has, and zeros, which not every store takes.
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 names = st.from_regex(r"\A[a-z0-9]{3,12}\Z").filter(lambda name: name not in {"subject", "dataschema"})
 envelopes = st.builds(
     Envelope,
@@ -39,7 +39,7 @@ envelopes = st.builds(
 def test_what_the_short_way_writes_the_general_rules_read_and_the_other_way_round(
     envelope: Envelope, key: str, source: str, position: int, previous: int, data: bytes
 ) -> None:
-    previous = previous if position else 0
+    previous = min(previous, position)
     record = OutboxRecord("orders", 3, key, encode_envelope(envelope), data, position, previous)
     block = encoder(source, 3)(record)
     message = Message("orders", 3, 7, key, source, position, previous, envelope, data)

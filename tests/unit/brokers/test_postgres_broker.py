@@ -5,11 +5,11 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from servers import PgBouncer, PostgresServer
 
 from ensue.brokers.postgres import PostgresBroker
 from ensue.conformance.broker import BrokerConformance
 from ensue.ports import Broker
-from ensue.testing.servers import PgBouncer, PostgresServer
 
 
 class TestPostgresBroker(BrokerConformance):

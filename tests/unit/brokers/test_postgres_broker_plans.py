@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from servers import PgBouncer, PostgresServer
 
 from ensue.brokers.postgres import PostgresBroker
 from ensue.message import OutboxRecord
 from ensue.ports import Broker
-from ensue.testing.servers import PgBouncer, PostgresServer
 
 RECORDS, BATCH = 6000, 500
 

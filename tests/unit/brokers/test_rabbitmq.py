@@ -6,11 +6,11 @@ import secrets
 
 import aio_pika
 import pytest
+from servers import RabbitMqServer
 
 from ensue.brokers.rabbitmq import RabbitMqBroker
 from ensue.conformance.broker import BrokerConformance
 from ensue.ports import Broker
-from ensue.testing.servers import RabbitMqServer
 
 
 class TestRabbitMqBroker(BrokerConformance):

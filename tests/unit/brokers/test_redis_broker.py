@@ -6,11 +6,11 @@ import secrets
 
 import pytest
 import redis.asyncio
+from servers import RedisServer
 
 from ensue.brokers.redis import RedisBroker
 from ensue.conformance.broker import BrokerConformance
 from ensue.ports import Broker
-from ensue.testing.servers import RedisServer
 
 
 class TestRedisBroker(BrokerConformance):

@@ -48,7 +48,7 @@ def block_for_ever() -> None:
     time.sleep(3600)
 
 
-@ledger.on(Sold)
+@ledger.on
 async def enter(event: Sold, step: Step) -> None:
     if event.customer == "stuck":
         block_for_ever()  # the mistake that a stop must survive: it blocks the event loop

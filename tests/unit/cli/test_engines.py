@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from servers import MariaDbServer, MongoDbServer, PostgresServer, RedisServer
 from tests.unit.cli.harness import Ended
-
-from ensue.testing.servers import MariaDbServer, MongoDbServer, PostgresServer, RedisServer
 
 Command = Callable[..., Ended]
 HISTORY = "shop.order_history:order_history"
@@ -35,7 +34,7 @@ def tried(ensue: Command) -> None:
     assert letters.code == 0, letters.err
 
 
-@pytest.mark.parametrize("options", ["", "?outbox=wal", "?outbox=messages"])
+@pytest.mark.parametrize("options", ["", "?outbox=wal"])
 def test_on_postgresql(
     ensue: Command, monkeypatch: pytest.MonkeyPatch, postgres_server: PostgresServer, options: str
 ) -> None:

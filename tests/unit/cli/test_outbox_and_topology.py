@@ -92,7 +92,7 @@ def test_mermaid_shows_events_on_arrows_and_loose_ends_dotted() -> None:
 def test_an_event_that_nobody_publishes_is_warned_of_unless_somebody_does_not_declare() -> None:
     hopeful = Service("hopeful", publishes=[])
 
-    @hopeful.on(Dropped)
+    @hopeful.on
     async def wait_for_ever(event: Dropped) -> None: ...
 
     assert find_warnings([hopeful], find_flows([hopeful])) == [

@@ -54,7 +54,7 @@ async def test_steps_commit_while_the_broker_is_down_and_their_events_follow_whe
     got: list[int] = []
     arrived = asyncio.Event()
 
-    @service.on(Drop)
+    @service.on
     async def catch(event: Drop) -> None:
         got.append(event.number)
         if len(got) == 3:

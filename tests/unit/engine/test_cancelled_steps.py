@@ -26,7 +26,7 @@ async def test_a_cancelled_step_publishes_if_and_only_if_it_committed(tmp_path: 
     service = Service("door", tables=tables)
     handled: list[int] = []
 
-    @service.on(Came)
+    @service.on
     async def note(event: Came, step: Step) -> None:
         await asyncio.sleep(0)
         handled.append(event.number)
@@ -52,7 +52,7 @@ async def test_a_cancelled_step_publishes_if_and_only_if_it_committed(tmp_path: 
                 random.choice(coming[-20:]).cancel()
         ended = await asyncio.gather(*coming, return_exceptions=True)
         await world.settle()
-        async with service.reading() as session:
+        async with service.query() as session:
             rows = set(await session.scalars(select(guests.c.number)))
         published = [each.number for each in await world.published(Came)]
         assert sorted(published) == sorted(rows), f"seed {seed}"

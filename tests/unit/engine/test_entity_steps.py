@@ -72,7 +72,7 @@ class CountedRepository(TableRepository[Plain]):
     """Counts how often entities are loaded and saved."""
 
     def __init__(self) -> None:
-        super().__init__(Plain, table="account", id="account_id")
+        super().__init__(Plain, Row.__table__)
         self.loads: list[int] = []
         self.saves: list[tuple[int, int]] = []
 
@@ -105,8 +105,8 @@ def bank(entity: Any, repository: CountedRepository | None = None) -> Service:
 
     open_account.__annotations__.update(account=entity | None)
     move.__annotations__.update(account=entity)
-    service.on(Opened, entity=entity, id="account_id")(open_account)
-    service.on(Moved, entity=entity, id="account_id")(move)
+    service.on(open_account)
+    service.on(move)
     return service
 
 
@@ -120,7 +120,7 @@ def bank_of(kind: str) -> Service:
 
 
 async def rows(service: Service) -> dict[str, tuple[str, int]]:
-    async with service.reading() as session:
+    async with service.query() as session:
         found = await session.execute(select(Row.account_id, Row.balance, Row.moves))
         return {account: (balance, moves) for account, balance, moves in found}
 
@@ -220,7 +220,7 @@ async def test_plain_and_entity_handlers_in_one_batch_see_each_others_effect(kin
     service = bank_of(kind)
     kept: list[Row] = []
 
-    @service.on(Closed)
+    @service.on
     async def double(event: Closed, session: AsyncSession) -> None:
         account = await session.get_one(Row, event.account_id)
         kept.append(account)  # so it stays in the session's identity map, as objects that refer to each other do
@@ -233,7 +233,7 @@ async def test_plain_and_entity_handlers_in_one_batch_see_each_others_effect(kin
         await Sender(world.broker).send(Opened(account_id="a"), moved, closed, moved, closed, closed, moved, closed)
         await world.settle()
         assert await rows(service) == {"a": ("26", 7)}  # ((1 * 2 + 1) * 4 + 1) * 2
-        async with service.reading() as session:
+        async with service.query() as session:
             assert list(await session.scalars(select(Note.text).order_by(Note.id))) == ["2", "6", "12", "26"]
         [checkpoint] = (await world.runtimes["bank"].store.checkpoints()).values()
         assert checkpoint.revision == 2  # its beginning, and one batch
@@ -242,7 +242,7 @@ async def test_plain_and_entity_handlers_in_one_batch_see_each_others_effect(kin
 async def test_an_event_with_a_plain_and_an_entity_handler_runs_both_in_order(kind: str, tmp_path: Path) -> None:
     service = bank_of(kind)
 
-    @service.on(Moved)
+    @service.on
     async def note(event: Moved, session: AsyncSession) -> None:
         session.add(Note(text=(await session.get_one(Row, event.account_id)).balance))
 
@@ -252,14 +252,14 @@ async def test_an_event_with_a_plain_and_an_entity_handler_runs_both_in_order(ki
         )
         await world.settle()
         assert await rows(service) == {"a": ("3", 3)}
-        async with service.reading() as session:
+        async with service.query() as session:
             assert list(await session.scalars(select(Note.text).order_by(Note.id))) == ["1", "2", "3"]
 
 
 async def test_a_replaced_dataclass_is_saved_and_seen_by_the_next_event(tmp_path: Path) -> None:
     service = Service("bank", tables=Base.metadata, repositories=[CountedRepository()])
 
-    @service.on(Moved, entity=Plain, id="account_id")
+    @service.on(id="account_id")
     def move(account: Plain | None, event: Moved) -> Plain:
         if account is None:
             return Plain(event.account_id, str(event.amount), 1)
@@ -278,7 +278,7 @@ async def test_a_replaced_dataclass_is_saved_and_seen_by_the_next_event(tmp_path
 async def test_another_object_in_place_of_a_mapped_one_is_refused_instead_of_lost(tmp_path: Path) -> None:
     service = Service("bank", tables=Base.metadata)
 
-    @service.on(Moved, entity=Row, id="account_id")
+    @service.on(id="account_id")
     def move(account: Row | None, event: Moved) -> Row:
         return Row(account_id=event.account_id, balance=str(event.amount), moves=(account.moves if account else 0) + 1)
 
@@ -299,16 +299,16 @@ async def test_ids_that_are_uuids_are_found_in_both_worlds(tmp_path: Path) -> No
         basket_id: UUID
 
     metadata = MetaData()
-    Table("basket", metadata, Column("id", String, primary_key=True), Column("count", Integer))
+    baskets = Table("basket", metadata, Column("id", String, primary_key=True), Column("count", Integer))
 
     @dataclasses.dataclass
     class Kept:
         id: UUID
         count: int
 
-    service = Service("bank", tables=metadata, repositories=[TableRepository(Kept, table="basket")])
+    service = Service("bank", tables=metadata, repositories=[TableRepository(Kept, baskets)])
 
-    @service.on(Basket, entity=Kept, id="basket_id")
+    @service.on(id="basket_id")
     def keep(basket: Kept | None, event: Basket) -> Kept:
         if basket is None:
             return Kept(event.basket_id, 1)
@@ -321,7 +321,7 @@ async def test_ids_that_are_uuids_are_found_in_both_worlds(tmp_path: Path) -> No
         for _ in range(2):
             await sender.send(*[Basket(basket_id=ids[number % 2]) for number in range(4)])
             await world.settle()
-        async with service.reading() as session:
+        async with service.query() as session:
             found = await session.execute(select(*metadata.tables["basket"].columns))
             assert sorted(tuple(each) for each in found) == sorted((each.hex, 4) for each in ids)
 
@@ -330,7 +330,7 @@ async def test_a_plain_def_handler_runs_in_a_thread_with_a_session_of_the_same_t
     service = Service("bank", tables=Base.metadata)
     threads: list[threading.Thread] = []
 
-    @service.on(Opened)
+    @service.on
     def open_account(event: Opened, session: Session, step: Step) -> None:
         threads.append(threading.current_thread())
         session.add(Row(account_id=event.account_id, balance="1", moves=0))
@@ -351,7 +351,7 @@ async def test_a_plain_def_handler_runs_in_a_thread_with_a_session_of_the_same_t
 async def test_a_handler_that_ends_the_transaction_is_told_not_to_and_changes_nothing(way: str, tmp_path: Path) -> None:
     service = Service("bank", tables=Base.metadata)
 
-    @service.on(Opened)
+    @service.on
     async def open_account(event: Opened, session: AsyncSession) -> None:
         await session.execute(insert(Row).values(account_id=event.account_id, balance="0", moves=0))
         await getattr(session, way)()
@@ -369,7 +369,7 @@ async def test_the_idempotency_key_is_the_same_for_each_try_and_another_for_each
     service = Service("bank", tables=Base.metadata)
     keys: dict[str, list[str]] = {}
 
-    @service.on(Opened)
+    @service.on
     async def open_account(event: Opened, step: Step) -> None:
         keys.setdefault(event.account_id, []).append(step.idempotency_key)
         if len(keys["b"]) < 4 if event.account_id == "b" else False:
@@ -388,7 +388,7 @@ async def test_a_handler_may_ask_for_the_message_alone_with_its_event(tmp_path: 
     service = Service("bank", tables=Base.metadata)
     seen: list[tuple[str, str, int]] = []
 
-    @service.on(Opened)
+    @service.on
     async def look(message: Message, event: Opened) -> None:
         seen.append((message.id, message.key, message.position))
 
@@ -401,7 +401,7 @@ async def test_a_handler_may_ask_for_the_message_alone_with_its_event(tmp_path: 
 async def test_a_step_of_the_same_service_inside_a_handler_is_refused_and_does_not_hang(tmp_path: Path) -> None:
     service = Service("bank", tables=Base.metadata)
 
-    @service.on(Opened)
+    @service.on
     async def open_account(event: Opened) -> None:
         async with service.step() as inner:
             inner.publish(Balance(account_id="a", balance=Decimal(1)))
@@ -418,9 +418,9 @@ async def test_reading_inside_a_handler_sees_what_is_committed(tmp_path: Path) -
     service = bank(Row)
     counted: list[int] = []
 
-    @service.on(Closed)
+    @service.on
     async def count(event: Closed) -> None:
-        async with service.reading() as session:
+        async with service.query() as session:
             counted.append(await session.scalar(select(func.count()).select_from(Row)) or 0)
 
     store = CountingStore(f"sqlite:///{tmp_path}/bank.db?synchronous=OFF", "bank")

@@ -24,7 +24,7 @@ class Listener:
         self.heard: list[str] = []
         self.deaf_to: set[str] = set()
 
-        @self.service.on(Said)
+        @self.service.on
         async def hear(event: Said) -> None:
             if event.word in self.deaf_to:
                 self.deaf_to.discard(event.word)

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text
 from sqlalchemy.orm import Session
-from tests.unit.engine.workbench import LIMIT_S, Sender, _Shared, bench, config, letters, store_of, until
+from tests.unit.engine.workbench import LIMIT_S, ReadByBroker, Sender, _Shared, bench, config, letters, store_of, until
 
 from ensue import Event, Service, Settings, Step
-from ensue.brokers.memory import MemoryBroker
+from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.engine.runtime import Runtime
 from ensue.errors import BrokerUnavailable, StoreUnavailable
+from ensue.message import Checkpoint, Partition
+from ensue.stores.sqlite import SqliteStore
 
 
 class Drop(Event, topic="water", key="pipe"):
@@ -29,7 +31,7 @@ class Drop(Event, topic="water", key="pipe"):
 def well(got: list[int]) -> Service:
     service = Service("well")
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop, step: Step) -> None:
         await step.session.execute(text("SELECT 1"))
         await asyncio.sleep(0)
@@ -121,13 +123,14 @@ async def test_a_start_that_is_given_up_halfway_leaves_nothing_open(tmp_path: Pa
     assert service._runtime is None
 
 
-class AwayBroker(MemoryBroker):
+class AwayBroker(ReadByBroker):
     away = False
 
-    async def read(self, *args: Any) -> Any:
+    async def read_by(self, reader: MemoryReader, reading: Any) -> Any:
         if self.away:
+            reading.close()
             raise BrokerUnavailable("away")
-        return await super().read(*args)
+        return await reading
 
     async def append_many(self, *args: Any) -> None:
         if self.away:
@@ -150,6 +153,25 @@ async def test_a_stop_does_not_wait_for_a_broker_that_is_away(tmp_path: Path) ->
             await world.runtimes["well"].stop()
 
 
+async def test_a_stop_cuts_short_a_read_that_gets_no_answer(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    class Hanging(ReadByBroker):
+        async def read_by(self, reader: MemoryReader, reading: Any) -> Any:
+            if reader.topic == "water":
+                reading.close()
+                asked.set()
+                await asyncio.Event().wait()
+            return await reading
+
+    broker = Hanging()
+    async with bench(tmp_path, well([]), broker=broker) as world:
+        await asyncio.wait_for(asked.wait(), LIMIT_S)
+        async with asyncio.timeout(LIMIT_S):
+            await world.runtimes["well"].stop()
+        assert not broker._readers
+
+
 async def test_a_stop_during_the_pause_after_an_error_is_not_held_up_by_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -157,15 +179,14 @@ async def test_a_stop_during_the_pause_after_an_error_is_not_held_up_by_it(
     service = well([])
     asked, answer = asyncio.Event(), asyncio.Event()
 
-    class Stuck(MemoryBroker):
-        async def read(self, topic: str, *args: Any) -> Any:
-            if topic == "water" and args[3] == 0.0:
-                asked.set()
-                await answer.wait()
-                raise RuntimeError("a defect")
-            return await super().read(topic, *args)
+    class Stuck(SqliteStore):
+        async def checkpoint_load(self, partition: Partition) -> Checkpoint:
+            asked.set()
+            await answer.wait()
+            raise RuntimeError("a defect")
 
-    async with bench(tmp_path, service, broker=Stuck()) as world:
+    store = Stuck(f"sqlite:///{tmp_path}/well.db?synchronous=OFF", "well")
+    async with bench(tmp_path, service, stores={"well": store}) as world:
         await asyncio.wait_for(asked.wait(), LIMIT_S)
         [consumer] = world.runtimes["well"].worker.consumers  # type: ignore[union-attr]
         pauses: list[float] = []
@@ -177,7 +198,7 @@ async def test_a_stop_during_the_pause_after_an_error_is_not_held_up_by_it(
 
         object.__setattr__(consumer._context, "clock", _Clock(consumer._context.clock, sleep))
         stopping = asyncio.create_task(world.runtimes["well"].stop())
-        while not consumer._stopping:  # noqa: ASYNC110  # nothing tells it but this
+        while not consumer._stop.asked:  # noqa: ASYNC110  # nothing tells it but this
             await asyncio.sleep(0)
         answer.set()
         await asyncio.wait_for(stopping, LIMIT_S)
@@ -199,11 +220,11 @@ async def test_a_handler_of_the_last_batch_may_still_read_through_its_service(tm
     begun, go_on = asyncio.Event(), asyncio.Event()
     read: list[int] = []
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop) -> None:
         begun.set()
         await go_on.wait()
-        async with service.reading() as session:
+        async with service.query() as session:
             read.append(await session.scalar(text("SELECT 42")) or 0)
 
     stopping: asyncio.Task[None] | None = None
@@ -238,7 +259,7 @@ async def test_a_handler_that_never_ends_is_rolled_back_at_the_limit_of_the_stop
     stuck = True
     got: list[int] = []
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop, step: Step) -> None:
         step.publish(Drop(pipe="b", number=-1))
         begun.set()
@@ -269,7 +290,7 @@ async def test_a_thread_that_outlives_its_step_writes_nothing(tmp_path: Path) ->
     service = Service("well", tables=tables)
     begun, go_on, refused = threading.Event(), threading.Event(), threading.Event()
 
-    @service.on(Drop)
+    @service.on
     def collect(event: Drop, session: Session) -> None:
         session.execute(insert(puddles).values(number=event.number))
         if not go_on.is_set():
@@ -291,7 +312,7 @@ async def test_a_thread_that_outlives_its_step_writes_nothing(tmp_path: Path) ->
         assert await asyncio.to_thread(refused.wait, LIMIT_S)
     async with bench(tmp_path, service, broker=broker) as world:
         await world.settle()
-        async with service.reading() as session:
+        async with service.query() as session:
             assert list(await session.scalars(select(puddles.c.number))) == [1]
 
 
@@ -303,7 +324,7 @@ async def test_a_stop_while_a_heartbeat_gives_work_away_waits_for_that_work(
     begun, go_on = asyncio.Event(), asyncio.Event()
     got: list[int] = []
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop) -> None:
         begun.set()
         await go_on.wait()
@@ -318,7 +339,7 @@ async def test_a_stop_while_a_heartbeat_gives_work_away_waits_for_that_work(
         giving = asyncio.create_task(worker._end(["water/0"]))  # as a heartbeat does
         await asyncio.sleep(0)
         stopping = asyncio.create_task(world.runtimes["well"].stop())
-        while not stopping.done() and not consumer._stopping:  # noqa: ASYNC110  # nothing tells it but this
+        while not stopping.done() and not consumer._stop.asked:  # noqa: ASYNC110  # nothing tells it but this
             await asyncio.sleep(0)
         giving.cancel()
         for _ in range(50):
@@ -374,14 +395,15 @@ async def test_a_loop_that_ends_unexpectedly_is_said_and_begun_anew(
 
 
 async def test_a_consumer_outlives_a_defect_of_its_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Odd(MemoryBroker):
+    class Odd(ReadByBroker):
         odd = 3
 
-        async def read(self, topic: str, *args: Any) -> Any:
-            if topic == "water" and self.odd:
+        async def read_by(self, reader: MemoryReader, reading: Any) -> Any:
+            if reader.topic == "water" and self.odd:
                 self.odd -= 1
+                reading.close()
                 raise ZeroDivisionError("odd")
-            return await super().read(topic, *args)
+            return await reading
 
     got: list[int] = []
     async with bench(tmp_path, well(got), broker=Odd()) as world:
@@ -396,7 +418,7 @@ async def test_other_work_of_the_process_gets_its_turn_while_a_backlog_is_consum
     got: list[int] = []
     service = Service("well")
 
-    @service.on(Drop)
+    @service.on
     async def collect(event: Drop) -> None:
         got.append(event.number)
 

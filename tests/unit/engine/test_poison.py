@@ -56,7 +56,7 @@ class Zoo:
         self.service = Service("zoo", tables=tables)
         self.calls: list[int] = []
 
-        @self.service.on(Fed)
+        @self.service.on
         async def feed(event: Fed, step: Step) -> None:
             self.calls.append(event.number)
             await step.session.execute(insert(meals).values(animal=event.animal, number=event.number))
@@ -65,7 +65,7 @@ class Zoo:
                 raise RuntimeError(f"meal {event.number} is off")
 
     async def eaten(self, animal: str | None = None) -> list[int]:
-        async with self.service.reading() as session:
+        async with self.service.query() as session:
             found = await session.execute(select(meals.c.animal, meals.c.number).order_by(meals.c.id))
             return [number for each, number in found if animal in (None, each)]
 
@@ -248,12 +248,12 @@ class Cook:
         self.forgiving = False
 
     def at_flush(self) -> None:
-        @self.service.on(Fed)
+        @self.service.on
         async def lay(event: Fed, step: Step) -> None:
             step.session.add(_Plate(number=event.number if self.forgiving else event.number % 7))
 
     def at_commit(self) -> None:
-        @self.service.on(Fed)
+        @self.service.on
         async def bill(event: Fed, step: Step) -> None:
             await step.session.execute(insert(plates).values(number=event.number))
             plate = 1000 if event.number == 5 and not self.forgiving else event.number
@@ -290,7 +290,7 @@ async def test_what_fails_at_the_flush_is_found_one_by_one_and_retried_without_b
             await world.runtimes["cook"].store.dead_letter_decide(each.id, DeadLetterState.RELEASED)
         await world.settle()
         assert await letters(world, cook.service) == []
-        async with cook.service.reading() as session:
+        async with cook.service.query() as session:
             assert list(await session.scalars(text("SELECT number FROM plate ORDER BY number"))) == list(range(10))
 
 
@@ -306,7 +306,7 @@ async def test_what_the_database_refuses_at_commit_is_found_one_by_one(tmp_path:
         cook.forgiving = True
         await world.runtimes["cook"].store.dead_letter_decide(letter.id, DeadLetterState.RELEASED)
         await world.settle()
-        async with cook.service.reading() as session:
+        async with cook.service.query() as session:
             assert len(list(await session.scalars(text("SELECT plate FROM bill")))) == 10
 
 
@@ -315,7 +315,7 @@ async def test_a_handler_that_is_cancelled_from_inside_fails_like_any_other(tmp_
     service = Service("zoo")
     done: list[int] = []
 
-    @service.on(Fed)
+    @service.on
     async def feed(event: Fed) -> None:
         if event.number == 2:
             raise asyncio.CancelledError("the keeper went home")
@@ -382,3 +382,23 @@ async def test_a_partition_with_too_many_set_aside_waits_for_an_operator(zoo: Zo
             await world.runtimes["zoo"].store.dead_letter_decide(each.id, DeadLetterState.DISCARDED)
         await world.settle()
         assert await zoo.eaten() == [5, 6, 7]
+
+
+async def test_a_handler_that_publishes_what_no_broker_takes_fails_and_its_message_is_set_aside(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    """The relay never sees such an event, so that everything else goes out."""
+    keeper = Service("keeper")
+
+    @keeper.on
+    async def notice(event: Fed, step: Step) -> None:
+        step.publish(Noticed(animal=event.animal * 2_000, number=event.number))
+
+    async with bench(tmp_path, keeper) as world:
+        sender = Sender(world.broker)
+        await sender.send(Fed(animal="b", number=1), Fed(animal="", number=2))
+        await world.settle()
+        [letter] = await letters(world, keeper)
+        assert (letter.key, letter.state, letter.error_type) == ("b", DEAD, "EventRefused")
+        assert "2000 bytes, expected at most 1024 bytes of UTF-8" in letter.error
+        assert [each.number for each in await world.published(Noticed)] == [2]

@@ -35,11 +35,11 @@ async def test_the_log_and_the_letter_name_the_handler_and_the_place(
 ) -> None:
     service = Service("zoo")
 
-    @service.on(Weighed)
+    @service.on
     async def note(event: Weighed) -> None:
         pass
 
-    @service.on(Weighed)
+    @service.on
     async def compare(event: Weighed) -> None:
         _look_up(event.animal)
 
@@ -73,7 +73,7 @@ async def test_a_letter_that_is_dead_at_once_is_logged_with_its_number(
 ) -> None:
     service = Service("zoo")
 
-    @service.on(Weighed)
+    @service.on
     async def note(event: Weighed) -> None:
         pass
 
@@ -103,7 +103,7 @@ async def test_every_kind_of_handler_leads_to_its_own_line(kind: str, tmp_path: 
         step.publish(event)
 
     handlers: dict[str, Any] = {"function": function, "cancelled": cancelled, "publishes": publishes}
-    service.on(Weighed)(handlers[kind])
+    service.on(handlers[kind])
     async with bench(tmp_path, service) as world:
         await Sender(world.broker).send(Weighed(animal="emu", grams=2))
         await world.settle()
@@ -170,7 +170,7 @@ def test_an_error_that_has_no_text_does_not_stop_the_telling() -> None:
 async def test_the_log_says_truly_what_of_a_gap_is_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     service = Service("zoo")
 
-    @service.on(Weighed)
+    @service.on
     async def note(event: Weighed) -> None:
         pass
 

@@ -22,7 +22,7 @@ class Parcel(Event, topic="parcels", key="street"):
 def post() -> Service:
     service = Service("post")
 
-    @service.on(Parcel)
+    @service.on
     def deliver(event: Parcel) -> None: ...
 
     return service

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from servers import MariaDbServer, PostgresServer
 from sqlalchemy import create_engine, inspect
 
 from ensue.adapters import make_store
 from ensue.integrations.alembic import include_name, include_object
 from ensue.integrations.sql_tables import sql_tables, sql_tables_of
-from ensue.testing.servers import MariaDbServer, PostgresServer
 
 ENVIRONMENT = """
 from alembic import context

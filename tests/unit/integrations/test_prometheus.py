@@ -54,7 +54,7 @@ async def values(client: httpx.AsyncClient) -> dict[str, float]:
 async def test_the_outbox_grows_while_the_broker_is_away_and_empties_after(tmp_path: Path) -> None:
     service = Service("meter")
 
-    @service.on(Metered)
+    @service.on
     async def note(event: Metered) -> None: ...
 
     app = FastAPI()

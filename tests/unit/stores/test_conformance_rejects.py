@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.conformance_mutants import stores as broken
 
-from ensue.conformance import broken_stores as broken
 from ensue.conformance.store import SERVICE, StoreConformance
 from ensue.ports import Capabilities, Store
 from ensue.stores.sqlite import SqliteStore

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from servers import MariaDbServer
 from sqlalchemy import Column, LargeBinary, MetaData, String, text
 from sqlalchemy import Table as SqlTable
 
@@ -16,7 +17,6 @@ from ensue.errors import UsageError
 from ensue.message import DeadLetter, DeadLetterState, OutboxRecord, Partition, StoredResponse
 from ensue.ports import Store, Table
 from ensue.stores.mariadb.url import parse
-from ensue.testing.servers import MariaDbServer
 
 MODES = [
     "NO_BACKSLASH_ESCAPES", "NO_BACKSLASH_ESCAPES,ANSI_QUOTES", "ANSI", "IGNORE_SPACE", "PIPES_AS_CONCAT",

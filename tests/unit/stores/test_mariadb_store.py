@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from servers import MariaDbServer, TcpProxy
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
@@ -17,7 +18,6 @@ from ensue.errors import StoreConflict, StoreUnavailable, UsageError
 from ensue.ports import Table
 from ensue.stores.mariadb import MariaDbStore
 from ensue.stores.sql import link
-from ensue.testing.servers import MariaDbServer, TcpProxy
 
 LIMIT_S = 60.0
 _numbers = count(1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import count
 
 import pytest
+from servers import MongoDbServer
 
 from ensue.conformance.store import SERVICE, StoreConformance
 from ensue.ports import Store
 from ensue.stores.mongodb import MongoDbStore
-from ensue.testing.servers import MongoDbServer
 
 _databases = count()
 

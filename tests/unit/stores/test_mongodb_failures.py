@@ -10,13 +10,13 @@ from uuid import uuid4
 
 import pytest
 from pymongo.errors import BulkWriteError, ExecutionTimeout, OperationFailure, WriteConcernError, WTimeoutError
+from servers import MongoDbServer
 
 from ensue.conformance.store_suite import PARTITION, letter
 from ensue.errors import StoreConflict, StoreUnavailable
 from ensue.ports import Table
 from ensue.stores.mongodb import MongoDbStore
 from ensue.stores.mongodb import records as mongodb_records
-from ensue.testing.servers import MongoDbServer
 
 TABLE = Table("accounts", ("id", "balance"), "id")
 STEPPED_DOWN = {"code": 189, "codeName": "PrimarySteppedDown", "errmsg": "the primary stepped down while it waited"}

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from tests.unit.stores.views import Deposited, Total, make_totals, running
+from servers import MongoDbServer
+from tests.unit.stores.views import TOTALS, Deposited, Total, make_totals, running
 
 from ensue import EngineConfig, Event, Message, Service, Step, TableRepository, UsageError
 from ensue.brokers.memory import MemoryBroker
@@ -21,9 +22,9 @@ from ensue.errors import RetryableError, StoreUnavailable
 from ensue.message import Checkpoint, Envelope, OutboxRecord, Partition
 from ensue.ports import Store, Table
 from ensue.stores.mongodb import MongoDbStore
+from ensue.stores.mongodb import outbox as mongodb_outbox
 from ensue.stores.mongodb import records as mongodb_records
 from ensue.stores.redis import RedisStore
-from ensue.testing.servers import MongoDbServer
 
 TABLE = Table("accounts", ("id", "balance"), "id")
 
@@ -98,7 +99,7 @@ async def test_what_a_store_cannot_do_is_refused_at_start() -> None:
 
     plain = _service(publishes=[])
 
-    @plain.on(Said)
+    @plain.on
     async def listen(event: Said, step: Step) -> None: ...
 
     with pytest.raises(UsageError, match=r"handler listen of .*: in this database each entity is a document"):
@@ -112,7 +113,7 @@ async def test_what_a_store_cannot_do_is_refused_at_start() -> None:
 
     own = _service(publishes=[])
 
-    @own.on(Said, entity=Total, id="id", repository=Own())
+    @own.on(id="id", repository=Own())
     def total(total: Total | None, event: Said) -> None: ...
 
     with pytest.raises(UsageError, match="has a repository of its own"):
@@ -123,9 +124,9 @@ async def test_publishing_for_an_entity_that_does_not_exist_is_a_dead_letter(url
     class Noted(Event, topic="noted", key="account"):
         account: str
 
-    notes = Service("notes", publishes=[Noted], repositories=[TableRepository(Total, table="totals", id="account")])
+    notes = Service("notes", publishes=[Noted], repositories=[TableRepository(Total, TOTALS)])
 
-    @notes.on(Deposited, entity=Total, id="account")
+    @notes.on
     def note(total: Total | None, event: Deposited, step: Step) -> None:
         step.publish(Noted(account=event.account))
 
@@ -270,6 +271,85 @@ async def test_two_relays_that_collect_at_once_read_the_same_and_all_of_it(url: 
     finally:
         await first.close()
         await second.close()
+
+
+class Outrun(MongoDbStore):
+    """A relay's store that is never fast enough: before each look at what entities carry, steps have published more."""
+
+    def __init__(self, url: str, publisher: MongoDbStore) -> None:
+        super().__init__(url, "orders")
+        self.publisher = publisher
+        self.published = 0
+
+    async def _tables(self) -> Sequence[str]:
+        for _ in range(2):
+            async with self.publisher.transaction() as transaction:
+                self.published += 1
+                await transaction.insert_rows(TABLE, [(f"account-{self.published}", 0)])
+                await transaction.outbox_add([record(str(self.published), self.published % 3)])
+        return await super()._tables()
+
+
+async def test_a_relay_sends_though_steps_publish_faster_than_it_collects(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongodb_outbox, "COLLECT_MAX", 2)
+    publisher = MongoDbStore(url, "orders")
+    relay = Outrun(url, publisher)
+    await publisher.open()
+    await relay.open()
+    try:
+        async with asyncio.timeout(60):
+            heads = await relay.outbox_heads()
+            assert max(heads.values()) >= 2, "what was carried when it was asked"
+            await relay.outbox_prune(0.0, 0, 100)
+            seen: list[OutboxRecord] = []
+            for _ in range(8):
+                seen += await relay.outbox_after(seen[-1].position if seen else 0, 100)
+            assert len(seen) >= 16
+            assert relay.published > len(seen), "the publisher was not faster"
+            # Nothing is left out and nothing is late, when it is quiet at last.
+            while batch := await publisher.outbox_after(seen[-1].position, 100):
+                seen += batch
+            assert sorted(int(text) for text in texts(seen)) == list(range(1, relay.published + 1))
+            assert [each.position for each in seen] == list(range(1, len(seen) + 1))
+            check_chain(seen)
+            assert await relay.new_epoch(seen[-1].position) != publisher.source
+    finally:
+        await publisher.close()
+        await relay.close()
+
+
+async def test_the_heads_are_those_of_all_that_steps_have_published(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mongodb_outbox, "COLLECT_MAX", 2)
+    store = MongoDbStore(url, "orders")
+    await store.open()
+    try:
+        for number in range(3):
+            async with store.transaction() as transaction:
+                await transaction.insert_rows(TABLE, [(f"account-{number}", 0)])
+                await transaction.outbox_add([record(f"{number}.{each}") for each in range(3)])
+        assert await store.outbox_heads() == {("orders", 0): 9}
+    finally:
+        await store.close()
+
+
+async def test_a_wait_ends_for_what_another_process_has_collected(url: str) -> None:
+    waiting, other = MongoDbStore(url, "orders"), MongoDbStore(url, "orders")
+    await waiting.open()
+    await other.open()
+    try:
+        assert list(await waiting.outbox_after(0, 10)) == []
+        async with other.transaction() as transaction:
+            await transaction.insert_rows(TABLE, [("account", 0)])
+            await transaction.outbox_add([record("x")])
+        assert texts(await other.outbox_after(0, 10)) == ["x"]
+        async with asyncio.timeout(30):
+            await waiting.outbox_wait(3600.0)
+        assert texts(await waiting.outbox_after(0, 10)) == ["x"]
+    finally:
+        await waiting.close()
+        await other.close()
 
 
 # --- the server

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from servers import PgBouncer, PostgresServer
 
 from ensue.conformance.store import SERVICE, StoreConformance
 from ensue.ports import Capabilities, Store
 from ensue.stores.postgres import PostgresStore
-from ensue.testing.servers import PgBouncer, PostgresServer
 
 DATABASE = "conformance"
 EMPTY = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public"

@@ -8,15 +8,15 @@ from typing import Any
 
 import psycopg
 import pytest
+from servers import PostgresServer
 
 from ensue.adapters import make_store
 from ensue.conformance.store_suite import record
 from ensue.errors import StoreUnavailable
 from ensue.stores.postgres.replication import ReplicationConnection
-from ensue.testing.servers import PostgresServer
 
 
-@pytest.mark.parametrize("outbox", ["poll", "wal", "messages"])
+@pytest.mark.parametrize("outbox", ["poll", "wal"])
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_keys_with_letters_beyond_ascii_are_published_from_a_latin1_database(
     postgres_server: PostgresServer, outbox: str, driver: str

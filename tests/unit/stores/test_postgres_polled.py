@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from servers import PostgresServer
 
 from ensue.conformance.store_suite import SERVICE, check_chain, record, texts
 from ensue.stores.postgres import PostgresStore
 from ensue.stores.postgres.by_stamp import LOCK
 from ensue.stores.postgres.polled import PolledOutbox
 from ensue.stores.sql.link import Link
-from ensue.testing.servers import PostgresServer
 
 DATABASE = "polled"
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"

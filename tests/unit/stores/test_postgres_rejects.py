@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
+from servers import PostgresServer
+from tests.conformance_mutants import concurrent as broken
+from tests.conformance_mutants.stores import WrappedStore
 
-from ensue.conformance import broken_concurrent as broken
-from ensue.conformance.broken_stores import WrappedStore
 from ensue.conformance.store import SERVICE
 from ensue.conformance.store_concurrent import Concurrent
 from ensue.ports import Capabilities, Store
 from ensue.stores.postgres import PostgresStore
-from ensue.testing.servers import PostgresServer
 
 REJECTED_BY: dict[type[WrappedStore], str] = {
     broken.ReadsBySequence: "test_a_late_commit_is_read_after_what_was_read_before_it",

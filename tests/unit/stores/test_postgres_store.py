@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
+from servers import PostgresServer, TcpProxy
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -19,7 +20,6 @@ from ensue.errors import StoreConflict, StoreOutdated, StoreUnavailable, UsageEr
 from ensue.ports import Table
 from ensue.stores.postgres import PostgresStore
 from ensue.stores.sql import link
-from ensue.testing.servers import PostgresServer, TcpProxy
 
 DATABASE = "alone"
 EMPTY = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
@@ -279,8 +279,10 @@ async def test_a_wrong_database_or_password_is_told_without_the_password(
         await store.open()
     assert "s3cret" not in str(caught.value)
     assert "nowhere" in str(caught.value)
-    with pytest.raises(UsageError, match="outbox='wall', expected poll or wal or messages"):
+    with pytest.raises(UsageError, match="outbox='wall', expected poll or wal"):
         PostgresStore(f"{url}?outbox=wall", SERVICE)
+    with pytest.raises(UsageError, match=r"no outbox='messages'.*Use outbox=wal"):
+        PostgresStore(f"{url}?outbox=messages", SERVICE)
 
 
 async def test_another_services_tables_and_other_versions_are_refused(

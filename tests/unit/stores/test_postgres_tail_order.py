@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from servers import PostgresServer
 
 from ensue.conformance.store_suite import (
     ACCOUNTS,
@@ -23,15 +24,14 @@ from ensue.conformance.store_suite import (
 from ensue.message import OutboxRecord
 from ensue.ports import Store
 from ensue.stores.postgres import PostgresStore
-from ensue.testing.servers import PostgresServer
 
 PATIENCE_S = 30.0
 
 
-@pytest.fixture(params=["wal", "messages"])
-def url(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[str]:
+@pytest.fixture
+def url(postgres_server: PostgresServer) -> Iterator[str]:
     name = f"tail_{uuid.uuid4().hex[:12]}"
-    yield f"{postgres_server.url(name)}?outbox={request.param}"
+    yield f"{postgres_server.url(name)}?outbox=wal"
     postgres_server.drop(name)
 
 

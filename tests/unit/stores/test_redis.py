@@ -6,11 +6,11 @@ from itertools import count
 
 import pytest
 import redis.asyncio as driver
+from servers import RedisServer
 
 from ensue.conformance.store import SERVICE, StoreConformance
 from ensue.ports import Store
 from ensue.stores.redis import RedisStore
-from ensue.testing.servers import RedisServer
 
 _databases = count()
 

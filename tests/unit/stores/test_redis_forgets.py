@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from servers import RedisServer
 from tests.unit.stores.views import LIMIT_S, running
 
 from ensue.errors import CheckpointConflict, RetryableError, StoreUnavailable, UsageError
 from ensue.message import Checkpoint, Partition
-from ensue.ports import Index, Table
+from ensue.ports import Lookup, Table
 from ensue.stores.redis import RedisStore
-from ensue.testing.servers import RedisServer
 
 Start = Callable[..., RedisServer]
 
@@ -134,8 +134,8 @@ async def test_a_table_that_is_declared_otherwise_now_is_refused(start: Start) -
     try:
         async with store.transaction() as transaction:
             await transaction.insert_rows(Table("t", ("id", "a"), "id"), [("x", 1)])
-        with pytest.raises(UsageError, match="other columns or indexes"):
-            await store.rows().get(Table("t", ("id", "a"), "id", (Index((), ("a", "id")),)), ["x"])
+        with pytest.raises(UsageError, match="other columns or lookups"):
+            await store.rows().get(Table("t", ("id", "a"), "id", (Lookup((), ("a", "id")),)), ["x"])
         with pytest.raises(UsageError, match="a row holds object"):
             async with store.transaction() as transaction:
                 await transaction.insert_rows(Table("t", ("id", "a"), "id"), [("y", object())])

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from servers import MariaDbServer, PostgresServer
 from sqlalchemy import Column, DateTime, MetaData, Numeric, String, Table, Uuid
 
 from ensue.adapters import make_store
-from ensue.ports import Index
+from ensue.ports import Lookup
 from ensue.ports import Table as Rows
-from ensue.testing.servers import MariaDbServer, PostgresServer
 
 metadata = MetaData()
 parcels = Table(
@@ -26,7 +26,7 @@ parcels = Table(
     Column("sent", DateTime(timezone=True), nullable=False),
     Column("note", String(20)),
 )
-BY_OWNER = Index(("owner",), ("sent", "id"))
+BY_OWNER = Lookup(("owner",), ("sent", "id"))
 PARCELS = Rows("rich_parcels", ("id", "owner", "weight", "sent", "note"), "id", (BY_OWNER,))
 OWNER = uuid.UUID(int=7).hex
 

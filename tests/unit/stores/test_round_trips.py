@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from benchmarks.publishing import MARIADB, POSTGRES, Way, round_trips
-
-from ensue.testing.servers import MariaDbServer, PostgresServer
+from servers import MariaDbServer, PostgresServer
 
 SIZES = (0, 1, 2, 10, 100)
 

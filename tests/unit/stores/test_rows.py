@@ -1,4 +1,4 @@
-"""Queries by entity: what `Rows` makes of a repository's indexes, on two stores; and the same as plain SQL."""
+"""Queries by entity: what `Rows` makes of a repository's lookups, on two stores; and the same as plain SQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Column, MetaData, String, Table
 
-from ensue import Index, Rows, Service, TableRepository, UsageError
+from ensue import Lookup, Rows, Service, TableRepository, UsageError
 from ensue.conformance.store import SERVICE
 from ensue.conformance.store_rows import Reading
 from ensue.ports import Capabilities, RowReader, Store
@@ -34,15 +34,15 @@ class Parcel:
 
 
 metadata = MetaData()
-Table(
+parcel = Table(
     "parcel",
     metadata,
     *(Column(name, String(64), primary_key=name == "id") for name in ("id", "sent", "price", "note")),
 )
 PARCELS = TableRepository(
     Parcel,
-    table="parcel",
-    indexes=[Index((), ("sent", "id")), Index(("note",), ("sent", "id")), Index((), ("price", "id"))],
+    parcel,
+    lookups=[Lookup((), ("sent", "id")), Lookup(("note",), ("sent", "id")), Lookup((), ("price", "id"))],
 )
 
 
@@ -70,22 +70,25 @@ async def test_entities_come_back_with_their_own_types(store: Store) -> None:
     assert await rows.get(Parcel, inserted[2].id) == inserted[2]
     assert await rows.get(Parcel, uuid4()) is None
     assert await rows.get_many(Parcel, list(parcels)) == parcels
-    assert await rows.find(Parcel, since=date(2024, 1, 4)) == inserted[3:]
+    assert await rows.find(Parcel, order=("sent", "id"), since=date(2024, 1, 4)) == inserted[3:]
     assert await rows.find(Parcel, by={"note": None}) == inserted[::2]
     assert await rows.find(Parcel, by={"note": "x"}, after=inserted[1], limit=1) == [inserted[3]]
-    assert await rows.find(Parcel, after=(date(2024, 1, 3), inserted[2].id)) == inserted[3:]
+    assert await rows.find(Parcel, order=("sent", "id"), after=(date(2024, 1, 3), inserted[2].id)) == inserted[3:]
     assert await rows.find(Parcel, order=("price", "id"), limit=3) == inserted[:3]
     assert (await rows.count(Parcel), await rows.count(Parcel, by={"note": "x"})) == (6, 3)
 
 
 async def test_what_no_index_can_answer_is_refused_with_the_index_to_add(store: Store) -> None:
     rows = Rows(store.rows(), {Parcel: PARCELS})
-    with pytest.raises(UsageError, match=r"add Index\(equal=\('price'\), order="):
+    with pytest.raises(UsageError, match=r"add Lookup\(\('price',\), \(\.\.\., 'id'\)\) to the lookups="):
         await rows.find(Parcel, by={"price": Decimal(1)})
     with pytest.raises(UsageError, match="expected a Parcel or a tuple of its sent, id"):
-        await rows.find(Parcel, after=(1,))
+        await rows.find(Parcel, order=("sent", "id"), after=(1,))
     with pytest.raises(UsageError, match="since has 3 values"):
-        await rows.find(Parcel, since=(1, 2, 3))
+        await rows.find(Parcel, order=("sent", "id"), since=(1, 2, 3))
+    several = r"in several orders: say which, order=\('sent', 'id'\) or order=\('price', 'id'\)"
+    with pytest.raises(UsageError, match=several):
+        await rows.find(Parcel)
     with pytest.raises(UsageError, match="limit is 0"):
         await rows.find(Parcel, limit=0)
     with pytest.raises(UsageError, match="Service is not stored by a TableRepository"):
@@ -94,21 +97,21 @@ async def test_what_no_index_can_answer_is_refused_with_the_index_to_add(store: 
 
 def test_an_index_must_fit_its_class() -> None:
     with pytest.raises(UsageError, match="has no field when"):
-        TableRepository(Parcel, table="p", indexes=[Index((), ("when", "id"))])
+        TableRepository(Parcel, parcel, lookups=[Lookup((), ("when", "id"))])
     with pytest.raises(UsageError, match="must end with the id"):
-        TableRepository(Parcel, table="p", indexes=[Index((), ("id", "sent"))])
+        TableRepository(Parcel, parcel, lookups=[Lookup((), ("id", "sent"))])
 
 
 async def test_a_service_hands_out_rows(tmp_path: Path) -> None:
     parcels = Service(
         "parcels", database=f"sqlite:///{tmp_path}/p.db", broker="memory://", tables=metadata, repositories=[PARCELS]
     )
-    parcel = Parcel(uuid4(), date(2024, 1, 1), Decimal(3))
+    one = Parcel(uuid4(), date(2024, 1, 1), Decimal(3))
     async with parcels.running(work=False):
         async with parcels.step() as step:
-            await PARCELS.save(step.transaction, {}, {parcel.id: parcel})
+            await PARCELS.save(step.transaction, {}, {one.id: one})
         async with parcels.rows() as rows:
-            assert await rows.find(Parcel) == [parcel]
+            assert await rows.find(Parcel, order=("sent", "id")) == [one]
 
 
 class _ByText(SqliteStore):
@@ -140,9 +143,9 @@ async def test_a_query_by_an_index_reads_no_whole_table(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE parcel (id PRIMARY KEY, sent, price, note)")
         connection.execute("CREATE INDEX of_note ON parcel (note, sent, id)")
         for statement in (
-            sql_rows.find_statement(table, table.indexes[1], ["x"], ["1"], [], 9, quoted),
-            sql_rows.find_statement(table, table.indexes[1], ["x"], [], ["1", "a"], 9, quoted),
-            sql_rows.count_statement(table, table.indexes[1], ["x"], quoted),
+            sql_rows.find_statement(table, table.lookups[1], ["x"], ["1"], [], 9, quoted),
+            sql_rows.find_statement(table, table.lookups[1], ["x"], [], ["1", "a"], 9, quoted),
+            sql_rows.count_statement(table, table.lookups[1], ["x"], quoted),
         ):
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement[0]}", statement[1]))
             assert plan.startswith("SEARCH"), plan
@@ -176,5 +179,5 @@ def test_whole_numbers_near_the_edge_of_a_float_keep_their_order() -> None:
 
 def test_what_has_no_place_is_refused() -> None:
     for value in (2**63, float("nan"), Decimal(1)):
-        with pytest.raises(UsageError, match="no place in an index"):
+        with pytest.raises(UsageError, match="no place in a lookup"):
             place([value])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from servers import MariaDbServer, PostgresServer
 
 from ensue.adapters import make_store
 from ensue.errors import StoreUnavailable
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
-from ensue.testing.servers import MariaDbServer, PostgresServer
 
 
 @pytest.mark.parametrize("kind", ["postgresql+asyncpg", "postgresql+psycopg", "mariadb"])

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from servers import MariaDbServer, PostgresServer
 from sqlalchemy import text
 from tests.conftest import required, started
 
@@ -19,7 +20,6 @@ from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, record, t
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.mariadb import MariaDbStore
 from ensue.stores.postgres import PostgresStore
-from ensue.testing.servers import MariaDbServer, PostgresServer
 
 PASSWORD = "s3cret"
 PATIENCE_S = 30.0
@@ -114,11 +114,10 @@ async def test_postgresql_takes_a_file_whose_name_has_a_space(
         pass
 
 
-@pytest.mark.parametrize("outbox", ["wal", "messages"])
-async def test_postgresql_reads_its_log_over_tls_too(postgres: PostgresServer, outbox: str) -> None:
-    options = f"outbox={outbox}&sslmode=verify-full&sslrootcert={postgres.certificates.authority}"
+async def test_postgresql_reads_its_log_over_tls_too(postgres: PostgresServer) -> None:
+    options = f"outbox=wal&sslmode=verify-full&sslrootcert={postgres.certificates.authority}"
     async with opened(on(postgres, "postgresql", options)) as store:
-        await does_a_step(store, f"tailed {outbox}", POSTGRES_CIPHER)
+        await does_a_step(store, "tailed", POSTGRES_CIPHER)
         connections = postgres.psql(
             "postgres",
             "SELECT DISTINCT backend_type, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) "
@@ -197,16 +196,6 @@ MARIADB_CIPHER = "SHOW STATUS LIKE 'Ssl_cipher'"
 async def test_mariadb_does_a_step_over_tls_that_it_has_verified(mariadb: MariaDbServer) -> None:
     async with opened(on(mariadb, "mariadb", f"ssl_ca={mariadb.certificates.authority}")) as store:
         assert "('Ssl_cipher', 'TLS_" in await does_a_step(store, "verified", MARIADB_CIPHER)
-
-
-async def test_mariadb_follows_the_binary_log_over_tls_too(mariadb: MariaDbServer) -> None:
-    """The server takes no other connection: that it is followed says that it is so over TLS."""
-    pytest.importorskip("pymysqlreplication")
-    options = f"binlog=1&ssl_ca={mariadb.certificates.authority}"
-    followed = "SELECT count(*) FROM information_schema.processlist WHERE user = 'shop' AND command = 'Binlog Dump'"
-    async with opened(on(mariadb, "mariadb", options)) as store, asyncio.timeout(PATIENCE_S):
-        while mariadb.sql(followed) == "0":
-            await store.outbox_wait(0.1)
 
 
 async def test_mariadb_with_ssl_alone_trusts_the_authorities_of_the_system(

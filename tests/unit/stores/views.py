@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table
 
-from ensue import EngineConfig, Event, Index, Service, TableRepository
+from ensue import EngineConfig, Event, Service, TableRepository
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.config import Settings
 from ensue.engine.runtime import Runtime
@@ -35,14 +36,23 @@ class Total:
     deposits: int = 0
 
 
+TOTALS = Table(
+    "totals",
+    MetaData(),
+    Column("account", String, primary_key=True),
+    Column("amount", Integer, index=True),
+    Column("deposits", Integer),
+)
+
+
 def make_totals() -> Service:
     totals = Service(
         "totals",
         publishes=[],
-        repositories=[TableRepository(Total, table="totals", id="account", indexes=[Index((), ("amount", "account"))])],
+        repositories=[TableRepository(Total, TOTALS)],
     )
 
-    @totals.on(Deposited, entity=Total, id="account")
+    @totals.on
     def add(total: Total | None, event: Deposited) -> Total:
         total = total or Total(event.account)
         total.amount += event.amount
@@ -71,7 +81,7 @@ class Pair:
 
     async def found(self) -> dict[str, Total]:
         rows = Rows(self.totals.store.rows(), self._definition.repositories)
-        return {each.account: each for each in await rows.find(Total, limit=1000)}
+        return {each.account: each for each in await rows.find(Total, order=("account",), limit=1000)}
 
     async def until_the_view_is_right(self) -> None:
         found: dict[str, Total] = {}

@@ -19,7 +19,7 @@ class Answered(Event, topic="plugin-answers", key="who"):
 asker = Service("asker")
 answerer = Service("answerer")
 
-@answerer.on(Asked)
+@answerer.on
 async def answer(event: Asked, step: Step) -> None:
     step.publish(Answered(who=event.who))
 """

@@ -66,16 +66,16 @@ class Unheard(Event, topic="scenario-orders", key="text"):
     text: str
 
 
-orders = Service("orders", tables=Base.metadata, repositories=[TableRepository(Account, table="accounts")])
+orders = Service("orders", tables=Base.metadata, repositories=[TableRepository(Account, accounts)])
 
 
-@orders.on(Reserved, entity=Order)
+@orders.on
 def open_order(order: Order, event: Reserved, step: Step) -> None:
     order.state = "OPEN"
     step.publish(Opened(order_id=order.id, note=step.correlation_id))
 
 
-@orders.on(Paid, entity=Account, id="account_id")
+@orders.on(id="account_id")
 def pay(account: Account | None, event: Paid, step: Step) -> Account:
     if account is None:
         return Account(event.account_id, event.amount)
@@ -85,7 +85,7 @@ def pay(account: Account | None, event: Paid, step: Step) -> Account:
     return account
 
 
-@orders.on(Noted)
+@orders.on
 async def note(event: Noted, session: AsyncSession, step: Step) -> None:
     session.add(Note(text=event.text))
     step.publish(Opened(order_id=0, note=event.text))
@@ -170,14 +170,12 @@ async def test_an_entity_that_is_not_declared_is_refused() -> None:
         await given(orders, Stranger(1)).when(Reserved(order_id=1))
 
 
-async def test_a_table_that_the_service_does_not_declare_is_named() -> None:
-    bare = Service("bare", repositories=[TableRepository(Account, table="accounts")])
+async def test_the_table_of_a_repository_is_there_without_being_said_again() -> None:
+    metadata = MetaData()
+    table = Table("accounts", metadata, TableColumn("id", Integer, primary_key=True), TableColumn("balance", String))
+    bare = Service("bare", repositories=[TableRepository(Account, table)])
 
-    @bare.on(Paid, entity=Account)
+    @bare.on
     def take(account: Account | None, event: Paid) -> None: ...
 
-    with pytest.raises(UsageError, match=r"table 'accounts' of TableRepository\(Account\) is not in the tables"):
-        await given(bare).when(Paid(account_id=1, amount=1))
-    metadata = MetaData()
-    Table("accounts", metadata, TableColumn("id", Integer, primary_key=True), TableColumn("balance", String))
-    assert (await given(bare, tables=metadata).when(Paid(account_id=1, amount=1))).error is None
+    assert (await given(bare).when(Paid(account_id=1, amount=1))).error is None

@@ -11,7 +11,7 @@ from typing import cast
 
 from confluent_kafka import Message as KafkaRecord
 
-from ensue.codec import KAFKA, decode_envelope, from_attributes, from_structured
+from ensue.codec import KAFKA, decode_envelope, from_attributes, from_structured, garbage, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Envelope, Garbage, Message
 from ensue.ports import Entry
@@ -65,7 +65,7 @@ def decode(record: KafkaRecord, topic: str, partition: int) -> Message | Garbage
         # A header that is not text, or named twice, is found by the long way.
         headers = cast(dict[str, bytes], dict(record.headers() or ()))
         return _ours(headers, record.value() or b"", topic, partition, offset)
-    except (KeyError, ValueError, AttributeError, TypeError):
+    except (KeyError, ValueError, AttributeError, TypeError, BadMessage):
         return _anyone(record, topic, partition, offset)
 
 
@@ -90,7 +90,7 @@ def _ours(headers: dict[str, bytes], data: bytes, topic: str, partition: int, of
         take("content-type").decode(),
         {_extension(name): value.decode() for name, value in headers.items()} if headers else None,
     )
-    return Message(topic, partition, offset, key, source, int(position), int(previous), envelope, data)
+    return within_bounds(Message(topic, partition, offset, key, source, int(position), int(previous), envelope, data))
 
 
 def _extension(header: str) -> str:
@@ -111,7 +111,7 @@ def _anyone(record: KafkaRecord, topic: str, partition: int, offset: int) -> Mes
             headers.setdefault("ce_partitionkey", key)
         return from_attributes(headers, data, topic=topic, partition=partition, offset=offset, binding=KAFKA)
     except BadMessage as error:
-        return Garbage(topic, partition, offset, key, str(error), data)
+        return garbage(topic, partition, offset, key, error, data)
 
 
 def _headers(record: KafkaRecord) -> Headers:

@@ -15,7 +15,7 @@ import msgspec
 from ensue.brokers.nats.headers import encoder
 from ensue.brokers.nats.topics import Stream
 from ensue.brokers.nats.wire import Wire
-from ensue.errors import BrokerUnavailable, EnsueError, UsageError
+from ensue.errors import BrokerUnavailable, EnsueError, RecordRefused, UsageError
 from ensue.ports import Entry
 
 #: What is handed to the connection at once.
@@ -118,7 +118,8 @@ async def append(
 ) -> list[int]:
     """Send entries to (stream, partition)s; return the last sequence of each when all are acknowledged.
 
-    Nothing is sent when one of them cannot be encoded. Raises StreamGone, BrokerUnavailable, UsageError, BadMessage.
+    Nothing is sent when one of them cannot be encoded. Raises StreamGone, BrokerUnavailable, RecordRefused, UsageError,
+    BadMessage.
     """
     ready = [(stream, encoded(stream, wire, source, number, entries)) for stream, number, entries in batches]
     tally = Tally(sum(len(records) for _, records in ready))
@@ -139,17 +140,19 @@ async def append(
 def encoded(
     stream: Stream, wire: Wire, source: str, partition: int, entries: Sequence[Entry]
 ) -> list[tuple[bytes, bytes]]:
-    """Headers and data of each entry. Raises UsageError when one is larger than the server takes."""
+    """Headers and data of each entry. Raises RecordRefused when one is larger than the server takes."""
     encode = encoder(source, partition)
     records = [(encode(entry), entry.data) for entry in entries]
     largest = wire.max_payload
     for (headers, data), entry in zip(records, entries, strict=True):
         if len(headers) + len(data) > largest:
-            raise UsageError(
+            raise RecordRefused(
                 f"a record for {stream.subject} (position {entry.position}, key {entry.key[:60]!r}) has "
                 f"{len(headers) + len(data)} bytes with its headers, and the NATS server takes {largest}: raise "
                 "max_payload in its configuration, or publish a reference instead of the data",
                 position=entry.position,
+                expected=largest,
+                found=len(headers) + len(data),
             )
     return records
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote, unquote
 
-from ensue.codec import NATS, decode_envelope, from_attributes, from_structured
+from ensue.codec import NATS, decode_envelope, from_attributes, from_structured, garbage, within_bounds
 from ensue.errors import BadMessage, UsageError
 from ensue.message import Envelope, Garbage, Message
 from ensue.ports import Entry
@@ -93,10 +93,14 @@ def decode(topic: str, partition: int, offset: int, headers: bytes, data: bytes)
             if b"%" in headers:
                 id_, source, type_, time, key = map(unquote, (id_, source, type_, time, key))
                 correlation, causation, parent = map(unquote, (correlation, causation, parent))
-            return Message(
+            message = Message(
                 topic, partition, offset, key, source, int(position or 0), int(previous or 0),
                 Envelope(id_, type_, time, correlation, causation, parent, content), data,
             )  # fmt: skip
+            try:
+                return within_bounds(message)
+            except BadMessage as error:
+                return garbage(topic, partition, offset, key, error, data)
     return _decode_any(topic, partition, offset, headers, data)
 
 
@@ -113,7 +117,7 @@ def _decode_any(topic: str, partition: int, offset: int, headers: bytes, data: b
         return from_attributes(fields, data, topic=topic, partition=partition, offset=offset, binding=NATS)
     except BadMessage as error:
         key = unquote(fields.get("ce-partitionkey", ""))
-        return Garbage(topic, partition, offset, key, str(error), data)
+        return garbage(topic, partition, offset, key, error, data)
 
 
 def parse_headers(block: bytes) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from ensue.codec import decode_envelope
+from ensue.codec import decode_envelope, garbage, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Garbage, Message
 
@@ -13,8 +13,7 @@ def message_of(topic: str, partition: int, row: asyncpg.Record) -> Message | Gar
     """Return the row of `Statements.read` as a message."""
     offset, position, previous, key, source, envelope, data = row
     try:
-        return Message(
-            topic, partition, offset, key.decode(), source.decode(), position, previous, decode_envelope(envelope), data
-        )
+        where = (topic, partition, offset, key.decode(), source.decode(), position, previous)
+        return within_bounds(Message(*where, decode_envelope(envelope), data))
     except (BadMessage, UnicodeDecodeError) as error:
-        return Garbage(topic, partition, offset, key.decode(errors="replace"), str(error), data)
+        return garbage(topic, partition, offset, key.decode(errors="replace"), error, data)

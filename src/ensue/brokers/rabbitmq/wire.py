@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ensue.brokers.rabbitmq.frames import Value, properties, text_field
-from ensue.codec import Binding, decode_envelope, from_attributes
+from ensue.codec import Binding, decode_envelope, from_attributes, garbage, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Envelope, Garbage, Message
 from ensue.ports import Entry
@@ -83,16 +83,15 @@ def message_of(
                     _text(get(b"cloudEvents:traceparent", b"")), content_type.decode() or "application/json",
                 )  # fmt: skip
                 key = _text(get(b"cloudEvents:partitionkey", b""))
-                return Message(
-                    topic, partition, offset, key, _text(source), int(position), int(previous), envelope, data
-                )
+                where = (topic, partition, offset, key, _text(source), int(position), int(previous))
+                return within_bounds(Message(*where, envelope, data))
         texts = {_name(name): _text(value) for name, value in headers.items() if value is not None}
         texts["content-type"] = content_type.decode()
         return from_attributes(texts, data, topic=topic, partition=partition, offset=offset, binding=AMQP)
     except (BadMessage, UnicodeDecodeError) as error:
         raw = get(b"cloudEvents:partitionkey", b"")
         readable = raw.decode(errors="replace") if isinstance(raw, bytes) else ""
-        return Garbage(topic, partition, offset, readable, str(error), data)
+        return garbage(topic, partition, offset, readable, error, data)
 
 
 def _name(name: bytes) -> str:

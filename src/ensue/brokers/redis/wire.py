@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ensue.codec import KAFKA, decode_envelope, from_attributes
+from ensue.codec import KAFKA, decode_envelope, from_attributes, garbage, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Envelope, Garbage, Message
 from ensue.ports import Entry
@@ -64,22 +64,22 @@ def message_of(topic: str, partition: int, offset: int, head: Sequence[str], dat
     position = get("ce_ensueposition", "")
     previous = get("ce_ensueprevious", "")
     source, id_, type_ = get("ce_source", ""), get("ce_id", ""), get("ce_type", "")
-    if (
-        get("ce_specversion") == "1.0" and source and id_ and type_
-        and position.isdecimal() and previous.isdecimal() and position.isascii() and previous.isascii()
-        and fields.keys() <= _KNOWN and len(position) < 20 and len(previous) < 20
-    ):  # fmt: skip
-        # One of ours without extensions, the usual case; everything else goes the general way below.
-        envelope = Envelope(
-            id_, type_, get("ce_time", ""), get("ce_correlationid", ""), get("ce_causationid", ""),
-            get("ce_traceparent", ""), get("content-type", "") or "application/json",
-        )  # fmt: skip
-        key = get("ce_partitionkey", "")
-        return Message(topic, partition, offset, key, source, int(position), int(previous), envelope, data)
     try:
+        if (
+            get("ce_specversion") == "1.0" and source and id_ and type_
+            and position.isdecimal() and previous.isdecimal() and position.isascii() and previous.isascii()
+            and fields.keys() <= _KNOWN and len(position) < 20 and len(previous) < 20
+        ):  # fmt: skip
+            # One of ours without extensions, the usual case; everything else goes the general way below.
+            envelope = Envelope(
+                id_, type_, get("ce_time", ""), get("ce_correlationid", ""), get("ce_causationid", ""),
+                get("ce_traceparent", ""), get("content-type", "") or "application/json",
+            )  # fmt: skip
+            where = (topic, partition, offset, get("ce_partitionkey", ""), source, int(position), int(previous))
+            return within_bounds(Message(*where, envelope, data))
         return from_attributes(fields, data, topic=topic, partition=partition, offset=offset, binding=KAFKA)
     except BadMessage as error:
-        return Garbage(topic, partition, offset, get("ce_partitionkey", ""), str(error), data)
+        return garbage(topic, partition, offset, get("ce_partitionkey", ""), error, data)
 
 
 def message_of_bytes(topic: str, partition: int, id_: bytes, fields: Mapping[bytes, bytes]) -> Message | Garbage:
@@ -90,5 +90,5 @@ def message_of_bytes(topic: str, partition: int, id_: bytes, fields: Mapping[byt
         head = [each.decode() for pair in fields.items() if pair[0] != b"data" for each in pair]
     except UnicodeDecodeError as error:
         key = fields.get(b"ce_partitionkey", b"").decode(errors="replace")
-        return Garbage(topic, partition, offset, key, f"a field is no UTF-8 text: {error}", data)
+        return garbage(topic, partition, offset, key, f"a field is no UTF-8 text: {error}", data)
     return message_of(topic, partition, offset, head, data)

@@ -45,10 +45,6 @@ class MariaDbStore(SqlStore):
         return make_engines()
 
     def _make_news(self, desk: Pool, wakeup: Wakeup) -> News:
-        if self._url.binlog:
-            from ensue.stores.mariadb.binlog import Binlog
-
-            return Binlog(self._url, desk, wakeup)
         return Polling(desk, wakeup)
 
     def _make_outbox(self, tools: Tools) -> Outbox:

@@ -16,7 +16,7 @@ POOL_SIZE, LOCK_TIMEOUT_S, CONNECT_S = 10, 30.0, 10
 _DRIVERS = ("unix_socket", "read_default_file", "read_default_group", "program_name")
 _TLS = ("ssl", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_check_hostname", "ssl_verify_cert")
 _FLAGS = ("ssl_check_hostname", "ssl_verify_cert")
-_OURS = ("pool_size", "lock_timeout_s", "binlog", "connect_timeout", "charset")
+_OURS = ("pool_size", "lock_timeout_s", "connect_timeout", "charset")
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -26,14 +26,13 @@ class MariaDbUrl:
 
     place: host and database, safe to show.
     pool_size: steps at once in one process. lock_timeout_s: how long a step waits for another one's row lock, whole
-    seconds. binlog: follow the server's binary log to be woken (needs REPLICATION SLAVE), instead of looking.
+    seconds.
     """
 
     arguments: Mapping[str, Any]
     place: str
     pool_size: int = POOL_SIZE
     lock_timeout_s: int = int(LOCK_TIMEOUT_S)
-    binlog: bool = False
 
 
 def parse(url: str) -> MariaDbUrl:
@@ -73,7 +72,6 @@ def parse(url: str) -> MariaDbUrl:
         place=f"MariaDB {host}:{port}/{database}",
         pool_size=int(_number("pool_size", options.get("pool_size", str(POOL_SIZE)), 1, 1000)),
         lock_timeout_s=int(_number("lock_timeout_s", options.get("lock_timeout_s", str(LOCK_TIMEOUT_S)), 1, 86_400)),
-        binlog=_flag("binlog", options.get("binlog", "0")),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ensue.ports import Index, Table
+from ensue.ports import Lookup, Table
 from ensue.stores.memory.data import Data, Row
 from ensue.stores.places import place
 
@@ -21,27 +21,27 @@ class MemoryRows:
     async def find(
         self,
         table: Table,
-        index: Index,
+        lookup: Lookup,
         equal: Sequence[Any],
         *,
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
     ) -> Sequence[Row]:
-        columns = [table.columns.index(name) for name in index.order]
+        columns = [table.columns.index(name) for name in lookup.order]
         lowest, last = place(since), place(after) if after else None
         found = []
-        for row in self._of(table, index, equal):
+        for row in self._of(table, lookup, equal):
             where = place([row[at] for at in columns])
             if where >= lowest and (last is None or where > last):
                 found.append((where, row))
         return [row for _, row in sorted(found)[:limit]]
 
-    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
-        return sum(1 for _ in self._of(table, index, equal))
+    async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
+        return sum(1 for _ in self._of(table, lookup, equal))
 
-    def _of(self, table: Table, index: Index, equal: Sequence[Any]) -> Iterator[Row]:
-        columns = [table.columns.index(name) for name in index.equal]
+    def _of(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> Iterator[Row]:
+        columns = [table.columns.index(name) for name in lookup.equal]
         wanted = list(equal)
         for row in self._data.tables.get(table.name, {}).values():
             if [row[at] for at in columns] == wanted:

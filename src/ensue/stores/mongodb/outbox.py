@@ -53,20 +53,26 @@ class Outbox:
         return found
 
     async def collect(self) -> Document:
-        """Give every event that is carried now its position; return the state after it, without a batch."""
-        while True:
-            state = await self._state()
-            if state["batch"]:
-                await self._finish(state)
-                continue
-            carried = await self._carried()
-            if not carried:
-                return state
+        """Give positions to up to COLLECT_MAX of the events that are carried now; return the state after it.
+
+        One batch, and not until there is none: while steps publish faster than that, there always is one.
+        """
+        state = await self._settled()
+        if carried := await self._carried():
             if await self._replace(state, _stamped(state, carried)):
                 self._reached("stamped")
+            state = await self._settled()
+        return state
 
-    async def carries(self) -> bool:
-        """Whether any entity carries an event now."""
+    async def _settled(self) -> Document:
+        """Return the state without a batch: one that somebody has begun is finished first."""
+        state = await self._state()
+        return await self._finish(state) if state["batch"] else state
+
+    async def beyond(self, position: int) -> bool:
+        """Whether there is an event after this position, or one that has none yet."""
+        if (await self._state())["last"] > position:
+            return True
         for name in await self._tables():
             with self._server.translated():
                 if await self._server.collection(name).find_one({"_ensue.pending": {"$gt": 0}}, {"_id": 1}):
@@ -88,14 +94,27 @@ class Outbox:
             found += [(name, each) for each in documents]
         return sorted(found, key=lambda each: float(each[1]["_ensue"]["pending"]))
 
+    async def _carried_total(self) -> int:
+        """How many events are carried now."""
+        total = 0
+        for name in await self._tables():
+            where = {"_ensue.pending": {"$gt": 0}}
+            with self._server.translated():
+                async for each in self._server.collection(name).find(where, {"_ensue.outbox.n": 1}):
+                    total += len(each["_ensue"]["outbox"])
+        return total
+
     async def _replace(self, state: Document, fresh: Document) -> bool:
         fresh["version"] = state["version"] + 1
         with self._server.translated():
             done = await self._meta.replace_one({"_id": _ID, "version": state["version"]}, fresh)
         return bool(done.matched_count)
 
-    async def _finish(self, state: Document) -> None:
-        """Insert the batch's records, take its events from their entities, clear it. All of it may be done again."""
+    async def _finish(self, state: Document) -> Document:
+        """Insert the batch's records, take its events from their entities, clear it; return the state after it.
+
+        All of it may be done again.
+        """
         events: dict[tuple[str, Any, int], Document] = {}
         entities: dict[tuple[str, Any], int] = {}
         for each in state["batch"]:
@@ -121,8 +140,10 @@ class Outbox:
         for (name, row_id), number in entities.items():
             await self._take(name, row_id, number)
             self._reached("taken")
-        await self._replace(state, {**state, "batch": []})
+        cleared = {**state, "batch": []}
+        await self._replace(state, cleared)
         self._reached("cleared")
+        return cleared
 
     async def _take(self, name: str, row_id: Any, through: int) -> None:
         """Take events up to number `through` from an entity. Its version moves, so that no step writes them back."""
@@ -150,7 +171,7 @@ class Outbox:
         return state, await self._find(state, where, limit)
 
     async def of(self, topic: str, partition: int, after: int, through: int, limit: int) -> Sequence[OutboxRecord]:
-        state = await self.collect()
+        state = await self._settled()
         where = {
             "topic": topic,
             "partition": partition,
@@ -159,7 +180,7 @@ class Outbox:
         return await self._find(state, where, limit)
 
     async def get(self, position: int) -> OutboxRecord | None:
-        state = await self.collect()
+        state = await self._settled()
         if not state["first"] <= position <= state["last"]:
             return None
         found = await self._find(state, {"_id": position}, 1)
@@ -178,7 +199,14 @@ class Outbox:
         ]  # fmt: skip
 
     async def heads(self) -> Mapping[Place, int]:
-        state = await self.collect()
+        """Heads of all that was carried when it was asked; of what steps publish meanwhile, perhaps not."""
+        total = await self._carried_total()
+        state = await self._settled()
+        through = state["last"] + total
+        while state["last"] < through:
+            before, state = state, await self.collect()
+            if state["last"] == before["last"]:
+                break  # another relay has taken the rest
         return _heads(state)
 
     # --- the relay's position, pruning, epochs
@@ -193,7 +221,7 @@ class Outbox:
             await self._meta.update_one({"_id": "relay"}, {"$max": {"position": position}})
 
     async def prune(self, before_s: float, through: int, limit: int) -> int:
-        state = await self.collect()
+        state = await self._settled()
         where = {"_id": {"$lte": min(through, state["last"])}, "at": {"$lt": before_s}}
         with self._server.translated():
             found = await self._records.find(where, {"_id": 1}).sort("_id", 1).limit(limit).to_list()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from ensue.ports import Index, Table
+from ensue.ports import Lookup, Table
 from ensue.stores.mongodb.documents import Row
 from ensue.stores.mongodb.server import Document, Server
 
@@ -30,7 +30,7 @@ class MongoDbRows:
     async def find(
         self,
         table: Table,
-        index: Index,
+        lookup: Lookup,
         equal: Sequence[Any],
         *,
         since: Sequence[Any] = (),
@@ -38,8 +38,8 @@ class MongoDbRows:
         limit: int,
     ) -> Sequence[Row]:
         await self._known(table)
-        order = [field(table, name) for name in index.order]
-        conditions: list[Document] = [_equal(table, index, equal)]
+        order = [field(table, name) for name in lookup.order]
+        conditions: list[Document] = [_equal(table, lookup, equal)]
         if since:
             conditions.append(_from(order[: len(since)], since, "$gte"))
         if after:
@@ -47,10 +47,10 @@ class MongoDbRows:
         where = conditions[0] if len(conditions) == 1 else {"$and": conditions}
         return await self._rows(table, where, sort=[(name, 1) for name in order], limit=limit)
 
-    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+    async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         await self._known(table)
         with self._server.translated():
-            return int(await self._server.collection(table.name).count_documents(_equal(table, index, equal)))
+            return int(await self._server.collection(table.name).count_documents(_equal(table, lookup, equal)))
 
     async def _rows(self, table: Table, where: Document, **how: Any) -> list[Row]:
         names = [field(table, name) for name in table.columns]
@@ -63,8 +63,8 @@ def field(table: Table, name: str) -> str:
     return "_id" if name == table.id_column else name
 
 
-def _equal(table: Table, index: Index, equal: Sequence[Any]) -> Document:
-    return {field(table, name): value for name, value in zip(index.equal, equal, strict=True)}
+def _equal(table: Table, lookup: Lookup, equal: Sequence[Any]) -> Document:
+    return {field(table, name): value for name, value in zip(lookup.equal, equal, strict=True)}
 
 
 def _from(fields: Sequence[str], values: Sequence[Any], last: str) -> Document:

@@ -159,8 +159,8 @@ class MongoDbStore:
         await records.insert_missing(server, "ensue_tables", [{"_id": table.name}])
         with server.translated():
             collection = server.collection(table.name)
-            for index in table.indexes:
-                await collection.create_index([(field(table, name), 1) for name in (*index.equal, *index.order)])
+            for lookup in table.lookups:
+                await collection.create_index([(field(table, name), 1) for name in (*lookup.equal, *lookup.order)])
             await collection.create_index([("_ensue.pending", 1)], sparse=True)
         self._known.add(table)
 
@@ -232,7 +232,7 @@ class MongoDbStore:
             return
 
     async def _is_news(self) -> bool:
-        return await self._changed() != self._seen[0] or await self._outbox.carries()
+        return await self._changed() != self._seen[0] or await self._outbox.beyond(self._seen[1])
 
     def notify(self) -> None:
         """Entities of this process carry something: whoever waits here need not look for it."""

@@ -9,25 +9,24 @@ late is found in the holes that its ids have left (`holes.py`). See ADR 18.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ensue.errors import StoreUnavailable
 from ensue.message import OutboxRecord
-from ensue.stores.postgres.by_stamp import LOCK, ByStamp
+from ensue.stores.postgres import left_slot
+from ensue.stores.postgres.by_stamp import LOCK, ByStamp, Switched
 from ensue.stores.postgres.holes import Hole, advance
-from ensue.stores.postgres.tail_read import POLLED_NOW, POLLED_PRUNED, STAMPED_MAX, Reader
+from ensue.stores.postgres.stamps import STAMPED_MAX, Reader
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
 
-if TYPE_CHECKING:
-    from ensue.stores.postgres.tail_loop import Access
-
 _RECORD = "o.id, o.topic, o.partition_no, o.record_key, o.envelope, o.data"
 # One statement, one snapshot: the counter, what is visible in the holes and behind the mark, and the oldest open
-# transaction. The first row is none of the outbox. $1: the counter's position beyond which nothing is wanted.
+# transaction. The first row is none of the outbox. $1: the position after which records are wanted; new ones only when
+# none has got its own but the one at the counter, which comes along: its id is -1 - previous. (A relay that has sent
+# everything reads on from its last record.)
 LOOK = f"""
 WITH state AS MATERIALIZED (
     SELECT c.last_position, c.epoch, c.published_from, r.changes, p.seen_id, p.hole_first, p.hole_last, p.hole_before
@@ -40,10 +39,14 @@ FROM state s
 UNION ALL (
     SELECT {_RECORD} FROM state s CROSS JOIN LATERAL unnest(s.hole_first, s.hole_last) h (first, last)
     CROSS JOIN LATERAL (SELECT * FROM ensue_outbox i WHERE i.id BETWEEN h.first AND h.last ORDER BY i.id LIMIT $2) o
-    WHERE s.last_position <= $1 ORDER BY o.id LIMIT $2
+    WHERE s.last_position - 1 <= $1 ORDER BY o.id LIMIT $2
 ) UNION ALL (
     SELECT {_RECORD} FROM ensue_outbox o
-    WHERE o.id > (SELECT seen_id FROM state) AND (SELECT last_position FROM state) <= $1 ORDER BY o.id LIMIT $2
+    WHERE o.id > (SELECT seen_id FROM state) AND (SELECT last_position - 1 FROM state) <= $1 ORDER BY o.id LIMIT $2
+) UNION ALL (
+    SELECT -1 - t.previous[cardinality(t.ids)], o.topic, o.partition_no, o.record_key, o.envelope, o.data
+    FROM state s JOIN ensue_stamp t ON t.last = s.last_position JOIN ensue_outbox o ON o.id = t.ids[cardinality(t.ids)]
+    WHERE s.last_position - 1 = $1 AND s.last_position > s.published_from
 )"""
 KEEP = """
 WITH moved AS (
@@ -75,19 +78,8 @@ WAITING = (
     "LATERAL (SELECT FROM ensue_outbox o WHERE o.id BETWEEN h.first AND h.last LIMIT 1) o) "
     "FROM ensue_counter c, ensue_relay r"
 )
-#: Positions are dense. Of the rows, at most a million are counted.
-UNSENT = (
-    "SELECT greatest(c.last_position - r.position, 0) + "
-    "(SELECT count(*) FROM (SELECT FROM ensue_outbox WHERE id > (SELECT seen_id FROM ensue_polled) "
-    "ORDER BY id LIMIT 1000000) o) + "
-    "(SELECT count(*) FROM ensue_polled p, unnest(p.hole_first, p.hole_last) h (first, last), "
-    "LATERAL (SELECT FROM ensue_outbox o WHERE o.id BETWEEN h.first AND h.last ORDER BY o.id LIMIT 1000000) o) "
-    "FROM ensue_counter c, ensue_relay r WHERE c.one = 1 AND r.one = 1"
-)
 _YOUNGEST = "SELECT coalesce(max(id), 0) FROM ensue_outbox"
-_MODE = "SELECT outbox_mode FROM ensue_meta"
 _ANEW = "UPDATE ensue_polled SET seen_id = 0, hole_first = '{}', hole_last = '{}', hole_before = '{}'"
-_TAILED = "SELECT to_regclass('ensue_tail') IS NOT NULL"
 #: More than any counter: whatever it says, records are wanted.
 _ANY = 2**62
 #: How often another relay may be quicker before this one leaves it to the next look.
@@ -116,22 +108,23 @@ _state = msgspec.json.Decoder(State).decode
 
 
 class Look(NamedTuple):
-    """ids, records: in order, not beyond the limit. whole: all that was visible in the holes is among them."""
+    """own: the record at the counter, if it was asked for. ids, records: new ones, in order, with it not beyond the
+    limit. whole: all that was visible in the holes is among them."""
 
     state: State
+    own: list[OutboxRecord]
     ids: list[int]
     records: list[OutboxRecord]
     whole: bool
 
 
 class PolledOutbox(ByStamp):
-    """The `Outbox` of mode `poll`. access: how a tail would reach the server; asked for only when there was one."""
+    """The `Outbox` of mode `poll`."""
 
     mode = "poll"
 
-    def __init__(self, tools: Tools, access: Callable[[], Access]) -> None:
-        super().__init__(tools, Reader(tools.dialect.text, POLLED_NOW, POLLED_PRUNED))
-        self._access = access
+    def __init__(self, tools: Tools) -> None:
+        super().__init__(tools, Reader(tools.dialect.text))
         #: The heads, and the counter's position to which they belong: only who moves the counter moves them.
         self._heads: dict[tuple[str, int], int] = {}
         self._heads_at = -1
@@ -139,29 +132,18 @@ class PolledOutbox(ByStamp):
     # --- its life
 
     async def open(self) -> None:
-        if await self._tools.desk.read(_tailed):
-            from ensue.stores.postgres import tail_switch
-
-            await tail_switch.leave(self._access(), self._keep_left)
+        await left_slot.drop(self._tools.desk)
 
     async def close(self) -> None: ...
 
-    async def _keep_left(self, records: list[OutboxRecord], now: float) -> None:
-        await self._tools.desk.run(lambda link: self._tools.dialect.add(link, records, now))
-
     async def prepare(self, link: Link) -> None:
         """Give up what a tail has kept: all of it is sent, and belongs to the epoch that ends now."""
-        if await _tailed(link):
-            await link.script("DELETE FROM ensue_outbox WHERE id IN (SELECT unnest(ids) FROM ensue_stamp)")
-            await link.script("DELETE FROM ensue_outbox WHERE position IS NOT NULL")
-            await link.script("DELETE FROM ensue_stamp")
-            await link.script(_ANEW)
-            await link.script("UPDATE ensue_tail SET leaving = slot, slot = '' WHERE slot <> ''")
+        await link.script("DELETE FROM ensue_outbox WHERE id IN (SELECT unnest(ids) FROM ensue_stamp)")
+        await link.script("DELETE FROM ensue_stamp")
+        await link.script(_ANEW)
+        await link.script(left_slot.LEAVE)
 
     # --- the step's side
-
-    async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
-        await self._tools.dialect.add(link, records, now)
 
     def committed(self) -> None:
         self._tools.news.announce()
@@ -186,16 +168,17 @@ class PolledOutbox(ByStamp):
         return found
 
     async def _stamp(self, link: Link, after: int, limit: int) -> tuple[int, list[OutboxRecord] | None]:
-        """Return the counter and, when it is not beyond `after`, the records that were given the next positions."""
+        """Return the counter and, when there is no more than one record between, what is after `after`; what had no
+        position was given the next ones."""
         look = await self._look_for_new(link, after, limit)
         state = look.state
-        if state.last > after:
+        if state.last - len(look.own) > after:
             return state.last, None
         if not look.records:
-            return state.last, []
+            return state.last, look.own
         if not await self._keep(link, look):
             return after, None  # another relay was quicker: look again
-        return look.records[-1].position, look.records
+        return look.records[-1].position, look.own + look.records
 
     async def _look_for_new(self, link: Link, after: int, limit: int) -> Look:
         rows = await link.fetch(LOOK, after, limit)
@@ -204,10 +187,12 @@ class PolledOutbox(ByStamp):
         self._tools.identify(state.epoch, state.published_from)
         self._tools.news.saw(state.last, state.changes)
         found = sorted((row for row in rows if row[0] > 0), key=_id)
-        whole = sum(row[0] <= state.seen for row in found) < limit
-        del found[limit:]
+        own = [_own(state, row) for row in rows if row[0] < 0]
+        room = limit - len(own)
+        whole = sum(row[0] <= state.seen for row in found) < room
+        del found[room:]
         records = [OutboxRecord(topic, number, key, envelope, data) for _, topic, number, key, envelope, data in found]
-        return Look(state, [row[0] for row in found], records, whole)
+        return Look(state, own, [row[0] for row in found], records, whole)
 
     async def _keep(self, link: Link, look: Look) -> bool:
         """Give the records their positions; False: the counter is not where the look saw it any more."""
@@ -232,10 +217,7 @@ class PolledOutbox(ByStamp):
             look.ids, [each.previous for each in look.records],
         )  # fmt: skip
         if mode != self.mode:
-            raise StoreUnavailable(
-                f"{self._tools.place}: the outbox is read as {mode!r} by now: another process switched it. "
-                f"Restart this one with ?outbox={mode}"
-            )
+            raise Switched(mode)
         if not moved:
             self._heads_at = -1
             return False
@@ -284,23 +266,16 @@ class PolledOutbox(ByStamp):
         await self._stamp_all(link)
         await self._write_epoch(link, epoch, published_through)
 
-    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
-        [(mode,)] = await link.fetch(_MODE)
-        if mode == self.mode:
-            [(count,)] = await link.fetch(UNSENT)
-            return int(count)
-        from ensue.stores.postgres import tail_switch
-
-        return await tail_switch.unsent(link, self._access(), exactly=exactly)
-
     async def hindrances(self, link: Link) -> Sequence[str]:
-        return ()
-
-
-async def _tailed(link: Link) -> bool:
-    [(tailed,)] = await link.fetch(_TAILED)
-    return bool(tailed)
+        return await left_slot.hindrances(link)
 
 
 def _id(row: Sequence[int]) -> int:
     return row[0]
+
+
+def _own(state: State, row: Sequence[Any]) -> OutboxRecord:
+    previous = -1 - row[0]
+    _, topic, number, key, envelope, data = row
+    previous = previous if previous > state.published_from else 0
+    return OutboxRecord(topic, number, key, envelope, data, state.last, previous)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ensue.message import Partition
-from ensue.ports import Index, Table
+from ensue.ports import Lookup, Table
 from ensue.stores.places import place
 
 
@@ -34,9 +34,9 @@ class Keys:
     def table(self, table: Table) -> bytes:
         return self.prefix + b"table:" + table.name.encode()
 
-    def index(self, table: Table, index: Index, equal: Sequence[Any]) -> bytes:
-        """The sorted set of the rows with these values of `index.equal`."""
-        names = f"index:{table.name}:{','.join(index.equal)}:{','.join(index.order)}:"
+    def lookup(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> bytes:
+        """The sorted set of the rows with these values of `lookup.equal`."""
+        names = f"lookup:{table.name}:{','.join(lookup.equal)}:{','.join(lookup.order)}:"
         return self.prefix + names.encode() + place(equal)
 
 
@@ -46,6 +46,6 @@ def row_key(row_id: Any) -> bytes:
 
 
 def member(order: Sequence[Any]) -> bytes:
-    """A row's entry in an index: its place, which ends with its field in the hash; the last 2 bytes say how long."""
+    """A row's entry in a lookup: its place, which ends with its field in the hash; the last 2 bytes say how long."""
     whole = place(order)
     return whole + len(row_key(order[-1])).to_bytes(2, "big")

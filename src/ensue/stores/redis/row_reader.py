@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from ensue.ports import Index, Table
+from ensue.ports import Lookup, Table
 from ensue.stores.places import place
 from ensue.stores.redis.keys import Keys, row_key
 from ensue.stores.redis.scripts import FIND
@@ -16,7 +16,7 @@ _FIELDS_MAX = 1000
 
 
 class RedisRows:
-    """known: raises UsageError when a table is kept with other columns or indexes than it is declared with."""
+    """known: raises UsageError when a table is kept with other columns or lookups than it is declared with."""
 
     def __init__(self, server: Server, keys: Keys, known: Callable[[Table], Awaitable[None]]) -> None:
         self._server = server
@@ -36,7 +36,7 @@ class RedisRows:
     async def find(
         self,
         table: Table,
-        index: Index,
+        lookup: Lookup,
         equal: Sequence[Any],
         *,
         since: Sequence[Any] = (),
@@ -48,9 +48,9 @@ class RedisRows:
         if after:
             # 0xff: beyond the length that ends the entry itself.
             lowest = max(lowest, b"[" + place(after) + b"\xff\xff\xff")
-        keys = [self._keys.index(table, index, equal), self._keys.table(table)]
+        keys = [self._keys.lookup(table, lookup, equal), self._keys.table(table)]
         return [decode_row(each) for each in await self._server.script(FIND, keys, [lowest, b"+", limit])]
 
-    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
+    async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         await self._known(table)
-        return int(await self._server.command("ZCARD", self._keys.index(table, index, equal)))
+        return int(await self._server.command("ZCARD", self._keys.lookup(table, lookup, equal)))

@@ -13,7 +13,7 @@ for _, command in ipairs(plan[2]) do redis.call(unpack(command)) end
 return 0
 """
 
-#: Rows of an index with their values. KEYS: index, table. ARGV: lowest, highest (as of ZRANGEBYLEX), limit.
+#: Rows of a lookup with their values. KEYS: lookup, table. ARGV: lowest, highest (as of ZRANGEBYLEX), limit.
 FIND = """
 local members = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
 local rows = {}

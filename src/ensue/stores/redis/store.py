@@ -113,8 +113,8 @@ class RedisStore:
         return self.source
 
     async def known(self, table: Table) -> None:
-        """Raise UsageError when the table is kept with other columns or indexes than it is declared with."""
-        declared = msgspec.json.encode((table.columns, table.id_column, table.indexes))
+        """Raise UsageError when the table is kept with other columns or lookups than it is declared with."""
+        declared = msgspec.json.encode((table.columns, table.id_column, table.lookups))
         if self._known.get(table.name) == declared:
             return
         server = self._opened()
@@ -122,7 +122,7 @@ class RedisStore:
         kept = await server.command("HGET", self._keys.tables, table.name)
         if kept != declared:
             raise UsageError(
-                f"{server.place}: table {table.name} is kept with other columns or indexes than it is declared with. "
+                f"{server.place}: table {table.name} is kept with other columns or lookups than it is declared with. "
                 f"Nothing migrates a view: stop the service, delete its keys {self._keys.prefix.decode()}* and start "
                 "it, and it is filled from the log and from the senders' outboxes",
                 declared=declared.decode(),

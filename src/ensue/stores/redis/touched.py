@@ -1,4 +1,4 @@
-"""The rows of one table inside a step: what was found, what becomes of it, and what that does to the indexes."""
+"""The rows of one table inside a step: what was found, what becomes of it, and what that does to the lookups."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class Touched:
         yield from _commands("ZADD", entries)
 
     def _entries(self, row: Row) -> Iterator[tuple[bytes, bytes]]:
-        """Where this row stands: (sorted set, member) of each index."""
+        """Where this row stands: (sorted set, member) of each lookup."""
         values = dict(zip(self.table.columns, row, strict=True))
-        for index in self.table.indexes:
-            key = self._keys.index(self.table, index, [values[name] for name in index.equal])
-            yield key, member([values[name] for name in index.order])
+        for lookup in self.table.lookups:
+            key = self._keys.lookup(self.table, lookup, [values[name] for name in lookup.equal])
+            yield key, member([values[name] for name in lookup.order])
 
 
 def _commands(name: str, words: dict[bytes, list[bytes | str]]) -> Iterator[list[bytes | str]]:

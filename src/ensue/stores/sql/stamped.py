@@ -18,9 +18,12 @@ from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
 from ensue.stores.sql.schema import Identity
 
+# The record on which the counter stands comes along: a relay that has sent everything reads on from its last record,
+# and would need a second look for nothing else.
 LOOK = (
     "SELECT c.last_position, c.epoch, c.published_from, r.changes, "
-    "EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL) FROM ensue_counter c, ensue_relay r"
+    f"EXISTS (SELECT 1 FROM ensue_outbox WHERE position IS NULL), o.{OUTBOX.replace(', ', ', o.')} "
+    "FROM ensue_counter c CROSS JOIN ensue_relay r LEFT JOIN ensue_outbox o ON o.position = c.last_position"
 )
 LOCK = "SELECT last_position, epoch, published_from FROM ensue_counter FOR UPDATE"
 AFTER = f"SELECT {OUTBOX} FROM ensue_outbox WHERE position > ? ORDER BY position LIMIT ?"
@@ -82,9 +85,12 @@ class StampedOutbox:
     async def after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
         tools = self._tools
         tools.wakeup.looked()
-        last, unstamped, identity = await tools.desk.read(self._look)
+        last, unstamped, identity, found = await tools.desk.read(self._look)
         position = max(position, identity.published_from)
-        found = await tools.desk.read(lambda link: self._after(link, position, limit)) if last > position else []
+        if last > position + 1:
+            found = await tools.desk.read(lambda link: self._after(link, position, limit))
+        elif last <= position:
+            found = []
         if not unstamped or len(found) >= limit:
             return found
         stamped = await tools.desk.run(lambda link: self._stamp(link, last, limit - len(found)))
@@ -92,11 +98,12 @@ class StampedOutbox:
             return await tools.desk.read(lambda link: self._after(link, position, limit))
         return found + stamped
 
-    async def _look(self, link: Link) -> tuple[int, bool, Identity]:
-        [(last, epoch, published_from, changes, unstamped)] = await link.fetch(LOOK)
+    async def _look(self, link: Link) -> tuple[int, bool, Identity, list[OutboxRecord]]:
+        """Return the counter, whether there are records without a position, and the record at the counter."""
+        [(last, epoch, published_from, changes, unstamped, *own)] = await link.fetch(LOOK)
         identity = self._tools.identify(str(epoch), int(published_from))
         self._tools.news.saw(int(last), int(changes))
-        return int(last), bool(unstamped), identity
+        return int(last), bool(unstamped), identity, [] if own[0] is None else [OutboxRecord(*own)]
 
     async def _stamp(self, link: Link, through: int, limit: int) -> list[OutboxRecord] | None:
         """Stamp and return records; None: some beyond `through` are stamped already, by another relay."""
@@ -142,7 +149,7 @@ class StampedOutbox:
             [(last, _, _)] = await link.fetch(LOCK)
             await self._stamp_all(link, int(last))
 
-        _, unstamped, _ = await tools.desk.read(self._look)
+        _, unstamped, _, _ = await tools.desk.read(self._look)
         if unstamped:
             await tools.desk.run(stamp_all)
         rows = await tools.desk.read(lambda link: link.fetch(HEADS))
@@ -195,7 +202,7 @@ class StampedOutbox:
         await link.script("DELETE FROM ensue_outbox_head")
         await link.execute(self._text(_EPOCH_HEADS), published_through)
 
-    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
+    async def unsent(self, link: Link, mode: str) -> int:
         [(count,)] = await link.fetch(UNSENT)
         return int(count)
 

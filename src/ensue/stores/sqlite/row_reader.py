@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from ensue.ports import Index, Table
+from ensue.ports import Lookup, Table
 from ensue.stores import sql_rows
 from ensue.stores.sqlite.readers import Snapshots
 from ensue.stores.sqlite.rows import load, quoted
@@ -22,17 +22,17 @@ class SqliteRows:
     async def find(
         self,
         table: Table,
-        index: Index,
+        lookup: Lookup,
         equal: Sequence[Any],
         *,
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
     ) -> Sequence[Sequence[Any]]:
-        return await self._read(sql_rows.find_statement(table, index, equal, since, after, limit, quoted))
+        return await self._read(sql_rows.find_statement(table, lookup, equal, since, after, limit, quoted))
 
-    async def count(self, table: Table, index: Index, equal: Sequence[Any]) -> int:
-        [(count,)] = await self._read(sql_rows.count_statement(table, index, equal, quoted))
+    async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
+        [(count,)] = await self._read(sql_rows.count_statement(table, lookup, equal, quoted))
         return int(count)
 
     async def _read(self, statement: sql_rows.Statement) -> Sequence[Sequence[Any]]:

@@ -1,0 +1,120 @@
+"""PostgreSQL: `initdb`, then `postgres` with logical decoding switched on."""
+
+from __future__ import annotations
+
+import glob
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from servers.base import Server
+from servers.certificates import Certificates, certificates
+
+#: Who may connect to a server that demands TLS: a plain connection finds no line that is its own.
+_TLS_ONLY = "hostssl all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
+
+
+class PostgresServer(Server):
+    """settings: more `-c` settings of the server, by name.
+
+    tls: it takes TLS connections alone, and a password from everybody but `postgres`; see `certificates`.
+    """
+
+    name = "postgres"
+    program = "postgres"
+    user = "postgres"
+    stop_signal = signal.SIGINT  # fast shutdown
+
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        durable: bool = False,
+        tls: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(port=port, durable=durable)
+        self._tls = tls
+        self._settings = dict(settings or {})
+
+    @property
+    def certificates(self) -> Certificates:
+        return certificates(self)
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if _binaries() else "postgres: PostgreSQL is not installed (make servers)"
+
+    def prepare(self) -> None:
+        if (self.data / "PG_VERSION").exists():
+            (self.data / "postmaster.pid").unlink(missing_ok=True)  # of a killed one; its number may be another's now
+            return
+        self.run(
+            f"{_binaries()}/initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync",
+            "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
+        )  # fmt: skip
+        if self._tls:
+            (self.data / "pg_hba.conf").write_text(_TLS_ONLY)
+
+    def command(self) -> Sequence[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "wal_level": "logical",
+            "max_wal_senders": "16",
+            "max_replication_slots": "16",
+            "max_connections": "200",
+        }
+        if not self.durable:
+            # synchronous_commit stays on: without it the tail of the log lags behind (WAL is sent when flushed).
+            settings |= {"fsync": "off", "full_page_writes": "off"}
+        if self._tls:
+            files = self.certificates
+            settings |= {"ssl": "on", "ssl_cert_file": str(files.certificate), "ssl_key_file": str(files.key)}
+        settings |= self._settings
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [f"{_binaries()}/postgres", "-D", str(self.data), "-p", str(self.port), *options]
+
+    def environment(self) -> Mapping[str, str]:
+        # With TLS its programs look for a certificate of their own at home, and ours may be closed to its account.
+        return os.environ | ({"HOME": str(self.directory)} if self._tls else {})
+
+    def answers(self) -> bool:
+        done = subprocess.run(
+            [f"{_binaries()}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False, timeout=10
+        )
+        return done.returncode == 0
+
+    def url(self, database: str = "postgres", scheme: str = "postgresql") -> str:
+        """The URL of a database, which is made if it is not there."""
+        if database != "postgres" and not self._has(database):
+            self.psql("postgres", f'CREATE DATABASE "{database}"')
+        return f"{scheme}://postgres@127.0.0.1:{self.port}/{database}"
+
+    def drop(self, database: str) -> None:
+        self.psql("postgres", f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+
+    def psql(self, database: str, statement: str) -> str:
+        """Run SQL past everything; return the rows, one a line, columns separated by `|`."""
+        return self.run(*self.client(database), statement).strip()
+
+    def client(self, database: str) -> Sequence[str]:
+        """The command, for `run`, of which the last argument is SQL; for what takes longer than `psql` waits."""
+        return [
+            f"{_binaries()}/psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database,
+            "-v", "ON_ERROR_STOP=1", "-Atqc",
+        ]  # fmt: skip
+
+    def _has(self, database: str) -> bool:
+        return self.psql("postgres", f"SELECT 1 FROM pg_database WHERE datname = '{database}'") == "1"
+
+
+def _binaries() -> str:
+    """The directory of the newest PostgreSQL that can start a server; empty: there is none."""
+    found = Server.find("initdb")
+    if found:  # a link, perhaps; what belongs to it stands beside what it leads to
+        return str(Path(found).resolve().parent)
+    places = glob.glob("/usr/lib/postgresql/*/bin/initdb")
+    return str(Path(max(places, key=lambda each: int(each.split("/")[4]))).parent) if places else ""

@@ -1,0 +1,261 @@
+"""A handler: what its annotations ask for, and how it is called. No I/O here.
+
+Each parameter says by its type what it takes: a declared event class the event, `Step`, `Message` and sessions
+themselves, anything else the entity. So a declaration names each class once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from ensue.errors import UsageError
+from ensue.event import EventType, event_type, is_event_class
+from ensue.handling import bound_by_partial, check_callable, is_async, wraps_async, written_in
+from ensue.message import Message
+from ensue.repository import Repository, class_of
+from ensue.step import Step
+
+#: What a handler's parameter can be; the values are places in the tuple that a call picks from.
+ENTITY, EVENT, STEP, MESSAGE, SESSION, SYNC_SESSION = range(6)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Handler:
+    """One declared handler of one event.
+
+    order: which of ENTITY, EVENT, STEP, ... each parameter takes. asynchronous: `async def`; any other function may
+    still return an awaitable (a decorator's wrapper does). With an entity: `id_field` of the event holds the entity's
+    id, `optional` says that a missing entity is handed over as None.
+    """
+
+    name: str
+    event: EventType[Any]
+    function: Callable[..., Any]
+    order: tuple[int, ...]
+    asynchronous: bool
+    entity: type | None = None
+    repository: Repository[Any] | None = None
+    id_field: str = ""
+    optional: bool = False
+
+    @property
+    def where(self) -> str:
+        """How an error names it."""
+        return f"handler {self.name} of {self.event.type}"
+
+    @property
+    def needs_session(self) -> bool:
+        return SESSION in self.order or SYNC_SESSION in self.order
+
+    def caller(self) -> Callable[[Any, Any, Step], Any]:
+        """Return `call(entity, event, step)` that hands each parameter what it asked for, with no lookup left."""
+        function, order = self.function, self.order
+        if order == (EVENT, STEP):
+            return lambda entity, event, step: function(event, step)
+        if order == (ENTITY, EVENT, STEP):
+            return function
+        if max(order) <= STEP and len(order) > 1:
+            pick = itemgetter(*order)
+            return lambda entity, event, step: function(*pick((entity, event, step)))
+        getters = [_GETTERS[place] for place in order]
+        return lambda entity, event, step: function(*[get(entity, event, step) for get in getters])
+
+
+_GETTERS: dict[int, Callable[[Any, Any, Step], Any]] = {
+    ENTITY: lambda entity, event, step: entity,
+    EVENT: lambda entity, event, step: event,
+    STEP: lambda entity, event, step: step,
+    MESSAGE: lambda entity, event, step: step.message,
+    SESSION: lambda entity, event, step: step.session,
+    SYNC_SESSION: lambda entity, event, step: step.transaction.sync_session(),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What a function's parameters ask for: `order` as a Handler's, the events that it takes, and its entity."""
+
+    order: tuple[int, ...]
+    asynchronous: bool
+    events: tuple[EventType[Any], ...]
+    entity: type | None
+    entity_parameter: str
+    optional: bool
+
+
+def read_parameters(
+    function: Callable[..., Any], where: str, given_entity: type | None, local_names: Mapping[str, Any]
+) -> Asked:
+    """given_entity: the entity's class, where the annotation is a wider one. local_names: of the enclosing function.
+
+    Raises UsageError that names the parameter and what to write when the declaration cannot work.
+    """
+    check_callable(function, where)
+    asynchronous = is_async(function)
+    awaits = asynchronous or wraps_async(function)
+    order: list[int] = []
+    taken: dict[int, str] = {}
+    events: tuple[EventType[Any], ...] = ()
+    entity: type | None = None
+    optional = False
+    for parameter in _parameters(function, where):
+        kind = _resolved(function, parameter, where, local_names)
+        kinds = [each for each in _options(kind) if each is not types.NoneType]
+        place = _place(kinds)
+        if place == EVENT:
+            events = tuple(event_type(each) for each in kinds)
+        elif place == ENTITY:
+            entity = _entity(kinds, given_entity, parameter.name, where)
+            optional = len(kinds) < len(_options(kind))
+        elif place == SESSION and not awaits:
+            raise UsageError(f"{where} is a plain def: annotate {parameter.name!r} with Session, not AsyncSession")
+        elif place == SYNC_SESSION and awaits:
+            raise UsageError(f"{where} is async: annotate {parameter.name!r} with AsyncSession, not Session")
+        if place in taken:
+            raise UsageError(
+                f"{where}: parameters {taken[place]!r} and {parameter.name!r} ask for the same thing; "
+                + ("a step has one entity: load others by step.session" if place == ENTITY else "leave one out")
+            )
+        taken[place] = parameter.name
+        order.append(place)
+    if not events:
+        raise UsageError(f"{where} takes no event: annotate a parameter with its class, e.g. `event: OrderCreated`")
+    if given_entity is not None and entity is None:
+        raise UsageError(f"{where}: entity={given_entity.__name__}, but no parameter takes it")
+    return Asked(tuple(order), asynchronous, events, entity, taken.get(ENTITY, ""), optional)
+
+
+def _parameters(function: Callable[..., Any], where: str) -> Sequence[inspect.Parameter]:
+    try:
+        found = inspect.signature(function).parameters.values()
+    except NameError as error:  # Python 3.14 evaluates annotations here
+        raise UsageError(f"{where}: an annotation cannot be resolved ({error}); {_IMPORT_IT}") from error
+    except ValueError as error:
+        raise UsageError(f"{where}: its parameters cannot be read ({error}); declare a Python function") from error
+    bound = bound_by_partial(function)
+    left = [each for each in found if each.name not in bound]
+    for each in left:
+        if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+            raise UsageError(
+                f"{where} takes *{each.name}, which says nothing about what to hand over: annotate single parameters; "
+                "a decorator keeps those of the function with functools.wraps"
+            )
+        if each.kind is each.KEYWORD_ONLY:
+            raise UsageError(f"{where}: parameter {each.name!r} is keyword-only; handlers are called by place")
+        if each.annotation is each.empty:
+            raise UsageError(
+                f"{where}: parameter {each.name!r} has no annotation; "
+                + ("register the method of an object, service.on(object.method)" if each.name == "self" else _WRITE)
+            )
+    return left
+
+
+_IMPORT_IT = "import the class where the handler is declared, not only under TYPE_CHECKING"
+_WRITE = "write the event's class, Step, Message, AsyncSession (async def), Session (def), or the class of an entity"
+
+
+def _resolved(
+    function: Callable[..., Any], parameter: inspect.Parameter, where: str, local_names: Mapping[str, Any]
+) -> Any:
+    """One annotation at a time, so that an error can name the parameter, and the result's may be what it likes."""
+
+    def one() -> None: ...
+
+    one.__annotations__ = {parameter.name: parameter.annotation}
+    namespace = getattr(inspect.unwrap(written_in(function)), "__globals__", {})
+    try:
+        return typing.get_type_hints(one, namespace, dict(local_names))[parameter.name]
+    except Exception as error:  # annotations are expressions: they can fail in any way
+        raise UsageError(
+            f"{where}: the annotation {parameter.annotation!r} of parameter {parameter.name!r} cannot be resolved "
+            f"({error}); {_IMPORT_IT}"
+        ) from error
+
+
+def _options(kind: Any) -> Sequence[Any]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _place(kinds: Sequence[Any]) -> int:
+    if kinds and all(is_event_class(each) for each in kinds):
+        return EVENT
+    if len(kinds) == 1:
+        if kinds[0] is Step:
+            return STEP
+        if kinds[0] is Message:
+            return MESSAGE
+        if isinstance(kinds[0], type):
+            from sqlalchemy.ext.asyncio import AsyncSession
+            from sqlalchemy.orm import Session
+
+            if kinds[0] is AsyncSession:
+                return SESSION
+            if kinds[0] is Session:
+                return SYNC_SESSION
+    return ENTITY
+
+
+def _entity(kinds: Sequence[Any], given: type | None, parameter: str, where: str) -> type:
+    shown = " | ".join(map(_show, kinds)) or "None"
+    if given is not None:
+        narrow = [each for each in kinds if isinstance(each, type) and not getattr(each, "_is_protocol", False)]
+        if not all(issubclass(given, each) for each in narrow):
+            raise UsageError(f"{where}: entity={given.__name__}, but parameter {parameter!r} is annotated {shown}")
+        return given
+    if len(kinds) != 1 or not isinstance(kinds[0], type):
+        raise UsageError(f"{where}: parameter {parameter!r} is annotated {shown}; {_WRITE}, perhaps with `| None`")
+    return kinds[0]
+
+
+def id_field(event: type, entity: type, repository: Repository[Any], given: str | None, where: str) -> str:
+    """Return the field of `event` that holds the entity's id: the one that is named as its key, else `<entity>_id`.
+
+    A key that is just `id` does not say whose it is, and the event may have an id of its own: not taken unasked.
+    Raises UsageError when there is none, or when its type is not the key's.
+    """
+    hints = _hints(event)
+    key = getattr(repository, "id_name", "")
+    candidates = (
+        [given] if given else [each for each in (key, f"{_snake(entity.__name__)}_id") if each not in ("", "id")]
+    )
+    found = next((each for each in candidates if each in hints), None)
+    if found is None:
+        names = " or ".join(map(repr, dict.fromkeys(candidates)))
+        raise UsageError(
+            f"{where}: {event.__name__} has no field {names} for the id of {entity.__name__}; "
+            f'say which: on(id="...") (one of {", ".join(hints)})'
+        )
+    have, want = class_of(hints[found]), getattr(repository, "id_type", None)
+    if have is not None and want is not None and not (issubclass(have, want) or issubclass(want, have)):
+        raise UsageError(
+            f"{where}: {event.__name__}.{found} is {have.__name__}, and the id of {entity.__name__} is "
+            f"{want.__name__}, so no entity would ever be found: declare both alike, "
+            'or say which field holds the id: on(id="...")'
+        )
+    return found
+
+
+def _hints(event: type) -> Mapping[str, Any]:
+    """Its fields with their types; None as a type that is not known yet (a class that is declared further down)."""
+    kinds = ("__struct_fields__", "model_fields", "__dataclass_fields__")
+    names = next(getattr(event, each) for each in kinds if hasattr(event, each))
+    try:
+        hints = typing.get_type_hints(event)
+    except NameError:
+        hints = {}
+    return {name: hints.get(name) for name in names}
+
+
+def _show(kind: Any) -> str:
+    return getattr(kind, "__qualname__", None) or str(kind)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,167 @@
+"""A record that the broker refuses although it was published: its partition waits and says so, all others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import NatsServer
+from tests.unit.engine.workbench import bench, until
+
+from ensue import Event, Service
+from ensue.brokers.memory import MemoryBroker
+from ensue.chain import partition_of
+from ensue.engine import held
+from ensue.errors import BrokerUnavailable, RecordRefused
+from ensue.ports import Entry
+from ensue.testing import World
+
+
+class Sent(Event, topic="t-held", key="lane"):
+    lane: str
+    number: int
+    load: str = ""
+
+
+class Small(Event, topic="t-held-small", key="lane"):
+    lane: str
+    number: int
+
+
+class Broker(MemoryBroker):
+    """Takes data up to `limit` bytes; `fail_after`: so many appends until it is away for one."""
+
+    limit = 100
+    fail_after = -1
+
+    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
+        await self.append_many(source, {(topic, partition): entries})
+        return (await self.bounds(topic, partition)).last
+
+    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+        if self.fail_after >= 0:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                raise BrokerUnavailable("away")
+        for entries in batches.values():
+            for each in entries:
+                if len(each.data) > self.limit:
+                    raise RecordRefused(
+                        f"{len(each.data)} bytes, at most {self.limit}: raise the limit",
+                        position=each.position,
+                        expected=self.limit,
+                        found=len(each.data),
+                    )
+        await super().append_many(source, batches)
+
+
+class Lanes:
+    def __init__(self) -> None:
+        self.sender = Service("lane-sender")
+        self.reader = Service("lane-reader")
+        self.seen: dict[str, list[int]] = {"a": [], "d": [], "small": []}
+
+        @self.reader.on
+        async def sent(event: Sent) -> None:
+            self.seen[event.lane].append(event.number)
+
+        @self.reader.on
+        async def small(event: Small) -> None:
+            self.seen["small"].append(event.number)
+
+    async def publish(self, *numbers: int, big: int = -1) -> None:
+        """In each lane; the event `big` of lane a is too large."""
+        for number in numbers:
+            async with self.sender.step() as step:
+                step.publish(Sent(lane="a", number=number, load="x" * 200 * (number == big)))
+                step.publish(Sent(lane="d", number=number))
+                step.publish(Small(lane="a", number=number))
+
+    def others_have(self, count: int) -> Callable[[], bool]:
+        return lambda: len(self.seen["d"]) == len(self.seen["small"]) == count
+
+
+assert partition_of("a", 2) != partition_of("d", 2)
+
+
+@pytest.fixture
+def lanes(monkeypatch: pytest.MonkeyPatch) -> Lanes:
+    monkeypatch.setattr(held, "RETRY_S", 0.05)
+    return Lanes()
+
+
+def sender(lanes: Lanes, world: World) -> Any:
+    return world.runtimes[lanes.sender.name]
+
+
+async def test_other_partitions_and_topics_go_on_and_the_held_one_says_what_is_wrong(
+    lanes: Lanes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=Broker(), partitions=2) as world:
+        await lanes.publish(0, 1, 2, 3, big=1)
+        await until(lanes.others_have(4), world)
+        await lanes.publish(4)
+        await until(lanes.others_have(5), world)
+        assert lanes.seen["a"] == [0]  # what was before it went out, nothing behind it overtook it
+        records = await sender(lanes, world).store.outbox_after(0, 100)
+        refused = next(each for each in records if len(each.data) > 100)
+        [reason] = await sender(lanes, world).readiness()
+        assert f"{refused.topic}/{refused.partition} is held at position {refused.position}" in reason
+        for word in ("t-held.Sent.v1 with id ", f"{len(refused.data)} bytes, at most 100: raise the limit"):
+            assert word in reason
+        logged = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+        assert logged
+        assert all(line.startswith(reason) for line in logged)
+        assert await sender(lanes, world).store.relay_load() < refused.position
+
+
+async def test_when_the_broker_takes_it_the_held_partition_follows_in_order(lanes: Lanes, tmp_path: Path) -> None:
+    broker = Broker()
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        await lanes.publish(*range(20), big=3)
+        await until(lanes.others_have(20), world)
+        broker.fail_after, broker.limit = 2, 1000  # and it goes away in the middle
+        await until(lambda: len(lanes.seen["a"]) == 20, world)
+        await world.settle()
+        assert lanes.seen == {"a": [*range(20)], "d": [*range(20)], "small": [*range(20)]}
+        assert await sender(lanes, world).readiness() == []
+
+
+async def test_a_relay_that_starts_anew_sends_what_was_held(lanes: Lanes, tmp_path: Path) -> None:
+    broker = Broker()
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        await lanes.publish(0, 1, 2, big=1)
+        await until(lanes.others_have(3), world)
+        await sender(lanes, world).stop()
+        broker.limit = 1000
+        await sender(lanes, world).start()
+        await until(lambda: len(lanes.seen["a"]) == 3, world)
+        assert lanes.seen == {"a": [0, 1, 2], "d": [0, 1, 2], "small": [0, 1, 2]}
+
+
+async def test_a_nats_server_with_a_lower_limit_holds_one_partition_only(
+    lanes: Lanes, tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    server = start(NatsServer, settings=["max_payload: 2048"])
+    lanes.sender = Service("lane-sender", database=f"sqlite:///{tmp_path}/n.db", broker=server.url(), partitions=2)
+    there = asyncio.Event()
+
+    @lanes.sender.on
+    async def small(event: Small) -> None:
+        if event.number == 1:
+            there.set()
+
+    async with lanes.sender.running() as runtime:
+        async with lanes.sender.step() as step:
+            step.publish(Small(lane="a", number=0))
+            step.publish(Sent(lane="a", number=0, load="x" * 3_000))
+            step.publish(Small(lane="a", number=1))
+        async with asyncio.timeout(20):
+            await there.wait()
+        [reason] = await runtime.readiness()
+        assert "t-held/" in reason
+        assert "the NATS server takes 2048" in reason
