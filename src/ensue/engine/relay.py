@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ensue.engine.context import Context
 from ensue.engine.endings import ends_task
@@ -18,6 +17,7 @@ from ensue.engine.held import Held
 from ensue.engine.pace import Pace
 from ensue.engine.resend import Resender
 from ensue.engine.restored import Sent, following, refuse_restored_store
+from ensue.engine.stop import Stop
 from ensue.engine.ticks import Ticks
 from ensue.errors import RecordRefused, RetryableError, StoreConflict, StoreRestored
 from ensue.message import OutboxRecord
@@ -38,9 +38,8 @@ class Relay:
         self._saved = 0
         self._saved_at = 0.0
         self._known_topics: set[str] = set()
-        self._stopping = False
+        self._stop = Stop()
         self._pace = Pace(context.clock.monotonic())
-        self._waiting: asyncio.Task[None] | None = None
         # A backlog: the next batch is read while the last one is on its way to the broker.
         self._ahead: asyncio.Task[Sequence[OutboxRecord]] | None = None
         # One append at a time: a batch sent again must not fall between two halves of a live one.
@@ -63,14 +62,14 @@ class Relay:
     async def run(self) -> None:
         pause = 0.05
         refused: StoreRestored | None = None
-        while not self._stopping and refused is None:
+        while not self._stop.asked and refused is None:
             try:
                 await self._start()
                 async with asyncio.TaskGroup() as group:
                     resender = Resender(self._context, self._appending, self._sent, self._compare)
                     asking = group.create_task(_answer(resender))
                     try:
-                        while not self._stopping:
+                        while not self._stop.asked:
                             await self._turn()
                             pause = 0.05
                     finally:
@@ -81,7 +80,7 @@ class Relay:
             except* RetryableError as errors:
                 log.warning("relay of %s: %s; again in %.2f s", self._context.service, errors.exceptions[0], pause)
                 # Not to be woken by commits: while the broker is away they would make this a busy loop.
-                await self._interruptible(self._context.clock.sleep(pause))
+                await self._stop.cuts(self._context.clock.sleep(pause))
                 pause = min(pause * 2, 5.0)
         if refused is not None:
             raise refused
@@ -89,9 +88,7 @@ class Relay:
 
     def stop(self) -> None:
         """Finish the batch at hand and return from `run`; safe to repeat."""
-        self._stopping = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._stop.ask()
 
     async def _start(self) -> None:
         store = self._context.store
@@ -114,7 +111,7 @@ class Relay:
         if records:
             context.faults.point("relay.read")
             async with self._appending:
-                if len(records) >= context.config.batch_records_max and not self._stopping:
+                if len(records) >= context.config.batch_records_max and not self._stop.asked:
                     self._ahead = asyncio.create_task(self._read(Sent.of(records[-1])))
                 await self._append([each for each in records if (each.topic, each.partition) not in self._held])
                 self._last = Sent.of(records[-1])
@@ -130,10 +127,10 @@ class Relay:
                 await self._ticks.send_due(self._sent, self._source)
         if records:
             if (pause := self._pace.turn(context.clock.monotonic())) and self._ahead is None:
-                await self._interruptible(context.clock.sleep(pause))
+                await self._stop.cuts(context.clock.sleep(pause))
         else:
             # Woken by a commit, by `stop`, or by time.
-            await self._interruptible(context.store.outbox_wait(self._pause_s()))
+            await self._stop.cuts(context.store.outbox_wait(self._pause_s()))
 
     async def _next(self) -> Sequence[OutboxRecord]:
         ahead, self._ahead = self._ahead, None
@@ -220,21 +217,6 @@ class Relay:
         config = self._context.config
         pause = min(config.poll_interval_s, self._ticks.next_due_s())
         return min(pause, config.relay_save_interval_s) if self.position > self._saved else pause
-
-    async def _interruptible(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Wait for a coroutine that `stop` may cut short. Nothing else is ever cancelled."""
-        if self._stopping:
-            waiting.close()
-            return
-        self._waiting = asyncio.create_task(waiting)
-        try:
-            await self._waiting
-        except asyncio.CancelledError:
-            if not self._stopping:
-                self._waiting.cancel()
-                raise
-        finally:
-            self._waiting = None
 
     async def _save_when_due(self) -> None:
         now = self._context.clock.monotonic()

@@ -17,7 +17,7 @@ from ensue.engine.ask import ResendRequest, read_request
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
 from ensue.errors import StoreRestored, UsageError
-from ensue.message import CONTROL_TOPIC, LOST, Envelope, Message, OutboxRecord
+from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
 from ensue.plan import LostNotice
 
 log = logging.getLogger("ensue.relay")
@@ -48,22 +48,29 @@ class Resender:
         broker, config = self._context.broker, self._context.config
         await broker.ensure_topic(CONTROL_TOPIC, 1)
         # Requests are repeated until they are answered, so those from before this start need not be read.
-        offset = (await broker.bounds(CONTROL_TOPIC, 0)).last
-        while True:
-            batch = await broker.read(CONTROL_TOPIC, 0, offset, 100, config.poll_interval_s)
-            for record in batch:
-                offset = record.offset
-                request = read_request(record) if isinstance(record, Message) else None
-                if request is not None:
-                    try:
-                        await self.answer(request)
-                    except StoreRestored:
-                        raise
-                    except UsageError as error:  # one strange request must not stop what is sent to all others
-                        log.warning("%s asked for what cannot be sent: %s", request.subscriber, error)
-            if not batch:
-                bounds = await broker.bounds(CONTROL_TOPIC, 0)
-                offset = min(offset, bounds.last)  # the broker was emptied
+        reader = broker.reader(CONTROL_TOPIC, 0, (await broker.bounds(CONTROL_TOPIC, 0)).last)
+        try:
+            while True:
+                batch = await reader.read(100, config.poll_interval_s)
+                for record in batch:
+                    await self._heed(record)
+                if not batch:
+                    last = (await broker.bounds(CONTROL_TOPIC, 0)).last
+                    if last < reader.after:  # the broker was emptied
+                        await reader.close()
+                        reader = broker.reader(CONTROL_TOPIC, 0, last)
+        finally:
+            await reader.close()
+
+    async def _heed(self, record: Message | Garbage) -> None:
+        request = read_request(record) if isinstance(record, Message) else None
+        if request is not None:
+            try:
+                await self.answer(request)
+            except StoreRestored:
+                raise
+            except UsageError as error:  # one strange request must not stop what is sent to all others
+                log.warning("%s asked for what cannot be sent: %s", request.subscriber, error)
 
     async def answer(self, request: ResendRequest) -> None:
         """Send again, or say that it is gone. Passes over requests of others and repetitions of one just answered."""
