@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 class Service(ServiceDefinition):
     """A service: `orders = Service("orders")`. Its database and broker come from settings, not from code.
 
+    name: lower-case letters, digits, - and _. publishes: events it may publish; leave it out and it may publish any
+    (then `ensue topology` cannot show them). repositories: how entities that are dataclasses are stored.
     tables: SQLAlchemy metadata whose missing tables are created at start (for development; use migrations later).
-    database, broker, partitions, engine: override the environment (see `ensue.config`).
-    The rest is `ServiceDefinition`'s.
+    retry, database, broker, partitions, engine: override the environment (see `ensue.config`).
     """
 
     def __init__(

@@ -163,7 +163,7 @@ async def test_a_request_that_takes_too_long_is_one_504_and_the_next_requests_ar
 ) -> None:
     server: PostgresServer | MariaDbServer = mariadb_server if kind == "mariadb" else postgres_server
     scheme = kind if kind == "mariadb" else f"postgresql+{kind}"
-    url = server.url(f"cancelled_{kind}", scheme) + "?pool_size=1"
+    url = server.url(f"limited_{kind}", scheme) + "?pool_size=1"
     service = Service("cancelled", database=url, broker="memory://")
     app = FastAPI()
     install(app, service)
