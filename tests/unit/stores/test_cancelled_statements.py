@@ -39,7 +39,7 @@ async def store(kind: str, postgres_server: PostgresServer, mariadb_server: Mari
     server: PostgresServer | MariaDbServer = mariadb_server if kind == "mariadb" else postgres_server
     server.drop(f"cancelled_{kind}")
     scheme = kind if kind == "mariadb" else f"postgresql+{kind}"
-    store = make_store(server.url(f"cancelled_{kind}", scheme) + "?pool_size=1", SERVICE)
+    store = make_store(server.url(f"cancelled_{kind}", scheme) + "?pool_size=5", SERVICE)
     await store.open()
     await store.create_tables(METADATA)
     async with store.transaction() as step:
@@ -163,7 +163,7 @@ async def test_a_request_that_takes_too_long_is_one_504_and_the_next_requests_ar
 ) -> None:
     server: PostgresServer | MariaDbServer = mariadb_server if kind == "mariadb" else postgres_server
     scheme = kind if kind == "mariadb" else f"postgresql+{kind}"
-    url = server.url(f"limited_{kind}", scheme) + "?pool_size=1"
+    url = server.url(f"limited_{kind}", scheme) + "?pool_size=5"
     service = Service("cancelled", database=url, broker="memory://")
     app = FastAPI()
     install(app, service)

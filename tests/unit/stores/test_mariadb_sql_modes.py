@@ -99,7 +99,7 @@ async def test_every_value_comes_out_as_it_went_in(store: Any) -> None:
 async def test_a_step_that_takes_the_backslash_away_is_refused_and_its_connection_dropped(
     mariadb_server: MariaDbServer,
 ) -> None:
-    store: Any = make_store(mariadb_server.url("modes_within") + "?pool_size=1", SERVICE)
+    store: Any = make_store(mariadb_server.url("modes_within") + "?pool_size=5", SERVICE)
     await store.open()
     await store.create_tables(METADATA)
     for then in ("session", "outbox", "nothing"):

@@ -17,6 +17,7 @@ from ensue.stores.postgres import listen
 from ensue.stores.postgres.listen import Listening
 from ensue.stores.postgres.store import PostgresStore
 from ensue.stores.sql import ending, link, stamped
+from ensue.stores.sql.connections import Connections
 from ensue.stores.sql.link import Link, Rows
 from ensue.stores.sql.outbox import Tools
 from ensue.stores.sql.pool import Pool
@@ -102,7 +103,7 @@ def pool_of(connection: Link) -> Pool:
     async def connect() -> Link:
         return connection
 
-    return Pool(connect, 1, "steps")
+    return Pool(Connections(connect, 1, ["steps"], "testdb"), "steps")
 
 
 def step(connection: Link) -> SqlTransaction:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ensue.addresses import check_encoded
 from ensue.errors import UsageError
 
-POOL_SIZE, LOCK_TIMEOUT_S, CONNECT_S = 10, 30.0, 10
+POOL_SIZE, POOL_SIZE_MIN, LOCK_TIMEOUT_S, CONNECT_S = 8, 5, 30.0, 10
 #: Options that asyncmy takes as they are.
 _DRIVERS = ("unix_socket", "read_default_file", "read_default_group", "program_name")
 _TLS = ("ssl", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_check_hostname", "ssl_verify_cert")
@@ -25,8 +25,8 @@ class MariaDbUrl:
     """arguments: for asyncmy, the password among them; `ssl` is a context, and is there if TLS is asked for.
 
     place: host and database, safe to show.
-    pool_size: steps at once in one process. lock_timeout_s: how long a step waits for another one's row lock, whole
-    seconds.
+    pool_size: connections of one process in all. lock_timeout_s: how long a step waits for another one's row lock,
+    whole seconds.
     """
 
     arguments: Mapping[str, Any]
@@ -70,7 +70,7 @@ def parse(url: str) -> MariaDbUrl:
     return MariaDbUrl(
         arguments=arguments,
         place=f"MariaDB {host}:{port}/{database}",
-        pool_size=int(_number("pool_size", options.get("pool_size", str(POOL_SIZE)), 1, 1000)),
+        pool_size=int(_number("pool_size", options.get("pool_size", str(POOL_SIZE)), POOL_SIZE_MIN, 1000)),
         lock_timeout_s=int(_number("lock_timeout_s", options.get("lock_timeout_s", str(LOCK_TIMEOUT_S)), 1, 86_400)),
     )
 

@@ -11,7 +11,7 @@ from ensue.errors import UsageError
 DRIVERS = ("asyncpg", "psycopg")
 OUTBOXES = ("poll", "wal")
 _OURS = ("outbox", "pgbouncer", "pool_size", "schema", "lock_timeout_s", "replication_host", "replication_port")
-POOL_SIZE, LOCK_TIMEOUT_S = 10, 30.0
+POOL_SIZE, POOL_SIZE_MIN, LOCK_TIMEOUT_S = 8, 5, 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +19,8 @@ class PostgresUrl:
     """driver: asyncpg or psycopg. dsn: what the driver connects to. place: host and database, safe to show.
 
     outbox: how positions are found. pgbouncer: a pooler in transaction mode is in between: no prepared statements, no
-    LISTEN, nothing that outlives a transaction. pool_size: steps at once in one process. schema: where Ensue's and the
-    user's tables are; empty: the server's default. lock_timeout_s: how long a step waits for another one's row lock.
+    LISTEN, nothing that outlives a transaction. pool_size: connections of one process in all. schema: where Ensue's
+    and the user's tables are; empty: the server's default. lock_timeout_s: how long a step waits for another one's row lock.
     replication_host, replication_port: the server itself for who reads its log, where a pooler stands at the dsn.
     """
 
@@ -66,7 +66,7 @@ def parse(url: str) -> PostgresUrl:
         place=f"PostgreSQL {host}/{parts.path.lstrip('/')}" + (f" schema {ours['schema']}" if "schema" in ours else ""),
         outbox=ours.get("outbox", "poll"),
         pgbouncer=_flag("pgbouncer", ours.get("pgbouncer", "0")),
-        pool_size=int(_number("pool_size", ours.get("pool_size", str(POOL_SIZE)), 1, 1000)),
+        pool_size=int(_number("pool_size", ours.get("pool_size", str(POOL_SIZE)), POOL_SIZE_MIN, 1000)),
         schema=ours.get("schema", ""),
         lock_timeout_s=_number("lock_timeout_s", ours.get("lock_timeout_s", str(LOCK_TIMEOUT_S)), 0.01, 86_400),
         replication_host=ours.get("replication_host", ""),

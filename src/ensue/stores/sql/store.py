@@ -13,6 +13,7 @@ from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
 from ensue.stores import tables
 from ensue.stores.sql import readers, schema, switching
+from ensue.stores.sql.connections import Connections
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Connections for the relay and for operators, and for readers' sessions, besides those of steps; one for heartbeats.
-DESK_SIZE, READERS_SIZE = 3, 8
+#: What connections are for; each has one of its own (see `connections.py`).
+PURPOSES = ("steps", "readings", "relay", "heartbeat")
 #: So many unsent records are told of.
 UNSENT_MANY = 10_000
 
@@ -40,6 +41,7 @@ class Opened:
     """What is there between open and close."""
 
     engines: Engines
+    connections: Connections
     steps: Pool
     desk: Pool
     pulse: Pool
@@ -51,7 +53,7 @@ class Opened:
 class SqlStore(abc.ABC):
     """A service's database on a server; any number of processes may open it. Belongs to one event loop.
 
-    service: whose database it is. dialect: of its SQL. pool_size: steps at once in this process. transactions: whether
+    service: whose database it is. dialect: of its SQL. pool_size: connections of this process. transactions: whether
     every statement is put into a transaction, for a pooler that may send each one elsewhere.
     """
 
@@ -114,13 +116,11 @@ class SqlStore(abc.ABC):
                 return link
 
             wakeup = Wakeup()
-            pools = {}
-            for purpose, size in (
-                ("steps", self._pool_size), ("desk", DESK_SIZE), ("pulse", 1), ("readers", READERS_SIZE)
-            ):  # fmt: skip
-                pools[purpose] = Pool(connect, size, f"{self._place} ({purpose})", transactions=self._transactions)
-                opening.push_async_callback(pools[purpose].close)
-            desk = pools["desk"]
+            # The last one listens, or tails the log, for as long as the store is open.
+            connections = Connections(connect, self._pool_size - 1, PURPOSES, self._place)
+            opening.push_async_callback(connections.close)
+            pools = {each: Pool(connections, each, transactions=self._transactions) for each in PURPOSES}
+            desk = pools["relay"]
             news = self._make_news(desk, wakeup)
             opening.push_async_callback(news.close)
             outbox = self._make_outbox(
@@ -132,7 +132,9 @@ class SqlStore(abc.ABC):
             await self._prepare(desk, outbox)
             await outbox.open()
             opening.pop_all()  # all went well: it stays open
-        self._opened = Opened(engines, **pools, news=news, outbox=outbox)
+        self._opened = Opened(
+            engines, connections, pools["steps"], desk, pools["heartbeat"], pools["readings"], news, outbox
+        )
 
     async def _prepare(self, desk: Pool, outbox: Outbox) -> None:
         """Make what is missing, check what is there."""
@@ -161,6 +163,7 @@ class SqlStore(abc.ABC):
         await opened.news.close()
         for pool in (opened.readers, opened.pulse, opened.desk):
             await pool.close()
+        await opened.connections.close()
 
     async def now(self) -> float:
         return await self._open().pulse.read(lambda link: schema.clock(link, self._dialect))
