@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONPATH := $(CURDIR):$(CURDIR)/src:$(CURDIR)/examples
 export ENSUE_TEST_SERVERS_DIR ?= $(CURDIR)/.servers
 
-.PHONY: help servers venv demo test check format bench bench-peers docs lock clean
+.PHONY: help servers venv demo test check format bench bench-peers docs floor lock clean
 
 help:  ## show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -47,18 +47,28 @@ docs: $(VENV)/dev  ## the documentation site, in ./site
 	$(BIN)/zensical build --clean --strict
 	@echo "Open site/index.html in a browser"
 
+floor: .venv-floor/installed  ## the SQL stores on the lowest versions that pyproject.toml allows, SQLAlchemy 2.0 among them
+	.venv-floor/bin/python -m pytest $(or $(ARGS),$(FLOOR))
+
 lock: $(VENV)/dev  ## compile requirements/ anew from pyproject.toml, with hashes and no address of a registry
 	$(PIP) install uv
 	$(call COMPILE,run)
 	$(call COMPILE,dev)
+	$(COMPILE_ONLY) --resolution lowest-direct --extra postgres --extra mariadb --extra fastapi --extra pydantic \
+		--group floor pyproject.toml -o requirements/floor.txt
 	$(COMPILE_ONLY) requirements/peers.in -o requirements/peers.txt
 
 COMPILE_ONLY = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header --no-annotate
 COMPILE = $(COMPILE_ONLY) --group $(1) pyproject.toml -o requirements/$(1).txt
 
+# Sessions, rows and cancellations: what SQLAlchemy and the drivers are asked for.
+FLOOR = tests/unit/stores/test_postgres.py tests/unit/stores/test_mariadb.py tests/unit/stores/test_sqlite.py \
+	tests/unit/stores/test_cancelled_statements.py \
+	-k "(session or row or cancelled) and not PgBouncer and not moment"
+
 clean:  ## remove what was built, and the embedded data in .ensue and .demo
-	rm -rf $(VENV) .venv-peers .ensue .demo site build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-floor .ensue .demo site build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the virtual environments: `run` for the demo alone, `dev` for everything
@@ -79,4 +89,9 @@ $(VENV)/dev: requirements/dev.txt $(VENV)/run
 .venv-peers/installed: requirements/peers.txt
 	@$(PYTHON) -m venv .venv-peers >&2
 	@.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/peers.txt >&2
+	@touch $@
+
+.venv-floor/installed: requirements/floor.txt
+	@$(PYTHON) -m venv .venv-floor >&2
+	@.venv-floor/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/floor.txt >&2
 	@touch $@

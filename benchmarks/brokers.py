@@ -109,12 +109,12 @@ async def read_all(broker: Broker, topic: str, partitions: int) -> int:
     """Read every partition to its end, all at once, as consumers do; return how many records there were."""
 
     async def read(number: int) -> int:
-        found = after = 0
+        found = 0
         last = (await broker.bounds(topic, number)).last
-        while after < last:
-            batch = await broker.read(topic, number, after, BATCH, 5.0)
-            found += len(batch)
-            after = batch[-1].offset
+        reader = broker.reader(topic, number, 0)
+        while reader.after < last:
+            found += len(await reader.read(BATCH, 5.0))
+        await reader.close()
         return found
 
     return sum(await asyncio.gather(*(read(number) for number in range(partitions))))

@@ -1,7 +1,7 @@
 """An event to JSON and back: msgspec and pydantic as they are, and as Ensue's EventType does it.
 
 The same event of 300 bytes, with UUIDs, a Decimal and a datetime, as a msgspec Struct (`Event`), a dataclass and a
-pydantic model (both by `@event`). The envelope that goes with each event is measured too.
+pydantic model (both by `@as_event`). The envelope that goes with each event is measured too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import pydantic
 from benchmarks.figures import Report
 from benchmarks.rounds import Sample, Stopwatch, alternate
 from benchmarks.typed_events import OrderPlaced, orders_placed
-from ensue import event
+from ensue import as_event
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.event import event_type
 from ensue.message import Envelope
 
 
-@event(topic="codecs", key="customer_id")
+@as_event(topic="codecs", key="customer_id")
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DataclassPlaced:
     order_id: UUID
@@ -35,7 +35,7 @@ class DataclassPlaced:
     note: str
 
 
-@event(topic="codecs", key="customer_id")
+@as_event(topic="codecs", key="customer_id")
 class PydanticPlaced(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True)
 
@@ -77,9 +77,9 @@ def run(quick: bool) -> Report:
         figures=(
             measured.rate("bare msgspec", "bare msgspec Struct"),
             measured.rate("struct", "Event"),
-            measured.rate("dataclass", "@event on a dataclass"),
+            measured.rate("dataclass", "@as_event on a dataclass"),
             measured.rate("bare pydantic", "bare pydantic model"),
-            measured.rate("model", "@event on a pydantic model"),
+            measured.rate("model", "@as_event on a pydantic model"),
             measured.rate("envelope", "envelope"),
         ),
     )

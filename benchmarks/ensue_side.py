@@ -20,6 +20,7 @@ from ensue.brokers.embedded import EmbeddedBroker
 from ensue.chain import partition_of
 from ensue.codec import encode_envelope
 from ensue.config import EngineConfig, Settings
+from ensue.engine.lookup import records_between
 from ensue.engine.runtime import Runtime
 from ensue.engine.worker import Worker
 from ensue.event import event_type
@@ -112,7 +113,7 @@ async def append_events(broker: Broker, events: Iterable[Event], *, partitions: 
 
 async def _last_position(broker: Broker, topic: str, partition: int) -> int:
     last = (await broker.bounds(topic, partition)).last
-    found = await broker.read(topic, partition, last - 1, 1, 0.0)
+    found = await records_between(broker, topic, partition, last - 1, last)
     return found[0].position if found and isinstance(found[0], Message) else 0
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ensue.stores.postgres import polled, tail_read
+from ensue.stores.postgres import polled, stamps, unsent
 from ensue.stores.postgres.dialect import PostgresDialect
 
 _text = PostgresDialect().text
@@ -22,14 +22,13 @@ async def scans(url: str, rows: int) -> list[str]:
     statements: dict[str, tuple[str, tuple[Any, ...]]] = {
         "look": (polled.LOOK, (rows, 500)),
         "poll": (polled.WAITING, ()),
-        "unsent": (polled.UNSENT, ()),
-        "stamps": (_text(tail_read.STAMPS_OF), (rows - 600, rows + 2000, rows)),
-        "by id": (_text(tail_read.BY_ID), (list(range(1, 501)),)),
-        "next": (_text(tail_read.NEXT), (100, 100)),
-        "oldest stamps": (_text(tail_read.OLDEST_STAMPS), (0, 500)),
-        "written": (_text(tail_read.WRITTEN), (list(range(1, 501)),)),
-        "oldest numbered": (_text(tail_read.OLDEST_NUMBERED), (rows, 1000)),
-        "prune": (_text(tail_read.DELETE), (list(range(1, 501)),)),
+        "unsent": (unsent.POLLED, ()),
+        "stamps": (_text(stamps.STAMPS_OF), (rows - 600, rows + 2000, rows)),
+        "by id": (_text(stamps.BY_ID), (list(range(1, 501)),)),
+        "next": (_text(stamps.NEXT), (100,)),
+        "oldest stamps": (_text(stamps.OLDEST_STAMPS), (0, 500)),
+        "written": (_text(stamps.WRITTEN), (list(range(1, 501)),)),
+        "prune": (_text(stamps.DELETE), (list(range(1, 501)),)),
     }
     found: list[str] = []
     connection = await asyncpg.connect(url)

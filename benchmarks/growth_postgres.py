@@ -30,7 +30,7 @@ from benchmarks.workload import TransferMade
 from ensue import Service
 from ensue.adapters import make_broker, make_store
 from ensue.config import EngineConfig, Settings
-from ensue.engine.retention import prune_forever, prune_once
+from ensue.engine.retention import Retention, prune_once
 from ensue.engine.runtime import Runtime
 
 PARTITIONS = 12
@@ -210,7 +210,7 @@ class _Side:
     @asynccontextmanager
     async def retention(self) -> AsyncIterator[None]:
         before = await self._first()
-        task = asyncio.create_task(prune_forever(self.runtime.context))
+        task = asyncio.create_task(Retention(self.runtime.context).run())
         try:
             yield
         finally:

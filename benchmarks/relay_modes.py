@@ -1,4 +1,4 @@
-"""Three ways to find a PostgreSQL store's outbox records, side by side: polling, tailing the log, and without a table.
+"""Two ways to find a PostgreSQL store's outbox records, side by side: polling, and tailing the log.
 
 For each mode a service's database on a server of its own, with the server's default durability. Steps publish events of
 300 bytes, one or a hundred a transaction, while nobody reads; then the store is opened as a relay does and everything
@@ -26,7 +26,7 @@ from ensue.codec import encode_envelope
 from ensue.message import Envelope, OutboxRecord
 from ensue.ports import Store
 
-MODES = ("poll", "wal", "messages")
+MODES = ("poll", "wal")
 _SIZES = "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname IN ('ensue_outbox', 'ensue_stamp')"
 _ENVELOPE = encode_envelope(Envelope(id="0123456789abcdef0123456789abcdef", type="OrderCreated", time="2024-01-01"))
 
@@ -68,10 +68,10 @@ def run(quick: bool) -> Report:
 def _report(quick: bool, figures: list[Figure]) -> Report:
     return Report(
         name="relay_modes",
-        question="What do polling, tailing the log and publishing without a table cost, and how soon are they?",
+        question="What do polling and tailing the log cost, and how soon are they?",
         scale=f"{200 if quick else 20_000} events at one a transaction, {1000 if quick else 200_000} at a hundred.",
         bad="a mode that reads slower than steps of one event commit (2,000 to 6,000/s on this class of machine).",
-        bound="polling reads what commits have written; a tail decodes in Python; without a table it writes too.",
+        bound="polling reads what commits have written; a tail decodes in Python.",
         figures=tuple(figures),
     )
 

@@ -62,13 +62,12 @@ async def _read(directory: Path, count: int) -> list[float]:
             sys.executable, "-m", "benchmarks.wakeup", str(directory), str(count), env=environment()
         )
         found: list[float] = []
-        offset = 0
+        reader = runtime.broker.reader("stamped", 0, 0)
         async with asyncio.timeout(120):
             while len(found) < count:
-                batch = await runtime.broker.read("stamped", 0, offset, 10, 1.0)
+                batch = await reader.read(10, 1.0)
                 now = time.monotonic()
                 for record in batch:
-                    offset = record.offset
                     if isinstance(record, Message) and record.type == event_type(Stamped).type:
                         found.append((now - event_type(Stamped).read(record.data).sent_at) * 1000)
             await writer.wait()

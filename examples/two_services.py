@@ -1,11 +1,13 @@
 """Two services with a database each: an order is placed, its credit is reserved, and it is OPEN."""
 
-import asyncio
+from typing import Annotated
 from uuid import UUID, uuid4
 
+from fastapi import FastAPI
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ensue import Event, Service, Step
+from ensue.integrations.fastapi import install, step_of
 
 
 class OrderCreated(Event, topic="orders", key="customer_id"):
@@ -25,7 +27,7 @@ class Orders(DeclarativeBase): ...
 class Order(Orders):
     __tablename__ = "orders"
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    status: Mapped[str]
+    status: Mapped[str] = mapped_column(default="NEW")
 
 
 class Customers(DeclarativeBase): ...
@@ -39,13 +41,27 @@ class Customer(Customers):
 
 orders = Service("orders", tables=Orders.metadata)
 customers = Service("customers", tables=Customers.metadata)
+app = FastAPI()
+install(app, orders)  # runs it; problem documents, Idempotency-Key, a limit for bodies
+install(app, customers)  # here or in a process of its own
+OrdersStep = Annotated[Step, step_of(orders)]
+
+
+@app.post("/orders", status_code=201)
+async def place_order(customer_id: UUID, total: int, step: OrdersStep) -> UUID:
+    order = Order(id=uuid4())
+    step.session.add(order)  # the order and its event: both, or neither, and no 201 before the commit
+    step.publish(OrderCreated(order_id=order.id, customer_id=customer_id, total=total))
+    return order.id
 
 
 @customers.on
-def reserve_credit(customer: Customer, event: OrderCreated, step: Step) -> None:
+def reserve_credit(customer: Customer | None, event: OrderCreated, step: Step) -> Customer:
+    customer = customer or Customer(id=event.customer_id, credit=100_00)
     if event.total <= customer.credit:
         customer.credit -= event.total
         step.publish(CreditReserved(order_id=event.order_id, customer_id=customer.id))
+    return customer
 
 
 @orders.on
@@ -53,21 +69,6 @@ def open_order(order: Order, event: CreditReserved) -> None:
     order.status = "OPEN"
 
 
-async def main() -> None:
-    async with orders.running(), customers.running():
-        customer_id, order_id = uuid4(), uuid4()
-        async with customers.step() as step:  # a step is one local transaction
-            step.session.add(Customer(id=customer_id, credit=100_00))
-        async with orders.step() as step:  # the order and its event: both, or neither
-            step.session.add(Order(id=order_id, status="NEW"))
-            step.publish(OrderCreated(order_id=order_id, customer_id=customer_id, total=30_00))
-        status = "NEW"
-        while status == "NEW":
-            await asyncio.sleep(0.01)
-            async with orders.reading() as session:
-                status = (await session.get_one(Order, order_id)).status
-        print(f"order {order_id} is {status}")
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
+@app.get("/orders/{order_id}")
+async def show_order(order_id: UUID, step: OrdersStep) -> str:
+    return (await step.session.get_one(Order, order_id)).status

@@ -13,9 +13,9 @@ from ensue.errors import (
     RetryableError,
     UsageError,
 )
-from ensue.event import Event, event
+from ensue.event import Event, as_event
 from ensue.message import Message
-from ensue.origin import Origin, origin
+from ensue.origin import Origin, coming_from
 from ensue.ports import Lookup
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
@@ -40,6 +40,6 @@ __all__ = [
     "Step",
     "TableRepository",
     "UsageError",
-    "event",
-    "origin",
+    "as_event",
+    "coming_from",
 ]

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 class Service(ServiceDefinition):
     """A service: `orders = Service("orders")`. Its database and broker come from settings, not from code.
 
+    name: lower-case letters, digits, - and _. publishes: events it may publish; leave it out and it may publish any
+    (then `ensue topology` cannot show them). repositories: how entities that are dataclasses are stored.
     tables: SQLAlchemy metadata whose missing tables are created at start (for development; use migrations later).
-    database, broker, partitions, engine: override the environment (see `ensue.config`).
-    The rest is `ServiceDefinition`'s.
+    retry, database, broker, partitions, engine: override the environment (see `ensue.config`).
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Service(ServiceDefinition):
         """The running one; raises UsageError when the service does not run in this process."""
         if self._runtime is None:
             raise UsageError(
-                f"service {self.name} does not run here: use FastAPI(lifespan={self.name}.lifespan), "
+                f"service {self.name} does not run here: use install(app, {self.name}) with FastAPI, "
                 f"`async with {self.name}.running():`, ensue.testing.run(...) or `ensue run`"
             )
         return self._runtime
@@ -73,7 +74,9 @@ class Service(ServiceDefinition):
     async def running(self, runtime: Runtime | None = None, *, work: bool = True) -> AsyncIterator[Runtime]:
         """Run inside this block: steps and queries, and with `work` its share of relay and handlers."""
         if self._runtime is not None:
-            raise UsageError(f"service {self.name} runs in this process already")
+            raise UsageError(
+                f"service {self.name} runs in this process already; an app that it is installed in starts it by itself"
+            )
         self._runtime = runtime = runtime or self.make_runtime()
         try:
             await runtime.start(work=work)
@@ -84,19 +87,9 @@ class Service(ServiceDefinition):
             finally:
                 self._runtime = None
 
-    @asynccontextmanager
-    async def lifespan(self, app: Any) -> AsyncIterator[None]:
-        """For `FastAPI(lifespan=orders.lifespan)`: the service runs inside the web process."""
-        if hasattr(app, "openapi"):  # FastAPI; plain Starlette has no dependencies to look at
-            from ensue.integrations.fastapi import check_step_scope
-
-            check_step_scope(app, self.step)
-        async with self.running():
-            yield
-
     @dependable
     async def step(self) -> AsyncIterator[Step]:
-        """One local transaction: `async with orders.step() as step:`, or `Depends(orders.step, scope="function")`.
+        """One local transaction: `async with orders.step() as step:`, in FastAPI `Annotated[Step, step_of(orders)]`.
 
         Commits when the block ends; an exception rolls everything back, events included.
         """
@@ -104,8 +97,8 @@ class Service(ServiceDefinition):
             yield step
 
     @dependable
-    async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session for queries: `async with orders.reading() as session:`, or `Depends(orders.reading)`.
+    async def query(self) -> AsyncIterator[AsyncSession]:
+        """A session for queries: `async with orders.query() as session:`, or `Depends(orders.query)`.
 
         Sees committed data; what it changes is rolled back.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class EnsueError(Exception):
-    """Base of every error that Ensue raises. Keyword values become attributes and `values`."""
+    """Base of every error that Ensue raises. Keyword values become attributes, as each class declares, and `values`."""
 
     def __init__(self, text: str, **values: object) -> None:
         super().__init__(text)
@@ -48,12 +48,21 @@ class BrokerUnavailable(RetryableError):
 class CheckpointConflict(RetryableError):
     """Another worker moved this partition's checkpoint: roll back, load it again, read on from there.
 
-    attributes: subscription, topic, partition, expected_revision.
+    Attributes that are not known where it is noticed keep these values.
     """
+
+    subscription: str = ""
+    topic: str = ""
+    partition: int | None = None
+    expected_revision: int | None = None
+    id: int | None = None  # of a dead letter that another worker took
 
 
 class EntityMissing(RetryableError):
-    """An entity step's entity does not exist (yet). attributes: entity, entity_id."""
+    """An entity step's entity does not exist (yet). entity: the name of its class."""
+
+    entity: str
+    entity_id: object
 
 
 class HandlerCancelled(RetryableError):
@@ -61,34 +70,60 @@ class HandlerCancelled(RetryableError):
 
 
 class TopicMismatch(UsageError):
-    """A topic exists with another number of partitions. attributes: topic, expected, found."""
+    """A topic exists with another number of partitions."""
+
+    topic: str
+    expected: int
+    found: int
 
 
 class StoreRestored(UsageError):
-    """The log holds what this store never wrote, or what the relay sent is not in it any more: it is an older copy.
+    """The log holds what this store never wrote, or what the relay sent is not in it any more: it is an older copy."""
 
-    attributes: source, topic, partition.
-    """
+    source: str
+    topic: str
+    partition: int
 
 
 class StoreOutdated(UsageError):
-    """The store's tables are missing or of another version. attributes: found, expected."""
+    """The store's tables are missing or of another version, which `found` and `expected` say as that store does."""
+
+    found: object
+    expected: object
 
 
 class IdempotencyMismatch(UsageError):
-    """An Idempotency-Key came back with another request. attributes: key."""
+    """An Idempotency-Key came back with another request."""
+
+    key: str
 
 
 class EventRefused(UsageError):
     """An event cannot be published with this key, or this value of an extension.
 
-    attributes: type, what ("key" or "extension <name>"), key (its beginning), expected, found.
+    type: the event's. what: "key" or "extension <name>". key: its beginning.
     """
+
+    type: str
+    what: str
+    key: str
+    expected: str
+    found: str
 
 
 class EventTooLarge(UsageError):
-    """An event is larger than may be published. attributes: type, what, key, expected and found in bytes."""
+    """An event is larger than may be published. type, what and key as for EventRefused; expected, found: in bytes."""
+
+    type: str
+    what: str
+    key: str
+    expected: int
+    found: int
 
 
 class RecordRefused(UsageError):
-    """A broker will not take this record however often it is sent. attributes: position, expected, found in bytes."""
+    """A broker will not take this record however often it is sent. expected, found: in bytes."""
+
+    position: int
+    expected: int
+    found: int

@@ -1,7 +1,7 @@
 """Events: what a service publishes, with topic, partition key, type name and version.
 
-`Event` is a frozen msgspec Struct; `@event(...)` makes events of pydantic models and dataclasses. Either way the class
-gets an `EventType`: how it is named on the wire, which of its fields is the key, how it is encoded and decoded.
+`Event` is a frozen msgspec Struct; `@as_event(...)` makes events of pydantic models and dataclasses. Either way the
+class gets an `EventType`: how it is named on the wire, which of its fields is the key, how it is encoded and decoded.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
     """
 
 
-def event(*, topic: str, key: str, type_name: str | None = None, version: int = 1) -> Callable[[type[E]], type[E]]:
-    """Make an event of a pydantic 2 model or a dataclass: `@event(topic="orders", key="customer_id")`."""
+def as_event(*, topic: str, key: str, type_name: str | None = None, version: int = 1) -> Callable[[type[E]], type[E]]:
+    """Make an event of a pydantic 2 model or a dataclass: `@as_event(topic="orders", key="customer_id")`."""
 
     def declare(cls: type[E]) -> type[E]:
         encode: Callable[[Any], bytes]
@@ -140,7 +140,7 @@ def event(*, topic: str, key: str, type_name: str | None = None, version: int = 
             validated = True
         else:
             raise UsageError(
-                f"@event on {cls.__qualname__}: expected a pydantic 2 model or a dataclass; "
+                f"@as_event on {cls.__qualname__}: expected a pydantic 2 model or a dataclass; "
                 "for a plain class write `class X(ensue.Event, topic=..., key=...)`"
             )
         _attach(cls, topic, key, type_name, version, fields, encode, decode, validated)
@@ -162,7 +162,7 @@ def event_type(cls: type[E]) -> EventType[E]:
             )
         raise UsageError(
             f"{cls.__qualname__} is no event: write `class {cls.__name__}(ensue.Event, topic=..., key=...)`, "
-            "or put @ensue.event(topic=..., key=...) on a pydantic model or dataclass"
+            "or put @ensue.as_event(topic=..., key=...) on a pydantic model or dataclass"
         )
     return cast(EventType[E], spec)
 

@@ -69,7 +69,7 @@ class AlreadyAnswered(Exception):
 
 
 @contextmanager
-def origin(given: Origin) -> Iterator[Origin]:
+def coming_from(given: Origin) -> Iterator[Origin]:
     """Make `given` the origin of the steps that begin inside this block."""
     token = _current.set(given)
     try:

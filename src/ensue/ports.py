@@ -81,6 +81,35 @@ class Entry(Protocol):
     previous: int
 
 
+class Reader(Protocol):
+    """Reads one partition of a log on from a place, and keeps that place. For one task at a time.
+
+    Any number of readers of one partition, at any places, each get everything; none takes anything away. Close it
+    when it is no longer needed: it may hold a consumer at the broker.
+    """
+
+    @property
+    def after(self) -> int:
+        """The offset of the last record returned; until then what the reader was opened with."""
+
+    async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        """Return up to `limit` records that follow the place, in offset order, none left out, and move it behind them.
+
+        Returns at once when there is at least one (what is there now; it never waits to fill a batch), else waits up
+        to `wait_s` for an append by anyone and returns then, or empty.
+        A record that cannot be read as a message comes as Garbage with its offset, never as an error.
+        What retention took is passed over. Where the log lost its end, so that the place lies beyond it, nothing comes:
+        whoever goes by a checkpoint compares it with `bounds`, and opens another reader to go back.
+        Raises BrokerUnavailable, also (once, where the broker can tell) when the log was replaced by another one. After
+        an error, or a cancel, the place is the same and the next read tries again from there. Raises UsageError when
+        there is no such partition.
+        """
+
+    async def close(self) -> None:
+        """Let go of everything; safe to repeat, never raises. A read that waits ends at once with nothing; one that is
+        begun later raises BrokerUnavailable."""
+
+
 class Broker(Protocol):
     """A partitioned log and nothing more. Partitions are numbered from 0, offsets from 1.
 
@@ -96,7 +125,7 @@ class Broker(Protocol):
         """Connect. Raises BrokerUnavailable within seconds when nobody answers; it may be called again then."""
 
     async def close(self) -> None:
-        """Release everything; safe to repeat. A read that waits ends at once with what it has (nothing)."""
+        """Release everything, its readers too; safe to repeat. A read that waits ends at once with nothing."""
 
     async def ensure_topic(self, topic: str, partitions: int) -> None:
         """Create the topic, or check it. Safe to repeat and to race. Raises TopicMismatch on another count."""
@@ -122,15 +151,8 @@ class Broker(Protocol):
         Order holds within each partition.
         """
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        """Return up to `limit` records with offset > `after`, in offset order, none left out.
-
-        Returns at once when there is at least one (what is there now; it never waits to fill a batch), else waits up
-        to `wait_s` for an append by anyone and returns then, or empty.
-        A record that cannot be read as a message comes as Garbage with its offset, never as an error.
-        """
+    def reader(self, topic: str, partition: int, after: int) -> Reader:
+        """Return a reader of the records with offset > `after`. It asks nothing of the server before its first read."""
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         """First and last offset held. `last` never decreases unless the broker lost data (see DESIGN: G5)."""

@@ -1,7 +1,7 @@
 """`Rows`: queries on a service's entities that every store can answer, SQL or not.
 
 By id, and by the lookups that a `TableRepository` has: `Lookup(equal=("status",), order=("placed_at", "id"))`
-finds the entities of one status in the order of their time. What SQL can do beyond that, `reading()` does.
+finds the entities of one status in the order of their time. What SQL can do beyond that, `query()` does.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Rows:
         raise UsageError(
             f"{entity.__name__} is not stored by a TableRepository: declare one, "
             f"Service(..., repositories=[TableRepository({entity.__name__}, table)])"
-            + ("; for a mapped class there is reading()" if found is not None else "")
+            + ("; for a mapped class there is query()" if found is not None else "")
         )
 
 

@@ -23,11 +23,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
 class ServiceDefinition:
-    """A service's name, handlers and publications; `ensue.Service` adds running to it.
-
-    name: lower-case letters, digits, - and _. publishes: events it may publish; leave it out and it may publish any
-    (then `ensue topology` cannot show them). repositories: how entities that are dataclasses are stored.
-    """
+    """The part of `ensue.Service` that does no I/O: its name, handlers and publications, for the engine."""
 
     def __init__(
         self,

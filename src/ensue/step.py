@@ -6,6 +6,7 @@ the outbox inside the same transaction. A handler never commits.
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING, Any
 
 from ensue.chain import partition_of
@@ -91,6 +92,7 @@ class Step:
     correlation_id: of the whole business flow; causation_id of what is published: `message`'s id.
     idempotency_key: the same for each try of the same step (the message's; one made of the request's Idempotency-Key
     and its principal; else its own, since nobody tries it again); hand it to outside systems (mail, payment).
+    now: the transaction's time by the database's clock, an aware datetime in UTC; its events bear the same.
     transaction: the port below, for repositories.
     """
 
@@ -111,6 +113,10 @@ class Step:
         self.correlation_id = correlation_id
         self._traceparent = traceparent
         self._idempotency_key = idempotency_key
+
+    @property
+    def now(self) -> datetime.datetime:
+        return datetime.datetime.fromisoformat(self.outgoing.time)
 
     @property
     def session(self) -> AsyncSession:

@@ -12,11 +12,30 @@ import msgspec
 
 from ensue.errors import BadMessage, TopicMismatch
 from ensue.message import Bounds, Garbage, Message
-from ensue.ports import Broker, Entry
+from ensue.ports import Broker, Entry, Reader
+
+
+class WrappedReader:
+    """Hands everything on to a healthy reader; a subclass spoils one thing."""
+
+    def __init__(self, healthy: Reader) -> None:
+        self.healthy = healthy
+
+    @property
+    def after(self) -> int:
+        return self.healthy.after
+
+    async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        return await self.healthy.read(limit, wait_s)
+
+    async def close(self) -> None:
+        await self.healthy.close()
 
 
 class WrappedBroker:
-    """Hands everything on to a healthy broker; a subclass spoils one thing."""
+    """Hands everything on to a healthy broker; a subclass spoils one thing, of its own or of its readers."""
+
+    reads_by: type[WrappedReader] = WrappedReader
 
     def __init__(self, healthy: Broker) -> None:
         self.healthy = healthy
@@ -46,10 +65,8 @@ class WrappedBroker:
     async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
         await self.healthy.append_many(source, batches)
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        return await self.healthy.read(topic, partition, after, limit, wait_s)
+    def reader(self, topic: str, partition: int, after: int) -> Reader:
+        return self.reads_by(self.healthy.reader(topic, partition, after))
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         return await self.healthy.bounds(topic, partition)
@@ -99,64 +116,95 @@ class MixesPartitions(WrappedBroker):
 class RepeatsOldOffsets(WrappedBroker):
     """Takes `after` for the first offset that is wanted."""
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        return await super().read(topic, partition, max(after - 1, 0), limit, wait_s)
+    def reader(self, topic: str, partition: int, after: int) -> Reader:
+        return super().reader(topic, partition, max(after - 1, 0))
+
+
+class SharesOnePlace(WrappedBroker):
+    """Gives all readers of a partition one place, as a consumer group does: what one has got, no other sees."""
+
+    class reads_by(WrappedReader):
+        async def close(self) -> None:
+            """Others may still read."""
+
+    def __init__(self, healthy: Broker) -> None:
+        super().__init__(healthy)
+        self._shared: dict[tuple[str, int], Reader] = {}
+
+    def reader(self, topic: str, partition: int, after: int) -> Reader:
+        return self._shared.setdefault((topic, partition), super().reader(topic, partition, after))
 
 
 class ReturnsTheNewest(WrappedBroker):
     """Leaves out the older records when there are more than the limit."""
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        found = await super().read(topic, partition, after, 1_000_000, wait_s)
-        return found[-limit:]
+    class reads_by(WrappedReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            return (await super().read(1_000_000, wait_s))[-limit:]
 
 
 class ReturnsPastALateRecord(WrappedBroker):
     """Shows a record only after it has shown later ones, as a sequence does whose transactions commit out of order."""
 
-    def __init__(self, healthy: Broker) -> None:
-        super().__init__(healthy)
-        self._late: set[tuple[str, int, int]] = set()
+    class reads_by(WrappedReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            found = await super().read(limit, wait_s)
+            return [*found[1:], *found[:1]]
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        found = list(await super().read(topic, partition, after, limit, wait_s))
-        where = (topic, partition, found[0].offset) if len(found) > 1 else None
-        if where is not None and where not in self._late:
-            self._late.add(where)
-            del found[0]
-        return found
+
+class ForgetsItsPlace(WrappedBroker):
+    """Begins each read where the reader was opened."""
+
+    def reader(self, topic: str, partition: int, after: int) -> Reader:
+        healthy = self.healthy
+
+        class Forgetful(WrappedReader):
+            async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+                self.healthy = healthy.reader(topic, partition, after)
+                return await super().read(limit, wait_s)
+
+        return Forgetful(healthy.reader(topic, partition, after))
+
+
+class LosesWhatACancelledReadTook(WrappedBroker):
+    """Moves its place before what it has taken is in the caller's hands."""
+
+    class reads_by(WrappedReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            found = await super().read(limit, wait_s)
+            await asyncio.sleep(0)
+            return found
 
 
 class NeverWakes(WrappedBroker):
     """Looks again only when the whole wait is over."""
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        found = await super().read(topic, partition, after, limit, 0.0)
-        if found or wait_s <= 0:
-            return found
-        await asyncio.sleep(wait_s)
-        return await super().read(topic, partition, after, limit, 0.0)
+    class reads_by(WrappedReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            found = await super().read(limit, 0.0)
+            if found or wait_s <= 0:
+                return found
+            await asyncio.sleep(wait_s)
+            return await super().read(limit, 0.0)
 
 
 class FillsTheBatch(WrappedBroker):
     """Waits for `limit` records when there are some already."""
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        found = await super().read(topic, partition, after, limit, wait_s)
-        if found and len(found) < limit:
-            rest = await super().read(topic, partition, found[-1].offset, limit - len(found), wait_s)
-            return [*found, *rest]
-        return found
+    class reads_by(WrappedReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            found = await super().read(limit, wait_s)
+            if found and len(found) < limit:
+                return [*found, *await super().read(limit - len(found), wait_s)]
+            return found
+
+
+class SleepsThroughItsReadersClose(WrappedBroker):
+    """Does not end the read that waits when its reader is closed."""
+
+    class reads_by(WrappedReader):
+        async def close(self) -> None:
+            """Leaves the healthy one open: it goes on waiting."""
 
 
 class SleepsThroughClose(WrappedBroker):
@@ -177,12 +225,19 @@ class PruneResetsOffsets(WrappedBroker):
         last = await super().append(topic, partition, source, entries)
         return last - self._forgotten.get((topic, partition), 0)
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
+    def reader(self, topic: str, partition: int, after: int) -> Reader:
         forgotten = self._forgotten.get((topic, partition), 0)
-        found = await super().read(topic, partition, after + forgotten, limit, wait_s)
-        return [msgspec.structs.replace(each, offset=each.offset - forgotten) for each in found]
+
+        class Shifted(WrappedReader):
+            @property
+            def after(self) -> int:
+                return self.healthy.after - forgotten
+
+            async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+                found = await super().read(limit, wait_s)
+                return [msgspec.structs.replace(each, offset=each.offset - forgotten) for each in found]
+
+        return Shifted(self.healthy.reader(topic, partition, after + forgotten))
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         first, last = await super().bounds(topic, partition)
@@ -210,35 +265,32 @@ class TakesAnyNumberOfPartitions(WrappedBroker):
 class DropsExtensions(WrappedBroker):
     """Carries the attributes it knows, and no others."""
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        return [
-            msgspec.structs.replace(each, envelope=msgspec.structs.replace(each.envelope, extensions=None))
-            if isinstance(each, Message)
-            else each
-            for each in await super().read(topic, partition, after, limit, wait_s)
-        ]
+    class reads_by(WrappedReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            return [
+                msgspec.structs.replace(each, envelope=msgspec.structs.replace(each.envelope, extensions=None))
+                if isinstance(each, Message)
+                else each
+                for each in await super().read(limit, wait_s)
+            ]
 
 
 class CutsBigRecords(WrappedBroker):
     """Keeps the first 64 KiB of the data."""
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        found = await super().read(topic, partition, after, limit, wait_s)
-        return [msgspec.structs.replace(each, data=each.data[:65536]) for each in found]
+    class reads_by(WrappedReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            found = await super().read(limit, wait_s)
+            return [msgspec.structs.replace(each, data=each.data[:65536]) for each in found]
 
 
 class StopsAtGarbage(WrappedBroker):
     """Raises on a record that is no message, so that no subscriber gets past it."""
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        found = await super().read(topic, partition, after, limit, wait_s)
-        for each in found:
-            if isinstance(each, Garbage):
-                raise BadMessage(each.reason)
-        return found
+    class reads_by(WrappedReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            found = await super().read(limit, wait_s)
+            for each in found:
+                if isinstance(each, Garbage):
+                    raise BadMessage(each.reason)
+            return found

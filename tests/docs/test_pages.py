@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 
 def without_code(text: str) -> str:
@@ -74,9 +74,15 @@ def test_every_page_is_in_the_menu() -> None:
     assert menu(project["nav"]) == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
 
 
-def test_every_decision_is_in_the_list_of_decisions() -> None:
-    listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (DOCS / "adr/index.md").read_text())
-    assert listed == sorted(page.name for page in (DOCS / "adr").glob("0*.md"))
+def test_every_decision_is_in_the_list_of_decisions_with_its_date_and_status() -> None:
+    expected = []
+    for page in sorted((DOCS / "adr").glob("0*.md")):
+        title, _, about = page.read_text().split("\n", 3)[:3]
+        found = re.fullmatch(r"Date: (\d{4}-\d\d-\d\d)\. Status: (.+)\.", about)
+        assert found, f"{page.name}: its third line is {about!r}, expected `Date: 2026-01-31. Status: accepted.`"
+        number, _, title = title.removeprefix("# ").partition(". ")
+        expected.append(f"| [{number}]({page.name}) | {title} | {found[1]} | {found[2]} |")
+    assert (DOCS / "adr/index.md").read_text().splitlines()[-len(expected) :] == expected
 
 
 def test_decisions_are_numbered_without_a_hole() -> None:

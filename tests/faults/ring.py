@@ -199,5 +199,5 @@ class Ring:
         return await self._count(_settled)
 
     async def _count(self, table: Table) -> int:
-        async with self.alpha.reading() as session:
+        async with self.alpha.query() as session:
             return (await session.scalar(select(func.count()).select_from(table))) or 0

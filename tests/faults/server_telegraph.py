@@ -15,6 +15,7 @@ from tests.unit.engine.workbench import bench, config
 from ensue import Service
 from ensue.adapters import make_broker
 from ensue.config import EngineConfig
+from ensue.engine.lookup import records_between
 from ensue.errors import BrokerUnavailable
 from ensue.message import TICK, Message
 from ensue.ports import Broker
@@ -90,11 +91,7 @@ class ServerTelegraph(Telegraph):
         broker = await self.opened()
         try:
             last = (await broker.bounds("wires", 0)).last
-            found: list[Message] = []
-            after = 0
-            while after < last and (batch := await broker.read("wires", 0, after, 500, 1.0)):
-                after = batch[-1].offset
-                found += [each for each in batch if isinstance(each, Message) and each.type != TICK]
-            return found
+            records = await records_between(broker, "wires", 0, 0, last)
+            return [each for each in records if isinstance(each, Message) and each.type != TICK]
         finally:
             await broker.close()

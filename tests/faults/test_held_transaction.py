@@ -33,7 +33,7 @@ HELD_S = 60.0
 PAUSE_S = 0.1
 #: From a commit until its effect is seen: some milliseconds on a quiet machine, and never a part of the minute.
 SOON_S = 5.0
-MODES = ("poll", "wal", "messages")
+MODES = ("poll", "wal")
 #: What the slot keeps of the log before it is told: little here, and the stranger writes more than that.
 KEPT_BYTES = 1 << 20
 FILLER = "INSERT INTO strange SELECT repeat(md5(n::text), 100) FROM generate_series(1, 1000) n"
@@ -121,7 +121,7 @@ class Watch:
         last = 0
         while True:
             self._world._progress.clear()
-            async with self._telegraph.receives.reading() as session:
+            async with self._telegraph.receives.query() as session:
                 new = select(received).where(received.c.id > last).order_by(received.c.id)
                 rows = (await session.execute(new)).all()
             for each in rows:

@@ -70,7 +70,7 @@ class Telegraph:
             await world.settle()
 
     async def received(self, source: str = "station") -> dict[str, list[int]]:
-        async with self.receives.reading() as session:
+        async with self.receives.query() as session:
             rows = await session.execute(select(received.c.station, received.c.number).order_by(received.c.id))
             found: dict[str, list[int]] = {}
             for station, number in rows:

@@ -25,7 +25,8 @@ from tests.unit.engine.workbench import bench, config
 
 from ensue import Service
 from ensue.brokers.nats import NatsBroker
-from ensue.message import TICK, Garbage, Message
+from ensue.engine.lookup import records_between
+from ensue.message import TICK, Message
 from ensue.testing import World
 
 TOTAL = 60
@@ -90,11 +91,8 @@ class NatsTelegraph(Telegraph):
         """How many events the stream holds now, ticks not counted."""
         broker = self.nats()
         await broker.open()
-        records: list[Message | Garbage] = []
         try:
-            last = (await broker.bounds("wires", 0)).last
-            while not records or records[-1].offset < last:
-                records += await broker.read("wires", 0, records[-1].offset if records else 0, 500, PATIENCE_S)
+            records = await records_between(broker, "wires", 0, 0, (await broker.bounds("wires", 0)).last)
         finally:
             await broker.close()
         return sum(isinstance(each, Message) and each.type != TICK for each in records)

@@ -78,7 +78,7 @@ async def test_a_store_put_back_from_an_old_copy_is_refused_and_the_command_that
         refused = await refusal(world)
         assert "ensue db new-epoch" in str(refused)
         assert "older copy" in str(refused)
-        assert refused.values["topic"] == "wires"
+        assert refused.topic == "wires"
         # Steps commit all the same; nothing of them is sent, so nothing is taken for a duplicate.
         await telegraph.send(1000, 1003)
         await world.runtimes["sends"].store.outbox_wait(0.3)

@@ -89,7 +89,7 @@ async def test_what_a_file_that_went_back_has_written_since_is_not_sent_before_a
         copied(await gone_on(telegraph, world), telegraph.directory / "sends.db")
         await send_at_once(telegraph.sends, 1000, 1000 + written)
         refused = await refusal(world)
-        assert refused.values["topic"] == "wires"
+        assert refused.topic == "wires"
         assert ("at that position now" in str(refused)) == (written >= 10)
         assert await numbers(world) == list(range(30))
     await new_epoch(telegraph)

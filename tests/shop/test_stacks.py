@@ -21,7 +21,7 @@ from shop.demo.stacks import BROKERS, PRESETS, STORES, parts
 ORDERS = 500
 #: Servers that are killed one after the other take their time to come back; ten times what a quiet machine needs.
 LIMIT_S = 600.0
-STORES_ON_NATS = ("postgres-nats", "psycopg-nats", "wal-nats", "messages-nats", "mariadb-nats")
+STORES_ON_NATS = ("postgres-nats", "psycopg-nats", "wal-nats", "mariadb-nats")
 BROKERS_ON_POSTGRES = ("postgres-kafka", "postgres-rabbitmq", "postgres-redis", "postgres")
 POLYGLOT = ("polyglot", "polyglot-mongodb")
 MATRIX = (*STORES_ON_NATS, *BROKERS_ON_POSTGRES, *POLYGLOT)

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pydantic
 import pytest
 
-from ensue import BadMessage, Event, UsageError, event
+from ensue import BadMessage, Event, UsageError, as_event
 from ensue.event import EventType, event_type
 
 
@@ -20,7 +20,7 @@ class Placed(Event, topic="t-orders", key="customer_id"):
     note: str = ""
 
 
-@event(topic="t-orders", key="customer_id", type_name="PlacedModel")
+@as_event(topic="t-orders", key="customer_id", type_name="PlacedModel")
 class PydanticPlaced(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True)
     customer_id: UUID
@@ -28,7 +28,7 @@ class PydanticPlaced(pydantic.BaseModel):
     note: str = ""
 
 
-@event(topic="t-orders", key="customer_id", version=2)
+@as_event(topic="t-orders", key="customer_id", version=2)
 @dataclasses.dataclass(frozen=True)
 class DataclassPlaced:
     customer_id: UUID
@@ -160,7 +160,7 @@ def test_two_classes_cannot_claim_one_name() -> None:
 def test_a_plain_class_is_told_how_to_become_an_event() -> None:
     with pytest.raises(UsageError, match="expected a pydantic 2 model or a dataclass"):
 
-        @event(topic="t-x", key="a")
+        @as_event(topic="t-x", key="a")
         class Plain:
             a: int
 

@@ -105,7 +105,7 @@ async def test_sqlalchemy_reads_what_a_repository_writes_and_the_reverse(tmp_pat
         async with service.step() as step:
             await THINGS.save(step.transaction, {}, {mine.id: mine})
             await step.session.execute(things.insert().values(**vars(theirs) | {"letter": "b"}))
-        async with service.reading() as session:
+        async with service.query() as session:
             found = {row.id: row for row in await session.execute(things.select())}
             for each in (mine, theirs):
                 row = {name: getattr(found[each.id], name) for name in vars(each)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -35,6 +36,11 @@ def test_a_published_event_is_a_record_with_its_envelope(step: Step) -> None:
     assert (record.topic, record.key, record.data) == ("t-step", "ada", b'{"payer":"ada","pence":5}')
     assert (envelope.id, envelope.type, envelope.correlation_id) == ("id-1", "t-step.Paid.v1", "flow-1")
     assert envelope.extensions == {"region": "north"}
+
+
+def test_a_step_knows_the_time_that_its_events_bear(step: Step) -> None:
+    assert step.now == datetime(2026, 11, 23, 19, tzinfo=UTC)
+    assert step.now.tzinfo is UTC
 
 
 @pytest.mark.parametrize(
@@ -110,8 +116,8 @@ def test_the_largest_event_is_a_setting_and_counts_key_envelope_and_data() -> No
     step.publish(Refunded(payer="x" * room))
     with pytest.raises(EventTooLarge, match="expected at most 1000") as caught:
         step.publish(Refunded(payer="x" * (room + 1)))
-    assert caught.value.values["expected"] == 1_000
-    assert caught.value.values["found"] in (1_001, 1_002)
+    assert caught.value.expected == 1_000
+    assert caught.value.found in (1_001, 1_002)
     assert len(outgoing.records) == 2
 
 

@@ -10,8 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ensue import Step
-from ensue.integrations.fastapi import health_routes, install, problem_responses
-from ensue.integrations.prometheus import metrics_route
+from ensue.integrations.fastapi import ReadyLimits, install, problem_responses, step_of
 from shop.contracts import CustomerCreated
 from shop.customers import customers
 from shop.customers.api import (
@@ -24,13 +23,11 @@ from shop.customers.api import (
 )
 from shop.customers.model import Customer, Reservation
 
-app = FastAPI(title="Customers", lifespan=customers.lifespan)
-install(app)
-app.include_router(health_routes(customers, need_broker=False))
-app.include_router(metrics_route(customers))
+app = FastAPI(title="Customers")
+install(app, customers, health=ReadyLimits(broker=False), metrics=True)
 
-CustomersStep = Annotated[Step, Depends(customers.step, scope="function")]
-Reading = Annotated[AsyncSession, Depends(customers.reading, scope="function")]
+CustomersStep = Annotated[Step, step_of(customers)]
+Session = Annotated[AsyncSession, Depends(customers.query, scope="function")]
 
 
 @app.post(
@@ -57,7 +54,7 @@ async def create_customer(new: NewCustomer, response: Response, step: CustomersS
 
 @app.get("/customers")
 async def list_customers(
-    session: Reading, after: UUID | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    session: Session, after: UUID | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> CustomerPage:
     """Customers by id, a page at a time."""
     query = select(Customer).order_by(Customer.customer_id).limit(limit)
@@ -68,14 +65,14 @@ async def list_customers(
 
 
 @app.get("/customers/counts")
-async def count_customers(session: Reading) -> Counts:
+async def count_customers(session: Session) -> Counts:
     customers_found = await session.scalar(select(func.count()).select_from(Customer))
     reservations = await session.scalar(select(func.count()).select_from(Reservation))
     return Counts(customers=customers_found or 0, reservations=reservations or 0)
 
 
 @app.get("/customers/{customer_id}", responses=problem_responses(404))
-async def get_customer(customer_id: UUID, session: Reading) -> CustomerView:
+async def get_customer(customer_id: UUID, session: Session) -> CustomerView:
     customer = await session.get(Customer, customer_id)
     if customer is None:
         raise unknown_customer(customer_id)

@@ -1,4 +1,8 @@
-"""Kills a random service every second or so, with SIGKILL, and starts it again."""
+"""Kills a random service every second or so, with SIGKILL, and starts it again.
+
+On a machine where a start takes longer than that, not before as much time has passed as the last start took: services
+that are always killed just as they begin to work would show nothing but that.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import asyncio
 from collections import Counter
 from random import Random
 
-from shop.demo.supervisor import Supervisor
+from shop.demo.supervisor import ServiceProcess, Supervisor
 
 INTERVAL_S = (0.7, 1.5)
 #: Where servers go down as well: a service that starts must find some of them up.
 INTERVAL_WITH_SERVERS_S = (2.5, 5.0)
+LOOK_S = 0.05
 #: How often a service that is still starting is spared. Not always: that is a moment to be killed at too. After that
 #: it may finish its next start: on a machine where a start takes longer than the time between kills, nothing would
 #: ever get done.
@@ -27,16 +32,31 @@ class Chaos:
         self._random = random
         self._interval_s = interval_s
         self._killed_at_start: set[str] = set()
+        self._start_s = 0.0
 
     async def run(self, enough: asyncio.Event) -> None:
         """Go on until `enough` is set; then every service is running, or starting, again."""
-        while not enough.is_set():
-            try:
-                await asyncio.wait_for(enough.wait(), self._random.uniform(*self._interval_s))
-            except TimeoutError:
-                await self._kill_one()
+        async with asyncio.TaskGroup() as starts:
+            while not enough.is_set():
+                try:
+                    pause_s = max(self._random.uniform(*self._interval_s), self._start_s)
+                    await asyncio.wait_for(enough.wait(), pause_s)
+                except TimeoutError:
+                    if killed := await self._kill_one():
+                        starts.create_task(self._measure(killed, killed.lives))
 
-    async def _kill_one(self) -> None:
+    async def _measure(self, service: ServiceProcess, life: int) -> None:
+        """Note how long this life takes to begin, if it gets that far."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while service.running and service.lives == life:
+            if await service.listening():
+                self._start_s = loop.time() - began
+                return
+            await asyncio.sleep(LOOK_S)
+
+    async def _kill_one(self) -> ServiceProcess | None:
+        """Kill and start one; return it, or None where all are still starting and are spared."""
         names = list(self._supervisor.services)
         for name in self._random.sample(names, len(names)):
             service = self._supervisor[name]
@@ -51,4 +71,5 @@ class Chaos:
             self.kills[name] += 1
             self.while_starting += starting
             await service.start()
-            return
+            return service
+        return None

@@ -40,7 +40,6 @@ STORES: Mapping[str, Kind] = {
     "postgres": Kind(servers.PostgresServer, lambda server, name: server.url(name)),
     "psycopg": Kind(servers.PostgresServer, lambda server, name: server.url(name, "postgresql+psycopg")),
     "wal": Kind(servers.PostgresServer, lambda server, name: server.url(name) + "?outbox=wal"),
-    "messages": Kind(servers.PostgresServer, lambda server, name: server.url(name) + "?outbox=messages"),
     "mariadb": Kind(servers.MariaDbServer, lambda server, name: server.url(name)),
     # For views alone: orders and customers have SQLite files then.
     "redisview": Kind(servers.RedisServer, lambda server, name: server.url(1), durable=True),

@@ -9,8 +9,7 @@ from uuid import UUID
 from fastapi import Depends, FastAPI, Query
 
 from ensue import Rows
-from ensue.integrations.fastapi import health_routes, install, problem_responses
-from ensue.integrations.prometheus import metrics_route
+from ensue.integrations.fastapi import install, problem_responses
 from shop.order_history import order_history
 from shop.order_history.api import (
     Counts,
@@ -25,10 +24,8 @@ from shop.order_history.api import (
 from shop.order_history.model import HistoryCustomer, HistoryOrder
 from shop.times import Moment
 
-app = FastAPI(title="Order history", lifespan=order_history.lifespan)
-install(app)
-app.include_router(health_routes(order_history))
-app.include_router(metrics_route(order_history))
+app = FastAPI(title="Order history")
+install(app, order_history, health=True, metrics=True)
 
 Reading = Annotated[Rows, Depends(order_history.rows, scope="function")]
 PageLimit = Annotated[int, Query(ge=1, le=1000)]

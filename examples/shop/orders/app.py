@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID, uuid4
 
@@ -11,8 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ensue import Step
-from ensue.integrations.fastapi import health_routes, install, problem_responses
-from ensue.integrations.prometheus import metrics_route
+from ensue.integrations.fastapi import ReadyLimits, install, problem_responses, step_of
 from shop.contracts import OrderCancelled, OrderCreated
 from shop.orders import orders
 from shop.orders.api import (
@@ -27,13 +25,11 @@ from shop.orders.api import (
 )
 from shop.orders.model import Order, Status
 
-app = FastAPI(title="Orders", lifespan=orders.lifespan)
-install(app)
-app.include_router(health_routes(orders, need_broker=False))
-app.include_router(metrics_route(orders))
+app = FastAPI(title="Orders")
+install(app, orders, health=ReadyLimits(broker=False), metrics=True)
 
-OrdersStep = Annotated[Step, Depends(orders.step, scope="function")]
-Reading = Annotated[AsyncSession, Depends(orders.reading, scope="function")]
+OrdersStep = Annotated[Step, step_of(orders)]
+Session = Annotated[AsyncSession, Depends(orders.query, scope="function")]
 
 
 @app.post(
@@ -54,7 +50,7 @@ async def create_order(new: NewOrder, response: Response, step: OrdersStep) -> O
         order_id=new.order_id or uuid4(),
         customer_id=new.customer_id,
         total=new.total,
-        placed_at=new.placed_at or datetime.now(UTC),
+        placed_at=new.placed_at or step.now,
     )
     step.session.add(order)
     step.publish(
@@ -68,7 +64,7 @@ async def create_order(new: NewOrder, response: Response, step: OrdersStep) -> O
 
 @app.get("/orders")
 async def list_orders(
-    session: Reading,
+    session: Session,
     status: Status | None = None,
     after: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -84,13 +80,13 @@ async def list_orders(
 
 
 @app.get("/orders/counts")
-async def count_orders(session: Reading) -> Counts:
+async def count_orders(session: Session) -> Counts:
     rows = await session.execute(select(Order.status, func.count()).group_by(Order.status))
     return Counts(**{status.value: count for status, count in rows})
 
 
 @app.get("/orders/{order_id}", responses=problem_responses(404))
-async def get_order(order_id: UUID, session: Reading) -> OrderView:
+async def get_order(order_id: UUID, session: Session) -> OrderView:
     order = await session.get(Order, order_id)
     if order is None:
         raise unknown_order(order_id)

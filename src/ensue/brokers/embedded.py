@@ -12,6 +12,7 @@ from ensue.brokers import check_partitions, check_partitions_wanted, no_such_par
 from ensue.brokers import embedded_sql as sql
 from ensue.brokers.embedded_file import LogFile
 from ensue.brokers.embedded_rows import read_rows
+from ensue.brokers.reading import LookingReader, Readers, close_all
 from ensue.embedded.connection import parse_sqlite_url
 from ensue.embedded.write_ahead import PAGE_BYTES
 from ensue.errors import BrokerUnavailable, UsageError
@@ -47,10 +48,7 @@ class EmbeddedBroker:
         #: Row ids of each topic's partitions by number. They never change while the file is open.
         self._ids: dict[str, list[int]] = {}
         self._generation = 0
-        #: Where somebody has waited for what comes, and of these whose next read tells that the log is another one. Who
-        #: only looks something up, between bounds that it has just asked for, need not be told.
-        self._followed: set[tuple[str, int]] = set()
-        self._untold: set[tuple[str, int]] = set()
+        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         return self._file.exists()
@@ -61,8 +59,8 @@ class EmbeddedBroker:
         self._generation = self._file.generation
 
     async def close(self) -> None:
+        await close_all(self._readers)
         self._ids = {}  # the next open may find another file
-        self._followed, self._untold = set(), set()
         await self._file.close()
 
     # --- topics
@@ -119,34 +117,8 @@ class EmbeddedBroker:
 
     # --- read
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        partition_id = await self._partition_id(topic, partition)
-        if (topic, partition) in self._untold:
-            self._untold.discard((topic, partition))
-            raise self._replaced()
-        if wait_s > 0:
-            self._followed.add((topic, partition))
-        generation = self._generation
-        low, high = _key_range(partition_id)
-        key_range = (low + max(after, 0), high)
-        wakeup = self._file.wakeup
-        give_up_at: float | None = None
-        while generation == self._file.generation:
-            # Taken before looking, so that an append between looking and waiting is not slept through.
-            seen = wakeup.sequence(partition_id)
-            found = await self._file.query(lambda reader: read_rows(reader, topic, partition, key_range, limit))
-            if found or wait_s <= 0:
-                return found
-            now = asyncio.get_running_loop().time()
-            give_up_at = now + wait_s if give_up_at is None else give_up_at
-            if now >= give_up_at:
-                return found
-            await wakeup.wait(partition_id, seen, give_up_at - now)
-            if not self._file.is_open:
-                return []
-        return []
+    def reader(self, topic: str, partition: int, after: int) -> EmbeddedReader:
+        return EmbeddedReader(self, topic, partition, after)
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         partition_id = await self._partition_id(topic, partition)
@@ -188,10 +160,9 @@ class EmbeddedBroker:
         return ids
 
     async def _begin_anew(self) -> None:
-        """The file is another one: make the topics that are known, and let each reader's next read tell of it."""
+        """The file is another one: make the topics that are known. The next read of each reader tells of it."""
         known, self._ids, self._generation = self._ids, {}, self._file.generation
         for topic, ids in known.items():
-            self._untold |= {(topic, number) for number in range(len(ids))} & self._followed
             await self.ensure_topic(topic, len(ids))
 
     def _replaced(self) -> BrokerUnavailable:
@@ -209,6 +180,27 @@ class EmbeddedBroker:
 
     async def _fetch(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
         return await self._file.query(lambda reader: reader.execute(statement, parameters).fetchall())
+
+
+class EmbeddedReader(LookingReader[EmbeddedBroker]):
+    def __init__(self, broker: EmbeddedBroker, topic: str, partition: int, after: int) -> None:
+        super().__init__(broker, topic, partition, after)
+        self._generation = broker._generation
+        self._id = self._seen = 0
+
+    async def _look(self, limit: int) -> Sequence[Message | Garbage]:
+        broker, topic, partition = self._broker, self.topic, self.partition
+        self._id = await broker._partition_id(topic, partition)
+        if self._generation != broker._generation:
+            self._generation = broker._generation
+            raise broker._replaced()
+        self._seen = broker._file.wakeup.sequence(self._id)
+        low, high = _key_range(self._id)
+        key_range = (low + self.after, high)
+        return await broker._file.query(lambda reader: read_rows(reader, topic, partition, key_range, limit))
+
+    async def _woken(self, seconds: float) -> None:
+        await self._broker._file.wakeup.wait(self._id, self._seen, seconds)
 
 
 def _key_range(partition_id: int) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import weakref
 from collections import deque
@@ -10,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
 from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.brokers.reading import LookingReader, Readers, close_all
 from ensue.codec import decode_envelope, garbage, within_bounds
 from ensue.embedded.wakeup import Wakeup
 from ensue.errors import BadMessage, BrokerUnavailable
@@ -61,6 +61,7 @@ class MemoryBroker:
         self._log = _shared.setdefault(name, _Log()) if name else _Log()
         self._now = now
         self._wakeup: Wakeup | None = None
+        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         return bool(self._log.topics)
@@ -73,6 +74,7 @@ class MemoryBroker:
             self._log.wakeups.add(wakeup)
 
     async def close(self) -> None:
+        await close_all(self._readers)
         wakeup, self._wakeup = self._wakeup, None
         if wakeup is not None:
             self._log.wakeups.discard(wakeup)
@@ -113,22 +115,8 @@ class MemoryBroker:
         for wakeup in self._log.wakeups:
             wakeup.notify(keys)
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        wakeup = self._opened()
-        log = self._partition(topic, partition)
-        give_up_at = 0.0
-        while True:
-            begin = max(after - log.first + 1, 0)
-            found = log.records[begin : begin + limit]
-            if found or wait_s <= 0 or self._wakeup is not wakeup:
-                return found
-            now = asyncio.get_running_loop().time()
-            give_up_at = give_up_at or now + wait_s
-            if now >= give_up_at:
-                return found
-            await wakeup.wait(log.key, wakeup.sequence(log.key), give_up_at - now)
+    def reader(self, topic: str, partition: int, after: int) -> MemoryReader:
+        return MemoryReader(self, topic, partition, after)
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         self._opened()
@@ -158,6 +146,18 @@ class MemoryBroker:
         if not 0 <= number < len(partitions):
             raise no_such_partition(topic, number, len(partitions))
         return partitions[number]
+
+
+class MemoryReader(LookingReader[MemoryBroker]):
+    async def _look(self, limit: int) -> Sequence[Message | Garbage]:
+        self._broker._opened()
+        log = self._broker._partition(self.topic, self.partition)
+        begin = max(self.after - log.first + 1, 0)
+        return log.records[begin : begin + limit]
+
+    async def _woken(self, seconds: float) -> None:
+        wakeup, key = self._broker._opened(), self._broker._partition(self.topic, self.partition).key
+        await wakeup.wait(key, wakeup.sequence(key), seconds)  # no await since the look: nothing came in between
 
 
 def _records(topic: str, partition: int, first: int, source: str, entries: Sequence[Entry]) -> list[Message | Garbage]:

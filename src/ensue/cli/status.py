@@ -12,6 +12,7 @@ import typer
 from ensue.app import Service
 from ensue.cli.loading import Opened, load_services, opened
 from ensue.cli.output import complain, masked, plain, print_json, print_table, say
+from ensue.engine.lookup import records_between
 from ensue.engine.worker import is_gone
 from ensue.errors import BrokerUnavailable, EnsueError
 from ensue.message import LOST, TICK, Checkpoint, Counters, Gap, Garbage, LeaseTable, Message, Partition
@@ -168,14 +169,8 @@ async def _lag(broker: Broker, access: Opened, partition: Partition, checkpoint:
     offset = max(checkpoint.offset, first - 1)
     if last - offset > _LOOK_MAX:
         return last - offset
-    left = 0
-    while offset < last:
-        batch = await broker.read(partition.topic, partition.number, offset, _LOOK_MAX, 0.0)
-        if not batch:
-            break
-        left += sum(_matters(record, checkpoint, access) for record in batch if record.offset <= last)
-        offset = batch[-1].offset
-    return left
+    records = await records_between(broker, partition.topic, partition.number, offset, last)
+    return sum(_matters(record, checkpoint, access) for record in records)
 
 
 def _matters(record: Message | Garbage, checkpoint: Checkpoint, access: Opened) -> bool:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from ensue.conformance.broker_append import Appending
 from ensue.conformance.broker_keep import Keeping
 from ensue.conformance.broker_read import Reading
-from ensue.conformance.broker_suite import SOURCE, TOPIC, entries, entry, positions
+from ensue.conformance.broker_suite import SOURCE, TOPIC, entries, entry, positions, read
 
-__all__ = ["SOURCE", "TOPIC", "BrokerConformance", "entries", "entry", "positions"]
+__all__ = ["SOURCE", "TOPIC", "BrokerConformance", "entries", "entry", "positions", "read"]
 
 
 class BrokerConformance(Appending, Reading, Keeping):

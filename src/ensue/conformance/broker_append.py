@@ -106,13 +106,13 @@ class Appending(BrokerSuite):
 
         async def follow(broker: Broker) -> list[Message | Garbage]:
             found: list[Message | Garbage] = []
-            after = 0
+            follower = broker.reader(TOPIC, 0, 0)
             while len(found) < total:
-                batch = await broker.read(TOPIC, 0, after, 10, self.patience_s)
+                after = follower.after
+                batch = await follower.read(10, self.patience_s)
                 assert batch, f"nothing came any more after {len(found)} of {total} records"
                 assert [each.offset for each in batch] == sorted({each.offset for each in batch})
                 assert batch[0].offset > after
-                after = batch[-1].offset
                 found += batch
             return found
 

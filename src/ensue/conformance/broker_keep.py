@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from ensue.codec import encode_envelope
-from ensue.conformance.broker_suite import SOURCE, TOPIC, BrokerSuite, entries, entry, later, positions
+from ensue.conformance.broker_suite import SOURCE, TOPIC, BrokerSuite, entries, entry, later, positions, read
 from ensue.errors import TopicMismatch
 from ensue.message import Envelope, Garbage, Message, OutboxRecord
 
@@ -26,7 +26,7 @@ class Keeping(BrokerSuite):
             assert positions(await self.everything(broker, partition=0)) == [1, 2, 3]
             assert positions(await self.everything(broker, partition=1)) == [4, 5]
             assert positions(await self.everything(broker, topic="other")) == [6]
-            assert list(await broker.read("other", 1, 0, 10, 0.0)) == []
+            assert list(await read(broker, "other", 1, 0, 10, 0.0)) == []
 
     async def test_ensuring_a_topic_again_changes_nothing(self) -> None:
         async with self.opened(partitions=3) as broker:
@@ -107,7 +107,7 @@ class Keeping(BrokerSuite):
             assert await broker.prune(TOPIC, 0, later(), 100) == 5
             assert await broker.prune(TOPIC, 0, later(), 100) == 0
             assert tuple(await broker.bounds(TOPIC, 0)) == (last + 1, last)
-            assert list(await broker.read(TOPIC, 0, 0, 10, 0.0)) == []
+            assert list(await read(broker, TOPIC, 0, 0, 10, 0.0)) == []
             assert await broker.append(TOPIC, 0, SOURCE, entries(6, 1)) > last
             assert positions(await self.everything(broker)) == [6]
 

@@ -45,6 +45,17 @@ def positions(records: Sequence[Message | Garbage]) -> list[int]:
     return found
 
 
+async def read(
+    broker: Broker, topic: str, partition: int, after: int, limit: int, wait_s: float
+) -> Sequence[Message | Garbage]:
+    """One read, by a reader of its own."""
+    reader = broker.reader(topic, partition, after)
+    try:
+        return await reader.read(limit, wait_s)
+    finally:
+        await reader.close()
+
+
 class BrokerSuite:
     """Subclass it as `Test…`, say what the adapter can do, and how to make one.
 
@@ -86,15 +97,18 @@ class BrokerSuite:
         self, broker: Broker, last: int, *, topic: str = TOPIC, partition: int = 0, after: int = 0, limit: int = 100
     ) -> list[Message | Garbage]:
         """Read, as a subscriber does, from `after` until the offset `last` has come."""
+        reader = broker.reader(topic, partition, after)
         found: list[Message | Garbage] = []
         async with asyncio.timeout(self.patience_s):
-            while after < last:
-                batch = await broker.read(topic, partition, after, limit, self.patience_s)
+            while reader.after < last:
+                batch = await reader.read(limit, self.patience_s)
                 assert len(batch) <= limit, "a read returned more than its limit"
                 for record in batch:
                     assert record.offset > after, f"offset {record.offset} came after offset {after}"
                     after = record.offset
+                assert reader.after == after, f"the reader says that it is at {reader.after}, found {after}"
                 found += batch
+        await reader.close()
         return found
 
     async def everything(self, broker: Broker, *, topic: str = TOPIC, partition: int = 0) -> list[Message | Garbage]:

@@ -6,36 +6,36 @@ revision that only one worker can move. Whoever else believes to own the partiti
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from random import Random
-from typing import Any
 
 from ensue.engine.aside import Aside, Reason
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed
-from ensue.engine.endings import ends_loop
 from ensue.engine.gap_watch import GapWatch
+from ensue.engine.loop import Loop
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict
 from ensue.message import Checkpoint, Counters, DeadLetter, GapState, Garbage, Message, Partition
 from ensue.plan import Plan, plan
-from ensue.ports import StepTransaction
+from ensue.ports import Reader, StepTransaction
 
 log = logging.getLogger("ensue.consumer")
 
 
-class PartitionConsumer:
+class PartitionConsumer(Loop):
     """Reads one partition for one subscription until it is stopped. `stop` lets a running batch finish."""
 
+    log = log
+    at_once = (CheckpointConflict, RowConflict)
+
     def __init__(self, partition: Partition, context: Context, random: Random) -> None:
+        super().__init__(str(partition), context)
         self.partition = partition
-        self._context = context
         self._random = random
         self._checkpoint = Checkpoint()
         self._aside = Aside(partition, context, random)
-        self._stopping = False
-        self._waiting: asyncio.Task[None] | None = None
+        self._reader: Reader | None = None
         self._unsaved = Counters()  # what was seen since the last save: duplicates and unknown types need no commit
         self._gaps = GapWatch(partition, context)
         self._looked = 0.0
@@ -53,53 +53,22 @@ class PartitionConsumer:
             gap.state is GapState.LOST for gap in self._checkpoint.gaps.values()
         )
 
-    # ------------------------------------------------------------------------------------------------- lifecycle
-
-    async def run(self) -> None:
-        """Consume until `stop`. Errors of database and broker are waited out with growing pauses."""
-        pause = 0.05
-        while not self._stopping:
-            try:
-                await self._load()
-                while not self._stopping:
-                    await self._turn()
-                    pause = 0.05
-            except (CheckpointConflict, RowConflict) as error:
-                log.info("%s: %s; reading on from the stored checkpoint", self.partition, error)
-            except RetryableError as error:
-                log.warning("%s: %s; again in %.2f s", self.partition, error, pause)
-                await self._pause(pause)
-                pause = min(pause * 2, 5.0)
-            except BaseException as error:
-                if ends_loop(error):
-                    raise
-                # A defect of ours or of an adapter: stay visible and alive, since other partitions may be well.
-                log.exception("%s: unexpected; again in %.2f s", self.partition, pause)
-                await self._pause(pause)
-                pause = min(pause * 2, 30.0)
-        await self._save_quietly()
-
-    def stop(self) -> None:
-        """Finish the batch at hand and return from `run`; safe to repeat."""
-        self._stopping = True
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    async def _load(self) -> None:
+    async def _begin(self) -> None:
+        await self._let_go()
         # A log that was lost as a whole has no topics any more, and its publisher may be down.
         await self._context.broker.ensure_topic(self.partition.topic, self._context.partitions)
         self._checkpoint = await self._context.books.checkpoint(self.partition)
         self._unsaved = Counters()
         self._gaps.forget()
         if not self._checkpoint.revision:
-            await self._begin()
+            await self._subscribe()
         for gap in self._checkpoint.gaps.values():
             if gap.state is GapState.OPEN and gap.held_offset and gap.watermark >= gap.held_previous:
                 # The loss before the first record held back was accepted; the log may still have it and what follows.
                 self._checkpoint.offset = min(self._checkpoint.offset, gap.held_offset - 1)
         await self._aside.load()
 
-    async def _begin(self) -> None:
+    async def _subscribe(self) -> None:
         """Keep when this subscription began: records older than that, and gone, are not owed to it."""
         async with self._context.store.transaction() as transaction:
             beginning = Checkpoint(counters=Counters(since=transaction.now))
@@ -132,36 +101,16 @@ class PartitionConsumer:
             await self._gaps.ask(self._checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
 
     async def _read(self, wait_s: float) -> Sequence[Message | Garbage]:
-        context, partition = self._context, self.partition
-        after, limit = self._checkpoint.offset, context.config.batch_records_max
-        batch = await context.broker.read(partition.topic, partition.number, after, limit, 0.0)
-        if batch or self._stopping:
-            return batch
-        found: list[Sequence[Message | Garbage]] = []
+        context, partition, after = self._context, self.partition, self._checkpoint.offset
+        if self._reader is None or self._reader.after != after:  # the first one, or it has to go back
+            await self._let_go()
+            self._reader = context.broker.reader(partition.topic, partition.number, after)
+        return await self._stop.cuts(self._reader.read(context.config.batch_records_max, wait_s)) or ()
 
-        async def wait() -> None:
-            found.append(await context.broker.read(partition.topic, partition.number, after, limit, wait_s))
-
-        await self._interruptible(wait())
-        return found[0] if found else ()
-
-    async def _pause(self, seconds: float) -> None:
-        await self._interruptible(self._context.clock.sleep(seconds))
-
-    async def _interruptible(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Wait for a coroutine that `stop` may cut short. Nothing else is ever cancelled."""
-        if self._stopping:
-            waiting.close()
-            return
-        self._waiting = asyncio.create_task(waiting)
-        try:
-            await self._waiting
-        except asyncio.CancelledError:
-            if not self._stopping:
-                self._waiting.cancel()
-                raise
-        finally:
-            self._waiting = None
+    async def _let_go(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()
 
     async def _look_around(self) -> None:
         """Now and then: has the log lost what we stand on, or the store, did an operator decide something, is there
@@ -210,7 +159,7 @@ class PartitionConsumer:
     async def _process(self, batch: Sequence[Message | Garbage]) -> None:
         """Apply a batch in one transaction; on a failure find the message at fault, so that only it pays."""
         left = [batch]  # the next part last
-        while left and not self._stopping:
+        while left and not self._stop.asked:
             part = left.pop()
             todo = self._plan(part)
             if not todo.has_effect:
@@ -360,8 +309,8 @@ class PartitionConsumer:
             following.revision = await self._context.books.save_checkpoint(transaction, self.partition, following)
         self._moved(following)
 
-    async def _save_quietly(self) -> None:
-        """At a graceful stop: what is not saved would only be read again."""
+    async def _end(self) -> None:
+        """What is not saved would only be read again."""
         if self._checkpoint.revision and (self._unsaved.duplicates or self._unsaved.unknown):
             try:
                 await self._save()

@@ -16,7 +16,8 @@ from typing import Any
 from ensue.codec import RECORD_BYTES_MAX
 from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
-from ensue.errors import CheckpointConflict, EntityMissing, HandlerCancelled, StoreUnavailable, UsageError
+from ensue.engine.entities import Call, EntityRun
+from ensue.errors import CheckpointConflict, HandlerCancelled, StoreUnavailable
 from ensue.event import EventType
 from ensue.handler import Handler
 from ensue.handling import finished
@@ -45,22 +46,6 @@ class StepFailed(Exception):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Call:
-    """A handler made ready: no lookup is left for the moment when it is called.
-
-    place: the repository's number in its service; repositories that are equal have the same.
-    """
-
-    handler: Handler
-    call: Callable[[Any, Any, Step], Any]
-    asynchronous: bool
-    repository: Repository[Any] | None
-    place: int
-    id_of: Callable[[Any], Any]
-    optional: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Route:
     """All that happens for one event type. entities: every handler is an entity step."""
 
@@ -70,33 +55,20 @@ class Route:
     entities: bool
 
 
-class Entities:
-    """The entities of one repository in one run. found: by id; before they are loaded, the ids that are wanted."""
-
-    __slots__ = ("changed", "created", "found", "repository")
-
-    def __init__(self, repository: Repository[Any]) -> None:
-        self.repository = repository
-        self.found: dict[Any, Any] = {}
-        self.changed: dict[Any, Any] = {}
-        self.created: dict[Any, Any] = {}
-
-    def returned(self, entity_id: Any, entity: Any, result: Any) -> None:
-        """A handler returned another entity than the one it was given, or one where there was none."""
-        if entity is None or entity_id in self.created:
-            self.created[entity_id] = result
-        else:
-            self.changed[entity_id] = result
-        self.found[entity_id] = result
-
-
 class Dispatcher:
-    """The handlers of one service, ready to run."""
+    """The handlers of one service, ready to run. documents: each entity is a document of its own, see `EntityRun`."""
 
     def __init__(
-        self, definition: ServiceDefinition, ids: Ids, partitions: int, record_bytes_max: int = RECORD_BYTES_MAX
+        self,
+        definition: ServiceDefinition,
+        ids: Ids,
+        partitions: int,
+        record_bytes_max: int = RECORD_BYTES_MAX,
+        *,
+        documents: bool = False,
     ) -> None:
         self.definition = definition
+        self._documents = documents
         self._record_bytes_max = record_bytes_max
         places: dict[Repository[Any] | None, int] = {}
         self.routes = {kind: _route(handlers, places) for kind, handlers in definition.handlers.items()}
@@ -166,7 +138,9 @@ class Dispatcher:
                 )
                 for call in route.calls:
                     if call.repository is not None:
-                        await _one_entity(transaction, call, event, step)
+                        await transaction.flush()  # as before a run of entity steps
+                        one = (message, lambda _, event=event: event, (call,))
+                        await EntityRun(transaction, outgoing, documents=self._documents).run([one])
                         continue
                     if call.asynchronous:
                         result = await call.call(None, event, step)
@@ -182,52 +156,15 @@ class Dispatcher:
     async def _entity_run(
         self, transaction: StepTransaction, messages: Sequence[Message], start: int, stop: int, outgoing: Outgoing
     ) -> None:
-        index: int | None = None
-        call: Call | None = None
-        routes = self.routes
-        work: list[tuple[Message, Any, list[tuple[Call, Entities, Any]]]] = []
-        run: dict[int, Entities] = {}
+        run = EntityRun(transaction, outgoing, documents=self._documents)
+        routes = [self.routes[message.envelope.type] for message in messages[start:stop]]
         try:
-            for index in range(start, stop):
-                call = None
-                message = messages[index]
-                route = routes[message.envelope.type]
-                event = route.read(message.data)
-                todo = []
-                for call in route.calls:
-                    entities = run.get(call.place)
-                    if entities is None:
-                        entities = run[call.place] = Entities(call.repository)  # type: ignore[arg-type]  # entity steps have one
-                    entity_id = call.id_of(event)
-                    entities.found[entity_id] = None
-                    todo.append((call, entities, entity_id))
-                work.append((message, event, todo))
-            index = None
-            for entities in run.values():
-                entities.found = await entities.repository.load(transaction, list(entities.found))
-            for index, (message, event, todo) in enumerate(work, start):  # noqa: B007  # told below
-                envelope = message.envelope
-                step = Step(
-                    transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent
-                )
-                for call, entities, entity_id in todo:
-                    entity = entities.found.get(entity_id)
-                    if entity is None and not call.optional:
-                        raise missing(call.handler, entity_id)
-                    result = call.call(entity, event, step)
-                    if result is not None and result is not entity:
-                        result = await entity_of(call.handler, result)
-                    if result is not None and result is not entity:
-                        entities.returned(entity_id, entity, result)
-                    elif entity is not None and entity_id not in entities.created:
-                        entities.changed[entity_id] = entity
-            index = None
-            for entities in run.values():
-                await entities.repository.save(transaction, entities.changed, entities.created)
+            await run.run([(each, route.read, route.calls) for each, route in zip(messages[start:stop], routes)])  # noqa: B905  # of one length
         except NOT_THE_MESSAGE:
             raise
         except BaseException as error:
-            raise StepFailed(index, blamed(error), self._at_fault(messages, start, stop, index, call)) from error
+            index = None if run.index is None else start + run.index
+            raise StepFailed(index, blamed(error), self._at_fault(messages, start, stop, index, run.call)) from error
 
     def _at_fault(
         self, messages: Sequence[Message], start: int, stop: int, index: int | None, call: Call | None
@@ -239,23 +176,6 @@ class Dispatcher:
 
 def _name(call: Call | None) -> str:
     return "" if call is None else call.handler.name
-
-
-async def _one_entity(transaction: StepTransaction, call: Call, event: Any, step: Step) -> None:
-    repository = call.repository
-    assert repository is not None
-    entity_id = call.id_of(event)
-    await transaction.flush()  # as before a run of entity steps
-    entity = (await repository.load(transaction, [entity_id])).get(entity_id)
-    if entity is None and not call.optional:
-        raise missing(call.handler, entity_id)
-    result = call.call(entity, event, step)
-    if result is not None:
-        result = await entity_of(call.handler, result)
-    if entity is not None:
-        await repository.save(transaction, {entity_id: entity if result is None else result}, {})
-    elif result is not None:
-        await repository.save(transaction, {}, {entity_id: result})
 
 
 def blamed(error: BaseException) -> BaseException:
@@ -280,30 +200,6 @@ def _in_thread(call: Callable[[Any, Any, Step], Any], event: Any, step: Step) ->
         raise RuntimeError("the handler raised StopIteration: next() on something that had ended?") from error
     except (GeneratorExit, KeyboardInterrupt) as error:
         raise RuntimeError(f"the handler raised {type(error).__name__}") from error
-
-
-def missing(handler: Handler, entity_id: Any) -> EntityMissing:
-    assert handler.entity is not None
-    name = handler.entity.__name__
-    return EntityMissing(
-        f"{name} {entity_id} does not exist, and handler {handler.name} of {handler.event.type} needs it; "
-        f"it is tried again, then set aside. If it may be missing, annotate the parameter {name} | None",
-        entity=name,
-        entity_id=entity_id,
-    )
-
-
-async def entity_of(handler: Handler, result: Any) -> Any:
-    """What an entity step returned: None or the entity, once what is awaitable is awaited."""
-    assert handler.entity is not None
-    if not isinstance(result, handler.entity):
-        result = await finished(handler.where, result)
-        if result is not None and not isinstance(result, handler.entity):
-            raise UsageError(
-                f"{handler.where} returned {type(result).__name__}; an entity step returns nothing or a "
-                f"{handler.entity.__name__}"
-            )
-    return result
 
 
 def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int]) -> Route:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
+from ensue.engine.lookup import records_between
 from ensue.engine.restored import record_at
 from ensue.errors import UsageError
 from ensue.message import LOST, TICK, Message, OutboxRecord
@@ -187,11 +188,8 @@ async def _search(broker: Broker, topics: Mapping[str, int], source: str, compar
             if begin >= end:
                 del open_windows[topic, number]
                 continue
-            offset = begin
-            while offset < end and (batch := await broker.read(topic, number, offset, _WINDOW, 0.0)):
-                for record in batch:
-                    if isinstance(record, Message) and record.source == source:
-                        comparison.see(record)
-                offset = batch[-1].offset
+            for record in await records_between(broker, topic, number, begin, end):
+                if isinstance(record, Message) and record.source == source:
+                    comparison.see(record)
             open_windows[topic, number] = (first, begin)
     return pruned

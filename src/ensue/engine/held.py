@@ -42,7 +42,7 @@ class Held:
 
     def hold(self, refused: RecordRefused, records: Sequence[OutboxRecord], now: float) -> OutboxRecord:
         """Hold the partition of the refused record and return that record. Raises `refused` when `records` lack it."""
-        record = next((each for each in records if each.position == refused.values["position"]), None)
+        record = next((each for each in records if each.position == refused.position), None)
         if record is None:
             raise refused
         envelope = decode_envelope(record.envelope)

@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ensue.engine.context import Context
-from ensue.engine.endings import ends_task
 from ensue.engine.held import Held
+from ensue.engine.loop import Loop
 from ensue.engine.pace import Pace
 from ensue.engine.resend import Resender
 from ensue.engine.restored import Sent, following, record_at, refuse_restored_store
 from ensue.engine.ticks import Ticks
-from ensue.errors import RecordRefused, RetryableError, StoreConflict, StoreRestored
+from ensue.errors import RecordRefused, RetryableError, StoreConflict
 from ensue.message import OutboxRecord
 
 log = logging.getLogger("ensue.relay")
 
 
-class Relay:
-    """Publishes one store's outbox. `run` ends with `stop`, or with StoreRestored (an operator must act)."""
+class Relay(Loop):
+    """Publishes one store's outbox."""
+
+    log = log
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        super().__init__(f"relay of {context.service}", context)
+        # One append at a time: a batch sent again must not fall between two halves of a live one.
+        self._appending = asyncio.Lock()
+        self.resender = Resender(context, self._appending, self._sent, self._compare)
         self._ticks = Ticks(context)
         self._source = ""
         #: The last record that was read; everything through it is sent but for what is held.
@@ -38,13 +42,9 @@ class Relay:
         self._saved = 0
         self._saved_at = 0.0
         self._known_topics: set[str] = set()
-        self._stopping = False
         self._pace = Pace(context.clock.monotonic())
-        self._waiting: asyncio.Task[None] | None = None
         # A backlog: the next batch is read while the last one is on its way to the broker.
         self._ahead: asyncio.Task[Sequence[OutboxRecord]] | None = None
-        # One append at a time: a batch sent again must not fall between two halves of a live one.
-        self._appending = asyncio.Lock()
 
     @property
     def position(self) -> int:
@@ -60,40 +60,8 @@ class Relay:
         """Through which position a partition is sent."""
         return self._held.sent(where, self._last.position)
 
-    async def run(self) -> None:
-        pause = 0.05
-        refused: StoreRestored | None = None
-        while not self._stopping and refused is None:
-            try:
-                await self._start()
-                async with asyncio.TaskGroup() as group:
-                    resender = Resender(self._context, self._appending, self._sent, self._compare)
-                    asking = group.create_task(_answer(resender))
-                    try:
-                        while not self._stopping:
-                            await self._turn()
-                            pause = 0.05
-                    finally:
-                        asking.cancel()
-                        await self._forget_ahead()
-            except* StoreRestored as errors:
-                [refused] = _leaves(errors)[:1]
-            except* RetryableError as errors:
-                log.warning("relay of %s: %s; again in %.2f s", self._context.service, errors.exceptions[0], pause)
-                # Not to be woken by commits: while the broker is away they would make this a busy loop.
-                await self._interruptible(self._context.clock.sleep(pause))
-                pause = min(pause * 2, 5.0)
-        if refused is not None:
-            raise refused
-        await self._save_at_stop()
-
-    def stop(self) -> None:
-        """Finish the batch at hand and return from `run`; safe to repeat."""
-        self._stopping = True
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    async def _start(self) -> None:
+    async def _begin(self) -> None:
+        await self._let_go()
         store = self._context.store
         self._known_topics.clear()  # the broker may have lost them
         heads = await store.outbox_heads()
@@ -114,7 +82,7 @@ class Relay:
         if records:
             context.faults.point("relay.read")
             async with self._appending:
-                if len(records) >= context.config.batch_records_max and not self._stopping:
+                if len(records) >= context.config.batch_records_max and not self._stop.asked:
                     self._ahead = asyncio.create_task(self._read(Sent.of(records[-1])))
                 await self._append([each for each in records if (each.topic, each.partition) not in self._held])
                 self._last = Sent.of(records[-1])
@@ -130,10 +98,10 @@ class Relay:
                 await self._ticks.send_due(self._sent, self._source)
         if records:
             if (pause := self._pace.turn(context.clock.monotonic())) and self._ahead is None:
-                await self._interruptible(context.clock.sleep(pause))
+                await self._pause(pause)
         else:
             # Woken by a commit, by `stop`, or by time.
-            await self._interruptible(context.store.outbox_wait(self._pause_s()))
+            await self._stop.cuts(context.store.outbox_wait(self._pause_s()))
 
     async def _next(self) -> Sequence[OutboxRecord]:
         ahead, self._ahead = self._ahead, None
@@ -141,7 +109,7 @@ class Relay:
             return await self._read(self._last)
         try:
             return await ahead
-        except asyncio.CancelledError:  # which has cancelled the reading too: `_forget_ahead` waits for its end
+        except asyncio.CancelledError:  # which has cancelled the reading too: `_let_go` waits for its end
             self._ahead = ahead
             raise
 
@@ -163,7 +131,7 @@ class Relay:
         if self._last.position:
             await self._read(self._last, 0)
 
-    async def _forget_ahead(self) -> None:
+    async def _let_go(self) -> None:
         """After a failure or at a stop: what was read ahead is read again from the position that is sent."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
@@ -221,21 +189,6 @@ class Relay:
         pause = min(config.poll_interval_s, self._ticks.next_due_s())
         return min(pause, config.relay_save_interval_s) if self.position > self._saved else pause
 
-    async def _interruptible(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Wait for a coroutine that `stop` may cut short. Nothing else is ever cancelled."""
-        if self._stopping:
-            waiting.close()
-            return
-        self._waiting = asyncio.create_task(waiting)
-        try:
-            await self._waiting
-        except asyncio.CancelledError:
-            if not self._stopping:
-                self._waiting.cancel()
-                raise
-        finally:
-            self._waiting = None
-
     async def _save_when_due(self) -> None:
         now = self._context.clock.monotonic()
         if self.position > self._saved and now - self._saved_at >= self._context.config.relay_save_interval_s:
@@ -248,28 +201,10 @@ class Relay:
         self._saved = position
         self._context.faults.point("relay.saved")
 
-    async def _save_at_stop(self) -> None:
+    async def _end(self) -> None:
         if self.position > self._saved:
             try:
                 await self._compare()  # to an older copy the position would say that what it writes next was sent
                 await self._save()
             except RetryableError as error:
                 log.info("relay: the last position is not saved (%s); the batch will be sent again", error)
-
-
-async def _answer(resender: Resender) -> None:
-    """Run it; a group passes over a task that ends as cancelled, and nobody would be answered any more."""
-    try:
-        await resender.run()
-    except asyncio.CancelledError as error:
-        if ends_task(error):
-            raise
-        raise RuntimeError("something that the resender awaited was cancelled") from error
-
-
-def _leaves(group: BaseExceptionGroup[StoreRestored]) -> list[StoreRestored]:
-    """The errors of a group, without the groups in which task groups wrap them."""
-    found: list[StoreRestored] = []
-    for each in group.exceptions:
-        found += _leaves(each) if isinstance(each, BaseExceptionGroup) else [each]
-    return found

@@ -16,20 +16,24 @@ from ensue.codec import encode_envelope
 from ensue.engine.ask import ResendRequest, read_request
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
+from ensue.engine.loop import Loop
 from ensue.errors import StoreRestored, UsageError
-from ensue.message import CONTROL_TOPIC, LOST, Envelope, Message, OutboxRecord
+from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
 from ensue.plan import LostNotice
+from ensue.ports import Reader
 
 log = logging.getLogger("ensue.relay")
 
 
-class Resender:
+class Resender(Loop):
     """Reads the control topic from its end and sends again what is asked of this source.
 
     appending: held for each append, shared with the live relay. position: what the live relay has sent so far of a
     partition. compare: raises StoreRestored when the store has gone back. It is called between what is read and its
     append, or another life's records would be sent as what the subscriber misses.
     """
+
+    log = log
 
     def __init__(
         self,
@@ -38,32 +42,43 @@ class Resender:
         position: Callable[[tuple[str, int]], int],
         compare: Callable[[], Awaitable[None]],
     ) -> None:
-        self._context = context
+        super().__init__(f"relay of {context.service}, requests", context)
         self._appending = appending
         self._position = position
         self._compare = compare
+        self._reader: Reader | None = None
         self._answered: dict[tuple[str, int], tuple[int, float]] = {}
 
-    async def run(self) -> None:
-        broker, config = self._context.broker, self._context.config
+    async def _begin(self) -> None:
+        broker = self._context.broker
+        await self._let_go()
         await broker.ensure_topic(CONTROL_TOPIC, 1)
         # Requests are repeated until they are answered, so those from before this start need not be read.
-        offset = (await broker.bounds(CONTROL_TOPIC, 0)).last
-        while True:
-            batch = await broker.read(CONTROL_TOPIC, 0, offset, 100, config.poll_interval_s)
-            for record in batch:
-                offset = record.offset
-                request = read_request(record) if isinstance(record, Message) else None
-                if request is not None:
-                    try:
-                        await self.answer(request)
-                    except StoreRestored:
-                        raise
-                    except UsageError as error:  # one strange request must not stop what is sent to all others
-                        log.warning("%s asked for what cannot be sent: %s", request.subscriber, error)
-            if not batch:
-                bounds = await broker.bounds(CONTROL_TOPIC, 0)
-                offset = min(offset, bounds.last)  # the broker was emptied
+        self._reader = broker.reader(CONTROL_TOPIC, 0, (await broker.bounds(CONTROL_TOPIC, 0)).last)
+
+    async def _turn(self) -> None:
+        reader = self._reader
+        assert reader is not None
+        batch = await self._stop.cuts(reader.read(100, self._context.config.poll_interval_s))
+        for record in batch or ():
+            await self._heed(record)
+        if not batch and (await self._context.broker.bounds(CONTROL_TOPIC, 0)).last < reader.after:
+            await self._begin()  # the broker was emptied
+
+    async def _let_go(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()
+
+    async def _heed(self, record: Message | Garbage) -> None:
+        request = read_request(record) if isinstance(record, Message) else None
+        if request is not None:
+            try:
+                await self.answer(request)
+            except StoreRestored:
+                raise
+            except UsageError as error:  # one strange request must not stop what is sent to all others
+                log.warning("%s asked for what cannot be sent: %s", request.subscriber, error)
 
     async def answer(self, request: ResendRequest) -> None:
         """Send again, or say that it is gone. Passes over requests of others and repetitions of one just answered."""

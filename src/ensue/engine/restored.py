@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ensue.codec import decode_envelope
 from ensue.engine.context import Context
+from ensue.engine.lookup import records_between
 from ensue.errors import StoreRestored
 from ensue.event import EventType, event_type
 from ensue.message import LOST, TICK, Message, OutboxRecord
@@ -113,18 +114,12 @@ async def last_of_source(broker: Broker, topic: str, number: int, source: str) -
         if end < first:
             break
         start = max(end - _WINDOW, first - 1)
-        offset = start
-        while offset < end:
-            batch = await broker.read(topic, number, offset, _WINDOW, 0.0)
-            if not batch:
-                break
-            for record in batch:
-                if isinstance(record, Message) and record.source == source and record.offset <= end:
-                    better = best is None or record.position > best.position
-                    # A record names its message, a tick only a position: prefer the record.
-                    if better or (best is not None and record.position == best.position and best.type == TICK):
-                        best = record
-            offset = batch[-1].offset
+        for record in await records_between(broker, topic, number, start, end):
+            if isinstance(record, Message) and record.source == source:
+                better = best is None or record.position > best.position
+                # A record names its message, a tick only a position: prefer the record.
+                if better or (best is not None and record.position == best.position and best.type == TICK):
+                    best = record
         if best is not None and best.type != TICK:
             break
         end = start

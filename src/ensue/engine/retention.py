@@ -7,7 +7,10 @@ the retention: it then stands in the LOST state and says so.
 
 from __future__ import annotations
 
+import logging
+
 from ensue.engine.context import Context
+from ensue.engine.loop import Loop
 from ensue.message import CONTROL_TOPIC
 
 _CHUNK = 1000
@@ -40,7 +43,13 @@ async def _chunk(context: Context, count: int) -> int:
     return count
 
 
-async def prune_forever(context: Context) -> None:
-    while True:
-        await context.clock.sleep(context.config.retention_interval_s)
-        await prune_once(context)
+class Retention(Loop):
+    log = logging.getLogger("ensue.retention")
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(f"retention of {context.service}", context)
+
+    async def _turn(self) -> None:
+        await self._pause(self._context.config.retention_interval_s)
+        if not self._stop.asked:
+            await prune_once(self._context)

@@ -15,7 +15,6 @@ from ensue.engine.books import Books
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
-from ensue.engine.documents import DocumentDispatcher
 from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
 from ensue.engine.fits import check_fits
@@ -70,7 +69,6 @@ class Runtime:
         faults: Faults | None = None,
     ) -> None:
         ids, random = ids or UniqueIds(), random or Random()
-        dispatcher = Dispatcher if store.capabilities.transactions else DocumentDispatcher
         self.definition = definition
         self.store = store
         self.broker = broker
@@ -80,7 +78,13 @@ class Runtime:
             store=store,
             books=Books(store, definition.name, random),
             broker=broker,
-            dispatcher=dispatcher(definition, ids, settings.partitions, settings.engine.record_bytes_max),
+            dispatcher=Dispatcher(
+                definition,
+                ids,
+                settings.partitions,
+                settings.engine.record_bytes_max,
+                documents=not store.capabilities.transactions,
+            ),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,
             clock=clock or SystemClock(),

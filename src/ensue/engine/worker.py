@@ -19,8 +19,9 @@ from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.context import Context
 from ensue.engine.endings import LoopTask, ends_loop
 from ensue.engine.leases import fair_share, until_next
+from ensue.engine.loop import Loop
 from ensue.engine.relay import Relay
-from ensue.engine.retention import prune_forever
+from ensue.engine.retention import Retention
 from ensue.errors import RetryableError, StoreRestored, UsageError
 from ensue.message import LeaseTable, Partition
 
@@ -29,37 +30,11 @@ log = logging.getLogger("ensue.worker")
 RELAY = "relay"
 
 
-class Loop(Protocol):
+class Running(Protocol):
+    """What a lease stands for."""
+
     async def run(self) -> None: ...
     def stop(self) -> None: ...
-
-
-class Retention:
-    """Pruning as a loop that can be stopped."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._task: asyncio.Task[None] | None = None
-        self._stopping = False
-
-    async def run(self) -> None:
-        while not self._stopping:
-            self._task = asyncio.ensure_future(prune_forever(self._context))
-            try:
-                await self._task
-            except RetryableError as error:
-                log.warning("retention: %s; again later", error)
-            except BaseException as error:
-                if ends_loop(error):
-                    self._task.cancel()
-                    raise
-                if not self._stopping:
-                    log.exception("retention: unexpected; again later")
-
-    def stop(self) -> None:
-        self._stopping = True
-        if self._task is not None:
-            self._task.cancel()
 
 
 class Worker:
@@ -73,7 +48,7 @@ class Worker:
         self.failed: UsageError | None = None
         self._context = context
         self._random = Random(context.random.random())
-        self._loops: dict[str, tuple[Loop, asyncio.Task[None]]] = {}
+        self._loops: dict[str, tuple[Running, asyncio.Task[None]]] = {}
         self._beating: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._failing = asyncio.Event()
@@ -189,7 +164,7 @@ class Worker:
         loop = self._loop(name)
         self._loops[name] = (loop, LoopTask(self._guard(name, loop), name=f"ensue {name}"))
 
-    def _loop(self, name: str) -> Loop:
+    def _loop(self, name: str) -> Running:
         context = self._context
         if name == RELAY:
             return RelayAndRetention(context)
@@ -197,7 +172,7 @@ class Worker:
         partition = Partition(context.service, topic, int(number))
         return PartitionConsumer(partition, context, Random(self._random.random()))
 
-    async def _guard(self, name: str, loop: Loop) -> None:
+    async def _guard(self, name: str, loop: Running) -> None:
         try:
             await loop.run()
         except StoreRestored as error:
@@ -228,23 +203,29 @@ class Worker:
 
 
 class RelayAndRetention:
-    """What only one worker of a service needs to do: relay and pruning, under the relay's lease."""
+    """What only one worker of a service needs to do, under the relay's lease: publish, send again, prune."""
 
     def __init__(self, context: Context) -> None:
         self.relay = Relay(context)
-        self._retention = Retention(context)
+        self._loops: tuple[Loop, ...] = (self.relay, self.relay.resender, Retention(context))
 
     async def run(self) -> None:
-        retention = asyncio.create_task(self._retention.run())
+        tasks = [asyncio.create_task(each.run()) for each in self._loops]
         try:
-            await self.relay.run()
-        finally:
-            self._retention.stop()
-            await asyncio.gather(retention, return_exceptions=True)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.stop()  # one that cannot go on takes the others with it
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            raise
+        for task in tasks:
+            task.result()
 
     def stop(self) -> None:
-        self.relay.stop()
-        self._retention.stop()
+        for each in self._loops:
+            each.stop()
 
 
 def worker_name() -> str:

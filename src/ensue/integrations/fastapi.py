@@ -1,27 +1,32 @@
-"""FastAPI: steps as dependencies, problem documents, a body limit, the Idempotency-Key, and what probes ask.
+"""FastAPI: the service in the app, steps as dependencies, problem documents, the Idempotency-Key, and what probes ask.
 
-    app = FastAPI(lifespan=orders.lifespan)
-    install(app)
+    app = FastAPI()
+    install(app, orders)
+    OrdersStep = Annotated[Step, step_of(orders)]
 
     @app.post("/orders", status_code=201)
-    async def create_order(new: NewOrder, step: Step = Depends(orders.step, scope="function")) -> OrderView: ...
+    async def create_order(new: NewOrder, step: OrdersStep) -> OrderView: ...
 
-With scope="function" FastAPI ends the step, which commits it, before the answer goes out: no client sees 201 before
-the commit. The answer to a request with an Idempotency-Key is stored in that same step.
+FastAPI ends the step, which commits it, before the answer goes out: no client sees 201 before the commit. The answer to
+a request with an Idempotency-Key is stored in that same step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 from ensue.errors import UsageError
 
 try:
-    from fastapi import FastAPI, Request
+    from fastapi import Depends, FastAPI, Request
     from fastapi.routing import APIRoute
 except ImportError as error:
     raise UsageError('ensue.integrations.fastapi: pip install "ensue[fastapi]"') from error
 
+from ensue.app import Service
+from ensue.engine.readiness import ReadyLimits
 from ensue.integrations.body_limit import BodyLimit
 from ensue.integrations.handlers import add_handlers
 from ensue.integrations.health import health_routes
@@ -30,24 +35,69 @@ from ensue.integrations.problems import Problem
 from ensue.integrations.routes import check_step_scope
 from ensue.integrations.step_route import PRINCIPAL, StepRoute, credentials
 
-__all__ = ["Problem", "StepRoute", "check_step_scope", "health_routes", "install", "problem_responses"]
+__all__ = ["Problem", "ReadyLimits", "StepRoute", "install", "problem_responses", "step_of"]
 
 
 def install(
-    app: FastAPI, *, body_bytes_max: int = 1_000_000, principal: Callable[[Request], str] = credentials
+    app: FastAPI,
+    service: Service,
+    *,
+    work: bool = True,
+    health: ReadyLimits | bool = False,
+    metrics: bool = False,
+    body_bytes_max: int = 1_000_000,
+    principal: Callable[[Request], str] = credentials,
 ) -> None:
-    """Call it right after `FastAPI(...)`, before any route is declared.
+    """Make a service part of an app, with all that its clients and operators may expect of it.
 
-    A router of your own needs the route class too: `APIRouter(route_class=StepRoute)`.
-    body_bytes_max: longer request bodies are answered 413.
-    principal: who asks, for the Idempotency-Key: `lambda request: request.state.user_id`, set by a middleware, or read
-    from the token. It is called before the route's dependencies. Without it: see `credentials`.
+    Call it right after `FastAPI(...)`, before any route is declared; once for each service that the app runs. A router
+    of your own needs the route class too: `APIRouter(route_class=StepRoute)`.
+
+    - The service runs while the app does, around a lifespan that the app has already. work: its relay and handlers too.
+    - Errors are problem documents; longer request bodies than body_bytes_max are answered 413.
+    - Requests may carry an Idempotency-Key. principal: who asks, `lambda request: request.state.user_id`, set by a
+      middleware, or read from the token. It is called before the route's dependencies. Without it: see `credentials`.
+    - health: /livez, /healthz, /readyz, with these limits (True: the usual ones). metrics: /metrics for Prometheus.
+
     Raises UsageError when routes are there already.
     """
-    if any(isinstance(route, APIRoute) for route in app.routes):
-        raise UsageError("install(app) came after the first route: call it right after FastAPI(...)")
-    app.router.route_class = StepRoute
-    setattr(app.state, PRINCIPAL, principal)
-    app.add_middleware(BodyLimit, body_bytes_max=body_bytes_max)
-    add_handlers(app)
-    describe(app)
+    if not isinstance(service, Service):
+        raise UsageError(f"install(app, ...) wants the service that the app runs, got {service!r:.80}")
+    first = app.router.route_class is not StepRoute
+    if first:
+        if any(isinstance(route, APIRoute) for route in app.routes):
+            raise UsageError("install(app, ...) came after the first route: call it right after FastAPI(...)")
+        app.router.route_class = StepRoute
+        setattr(app.state, PRINCIPAL, principal)
+        app.add_middleware(BodyLimit, body_bytes_max=body_bytes_max)
+        add_handlers(app)
+        describe(app)
+    if health is not False:
+        app.include_router(health_routes(service, ReadyLimits() if health is True else health))
+    if metrics:
+        from ensue.integrations.prometheus import metrics_route
+
+        app.include_router(metrics_route(service))
+    _run_within(app, service, work)
+
+
+def step_of(service: Service) -> Any:
+    """What makes a route's parameter the request's step: `OrdersStep = Annotated[Step, step_of(orders)]`.
+
+    The `Annotated` is yours to write, since type checkers take no call for a type. Queries are FastAPI's own
+    `Depends(orders.query, scope="function")` and `Depends(orders.rows, scope="function")`.
+    """
+    return Depends(service.step, scope="function")
+
+
+def _run_within(app: FastAPI, service: Service, work: bool) -> None:
+    """The service is up before what the app's own lifespan does, and until that has ended."""
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(started: Any) -> AsyncIterator[Any]:
+        check_step_scope(app, service.step)
+        async with service.running(work=work), inner(started) as state:
+            yield state
+
+    app.router.lifespan_context = lifespan

@@ -73,18 +73,18 @@ async def _idempotency_mismatch(request: Request, error: Exception) -> Response:
 
 
 async def _event_refused(request: Request, error: Exception) -> Response:
-    values = cast(EventRefused, error).values
+    refused = cast(EventRefused, error)
     log.info("%s was answered 422: %s", _where(request), error)
-    detail = f"What was sent cannot be recorded: as an event's {values['what']}, {values['expected']} is expected"
+    detail = f"What was sent cannot be recorded: as an event's {refused.what}, {refused.expected} is expected"
     return problems.response(request, 422, "Event refused", detail, type=problems.EVENT_REFUSED)
 
 
 async def _event_too_large(request: Request, error: Exception) -> Response:
-    values = cast(EventTooLarge, error).values
+    refused = cast(EventTooLarge, error)
     log.info("%s was answered 413: %s", _where(request), error)
     detail = (
-        f"What was sent cannot be recorded: it would be {values['found']} bytes of an event, "
-        f"at most {values['expected']} are expected. Send less at once"
+        f"What was sent cannot be recorded: it would be {refused.found} bytes of an event, "
+        f"at most {refused.expected} are expected. Send less at once"
     )
     return problems.response(request, 413, "Event too large", detail, type=problems.EVENT_TOO_LARGE)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from ensue.app import Service
 from ensue.engine.readiness import ReadyLimits
 from ensue.engine.runtime import Runtime
 from ensue.errors import UsageError
@@ -21,32 +22,19 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-def health_routes(
-    service: Any,
-    *,
-    lag_max: int | None = 10_000,
-    backlog_max: int | None = 10_000,
-    need_broker: bool = True,
-    answer_s: float = 2.0,
-) -> APIRouter:
-    """Return a router with three probes of a service: `app.include_router(health_routes(orders))`.
+def health_routes(service: Service, limits: ReadyLimits) -> APIRouter:
+    """Return a router with three probes of a service; `install(app, orders, health=True)` adds it to an app.
 
     `/livez`: the process answers (restart it when not). `/healthz`: so does its database. `/readyz`: its worker has its
-    share, store and broker answer, no partition that it holds lags more than lag_max records, no more than backlog_max
-    outbox records wait for its relay. Else 503, a problem document with the list `reasons`.
-
-    need_broker: False for a service that should take requests while the broker is down (its outbox keeps the events).
-    answer_s: how long database and broker may take, in seconds. None as a limit: not looked at.
+    share, and all is within `limits`. Else 503, a problem document with the list `reasons`.
     """
-    limits = ReadyLimits(lag_max=lag_max, backlog_max=backlog_max, broker=need_broker, answer_s=answer_s)
     router = APIRouter(tags=["health"])
 
     def runtime() -> Runtime | None:
         try:
-            running: Runtime = service.runtime
+            return service.runtime
         except UsageError:
             return None
-        return running
 
     @router.get("/livez")
     async def livez() -> Health:
@@ -55,7 +43,7 @@ def health_routes(
     @router.get("/healthz", response_model=Health, responses=problem_responses(503))
     async def healthz(request: Request) -> Any:
         running = runtime()
-        reasons = [_NOT_RUNNING] if running is None else await running.unhealthy(answer_s)
+        reasons = [_NOT_RUNNING] if running is None else await running.unhealthy(limits.answer_s)
         return _unavailable(request, "Unhealthy", UNHEALTHY, reasons) if reasons else Health()
 
     @router.get("/readyz", response_model=Health, responses=problem_responses(503))

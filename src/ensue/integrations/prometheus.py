@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: `app.include_router(metrics_route(orders))`. Needs `pip install "ensue[prometheus]"`."""
+"""`/metrics` for Prometheus: `install(app, orders, metrics=True)`. Needs `pip install "ensue[prometheus]"`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from ensue.app import Service
 from ensue.engine.gauges import METRICS, measure
 
 
-def metrics_route(service: Any, *, path: str = "/metrics") -> APIRouter:
+def metrics_route(service: Service, *, path: str = "/metrics") -> APIRouter:
     """Return a router with the metrics of a service that runs in this process (see `engine.gauges` for what they are).
 
     503 when its database does not answer, as every route; a broker that does not answer is `ensue_broker_up 0`.

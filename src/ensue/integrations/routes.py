@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,19 +10,13 @@ from fastapi.routing import APIRoute
 from ensue.errors import UsageError
 from ensue.integrations.step_route import StepRoute
 
-log = logging.getLogger("ensue.integrations")
-_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-
 
 def check_step_scope(app: Any, step: Callable[..., Any]) -> None:
     """Check each route of `app` that depends on `step` (a service's `step`). Raises UsageError, naming the route, when
 
     - the dependency's scope is not "function": the step would commit after the answer was sent;
-    - the app is installed, but the route is of another class: its Idempotency-Key would have no effect.
-
-    When the app is not installed, that is a warning in the log: clients may send no keys.
+    - the route is not a StepRoute: its Idempotency-Key would have no effect.
     """
-    installed = app.router.route_class is StepRoute
     for prefix, route in _routes(app.routes):
         scopes = [each.scope for each in _dependencies(route.dependant) if each.call == step]
         if not scopes:
@@ -32,19 +25,11 @@ def check_step_scope(app: Any, step: Callable[..., Any]) -> None:
         where = f"{methods} {prefix}{route.path}"
         if any(scope != "function" for scope in scopes):
             raise UsageError(
-                f'{where}: the step would commit after the answer was sent; write Depends(....step, scope="function")'
+                f"{where}: the step would commit after the answer was sent; write Annotated[Step, step_of(...)]"
             )
         declared = getattr(route, "original_route", route)
-        if not isinstance(declared, APIRoute) or isinstance(declared, StepRoute):
-            continue
-        if installed:
+        if isinstance(declared, APIRoute) and not isinstance(declared, StepRoute):
             raise UsageError(f"{where}: its router needs the route class, write APIRouter(route_class=StepRoute)")
-        if _CHANGING.intersection(declared.methods or ()):
-            log.warning(
-                "%s: Idempotency-Key has no effect here; call install(app) right after FastAPI(...), "
-                "or APIRouter(route_class=StepRoute)",
-                where,
-            )
 
 
 def allowed_methods(app: Any, path: str) -> set[str]:

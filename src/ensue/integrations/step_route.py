@@ -18,7 +18,7 @@ from ensue.errors import UsageError
 from ensue.integrations import problems
 from ensue.integrations.problems import Problem
 from ensue.message import StoredResponse
-from ensue.origin import AlreadyAnswered, Origin, current_origin, origin
+from ensue.origin import AlreadyAnswered, Origin, coming_from, current_origin
 
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HEADER_TEXT = re.compile(r"[ -~]{1,255}")
@@ -33,7 +33,7 @@ _CREDENTIALS = ("authorization", "cookie", "x-api-key")
 
 
 def credentials(request: Request) -> str:
-    """Who asks, unless `install(app, principal=...)` says better: the headers Authorization, Cookie and X-API-Key.
+    """Who asks, unless `install(..., principal=...)` says better: the headers Authorization, Cookie and X-API-Key.
 
     A client that renews its token between two tries is another principal to it, so that its request takes effect twice.
     """
@@ -59,7 +59,7 @@ class StepRoute(APIRoute):
             # step commits: the stored answer is part of its transaction.
             given = await _origin_of(request)
             request.scope[problems.CORRELATION_ID] = given.correlation_id
-            with origin(given):
+            with coming_from(given):
                 try:
                     response = await handle(request)
                 except AlreadyAnswered as answered:

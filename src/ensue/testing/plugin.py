@@ -52,7 +52,7 @@ def ensue_world(request: pytest.FixtureRequest) -> Callable[..., AbstractAsyncCo
 def ensue_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of this test's own for embedded databases and broker; where the environment points is out of reach.
 
-    For tests that let a service find its settings by itself, e.g. through `FastAPI(lifespan=orders.lifespan)`.
+    For tests that let a service find its settings by itself, e.g. in an app that starts it, `install(app, orders)`.
     """
     for name in list(os.environ):
         if name == "ENSUE_BROKER" or (name.startswith("ENSUE_") and name.endswith("_DATABASE")):

@@ -15,6 +15,7 @@ from typing import TypeVar
 from ensue.app import Service
 from ensue.brokers.memory import MemoryBroker
 from ensue.config import EngineConfig, Settings
+from ensue.engine.lookup import records_between
 from ensue.engine.runtime import Runtime
 from ensue.event import event_type
 from ensue.message import DeadLetter, DeadLetterState, Message
@@ -89,8 +90,9 @@ class World:
         """Every message of a topic, partition by partition in order."""
         found: list[Message] = []
         for number in range(await self.broker.partitions(topic)):
-            batch = await self.broker.read(topic, number, 0, 1_000_000, 0.0)
-            found += [each for each in batch if isinstance(each, Message)]
+            last = (await self.broker.bounds(topic, number)).last
+            records = await records_between(self.broker, topic, number, 0, last)
+            found += [each for each in records if isinstance(each, Message)]
         return found
 
     async def dead_letters(self, service: Service) -> Sequence[DeadLetter]:

@@ -19,7 +19,7 @@ from ensue import Event, Service, codec
 from ensue.adapters import make_broker, make_store
 from ensue.engine.ask import REQUEST, read_request
 from ensue.errors import BadMessage
-from ensue.event import event, event_type
+from ensue.event import as_event, event_type
 from ensue.message import LOST, TICK, DeadLetterState, Envelope, Garbage, Message, OutboxRecord
 from ensue.ports import Broker
 
@@ -88,7 +88,7 @@ def test_a_key_is_measured_in_bytes() -> None:
 # ------------------------------------------------------------------------------------------------- nested too deeply
 
 
-@event(topic="counted", key="name")
+@as_event(topic="counted", key="name")
 @dataclasses.dataclass
 class Plain:
     name: str

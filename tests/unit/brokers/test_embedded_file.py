@@ -15,7 +15,7 @@ import pytest
 from ensue.brokers import embedded_sql as sql
 from ensue.brokers.embedded import PRUNE_ROWS, EmbeddedBroker
 from ensue.brokers.embedded_rows import READ_BYTES_MAX
-from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
+from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
 from ensue.embedded import write_ahead
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Garbage, Message
@@ -121,7 +121,7 @@ async def test_a_damaged_record_comes_as_garbage_among_the_others(path: Path, ch
         change = change.replace("''", "x''").replace("'{\"id\": 7}'", "CAST('{\"id\": 7}' AS BLOB)")
         execute(path, f"UPDATE log SET {change} WHERE position = 2")
         for _ in range(2):
-            first, damaged, last = await broker.read(TOPIC, 0, 0, 10, 0.0)
+            first, damaged, last = await read(broker, TOPIC, 0, 0, 10, 0.0)
             assert positions([first, last]) == [1, 3]
             assert isinstance(damaged, Garbage)
             assert (damaged.offset, damaged.data) == (2, b'{"n":2}')
@@ -132,7 +132,7 @@ async def test_a_hole_in_the_log_is_read_over_with_the_offsets_that_are_there(pa
     async with opened(path) as broker:
         await broker.append(TOPIC, 0, SOURCE, entries(1, 5))
         execute(path, "DELETE FROM log WHERE position IN (3, 5)")
-        assert positions(await broker.read(TOPIC, 0, 0, 10, 0.0)) == [1, 2, 4]
+        assert positions(await read(broker, TOPIC, 0, 0, 10, 0.0)) == [1, 2, 4]
         assert tuple(await broker.bounds(TOPIC, 0)) == (1, 5)
         assert await broker.append(TOPIC, 0, SOURCE, entries(6, 1)) == 6
 
@@ -146,7 +146,7 @@ async def test_a_damaged_file_is_reported_as_the_operators_affair(path: Path) ->
     broker = EmbeddedBroker(f"sqlite:///{path}")
     await broker.open()
     with pytest.raises(UsageError, match="Restore it from a backup"):
-        await broker.read(TOPIC, 0, 0, 1000, 0.0)
+        await read(broker, TOPIC, 0, 0, 1000, 0.0)
     await broker.close()
 
 
@@ -160,7 +160,7 @@ async def test_an_append_waits_for_a_lock_and_the_event_loop_goes_on(path: Path)
             appending = asyncio.create_task(broker.append(TOPIC, 0, SOURCE, entries(1, 3)))
             for _ in range(10):
                 await asyncio.sleep(0.001)
-                assert not await broker.read(TOPIC, 0, 0, 10, 0.0)
+                assert not await read(broker, TOPIC, 0, 0, 10, 0.0)
             assert not appending.done()
             holder.execute("COMMIT")
         async with asyncio.timeout(10):
@@ -183,7 +183,7 @@ async def test_an_append_cancelled_while_it_waits_for_a_lock_leaves_nothing_open
 
 async def test_an_append_cancelled_during_its_commit_is_whole_and_closes_its_transaction(path: Path) -> None:
     async with opened(path, "?synchronous=FULL") as broker:
-        reading = asyncio.create_task(broker.read(TOPIC, 0, 0, 10, 60.0))
+        reading = asyncio.create_task(read(broker, TOPIC, 0, 0, 10, 60.0))
         appending = asyncio.create_task(broker.append(TOPIC, 0, SOURCE, entries(1, 3)))
         await asyncio.sleep(0)
         assert not appending.done()  # in the thread that syncs
@@ -216,7 +216,7 @@ async def test_a_full_disk_is_an_error_that_is_tried_again(path: Path) -> None:
         writer.execute(f"PRAGMA max_page_count = {pages + 2}")
         with pytest.raises(BrokerUnavailable, match="disk is full"):
             await broker.append(TOPIC, 0, SOURCE, [entry(n, data=b"x" * 10_000) for n in range(1, 10)])
-        assert not await broker.read(TOPIC, 0, 0, 10, 0.0)
+        assert not await read(broker, TOPIC, 0, 0, 10, 0.0)
         writer.execute("PRAGMA max_page_count = 1000000")
         assert await broker.append(TOPIC, 0, SOURCE, entries(1, 3)) == 3
 
@@ -224,7 +224,7 @@ async def test_a_full_disk_is_an_error_that_is_tried_again(path: Path) -> None:
 async def test_an_unknown_topic_or_partition_is_named(path: Path) -> None:
     async with opened(path) as broker:
         with pytest.raises(UsageError, match="there is no topic nothing"):
-            await broker.read("nothing", 0, 0, 1, 0.0)
+            await read(broker, "nothing", 0, 0, 1, 0.0)
         with pytest.raises(UsageError, match="no partition 2, expected 0 to 1"):
             await broker.append(TOPIC, 2, SOURCE, entries(1, 1))
         with pytest.raises(UsageError, match="at least 1"):
@@ -240,7 +240,7 @@ async def test_a_read_of_big_records_ends_before_it_fills_the_memory(path: Path)
         for position in range(1, 11):
             await broker.append(TOPIC, 0, SOURCE, [entry(position, data=b"x" * big)])
         after, seen = 0, []
-        while batch := await broker.read(TOPIC, 0, after, 500, 0.0):
+        while batch := await read(broker, TOPIC, 0, after, 500, 0.0):
             assert sum(len(each.data) for each in batch) <= READ_BYTES_MAX + big
             seen += positions(batch)
             after = batch[-1].offset
@@ -253,10 +253,10 @@ async def test_the_write_ahead_log_is_copied_and_begun_again_while_it_is_read(
     monkeypatch.setattr(write_ahead, "COPY_PAGES", 50)
     wal = path.with_name("broker.db-wal")
     async with opened(path) as broker:
-        reading = asyncio.create_task(broker.read(TOPIC, 1, 0, 10, 60.0))  # waits, and must hold nothing back
+        reading = asyncio.create_task(read(broker, TOPIC, 1, 0, 10, 60.0))  # waits, and must hold nothing back
         for round_ in range(200):
             await broker.append(TOPIC, 0, SOURCE, [entry(round_ + 1, data=b"x" * 20_000)])
-            await broker.read(TOPIC, 0, round_, 10, 0.0)
+            await read(broker, TOPIC, 0, round_, 10, 0.0)
         assert size(path) > 3_000_000
         assert size(wal) < 1_000_000
         reading.cancel()
@@ -272,7 +272,7 @@ async def test_retention_goes_by_the_time_of_the_append_in_small_transactions(pa
         assert await broker.prune(TOPIC, 0, 1000.0, 10_000) == 0
         assert await broker.prune(TOPIC, 0, 1500.0, PRUNE_ROWS + 5) == PRUNE_ROWS + 5
         assert await broker.prune(TOPIC, 0, 1500.0, 10_000) == PRUNE_ROWS + 5
-        [left] = await broker.read(TOPIC, 0, 0, 10, 0.0)
+        [left] = await read(broker, TOPIC, 0, 0, 10, 0.0)
         assert isinstance(left, Message)
         assert left.position == 5000
 

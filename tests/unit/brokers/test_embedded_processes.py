@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ensue.brokers.embedded import EmbeddedBroker
-from ensue.conformance.broker import TOPIC, positions
+from ensue.conformance.broker import TOPIC, positions, read
 from ensue.message import Garbage, Message
 
 LIMIT_S = 10.0
@@ -94,7 +94,7 @@ async def follow(broker: EmbeddedBroker, partition: int, total: int) -> list[Mes
     """Read as they come until there are `total`; every offset must be the next one."""
     found: list[Message] = []
     while len(found) < total:
-        batch: list[Message | Garbage] = list(await broker.read(TOPIC, partition, len(found), 100, LONG_S))
+        batch: list[Message | Garbage] = list(await read(broker, TOPIC, partition, len(found), 100, LONG_S))
         for each in batch:
             assert isinstance(each, Message)
             assert each.offset == len(found) + 1
@@ -107,7 +107,7 @@ async def test_a_waiting_read_is_woken_by_another_process_long_before_its_wait_e
 ) -> None:
     async with appender(url(tmp_path), "orders/1", 20, 1) as child:
         for number in range(20):
-            reading = asyncio.create_task(broker.read(TOPIC, 1, number, 10, LONG_S))
+            reading = asyncio.create_task(read(broker, TOPIC, 1, number, 10, LONG_S))
             await asyncio.sleep(0)  # it has looked, and waits
             child.ask()
             async with asyncio.timeout(LIMIT_S):
@@ -140,7 +140,7 @@ async def test_a_killed_writer_leaves_whole_batches_and_all_it_acknowledged(
         source = f"orders/{life}"
         async with appender(url(tmp_path), source, 1000, size) as child:
             child.ask(1000)
-            reading = broker.read(TOPIC, 0, complete + 5 * size, 1, LONG_S)
+            reading = read(broker, TOPIC, 0, complete + 5 * size, 1, LONG_S)
             async with asyncio.timeout(START_LIMIT_S):
                 assert await reading  # it is in the middle of its work
             child.process.kill()
@@ -149,7 +149,7 @@ async def test_a_killed_writer_leaves_whole_batches_and_all_it_acknowledged(
             last = (await broker.bounds(TOPIC, number)).last
             found: list[Message | Garbage] = []
             while complete + len(found) < last:
-                found += await broker.read(TOPIC, number, complete + len(found), 10_000, 0.0)
+                found += await read(broker, TOPIC, number, complete + len(found), 10_000, 0.0)
             assert positions(found) == list(range(1, len(found) + 1))
             assert len(found) % size == 0
             assert len(found) >= (acknowledged[-1] + 1) * size

@@ -14,7 +14,7 @@ from servers import KafkaServer
 from servers.base import free_port
 
 from ensue.brokers.kafka import KafkaBroker
-from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
+from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
 from ensue.errors import BrokerUnavailable
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Broker
@@ -71,7 +71,7 @@ class Follower:
     async def through(self, position: Callable[[], int]) -> None:
         while self.watermark < position():
             try:
-                self.apply(await self.broker.read(TOPIC, 0, self.offset, 500, 1.0))
+                self.apply(await read(self.broker, TOPIC, 0, self.offset, 500, 1.0))
             except BrokerUnavailable:
                 await asyncio.sleep(0.05)
 
@@ -155,7 +155,7 @@ async def test_what_a_failed_append_left_in_the_queue_is_never_sent_behind_newer
         found: list[Message | Garbage] = []
         async with asyncio.timeout(PATIENCE_S):
             while not found or found[-1].offset < last:
-                found += await broker.read(TOPIC, 0, found[-1].offset if found else 0, 100, 1.0)
+                found += await read(broker, TOPIC, 0, found[-1].offset if found else 0, 100, 1.0)
         order = positions(found)
         # What was on the wire when it failed may be there once more, but before what was sent later.
         assert order[order.index(21) :] == list(range(21, 31)), order
@@ -187,7 +187,7 @@ async def test_an_outage_is_told_and_a_broker_that_comes_back_is_used_again(star
     server: KafkaServer = start(KafkaServer)
     async with opened(f"{server.url()}?timeout_s=2") as broker:
         last = await broker.append(TOPIC, 0, SOURCE, entries(1, 5))
-        assert positions(await broker.read(TOPIC, 0, 0, 10, 5.0)) == [1, 2, 3, 4, 5]
+        assert positions(await read(broker, TOPIC, 0, 0, 10, 5.0)) == [1, 2, 3, 4, 5]
         server.kill()
         with pytest.raises(BrokerUnavailable):
             await broker.append(TOPIC, 0, SOURCE, entries(6, 1))
@@ -198,7 +198,7 @@ async def test_an_outage_is_told_and_a_broker_that_comes_back_is_used_again(star
         await asyncio.to_thread(server.start)
         assert await _appended(broker, 6, 1) > last
         async with asyncio.timeout(PATIENCE_S):
-            assert positions(await broker.read(TOPIC, 0, last, 10, PATIENCE_S)) == [6]
+            assert positions(await read(broker, TOPIC, 0, last, 10, PATIENCE_S)) == [6]
 
 
 async def test_a_topic_made_anew_under_a_reader_ends_below_its_checkpoint_and_is_read_from_its_start(
@@ -206,9 +206,9 @@ async def test_a_topic_made_anew_under_a_reader_ends_below_its_checkpoint_and_is
 ) -> None:
     async with opened(f"{kafka_server.url()}?prefix=anew.") as broker:
         last = await broker.append(TOPIC, 0, SOURCE, entries(1, 20))
-        batch = await broker.read(TOPIC, 0, 0, 100, 5.0)
+        batch = await read(broker, TOPIC, 0, 0, 100, 5.0)
         checkpoint = batch[-1].offset
-        waiting = asyncio.create_task(broker.read(TOPIC, 0, last, 100, 2.0))
+        waiting = asyncio.create_task(read(broker, TOPIC, 0, last, 100, 2.0))
         await _delete_topic(kafka_server, f"anew.{TOPIC}")
         await _gone(broker)
         [ended] = await asyncio.gather(waiting, return_exceptions=True)
@@ -217,17 +217,17 @@ async def test_a_topic_made_anew_under_a_reader_ends_below_its_checkpoint_and_is
         await _appended(broker, 21, 3)
         bounds = await broker.bounds(TOPIC, 0)
         assert bounds.last < checkpoint
-        assert list(await broker.read(TOPIC, 0, checkpoint, 100, 0.0)) == []
-        assert list(await broker.read(TOPIC, 0, checkpoint, 100, 0.5)) == []
+        assert list(await read(broker, TOPIC, 0, checkpoint, 100, 0.0)) == []
+        assert list(await read(broker, TOPIC, 0, checkpoint, 100, 0.5)) == []
         found: list[Message | Garbage] = []
         async with asyncio.timeout(PATIENCE_S):
             while len(found) < 3:
-                found += await broker.read(TOPIC, 0, found[-1].offset if found else 0, 100, 1.0)
+                found += await read(broker, TOPIC, 0, found[-1].offset if found else 0, 100, 1.0)
         assert positions(found) == [21, 22, 23]
         # Its offsets reach the old checkpoint in time: what lies after it is read then.
         await broker.append(TOPIC, 0, SOURCE, entries(24, 30))
         async with asyncio.timeout(PATIENCE_S):
-            late = await broker.read(TOPIC, 0, checkpoint, 1, PATIENCE_S)
+            late = await read(broker, TOPIC, 0, checkpoint, 1, PATIENCE_S)
         assert positions(late) == [checkpoint + 21]
 
 
@@ -280,7 +280,7 @@ async def test_closing_ends_what_is_under_way_with_a_word(start: Callable[..., A
             asyncio.create_task(broker.append(TOPIC, 0, SOURCE, entries(2, 5))),
             *(asyncio.create_task(broker.bounds(TOPIC, 0)) for _ in range(10)),
         ]
-        reading = asyncio.create_task(broker.read(TOPIC, 0, 1, 10, PATIENCE_S))
+        reading = asyncio.create_task(read(broker, TOPIC, 0, 1, 10, PATIENCE_S))
         await asyncio.sleep(0.1)  # time to begin; were it too short, the test would be weaker, never wrong
         async with asyncio.timeout(PATIENCE_S):
             await broker.close()

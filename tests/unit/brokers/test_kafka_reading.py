@@ -13,8 +13,9 @@ from servers import KafkaServer
 
 from ensue.brokers.kafka import KafkaBroker, reading
 from ensue.brokers.kafka.wire import encode
-from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
+from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
 from ensue.message import Garbage, Message
+from ensue.ports import Reader
 
 PATIENCE_S = 60.0
 
@@ -36,23 +37,28 @@ async def opened(url: str, partitions: int = 1) -> AsyncIterator[KafkaBroker]:
 
 
 async def follow(broker: KafkaBroker, after: int, last: int, limit: int = 100) -> list[Message | Garbage]:
+    return await follow_by(broker.reader(TOPIC, 0, after), last, limit)
+
+
+async def follow_by(reader: Reader, last: int, limit: int = 100) -> list[Message | Garbage]:
     found: list[Message | Garbage] = []
     async with asyncio.timeout(PATIENCE_S):
-        while after < last:
-            batch = await broker.read(TOPIC, 0, after, limit, PATIENCE_S)
-            after = batch[-1].offset
-            found += batch
+        while reader.after < last:
+            found += await reader.read(limit, PATIENCE_S)
             await asyncio.sleep(0)
+    await reader.close()
     return found
 
 
 async def test_readers_of_one_partition_at_different_offsets_each_see_everything(url: str) -> None:
-    """More of them than there are lanes, so that they take turns too."""
+    """Each has a consumer of its own, which ends with it."""
     async with opened(url) as broker:
         last = await broker.append(TOPIC, 0, SOURCE, entries(1, 3000))
         found = await asyncio.gather(*(follow(broker, number * 100, last, 50 + number) for number in range(6)))
         for number, records in enumerate(found):
             assert positions(records) == list(range(number * 100 + 1, 3001))
+        assert broker._state is not None
+        assert len(broker._state.lanes._lanes) == 1
 
 
 async def test_a_reader_that_jumps_about_always_gets_what_follows(url: str) -> None:
@@ -62,7 +68,7 @@ async def test_a_reader_that_jumps_about_always_gets_what_follows(url: str) -> N
         last = await broker.append(TOPIC, 0, SOURCE, entries(1, 500))
         for _ in range(30):
             after = chance.randrange(0, 500)
-            batch = await broker.read(TOPIC, 0, after, chance.randrange(1, 100), chance.choice([0.0, 5.0]))
+            batch = await read(broker, TOPIC, 0, after, chance.randrange(1, 100), chance.choice([0.0, 5.0]))
             assert batch, f"seed {seed}: nothing after {after} of {last}"
             first = positions(batch)[0]
             assert positions(batch) == list(range(after + 1, after + 1 + len(batch))), f"seed {seed}: began at {first}"
@@ -77,13 +83,10 @@ async def test_a_reader_that_stops_holds_back_no_other_and_keeps_its_place(
         lasts = []
         for number in range(2):
             lasts.append(await broker.append(TOPIC, number, SOURCE, entries(1, 5000)))
-        [first] = await broker.read(TOPIC, 0, 0, 1, PATIENCE_S)
-        after = 0
-        async with asyncio.timeout(PATIENCE_S):
-            while after < lasts[1]:
-                after = (await broker.read(TOPIC, 1, after, 100, PATIENCE_S))[-1].offset
-        rest = await follow(broker, first.offset, lasts[0])
-        assert positions(rest) == list(range(2, 5001))
+        stopped = broker.reader(TOPIC, 0, 0)
+        assert positions(await stopped.read(1, PATIENCE_S)) == [1]
+        await follow_by(broker.reader(TOPIC, 1, 0), lasts[1])
+        assert positions(await follow_by(stopped, lasts[0])) == list(range(2, 5001))
 
 
 async def test_big_records_come_in_small_batches_and_all_of_them(url: str) -> None:
@@ -92,12 +95,12 @@ async def test_big_records_come_in_small_batches_and_all_of_them(url: str) -> No
         last = 0
         for each in big:
             last = await broker.append(TOPIC, 0, SOURCE, [each])
-        after, found = 0, []
+        found = []
+        reader = broker.reader(TOPIC, 0, 0)
         async with asyncio.timeout(PATIENCE_S):
-            while after < last:
-                batch = await broker.read(TOPIC, 0, after, 500, PATIENCE_S)
+            while reader.after < last:
+                batch = await reader.read(500, PATIENCE_S)
                 assert len(batch) <= 3
-                after = batch[-1].offset
                 found += positions(batch)
         assert found == list(range(1, 12))
 
@@ -121,16 +124,16 @@ async def test_markers_of_transactions_leave_holes_that_hold_nobody_up(url: str)
         async with asyncio.timeout(PATIENCE_S):
             while (bounds := await broker.bounds(TOPIC, 0)).last < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)  # the coordinator writes the marker after it answered
-            found = list(await broker.read(TOPIC, 0, 0, 10, PATIENCE_S))
+            found = list(await read(broker, TOPIC, 0, 0, 10, PATIENCE_S))
             while len(found) < 2:
-                found += await broker.read(TOPIC, 0, found[-1].offset, 10, PATIENCE_S)
+                found += await read(broker, TOPIC, 0, found[-1].offset, 10, PATIENCE_S)
             assert positions(found) == [1, 2]
             assert found[-1].offset < bounds.last  # the marker's
             # Behind the last record there is nothing but the marker: a read says so, also one that begins there.
             for after in (found[-1].offset, bounds.last):
-                assert list(await broker.read(TOPIC, 0, after, 10, 0.0)) == []
-                assert list(await broker.read(TOPIC, 0, after, 10, 0.05)) == []
-            waiting = asyncio.create_task(broker.read(TOPIC, 0, found[-1].offset, 10, PATIENCE_S))
+                assert list(await read(broker, TOPIC, 0, after, 10, 0.0)) == []
+                assert list(await read(broker, TOPIC, 0, after, 10, 0.05)) == []
+            waiting = asyncio.create_task(read(broker, TOPIC, 0, found[-1].offset, 10, PATIENCE_S))
             last = await broker.append(TOPIC, 0, SOURCE, entries(3, 1))
             assert positions(await waiting) == [3]
             assert last > bounds.last
@@ -140,7 +143,7 @@ async def test_what_an_aborted_transaction_wrote_is_not_read(url: str) -> None:
     async with opened(url) as broker:
         await asyncio.to_thread(transaction, url, TOPIC, [8, 9], lambda producer: producer.abort_transaction())
         async with asyncio.timeout(PATIENCE_S):
-            assert list(await broker.read(TOPIC, 0, 0, 10, 0.0)) == []
+            assert list(await read(broker, TOPIC, 0, 0, 10, 0.0)) == []
             await broker.append(TOPIC, 0, SOURCE, entries(1, 2))
             last = (await broker.bounds(TOPIC, 0)).last
         assert positions(await follow(broker, 0, last)) == [1, 2]

@@ -15,7 +15,7 @@ from servers.base import free_port
 from ensue.adapters import make_broker
 from ensue.brokers.kafka import KafkaBroker
 from ensue.brokers.kafka.settings import parse_kafka_url
-from ensue.conformance.broker import SOURCE, TOPIC, entries, positions
+from ensue.conformance.broker import SOURCE, TOPIC, entries, positions, read
 from ensue.errors import BrokerUnavailable, UsageError
 
 
@@ -140,7 +140,7 @@ async def test_tls_and_a_password_by_url(
     try:
         await broker.ensure_topic(TOPIC, 1)
         await broker.append(TOPIC, 0, SOURCE, entries(1, 3))
-        assert positions(await broker.read(TOPIC, 0, 0, 10, 30.0)) == [1, 2, 3]
+        assert positions(await read(broker, TOPIC, 0, 0, 10, 30.0)) == [1, 2, 3]
     finally:
         await broker.close()
     wrong = make_broker(f"kafkas://shop:wr0ng@127.0.0.1:{server.secured}?ca={server.ca}&timeout_s=3")

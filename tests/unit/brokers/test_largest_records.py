@@ -99,7 +99,7 @@ async def test_the_largest_events_arrive_and_what_is_larger_is_refused_where_it_
             assert len(largest.envelope) + len(largest.data) + len(largest.key.encode()) == RECORD_BYTES_MAX
             with pytest.raises(EventTooLarge) as caught:
                 step.publish(Shipped(parcel=KEY, content="x" * (room + 1)), EXTENSIONS)
-            assert (caught.value.values["expected"], caught.value.values["found"]) == (
+            assert (caught.value.expected, caught.value.found) == (
                 RECORD_BYTES_MAX,
                 RECORD_BYTES_MAX + 1,
             )

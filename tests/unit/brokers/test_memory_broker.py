@@ -7,7 +7,7 @@ import secrets
 import pytest
 
 from ensue.brokers.memory import MemoryBroker
-from ensue.conformance.broker import SOURCE, TOPIC, BrokerConformance, entries, positions
+from ensue.conformance.broker import SOURCE, TOPIC, BrokerConformance, entries, positions, read
 from ensue.message import OutboxRecord
 from ensue.ports import Broker
 
@@ -33,8 +33,8 @@ async def test_brokers_without_a_name_share_nothing() -> None:
         await broker.open()
         await broker.ensure_topic(TOPIC, 1)
     await one.append(TOPIC, 0, SOURCE, entries(1, 2))
-    assert positions(await one.read(TOPIC, 0, 0, 10, 0.0)) == [1, 2]
-    assert not await other.read(TOPIC, 0, 0, 10, 0.0)
+    assert positions(await read(one, TOPIC, 0, 0, 10, 0.0)) == [1, 2]
+    assert not await read(other, TOPIC, 0, 0, 10, 0.0)
     for broker in (one, other):
         await broker.close()
 
@@ -49,7 +49,7 @@ async def test_retention_goes_by_the_time_of_the_append() -> None:
         now += 10
     assert await broker.prune(TOPIC, 0, 1010.0, 100) == 2
     assert await broker.prune(TOPIC, 0, 1010.1, 1) == 1
-    assert positions(await broker.read(TOPIC, 0, 0, 10, 0.0)) == [4, 5, 6]
+    assert positions(await read(broker, TOPIC, 0, 0, 10, 0.0)) == [4, 5, 6]
     assert await broker.prune(TOPIC, 0, 1010.1, 100) == 1
-    assert positions(await broker.read(TOPIC, 0, 0, 10, 0.0)) == [5, 6]
+    assert positions(await read(broker, TOPIC, 0, 0, 10, 0.0)) == [5, 6]
     await broker.close()

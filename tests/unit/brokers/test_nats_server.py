@@ -20,7 +20,7 @@ from servers import NatsServer
 from servers.base import free_port
 
 from ensue.brokers.nats import NatsBroker
-from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
+from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
 from ensue.errors import BrokerUnavailable, TopicMismatch, UsageError
 from ensue.message import Garbage, Message
 
@@ -64,7 +64,7 @@ async def everything(broker: NatsBroker) -> list[Message | Garbage]:
     last = (await broker.bounds(TOPIC, 0)).last
     async with asyncio.timeout(LIMIT_S):
         while not found or found[-1].offset < last:
-            found += await broker.read(TOPIC, 0, found[-1].offset if found else 0, 500, LIMIT_S)
+            found += await read(broker, TOPIC, 0, found[-1].offset if found else 0, 500, LIMIT_S)
     return found
 
 
@@ -120,10 +120,10 @@ async def test_deleted_records_are_not_waited_for_wherever_they_were(
         found: list[Message | Garbage] = []
         async with asyncio.timeout(LIMIT_S):
             while len(found) < 6:
-                found += await broker.read(TOPIC, 0, found[-1].offset if found else 0, 100, LIMIT_S)
+                found += await read(broker, TOPIC, 0, found[-1].offset if found else 0, 100, LIMIT_S)
         assert positions(found) == [2, 3, 6, 7, 8, 9]
         started = time.monotonic()
-        assert not await broker.read(TOPIC, 0, 9, 100, 0.0)
+        assert not await read(broker, TOPIC, 0, 9, 100, 0.0)
         assert time.monotonic() - started < LIMIT_S / 4
         assert tuple(await broker.bounds(TOPIC, 0)) == (2, 10)
 
@@ -221,7 +221,7 @@ async def test_any_name_of_a_topic_is_kept_apart_from_every_other(url: str, topi
         for number, name in enumerate([topic, *(other for other in others if other != topic)], 1):
             await broker.ensure_topic(name, 1)
             await broker.append(name, 0, SOURCE, entries(number, 1))
-        assert positions(await broker.read(topic, 0, 0, 10, LIMIT_S)) == [1]
+        assert positions(await read(broker, topic, 0, 0, 10, LIMIT_S)) == [1]
         assert set(await broker.topics()) == {topic, *others}
 
 
@@ -251,7 +251,7 @@ async def test_a_stream_that_is_gone_is_told_by_every_call_and_made_again(
             lambda: broker.append(TOPIC, 0, SOURCE, entries(1, 3)),
             lambda: broker.bounds(TOPIC, 0),
             lambda: broker.prune(TOPIC, 0, time.time(), 5),
-            lambda: broker.read(TOPIC, 0, 0, 5, LIMIT_S),
+            lambda: read(broker, TOPIC, 0, 0, 5, LIMIT_S),
         ):
             await broker.append(TOPIC, 0, SOURCE, entries(1, 2))
             await client.jetstream().delete_stream(f"{prefix}-{TOPIC}-0")
@@ -266,7 +266,8 @@ async def test_a_waiting_reader_whose_consumer_is_lost_gets_another_and_misses_n
     nats_server: NatsServer, url: str, prefix: str
 ) -> None:
     async with opened(url) as broker, stranger(nats_server) as client:
-        reading = asyncio.create_task(broker.read(TOPIC, 0, 0, 5, LIMIT_S))
+        reader = broker.reader(TOPIC, 0, 0)
+        reading = asyncio.create_task(reader.read(5, LIMIT_S))
         jetstream, stream = client.jetstream(), f"{prefix}-{TOPIC}-0"
         async with asyncio.timeout(LIMIT_S):
             while not (consumers := await jetstream.consumers_info(stream)):
@@ -278,20 +279,24 @@ async def test_a_waiting_reader_whose_consumer_is_lost_gets_another_and_misses_n
             for consumer in await jetstream.consumers_info(stream):
                 await jetstream.delete_consumer(stream, consumer.name)
             await broker.append(TOPIC, 0, SOURCE, entries(2, 1))
-            assert positions(await broker.read(TOPIC, 0, 1, 5, 0.0)) == [2]
+            assert positions(await reader.read(5, 0.0)) == [2]
 
 
-async def test_readers_leave_no_more_than_a_few_consumers_behind_and_none_after_close(
+async def test_readers_have_one_consumer_each_and_leave_none_behind(
     nats_server: NatsServer, url: str, prefix: str
 ) -> None:
     async with stranger(nats_server) as client:
         jetstream = client.jetstream()
         async with opened(url) as broker:
             await broker.append(TOPIC, 0, SOURCE, entries(1, 20))
+            kept = broker.reader(TOPIC, 0, 0)
             for after in range(15):
-                assert positions(await broker.read(TOPIC, 0, after, 1, LIMIT_S)) == [after + 1]
-                assert await broker.read(TOPIC, 0, 3, 1, LIMIT_S)
-            assert len(await jetstream.consumers_info(f"{prefix}-{TOPIC}-0")) <= 4
+                assert positions(await read(broker, TOPIC, 0, after, 1, LIMIT_S)) == [after + 1]
+                assert positions(await kept.read(1, LIMIT_S)) == [after + 1]
+            async with asyncio.timeout(LIMIT_S):
+                while len(await jetstream.consumers_info(f"{prefix}-{TOPIC}-0")) > 1:
+                    pass
+            assert await kept.read(1, LIMIT_S)
         async with asyncio.timeout(LIMIT_S):
             while await jetstream.consumers_info(f"{prefix}-{TOPIC}-0"):
                 pass
@@ -323,7 +328,7 @@ async def test_a_server_that_stands_still_is_unavailable_within_bounds(start: Ca
             for call in (
                 lambda: broker.append(TOPIC, 0, SOURCE, entries(4, 3)),
                 lambda: broker.bounds(TOPIC, 0),
-                lambda: broker.read(TOPIC, 0, last, 5, 0.0),
+                lambda: read(broker, TOPIC, 0, last, 5, 0.0),
                 lambda: broker.ensure_topic("new", 1),
                 lambda: broker.topics(),
             ):
@@ -345,7 +350,7 @@ async def test_after_a_kill_the_same_broker_goes_on_where_it_was(start: Callable
     server: NatsServer = start(NatsServer)
     async with opened(f"{server.url()}?timeout_s=2") as broker:
         last = await broker.append(TOPIC, 0, SOURCE, entries(1, 3))
-        reading = asyncio.create_task(broker.read(TOPIC, 0, last, 5, LIMIT_S))
+        reading = asyncio.create_task(read(broker, TOPIC, 0, last, 5, LIMIT_S))
         await asyncio.sleep(0.05)  # time to begin to wait
         await asyncio.to_thread(server.kill)
         with pytest.raises(BrokerUnavailable):
@@ -369,7 +374,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(url: str) -> None:
         for turns in range(12):
             for call in (
                 broker.append(TOPIC, 0, SOURCE, entries(1, 300)),
-                broker.read(TOPIC, 1, turns, 5, LIMIT_S),
+                read(broker, TOPIC, 1, turns, 5, LIMIT_S),
                 broker.bounds(TOPIC, 0),
             ):
                 task = asyncio.ensure_future(call)
@@ -377,9 +382,14 @@ async def test_a_cancelled_call_leaves_nothing_behind(url: str) -> None:
                     await asyncio.sleep(0)
                 task.cancel()
                 await asyncio.wait((task,))
+            reader = broker.reader(TOPIC, 1, 0)
+            reading = asyncio.create_task(reader.read(5, LIMIT_S))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await reader.close()
+            await asyncio.gather(reading, return_exceptions=True)
         assert not wire.answers
-        assert not broker._busy
-        assert len(wire.subscriptions) == sum(map(len, broker._free.values()))
+        assert not wire.subscriptions
         assert await broker._link.wire() is wire
 
 
@@ -388,9 +398,10 @@ async def test_many_waiting_readers_cost_the_server_next_to_nothing(
 ) -> None:
     """Readers of 24 partitions that wait a second send a handful of messages each, however long nothing happens."""
     async with opened(url, partitions=24) as broker:
-        await asyncio.gather(*(broker.read(TOPIC, number, 0, 10, 0.0) for number in range(24)))
+        readers = [broker.reader(TOPIC, number, 0) for number in range(24)]
+        await asyncio.gather(*(reader.read(10, 0.0) for reader in readers))
         before = nats_server.monitored("/varz")["in_msgs"]
-        await asyncio.gather(*(broker.read(TOPIC, number, 0, 10, 1.0) for number in range(24)))
+        await asyncio.gather(*(reader.read(10, 1.0) for reader in readers))
         assert nats_server.monitored("/varz")["in_msgs"] - before < 24 * 3
 
 

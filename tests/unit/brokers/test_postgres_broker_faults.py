@@ -16,7 +16,7 @@ from servers.base import free_port
 from servers.proxy import TcpProxy
 
 from ensue.brokers.postgres import PostgresBroker
-from ensue.conformance.broker import SOURCE, TOPIC, entries, positions
+from ensue.conformance.broker import SOURCE, TOPIC, entries, positions, read
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Garbage, Message
 
@@ -76,7 +76,7 @@ async def test_a_line_that_is_silent_ends_an_append_after_its_time(postgres_serv
                     await broker.append(TOPIC, 0, SOURCE, entries(2, 1))
             proxy.heal()
             await patiently(lambda: broker.append(TOPIC, 0, SOURCE, entries(2, 1)))
-            found = positions(await broker.read(TOPIC, 0, 0, 10, 0.0))
+            found = positions(await read(broker, TOPIC, 0, 0, 10, 0.0))
             assert found in ([1, 2], [1, 2, 2])  # the silent one may have arrived
 
 
@@ -87,7 +87,7 @@ async def test_a_waiting_read_goes_on_over_a_cut_line(postgres_server: PostgresS
         opened(f"{postgres_server.url()}?schema={schema}") as writer,
         opened(f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?schema={schema}") as reader,
     ):
-        waiting = asyncio.create_task(patiently(lambda: reader.read(TOPIC, 0, 0, 10, PATIENCE_S)))
+        waiting = asyncio.create_task(patiently(lambda: read(reader, TOPIC, 0, 0, 10, PATIENCE_S)))
         await asyncio.sleep(0.05)
         await proxy.cut()
         await writer.append(TOPIC, 0, SOURCE, entries(1, 1))
@@ -116,7 +116,7 @@ async def test_appends_and_reads_go_on_after_the_server_was_gone_in_the_middle(
         async def follow() -> None:
             after = 0
             while not found or positions(found)[-1] < 60:
-                batch = await patiently(lambda: reader.read(TOPIC, 0, after, 7, 1.0))  # noqa: B023
+                batch = await patiently(lambda: read(reader, TOPIC, 0, after, 7, 1.0))  # noqa: B023
                 found.extend(batch)
                 after = batch[-1].offset if batch else after
 
@@ -143,7 +143,7 @@ async def test_a_listener_that_lost_its_connection_hears_again(postgres_server: 
             f"AND query LIKE '%LISTEN%{schema_of(url)}%'",
         )
         for position in (1, 2, 3):
-            waiting = asyncio.create_task(reader.read(TOPIC, 0, position - 1, 10, PATIENCE_S))
+            waiting = asyncio.create_task(read(reader, TOPIC, 0, position - 1, 10, PATIENCE_S))
             await asyncio.sleep(0.05)
             await patiently(lambda: writer.append(TOPIC, 0, SOURCE, entries(position, 1)))  # noqa: B023
             async with asyncio.timeout(PATIENCE_S):
@@ -165,7 +165,7 @@ async def test_an_acknowledged_append_survives_a_crash_where_the_database_commit
     await broker.close()
     server.start()
     async with opened(server.url(), partitions=1) as again:
-        assert positions(await again.read(TOPIC, 0, 0, 100, 0.0)) == list(range(1, 20))
+        assert positions(await read(again, TOPIC, 0, 0, 100, 0.0)) == list(range(1, 20))
     assert server.psql("postgres", "SHOW synchronous_commit") == "off"
 
 
@@ -173,7 +173,7 @@ async def test_a_log_that_was_dropped_is_told_once_and_made_again(postgres_serve
     async with opened(url) as broker, opened(url) as other:
         await broker.ensure_topic("customers", 3)
         await broker.append(TOPIC, 1, SOURCE, entries(1, 5))
-        waiting = asyncio.create_task(other.read(TOPIC, 1, 5, 10, PATIENCE_S))
+        waiting = asyncio.create_task(read(other, TOPIC, 1, 5, 10, PATIENCE_S))
         await asyncio.sleep(0.05)
         postgres_server.psql("postgres", f"DROP SCHEMA {schema_of(url)} CASCADE")
         with pytest.raises(BrokerUnavailable, match="dropped or replaced"):
@@ -186,21 +186,21 @@ async def test_a_log_that_was_dropped_is_told_once_and_made_again(postgres_serve
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(BrokerUnavailable):
                 await waiting
-        assert positions(await patiently(lambda: other.read(TOPIC, 1, 0, 10, 0.0))) == [6]
+        assert positions(await patiently(lambda: read(other, TOPIC, 1, 0, 10, 0.0))) == [6]
 
 
 async def test_a_waiting_read_notices_that_its_partition_is_another_one(
     postgres_server: PostgresServer, url: str
 ) -> None:
     async with opened(url) as broker:
-        waiting = asyncio.create_task(broker.read(TOPIC, 0, 0, 10, PATIENCE_S))
+        waiting = asyncio.create_task(read(broker, TOPIC, 0, 0, 10, PATIENCE_S))
         await asyncio.sleep(0.05)
         postgres_server.psql("postgres", f"DROP SCHEMA {schema_of(url)} CASCADE")
         async with opened(url):
             async with asyncio.timeout(PATIENCE_S):
                 with pytest.raises(BrokerUnavailable, match="dropped or replaced"):
                     await waiting
-            assert list(await broker.read(TOPIC, 0, 0, 10, 0.0)) == []
+            assert list(await read(broker, TOPIC, 0, 0, 10, 0.0)) == []
 
 
 async def test_a_log_and_tables_of_stores_live_in_one_database(postgres_server: PostgresServer, url: str) -> None:
@@ -256,7 +256,7 @@ async def test_a_read_stops_after_eight_megabytes_and_a_large_append_goes_in_pie
         found: list[Message | Garbage] = []
         sizes = []
         while len(found) < 12:
-            part = await broker.read(TOPIC, 0, len(found), 500, 0.0)
+            part = await read(broker, TOPIC, 0, len(found), 500, 0.0)
             sizes.append(len(part))
             found += part
         assert positions(found) == list(range(1, 13))
@@ -275,7 +275,7 @@ async def test_many_writers_over_the_same_partitions_in_any_order_never_deadlock
             for writer in range(8):
                 group.create_task(write(writer))
         for number in range(6):
-            records = await broker.read(TOPIC, number, 0, 10_000, 0.0)
+            records = await read(broker, TOPIC, number, 0, 10_000, 0.0)
             assert [record.offset for record in records] == list(range(1, len(records) + 1))
 
 
@@ -285,7 +285,7 @@ async def test_two_that_prune_at_once_take_each_record_once(url: str) -> None:
         taken = await asyncio.gather(
             *(each.prune(TOPIC, 0, time.time() + 3600, 60) for each in (broker, other, broker, other))
         )
-        left = positions(await broker.read(TOPIC, 0, 0, 1000, 0.0))
+        left = positions(await read(broker, TOPIC, 0, 0, 1000, 0.0))
         assert left == list(range(101 - len(left), 101))
         assert sum(taken) + len(left) == 100
 
@@ -325,7 +325,7 @@ def test_a_password_that_is_not_encoded_is_refused_and_not_told(url: str) -> Non
 async def test_any_name_will_do_for_a_schema(postgres_server: PostgresServer) -> None:
     name = f'it\'s 100% "mine" {uuid.uuid4().hex[:8]}'
     async with opened(f"{postgres_server.url()}?schema={quote(name)}") as broker:
-        waiting = asyncio.create_task(broker.read(TOPIC, 0, 0, 10, PATIENCE_S))
+        waiting = asyncio.create_task(read(broker, TOPIC, 0, 0, 10, PATIENCE_S))
         await broker.append(TOPIC, 0, SOURCE, entries(1, 1))
         assert positions(await waiting) == [1]
 
@@ -335,6 +335,6 @@ async def test_two_systems_with_prefixes_share_a_schema_and_do_not_see_each_othe
         await red.append(TOPIC, 0, SOURCE, entries(1, 2))
         assert await red.topics() == {TOPIC: 2}
         assert await blue.topics() == {TOPIC: 3}
-        assert list(await blue.read(TOPIC, 0, 0, 10, 0.0)) == []
-        [first, _] = await red.read(TOPIC, 0, 0, 10, 0.0)
+        assert list(await read(blue, TOPIC, 0, 0, 10, 0.0)) == []
+        [first, _] = await read(red, TOPIC, 0, 0, 10, 0.0)
         assert first.topic == TOPIC

@@ -16,7 +16,7 @@ from servers.base import free_port
 from servers.proxy import TcpProxy
 
 from ensue.brokers.rabbitmq import RabbitMqBroker
-from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
+from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Garbage, Message
 
@@ -103,9 +103,9 @@ async def test_a_strangers_events_are_read_with_every_kind_of_header(rabbitmq_se
             }  # fmt: skip
             message = aio_pika.Message(b"<x/>", headers=headers, content_type="text/xml", priority=3, app_id="a")
             await channel.default_exchange.publish(message, queue_of(url))
-        found = await broker.read(TOPIC, 0, 0, 10, PATIENCE_S)
+        found = await read(broker, TOPIC, 0, 0, 10, PATIENCE_S)
         while len(found) < 2:
-            found = [*found, *await broker.read(TOPIC, 0, found[-1].offset, 10, PATIENCE_S)]
+            found = [*found, *await read(broker, TOPIC, 0, found[-1].offset, 10, PATIENCE_S)]
         for each in found:
             assert isinstance(each, Message), each
             assert (each.position, each.source, each.key, each.data) == (0, "/elsewhere", "s", b"<x/>")
@@ -122,7 +122,7 @@ async def test_a_header_that_is_no_text_makes_garbage(rabbitmq_server: RabbitMqS
     }
     async with opened(url) as broker, channel_of(rabbitmq_server) as channel:
         await channel.default_exchange.publish(aio_pika.Message(b"?", headers=headers), queue_of(url))
-        [found] = await broker.read(TOPIC, 0, 0, 10, PATIENCE_S)
+        [found] = await read(broker, TOPIC, 0, 0, 10, PATIENCE_S)
         assert isinstance(found, Garbage)
         assert found.data == b"?"
 
@@ -133,7 +133,7 @@ async def test_a_queue_of_another_kind_is_refused_by_name(rabbitmq_server: Rabbi
         await channel.declare_queue(queue_of(url), durable=True)
         await channel.default_exchange.publish(aio_pika.Message(b"?"), queue_of(url))
         with pytest.raises(UsageError, match="is no stream"):
-            await broker.read(TOPIC, 0, 0, 10, PATIENCE_S)
+            await read(broker, TOPIC, 0, 0, 10, PATIENCE_S)
         await channel.queue_delete(queue_of(url))
 
 
@@ -154,7 +154,7 @@ async def test_a_log_with_a_limit_drops_its_oldest_records_and_keeps_offsets(rab
         first, last = await broker.bounds(TOPIC, 0)
         assert last == lasts[-1]
         assert first > lasts[0]
-        found = await broker.read(TOPIC, 0, 0, 500, PATIENCE_S)
+        found = await read(broker, TOPIC, 0, 0, 500, PATIENCE_S)
         assert found[0].offset == first
         assert await broker.prune(TOPIC, 0, time.time() + 60, 100) == 0
 
@@ -206,7 +206,7 @@ async def test_a_line_that_is_cut_or_silent_ends_calls_in_their_time_and_heals(r
         async with opened(url) as broker:
             last = 0
             for break_line in (proxy.freeze, proxy.cut):
-                waiting = asyncio.create_task(broker.read(TOPIC, 0, last, 10, 10 * PATIENCE_S))
+                waiting = asyncio.create_task(read(broker, TOPIC, 0, last, 10, 10 * PATIENCE_S))
                 await asyncio.sleep(0.05)  # time to begin to wait
                 cutting = break_line()
                 if cutting is not None:
@@ -218,7 +218,7 @@ async def test_a_line_that_is_cut_or_silent_ends_calls_in_their_time_and_heals(r
                         await waiting
                 proxy.heal()
                 last = await patiently(lambda: broker.append(TOPIC, 0, SOURCE, entries(1, 1)))
-            found = await patiently(lambda: broker.read(TOPIC, 0, 0, 10, 1.0))
+            found = await patiently(lambda: read(broker, TOPIC, 0, 0, 10, 1.0))
             assert set(positions(found)) == {1}
 
 
@@ -227,8 +227,8 @@ async def test_an_append_to_a_deleted_stream_fails_and_the_next_topic_check_make
 ) -> None:
     async with opened(url) as broker, channel_of(rabbitmq_server) as channel:
         last = await broker.append(TOPIC, 0, SOURCE, entries(1, 20))
-        waiting = asyncio.create_task(broker.read(TOPIC, 0, last, 10, 10 * PATIENCE_S))
-        await patiently(lambda: broker.read(TOPIC, 0, 0, 10, 1.0))  # the one above waits by now
+        waiting = asyncio.create_task(read(broker, TOPIC, 0, last, 10, 10 * PATIENCE_S))
+        await patiently(lambda: read(broker, TOPIC, 0, 0, 10, 1.0))  # the one above waits by now
         await channel.queue_delete(queue_of(url))
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(BrokerUnavailable):
@@ -238,7 +238,7 @@ async def test_an_append_to_a_deleted_stream_fails_and_the_next_topic_check_make
             await broker.ensure_topic(TOPIC, 2)
             assert (await broker.bounds(TOPIC, 0)).last < last
             await broker.append_many(SOURCE, {(TOPIC, 0): entries(21, 5)})
-            found = await broker.read(TOPIC, 0, 0, 100, PATIENCE_S)
+            found = await read(broker, TOPIC, 0, 0, 100, PATIENCE_S)
         assert positions(found) == [21, 22, 23, 24, 25][: len(found)]
 
 
@@ -247,7 +247,7 @@ async def test_calls_cancelled_at_any_moment_leave_a_working_broker(url: str) ->
         for number in range(40):
             calls: list[asyncio.Task[Any]] = [
                 asyncio.create_task(broker.append(TOPIC, 0, SOURCE, entries(1, 1))),
-                asyncio.create_task(broker.read(TOPIC, 1, 0, 10, 5.0)),
+                asyncio.create_task(read(broker, TOPIC, 1, 0, 10, 5.0)),
                 asyncio.create_task(broker.bounds(TOPIC, 0)),
                 asyncio.create_task(broker.topics()),
             ]
@@ -259,6 +259,6 @@ async def test_calls_cancelled_at_any_moment_leave_a_working_broker(url: str) ->
         last = await broker.append(TOPIC, 1, SOURCE, entries(1, 5))
         found: list[Any] = []
         while not found or found[-1].offset < last:
-            found += await broker.read(TOPIC, 1, found[-1].offset if found else 0, 10, PATIENCE_S)
+            found += await read(broker, TOPIC, 1, found[-1].offset if found else 0, 10, PATIENCE_S)
         assert positions(found) == [1, 2, 3, 4, 5]
         assert (await broker.bounds(TOPIC, 1)).last == last

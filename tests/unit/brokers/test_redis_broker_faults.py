@@ -17,7 +17,7 @@ from servers.proxy import TcpProxy
 
 from ensue.brokers.redis import RedisBroker
 from ensue.brokers.redis.broker import READ_BYTES_MAX
-from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions
+from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Garbage, Message
 
@@ -68,7 +68,7 @@ async def test_a_strangers_event_with_an_id_by_the_clock_is_read_in_its_place_an
         await client.xadd(key_of(url), {**event, "ce_colour": "blue"})
         await client.xadd(key_of(url), {**event, "ce_id": "x-2"})
         last = await broker.append(TOPIC, 0, SOURCE, entries(3, 1))
-        found = await broker.read(TOPIC, 0, 0, 100, 0.0)
+        found = await read(broker, TOPIC, 0, 0, 100, 0.0)
         assert [each.offset for each in found] == sorted({each.offset for each in found})
         assert all(isinstance(each, Message) for each in found)
         assert [each.id for each in found if isinstance(each, Message)] == ["id-1", "id-2", "x-1", "x-2", "id-3"]
@@ -81,7 +81,7 @@ async def test_a_strangers_event_with_an_id_by_the_clock_is_read_in_its_place_an
 
 async def test_a_waiting_read_is_woken_by_a_stranger(redis_server: RedisServer, url: str) -> None:
     async with opened(url) as broker, stranger(redis_server) as client:
-        reading = asyncio.create_task(broker.read(TOPIC, 1, 0, 10, PATIENCE_S))
+        reading = asyncio.create_task(read(broker, TOPIC, 1, 0, 10, PATIENCE_S))
         await asyncio.sleep(0.05)  # time to begin to wait
         await client.xadd(key_of(url, 1), {"hello": "world"})
         async with asyncio.timeout(PATIENCE_S):
@@ -106,7 +106,7 @@ async def test_a_position_that_is_no_number_is_garbage(redis_server: RedisServer
     async with opened(url) as broker, stranger(redis_server) as client:
         for position in ("-1", "\u0661", "9" * 30, ""):
             await client.xadd(key_of(url), {**event, "ce_ensueposition": position}, id="0-*")
-        found = await broker.read(TOPIC, 0, 0, 10, 0.0)
+        found = await read(broker, TOPIC, 0, 0, 10, 0.0)
         assert [type(each) for each in found] == [Garbage, Garbage, Garbage, Garbage]
 
 
@@ -121,11 +121,11 @@ async def test_retention_goes_by_the_time_of_the_append(redis_server: RedisServe
             now += 10
         assert await broker.prune(TOPIC, 0, 1010.0, 100) == 2
         assert await broker.prune(TOPIC, 0, 1010.1, 1) == 1
-        assert positions(await broker.read(TOPIC, 0, 0, 10, 0.0)) == [4, 5, 6]
+        assert positions(await read(broker, TOPIC, 0, 0, 10, 0.0)) == [4, 5, 6]
         await client.xadd(key_of(url), {"no": "time"}, id="0-*")
         await broker.append(TOPIC, 0, SOURCE, entries(7, 1))
         assert await broker.prune(TOPIC, 0, 1025.0, 100) == 4  # the stranger's counts as old as the one before it
-        assert positions(await broker.read(TOPIC, 0, 0, 10, 0.0)) == [7]
+        assert positions(await read(broker, TOPIC, 0, 0, 10, 0.0)) == [7]
 
 
 async def test_more_than_one_chunk_is_pruned_and_no_more_than_the_limit(url: str) -> None:
@@ -139,9 +139,9 @@ async def test_a_read_stops_when_it_has_much_data(url: str) -> None:
     body = b"x" * (READ_BYTES_MAX // 3)
     async with opened(url) as broker:
         await broker.append(TOPIC, 0, SOURCE, [entry(number, data=body) for number in range(1, 6)])
-        found = await broker.read(TOPIC, 0, 0, 100, 0.0)
+        found = await read(broker, TOPIC, 0, 0, 100, 0.0)
         assert 1 <= len(found) < 5
-        rest = await broker.read(TOPIC, 0, found[-1].offset, 100, 0.0)
+        rest = await read(broker, TOPIC, 0, found[-1].offset, 100, 0.0)
         assert positions([*found, *rest]) == [1, 2, 3, 4, 5]
 
 
@@ -165,9 +165,9 @@ async def test_an_account_without_administration_rights_works(redis_server: Redi
     place, _, options = url.partition("//")[2].partition("?")
     async with opened(f"redis://{user}:s3cret@{place}?{options}") as broker:
         assert not broker.capabilities.power_loss_safe
-        reading = [asyncio.create_task(broker.read(TOPIC, number, 0, 10, PATIENCE_S)) for number in (0, 1)]
+        reading = [asyncio.create_task(read(broker, TOPIC, number, 0, 10, PATIENCE_S)) for number in (0, 1)]
         await asyncio.sleep(0.05)  # time to begin to wait
-        late = asyncio.create_task(broker.read(TOPIC, 1, 0, 10, PATIENCE_S))
+        late = asyncio.create_task(read(broker, TOPIC, 1, 0, 10, PATIENCE_S))
         await broker.append_many(SOURCE, {(TOPIC, 0): entries(1, 1), (TOPIC, 1): entries(2, 1)})
         async with asyncio.timeout(PATIENCE_S):
             assert [positions(each) for each in await asyncio.gather(*reading, late)] == [[1], [2], [2]]
@@ -201,7 +201,7 @@ async def test_a_line_that_is_silent_ends_calls_in_their_time_and_heals(redis_se
     async with TcpProxy(redis_server.port) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}/0?prefix={secrets.token_hex(6)}:&timeout_s=1"
         async with opened(url) as broker:
-            waiting = asyncio.create_task(broker.read(TOPIC, 0, 0, 10, PATIENCE_S))
+            waiting = asyncio.create_task(read(broker, TOPIC, 0, 0, 10, PATIENCE_S))
             await asyncio.sleep(0.05)  # time to begin to wait
             proxy.freeze()
             async with asyncio.timeout(PATIENCE_S):
@@ -210,7 +210,7 @@ async def test_a_line_that_is_silent_ends_calls_in_their_time_and_heals(redis_se
                 await asyncio.wait((waiting,))
             proxy.heal()
             await patiently(lambda: broker.append(TOPIC, 0, SOURCE, entries(1, 1)))
-            found = await patiently(lambda: broker.read(TOPIC, 0, 0, 10, 1.0))
+            found = await patiently(lambda: read(broker, TOPIC, 0, 0, 10, 1.0))
             assert set(positions(found)) == {1}
             await asyncio.gather(waiting, return_exceptions=True)
 
@@ -219,7 +219,7 @@ async def test_a_server_restarted_under_a_waiting_read_ends_it_with_an_error(sta
     server = start(RedisServer, durable=True)
     async with opened(f"{server.url()}?timeout_s=2") as broker:
         await broker.append(TOPIC, 0, SOURCE, entries(1, 3))
-        waiting = asyncio.create_task(broker.read(TOPIC, 0, 3, 10, PATIENCE_S))
+        waiting = asyncio.create_task(read(broker, TOPIC, 0, 3, 10, PATIENCE_S))
         await asyncio.sleep(0.05)  # time to begin to wait
         await asyncio.to_thread(server.kill)
         async with asyncio.timeout(PATIENCE_S):
@@ -228,7 +228,7 @@ async def test_a_server_restarted_under_a_waiting_read_ends_it_with_an_error(sta
         await asyncio.to_thread(server.start)
         last = await patiently(lambda: broker.append(TOPIC, 0, SOURCE, entries(4, 1)))
         assert last == 4
-        assert positions(await patiently(lambda: broker.read(TOPIC, 0, 0, 10, 0.0))) == [1, 2, 3, 4]
+        assert positions(await patiently(lambda: read(broker, TOPIC, 0, 0, 10, 0.0))) == [1, 2, 3, 4]
 
 
 async def test_calls_cancelled_at_any_moment_leave_a_working_broker(url: str) -> None:
@@ -236,7 +236,7 @@ async def test_calls_cancelled_at_any_moment_leave_a_working_broker(url: str) ->
         for number in range(60):
             calls: list[asyncio.Task[Any]] = [
                 asyncio.create_task(broker.append(TOPIC, 0, SOURCE, entries(1, 1))),
-                asyncio.create_task(broker.read(TOPIC, 1, 0, 10, 5.0)),
+                asyncio.create_task(read(broker, TOPIC, 1, 0, 10, 5.0)),
                 asyncio.create_task(broker.bounds(TOPIC, 0)),
             ]
             await asyncio.sleep(number * 0.0002)
@@ -245,7 +245,7 @@ async def test_calls_cancelled_at_any_moment_leave_a_working_broker(url: str) ->
             await asyncio.wait(calls, timeout=PATIENCE_S)
             assert all(call.done() for call in calls), f"round {number}"
         last = await broker.append(TOPIC, 1, SOURCE, entries(1, 5))
-        assert positions(await broker.read(TOPIC, 1, 0, 10, 0.0)) == [1, 2, 3, 4, 5]
+        assert positions(await read(broker, TOPIC, 1, 0, 10, 0.0)) == [1, 2, 3, 4, 5]
         assert (await broker.bounds(TOPIC, 1)).last == last
 
 

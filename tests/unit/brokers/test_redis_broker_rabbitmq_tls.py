@@ -17,7 +17,7 @@ import pytest
 from servers import RabbitMqServer, RedisServer
 
 from ensue.adapters import make_broker
-from ensue.conformance.broker import SOURCE, TOPIC, entries, positions
+from ensue.conformance.broker import SOURCE, TOPIC, entries, positions, read
 from ensue.errors import BrokerUnavailable
 
 
@@ -78,9 +78,9 @@ async def works(url: str) -> None:
     try:
         await broker.ensure_topic(TOPIC, 1)
         last = await broker.append(TOPIC, 0, SOURCE, entries(1, 300))
-        found = list(await broker.read(TOPIC, 0, 0, 300, 10.0))
+        found = list(await read(broker, TOPIC, 0, 0, 300, 10.0))
         while found[-1].offset < last:
-            found += await broker.read(TOPIC, 0, found[-1].offset, 300, 10.0)
+            found += await read(broker, TOPIC, 0, found[-1].offset, 300, 10.0)
         assert positions(found) == list(range(1, 301))
     finally:
         await broker.close()

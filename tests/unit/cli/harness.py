@@ -103,7 +103,7 @@ def entries() -> list[tuple[str, int]]:
     """What the ledger has entered, in order."""
 
     async def look() -> list[tuple[str, int]]:
-        async with ledger.running(work=False), ledger.reading() as session:
+        async with ledger.running(work=False), ledger.query() as session:
             rows = await session.execute(select(Entry.customer, Entry.amount).order_by(Entry.id))
             return [(customer, amount) for customer, amount in rows]
 

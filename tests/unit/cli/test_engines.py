@@ -34,7 +34,7 @@ def tried(ensue: Command) -> None:
     assert letters.code == 0, letters.err
 
 
-@pytest.mark.parametrize("options", ["", "?outbox=wal", "?outbox=messages"])
+@pytest.mark.parametrize("options", ["", "?outbox=wal"])
 def test_on_postgresql(
     ensue: Command, monkeypatch: pytest.MonkeyPatch, postgres_server: PostgresServer, options: str
 ) -> None:

@@ -52,7 +52,7 @@ async def test_a_cancelled_step_publishes_if_and_only_if_it_committed(tmp_path: 
                 random.choice(coming[-20:]).cancel()
         ended = await asyncio.gather(*coming, return_exceptions=True)
         await world.settle()
-        async with service.reading() as session:
+        async with service.query() as session:
             rows = set(await session.scalars(select(guests.c.number)))
         published = [each.number for each in await world.published(Came)]
         assert sorted(published) == sorted(rows), f"seed {seed}"

@@ -120,7 +120,7 @@ def bank_of(kind: str) -> Service:
 
 
 async def rows(service: Service) -> dict[str, tuple[str, int]]:
-    async with service.reading() as session:
+    async with service.query() as session:
         found = await session.execute(select(Row.account_id, Row.balance, Row.moves))
         return {account: (balance, moves) for account, balance, moves in found}
 
@@ -228,7 +228,7 @@ async def test_plain_and_entity_handlers_in_one_batch_see_each_others_effect(kin
         await Sender(world.broker).send(Opened(account_id="a"), moved, closed, moved, closed, closed, moved, closed)
         await world.settle()
         assert await rows(service) == {"a": ("26", 7)}  # ((1 * 2 + 1) * 4 + 1) * 2
-        async with service.reading() as session:
+        async with service.query() as session:
             assert list(await session.scalars(select(Note.text).order_by(Note.id))) == ["2", "6", "12", "26"]
         assert store.commits == 3  # its tables, its beginning, and one batch
 
@@ -246,7 +246,7 @@ async def test_an_event_with_a_plain_and_an_entity_handler_runs_both_in_order(ki
         )
         await world.settle()
         assert await rows(service) == {"a": ("3", 3)}
-        async with service.reading() as session:
+        async with service.query() as session:
             assert list(await session.scalars(select(Note.text).order_by(Note.id))) == ["1", "2", "3"]
 
 
@@ -315,7 +315,7 @@ async def test_ids_that_are_uuids_are_found_in_both_worlds(tmp_path: Path) -> No
         for _ in range(2):
             await sender.send(*[Basket(basket_id=ids[number % 2]) for number in range(4)])
             await world.settle()
-        async with service.reading() as session:
+        async with service.query() as session:
             found = await session.execute(select(*metadata.tables["basket"].columns))
             assert sorted(tuple(each) for each in found) == sorted((each.hex, 4) for each in ids)
 
@@ -414,7 +414,7 @@ async def test_reading_inside_a_handler_sees_what_is_committed(tmp_path: Path) -
 
     @service.on
     async def count(event: Closed) -> None:
-        async with service.reading() as session:
+        async with service.query() as session:
             counted.append(await session.scalar(select(func.count()).select_from(Row)) or 0)
 
     store = CountingStore(f"sqlite:///{tmp_path}/bank.db?synchronous=OFF", "bank")

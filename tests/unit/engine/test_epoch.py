@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ensue.brokers.memory import MemoryBroker
 from ensue.codec import encode_envelope
 from ensue.engine.epoch import Comparison, Published, begin_epoch, find_published
+from ensue.engine.lookup import records_between
 from ensue.errors import UsageError
 from ensue.message import TICK, Envelope, Message, OutboxRecord
 from ensue.stores.sqlite import SqliteStore
@@ -151,7 +152,7 @@ async def log_of(broker: MemoryBroker) -> dict[int, list[tuple[str, int, int]]]:
     return {
         number: [
             (each.source, each.position, each.previous)
-            for each in await broker.read("sales", number, 0, 10_000, 0.0)
+            for each in await records_between(broker, "sales", number, 0, 10_000)
             if isinstance(each, Message)
         ]
         for number in range(2)

@@ -151,11 +151,18 @@ async def test_a_read_that_is_cancelled_from_inside_does_not_end_its_loop(tmp_pa
     class Cancelled(MemoryBroker):
         left = 3
 
-        async def read(self, topic: str, partition: int, after: int, limit: int, wait_s: float) -> Any:
-            if self.left:
-                self.left -= 1
-                raise asyncio.CancelledError("a connection's task")
-            return await super().read(topic, partition, after, limit, wait_s)
+        def reader(self, topic: str, partition: int, after: int) -> Any:
+            reader = super().reader(topic, partition, after)
+            read = reader.read
+
+            async def cancelled(limit: int, wait_s: float) -> Any:
+                if self.left:
+                    self.left -= 1
+                    raise asyncio.CancelledError("a connection's task")
+                return await read(limit, wait_s)
+
+            reader.read = cancelled  # type: ignore[method-assign]  # this one reader's
+            return reader
 
     @service.on
     async def feed(event: Fed) -> None:

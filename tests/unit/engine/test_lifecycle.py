@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text
 from sqlalchemy.orm import Session
-from tests.unit.engine.workbench import LIMIT_S, Sender, _Shared, bench, config, letters, store_of, until
+from tests.unit.engine.workbench import LIMIT_S, ReadByBroker, Sender, _Shared, bench, config, letters, store_of, until
 
 from ensue import Event, Service, Settings, Step
-from ensue.brokers.memory import MemoryBroker
+from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.engine.books import Books
 from ensue.engine.runtime import Runtime
 from ensue.errors import BrokerUnavailable, StoreUnavailable
@@ -124,13 +124,14 @@ async def test_a_start_that_is_given_up_halfway_leaves_nothing_open(tmp_path: Pa
     assert service._runtime is None
 
 
-class AwayBroker(MemoryBroker):
+class AwayBroker(ReadByBroker):
     away = False
 
-    async def read(self, *args: Any) -> Any:
+    async def read_by(self, reader: MemoryReader, reading: Any) -> Any:
         if self.away:
+            reading.close()
             raise BrokerUnavailable("away")
-        return await super().read(*args)
+        return await reading
 
     async def append_many(self, *args: Any) -> None:
         if self.away:
@@ -153,6 +154,25 @@ async def test_a_stop_does_not_wait_for_a_broker_that_is_away(tmp_path: Path) ->
             await world.runtimes["well"].stop()
 
 
+async def test_a_stop_cuts_short_a_read_that_gets_no_answer(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    class Hanging(ReadByBroker):
+        async def read_by(self, reader: MemoryReader, reading: Any) -> Any:
+            if reader.topic == "water":
+                reading.close()
+                asked.set()
+                await asyncio.Event().wait()
+            return await reading
+
+    broker = Hanging()
+    async with bench(tmp_path, well([]), broker=broker) as world:
+        await asyncio.wait_for(asked.wait(), LIMIT_S)
+        async with asyncio.timeout(LIMIT_S):
+            await world.runtimes["well"].stop()
+        assert not broker._readers
+
+
 async def test_a_stop_during_the_pause_after_an_error_is_not_held_up_by_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,15 +180,20 @@ async def test_a_stop_during_the_pause_after_an_error_is_not_held_up_by_it(
     service = well([])
     asked, answer = asyncio.Event(), asyncio.Event()
 
-    class Stuck(MemoryBroker):
-        async def read(self, topic: str, *args: Any) -> Any:
-            if topic == "water" and args[3] == 0.0:
+    class Stuck(SqliteStore):
+        def rows(self) -> Any:
+            reader = super().rows()
+
+            async def get(table: Any, ids: Any) -> Any:
                 asked.set()
                 await answer.wait()
                 raise RuntimeError("a defect")
-            return await super().read(topic, *args)
 
-    async with bench(tmp_path, service, broker=Stuck()) as world:
+            reader.get = get  # type: ignore[method-assign]  # this one reader's
+            return reader
+
+    store = Stuck(f"sqlite:///{tmp_path}/well.db?synchronous=OFF", "well")
+    async with bench(tmp_path, service, stores={"well": store}) as world:
         await asyncio.wait_for(asked.wait(), LIMIT_S)
         [consumer] = world.runtimes["well"].worker.consumers  # type: ignore[union-attr]
         pauses: list[float] = []
@@ -180,7 +205,7 @@ async def test_a_stop_during_the_pause_after_an_error_is_not_held_up_by_it(
 
         object.__setattr__(consumer._context, "clock", _Clock(consumer._context.clock, sleep))
         stopping = asyncio.create_task(world.runtimes["well"].stop())
-        while not consumer._stopping:  # noqa: ASYNC110  # nothing tells it but this
+        while not consumer._stop.asked:  # noqa: ASYNC110  # nothing tells it but this
             await asyncio.sleep(0)
         answer.set()
         await asyncio.wait_for(stopping, LIMIT_S)
@@ -206,7 +231,7 @@ async def test_a_handler_of_the_last_batch_may_still_read_through_its_service(tm
     async def collect(event: Drop) -> None:
         begun.set()
         await go_on.wait()
-        async with service.reading() as session:
+        async with service.query() as session:
             read.append(await session.scalar(text("SELECT 42")) or 0)
 
     stopping: asyncio.Task[None] | None = None
@@ -294,7 +319,7 @@ async def test_a_thread_that_outlives_its_step_writes_nothing(tmp_path: Path) ->
         assert await asyncio.to_thread(refused.wait, LIMIT_S)
     async with bench(tmp_path, service, broker=broker) as world:
         await world.settle()
-        async with service.reading() as session:
+        async with service.query() as session:
             assert list(await session.scalars(select(puddles.c.number))) == [1]
 
 
@@ -321,7 +346,7 @@ async def test_a_stop_while_a_heartbeat_gives_work_away_waits_for_that_work(
         giving = asyncio.create_task(worker._end(["water/0"]))  # as a heartbeat does
         await asyncio.sleep(0)
         stopping = asyncio.create_task(world.runtimes["well"].stop())
-        while not stopping.done() and not consumer._stopping:  # noqa: ASYNC110  # nothing tells it but this
+        while not stopping.done() and not consumer._stop.asked:  # noqa: ASYNC110  # nothing tells it but this
             await asyncio.sleep(0)
         giving.cancel()
         for _ in range(50):
@@ -377,14 +402,15 @@ async def test_a_loop_that_ends_unexpectedly_is_said_and_begun_anew(
 
 
 async def test_a_consumer_outlives_a_defect_of_its_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Odd(MemoryBroker):
+    class Odd(ReadByBroker):
         odd = 3
 
-        async def read(self, topic: str, *args: Any) -> Any:
-            if topic == "water" and self.odd:
+        async def read_by(self, reader: MemoryReader, reading: Any) -> Any:
+            if reader.topic == "water" and self.odd:
                 self.odd -= 1
+                reading.close()
                 raise ZeroDivisionError("odd")
-            return await super().read(topic, *args)
+            return await reading
 
     got: list[int] = []
     async with bench(tmp_path, well(got), broker=Odd()) as world:

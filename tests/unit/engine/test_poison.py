@@ -66,7 +66,7 @@ class Zoo:
                 raise RuntimeError(f"meal {event.number} is off")
 
     async def eaten(self, animal: str | None = None) -> list[int]:
-        async with self.service.reading() as session:
+        async with self.service.query() as session:
             found = await session.execute(select(meals.c.animal, meals.c.number).order_by(meals.c.id))
             return [number for each, number in found if animal in (None, each)]
 
@@ -292,7 +292,7 @@ async def test_what_fails_at_the_flush_is_found_one_by_one_and_retried_without_b
             await world.runtimes["cook"].context.books.decide(each.id, DeadLetterState.RELEASED)
         await world.settle()
         assert await letters(world, cook.service) == []
-        async with cook.service.reading() as session:
+        async with cook.service.query() as session:
             assert list(await session.scalars(text("SELECT number FROM plate ORDER BY number"))) == list(range(10))
 
 
@@ -308,7 +308,7 @@ async def test_what_the_database_refuses_at_commit_is_found_one_by_one(tmp_path:
         cook.forgiving = True
         await world.runtimes["cook"].context.books.decide(letter.id, DeadLetterState.RELEASED)
         await world.settle()
-        async with cook.service.reading() as session:
+        async with cook.service.query() as session:
             assert len(list(await session.scalars(text("SELECT plate FROM bill")))) == 10
 
 

@@ -9,10 +9,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.unit.engine.workbench import QUICK, bench, config, until
+from tests.unit.engine.workbench import QUICK, ReadByBroker, bench, config, until
 
 from ensue import Event, Service, Step
-from ensue.brokers.memory import MemoryBroker
+from ensue.brokers.memory import MemoryReader
 from ensue.chain import partition_of
 from ensue.codec import decode_envelope
 from ensue.errors import BrokerUnavailable, StoreUnavailable
@@ -56,7 +56,7 @@ def tower() -> Tower:
     return Tower()
 
 
-class Broker(MemoryBroker):
+class Broker(ReadByBroker):
     """Notes what is appended; refuses to while it is `down`; loses what `loses` says it loses, and says nothing."""
 
     def __init__(self) -> None:
@@ -83,11 +83,12 @@ class Broker(MemoryBroker):
         kept = {where: [each for each in entries if not self.loses(each)] for where, entries in batches.items()}
         await super().append_many(source, kept)
 
-    async def read(self, *args: Any) -> Any:
+    async def read_by(self, reader: MemoryReader, reading: Any) -> Any:
         if self.down:
             self.refused += 1
+            reading.close()
             raise BrokerUnavailable("the broker is down")
-        return await super().read(*args)
+        return await reading
 
 
 async def test_steps_go_on_committing_while_the_broker_is_away_and_are_sent_when_it_is_back(

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
-from tests.unit.engine.workbench import LIMIT_S, Sender, config, store_of
+from tests.unit.engine.workbench import LIMIT_S, ReadByBroker, Sender, config, store_of
 
 from ensue import EngineConfig, Event, Service, Settings, Step
-from ensue.brokers.memory import MemoryBroker
+from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.runtime import Runtime
 from ensue.engine.worker import RELAY
@@ -149,7 +149,7 @@ async def test_work_moves_from_worker_to_worker_and_nothing_is_lost_or_done_twic
         assert await place.eaten() == {f"loaf-{loaf}": list(range(loaf, 1000, 16)) for loaf in range(16)}
 
 
-class MeetingBroker(MemoryBroker):
+class MeetingBroker(ReadByBroker):
     """Readers wait for each other after each read, so that both hold the same batch before either begins."""
 
     def __init__(self, log: str, meeting: asyncio.Barrier) -> None:
@@ -157,9 +157,9 @@ class MeetingBroker(MemoryBroker):
         self._meeting = meeting
         self.met = 0
 
-    async def read(self, topic: str, *args: Any) -> Any:
-        found = await super().read(topic, *args)
-        if found and topic == "bread" and not self._meeting.broken:
+    async def read_by(self, reader: MemoryReader, reading: Any) -> Any:
+        found = await reading
+        if found and reader.topic == "bread" and not self._meeting.broken:
             self.met += 1
             await self._meeting.wait()
         return found

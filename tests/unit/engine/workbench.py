@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from ensue.app import Service
-from ensue.brokers.memory import MemoryBroker
+from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.chain import partition_of
 from ensue.codec import encode_envelope
 from ensue.config import EngineConfig, Settings
 from ensue.engine.runtime import Runtime
 from ensue.event import event_type
-from ensue.message import LOST, TICK, DeadLetter, DeadLetterState, Envelope, OutboxRecord
+from ensue.message import LOST, TICK, DeadLetter, DeadLetterState, Envelope, Garbage, Message, OutboxRecord
 from ensue.ports import Broker, Clock, Store
 from ensue.retry import Retry
 from ensue.stores.sqlite import SqliteStore
@@ -84,6 +84,25 @@ async def _all_running(services: Sequence[Service], world: World) -> AsyncIterat
         return
     async with services[0].running(world.runtimes[services[0].name]), _all_running(services[1:], world):
         yield
+
+
+class ReadByBroker(MemoryBroker):
+    """A log in memory; a subclass can do something else when one of its readers reads."""
+
+    def reader(self, topic: str, partition: int, after: int) -> MemoryReader:
+        broker = self
+
+        class Reader(MemoryReader):
+            async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+                return await broker.read_by(self, super().read(limit, wait_s))
+
+        return Reader(self, topic, partition, after)
+
+    async def read_by(
+        self, reader: MemoryReader, reading: Coroutine[Any, Any, Sequence[Message | Garbage]]
+    ) -> Sequence[Message | Garbage]:
+        """reading: the healthy read, not begun."""
+        return await reading
 
 
 class _Shared:

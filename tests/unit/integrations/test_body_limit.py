@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.types import Message
 
+from ensue import Service
 from ensue.integrations import body_limit
 from ensue.integrations.fastapi import install
 
@@ -18,7 +19,7 @@ LIMIT = 1000
 
 def make_app(seen: list[int] | None = None) -> FastAPI:
     app = FastAPI()
-    install(app, body_bytes_max=LIMIT)
+    install(app, Service("shop"), body_bytes_max=LIMIT)
 
     @app.post("/length")
     async def length(request: Request) -> int:

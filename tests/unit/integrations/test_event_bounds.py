@@ -7,12 +7,12 @@ from typing import Annotated
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 import ensue.testing
 from ensue import Event, Service, Step
-from ensue.integrations.fastapi import install
+from ensue.integrations.fastapi import install, step_of
 
 
 class Posted(Event, topic="walls", key="wall"):
@@ -27,11 +27,11 @@ class NewPost(BaseModel):
 
 walls = Service("walls", publishes=[Posted])
 app = FastAPI()
-install(app, body_bytes_max=10_000_000)
+install(app, walls, body_bytes_max=10_000_000)
 
 
 @app.post("/posts/{rest}", status_code=201)
-async def post(new: NewPost, rest: str, step: Annotated[Step, Depends(walls.step, scope="function")]) -> None:
+async def post(new: NewPost, rest: str, step: Annotated[Step, step_of(walls)]) -> None:
     step.publish(Posted(wall=new.wall, text=new.text))
 
 

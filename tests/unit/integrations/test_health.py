@@ -19,7 +19,7 @@ from ensue.brokers.memory import MemoryBroker
 from ensue.config import Settings
 from ensue.engine.runtime import Runtime
 from ensue.errors import BrokerUnavailable, StoreUnavailable, UsageError
-from ensue.integrations.fastapi import health_routes, install
+from ensue.integrations.fastapi import ReadyLimits, install
 from ensue.message import Bounds
 from ensue.stores.sqlite import SqliteStore
 
@@ -75,8 +75,7 @@ class Bench:
         settings = Settings(database="", broker="", partitions=1, engine=QUICK)
         self.runtime = Runtime(service, self.store, self.broker, settings, random=Random(0))
         self.app = FastAPI()
-        install(self.app)
-        self.app.include_router(health_routes(service, **limits))
+        install(self.app, service, health=ReadyLimits(**limits))
 
     async def ask(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test") as client:
@@ -155,7 +154,7 @@ async def test_a_broker_that_does_not_answer_makes_a_service_unready_unless_it_c
     for need_broker, status in ((True, 503), (False, 200)):
         directory = tmp_path / str(need_broker)
         directory.mkdir()
-        async with running(directory, post_office(), need_broker=need_broker) as bench:
+        async with running(directory, post_office(), broker=need_broker) as bench:
             bench.broker.open_for_business = False
             answer = await bench.ask("/readyz")
             assert answer.status_code == status
@@ -198,7 +197,7 @@ async def test_a_partition_that_lags_is_named_with_its_lag_and_the_limit(tmp_pat
 
 async def test_a_backlog_of_the_relay_is_told_and_the_limit_itself_is_fine(tmp_path: Path) -> None:
     service = post_office()
-    async with running(tmp_path, service, backlog_max=4, need_broker=True) as bench:
+    async with running(tmp_path, service, backlog_max=4, broker=True) as bench:
 
         async def refuse(source: str, batches: Any) -> None:
             raise BrokerUnavailable("full")
@@ -231,7 +230,7 @@ async def test_a_process_that_only_serves_needs_no_share(tmp_path: Path) -> None
 @pytest.mark.parametrize("limits", [{"lag_max": -1}, {"backlog_max": -1}, {"answer_s": 0}])
 def test_a_limit_that_cannot_be_is_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(limits))):
-        health_routes(post_office(), **limits)
+        ReadyLimits(**limits)
 
 
 async def test_no_limit_is_no_reason(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy import func, select
@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 import ensue.testing
 from ensue import Event, Service, Step
-from ensue.integrations.fastapi import Problem, StepRoute, install
+from ensue.integrations.fastapi import Problem, StepRoute, install, step_of
 
 
 class Base(DeclarativeBase):
@@ -40,12 +40,12 @@ class NewNote(BaseModel):
 
 
 notes = Service("notes", tables=Base.metadata)
-NotesStep = Annotated[Step, Depends(notes.step, scope="function")]
+NotesStep = Annotated[Step, step_of(notes)]
 
 
 def make_app() -> FastAPI:
     app = FastAPI()
-    install(app)
+    install(app, notes)
     router = APIRouter(route_class=StepRoute)
 
     async def write(step: Step, text: str) -> int:
@@ -103,7 +103,7 @@ async def count(step: Step) -> int:
 
 
 async def stored() -> int:
-    async with notes.reading() as session:
+    async with notes.query() as session:
         return await session.scalar(select(func.count()).select_from(Note)) or 0
 
 

@@ -63,9 +63,9 @@ async def starts_a_task() -> None:
 def make_app(principal: Callable[[Request], str] | None = None) -> FastAPI:
     app = FastAPI()
     if principal is None:
-        install(app)
+        install(app, shop)
     else:
-        install(app, principal=principal)
+        install(app, shop, principal=principal)
 
     def order(who: str, step: Step) -> dict[str, str]:
         kept_keys.append(step.idempotency_key)

@@ -12,6 +12,7 @@ import pytest
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from ensue import Service
 from ensue.errors import EntityMissing, IdempotencyMismatch, StoreUnavailable, UsageError
 from ensue.integrations.fastapi import Problem, StepRoute, install, problem_responses
 
@@ -27,7 +28,7 @@ class Amount(BaseModel):
 
 def make_app() -> FastAPI:
     app = FastAPI()
-    install(app)
+    install(app, Service("shop"))
 
     @app.post("/amounts", responses=problem_responses(404))
     async def add(amount: Amount) -> Amount:
@@ -241,7 +242,7 @@ async def test_openapi_tells_of_problem_documents_and_of_the_key() -> None:
 
 async def test_openapi_keeps_a_422_that_the_user_described() -> None:
     app = FastAPI()
-    install(app)
+    install(app, Service("shop"))
 
     @app.post("/x", responses={422: {"model": Amount}})
     async def x(amount: Amount) -> None: ...
@@ -252,7 +253,7 @@ async def test_openapi_keeps_a_422_that_the_user_described() -> None:
 
 async def test_routers_of_the_user_take_the_route_class() -> None:
     app = FastAPI()
-    install(app)
+    install(app, Service("shop"))
     router = APIRouter(route_class=StepRoute, prefix="/sub")
 
     @router.get("/path")
@@ -273,7 +274,7 @@ def test_install_after_a_route_says_where_to_call_it() -> None:
     async def root() -> None: ...
 
     with pytest.raises(UsageError, match=r"right after FastAPI"):
-        install(app)
+        install(app, Service("shop"))
 
 
 def test_nan_in_a_user_s_member_is_still_json() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 
+from ensue import Service, Step
 from ensue.dependable import dependable
 from ensue.errors import UsageError
-from ensue.integrations.fastapi import StepRoute, check_step_scope, install
+from ensue.integrations.fastapi import StepRoute, install
+from ensue.integrations.routes import check_step_scope
 
 
 class Shop:
@@ -22,10 +24,9 @@ class Shop:
 shop, other = Shop(), Shop()
 
 
-def an_app(declare: Callable[[FastAPI], Any], *, installed: bool = True) -> FastAPI:
+def an_app(declare: Callable[[FastAPI], Any]) -> FastAPI:
     app = FastAPI()
-    if installed:
-        install(app)
+    install(app, Service("shop"))
     declare(app)
     return app
 
@@ -36,7 +37,6 @@ def test_function_scope_is_accepted() -> None:
         async def create(step: str = Depends(shop.step, scope="function")) -> None: ...
 
     check_step_scope(an_app(declare), shop.step)
-    check_step_scope(an_app(declare, installed=False), shop.step)
 
 
 def test_other_scope_names_the_route_and_says_what_to_write() -> None:
@@ -44,7 +44,7 @@ def test_other_scope_names_the_route_and_says_what_to_write() -> None:
         @app.post("/orders/{order_id}/cancel")
         async def cancel(order_id: str, step: str = Depends(shop.step)) -> None: ...
 
-    with pytest.raises(UsageError, match=r'^POST /orders/\{order_id\}/cancel: .*scope="function"'):
+    with pytest.raises(UsageError, match=r"^POST /orders/\{order_id\}/cancel: .*step_of"):
         check_step_scope(an_app(declare), shop.step)
 
 
@@ -116,25 +116,16 @@ def test_router_without_the_route_class_is_refused_since_its_keys_would_have_no_
 
     with pytest.raises(UsageError, match=r"POST /orders: .*route_class=StepRoute"):
         check_step_scope(an_app(declare), shop.step)
-    check_step_scope(an_app(declare, installed=False), shop.step)
 
 
-def test_a_changing_route_without_install_is_warned_of_since_its_keys_have_no_effect(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def declare(app: FastAPI) -> None:
-        @app.post("/orders")
-        async def create(step: str = Depends(shop.step, scope="function")) -> None: ...
+async def test_an_app_with_such_a_route_does_not_start() -> None:
+    service = Service("shop", database="memory://", broker="memory://")
+    app = FastAPI()
+    install(app, service)
 
-        @app.get("/orders")
-        async def show(step: str = Depends(shop.step, scope="function")) -> None: ...
+    @app.post("/orders")
+    async def create(step: Step = Depends(service.step)) -> None: ...
 
-    check_step_scope(an_app(declare), shop.step)
-    assert caplog.messages == []
-    check_step_scope(an_app(declare, installed=False), shop.step)
-    [record] = caplog.records
-    assert (record.name, record.levelname) == ("ensue.integrations", "WARNING")
-    assert record.getMessage() == (
-        "POST /orders: Idempotency-Key has no effect here; call install(app) right after FastAPI(...), "
-        "or APIRouter(route_class=StepRoute)"
-    )
+    with pytest.raises(UsageError, match=r"POST /orders: .*step_of\(\.\.\.\)"):
+        async with app.router.lifespan_context(app):
+            pass

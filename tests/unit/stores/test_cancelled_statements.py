@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI, Response
+from fastapi import FastAPI, Response
 from httpx import ASGITransport, AsyncClient
 from servers import MariaDbServer, PostgresServer
 from sqlalchemy import text
@@ -20,7 +20,7 @@ from ensue.adapters import make_store
 from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, Account, record
 from ensue.engine.books import Books
 from ensue.errors import UsageError
-from ensue.integrations.fastapi import install
+from ensue.integrations.fastapi import install, step_of
 
 LIMIT_S = 60.0
 #: Longer than any test: only a cancellation ends it.
@@ -164,13 +164,13 @@ async def test_a_request_that_takes_too_long_is_one_504_and_the_next_requests_ar
 ) -> None:
     server: PostgresServer | MariaDbServer = mariadb_server if kind == "mariadb" else postgres_server
     scheme = kind if kind == "mariadb" else f"postgresql+{kind}"
-    url = server.url(f"cancelled_{kind}", scheme) + "?pool_size=1"
+    url = server.url(f"limited_{kind}", scheme) + "?pool_size=1"
     service = Service("cancelled", database=url, broker="memory://")
     app = FastAPI()
-    install(app)
+    install(app, service)
 
     @app.get("/{seconds}")
-    async def wait(seconds: int, step: Step = Depends(service.step, scope="function")) -> None:
+    async def wait(seconds: int, step: Step = step_of(service)) -> None:
         await step.session.execute(text(SLEEP[kind].replace("600", str(seconds))))
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:

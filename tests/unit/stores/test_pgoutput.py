@@ -17,17 +17,14 @@ from ensue.stores.postgres.pgoutput import (
     Decoded,
     Insert,
     Keepalive,
-    LogicalMessage,
     Other,
     Relation,
     WalData,
     decode,
     feedback,
-    format_lsn,
-    parse_lsn,
     unwrap,
 )
-from ensue.stores.postgres.tail_log import MESSAGE_BYTES_MAX, LogReader, decode_records, encode_records
+from ensue.stores.postgres.tail_log import LogReader
 
 lsns = st.integers(0, 2**63 - 1)
 times = st.integers(0, 2**61)
@@ -53,9 +50,6 @@ def encoded(message: Decoded) -> bytes:
                 for value, raw in zip(row, binary, strict=True)
             )
             return b"I" + struct.pack(">I", oid) + b"N" + struct.pack(">H", len(row)) + b"".join(cells)
-        case LogicalMessage(transactional, lsn, prefix, content):
-            head = b"M" + struct.pack(">BQ", transactional, lsn) + prefix.encode() + b"\0"
-            return head + struct.pack(">I", len(content)) + content
         case Other(kind):
             return kind.encode() + b"\0\0\0\1"
     raise AssertionError(message)
@@ -71,7 +65,6 @@ messages = st.one_of(
     st.builds(Commit, lsns, lsns),
     st.builds(Relation, oids, names, names, st.lists(names, max_size=6).map(tuple)),
     inserts,
-    st.builds(LogicalMessage, st.booleans(), lsns, names, st.binary(max_size=100)),
     st.sampled_from("UDTOY").map(Other),
 )
 
@@ -108,25 +101,8 @@ def test_what_the_connection_yields_is_unwrapped(start: int, end: int, payload: 
 
 
 @given(lsns)
-def test_a_place_in_the_log_is_written_as_the_server_writes_it(lsn: int) -> None:
-    assert parse_lsn(format_lsn(lsn)) == lsn
-    assert parse_lsn("16/B374D848") == 0x16B374D848
+def test_what_the_server_is_told_is_one_place_and_a_time(lsn: int) -> None:
     assert feedback(lsn, EPOCH_US + 7, reply=True) == b"r" + struct.pack(">QQQqB", lsn, lsn, lsn, 7, 1)
-
-
-@given(st.lists(st.tuples(names, st.integers(0, 99), names, st.binary(max_size=50), st.binary(max_size=50))))
-def test_records_survive_a_logical_message(rows: list[tuple[str, int, str, bytes, bytes]]) -> None:
-    records = [OutboxRecord(*row) for row in rows]
-    assert [each for content in encode_records(records) for each in decode_records(content)] == records
-
-
-def test_many_records_are_several_messages_none_much_too_large() -> None:
-    records = [OutboxRecord("orders", 0, "key", b"{}", bytes(1 << 20)) for _ in range(10)]
-    contents = encode_records(records)
-    assert len(contents) == 3
-    assert max(map(len, contents)) < 1.1 * MESSAGE_BYTES_MAX
-    with pytest.raises(StoreUnavailable):
-        decode_records(contents[0][:-1])
 
 
 # --- the collector
@@ -136,26 +112,24 @@ def wal(*decoded: Decoded) -> list[WalData]:
     return [WalData(0, 0, encoded(each)) for each in decoded]
 
 
-COLUMNS = ("id", "topic", "partition_no", "record_key", "envelope", "data", "position", "previous", "written_at")
+COLUMNS = ("id", "topic", "partition_no", "record_key", "envelope", "data", "written_at")
 
 
-def row(number: int, position: bytes | None = None) -> Insert:
-    cells = [str(number).encode(), b"orders", b"3", b"key", b"\\x7b7d", b"\\x6f6e65", position, b"0", b"1.5"]
+def row(number: int) -> Insert:
+    cells = [str(number).encode(), b"orders", b"3", b"key", b"\\x7b7d", b"\\x6f6e65", b"1.5"]
     return Insert(7, cells, [False] * len(cells))
 
 
 async def test_the_collector_gives_places_in_commit_order_and_passes_over_what_is_not_ours() -> None:
-    reader = LogReader("ensue_outbox", "ensue:orders:")
-    [content] = encode_records([OutboxRecord("orders", 1, "key", b"{}", b"two"), OutboxRecord("o", 2, "k", b"", b"3")])
+    reader = LogReader("ensue_outbox")
     pieces = wal(
         Begin(100, EPOCH_US, 1),
         Relation(8, "public", "customers", ("id",)),
         Insert(8, [b"1"], [False]),
         Relation(7, "public", "ensue_outbox", COLUMNS),
         row(41),
-        row(42, position=b"9"),  # has its position: the tail wrote it
-        LogicalMessage(True, 90, "somebody", b"\x01"),
-        LogicalMessage(True, 90, "ensue:orders:", content),
+        row(42),
+        row(43),
         Commit(100, 110),
     )
     for piece in pieces:
@@ -165,8 +139,7 @@ async def test_the_collector_gives_places_in_commit_order_and_passes_over_what_i
     rest, through = reader.take(10)
     assert through == 110
     found = first + rest
-    assert [(*each.place, each.row_id) for each in found] == [(100, 1, 41), (100, 2, 0), (100, 3, 0)]
-    assert [each.record.data for each in found] == [b"one", b"two", b"3"]
+    assert [(*each.place, each.row_id) for each in found] == [(100, 1, 41), (100, 2, 42), (100, 3, 43)]
     assert found[0].record == OutboxRecord("orders", 3, "key", b"{}", b"one")
     assert reader.pending == reader.pending_bytes == 0
     reader.received(Keepalive(500, True))
@@ -175,7 +148,7 @@ async def test_the_collector_gives_places_in_commit_order_and_passes_over_what_i
 
 
 async def test_half_a_transaction_can_be_kept_but_not_be_forgotten_by_the_server() -> None:
-    reader = LogReader("ensue_outbox", "ensue:orders:")
+    reader = LogReader("ensue_outbox")
     for piece in wal(Begin(200, EPOCH_US, 1), Relation(7, "public", "ensue_outbox", COLUMNS), row(1), row(2)):
         reader.received(piece)
     entries, through = reader.take(10)
@@ -186,6 +159,6 @@ async def test_half_a_transaction_can_be_kept_but_not_be_forgotten_by_the_server
 
 
 async def test_an_outbox_of_another_shape_is_an_error_that_names_the_columns() -> None:
-    reader = LogReader("ensue_outbox", "ensue:orders:")
+    reader = LogReader("ensue_outbox")
     with pytest.raises(StoreUnavailable, match="record_key"):
-        reader.received(wal(Relation(7, "public", "ensue_outbox", ("id", "position", "topic", "partition_no")))[0])
+        reader.received(wal(Relation(7, "public", "ensue_outbox", ("id", "topic", "partition_no")))[0])

@@ -16,7 +16,7 @@ from ensue.errors import StoreUnavailable
 from ensue.stores.postgres.replication import ReplicationConnection
 
 
-@pytest.mark.parametrize("outbox", ["poll", "wal", "messages"])
+@pytest.mark.parametrize("outbox", ["poll", "wal"])
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_keys_with_letters_beyond_ascii_are_published_from_a_latin1_database(
     postgres_server: PostgresServer, outbox: str, driver: str

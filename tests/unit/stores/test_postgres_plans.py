@@ -11,7 +11,7 @@ import pytest
 from servers import PostgresServer
 
 from ensue.ports import Table
-from ensue.stores.postgres import PostgresStore, dialect, polled, tail_read
+from ensue.stores.postgres import PostgresStore, dialect, polled, stamps, unsent
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.rows import Statements
 from ensue.stores.sql import checkpoints, dead_letters, once
@@ -42,14 +42,13 @@ SELECT 'orders', n, 'late', '{{}}', '{{}}', 0 FROM generate_series(1, 3) n;
 STATEMENTS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "look": (polled.LOOK, (RECORDS, 500)),
     "poll": (polled.WAITING, ()),
-    "unsent": (polled.UNSENT, ()),
-    "outbox_stamps": (SQL.text(tail_read.STAMPS_OF), (RECORDS - 100, RECORDS + 2000, RECORDS)),
-    "outbox_rows": (SQL.text(tail_read.BY_ID), (list(range(1, 501)),)),
-    "outbox_next": (SQL.text(tail_read.NEXT), (100, 100)),
-    "prune_stamps": (SQL.text(tail_read.OLDEST_STAMPS), (0, 500)),
-    "prune_ages": (SQL.text(tail_read.WRITTEN), (list(range(1, 501)),)),
-    "prune_messages": (SQL.text(tail_read.OLDEST_NUMBERED), (RECORDS, 500)),
-    "prune_rows": (SQL.text(tail_read.DELETE), (list(range(1, 501)),)),
+    "unsent": (unsent.POLLED, ()),
+    "outbox_stamps": (SQL.text(stamps.STAMPS_OF), (RECORDS - 100, RECORDS + 2000, RECORDS)),
+    "outbox_rows": (SQL.text(stamps.BY_ID), (list(range(1, 501)),)),
+    "outbox_next": (SQL.text(stamps.NEXT), (100,)),
+    "prune_stamps": (SQL.text(stamps.OLDEST_STAMPS), (0, 500)),
+    "prune_ages": (SQL.text(stamps.WRITTEN), (list(range(1, 501)),)),
+    "prune_rows": (SQL.text(stamps.DELETE), (list(range(1, 501)),)),
     "inbox_prune": (SQL.prune_text("ensue_inbox", "number", "claimed_at", False), (100, 50.0)),
     "checkpoint_load": (SQL.text(checkpoints.LOAD), ("s", "t5", 0)),
     "checkpoint_save": (dialect.UPDATE_CHECKPOINT_AND_MARKS, ("s", "t5", 0, 9, "{}", "{}", ["a"], [7], 1)),

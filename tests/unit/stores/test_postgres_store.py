@@ -279,8 +279,10 @@ async def test_a_wrong_database_or_password_is_told_without_the_password(
         await store.open()
     assert "s3cret" not in str(caught.value)
     assert "nowhere" in str(caught.value)
-    with pytest.raises(UsageError, match="outbox='wall', expected poll or wal or messages"):
+    with pytest.raises(UsageError, match="outbox='wall', expected poll or wal"):
         PostgresStore(f"{url}?outbox=wall", SERVICE)
+    with pytest.raises(UsageError, match=r"no outbox='messages'.*Use outbox=wal"):
+        PostgresStore(f"{url}?outbox=messages", SERVICE)
 
 
 async def test_another_services_tables_and_other_versions_are_refused(

@@ -9,24 +9,21 @@ import pytest
 from servers import PostgresServer
 
 from ensue.conformance.store import SERVICE, StoreConformance
-from ensue.conformance.store_outbox import Publishing
-from ensue.conformance.store_steps import Stepping
 from ensue.conformance.store_suite import StoreSuite
 from ensue.ports import Capabilities, Store
 from ensue.stores.postgres import PostgresStore
 
 
 class _OnTail(StoreSuite):
-    """scheme, mode: of the URL."""
+    """scheme: of the URL."""
 
     capabilities = Capabilities(concurrent_writers=True)
     scheme = "postgresql+asyncpg"
-    mode = "wal"
 
     @pytest.fixture(autouse=True)
     def database(self, postgres_server: PostgresServer) -> Iterator[None]:
         name = f"tail_{uuid.uuid4().hex[:12]}"
-        self.url = f"{postgres_server.url(name, self.scheme)}?outbox={self.mode}"
+        self.url = f"{postgres_server.url(name, self.scheme)}?outbox=wal"
         yield
         postgres_server.drop(name)
 
@@ -40,14 +37,5 @@ class TestPostgresStoreWal(_OnTail, StoreConformance):
     pass
 
 
-class TestPostgresStoreWalByPsycopg(_OnTail, Stepping, Publishing):
+class TestPostgresStoreWalByPsycopg(_OnTail, StoreConformance):
     scheme = "postgresql+psycopg"
-
-
-class TestPostgresStoreMessages(_OnTail, StoreConformance):
-    mode = "messages"
-
-
-class TestPostgresStoreMessagesByPsycopg(_OnTail, Stepping, Publishing):
-    scheme = "postgresql+psycopg"
-    mode = "messages"

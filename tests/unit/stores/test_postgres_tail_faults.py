@@ -1,6 +1,6 @@
 """A tail of PostgreSQL's log under faults: killed servers, slots dropped and invalidated, missing rights."""
 
-# ruff: noqa: PT012  # what led to the error belongs into the block
+# what led to the error belongs into the block
 from __future__ import annotations
 
 import asyncio
@@ -16,11 +16,9 @@ from tests.unit.stores.test_postgres_tail_order import PATIENCE_S, follow, opene
 from ensue.conformance.store_suite import SERVICE, check_chain, positions, record, texts
 from ensue.errors import StoreUnavailable, UsageError
 from ensue.stores.postgres import PostgresStore, tail_setup
-from ensue.stores.postgres.tail_slot import SlotLost, slot_name
-from ensue.stores.postgres.tail_stamp import TABLES
+from ensue.stores.postgres.tail_slot import slot_name
 
 Start = Callable[..., Any]
-MODES = pytest.mark.parametrize("mode", ["wal", "messages"])
 SLOT = "SELECT slot FROM ensue_tail"
 
 
@@ -70,14 +68,13 @@ def drop_slot(server: PostgresServer, database: str) -> None:
     raise AssertionError("the slot could not be dropped")
 
 
-@MODES
-async def test_a_server_killed_right_after_a_read_gives_out_the_same_positions_again(start: Start, mode: str) -> None:
+async def test_a_server_killed_right_after_a_read_gives_out_the_same_positions_again(start: Start) -> None:
     """The stamps may be lost with the server's memory; the log is not."""
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     print(f"seed {seed}")
     server = start(PostgresServer)
-    async with opened(f"{server.url('orders')}?outbox={mode}") as store:
+    async with opened(f"{server.url('orders')}?outbox=wal") as store:
         count = 0
         for _ in range(4):
             more = [str(count + number) for number in range(chance.randrange(1, 30))]
@@ -94,7 +91,7 @@ async def test_a_server_killed_right_after_a_read_gives_out_the_same_positions_a
         check_chain(seen)
 
 
-async def test_a_slot_dropped_under_a_running_tail_of_the_table_is_made_anew_and_loses_nothing(
+async def test_a_slot_dropped_under_a_running_tail_is_made_anew_and_loses_nothing(
     postgres_server: PostgresServer, database: str
 ) -> None:
     async with opened(f"{postgres_server.url(database)}?outbox=wal") as store:
@@ -111,37 +108,9 @@ async def test_a_slot_dropped_under_a_running_tail_of_the_table_is_made_anew_and
         check_chain(found)
 
 
-async def test_a_slot_dropped_under_a_running_tail_of_messages_is_an_error_that_says_what_is_lost_and_how_to_go_on(
-    postgres_server: PostgresServer, database: str
-) -> None:
-    async with opened(f"{postgres_server.url(database)}?outbox=messages") as store:
-        await publish(store, "1", "2")
-        before = await follow(store, 2)
-        drop_slot(postgres_server, database)
-        with pytest.raises(SlotLost, match="UPDATE ensue_tail SET slot = ''"):
-            async with asyncio.timeout(PATIENCE_S):
-                while True:
-                    await store.outbox_after(2, 10)
-                    await store.outbox_wait(0.1)
-        postgres_server.psql(database, "UPDATE ensue_tail SET slot = ''")
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                try:
-                    await store.outbox_heads()
-                    break
-                except SlotLost:
-                    await asyncio.sleep(0.05)
-        await publish(store, "3")
-        found = await follow(store, 3)
-        assert found[:2] == before
-        assert texts(found) == ["1", "2", "3"]
-        check_chain(found)
-
-
-@MODES
-async def test_a_slot_that_fell_too_far_behind_is_noticed(start: Start, mode: str) -> None:
+async def test_a_slot_that_fell_too_far_behind_is_made_anew_and_loses_nothing(start: Start) -> None:
     server = start(PostgresServer, settings={"max_slot_wal_keep_size": "1MB", "max_wal_size": "32MB"})
-    url = f"{server.url('orders')}?outbox={mode}"
+    url = f"{server.url('orders')}?outbox=wal"
     async with opened(url) as store:
         await publish(store, "1")
         before = await follow(store, 1)
@@ -151,11 +120,6 @@ async def test_a_slot_that_fell_too_far_behind_is_noticed(start: Start, mode: st
         server.psql("postgres", "SELECT pg_switch_wal()")
     server.psql("postgres", "CHECKPOINT")
     assert server.psql("orders", f"SELECT wal_status FROM pg_replication_slots WHERE slot_name = ({SLOT})") == "lost"
-    if mode == "messages":
-        with pytest.raises(UsageError, match="was invalidated"):
-            async with opened(url):
-                pass
-        server.psql("orders", "UPDATE ensue_tail SET slot = ''")
     async with opened(url) as store:
         await publish(store, "2")
         found = await follow(store, 2)
@@ -184,11 +148,10 @@ async def test_a_store_held_by_a_standing_transaction_names_it(postgres_server: 
 # --- what must be set
 
 
-@MODES
-async def test_a_server_without_logical_decoding_is_refused_with_what_to_set(start: Start, mode: str) -> None:
+async def test_a_server_without_logical_decoding_is_refused_with_what_to_set(start: Start) -> None:
     server = start(PostgresServer, settings={"wal_level": "replica"})
     with pytest.raises(UsageError, match="wal_level = logical"):
-        async with opened(f"{server.url('orders')}?outbox={mode}"):
+        async with opened(f"{server.url('orders')}?outbox=wal"):
             pass
 
 
@@ -208,16 +171,15 @@ async def test_a_user_who_may_not_replicate_is_told_what_to_grant(
         postgres_server.psql(database, f"DROP ROLE {user}")
 
 
-@MODES
 async def test_a_user_with_nothing_but_the_right_to_replicate_is_enough(
-    postgres_server: PostgresServer, database: str, mode: str
+    postgres_server: PostgresServer, database: str
 ) -> None:
     user = f"tailing_{database}"
     url = postgres_server.url(database)
     postgres_server.psql(database, f"CREATE ROLE {user} LOGIN REPLICATION")
     postgres_server.psql(database, f"GRANT ALL ON DATABASE {database} TO {user}; GRANT ALL ON SCHEMA public TO {user}")
     try:
-        async with opened(f"{url.replace('postgres@', f'{user}@')}?outbox={mode}") as store:
+        async with opened(f"{url.replace('postgres@', f'{user}@')}?outbox=wal") as store:
             await publish(store, "1", "2")
             assert texts(await follow(store, 2)) == ["1", "2"]
     finally:
@@ -255,8 +217,6 @@ async def test_a_slot_left_behind_by_a_process_that_was_killed_while_it_made_it_
         found = await follow(store, 1)
         await store.relay_save(found[0].position)
         epoch = store.source.partition("/")[2]
-    for statement in TABLES:
-        postgres_server.psql(database, statement)
     postgres_server.psql(database, "UPDATE ensue_meta SET outbox_mode = 'wal'")
     postgres_server.psql(
         database, f"SELECT pg_create_logical_replication_slot('{slot_name(SERVICE, epoch)}', 'pgoutput')"
@@ -271,7 +231,7 @@ async def test_a_slot_left_behind_by_a_process_that_was_killed_while_it_made_it_
 async def test_through_a_pooler_the_tail_needs_the_servers_own_address(
     postgres_server: PostgresServer, pgbouncer_server: PgBouncer, database: str
 ) -> None:
-    url = f"{pgbouncer_server.url(database)}?pgbouncer=1&outbox=messages"
+    url = f"{pgbouncer_server.url(database)}?pgbouncer=1&outbox=wal"
     with pytest.raises(UsageError, match="replication_host"):
         async with opened(url):
             pass

@@ -28,10 +28,10 @@ from ensue.stores.postgres import PostgresStore
 PATIENCE_S = 30.0
 
 
-@pytest.fixture(params=["wal", "messages"])
-def url(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[str]:
+@pytest.fixture
+def url(postgres_server: PostgresServer) -> Iterator[str]:
     name = f"tail_{uuid.uuid4().hex[:12]}"
-    yield f"{postgres_server.url(name)}?outbox={request.param}"
+    yield f"{postgres_server.url(name)}?outbox=wal"
     postgres_server.drop(name)
 
 

@@ -114,11 +114,10 @@ async def test_postgresql_takes_a_file_whose_name_has_a_space(
         pass
 
 
-@pytest.mark.parametrize("outbox", ["wal", "messages"])
-async def test_postgresql_reads_its_log_over_tls_too(postgres: PostgresServer, outbox: str) -> None:
-    options = f"outbox={outbox}&sslmode=verify-full&sslrootcert={postgres.certificates.authority}"
+async def test_postgresql_reads_its_log_over_tls_too(postgres: PostgresServer) -> None:
+    options = f"outbox=wal&sslmode=verify-full&sslrootcert={postgres.certificates.authority}"
     async with opened(on(postgres, "postgresql", options)) as store:
-        await does_a_step(store, f"tailed {outbox}", POSTGRES_CIPHER)
+        await does_a_step(store, "tailed", POSTGRES_CIPHER)
         connections = postgres.psql(
             "postgres",
             "SELECT DISTINCT backend_type, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) "

@@ -13,12 +13,12 @@ import confluent_kafka
 
 from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
 from ensue.brokers.kafka.failures import unavailable
-from ensue.brokers.kafka.places import Places
-from ensue.brokers.kafka.reading import Cursor, Lane
+from ensue.brokers.kafka.reading import Cursor, Lane, Lanes
 from ensue.brokers.kafka.sending import Sender
 from ensue.brokers.kafka.settings import parse_kafka_url
 from ensue.brokers.kafka.topics import Topics
 from ensue.brokers.kafka.wire import decode, encode
+from ensue.brokers.reading import BaseReader, Readers, close_all
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
@@ -27,20 +27,16 @@ T = TypeVar("T")
 
 #: The first version whose `consume` was measured to give whole batches again.
 _LIBRARY = (2, 16, 1)
-#: A read stops after this much data, so that 500 records of 8 MB do not come at once.
-_READ_BYTES_MAX = 8 * 1024 * 1024
 #: Requests under way at once, of all partitions.
 _THREADS = 4
-#: How soon a read asks again whether a lane is its own by now: with more readers of a partition than lanes.
-_TURN_S = 0.01
 
 
 class _Open:
     """What is there between open and close."""
 
-    def __init__(self, topics: Topics, places: Places, sender: Sender, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, topics: Topics, lanes: Lanes, sender: Sender, threads: ThreadPoolExecutor) -> None:
         self.topics = topics
-        self.places = places
+        self.lanes = lanes
         self.sender = sender
         self.threads = threads
         self.retired: list[Sender] = []
@@ -70,6 +66,7 @@ class KafkaBroker:
         self._settings = parse_kafka_url(url)
         self._prefix = self._settings.prefix
         self._state: _Open | None = None
+        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         topics = self._new(Topics)
@@ -94,14 +91,15 @@ class KafkaBroker:
             await asyncio.shield(asyncio.to_thread(topics.close))
             raise
         threads = ThreadPoolExecutor(_THREADS, "ensue-kafka-request")
-        self._state = _Open(topics, Places(self._settings), sender, threads)
+        self._state = _Open(topics, Lanes(self._settings), sender, threads)
         self._state.known = known
 
     async def close(self) -> None:
+        await close_all(self._readers)
         state, self._state = self._state, None
         if state is None:
             return
-        lanes = state.places.stop()
+        lanes = state.lanes.stop()
         for each in (state.sender, *state.retired):
             each.stop()
         await asyncio.shield(asyncio.to_thread(_finish, state, lanes))
@@ -164,50 +162,8 @@ class KafkaBroker:
 
     # --- read
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        state = self._opened()
-        name = self._prefix + topic
-        if not 0 <= partition < state.known.get(name, 0):
-            await self._checked(topic, partition)
-        after = max(after, 0)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait_s
-        looked = False
-        while state is self._state:
-            place = state.places.find(name, partition, after)
-            if place is None:
-                await asyncio.sleep(_TURN_S)
-                continue
-            cursor, lane = place
-            if cursor.problem:
-                lane.drop((name, partition))  # the next read begins anew
-                raise unavailable(self._settings, f"read {topic}/{partition}", cursor.problem)
-            found = _taken(cursor, lane, topic, after, limit)
-            if found:
-                return found
-            now = loop.time()
-            at_the_end = cursor.live and cursor.fetched >= state.ends.get((name, partition), 0)
-            if now < until and not (looked and at_the_end):
-                await _woken(cursor, until - now)
-            elif at_the_end:
-                return []
-            elif looked:  # and still nothing of what the broker said it had
-                raise unavailable(self._settings, f"read {topic}/{partition}", "no answer")
-            else:
-                # The wait is over and nothing is here yet: but is there nothing at the broker?
-                try:
-                    last = (await self.bounds(topic, partition)).last
-                except BrokerUnavailable:
-                    if state is not self._state:
-                        return []  # closed meanwhile
-                    raise
-                if last <= after:
-                    return []
-                looked = True
-                until = loop.time() + self._settings.timeout_s
-        return []
+    def reader(self, topic: str, partition: int, after: int) -> KafkaReader:
+        return KafkaReader(self, topic, partition, after)
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         """`last` may be the offset of a transaction's marker, of a foreign producer: no record is there to be read."""
@@ -263,7 +219,7 @@ class KafkaBroker:
     def _forget(self, state: _Open, name: str) -> None:
         if state.known.pop(name, 0):
             state.gone.add(name)
-        state.places.forget(name)
+        state.lanes.forget(name)
 
     def _gone(self, name: str) -> BrokerUnavailable:
         return BrokerUnavailable(
@@ -289,35 +245,41 @@ def _finish(state: _Open, lanes: Sequence[Lane]) -> None:
     state.topics.close()
 
 
-def _taken(cursor: Cursor, lane: Lane, topic: str, after: int, limit: int) -> list[Message | Garbage]:
-    """Take up to `limit` records after an offset out of a cursor's buffer."""
-    records = cursor.records
-    found: list[Message | Garbage] = []
-    size = 0
-    while records and len(found) < limit and size <= _READ_BYTES_MAX:
-        record = records.popleft()
-        size += len(record)
-        if (record.offset() or 0) >= after:
-            found.append(decode(record, topic, cursor.number))
-    cursor.taken_bytes += size
-    cursor.after = found[-1].offset if found else after
-    if cursor.hungry:
-        lane.more()
-    return found
+class KafkaReader(BaseReader[KafkaBroker]):
+    _cursor: Cursor | None = None
 
+    async def _read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        broker, topic, partition = self._broker, self.topic, self.partition
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        looked = False
+        while True:
+            state, name = broker._opened(), await broker._checked(topic, partition)
+            if self._cursor is None or self._cursor.dropped:
+                self._cursor = state.lanes.begin(name, partition, self.after)
+            cursor = self._cursor
+            if cursor.problem:
+                raise unavailable(broker._settings, f"read {topic}/{partition}", cursor.problem)
+            if found := [decode(record, topic, partition) for record in cursor.take(limit)]:
+                return found
+            now = loop.time()
+            at_the_end = cursor.live and cursor.fetched >= state.ends.get((name, partition), 0)
+            if now < until and not (looked and at_the_end):
+                await cursor.woken(until - now)
+            elif at_the_end:
+                return []
+            elif looked:  # and still nothing of what the broker said it had
+                raise unavailable(broker._settings, f"read {topic}/{partition}", "no answer")
+            elif (await broker.bounds(topic, partition)).last <= self.after:
+                return []  # the wait is over, and there is nothing at the broker either
+            else:
+                looked = True
+                until = loop.time() + broker._settings.timeout_s
 
-async def _woken(cursor: Cursor, seconds: float) -> None:
-    """Return when something came for the cursor, or it was dropped, or after `seconds`."""
-    if cursor.dropped:
-        return
-    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    cursor.waiters.add(waiter)
-    try:
-        # Looked at again after the thread can see the waiter, or what came in between would be slept through.
-        if not cursor.records and not cursor.problem:
-            await asyncio.wait((waiter,), timeout=seconds)
-    finally:
-        cursor.waiters.discard(waiter)
+    def _let_go(self) -> None:
+        cursor, self._cursor = self._cursor, None
+        if cursor is not None and self._broker._state is not None:
+            self._broker._state.lanes.end(cursor)
 
 
 def _version() -> tuple[int, ...]:

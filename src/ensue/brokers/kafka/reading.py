@@ -1,8 +1,10 @@
-"""Reading: cursors, each at a place of one partition, and the lanes that fetch for them.
+"""Reading: cursors, one for each reader, and the lanes that fetch for them.
 
-A lane is one librdkafka consumer in one thread. It uses assign with explicit offsets, never a group. It takes what has
-arrived and puts it in its cursors' buffers; a cursor whose buffer is full is unassigned until it has room again, and a
-lane whose cursors all have enough stops polling, so that librdkafka's own bounded queue holds back the broker.
+A lane is one librdkafka consumer in one thread, and can be at one place of a partition: mostly one lane serves all, and
+a second reader of a partition has its cursor in another. A lane uses assign with explicit offsets, never a group. It
+takes what has arrived and puts it in its cursors' buffers; a cursor whose buffer is full is unassigned until it has
+room again, and a lane whose cursors all have enough stops polling, so that librdkafka's own bounded queue holds back
+the broker.
 Only the lane's thread touches the consumer and changes where a cursor fetches; only the event loop takes records out.
 """
 
@@ -14,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaRecord
@@ -27,6 +29,8 @@ log = logging.getLogger("ensue.kafka")
 #: Below these a cursor wants more; above the others it takes no more.
 LOW_RECORDS, HIGH_RECORDS = 1500, 6000
 LOW_BYTES, HIGH_BYTES = 4 * 1024 * 1024, 16 * 1024 * 1024
+#: A read stops after this much data, so that 500 records of 8 MB do not come at once.
+_READ_BYTES_MAX = 8 * 1024 * 1024
 #: Records taken from librdkafka at once.
 _TAKE = 500
 #: A blocked poll cannot be woken, so this is how long a new cursor may have to wait; short while cursors come and go.
@@ -36,22 +40,21 @@ _AGAIN_S = 0.5
 
 
 class Cursor:
-    """A place in a partition, and what was fetched from there on. Offsets `after` and `fetched` are ours (from 1).
+    """What was fetched of a partition from a place on, for one reader.
 
-    after: what was taken so far; fetched: the last offset that came, or is known to be no record.
+    fetched: the last offset (ours, from 1) that came, or is known to be no record.
     live: the end was seen, and everything since then is fetched as it comes.
     """
 
     __slots__ = (
-        "after", "again_at", "assigned", "begin", "dropped", "fetched", "live", "made_at", "number", "problem",
-        "received_bytes", "records", "taken_bytes", "topic", "used_at", "waiters",
+        "again_at", "assigned", "dropped", "fetched", "lane", "live", "number", "problem", "received_bytes", "records",
+        "taken_bytes", "topic", "waiter",
     )  # fmt: skip
 
-    def __init__(self, topic: str, number: int, after: int) -> None:
+    def __init__(self, lane: Lane, topic: str, number: int, after: int) -> None:
+        self.lane = lane
         self.topic = topic
         self.number = number
-        self.begin = after
-        self.after = after
         self.fetched = after
         self.records: deque[KafkaRecord] = deque()
         # Two counters, since the thread adds and the event loop takes away.
@@ -62,13 +65,7 @@ class Cursor:
         self.dropped = False
         self.assigned = False
         self.again_at = 0.0
-        self.made_at = self.used_at = time.monotonic()
-        self.waiters: set[asyncio.Future[None]] = set()
-
-    @property
-    def served(self) -> bool:
-        """Whether its reader has got something, or knows that there is nothing."""
-        return self.after > self.begin or self.live
+        self.waiter: asyncio.Future[None] | None = None
 
     @property
     def hungry(self) -> bool:
@@ -78,10 +75,36 @@ class Cursor:
     def full(self) -> bool:
         return len(self.records) > HIGH_RECORDS or self.received_bytes - self.taken_bytes > HIGH_BYTES
 
+    def take(self, limit: int) -> Iterator[KafkaRecord]:
+        """Take up to `limit` records out of the buffer, or fewer when they are big.
+
+        One by one: what arrives while the first are decoded comes in the same batch, so batches are fewer.
+        """
+        size = 0
+        while self.records and limit > 0 and size <= _READ_BYTES_MAX:
+            record = self.records.popleft()
+            limit -= 1
+            size += len(record)
+            yield record
+        self.taken_bytes += size
+        if self.hungry:
+            self.lane.more()
+
+    async def woken(self, seconds: float) -> None:
+        """Return when something came, or the cursor was dropped, or after `seconds`."""
+        if self.dropped:
+            return
+        self.waiter = asyncio.get_running_loop().create_future()
+        try:
+            # Looked at again after the thread can see the waiter, or what came in between would be slept through.
+            if not self.records and not self.problem:
+                await asyncio.wait((self.waiter,), timeout=seconds)
+        finally:
+            self.waiter = None
+
     def wake(self) -> None:
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
 
 
 class Lane:
@@ -103,19 +126,17 @@ class Lane:
 
     # --- on the event loop
 
-    def add(self, cursor: Cursor) -> None:
-        """Begin to fetch for this cursor; the one that the partition had here is dropped."""
-        key = (cursor.topic, cursor.number)
-        self.drop(key)
-        self.cursors[key] = cursor
+    def begin(self, topic: str, number: int, after: int) -> Cursor:
+        """Begin to fetch what comes after an offset of a partition that is free here."""
+        cursor = self.cursors[topic, number] = Cursor(self, topic, number, after)
         self._command(lambda: self._begin(cursor))
+        return cursor
 
-    def drop(self, key: tuple[str, int]) -> None:
-        cursor = self.cursors.pop(key, None)
-        if cursor is not None:
-            cursor.dropped = True
-            cursor.wake()
-            self._command(lambda: self._end(cursor))
+    def drop(self, cursor: Cursor) -> None:
+        del self.cursors[cursor.topic, cursor.number]
+        cursor.dropped = True
+        cursor.wake()
+        self._command(lambda: self._end(cursor))
 
     def more(self) -> None:
         """A buffer has room again."""
@@ -208,7 +229,7 @@ class Lane:
             if cursor.full:
                 self._unassign(cursor)
                 cursor.live = False
-        self._wake([cursor for cursor in touched if cursor.waiters])
+        self._wake([cursor for cursor in touched if cursor.waiter is not None])
 
     def _heed(self, cursor: Cursor, error: KafkaError, end: int) -> None:
         """What came in a record's place."""
@@ -260,6 +281,44 @@ class Lane:
         if cursors:
             with contextlib.suppress(RuntimeError):  # the event loop was closed without us
                 self._loop.call_soon_threadsafe(_wake_all, cursors)
+
+
+class Lanes:
+    """All cursors of one broker: each in the first lane where its partition is free."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._lanes: list[Lane] = []
+        self._ended: list[Lane] = []
+
+    def begin(self, topic: str, number: int, after: int) -> Cursor:
+        lane = next((each for each in self._lanes if (topic, number) not in each.cursors), None)
+        if lane is None:
+            lane = Lane(self._settings)
+            self._lanes.append(lane)
+        return lane.begin(topic, number, after)
+
+    def end(self, cursor: Cursor) -> None:
+        """Drop the cursor, if it is not dropped yet; a lane without cursors ends, but for the first."""
+        lane = cursor.lane
+        if not cursor.dropped:
+            lane.drop(cursor)
+        if not lane.cursors and lane in self._lanes[1:]:
+            self._lanes.remove(lane)
+            lane.stop()
+            self._ended = [*(each for each in self._ended if each.alive), lane]
+
+    def forget(self, topic: str) -> None:
+        """The topic is gone: so are its cursors."""
+        for lane in tuple(self._lanes):
+            for cursor in [each for each in lane.cursors.values() if each.topic == topic]:
+                self.end(cursor)
+
+    def stop(self) -> list[Lane]:
+        """End all threads; return the lanes, to be joined."""
+        for lane in self._lanes:
+            lane.stop()
+        return [*self._lanes, *self._ended]
 
 
 def _wake_all(cursors: list[Cursor]) -> None:

@@ -12,12 +12,10 @@ from ensue.brokers.nats.link import Link
 from ensue.brokers.nats.options import parse_nats_url
 from ensue.brokers.nats.reading import Cursor
 from ensue.brokers.nats.topics import Stream, Topics
+from ensue.brokers.reading import BaseReader, Readers, close_all
 from ensue.errors import BrokerUnavailable
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
-
-#: Readers of one partition that are kept for the next read from where they stand.
-_CURSORS_KEPT = 3
 
 
 class NatsBroker:
@@ -39,9 +37,7 @@ class NatsBroker:
         self._link = Link(self._options)
         self._jetstream = JetStream(self._link, self._options)
         self._topics = Topics(self._jetstream)
-        #: Cursors that nobody uses now, by stream, the last used one last.
-        self._free: dict[str, list[Cursor]] = {}
-        self._busy: set[Cursor] = set()
+        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         if self._link.is_open:
@@ -68,9 +64,7 @@ class NatsBroker:
             raise
 
     async def close(self) -> None:
-        for cursor in [*self._busy, *(each for free in self._free.values() for each in free)]:
-            cursor.close()
-        self._free.clear()
+        await close_all(self._readers)
         self._topics = Topics(self._jetstream)  # the next open may find another server
         await self._link.close()
 
@@ -112,57 +106,8 @@ class NatsBroker:
 
     # --- read
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        clock = asyncio.get_running_loop().time
-        until = clock() + wait_s
-        after = max(after, 0)
-        anew = False
-        while True:
-            stream = await self._topics.find(topic, partition)
-            cursor = await self._cursor(topic, partition, stream, after, anew)
-            self._busy.add(cursor)
-            try:
-                return await cursor.read(topic, partition, limit, max(until - clock(), 0.0))
-            except ApiError as error:
-                raise BrokerUnavailable(f"{stream.name} cannot be read: {error}") from error
-            except BrokerUnavailable:
-                # A server forgets a consumer that nobody pulled from for long, and with a node of a cluster.
-                if anew or not cursor.lost:
-                    raise
-                anew = True
-            finally:
-                self._busy.discard(cursor)
-                if cursor.broken is not None:
-                    cursor.close()
-                elif not cursor.closed:
-                    self._keep(stream, cursor)
-
-    async def _cursor(self, topic: str, partition: int, stream: Stream, after: int, anew: bool) -> Cursor:
-        """A free one that stands at `after`, unless `anew`, or a new one."""
-        wire = await self._link.wire()
-        free = [] if anew else self._free.get(stream.name, [])
-        for cursor in reversed(free):
-            if cursor.position == after:
-                free.remove(cursor)
-                if cursor.broken is None:
-                    return cursor
-                cursor.close()
-        cursor = Cursor(wire, self._jetstream, stream.name, after)
-        try:
-            await cursor.open()
-        except ApiError as error:
-            if error.code == STREAM_NOT_FOUND:
-                raise self._topics.gone(topic, partition) from error
-            raise BrokerUnavailable(f"{stream.name} cannot be read: {error}") from error
-        return cursor
-
-    def _keep(self, stream: Stream, cursor: Cursor) -> None:
-        free = self._free.setdefault(stream.name, [])
-        free.append(cursor)
-        if len(free) > _CURSORS_KEPT:
-            free.pop(0).close()
+    def reader(self, topic: str, partition: int, after: int) -> NatsReader:
+        return NatsReader(self, topic, partition, after)
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         stream = await self._topics.find(topic, partition)
@@ -200,6 +145,46 @@ class NatsBroker:
             else:
                 high = middle
         return low
+
+
+class NatsReader(BaseReader[NatsBroker]):
+    """Has a consumer of the server's; another one from its place on when that one is lost."""
+
+    _cursor: Cursor | None = None
+
+    async def _read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        clock = asyncio.get_running_loop().time
+        until = clock() + wait_s
+        anew = False
+        while True:
+            stream = await self._broker._topics.find(self.topic, self.partition)
+            try:
+                cursor = await self._standing(stream)
+                return await cursor.read(self.topic, self.partition, limit, max(until - clock(), 0.0))
+            except ApiError as error:
+                if error.code == STREAM_NOT_FOUND:
+                    raise self._broker._topics.gone(self.topic, self.partition) from error
+                raise BrokerUnavailable(f"{stream.name} cannot be read: {error}") from error
+            except BrokerUnavailable:
+                # A server forgets a consumer that nobody pulled from for long, and with a node of a cluster.
+                if anew or self._cursor is None or not self._cursor.lost:
+                    raise
+                anew = True
+
+    async def _standing(self, stream: Stream) -> Cursor:
+        """The cursor, or another one in its place when it is broken."""
+        if self._cursor is None or self._cursor.broken is not None:
+            self._let_go()
+            wire = await self._broker._link.wire()
+            cursor = Cursor(wire, self._broker._jetstream, stream.name, self.after)
+            await cursor.open()
+            self._cursor = cursor
+        return self._cursor
+
+    def _let_go(self) -> None:
+        cursor, self._cursor = self._cursor, None
+        if cursor is not None:
+            cursor.close()
 
 
 def _last_of(first: int, last: int, deleted: Sequence[int], limit: int) -> int:

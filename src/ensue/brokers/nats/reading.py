@@ -54,7 +54,6 @@ class Cursor:
         self.position = after
         self.broken: BrokerUnavailable | None = None
         self.lost = False
-        self.closed = False
         self._wire = wire
         self._jetstream = jetstream
         self._stream = stream
@@ -98,8 +97,6 @@ class Cursor:
         if self._name and self._wire.alive:
             subject = f"{self._jetstream.options.api}.CONSUMER.DELETE.{self._stream}.{self._name}"
             self._wire.send(f"PUB {subject} 0\r\n\r\n".encode())
-        self.closed = True
-        self._arrived.set()
 
     # --- what the connection calls
 
@@ -149,14 +146,12 @@ class Cursor:
     # --- what a reader calls
 
     async def read(self, topic: str, partition: int, limit: int, wait_s: float) -> list[Message | Garbage]:
-        """As Broker.read, from `position`. Raises BrokerUnavailable (and is broken then)."""
+        """As Reader.read, from `position`. Raises BrokerUnavailable (and is broken then)."""
         clock = asyncio.get_running_loop().time
         until = clock() + wait_s
         while True:
             if self._buffer:
                 return self._take(topic, partition, limit)
-            if self.closed:
-                return []
             if self.broken is not None:
                 raise self.broken
             self._ask()
@@ -168,7 +163,7 @@ class Cursor:
                     continue
                 if coming:
                     await self._wait(self._jetstream.options.timeout_s)
-                    if not self._buffer and not self.closed and self.broken is None and self._pull:
+                    if not self._buffer and self.broken is None and self._pull:
                         self._break("what its consumer has does not come")
                     continue
             if now >= until:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from random import Random
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from ensue.brokers.postgres.connections import Connections
 from ensue.brokers.postgres.failures import FAILURES, GONE, translated
 from ensue.brokers.postgres.records import message_of
 from ensue.brokers.postgres.signals import Signals
+from ensue.brokers.reading import LookingReader, Readers, close_all
 from ensue.errors import BrokerUnavailable, EnsueError, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
@@ -49,6 +49,7 @@ class PostgresBroker:
         self._connections = Connections(self._address)
         self._random = random or Random()
         self._signals: Signals | None = None
+        self._readers: Readers = set()
         #: Ids of each topic's partitions by number. They never change while the log lives.
         self._ids: dict[str, list[int]] = {}
         self._replaced = False
@@ -89,6 +90,7 @@ class PostgresBroker:
         await self._signals.open()
 
     async def close(self) -> None:
+        await close_all(self._readers)
         signals, self._signals = self._signals, None
         self._ids = {}
         self._replaced = False
@@ -146,26 +148,8 @@ class PostgresBroker:
 
     # --- read
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        partition_id = await self._partition_id(topic, partition)
-        signals = self._signals
-        give_up_at: float | None = None
-        while signals is not None and signals is self._signals:
-            # Taken before looking, so that an append between looking and waiting is not slept through.
-            seen = signals.sequence(partition_id)
-            rows = await self._fetch(self._sql.read, partition_id, after, limit)
-            if rows or wait_s <= 0:
-                return [message_of(topic, partition, row) for row in rows]
-            now = asyncio.get_running_loop().time()
-            give_up_at = now + wait_s if give_up_at is None else give_up_at
-            if now >= give_up_at:
-                break
-            await signals.wait(partition_id, after, seen, give_up_at - now)
-            if self._replaced:
-                raise self._was_replaced()
-        return []
+    def reader(self, topic: str, partition: int, after: int) -> PostgresReader:
+        return PostgresReader(self, topic, partition, after)
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         rows = await self._fetch(self._sql.bounds, await self._partition_id(topic, partition))
@@ -264,3 +248,22 @@ class PostgresBroker:
                 self._gone()
                 raise self._was_replaced() from error
             raise
+
+
+class PostgresReader(LookingReader[PostgresBroker]):
+    _id = _seen = 0
+
+    async def _look(self, limit: int) -> Sequence[Message | Garbage]:
+        broker = self._broker
+        self._id = await broker._partition_id(self.topic, self.partition)
+        if broker._signals is not None:
+            self._seen = broker._signals.sequence(self._id)
+        rows = await broker._fetch(broker._sql.read, self._id, self.after, limit)
+        return [message_of(self.topic, self.partition, row) for row in rows]
+
+    async def _woken(self, seconds: float) -> None:
+        broker = self._broker
+        if broker._signals is not None:
+            await broker._signals.wait(self._id, self.after, self._seen, seconds)
+        if broker._replaced:
+            raise broker._was_replaced()

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
 from ensue.brokers.rabbitmq.connection import Connection, Refused
 from ensue.brokers.rabbitmq.frames import publish_arguments
-from ensue.brokers.rabbitmq.session import Session, new_token
+from ensue.brokers.rabbitmq.session import Following, Session, new_token
 from ensue.brokers.rabbitmq.settings import RabbitMqSettings
 from ensue.brokers.rabbitmq.wire import head_of, message_of, source_fields
+from ensue.brokers.reading import BaseReader, Readers, close_all
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
@@ -34,6 +35,7 @@ class RabbitMqBroker:
         self._session: Session | None = None
         self._is_open = False
         self._connecting: asyncio.Task[Session] | None = None
+        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         if self._is_open:
@@ -58,6 +60,7 @@ class RabbitMqBroker:
 
     async def close(self) -> None:
         self._is_open = False
+        await close_all(self._readers)
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
@@ -166,15 +169,8 @@ class RabbitMqBroker:
 
     # --- read
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        session = await self._partition(topic, partition)
-        records = await session.read(self._queue(topic, partition), max(after, 0) - 1, limit, wait_s)
-        return [
-            message_of(topic, partition, each.offset + 1, each.content.headers, each.content.content_type, each.body)
-            for each in records
-        ]
+    def reader(self, topic: str, partition: int, after: int) -> RabbitMqReader:
+        return RabbitMqReader(self, topic, partition, after)
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         session = await self._partition(topic, partition)
@@ -201,3 +197,22 @@ class RabbitMqBroker:
         if not 0 <= partition < count:
             raise no_such_partition(topic, partition, count)
         return session
+
+
+class RabbitMqReader(BaseReader[RabbitMqBroker]):
+    _following: Following | None = None
+
+    async def _read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        broker, topic, partition = self._broker, self.topic, self.partition
+        session = await broker._partition(topic, partition)
+        if self._following is None or self._following.session is not session:  # of a connection that broke
+            self._following = Following(session, broker._queue(topic, partition), self.after - 1)
+        return [
+            message_of(topic, partition, each.offset + 1, each.content.headers, each.content.content_type, each.body)
+            for each in await self._following.read(limit, wait_s)
+        ]
+
+    def _let_go(self) -> None:
+        following, self._following = self._following, None
+        if following is not None:
+            following.close()

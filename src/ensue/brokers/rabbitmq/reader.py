@@ -33,14 +33,12 @@ class Record(NamedTuple):
 class Reader:
     """Delivers the records of a stream from a place on. The server sends ahead up to `prefetch` records.
 
-    position: the offset of the last record taken, or the one before the place where it began. seen: the last offset
-    delivered, markers included, as far as known. last: the same, markers left out.
+    seen: the last offset delivered, markers included, as far as known. last: the same, markers left out.
     """
 
     def __init__(self, channel: Channel, queue: str) -> None:
         self._channel = channel
         self.queue = queue
-        self.position = -1
         self.seen = -1
         self.last = -1
         self._prefetch = 0
@@ -53,7 +51,7 @@ class Reader:
         """place: an offset, or "first" or "last" (the last chunk, of at least one record). Raises BrokerUnavailable."""
         self._prefetch = min(prefetch, _PREFETCH_MAX)
         if isinstance(place, int):
-            self.position = self.seen = place - 1
+            self.seen = place - 1
         qos = struct.pack(">IHB", 0, self._prefetch, 0)
         await self._channel.call(frames.BASIC_QOS, qos, frames.BASIC_QOS_OK)
         consume = (
@@ -94,7 +92,6 @@ class Reader:
             records.append(record)
             size += len(record.body)
         if records:
-            self.position = records[-1].offset
             if self.is_open:
                 self._acknowledge(records[-1].tag)
         else:
@@ -120,9 +117,6 @@ class Reader:
         return UsageError(
             f"queue {self.queue} is no stream: delete it, or use another prefix (`?prefix=`)", queue=self.queue
         )
-
-    def wake(self) -> None:
-        self._arrived.set()
 
     # --- what comes in
 

@@ -22,8 +22,6 @@ from ensue.errors import BrokerUnavailable
 
 #: A read stops after this much data, so that 500 records of 10 MB do not come at once.
 READ_BYTES_MAX = 8 * 1024 * 1024
-#: Readers that are kept for the next read of their stream.
-_IDLE_MAX = 2
 _REGISTRY_PREFETCH = 1000
 #: Seen with 3.10: the list of what the server has to start is written a second after the first stream was made.
 _IF_IT_LASTS = (
@@ -33,23 +31,21 @@ _IF_IT_LASTS = (
 
 
 class Session:
-    """`await Session.begin(connection)`. Raises BrokerUnavailable from everything once the connection is lost."""
+    """Of one connection. Raises BrokerUnavailable from everything once the connection is lost."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.topics = Topics()
         self.streams = Streams(connection, self.publish_marker)
         self.ensured: set[str] = set()
-        self.closing = False
         self._registry = f"{connection.settings.prefix}ensue.topics"
+        self._registry_records = Following(self, self._registry, -1)
         self._refreshing = asyncio.Lock()
         self._publisher: Publisher | None = None
         self._publisher_lock = asyncio.Lock()
         self._making_lock = asyncio.Lock()
 
     async def close(self) -> None:
-        self.closing = True
-        self.streams.wake_all()
         await self.connection.close()
 
     # --- publishing
@@ -79,6 +75,7 @@ class Session:
         self.streams.forget(queue)
         if queue == self._registry:
             self.topics = Topics()
+            self._registry_records = Following(self, queue, -1)
 
     # --- streams and topics
 
@@ -118,10 +115,10 @@ class Session:
         """Read what is new in the registry."""
         async with self._refreshing:
             await self.ensure_streams([self._registry], keep_all=True)
-            topics = self.topics
+            topics, records = self.topics, self._registry_records
             last = await self.last(self._registry)
-            while topics.read_through < last:
-                topics.learn(await self.read(self._registry, topics.read_through, _REGISTRY_PREFETCH, 0.0))
+            while records.after < last:
+                topics.learn(await records.read(_REGISTRY_PREFETCH, 0.0))
 
     async def add_topic(self, topic: str, partitions: int) -> None:
         """Ask for a topic; the first record of it in the registry is the one that counts."""
@@ -140,59 +137,64 @@ class Session:
         try:
             return await self.streams.last(queue)
         except BrokerUnavailable as error:
-            self._if_lost(queue, error)
+            self.if_lost(queue, error)
             raise
 
-    async def read(self, queue: str, after: int, limit: int, wait_s: float) -> Sequence[Record]:
-        """As the port's read, in places of the stream."""
-        try:
-            return await self._read(queue, after, limit, wait_s)
-        except BrokerUnavailable as error:
-            if self.closing:
-                return []
-            self._if_lost(queue, error)
-            raise
-
-    async def _read(self, queue: str, after: int, limit: int, wait_s: float) -> Sequence[Record]:
-        reader = self.streams.take_idle(queue, after)
-        fresh = reader is None
-        if reader is None:
-            reader = await self.streams.reader(queue, after + 1, 2 * limit)
-        try:
-            records = reader.take(limit, READ_BYTES_MAX)
-            if not records and wait_s <= 0:
-                # What is there is on its way; and whether there is something, the end of the stream tells.
-                last = await self.streams.last(queue) if fresh else self.streams.known_last(queue)
-                if last > after:
-                    records = await self._take(reader, limit, self.connection.timeout_s)
-                    if not records and not self.closing:
-                        raise BrokerUnavailable(
-                            f"rabbitmq at {self.connection.place} has records of {queue} after offset {after + 1} and "
-                            f"did not send them within {self.connection.timeout_s:g} s"
-                        )
-            elif not records:
-                records = await self._take(reader, limit, wait_s)
-        except BrokerUnavailable:
-            self.streams.drop(reader)
-            raise
-        except BaseException:
-            self.streams.put_idle(reader, _IDLE_MAX)  # cancelled while it waited: what has come is still there
-            raise
-        self.streams.put_idle(reader, _IDLE_MAX)
-        return records
-
-    async def _take(self, reader: Reader, limit: int, wait_s: float) -> list[Record]:
-        if not await reader.wait(wait_s) or self.closing:
-            return []
-        return reader.take(limit, READ_BYTES_MAX)
-
-    def _if_lost(self, queue: str, error: BrokerUnavailable) -> None:
+    def if_lost(self, queue: str, error: BrokerUnavailable) -> None:
         if self.connection.is_open and error.values.get("code") in (_NOT_FOUND, None):
             self.lost(queue)
 
     async def find(self, queue: str, token: str) -> int:
         """Return the place of the message with this id, which is confirmed, so that it lies near the end."""
         return await self.streams.find(queue, token.encode())
+
+
+class Following:
+    """Reads a stream on from a place, by a consumer that it begins with the first read and anew after an error.
+
+    after: the place of the last record returned, or the one it was made with.
+    """
+
+    def __init__(self, session: Session, queue: str, after: int) -> None:
+        self.session = session
+        self.after = after
+        self._queue = queue
+        self._reader: Reader | None = None
+
+    async def read(self, limit: int, wait_s: float) -> Sequence[Record]:
+        """As the port's read, in places of the stream."""
+        try:
+            if self._reader is None:
+                self._reader = await self.session.streams.reader(self._queue, self.after + 1, 2 * limit)
+            records = await self._taken(self._reader, limit, wait_s)
+        except BrokerUnavailable as error:
+            self.close()
+            self.session.if_lost(self._queue, error)
+            raise
+        if records:
+            self.after = records[-1].offset
+        return records
+
+    async def _taken(self, reader: Reader, limit: int, wait_s: float) -> Sequence[Record]:
+        connection = self.session.connection
+        if records := reader.take(limit, READ_BYTES_MAX):
+            return records
+        if wait_s > 0:
+            return reader.take(limit, READ_BYTES_MAX) if await reader.wait(wait_s) else ()
+        # What is there is on its way; and whether there is something, the end of the stream tells.
+        if await self.session.streams.last(self._queue) <= self.after:
+            return ()
+        if not await reader.wait(connection.timeout_s):
+            raise BrokerUnavailable(
+                f"rabbitmq at {connection.place} has records of {self._queue} after offset {self.after + 1} and "
+                f"did not send them within {connection.timeout_s:g} s"
+            )
+        return reader.take(limit, READ_BYTES_MAX)
+
+    def close(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            self.session.streams.drop(reader)
 
 
 _NOT_FOUND = 404

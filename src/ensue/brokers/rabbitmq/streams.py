@@ -28,7 +28,6 @@ class Streams:
         self._connection = connection
         self._publish_marker = publish_marker
         self._readers: dict[str, set[Reader]] = {}
-        self._idle: dict[str, list[Reader]] = {}
         self._lasts: dict[str, int] = {}
         self._seen: dict[str, int] = {}  # the last place that `last` saw, a marker's too
         self._firsts: dict[str, tuple[int, float]] = {}
@@ -49,37 +48,14 @@ class Streams:
         self._readers.setdefault(queue, set()).add(reader)
         return reader
 
-    def take_idle(self, queue: str, after: int) -> Reader | None:
-        """A reader that stands at `after`, for one read at a time."""
-        for reader in self._idle.get(queue, ()):
-            if reader.position == after:
-                self._idle[queue].remove(reader)
-                return reader
-        return None
-
-    def put_idle(self, reader: Reader, most: int) -> None:
-        idle = self._idle.setdefault(reader.queue, [])
-        idle.append(reader)
-        while len(idle) > most:
-            self.drop(idle[0])
-
     def drop(self, reader: Reader) -> None:
         reader.close()
         self._readers.get(reader.queue, set()).discard(reader)
-        idle = self._idle.get(reader.queue, [])
-        if reader in idle:
-            idle.remove(reader)
-
-    def wake_all(self) -> None:
-        for readers in self._readers.values():
-            for reader in readers:
-                reader.wake()
 
     def forget(self, queue: str) -> None:
+        """The stream is gone. Its readers are told by the server."""
         self._lasts.pop(queue, None)
         self._firsts.pop(queue, None)
-        for reader in list(self._idle.get(queue, ())):
-            self.drop(reader)
 
     # --- the end
 

@@ -32,12 +32,10 @@ class Topics:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
-        self.read_through = -1
 
     def learn(self, records: Sequence[Record]) -> None:
         """Take note of the next records. What is no topic was written by a stranger and says nothing."""
         for record in records:
-            self.read_through = record.offset
             try:
                 found = _decoder.decode(record.body)
             except (msgspec.DecodeError, UnicodeDecodeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import secrets
 import time
@@ -13,6 +12,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.brokers.reading import LookingReader, Readers, close_all
 from ensue.brokers.redis import scripts
 from ensue.brokers.redis.client import Client
 from ensue.brokers.redis.waiting import Waiting
@@ -53,10 +53,9 @@ class RedisBroker:
         self._waiting: Waiting | None = None
         self._counts: dict[str, int] = {}
         self._name: bytes | None = None
-        #: Where somebody has waited for what comes, and of these whose next read tells that the log is another one. Who
-        #: only looks something up, between bounds that it has just asked for, need not be told.
-        self._followed: set[tuple[str, int]] = set()
-        self._untold: set[tuple[str, int]] = set()
+        #: Grows when the log is found to be another one.
+        self._generation = 0
+        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         if self._client.is_open:
@@ -80,8 +79,9 @@ class RedisBroker:
         self._waiting = Waiting(self._client, self._name_key, self._seen_name)
 
     async def close(self) -> None:
+        await close_all(self._readers)
         waiting, self._waiting = self._waiting, None
-        self._counts, self._name, self._followed, self._untold = {}, None, set(), set()
+        self._counts, self._name = {}, None
         try:
             if waiting is not None:
                 await waiting.close()
@@ -146,34 +146,8 @@ class RedisBroker:
 
     # --- read
 
-    async def read(
-        self, topic: str, partition: int, after: int, limit: int, wait_s: float
-    ) -> Sequence[Message | Garbage]:
-        key = await self._key(topic, partition)
-        if wait_s > 0:
-            self._followed.add((topic, partition))
-        waiting = self._waiting
-        give_up_at: float | None = None
-        while True:
-            if (topic, partition) in self._untold:
-                self._untold.discard((topic, partition))
-                raise BrokerUnavailable(
-                    f"redis at {self._client.place} was emptied or replaced by another log: subscribers read it from "
-                    "its start, and what it does not hold is asked for again"
-                )
-            if self._waiting is not waiting or waiting is None:
-                return []  # closed while this waited
-            try:
-                found = await self._fetch(topic, partition, key, max(after, 0), limit)
-            except BrokerUnavailable:
-                if self._waiting is not waiting:
-                    return []
-                raise
-            now = asyncio.get_running_loop().time()
-            give_up_at = now + wait_s if give_up_at is None else give_up_at
-            if found or now >= give_up_at:
-                return found
-            await waiting.wait(key, max(after, 0), give_up_at - now)
+    def reader(self, topic: str, partition: int, after: int) -> RedisReader:
+        return RedisReader(self, topic, partition, after)
 
     async def _fetch(self, topic: str, partition: int, key: str, after: int, limit: int) -> Sequence[Message | Garbage]:
         out = await self._client.run(scripts.READ, (key,), (after, limit, READ_BYTES_MAX))
@@ -226,14 +200,35 @@ class RedisBroker:
 
     def _seen_name(self, name: bytes | None) -> None:
         """Compare the log's name with the one known; another one, or none, and each reader's next read tells of it."""
-        if self._name is None or name == self._name:
-            self._name = name
+        known, self._name = self._name, name
+        if known is None or name == known:
             return
-        self._name = name
-        known, self._counts = self._counts, {}
-        self._untold |= {(topic, number) for topic, number in self._followed if number < known.get(topic, 0)}
+        self._generation += 1
+        self._counts = {}
         if self._waiting is not None:
             self._waiting.wake_all()
+
+
+class RedisReader(LookingReader[RedisBroker]):
+    def __init__(self, broker: RedisBroker, topic: str, partition: int, after: int) -> None:
+        super().__init__(broker, topic, partition, after)
+        self._generation = broker._generation
+        self._key = ""
+
+    async def _look(self, limit: int) -> Sequence[Message | Garbage]:
+        broker = self._broker
+        if self._generation != broker._generation:
+            self._generation = broker._generation
+            raise BrokerUnavailable(
+                f"redis at {broker._client.place} was emptied or replaced by another log: subscribers read it from "
+                "its start, and what it does not hold is asked for again"
+            )
+        self._key = await broker._key(self.topic, self.partition)
+        return await broker._fetch(self.topic, self.partition, self._key, self.after, limit)
+
+    async def _woken(self, seconds: float) -> None:
+        if self._broker._waiting is not None:
+            await self._broker._waiting.wait(self._key, self.after, seconds)
 
 
 def _pairs(flat: Any) -> list[tuple[Any, Any]]:

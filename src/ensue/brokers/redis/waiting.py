@@ -60,14 +60,13 @@ class Waiting:
                 del self._waiters[key]
 
     async def close(self) -> None:
-        """End the connection and wake all who wait."""
+        """End the connection. Nobody waits any more: the readers are closed."""
         tasks = [each for each in (self._task, self._nudging) if each is not None]
         self._task = self._nudging = None
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        self.wake_all()
 
     def wake_all(self) -> None:
         self._wake(list(self._waiters))

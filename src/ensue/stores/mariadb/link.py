@@ -9,12 +9,16 @@ from typing import Any
 import asyncmy
 from asyncmy import errors
 from asyncmy.constants import CLIENT
+from asyncmy.constants.SERVER_STATUS import SERVER_STATUS_NO_BACKSLASH_ESCAPES
 
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.mariadb import failures
 from ensue.stores.mariadb.url import MariaDbUrl
 from ensue.stores.sql.link import Link, Rows
 
+#: MariaDB's own default, whatever the server is set to: other modes change what a statement means, Ensue's among them
+#: ("position" is a function in IGNORE_SPACE, '' is NULL in EMPTY_STRING_IS_NULL), or cut values without a word.
+SQL_MODE = "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 #: Access denied; insecure transport is prohibited.
 _PLAIN_REFUSED = frozenset({1045, 3159})
 
@@ -23,6 +27,24 @@ class AsyncmyLink(Link):
     """last_id: the generated number of the last INSERT."""
 
     last_id = 0
+
+    def check(self) -> None:
+        """Also refuse to send values where a backslash is no escape: asyncmy writes them into the text with it."""
+        super().check()
+        if self._without_escapes:
+            raise UsageError(
+                f"{self.place}: sql_mode NO_BACKSLASH_ESCAPES was set within the step, in which values cannot be sent "
+                "safely: leave sql_mode as Ensue sets it"
+            )
+
+    @property
+    def usable(self) -> bool:
+        return super().usable and not self._without_escapes
+
+    @property
+    def _without_escapes(self) -> bool:
+        """As the server's last answer said."""
+        return bool(self.raw.server_status & SERVER_STATUS_NO_BACKSLASH_ESCAPES)
 
     @property
     def in_transaction(self) -> bool:
@@ -94,17 +116,20 @@ class AsyncmyLink(Link):
 async def connect(url: MariaDbUrl) -> AsyncmyLink:
     """Return a fresh connection. Raises StoreUnavailable, UsageError."""
     try:
-        raw = await asyncmy.connect(**url.arguments, autocommit=True, client_flag=CLIENT.FOUND_ROWS, binary_prefix=True)
+        raw = await asyncmy.connect(
+            **url.arguments,
+            autocommit=True,
+            client_flag=CLIENT.FOUND_ROWS,
+            binary_prefix=True,
+            init_command=f"SET SESSION sql_mode = '{SQL_MODE}'",
+        )
     except (errors.Error, OSError, TimeoutError) as error:
         raise _about_tls(error, url) or failures.at_connecting(error, url.place) from error
     link = AsyncmyLink(raw, url.place, "START TRANSACTION")
     try:
-        # READ COMMITTED: no gap locks, and a statement sees what is committed. Strict: nothing is cut without a word.
+        # READ COMMITTED: no gap locks, and a statement sees what is committed.
         await link.script("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        await link.script(
-            f"SET SESSION innodb_lock_wait_timeout = {url.lock_timeout_s}, "
-            "sql_mode = CONCAT_WS(',', NULLIF(@@sql_mode, ''), 'STRICT_TRANS_TABLES')"
-        )
+        await link.script(f"SET SESSION innodb_lock_wait_timeout = {url.lock_timeout_s}")
     except BaseException:
         link.terminate()
         raise

@@ -50,6 +50,9 @@ def parse(url: str) -> MariaDbUrl:
         raise UsageError(
             f"database URL: unknown option {', '.join(unknown)}, expected {', '.join((*_OURS, *_TLS, *_DRIVERS))}"
         )
+    if options.get("charset", "utf8mb4") != "utf8mb4":
+        # Others lose characters, and in some of them a byte of a value may end its literal.
+        raise UsageError(f"database URL: charset={options['charset']!r}, expected utf8mb4", found=options["charset"])
     host, port = parts.hostname or "localhost", parts.port or 3306
     arguments: dict[str, Any] = {
         "host": host,
@@ -57,7 +60,7 @@ def parse(url: str) -> MariaDbUrl:
         "user": unquote(parts.username or ""),
         "password": unquote(parts.password or ""),
         "database": database,
-        "charset": options.get("charset", "utf8mb4"),
+        "charset": "utf8mb4",
         "connect_timeout": int(_number("connect_timeout", options.get("connect_timeout", str(CONNECT_S)), 1, 3600)),
         **{name: options[name] for name in _DRIVERS if name in options},
     }

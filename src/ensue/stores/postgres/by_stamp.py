@@ -1,4 +1,4 @@
-"""What the outboxes of all modes share: reading records whose positions are in `ensue_stamp`, or in the rows."""
+"""What the outboxes of both modes share: rows in a table, read by positions that are kept in `ensue_stamp`."""
 
 from __future__ import annotations
 
@@ -7,23 +7,39 @@ from collections.abc import Mapping, Sequence
 
 from ensue.errors import StoreUnavailable
 from ensue.message import OutboxRecord
-from ensue.stores.postgres.tail_read import STAMPED_MAX, Now, Reader, Window
+from ensue.stores.postgres.stamps import STAMPED_MAX, Now, Reader, Window
+from ensue.stores.postgres.unsent import unsent
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
 
 HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head WHERE position > ?"
 LOCK = "SELECT last_position FROM ensue_counter FOR UPDATE"
 _EPOCH = "UPDATE ensue_counter SET epoch = ?, published_from = ?, last_position = ?"
-_EPOCH_RELAY = "UPDATE ensue_relay SET position = ?, changes = changes + 1"
+
+
+class Switched(StoreUnavailable):
+    """Another process has switched the store to another mode: this one's must give no positions. attributes: mode."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__(
+            f"the outbox is read as {mode!r} by now: another process switched it. Restart this one with ?outbox={mode}",
+            mode=mode,
+        )
 
 
 class ByStamp:
-    """reader: of this mode's tables."""
+    """reader: asks what this mode wants to know."""
 
     def __init__(self, tools: Tools, reader: Reader) -> None:
         self._tools = tools
         self._reader = reader
         self._text = tools.dialect.text
+
+    async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
+        await self._tools.dialect.add(link, records, now)
+
+    async def unsent(self, link: Link, mode: str) -> int:
+        return await unsent(link, mode)
 
     async def _now(self) -> Now:
         now = await self._tools.desk.read(self._reader.now)
@@ -75,13 +91,6 @@ class ByStamp:
             await asyncio.sleep(0)  # a rare partition of a long outbox takes many windows: let others in
         return found
 
-    async def get(self, position: int) -> OutboxRecord | None:
-        now = await self._now()
-        if not now.published_from < position <= now.last_position:
-            return None
-        window = await self._look(position - 1, position, 1)
-        return window.records[0] if window.records else None
-
     async def _stored_heads(self) -> Mapping[tuple[str, int], int]:
         """Of the present epoch; what is older follows on nothing any more."""
         now = await self._now()
@@ -96,4 +105,3 @@ class ByStamp:
         reading sees to: a `previous` of an epoch that has ended counts as none)."""
         [(last,)] = await link.fetch(LOCK)
         await link.execute(self._text(_EPOCH), epoch, published_through, max(int(last), published_through))
-        await link.execute(self._text(_EPOCH_RELAY), published_through)

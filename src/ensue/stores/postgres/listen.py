@@ -51,8 +51,8 @@ class Listening:
         if self._sender is None and not self._closed:
             self._sender = asyncio.create_task(self._send())
 
-    def saw(self, last: int, changes: int) -> None:
-        self._polling.saw(last, changes)
+    def saw(self, last: int) -> None:
+        self._polling.saw(last)
 
     async def wait(self, timeout_s: float) -> None:
         if self._listener is None and not self._closed:

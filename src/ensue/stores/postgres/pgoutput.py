@@ -1,8 +1,7 @@
 """What PostgreSQL's `pgoutput` plugin says, as values: pure functions from bytes.
 
-Protocol version 1 (whole transactions, in commit order, sent after their commit), with logical messages. Columns come
-as text or, where the server can (14 and later), binary. Source: PostgreSQL's manual, "Logical Replication Message
-Formats" and "Streaming Replication Protocol".
+Protocol version 1 (whole transactions, in commit order, sent after their commit). Columns come as text or binary.
+Source: PostgreSQL's manual, "Logical Replication Message Formats" and "Streaming Replication Protocol".
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ EPOCH_US: Final = 946_684_800_000_000
 
 _BEGIN = struct.Struct(">QqI")
 _COMMIT = struct.Struct(">BQQq")
-_MESSAGE = struct.Struct(">BQ")
 _LENGTH = struct.Struct(">I")
 _INSERT = struct.Struct(">IcH")
+_COUNT = struct.Struct(">H")
 _COLUMN = struct.Struct(">Ii")
 _WAL_DATA = struct.Struct(">QQq")
 _KEEPALIVE = struct.Struct(">QqB")
@@ -62,22 +61,13 @@ class Insert(NamedTuple):
     binary: Sequence[bool]
 
 
-class LogicalMessage(NamedTuple):
-    """`pg_logical_emit_message`. Without `transactional` it stands outside of any transaction."""
-
-    transactional: bool
-    lsn: int
-    prefix: str
-    content: bytes
-
-
 class Other(NamedTuple):
     """An update, a delete, a truncate, a type or an origin: nothing that an outbox is made of."""
 
     kind: str
 
 
-Decoded = Begin | Commit | Relation | Insert | LogicalMessage | Other
+Decoded = Begin | Commit | Relation | Insert | Other
 
 
 def decode(data: bytes) -> Decoded:
@@ -86,8 +76,6 @@ def decode(data: bytes) -> Decoded:
         match data[:1]:
             case b"I":
                 return _insert(data)
-            case b"M":
-                return _message(data)
             case b"B":
                 commit_lsn, time_us, xid = _BEGIN.unpack_from(data, 1)
                 return Begin(commit_lsn, time_us + EPOCH_US, xid)
@@ -100,7 +88,7 @@ def decode(data: bytes) -> Decoded:
                 return Other(chr(data[0]))
     except (struct.error, IndexError, UnicodeDecodeError, ValueError) as error:
         raise StoreUnavailable(f"pgoutput message {data[:1]!r} of {len(data)} bytes is cut off or malformed") from error
-    raise StoreUnavailable(f"pgoutput message {data[:1]!r}: expected one of B C R I M U D T O Y")
+    raise StoreUnavailable(f"pgoutput message {data[:1]!r}: expected one of B C R I U D T O Y")
 
 
 def _string(data: bytes, start: int) -> tuple[str, int]:
@@ -112,7 +100,7 @@ def _relation(data: bytes) -> Relation:
     (oid,) = _LENGTH.unpack_from(data, 1)
     namespace, at = _string(data, 5)
     name, at = _string(data, at)
-    count = int.from_bytes(data[at + 1 : at + 3], "big")  # one byte of replica identity before it
+    (count,) = _COUNT.unpack_from(data, at + 1)  # one byte of replica identity before it
     at += 3
     columns = []
     for _ in range(count):
@@ -146,16 +134,6 @@ def _insert(data: bytes) -> Insert:
         values.append(data[begin:at])
         binary.append(kind == 0x62)
     return Insert(oid, values, binary)
-
-
-def _message(data: bytes) -> LogicalMessage:
-    flags, lsn = _MESSAGE.unpack_from(data, 1)
-    prefix, at = _string(data, 10)
-    (length,) = _LENGTH.unpack_from(data, at)
-    content = data[at + 4 : at + 4 + length]
-    if len(content) != length:
-        raise ValueError(length)
-    return LogicalMessage(bool(flags & 1), lsn, prefix, content)
 
 
 # --- around it: the streaming replication protocol
@@ -194,13 +172,3 @@ def unwrap(data: memoryview | bytes) -> WalData | Keepalive:
 def feedback(through_lsn: int, time_us: int, *, reply: bool = False) -> bytes:
     """What we tell the server: everything up to `through_lsn` is kept on our side. time_us: epoch microseconds."""
     return _FEEDBACK.pack(b"r", through_lsn, through_lsn, through_lsn, time_us - EPOCH_US, reply)
-
-
-def parse_lsn(text: str) -> int:
-    """`16/B374D848` as the number that it is."""
-    high, _, low = text.partition("/")
-    return (int(high, 16) << 32) | int(low, 16)
-
-
-def format_lsn(lsn: int) -> str:
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"

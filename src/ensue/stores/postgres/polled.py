@@ -9,21 +9,18 @@ late is found in the holes that its ids have left (`holes.py`). See ADR 18.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ensue.errors import StoreUnavailable
 from ensue.message import OutboxRecord
-from ensue.stores.postgres.by_stamp import LOCK, ByStamp
+from ensue.stores.postgres import left_slot
+from ensue.stores.postgres.by_stamp import LOCK, ByStamp, Switched
 from ensue.stores.postgres.holes import Hole, advance
-from ensue.stores.postgres.tail_read import POLLED_NOW, POLLED_PRUNED, STAMPED_MAX, Reader
+from ensue.stores.postgres.stamps import STAMPED_MAX, Reader
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
-
-if TYPE_CHECKING:
-    from ensue.stores.postgres.tail_loop import Access
 
 _RECORD = "o.id, o.topic, o.partition_no, o.record_key, o.envelope, o.data"
 # One statement, one snapshot: the counter, what is visible in the holes and behind the mark, and the oldest open
@@ -32,10 +29,10 @@ _RECORD = "o.id, o.topic, o.partition_no, o.record_key, o.envelope, o.data"
 # everything reads on from its last record.)
 LOOK = f"""
 WITH state AS MATERIALIZED (
-    SELECT c.last_position, c.epoch, c.published_from, r.changes, p.seen_id, p.hole_first, p.hole_last, p.hole_before
-    FROM ensue_counter c, ensue_relay r, ensue_polled p WHERE c.one = 1 AND r.one = 1 AND p.one = 1
+    SELECT c.last_position, c.epoch, c.published_from, p.seen_id, p.hole_first, p.hole_last, p.hole_before
+    FROM ensue_counter c, ensue_polled p WHERE c.one = 1 AND p.one = 1
 )
-SELECT 0::bigint, '', 0, json_build_array(s.last_position, s.epoch, s.published_from, s.changes, s.seen_id,
+SELECT 0::bigint, '', 0, json_build_array(s.last_position, s.epoch, s.published_from, s.seen_id,
     s.hole_first, s.hole_last, s.hole_before, pg_snapshot_xmin(pg_current_snapshot())::text::bigint)::text,
     ''::bytea, ''::bytea
 FROM state s
@@ -73,27 +70,16 @@ HEADS = (
     "SELECT c.last_position, h.topic, h.partition_no, h.position "
     "FROM ensue_counter c LEFT JOIN ensue_outbox_head h ON true WHERE c.one = 1"
 )
-#: What waits where nobody tells us asks: the counter, operators' decisions, and whether there is something unread.
+#: What waits where nobody tells us asks: the counter, and whether there is something unread.
 WAITING = (
-    "SELECT c.last_position, r.changes, "
+    "SELECT c.last_position, "
     "coalesce((SELECT max(id) FROM ensue_outbox) > (SELECT seen_id FROM ensue_polled), false) OR "
     "EXISTS (SELECT FROM ensue_polled p, unnest(p.hole_first, p.hole_last) h (first, last), "
     "LATERAL (SELECT FROM ensue_outbox o WHERE o.id BETWEEN h.first AND h.last LIMIT 1) o) "
-    "FROM ensue_counter c, ensue_relay r"
-)
-#: Positions are dense. Of the rows, at most a million are counted.
-UNSENT = (
-    "SELECT greatest(c.last_position - r.position, 0) + "
-    "(SELECT count(*) FROM (SELECT FROM ensue_outbox WHERE id > (SELECT seen_id FROM ensue_polled) "
-    "ORDER BY id LIMIT 1000000) o) + "
-    "(SELECT count(*) FROM ensue_polled p, unnest(p.hole_first, p.hole_last) h (first, last), "
-    "LATERAL (SELECT FROM ensue_outbox o WHERE o.id BETWEEN h.first AND h.last ORDER BY o.id LIMIT 1000000) o) "
-    "FROM ensue_counter c, ensue_relay r WHERE c.one = 1 AND r.one = 1"
+    "FROM ensue_counter c"
 )
 _YOUNGEST = "SELECT coalesce(max(id), 0) FROM ensue_outbox"
-_MODE = "SELECT outbox_mode FROM ensue_meta"
 _ANEW = "UPDATE ensue_polled SET seen_id = 0, hole_first = '{}', hole_last = '{}', hole_before = '{}'"
-_TAILED = "SELECT to_regclass('ensue_tail') IS NOT NULL"
 #: More than any counter: whatever it says, records are wanted.
 _ANY = 2**62
 #: How often another relay may be quicker before this one leaves it to the next look.
@@ -106,7 +92,6 @@ class State(NamedTuple):
     last: int
     epoch: str
     published_from: int
-    changes: int
     seen: int
     hole_first: list[int]
     hole_last: list[int]
@@ -133,13 +118,12 @@ class Look(NamedTuple):
 
 
 class PolledOutbox(ByStamp):
-    """The `Outbox` of mode `poll`. access: how a tail would reach the server; asked for only when there was one."""
+    """The `Outbox` of mode `poll`."""
 
     mode = "poll"
 
-    def __init__(self, tools: Tools, access: Callable[[], Access]) -> None:
-        super().__init__(tools, Reader(tools.dialect.text, POLLED_NOW, POLLED_PRUNED))
-        self._access = access
+    def __init__(self, tools: Tools) -> None:
+        super().__init__(tools, Reader(tools.dialect.text))
         #: The heads, and the counter's position to which they belong: only who moves the counter moves them.
         self._heads: dict[tuple[str, int], int] = {}
         self._heads_at = -1
@@ -147,29 +131,18 @@ class PolledOutbox(ByStamp):
     # --- its life
 
     async def open(self) -> None:
-        if await self._tools.desk.read(_tailed):
-            from ensue.stores.postgres import tail_switch
-
-            await tail_switch.leave(self._access(), self._keep_left)
+        await left_slot.drop(self._tools.desk)
 
     async def close(self) -> None: ...
 
-    async def _keep_left(self, records: list[OutboxRecord], now: float) -> None:
-        await self._tools.desk.run(lambda link: self._tools.dialect.add(link, records, now))
-
     async def prepare(self, link: Link) -> None:
         """Give up what a tail has kept: all of it is sent, and belongs to the epoch that ends now."""
-        if await _tailed(link):
-            await link.script("DELETE FROM ensue_outbox WHERE id IN (SELECT unnest(ids) FROM ensue_stamp)")
-            await link.script("DELETE FROM ensue_outbox WHERE position IS NOT NULL")
-            await link.script("DELETE FROM ensue_stamp")
-            await link.script(_ANEW)
-            await link.script("UPDATE ensue_tail SET leaving = slot, slot = '' WHERE slot <> ''")
+        await link.script("DELETE FROM ensue_outbox WHERE id IN (SELECT unnest(ids) FROM ensue_stamp)")
+        await link.script("DELETE FROM ensue_stamp")
+        await link.script(_ANEW)
+        await link.script(left_slot.LEAVE)
 
     # --- the step's side
-
-    async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
-        await self._tools.dialect.add(link, records, now)
 
     def committed(self) -> None:
         self._tools.news.announce()
@@ -211,7 +184,7 @@ class PolledOutbox(ByStamp):
         first = next(row for row in rows if row[0] == 0)
         state = _state(first[3])
         self._tools.identify(state.epoch, state.published_from)
-        self._tools.news.saw(state.last, state.changes)
+        self._tools.news.saw(state.last)
         found = sorted((row for row in rows if row[0] > 0), key=_id)
         own = [_own(state, row) for row in rows if row[0] < 0]
         room = limit - len(own)
@@ -243,10 +216,7 @@ class PolledOutbox(ByStamp):
             look.ids, [each.previous for each in look.records],
         )  # fmt: skip
         if mode != self.mode:
-            raise StoreUnavailable(
-                f"{self._tools.place}: the outbox is read as {mode!r} by now: another process switched it. "
-                f"Restart this one with ?outbox={mode}"
-            )
+            raise Switched(mode)
         if not moved:
             self._heads_at = -1
             return False
@@ -295,22 +265,8 @@ class PolledOutbox(ByStamp):
         await self._stamp_all(link)
         await self._write_epoch(link, epoch, published_through)
 
-    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
-        [(mode,)] = await link.fetch(_MODE)
-        if mode == self.mode:
-            [(count,)] = await link.fetch(UNSENT)
-            return int(count)
-        from ensue.stores.postgres import tail_switch
-
-        return await tail_switch.unsent(link, self._access(), exactly=exactly)
-
     async def hindrances(self, link: Link) -> Sequence[str]:
-        return ()
-
-
-async def _tailed(link: Link) -> bool:
-    [(tailed,)] = await link.fetch(_TAILED)
-    return bool(tailed)
+        return await left_slot.hindrances(link)
 
 
 def _id(row: Sequence[int]) -> int:

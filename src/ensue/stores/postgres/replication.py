@@ -17,7 +17,7 @@ from psycopg import pq
 from psycopg.abc import Query
 
 from ensue.errors import StoreUnavailable, UsageError
-from ensue.stores.postgres.pgoutput import Keepalive, WalData, feedback, format_lsn, unwrap
+from ensue.stores.postgres.pgoutput import Keepalive, WalData, feedback, unwrap
 
 log = logging.getLogger("ensue.postgres.tail")
 
@@ -58,10 +58,6 @@ class ReplicationConnection:
     def backend_pid(self) -> int:
         return self._pgconn.backend_pid
 
-    @property
-    def server_version(self) -> int:
-        return self._pgconn.server_version
-
     async def execute(self, command: Query) -> list[tuple[object, ...]]:
         """Run one command and return its rows. psycopg's errors come out as they are: the caller knows what they say
         about its command."""
@@ -80,10 +76,9 @@ class ReplicationConnection:
 
         received: called for each piece, in the event loop. broken: called once, when no more will come.
         """
-        binary = ", binary 'true'" if self.server_version >= 140000 else ""
         command = (
             f'START_REPLICATION SLOT "{slot}" LOGICAL 0/0 '
-            f"(proto_version '1', publication_names '\"{publication}\"', messages 'true'{binary})"
+            f"(proto_version '1', publication_names '\"{publication}\"', binary 'true')"
         )
         self._received, self._broken = received, broken
         pgconn = self._pgconn
@@ -219,6 +214,3 @@ def refused(error: psycopg.Error) -> UsageError | StoreUnavailable:
     if "max_wal_senders" in whole:
         return StoreUnavailable(f"no replication connection: {text}. Raise max_wal_senders, now in use by others")
     return StoreUnavailable(f"no replication connection: {text}")
-
-
-__all__ = ["ReplicationConnection", "format_lsn", "refused"]

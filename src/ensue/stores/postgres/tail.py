@@ -1,25 +1,23 @@
-"""`TailedOutbox`: positions are places in the server's log. Modes `wal` (rows of a table) and `messages` (no table).
+"""`TailedOutbox`, of mode `wal`: positions are a count of the outbox's rows in the order of the server's log.
 
-A step inserts rows as in mode `poll`, or emits logical messages and writes no table at all. Either way the log tells of
-them in commit order, `tail_loop.py` gives them positions in that order, and what is read here has one. Both kinds are
-taken in both modes, so that steps that began before a switch lose nothing. See ADR 19.
+A step inserts rows as in mode `poll`. The log tells of them in commit order, `tail_loop.py` gives them positions in
+that order, and what is read here has one. See ADR 19.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from ensue.errors import StoreUnavailable, UsageError
 from ensue.message import OutboxRecord
-from ensue.stores.postgres import tail_setup, tail_switch
-from ensue.stores.postgres.by_stamp import ByStamp
-from ensue.stores.postgres.tail_log import encode_records
-from ensue.stores.postgres.tail_loop import Access, Tail
-from ensue.stores.postgres.tail_read import Now, Reader
-from ensue.stores.postgres.tail_slot import SlotBusy, SlotLost
-from ensue.stores.postgres.tail_stamp import TABLES
+from ensue.stores.postgres import left_slot
+from ensue.stores.postgres.by_stamp import ByStamp, Switched
+from ensue.stores.postgres.stamps import FLUSHED, Now, Reader
+from ensue.stores.postgres.tail_access import Access
+from ensue.stores.postgres.tail_loop import Tail
+from ensue.stores.postgres.tail_setup import ensure
+from ensue.stores.postgres.tail_slot import SlotBusy, hindrances
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
 from ensue.stores.sql.wakeup import Polling
@@ -35,10 +33,6 @@ LOOK_AGAIN_S = 0.1
 #: A slot that keeps more of the log than this is worth a line.
 KEPT_BYTES = 64 << 20
 
-# Emitted only if this is still the store's mode: else nobody would read it.
-_EMIT = (
-    "SELECT pg_logical_emit_message(true, ?, content) FROM ensue_meta, unnest(?::bytea[]) content WHERE outbox_mode = ?"
-)
 _NUDGE = "SELECT pg_logical_emit_message(true, 'ensue.nudge', '')"
 # confirmed: what another process, which reads the slot, has kept.
 _CONFIRMED = (
@@ -48,53 +42,35 @@ _CONFIRMED = (
 
 
 class TailedOutbox(ByStamp):
-    """The `Outbox` of modes `wal` and `messages`. access: its own way to the server, past any pooler."""
+    """The `Outbox` of mode `wal`. access: its own way to the server, past any pooler."""
 
-    def __init__(self, tools: Tools, mode: Literal["wal", "messages"], access: Access) -> None:
-        super().__init__(tools, Reader(tools.dialect.text))
-        self.mode: str = mode
+    mode = "wal"
+
+    def __init__(self, tools: Tools, access: Access) -> None:
+        super().__init__(tools, Reader(tools.dialect.text, FLUSHED))
         self._access = access
-        self._tail = Tail(access, tools.wakeup.changed, self._lost)
+        self._tail = Tail(access, tools.wakeup.changed, self._ensure)
         self._epoch = ""
-        self._looked = (0, 0)
+        self._looked = 0
         self._opened = False
 
     # --- its life
 
     async def open(self) -> None:
-        try:
-            await tail_setup.ensure(self._access, self._tools.service, self.mode)
-        except SlotLost as error:
-            raise UsageError(str(error), **error.values) from error
+        await left_slot.drop(self._tools.desk)
+        await self._ensure()
         self._opened = True
+
+    async def _ensure(self) -> None:
+        await ensure(self._access, self._tools.service)
 
     async def close(self) -> None:
         self._opened = False
         await self._tail.close()
 
-    async def prepare(self, link: Link) -> None:
-        for statement in TABLES:
-            await link.script(statement)
-        await link.script("UPDATE ensue_tail SET pruned = greatest(pruned, (SELECT pruned FROM ensue_polled))")
-
-    async def _lost(self, error: SlotLost) -> None:
-        """Make a new slot where nothing is lost by that, else raise what an operator should know."""
-        await tail_setup.ensure(self._access, self._tools.service, self.mode)
+    async def prepare(self, link: Link) -> None: ...
 
     # --- the step's side
-
-    async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
-        if self.mode == "wal":
-            await self._tools.dialect.add(link, records, now)
-            return
-        contents = encode_records(records)
-        if not contents:
-            return
-        if len(await link.fetch(self._text(_EMIT), self._access.prefix, contents, self.mode)) != len(contents):
-            raise StoreUnavailable(
-                f"{self._tools.place}: the outbox is not read as {self.mode!r} any more: another process switched it. "
-                "Restart this one with the same ?outbox= as the others"
-            )
 
     def committed(self) -> None:
         """Nothing to tell: the log does."""
@@ -106,7 +82,7 @@ class TailedOutbox(ByStamp):
         self._tail.start()
         kept_lsn = self._tail.kept_lsn  # before looking, or what is kept meanwhile seems to have been looked at
         now = await self._now()
-        self._looked = (now.last_position, now.changes)
+        self._looked = now.last_position
         if now.last_position < position:  # the server went back: what is held is of a life that it does not know
             self._tail.recent.clear()
         position = max(position, now.published_from)
@@ -117,7 +93,7 @@ class TailedOutbox(ByStamp):
                 now.flushed_lsn, LOOK_S, lambda: len(self._tail.recent.after(position, limit)) == limit
             )
             now = await self._now()
-            self._looked = (now.last_position, now.changes)
+            self._looked = now.last_position
             found = await self._found(now, max(position, now.published_from), limit)
         return found
 
@@ -136,14 +112,14 @@ class TailedOutbox(ByStamp):
         if self._tail.reading and not isinstance(self._tools.news, Polling):
             await self._tools.news.wait(timeout_s)
             return
-        # Nobody tells us of records, which another process reads, or of decisions: look now and then.
+        # Nobody tells us of records, which another process reads: look now and then.
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         while (left := until - loop.time()) > 0:
             if await self._tools.wakeup.wait(min(LOOK_AGAIN_S, left)):
                 return
             now = await self._tools.desk.read(self._reader.now)
-            if (now.last_position, now.changes) != self._looked:
+            if now.last_position != self._looked:
                 return
 
     async def prune(self, before_s: float, through: int, limit: int) -> int:
@@ -157,11 +133,8 @@ class TailedOutbox(ByStamp):
             await self._complete()  # `published_through` means the same as it did to who asked
         await self._write_epoch(link, epoch, published_through)
 
-    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
-        return await tail_switch.unsent(link, self._access, exactly=exactly)
-
     async def hindrances(self, link: Link) -> Sequence[str]:
-        lines = await tail_switch.hindrances(link, KEPT_BYTES)
+        lines = await hindrances(link, KEPT_BYTES)
         error = self._tail.error
         if error is not None and not isinstance(error, SlotBusy):
             lines.append(f"the tail of the log does not run: {error}")
@@ -189,7 +162,7 @@ class TailedOutbox(ByStamp):
     async def _read_through(self, lsn: int, patience_s: float, enough: Callable[[], bool]) -> bool:
         """Wait until the log is read up to `lsn` here or elsewhere, or `enough` says so; return False after patience_s.
 
-        Raises UsageError or SlotLost when it is not read at all and an operator must act.
+        Raises UsageError or Switched when it is not read at all and an operator must act.
         """
         loop = asyncio.get_running_loop()
         begin = loop.time()
@@ -198,7 +171,7 @@ class TailedOutbox(ByStamp):
             if self._tail.kept_through(lsn):
                 return True
             error = self._tail.error
-            if isinstance(error, UsageError | SlotLost):
+            if isinstance(error, UsageError | Switched):
                 raise error
             if loop.time() >= begin + patience_s:
                 return False

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import NamedTuple
-
-import msgspec
 
 from ensue.errors import StoreUnavailable
 from ensue.message import OutboxRecord
-from ensue.stores.postgres.pgoutput import (
-    Begin,
-    Commit,
-    Insert,
-    Keepalive,
-    LogicalMessage,
-    Relation,
-    WalData,
-    decode,
-)
+from ensue.stores.postgres.pgoutput import Begin, Commit, Insert, Keepalive, Relation, WalData, decode
 
-#: Records of one logical message, without positions: what a step emits instead of rows.
-_Content = list[tuple[str, int, str, bytes, bytes]]
-_content = msgspec.msgpack.Decoder(_Content)
-_encode = msgspec.msgpack.Encoder().encode
-#: A logical message must fit into the server's memory: a step with more than this emits several.
-MESSAGE_BYTES_MAX = 4 << 20
-
-
-_COLUMNS = ("id", "position", "topic", "partition_no", "record_key", "envelope", "data")
+_COLUMNS = ("id", "topic", "partition_no", "record_key", "envelope", "data")
 
 
 class Place(NamedTuple):
@@ -41,36 +21,11 @@ class Place(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An outbox record found in the log. row_id: its row in the outbox table, 0 when it came as a message."""
+    """A row of the outbox, found in the log."""
 
     place: Place
     row_id: int
-    written_at: float
     record: OutboxRecord
-
-
-def encode_records(records: Sequence[OutboxRecord]) -> list[bytes]:
-    """Return the contents of as few logical messages as the records fit into, in order."""
-    contents: list[bytes] = []
-    part: list[tuple[str, int, str, bytes, bytes]] = []
-    size = 0
-    for each in records:
-        part.append((each.topic, each.partition, each.key, each.envelope, each.data))
-        size += len(each.data) + len(each.envelope)
-        if size >= MESSAGE_BYTES_MAX:
-            contents.append(_encode(part))
-            part, size = [], 0
-    if part:
-        contents.append(_encode(part))
-    return contents
-
-
-def decode_records(content: bytes) -> list[OutboxRecord]:
-    """Decode what `encode_records` made. Raises StoreUnavailable for anything else."""
-    try:
-        return [OutboxRecord(*each) for each in _content.decode(content)]
-    except msgspec.DecodeError as error:
-        raise StoreUnavailable(f"a logical message of {len(content)} bytes is no outbox record: {error}") from error
 
 
 class _Columns:
@@ -84,12 +39,10 @@ class _Columns:
             )
         self._at = [relation.columns.index(name) for name in _COLUMNS]
 
-    def read(self, row: Insert) -> tuple[int, OutboxRecord] | None:
-        """Return the row's id and record; None: a row with a position, which is ours already."""
-        identity, position, topic, partition, key, envelope, data = self._at
+    def read(self, row: Insert) -> tuple[int, OutboxRecord]:
+        """Return the row's id and record."""
+        identity, topic, partition, key, envelope, data = self._at
         values, binary = row.values, row.binary
-        if values[position] is not None:
-            return None
         topic_, key_ = values[topic], values[key]
         assert topic_ is not None
         assert key_ is not None
@@ -115,12 +68,11 @@ def _bytes(value: bytes | None, binary: bool) -> bytes:
 class LogReader:
     """Collects entries as they come; whoever keeps them takes them away. Pure but for its wake-up.
 
-    table: of the outbox. prefix: of the logical messages that are records; those of others are passed over.
+    table: the outbox's name.
     """
 
-    def __init__(self, table: str, prefix: str) -> None:
+    def __init__(self, table: str) -> None:
         self._table = table
-        self._prefix = prefix
         self._columns: dict[int, _Columns] = {}
         self._entries: deque[Entry] = deque()
         self._bytes = 0
@@ -156,13 +108,7 @@ class LogReader:
         if isinstance(message, Insert):
             columns = self._columns.get(message.oid)
             if columns is not None:
-                found = columns.read(message)
-                if found is not None:
-                    self._add(*found)
-        elif isinstance(message, LogicalMessage):
-            if message.transactional and message.prefix == self._prefix:
-                for record in decode_records(message.content):
-                    self._add(0, record)
+                self._add(*columns.read(message))
         elif isinstance(message, Begin):
             self._begin, self._index = message, 0
         elif isinstance(message, Commit):
@@ -178,7 +124,7 @@ class LogReader:
             raise StoreUnavailable("an outbox entry stands outside of any transaction in the log")
         self._index += 1
         place = Place(begin.commit_lsn, self._index)
-        self._entries.append(Entry(place, row_id, begin.time_us / 1e6, record))
+        self._entries.append(Entry(place, row_id, record))
         self._bytes += len(record.data) + len(record.envelope) + 200
         if self._index % 1000 == 0:
             self.progress.set()  # a huge transaction is kept piece by piece

@@ -1,8 +1,8 @@
-"""Making what a tail needs, or saying what is missing: tables, publication, a slot that begins where the table ends.
+"""A slot that begins where the table ends: making it where there is none that can be read.
 
 A slot and a look at the table belong together: the slot is made inside a transaction whose snapshot sees exactly what
 committed before the slot begins. What it sees without a position gets one there, in id order (the rule of mode `poll`);
-everything later comes from the log. So nothing is missed and nothing comes twice.
+everything later comes from the log. So nothing is missed and nothing comes twice, and a lost slot loses nothing.
 """
 
 from __future__ import annotations
@@ -12,23 +12,15 @@ import logging
 import secrets
 
 import psycopg
-from psycopg import sql
 
-from ensue.errors import StoreConflict, StoreUnavailable, UsageError
+from ensue.errors import StoreConflict, StoreUnavailable
+from ensue.stores.postgres.by_stamp import Switched
 from ensue.stores.postgres.replication import ReplicationConnection
-from ensue.stores.postgres.tail_loop import Access
-from ensue.stores.postgres.tail_slot import (
-    Rows,
-    SlotLost,
-    SlotState,
-    check_server,
-    create_slot,
-    drop_slot,
-    ensure_publication,
-    slot_name,
-    slot_state,
-)
-from ensue.stores.postgres.tail_stamp import TABLES, State, load_state
+from ensue.stores.postgres.tail_access import Access, Rows
+from ensue.stores.postgres.tail_server import check_server, ensure_publication
+from ensue.stores.postgres.tail_slot import SlotState, create_slot, drop_slot, slot_name, slot_state
+from ensue.stores.postgres.tail_stamp import State, load_state
+from ensue.stores.postgres.unsent import UNREAD
 
 log = logging.getLogger("ensue.tail")
 
@@ -39,13 +31,10 @@ LEFT_S = 5.0
 #: Advisory lock of this database: one process at a time makes a slot.
 _LOCK = 0x45_4E_53_54
 
-_UNREAD_ROWS = (
+_STAMP_UNREAD = (
     "WITH start AS (SELECT last_position FROM ensue_counter FOR UPDATE), "
-    "unread AS (SELECT o.id, o.topic, o.partition_no, s.last_position + row_number() OVER (ORDER BY o.id) AS position "
-    "FROM start s, ensue_outbox o LEFT JOIN (SELECT unnest(ids) AS id FROM ensue_stamp) known USING (id) "
-    "WHERE o.position IS NULL AND known.id IS NULL AND (o.id > (SELECT seen_id FROM ensue_polled) OR EXISTS ("
-    "SELECT FROM ensue_polled p, unnest(p.hole_first, p.hole_last) h (first, last) "
-    "WHERE o.id BETWEEN h.first AND h.last))), "
+    "unread AS (SELECT o.id, o.topic, o.partition_no, (SELECT last_position FROM start) + row_number() "
+    f"OVER (ORDER BY o.id) AS position {UNREAD}), "
     "chained AS (SELECT u.id, u.position, coalesce(lag(u.position) OVER (PARTITION BY u.topic, u.partition_no "
     "ORDER BY u.position), h.position, 0) AS previous "
     "FROM unread u LEFT JOIN ensue_outbox_head h USING (topic, partition_no)), "
@@ -65,11 +54,10 @@ _OPEN = (
 )
 
 
-async def ensure(access: Access, service: str, mode: str) -> None:
+async def ensure(access: Access, service: str) -> None:
     """Make sure that the slot of this store is there and readable by us, making it where that loses nothing.
 
-    Raises UsageError that says what to set; SlotLost in mode `messages` when events may have been lost with the slot;
-    StoreUnavailable when it cannot be told now.
+    Raises UsageError that says what to set; Switched; StoreUnavailable when it cannot be told now.
     """
     try:
         own = await access.connect()
@@ -77,14 +65,14 @@ async def ensure(access: Access, service: str, mode: str) -> None:
         raise StoreUnavailable(f"the log cannot be read: {str(error).strip()}") from error
     try:
         await check_server(own)
-        replication = await ReplicationConnection.connect(access.replication)  # else it is refused, and says why
+        replication = await ReplicationConnection.connect(access.conninfo)  # else it is refused, and says why
         try:
-            await _tables(own, access.publication)
-            if access.schema:
-                await replication.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(access.schema)))
+            await _publish(own, access.publication)
+            if access.path is not None:
+                await replication.execute(access.path)
             await replication.execute(f"SELECT pg_advisory_lock({_LOCK})")  # one slot is enough; ends with the session
             state = await load_state(own)
-            if not await _usable(own, state, mode):
+            if not await _usable(own, state):
                 await _begin(own, replication, service, state)
         finally:
             await replication.close()
@@ -94,35 +82,20 @@ async def ensure(access: Access, service: str, mode: str) -> None:
         await own.close()
 
 
-async def _tables(own: Rows, publication: str) -> None:
-    cursor = await own.execute("SELECT to_regclass('ensue_tail') IS NOT NULL, current_schema()")
+async def _publish(own: Rows, publication: str) -> None:
+    cursor = await own.execute("SELECT current_schema()")
     row = await cursor.fetchone()
     assert row is not None
-    there, schema = row
-    if not there:
-        async with own.transaction():
-            for statement in TABLES:
-                await own.execute(statement)
-    await ensure_publication(own, publication, str(schema), "ensue_outbox")
+    await ensure_publication(own, publication, str(row[0]), "ensue_outbox")
 
 
-async def _usable(own: Rows, state: State, mode: str) -> bool:
-    """Whether the slot can be read. Raises SlotLost when a new one might hide a loss."""
+async def _usable(own: Rows, state: State) -> bool:
     if not state.slot:
         return False
     found = await slot_state(own, state.slot)
     if found is not None and found.ours and not found.lost:
         return True
     how = "is gone" if found is None else "is another database's" if not found.ours else "was invalidated"
-    if mode == "messages":
-        raise SlotLost(
-            f"replication slot {state.slot} {how}. What steps published since the log was last read is lost with it: "
-            "those events have no row anywhere else. What has a position is in the outbox and safe. Find out which "
-            "entities changed meanwhile, then accept the loss in this database by UPDATE ensue_tail SET slot = '' and "
-            "start again: a new slot begins and positions go on. To be safe from this, use ?outbox=wal, and set "
-            "max_slot_wal_keep_size for the longest time that nobody reads the log",
-            slot=state.slot,
-        )
     log.warning("replication slot %s %s: a new one is made; what was not read yet is in the table", state.slot, how)
     return False
 
@@ -179,9 +152,14 @@ async def _create(own: Rows, replication: ReplicationConnection, slot: str) -> N
             f"slot {slot} cannot begin before every open transaction has ended; for {CREATE_S:g} s these have not: "
             f"processes {row[0] if row else '?'}"
         ) from None
+    # The snapshot says so now: what came before it may have been seen in another mode. And who switches later waits for
+    # the counter's lock, or has made this transaction fail.
+    [(mode,)] = await replication.execute("SELECT outbox_mode FROM ensue_meta")
+    if mode != "wal":
+        raise Switched(str(mode))
+    rows = await replication.execute(_STAMP_UNREAD)
     # The last entry before the slot's beginning is none of the log's.
-    await replication.execute(f"UPDATE ensue_tail SET slot = '{slot}', within = 0, commit_lsn = '0/0'")
-    rows = await replication.execute(_UNREAD_ROWS)
+    await replication.execute(f"UPDATE ensue_tail SET slot = '{slot}', within = 0, commit_lsn = 0")
     await replication.execute("COMMIT")
     log.info("slot %s begins; %s records of the table have got their positions", slot, rows[0][0] if rows else 0)
 
@@ -191,6 +169,3 @@ async def _drop_old(own: Rows, slot: str) -> None:
     found = await slot_state(own, slot)
     if found is not None and found.ours and not found.active_pid:
         await drop_slot(own, slot)
-
-
-__all__ = ["CREATE_S", "UsageError", "ensure"]

@@ -1,4 +1,4 @@
-"""The replication slot and the publication of a tailed outbox: making them, judging their state, saying what to do."""
+"""The replication slot of a tailed outbox: making it, judging its state, saying what to do."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import psycopg
 
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.postgres.replication import ReplicationConnection
-
-Rows = psycopg.AsyncConnection[tuple[object, ...]]
+from ensue.stores.postgres.tail_access import Rows
+from ensue.stores.sql.link import Link
 
 _SLOT = (
     "SELECT active_pid, coalesce(wal_status, 'reserved'), coalesce(safe_wal_size, -1), "
@@ -20,9 +20,9 @@ _SLOT = (
 
 
 class SlotLost(StoreUnavailable):
-    """The server has dropped or invalidated the slot, and with it the log that nobody had read. attributes: slot.
+    """The server has dropped or invalidated the slot. A new one is made: what was not read is in the table.
 
-    A relay meets it again and again, and goes on as soon as an operator has acted; a store does not open with it.
+    attributes: slot.
     """
 
 
@@ -107,50 +107,6 @@ def failure(error: psycopg.Error, slot: str) -> EnsueError:
     return StoreUnavailable(f"slot {slot}: {text}")
 
 
-async def check_server(connection: Rows) -> None:
-    """Raise UsageError when the server does not write what a tail needs."""
-    cursor = await connection.execute(
-        "SELECT current_setting('wal_level'), current_setting('max_replication_slots'), "
-        "current_setting('server_version_num')::int"
-    )
-    row = await cursor.fetchone()
-    assert row is not None
-    if isinstance(row[2], int) and row[2] < 140000:
-        raise UsageError(
-            f"the server is PostgreSQL {row[2] // 10000}; tailing its log needs 14 or later. Use ?outbox=poll",
-            found=row[2],
-            expected=140000,
-        )
-    if row[0] != "logical":
-        raise UsageError(
-            f"the server has wal_level = {row[0]}, tailing its log needs logical: set wal_level = logical in "
-            "postgresql.conf and restart the server, or use ?outbox=poll",
-            found=row[0],
-            expected="logical",
-        )
-    if row[1] == "0":
-        raise UsageError("the server has max_replication_slots = 0, tailing its log needs one: set it and restart")
-
-
-async def ensure_publication(connection: Rows, publication: str, schema: str, table: str) -> None:
-    """Make the publication of what is inserted into the outbox. Safe to repeat and to race."""
-    found = await connection.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", (publication,))
-    if await found.fetchone():
-        return
-    try:
-        await connection.execute(
-            f'CREATE PUBLICATION "{publication}" FOR TABLE "{schema}"."{table}" WITH (publish = \'insert\')'
-        )
-    except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
-        return  # another process was quicker
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise UsageError(
-            f"no publication: {str(error).strip()}. The user needs CREATE on the database and must own {table}; or "
-            f'let a superuser run: CREATE PUBLICATION "{publication}" FOR TABLE "{schema}"."{table}" '
-            "WITH (publish = 'insert')"
-        ) from error
-
-
 async def drop_slot(connection: Rows, slot: str) -> None:
     """Drop the slot if it is there. Raises SlotBusy while someone reads it."""
     try:
@@ -172,3 +128,20 @@ async def create_slot(connection: ReplicationConnection, slot: str) -> None:
         await connection.execute(f"CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput (SNAPSHOT 'use')")
     except psycopg.Error as error:
         raise failure(error, slot) from error
+
+
+async def hindrances(link: Link, kept_bytes: int) -> list[str]:
+    """Lines about the slot: gone, lost, read by nobody, or keeping more of the log than `kept_bytes`."""
+    rows = await link.fetch(
+        "SELECT t.slot, s.active_pid, s.wal_status, s.safe_wal_size, "
+        "pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint "
+        "FROM ensue_tail t LEFT JOIN pg_replication_slots s ON s.slot_name = t.slot WHERE t.slot <> ''"
+    )
+    lines: list[str] = []
+    for slot, pid, status, left, kept in rows:
+        if status is None and kept is None:
+            lines.append(described(slot, None))
+        elif status == "lost" or not pid or (kept or 0) > kept_bytes:
+            state = SlotState(int(pid or 0), str(status), int(kept or 0), None if left is None else int(left), True)
+            lines.append(described(slot, state))
+    return lines

@@ -8,45 +8,28 @@ flushed before its records are published, as long as the log is not forgotten be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 from ensue.errors import StoreUnavailable
 from ensue.message import OutboxRecord
-from ensue.stores.postgres.pgoutput import format_lsn, parse_lsn
+from ensue.stores.postgres.by_stamp import Switched
+from ensue.stores.postgres.tail_access import Rows
 from ensue.stores.postgres.tail_log import Entry, Place
-from ensue.stores.postgres.tail_slot import Rows
-
-#: What tailing adds to the store's tables.
-TABLES = (
-    # How far the log is read. slot: empty before there is one. commit_lsn, within: the last entry that has a position.
-    # pruned: rows up to this position may be gone. wanted_at: when somebody last found the slot taken.
-    # leaving: a slot that is to be dropped, once what was emitted into it while the mode was switched is in the table.
-    """CREATE TABLE IF NOT EXISTS ensue_tail (
-        one integer PRIMARY KEY CHECK (one = 1),
-        slot text NOT NULL DEFAULT '',
-        commit_lsn pg_lsn NOT NULL DEFAULT '0/0',
-        within integer NOT NULL DEFAULT 0,
-        pruned bigint NOT NULL DEFAULT 0,
-        leaving text NOT NULL DEFAULT '',
-        wanted_at timestamptz NOT NULL DEFAULT '-infinity'
-    )""",
-    "INSERT INTO ensue_tail (one) VALUES (1) ON CONFLICT DO NOTHING",
-)
 
 _STATE = (
-    "SELECT t.slot, t.commit_lsn::text, t.within, c.last_position, c.epoch, c.published_from "
-    "FROM ensue_tail t, ensue_counter c WHERE t.one = 1 AND c.one = 1"
+    "SELECT t.slot, t.commit_lsn, t.within, c.last_position, c.epoch, c.published_from, m.outbox_mode "
+    "FROM ensue_tail t, ensue_counter c, ensue_meta m WHERE t.one = 1 AND c.one = 1"
 )
 _HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head"
 
-# The counter moves from exactly where it was believed to be, or nothing at all happens.
-_MOVED = """
+# The counter moves from exactly where it was believed to be, or nothing at all happens. The epoch tells of a switch to
+# another mode: it is in the counter's row, and of no other row does who has waited for its lock see what is there now.
+_STAMP = """
 WITH moved AS (
     UPDATE ensue_counter c SET last_position = %(last)s FROM ensue_tail t
-    WHERE c.one = 1 AND t.one = 1 AND c.last_position = %(was)s AND t.slot = %(slot)s
+    WHERE c.one = 1 AND t.one = 1 AND c.last_position = %(was)s AND c.epoch = %(epoch)s AND t.slot = %(slot)s
         AND t.commit_lsn = %(lsn_was)s AND t.within = %(within_was)s
-    RETURNING c.epoch, c.published_from
+    RETURNING 1
 ), tail AS (
     UPDATE ensue_tail t SET commit_lsn = %(lsn)s, within = %(within)s FROM moved WHERE t.one = 1
 ), heads AS (
@@ -56,24 +39,9 @@ WITH moved AS (
         unnest(%(topics)s::text[], %(partitions)s::integer[], %(positions)s::bigint[]) h (topic, number, position)
     ON CONFLICT (topic, partition_no) DO UPDATE SET position = excluded.position
 ), kept AS (
-"""
-_STAMP_ROWS = (
-    _MOVED
-    + """
     INSERT INTO ensue_stamp (last, ids, previous)
     SELECT %(last)s, %(ids)s::bigint[], %(previous)s::bigint[] FROM moved
-) SELECT epoch, published_from FROM moved"""
-)
-_KEEP_MESSAGES = (
-    _MOVED
-    + """
-    INSERT INTO ensue_outbox (position, previous, topic, partition_no, record_key, envelope, data, written_at)
-    SELECT r.* FROM moved, unnest(
-        %(numbers)s::bigint[], %(previous)s::bigint[], %(of_topics)s::text[], %(of_partitions)s::integer[],
-        %(keys)s::text[], %(envelopes)b::bytea[], %(datas)b::bytea[], %(times)s::float8[]
-    ) r
-) SELECT epoch, published_from FROM moved"""
-)
+) SELECT FROM moved"""
 
 
 class State(NamedTuple):
@@ -91,16 +59,19 @@ class Overtaken(Exception):
 
 
 async def load_state(connection: Rows) -> State:
-    """Return the state. Raises psycopg's errors."""
+    """Return the state. Raises Switched when the log is not what the outbox is read from any more; psycopg's errors."""
     cursor = await connection.execute(_STATE)
     row = await cursor.fetchone()
     if row is None:
         raise StoreUnavailable("ensue_tail is empty: the store is being made or taken down")
-    slot, lsn, within, position, epoch, published_from = row
+    slot, lsn, within, position, epoch, published_from, mode = row
+    if mode != "wal":
+        raise Switched(str(mode))
+    assert isinstance(lsn, int)
     assert isinstance(within, int)
     assert isinstance(position, int)
     assert isinstance(published_from, int)
-    return State(str(slot), Place(parse_lsn(str(lsn)), within), position, str(epoch), published_from)
+    return State(str(slot), Place(lsn, within), position, str(epoch), published_from)
 
 
 class Stamper:
@@ -126,16 +97,10 @@ class Stamper:
 
         Raises Overtaken when another connection moved the counter: nothing was changed, `load` and call again.
         """
-        done = self.state.place
-        kept: list[OutboxRecord] = []
-        for of_rows, group in groupby((each for each in entries if each.place > done), lambda each: each.row_id > 0):
-            run = list(group)
-            await self._keep(run, of_rows)
-            kept += [each.record for each in run]
-        return kept
-
-    async def _keep(self, run: Sequence[Entry], of_rows: bool) -> None:
-        state = self.state
+        run = [each for each in entries if each.place > self.state.place]
+        if not run:
+            return []
+        state, place = self.state, run[-1].place
         position = state.position
         heads: dict[tuple[str, int], int] = {}
         for each in run:
@@ -145,51 +110,35 @@ class Stamper:
             record.position = position
             record.previous = heads.get(where) or self._heads.get(where, 0)
             heads[where] = position
-        place = run[-1].place
-        values: dict[str, object] = {
+        values = {
             "slot": state.slot,
-            "lsn": format_lsn(place.commit_lsn),
+            "epoch": state.epoch,
+            "lsn": place.commit_lsn,
             "within": place.within,
-            "lsn_was": format_lsn(state.place.commit_lsn),
+            "lsn_was": state.place.commit_lsn,
             "within_was": state.place.within,
             "last": position,
             "was": state.position,
             "topics": [topic for topic, _ in heads],
             "partitions": [partition for _, partition in heads],
             "positions": list(heads.values()),
+            "ids": [each.row_id for each in run],
             "previous": [each.record.previous for each in run],
         }
-        if of_rows:
-            values["ids"] = [each.row_id for each in run]
-        else:
-            values |= {
-                "numbers": [each.record.position for each in run],
-                "of_topics": [each.record.topic for each in run],
-                "of_partitions": [each.record.partition for each in run],
-                "keys": [each.record.key for each in run],
-                "envelopes": [each.record.envelope for each in run],
-                "datas": [each.record.data for each in run],
-                "times": [each.written_at for each in run],
-            }
-        cursor = await self._connection.execute(_STAMP_ROWS if of_rows else _KEEP_MESSAGES, values)
-        row = await cursor.fetchone()
-        if row is None:
+        cursor = await self._connection.execute(_STAMP, values)
+        if await cursor.fetchone() is None:
             raise Overtaken
-        epoch, published_from = row
-        assert isinstance(published_from, int)
-        self.state = State(state.slot, place, position, str(epoch), published_from)
+        self.state = state._replace(place=place, position=position)
         self._heads |= heads
         for each in run:  # what an epoch begins with follows on nothing
-            if each.record.previous <= published_from:
+            if each.record.previous <= state.published_from:
                 each.record.previous = 0
+        return [each.record for each in run]
 
 
 async def insert_lsn(connection: Rows) -> int:
     """How far the server has written its log, flushed or not."""
-    cursor = await connection.execute("SELECT pg_current_wal_insert_lsn()::text")
-    row = await cursor.fetchone()
-    assert row is not None
-    return parse_lsn(str(row[0]))
-
-
-__all__ = ["TABLES", "Overtaken", "Stamper", "State", "insert_lsn", "load_state"]
+    cursor = await connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint")
+    [(lsn,)] = await cursor.fetchall()
+    assert isinstance(lsn, int)
+    return lsn

@@ -9,7 +9,7 @@ from ensue.addresses import check_encoded
 from ensue.errors import UsageError
 
 DRIVERS = ("asyncpg", "psycopg")
-OUTBOXES = ("poll", "wal", "messages")
+OUTBOXES = ("poll", "wal")
 _OURS = ("outbox", "pgbouncer", "pool_size", "schema", "lock_timeout_s", "replication_host", "replication_port")
 POOL_SIZE, LOCK_TIMEOUT_S = 10, 30.0
 
@@ -46,7 +46,14 @@ def parse(url: str) -> PostgresUrl:
         raise UsageError(f"database URL with scheme {parts.scheme!r}: expected postgresql, with +asyncpg or +psycopg")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     ours = {name: options.pop(name) for name in _OURS if name in options}
-    if len(ours.get("outbox", "poll")) == 0 or ours.get("outbox", "poll") not in OUTBOXES:
+    if ours.get("outbox") == "messages":
+        raise UsageError(
+            "database URL: there is no outbox='messages': events that are in the server's log alone are lost with its "
+            "slot. Use outbox=wal, which reads the log too and keeps a table, or outbox=poll",
+            found="messages",
+            expected=" or ".join(OUTBOXES),
+        )
+    if ours.get("outbox", "poll") not in OUTBOXES:
         raise _wrong("outbox", ours["outbox"], " or ".join(OUTBOXES))
     try:
         host = f"{parts.hostname or options.get('host', 'localhost')}:{parts.port or options.get('port', 5432)}"

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
-from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
+
+# SQLAlchemy 2.0 has `await_only` alone, 2.1 has `await_` as well.
+from sqlalchemy.util.concurrency import await_only, greenlet_spawn, in_greenlet
 
 from ensue.errors import UsageError
 from ensue.stores.sql.link import Link
@@ -77,7 +79,7 @@ class StepDialect:
             call(*arguments)
             return
         if in_greenlet():
-            await_(link.lock.acquire())
+            await_only(link.lock.acquire())
             try:
                 _guarded(link, root, call, arguments)
             finally:

@@ -1,7 +1,7 @@
 """The seam between a store and where its positions come from: stamping (MariaDB's in `stamped.py`, PostgreSQL's in
 `postgres/polled.py`) or a tail of the database's log.
 
-A store has one `Outbox`, chosen by its URL (`?outbox=poll|wal|messages` on PostgreSQL). The store calls it as written
+A store has one `Outbox`, chosen by its URL (`?outbox=poll|wal` on PostgreSQL). The store calls it as written
 here; what an implementation may use of the store is in `Tools`. How records lie in the database and what a position
 is are the implementation's own business, the promises of `ensue.ports.Store` about them are not.
 
@@ -87,10 +87,10 @@ class Outbox(Protocol):
     async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
         """Write the new epoch, in the caller's transaction: see `Store.new_epoch`."""
 
-    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
+    async def unsent(self, link: Link, mode: str) -> int:
         """How many committed records the relay's stored position does not cover. 0: the mode may be switched.
 
-        exactly: False for who only looks: what nobody has read of the server's log yet may be left out.
+        mode: in which they are read until now. Raises UsageError for one that this database does not have.
         """
 
     async def hindrances(self, link: Link) -> Sequence[str]:

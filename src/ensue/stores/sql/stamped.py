@@ -190,7 +190,7 @@ class StampedOutbox:
         await link.script("DELETE FROM ensue_outbox_head")
         await link.execute(self._text(_EPOCH_HEADS), published_through)
 
-    async def unsent(self, link: Link, *, exactly: bool = True) -> int:
+    async def unsent(self, link: Link, mode: str) -> int:
         [(count,)] = await link.fetch(UNSENT)
         return int(count)
 

@@ -235,7 +235,7 @@ class SqlStore(abc.ABC):
 
         async def look(link: Link) -> Sequence[str]:
             lines = list(await self._dialect.hindrances(link))
-            unsent = await outbox.unsent(link, exactly=False)
+            unsent = await outbox.unsent(link, outbox.mode)
             if unsent >= UNSENT_MANY:
                 lines.append(f"{unsent} records of the outbox are unsent: is the broker there, and a worker running?")
             return [*lines, *await outbox.hindrances(link)]

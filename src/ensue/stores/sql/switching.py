@@ -18,7 +18,7 @@ async def switch(link: Link, dialect: Dialect, stored: str, outbox: Outbox) -> N
     """
     await link.fetch("SELECT 1 FROM ensue_meta FOR UPDATE")
     await link.fetch(stamped.LOCK)  # nobody gives positions between the count and the switch
-    unsent = await outbox.unsent(link)
+    unsent = await outbox.unsent(link, stored)
     if unsent:
         raise UsageError(
             f"{link.place}: the outbox is read by {stored!r} and holds {unsent} unsent records, and the URL says "

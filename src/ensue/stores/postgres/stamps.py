@@ -1,4 +1,4 @@
-"""Reading an outbox by position: rows named by a stamp (poll, wal), and rows that carry their position (messages)."""
+"""Reading an outbox by position: a stamp names the rows of up to 2000 positions. Whoever gave them, poll or wal."""
 
 from __future__ import annotations
 
@@ -19,14 +19,11 @@ OLDEST = 50
 
 # By their keys: of tables that were never analyzed the planner expects a thousand rows each, and compiles the query.
 _NOW = (
-    "SELECT c.epoch, c.published_from, c.last_position, t.pruned, t.slot, "
-    "pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint, r.changes "
-    "FROM ensue_counter c, ensue_tail t, ensue_relay r WHERE c.one = 1 AND t.one = 1 AND r.one = 1"
+    "SELECT c.epoch, c.published_from, c.last_position, p.pruned, {flushed} "
+    "FROM ensue_counter c, ensue_polled p WHERE c.one = 1 AND p.one = 1"
 )
-POLLED_NOW = (
-    "SELECT c.epoch, c.published_from, c.last_position, p.pruned, '', 0::bigint, r.changes "
-    "FROM ensue_counter c, ensue_polled p, ensue_relay r WHERE c.one = 1 AND p.one = 1 AND r.one = 1"
-)
+#: How far the server's log is on disk; for who reads it.
+FLUSHED = "pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint"
 # settled: every transaction that had ended when the stamp was written is visible by now. (The log tells of a commit
 # a moment before others see its rows, or long before, with synchronous replication.)
 STAMPS_OF = (
@@ -35,16 +32,8 @@ STAMPS_OF = (
 )
 BY_ID = "SELECT id, topic, partition_no, record_key, envelope, data FROM ensue_outbox WHERE id = ANY(?)"
 _PRESENT = "SELECT id FROM ensue_outbox WHERE id = ANY(?)"
-_NUMBERED = (
-    "SELECT topic, partition_no, record_key, envelope, data, position, previous FROM ensue_outbox "
-    "WHERE position > ? AND position <= ?"
-)
 _OF_PLACE = " AND topic = ? AND partition_no = ?"
-_ORDER = " ORDER BY position LIMIT ?"
-NEXT = (
-    "SELECT least((SELECT min(position) FROM ensue_outbox WHERE position > ?), "
-    "(SELECT min(last) FROM ensue_stamp WHERE last > ?))"
-)
+NEXT = "SELECT min(last) FROM ensue_stamp WHERE last > ?"
 
 # The oldest ones, up to a position; the caller takes the beginning that is old enough.
 # Of the next ones, those that hold the first so many ids.
@@ -56,23 +45,22 @@ OLDEST_STAMPS = (
     "WHERE before <= ? ORDER BY last"
 )
 WRITTEN = "SELECT id, written_at FROM ensue_outbox WHERE id = ANY(?)"
-OLDEST_NUMBERED = "SELECT position, id, written_at FROM ensue_outbox WHERE position <= ? ORDER BY position LIMIT ?"
 DELETE = "DELETE FROM ensue_outbox WHERE id = ANY(?)"
 _DELETE_STAMPS = "DELETE FROM ensue_stamp WHERE last <= ?"
-_PRUNED = "UPDATE ensue_tail SET pruned = ? WHERE pruned < ?"
-POLLED_PRUNED = "UPDATE ensue_polled SET pruned = ? WHERE pruned < ?"
+_PRUNED = "UPDATE ensue_polled SET pruned = ? WHERE pruned < ?"
 
 
 class Now(NamedTuple):
-    """The store's state at the moment of a look. changes: counts operators' decisions."""
+    """The store's state at the moment of a look. pruned: rows up to this position may be gone.
+
+    flushed_lsn: 0 for who did not ask.
+    """
 
     epoch: str
     published_from: int
     last_position: int
     pruned: int
-    slot: str
     flushed_lsn: int
-    changes: int
 
 
 class Window(NamedTuple):
@@ -83,16 +71,16 @@ class Window(NamedTuple):
 
 
 class Reader:
-    """text: makes `?` the driver's placeholders. now, pruned: where a tail keeps its state, or `POLLED_...`."""
+    """text: makes `?` the driver's placeholders. flushed: SQL for how far the log is on disk, where that matters."""
 
-    def __init__(self, text: Callable[[str], str], now: str = _NOW, pruned: str = _PRUNED) -> None:
-        self._now, self._stamps, self._by_id, self._present = map(text, (now, STAMPS_OF, BY_ID, _PRESENT))
+    def __init__(self, text: Callable[[str], str], flushed: str = "0::bigint") -> None:
+        self._now = _NOW.format(flushed=flushed)
+        self._stamps, self._by_id, self._present = map(text, (STAMPS_OF, BY_ID, _PRESENT))
         self._by_id_of_place = text(BY_ID + _OF_PLACE)
-        self._numbered, self._numbered_of_place = text(_NUMBERED + _ORDER), text(_NUMBERED + _OF_PLACE + _ORDER)
         self._next = text(NEXT)
-        self._written, self._oldest, self._delete = text(WRITTEN), text(OLDEST_NUMBERED), text(DELETE)
+        self._written, self._delete = text(WRITTEN), text(DELETE)
         self._oldest_stamps = text(OLDEST_STAMPS)
-        self._delete_stamps, self._pruned = text(_DELETE_STAMPS), text(pruned)
+        self._delete_stamps, self._pruned = text(_DELETE_STAMPS), text(_PRUNED)
 
     async def now(self, link: Link) -> Now:
         [row] = await link.fetch(self._now)
@@ -129,11 +117,6 @@ class Reader:
                 position, follows = positions[id_]
                 if position <= through:
                     found.append(OutboxRecord(topic, number, key, envelope, data, position, follows))
-        if place is None:
-            rows = await link.fetch(self._numbered, after, through, limit)
-        else:
-            rows = await link.fetch(self._numbered_of_place, after, through, *place, limit)
-        found += [OutboxRecord(*row) for row in rows]
         found.sort(key=_position)
         for record in found:
             if record.previous <= now.published_from:  # what an epoch begins with follows on nothing
@@ -146,10 +129,9 @@ class Reader:
     async def prune(self, link: Link, before_s: float, through: int, limit: int) -> int:
         """Delete up to `limit` of the oldest rows, up to the first that is not old enough; inside a transaction."""
         oldest = await self._oldest_stamped(link, before_s, through, limit)
-        oldest += [(position, id_, at) for position, id_, at in await link.fetch(self._oldest, through, limit)]
         pruned = 0
         old: list[int] = []
-        for position, id_, written_at in sorted(oldest):
+        for position, id_, written_at in oldest:
             if position > through or written_at >= before_s or len(old) == limit:
                 break
             pruned = position
@@ -184,8 +166,8 @@ class Reader:
             after = int(stamps[-1][0])
 
     async def next(self, link: Link, after: int) -> int | None:
-        """A position at or before the next one that there is after this one; None: there is none."""
-        [(position,)] = await link.fetch(self._next, after, after)
+        """The last position of the next stamp that there is after this position; None: there is none."""
+        [(position,)] = await link.fetch(self._next, after)
         return None if position is None else int(position)
 
 

@@ -1,0 +1,106 @@
+"""What the readers of all brokers share: a place, and a close that ends the read under way."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from ensue.errors import BrokerUnavailable
+from ensue.message import Garbage, Message
+
+
+class HasReaders(Protocol):
+    """A broker: it closes its open readers with itself."""
+
+    _readers: Readers
+
+
+B = TypeVar("B", bound=HasReaders)
+
+
+class BaseReader(ABC, Generic[B]):
+    """A subclass brings up what follows `after`, and lets go of what it holds at the broker."""
+
+    def __init__(self, broker: B, topic: str, partition: int, after: int) -> None:
+        self._broker = broker
+        self.topic = topic
+        self.partition = partition
+        self.after = max(after, 0)
+        self._under_way: asyncio.Timeout | None = None
+        broker._readers.add(self)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self not in self._broker._readers
+
+    async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        if self._is_closed:
+            raise BrokerUnavailable(f"the reader of {self.topic}/{self.partition} is closed: open another")
+        try:
+            # Without a limit of its own: `close` ends it, wherever it is, with no task for each wait.
+            async with asyncio.timeout(None) as self._under_way:
+                found = await self._read(limit, wait_s)
+        except Exception as error:
+            self._let_go()  # the next read begins anew at the same place
+            if self._is_closed and isinstance(error, TimeoutError | BrokerUnavailable):
+                return ()
+            raise
+        finally:
+            self._under_way = None
+            if self._is_closed:
+                self._let_go()  # once more: what the read may have taken hold of after `close`, before its end
+        if found:
+            self.after = found[-1].offset
+        return found
+
+    async def close(self) -> None:
+        self._broker._readers.discard(self)
+        if self._under_way is not None and self._under_way.when() is None:
+            self._under_way.reschedule(0)
+        self._let_go()
+
+    @abstractmethod
+    async def _read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        """As the port's read. A cancel loses nothing: what was taken is returned without another await."""
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Release what the reader holds, without waiting for anybody; safe to repeat."""
+
+
+class LookingReader(BaseReader[B]):
+    """A reader that looks, and if there is nothing waits until it may be worth while to look again."""
+
+    async def _read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        give_up_at: float | None = None
+        while True:
+            found = await self._look(limit)
+            if found or wait_s <= 0:
+                return found
+            now = asyncio.get_running_loop().time()
+            give_up_at = now + wait_s if give_up_at is None else give_up_at
+            if now >= give_up_at:
+                return found
+            await self._woken(give_up_at - now)
+
+    @abstractmethod
+    async def _look(self, limit: int) -> Sequence[Message | Garbage]:
+        """Return what follows `after` now; remember what it takes for `_woken` to miss nothing from here on."""
+
+    @abstractmethod
+    async def _woken(self, seconds: float) -> None:
+        """Return when something may have come since the last look, or after `seconds`."""
+
+    def _let_go(self) -> None:
+        """Nothing is held."""
+
+
+Readers: TypeAlias = set[BaseReader[Any]]
+
+
+async def close_all(readers: Readers) -> None:
+    """Close the readers of a broker that is being closed: reads that wait end with nothing."""
+    for reader in tuple(readers):
+        await reader.close()

@@ -1,0 +1,178 @@
+"""Entity steps: one load of all entities of a batch, the handlers on plain objects in memory, one save.
+
+In a store without transactions each entity is a document that knows what took effect on it. Its documents are written
+one after the other, and a process that dies in between leaves some written and the checkpoint where it was, so the
+messages come again: each is left out for the documents on which it took effect, and applied to the others. That is all
+that differs there, and it is said by two hooks, `Documents.due` and `Documents.done`. See docs/adr/0021.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from ensue.errors import EntityMissing, UsageError
+from ensue.handler import Handler
+from ensue.handling import finished
+from ensue.message import Message
+from ensue.ports import DocumentTransaction, StepTransaction
+from ensue.repository import Repository, TableRepository
+from ensue.step import Outgoing, Step
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """A handler made ready: no lookup is left for the moment when it is called.
+
+    place: the repository's number in its service; repositories that are equal have the same.
+    """
+
+    handler: Handler
+    call: Callable[[Any, Any, Step], Any]
+    asynchronous: bool
+    repository: Repository[Any] | None
+    place: int
+    id_of: Callable[[Any], Any]
+    optional: bool
+
+
+class Entities:
+    """The entities of one repository in one run. found: by id; before they are loaded, the ids that are wanted."""
+
+    __slots__ = ("changed", "created", "found", "repository")
+
+    def __init__(self, repository: Repository[Any]) -> None:
+        self.repository = repository
+        self.found: dict[Any, Any] = {}
+        self.changed: dict[Any, Any] = {}
+        self.created: dict[Any, Any] = {}
+
+    def left(self, entity_id: Any, entity: Any, result: Any) -> None:
+        """A handler was given `entity` (None: there is none) and returned `result` (None: nothing)."""
+        if result is None or result is entity:
+            if entity is not None and entity_id not in self.created:
+                self.changed[entity_id] = entity
+            return
+        if entity is None or entity_id in self.created:
+            self.created[entity_id] = result
+        else:
+            self.changed[entity_id] = result
+        self.found[entity_id] = result
+
+
+#: The handlers of one message, each with the entity that it wants.
+Todo = list[tuple[Call, Entities, Any]]
+#: A message, what reads its event, and the handlers that it goes to.
+Work = tuple[Message, Callable[[bytes], Any], Sequence[Call]]
+
+
+class EntityRun:
+    """Runs entity steps in one transaction. When `run` raises, `index` and `call` say where it was.
+
+    index: of the work at hand; None while entities are loaded or saved, which may fail for any of it.
+    """
+
+    __slots__ = ("_documents", "_outgoing", "_transaction", "call", "index")
+
+    def __init__(self, transaction: StepTransaction, outgoing: Outgoing, *, documents: bool) -> None:
+        self._transaction = transaction
+        self._outgoing = outgoing
+        self._documents = Documents(cast(DocumentTransaction, transaction), outgoing) if documents else None
+        self.index: int | None = None
+        self.call: Call | None = None
+
+    async def run(self, work: Sequence[Work]) -> None:
+        transaction, outgoing, documents = self._transaction, self._outgoing, self._documents
+        ready: list[tuple[Message, Any, Todo]] = []
+        loaded: dict[int, Entities] = {}
+        for self.index, (message, read, calls) in enumerate(work):
+            self.call = None
+            event = read(message.data)
+            todo: Todo = []
+            for self.call in calls:
+                entities = loaded.get(self.call.place)
+                if entities is None:
+                    entities = loaded[self.call.place] = Entities(self.call.repository)  # type: ignore[arg-type]  # entity steps have one
+                entity_id = self.call.id_of(event)
+                entities.found[entity_id] = None
+                todo.append((self.call, entities, entity_id))
+            ready.append((message, event, todo))
+        self.index = None
+        for entities in loaded.values():
+            entities.found = await entities.repository.load(transaction, list(entities.found))
+        for self.index, (message, event, todo) in enumerate(ready):
+            envelope = message.envelope
+            step = Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
+            for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
+                self.call = call
+                entity = entities.found.get(entity_id)
+                if entity is None and not call.optional:
+                    raise missing(call.handler, entity_id)
+                result = call.call(entity, event, step)
+                if result is not None and result is not entity:
+                    result = await entity_of(call.handler, result)
+                entities.left(entity_id, entity, result)
+                if documents is not None:
+                    documents.done(message, call, entities, entity_id)
+        self.index = None
+        for entities in loaded.values():
+            await entities.repository.save(transaction, entities.changed, entities.created)
+
+
+class Documents:
+    """What is special where each entity is a document of its own. Every repository is a TableRepository: see `fits`."""
+
+    def __init__(self, transaction: DocumentTransaction, outgoing: Outgoing) -> None:
+        self._transaction = transaction
+        self._outgoing = outgoing
+
+    def due(self, message: Message, todo: Todo) -> Todo:
+        """Those whose document the message has not taken effect on; asked before the first handler, for all of them."""
+        judged = {(call.place, each): self._took_effect(message, entities, each) for call, entities, each in todo}
+        return [(call, entities, each) for call, entities, each in todo if not judged[call.place, each]]
+
+    def _took_effect(self, message: Message, entities: Entities, entity_id: Any) -> bool:
+        return self._transaction.took_effect(*_document(entities, entity_id), message)
+
+    def done(self, message: Message, call: Call, entities: Entities, entity_id: Any) -> None:
+        """A handler has run: its entity's document remembers the message, and carries what was published for it."""
+        records = self._outgoing.records[:]
+        self._outgoing.records.clear()
+        if entities.found.get(entity_id) is not None:
+            self._transaction.attach(*_document(entities, entity_id), message, records)
+        elif records:
+            raise UsageError(
+                f"handler {call.handler.name} of {call.handler.event.type} publishes for {entity_id}, which does not "
+                "exist: in this database an event is part of its entity's document, so return a new entity, or "
+                "publish nothing"
+            )
+
+
+def _document(entities: Entities, entity_id: Any) -> tuple[Any, Any]:
+    repository = cast(TableRepository[Any], entities.repository)
+    return repository.table, repository.value(repository.table.id_column, entity_id)
+
+
+def missing(handler: Handler, entity_id: Any) -> EntityMissing:
+    assert handler.entity is not None
+    name = handler.entity.__name__
+    return EntityMissing(
+        f"{name} {entity_id} does not exist, and handler {handler.name} of {handler.event.type} needs it; "
+        f"it is tried again, then set aside. If it may be missing, annotate the parameter {name} | None",
+        entity=name,
+        entity_id=entity_id,
+    )
+
+
+async def entity_of(handler: Handler, result: Any) -> Any:
+    """What an entity step returned: None or the entity, once what is awaitable is awaited."""
+    assert handler.entity is not None
+    if not isinstance(result, handler.entity):
+        result = await finished(handler.where, result)
+        if result is not None and not isinstance(result, handler.entity):
+            raise UsageError(
+                f"{handler.where} returned {type(result).__name__}; an entity step returns nothing or a "
+                f"{handler.entity.__name__}"
+            )
+    return result

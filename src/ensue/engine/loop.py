@@ -1,0 +1,76 @@
+"""The loop that everything a worker does is: begin, turn after turn, end; with growing pauses while it cannot go on."""
+
+from __future__ import annotations
+
+import logging
+from typing import ClassVar
+
+from ensue.engine.context import Context
+from ensue.engine.endings import ends_loop
+from ensue.engine.stop import Stop
+from ensue.errors import RetryableError, StoreRestored
+
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 5.0
+#: After what nobody expected: more seldom, or the log fills with it.
+_PAUSE_UNEXPECTED_MAX_S = 30.0
+
+
+class Loop:
+    """A subclass says what a turn is. `run` ends with `stop`, or with StoreRestored (an operator must act)."""
+
+    log: ClassVar[logging.Logger]
+    at_once: ClassVar[tuple[type[Exception], ...]] = ()
+    """Errors that say that others were quicker: no pause is needed."""
+
+    def __init__(self, name: str, context: Context) -> None:
+        self.name = name
+        self._context = context
+        self._stop = Stop()
+
+    async def run(self) -> None:
+        """Go on until `stop`. Errors of database and broker are waited out."""
+        pause = _PAUSE_FIRST_S
+        try:
+            while not self._stop.asked:
+                try:
+                    await self._begin()
+                    while not self._stop.asked:
+                        await self._turn()
+                        pause = _PAUSE_FIRST_S
+                except self.at_once as error:
+                    self.log.info("%s: %s; beginning anew", self.name, error)
+                except StoreRestored:
+                    raise
+                except RetryableError as error:
+                    self.log.warning("%s: %s; again in %.2f s", self.name, error, pause)
+                    await self._pause(pause)
+                    pause = min(pause * 2, _PAUSE_MAX_S)
+                except BaseException as error:
+                    if ends_loop(error):
+                        raise
+                    # A defect of ours or of an adapter: stay visible and alive, since the other loops may be well.
+                    self.log.exception("%s: unexpected; again in %.2f s", self.name, pause)
+                    await self._pause(pause)
+                    pause = min(pause * 2, _PAUSE_UNEXPECTED_MAX_S)
+        finally:
+            await self._let_go()
+        await self._end()
+
+    def stop(self) -> None:
+        """Finish the turn at hand and return from `run`; safe to repeat."""
+        self._stop.ask()
+
+    async def _pause(self, seconds: float) -> None:
+        await self._stop.cuts(self._context.clock.sleep(seconds))
+
+    async def _begin(self) -> None:
+        """At the start, and anew after each error."""
+
+    async def _turn(self) -> None:
+        raise NotImplementedError  # each loop has its own
+
+    async def _let_go(self) -> None:
+        """Release what is held, however the loop ends."""
+
+    async def _end(self) -> None:
+        """After a stop: keep what would else be done again."""
