@@ -101,7 +101,7 @@ class Growth:
                 value=self._other_rows(),
                 unit="rows",
                 goal=at_most(4 * PARTITIONS),
-                about="a checkpoint, a watermark and a head of the outbox for each partition; leases",
+                about="a checkpoint and a head of the outbox for each partition; leases",
             ),
             *self._prune(measured.rate("large", "").value),
         ]

@@ -49,7 +49,8 @@ def fill(server: PostgresServer, database: str, partitions: int, rows: int, *, o
     )
     server.psql(database, f"UPDATE ensue_counter SET last_position = {rows}")
     server.psql(database, f"UPDATE ensue_polled SET seen_id = {rows}")
-    server.psql(database, f"UPDATE ensue_relay SET position = {rows}")
+    source = "SELECT service || '/' || epoch FROM ensue_meta, ensue_counter"
+    server.psql(database, f"INSERT INTO ensue_relay (id, position) VALUES (({source}), {rows})")
     vacuum(server, database)
 
 

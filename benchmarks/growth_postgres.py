@@ -191,12 +191,12 @@ class _Side:
 
     async def read(self) -> Sample:
         """What a relay reads, to the end, giving each record its position."""
-        store, count = self.runtime.store, 0
+        store, books, count = self.runtime.store, self.runtime.context.books, 0
         watch = Stopwatch()
         while found := await store.outbox_after(self._position, 500):
             count += len(found)
             self._position = found[-1].position
-            await store.relay_save(self._position)
+            await books.save_relay_position(store.source, self._position)
         return watch.stop(count)
 
     async def prune(self) -> Sample:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
+
+import msgspec
 
 from benchmarks import workload
 from benchmarks.ensue_side import SOURCE
@@ -16,6 +19,7 @@ from benchmarks.workload import IN, TransferMade
 from ensue.adapters import make_broker
 from ensue.chain import partition_of
 from ensue.codec import encode_envelope
+from ensue.engine.leases import Held
 from ensue.event import event_type
 from ensue.message import Envelope, OutboxRecord
 from ensue.ports import Broker
@@ -23,9 +27,8 @@ from ensue.ports import Broker
 #: Between two events of a partition.
 PAUSE_S = 0.05
 _ENOUGH_S = 60
-_LEASES = "SELECT owner, count(*) FROM ensue_lease WHERE name LIKE 'transfers/%' GROUP BY owner"
-_MINE = "SELECT name FROM ensue_lease WHERE name LIKE 'transfers/%' AND owner LIKE $1"
-_OFFSETS = "SELECT partition_no, log_offset FROM ensue_checkpoint WHERE topic = 'transfers'"
+_LEASES = "SELECT state FROM ensue_lease"
+_OFFSETS = "SELECT id, log_offset FROM ensue_checkpoint WHERE id LIKE 'transfers/%'"
 
 
 async def take_over(database: str, broker_url: str, where: str, kills: int) -> list[float]:
@@ -61,21 +64,34 @@ async def take_over(database: str, broker_url: str, where: str, kills: int) -> l
 async def _shared(connection: Any, running: list[Child]) -> None:
     """Wait until both processes have half of the partitions."""
     while True:
-        held = {str(owner).split(":")[-2]: count for owner, count in await connection.fetch(_LEASES)}
+        held = Counter((await _holders(connection)).values())
         if held == {str(each.pid): PARTITIONS // 2 for each in running}:
             return
         await asyncio.sleep(0.02)
 
 
+async def _holders(connection: Any) -> dict[int, str]:
+    """The process id of whoever holds a partition, by its number."""
+    return {
+        _number(name): owner.split(":")[-2]
+        for (state,) in await connection.fetch(_LEASES)
+        for name, (owner, _) in msgspec.json.decode(state, type=Held).leases.items()
+        if name.startswith("transfers/")
+    }
+
+
+def _number(place: str) -> int:
+    return int(place.rpartition("/")[2])
+
+
 async def _kill(connection: Any, broker: Broker, victim: Child) -> float:
-    names = await connection.fetch(_MINE, f"%:{victim.pid}:%")
-    partitions = [int(str(name).rpartition("/")[2]) for (name,) in names]
+    partitions = [number for number, pid in (await _holders(connection)).items() if pid == str(victim.pid)]
     end(victim, kill=True)
     began = time.perf_counter()
     # What is beyond these ends was appended after the kill.
     ends = {each: (await broker.bounds(IN, each)).last for each in partitions}
     while True:
-        offsets = {int(number): int(offset) for number, offset in await connection.fetch(_OFFSETS)}
+        offsets = {_number(place): int(offset) for place, offset in await connection.fetch(_OFFSETS)}
         if all(offsets.get(each, -1) > ends[each] for each in partitions):
             return time.perf_counter() - began
         await asyncio.sleep(0.01)

@@ -1,13 +1,15 @@
-"""Fair shares: whatever the start, living workers end with equal shares, and nothing moves that need not."""
+"""Leases: what a heartbeat does to them; and fair shares: whatever the start, living workers end with equal shares, and
+nothing moves that need not."""
 
 from __future__ import annotations
 
 from random import Random
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import given, settings
 
-from ensue.engine.leases import fair_share, until_next
+from ensue.engine.leases import Held, fair_share, until_next
 from ensue.message import Lease, LeaseTable
 
 
@@ -134,3 +136,79 @@ def test_the_next_heartbeat_comes_when_a_lease_of_another_ends_if_that_is_sooner
     assert until_next(LeaseTable(("me", "third"), (mine, late)), "me", 1.0) == 1.0
     assert 0.4 < until_next(LeaseTable(("me", "other", "third"), (mine, late, soon)), "me", 1.0) < 0.5
     assert until_next(LeaseTable(("me", "other"), (Lease("b", "other", -1.0),)), "me", 1.0) > 0  # no busy loop
+
+
+# --- what is stored of them
+
+WORKERS, NAMES = ("ann", "bob", "cleo"), ("p/0", "p/1", "p/2", "relay")
+some_names = st.sets(st.sampled_from(NAMES)).map(sorted)
+#: (seconds since the one before, which a clock that is set back makes less than none; who; for how long; wish)
+beats = st.lists(
+    st.tuples(st.integers(-20, 30), st.sampled_from(WORKERS), st.integers(1, 20), some_names, some_names), max_size=30
+)
+
+
+class Desk:
+    """The same by hand: one lease and one worker at a time, each asked what becomes of it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.ends: dict[str, float] = {}
+        self.owners: dict[str, tuple[str, float]] = {}
+
+    def beat(self, worker: str, ttl_s: float, acquire: list[str], release: list[str]) -> None:
+        for each in WORKERS:
+            if each == worker:
+                self.ends[each] = self.now + ttl_s
+            elif self.ends.get(each, 0.0) <= self.now:
+                self.ends.pop(each, None)
+            else:
+                self.ends[each] = min(self.ends[each], self.now + ttl_s)
+        for name in NAMES:
+            owner, end = self.owners.pop(name, ("", 0.0))
+            if owner == worker and name not in release:
+                self.owners[name] = (worker, self.now + ttl_s)
+            elif owner not in ("", worker) and end > self.now:
+                self.owners[name] = (owner, min(end, self.now + ttl_s))
+            elif name in acquire:
+                self.owners[name] = (worker, self.now + ttl_s)
+
+    def table(self) -> LeaseTable:
+        leases = [Lease(name, owner, end - self.now) for name, (owner, end) in self.owners.items() if end > self.now]
+        workers = [name for name, end in self.ends.items() if end > self.now]
+        return LeaseTable(tuple(sorted(workers)), tuple(sorted(leases, key=lambda lease: lease.name)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(beats)
+def test_whatever_workers_ask_for_each_heartbeat_does_what_it_says(
+    beats: list[tuple[int, str, int, list[str], list[str]]],
+) -> None:
+    held, desk = Held(), Desk()
+    for passed_s, worker, ttl_s, acquire, release in beats:
+        desk.now += passed_s
+        others = {each.name: each.owner for each in held.table(desk.now).leases if each.owner != worker}
+        held = msgspec.json.decode(msgspec.json.encode(held.beat(worker, desk.now, ttl_s, acquire, release)), type=Held)
+        desk.beat(worker, ttl_s, acquire, release)
+        table = held.table(desk.now)
+        assert table == desk.table()
+        found = {each.name: each.owner for each in table.leases}
+        assert worker in table.workers
+        assert others.items() <= found.items(), "a lease was taken from one who lives"
+        assert set(acquire) <= set(found), "a lease that nobody holds was not given to who asked"
+        assert all(each.expires_in_s <= ttl_s for each in table.leases), "a lease from a clock that was set back"
+        assert held.table(desk.now + 20.0) == LeaseTable((), ()), "somebody lives without a heartbeat"
+
+
+@settings(deadline=None)
+@given(beats, st.sets(st.sampled_from(WORKERS)))
+def test_workers_that_are_gone_hold_nothing_and_the_others_what_they_held(
+    beats: list[tuple[int, str, int, list[str], list[str]]], gone: set[str]
+) -> None:
+    held, now = Held(), 1000.0
+    for passed_s, worker, ttl_s, acquire, release in beats:
+        now += abs(passed_s)
+        held = held.beat(worker, now, ttl_s, acquire, release)
+    before, after = held.table(now), held.without(gone.__contains__).table(now)
+    assert after.workers == tuple(each for each in before.workers if each not in gone)
+    assert after.leases == tuple(each for each in before.leases if each.owner not in gone)

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from ensue import Service, Step
 from ensue.adapters import make_store
 from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, Account, record
+from ensue.engine.books import Books
 from ensue.errors import UsageError
 from ensue.integrations.fastapi import install, step_of
 
@@ -236,10 +237,11 @@ async def reading(store: Any) -> None:
 @way
 async def desk(store: Any) -> None:
     await store.outbox_after(0, 10)
-    await store.relay_save(1)
-    await store.checkpoints()
-    await store.heartbeat("worker", 10.0, [], [])
-    await store.missing_tables(METADATA)
+    books = Books(store, SERVICE)
+    await books.save_relay_position(store.source, 1)
+    await books.checkpoints()
+    await books.heartbeat("worker", 10.0)
+    await store.create_tables(METADATA, dry_run=True)
 
 
 @pytest.mark.parametrize("name", sorted(WAYS))

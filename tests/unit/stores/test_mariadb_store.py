@@ -270,7 +270,7 @@ async def test_what_holds_it_back_is_told(url: str, monkeypatch: pytest.MonkeyPa
         await held.insert_rows(ACCOUNTS, [("held", 1)])
         thread = (await held.session.execute(text("SELECT CONNECTION_ID()"))).scalar()
         await held.session.execute(text("SELECT SLEEP(1.1)"))
-        lines = await store.hindrances()
+        lines = await store.warnings()
     assert any(f"connection {thread} " in line for line in lines), lines
     assert any("innodb_flush_log_at_trx_commit is 2" in line for line in lines), lines
     await store.close()

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 
 import pytest
 
-from ensue.stores.sqlite import checkpoints, dead_letters, once, outbox, schema
+from ensue.ports import Lookup, Table
+from ensue.stores.sql_rows import count_statement, find_statement
+from ensue.stores.sqlite import outbox, schema
+from ensue.stores.sqlite.rows import Statements, quoted
+from ensue.tables import TABLES
 
 STATEMENTS = {
     "outbox_after": outbox._AFTER,
-    "outbox_get": outbox._GET,
     "outbox_of": outbox._OF,
     "outbox_next": outbox._NEXT,
     "outbox_last": outbox._LAST,
     "outbox_prune": outbox._PRUNE,
     "outbox_set_head": outbox._SET_HEAD,
-    "checkpoint_load": checkpoints._LOAD,
-    "checkpoint_update": checkpoints._UPDATE,
-    "checkpoint_watermarks": checkpoints._WATERMARKS,
-    "letters_of_a_partition": f"{dead_letters._SELECT} WHERE subscription = ? AND topic = ? AND partition = ? "
-    "AND state IN (?, ?) ORDER BY id LIMIT ?",
-    "letter_change": dead_letters._CHANGE,
-    "letter_remove": dead_letters._REMOVE,
-    "claim": once._CLAIM,
-    "response": once._LOAD,
-    "inbox_prune": once._PRUNE_INBOX,
-    "responses_prune": once._PRUNE_RESPONSES,
 }
-#: Its inner SELECT goes through the table in key order and stops at a LIMIT.
-BOUNDED_BY_LIMIT = {"inbox_prune", "responses_prune"}
+for table in TABLES:
+    made = Statements(table)
+    STATEMENTS |= {f"{table.name}_{ids}": made.select(ids)[0] for ids in (1, 100)}
+    STATEMENTS |= {f"{table.name}_update": made.update, f"{table.name}_delete": made.delete}
+    if table.revision:
+        STATEMENTS |= {f"{table.name}_update_expected": made.update_expected}
+        STATEMENTS |= {f"{table.name}_delete_expected": made.delete_expected}
+
+LOOKUPS = [(table, lookup) for table in TABLES for lookup in table.lookups]
+NAMES = [f"{table.name}_{number}" for table in TABLES for number, _ in enumerate(table.lookups, 1)]
 
 
 @pytest.fixture
@@ -41,16 +42,38 @@ def connection() -> Iterator[sqlite3.Connection]:
     opened.close()
 
 
+def plan(connection: sqlite3.Connection, statement: str, values: object) -> list[str]:
+    found = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()]  # type: ignore[call-overload]  # both kinds of parameters
+    assert not [step for step in found if "TEMP B-TREE" in step], found
+    return found
+
+
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_a_statement_finds_its_rows_by_a_key(connection: sqlite3.Connection, name: str) -> None:
     statement = STATEMENTS[name]
-    plan = [
-        row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", [1] * statement.count("?")).fetchall()
-    ]
-    scans = [step for step in plan if step.startswith("SCAN") and "subquery" not in step]
-    if name in BOUNDED_BY_LIMIT:
-        assert statement.count("LIMIT ?") == 1
-        assert len(scans) <= 2, plan  # the bounded one, and the rows that came out of it
-    else:
-        assert not scans, plan
-    assert not [step for step in plan if "TEMP B-TREE" in step], plan
+    numbered = [int(each) for each in re.findall(r"\?(\d+)", statement)]
+    found = plan(connection, statement, [1] * max([statement.count("?") - len(numbered), *numbered]))
+    assert not [step for step in found if step.startswith("SCAN") and "subquery" not in step], found
+
+
+@pytest.mark.parametrize(("table", "lookup"), LOOKUPS, ids=NAMES)
+@pytest.mark.parametrize("which", ["first", "following"])
+def test_a_page_of_own_rows_begins_where_its_index_says(
+    connection: sqlite3.Connection, table: Table, lookup: Lookup, which: str
+) -> None:
+    after = [1] * len(lookup.order) if which == "following" else []
+    equal = [1] * len(lookup.equal)
+    [step] = plan(connection, *find_statement(table, lookup, equal, (), after, 100, quoted))
+    assert " INDEX " in step, step
+    # Nothing to begin at: the whole index in its order, which the limit ends.
+    assert step.startswith("SEARCH") == bool(equal or after), step
+
+
+COUNTED = [(table, lookup) for table, lookup in LOOKUPS if lookup.equal]
+
+
+@pytest.mark.parametrize(("table", "lookup"), COUNTED, ids=lambda each: getattr(each, "name", None))
+def test_own_rows_are_counted_in_an_index(connection: sqlite3.Connection, table: Table, lookup: Lookup) -> None:
+    [step] = plan(connection, *count_statement(table, lookup, [1] * len(lookup.equal), quoted))
+    assert step.startswith("SEARCH"), step
+    assert "USING COVERING INDEX" in step, step

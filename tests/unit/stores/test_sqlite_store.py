@@ -19,6 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ensue.conformance.store_suite import ACCOUNTS, METADATA, Account, check_chain, positions, record, texts
 from ensue.embedded.connection import connect
+from ensue.engine.books import Books
 from ensue.errors import StoreOutdated, StoreUnavailable, UsageError
 from ensue.ports import Capabilities
 from ensue.stores.sqlite import SqliteStore, outbox
@@ -129,7 +130,8 @@ async def test_a_lock_held_for_too_long_is_store_unavailable_with_the_file(store
             async with store.transaction():
                 raise AssertionError("never begun")
         with pytest.raises(StoreUnavailable):
-            await store.relay_save(1)
+            async with store.transaction(upkeep=True):
+                raise AssertionError("never begun")
         other.execute("ROLLBACK")
     async with store.transaction():
         pass
@@ -255,8 +257,8 @@ async def test_a_transaction_inside_another_of_its_own_task_is_refused_at_once(s
             async with store.transaction():
                 raise AssertionError("never begun")
         with pytest.raises(UsageError, match="inside another one"):
-            await store.relay_save(3)
-    await store.relay_save(3)
+            await Books(store, "orders").save_relay_position(store.source, 3)
+    await Books(store, "orders").save_relay_position(store.source, 3)
 
 
 # --- what SQLAlchemy's asyncio layer wants to work
@@ -368,14 +370,15 @@ async def test_a_full_disk_is_the_stores_failure_where_the_statement_meets_it(
 
 
 async def test_each_heartbeat_says_that_the_file_was_deleted_until_it_is_back(store: SqliteStore, path: Path) -> None:
-    await store.heartbeat("one", 10.0, [], [])
+    books = Books(store, "orders")
+    await books.heartbeat("one", 10.0)
     aside = path.with_name("aside.db")
     os.rename(path, aside)
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match=f"{path} was deleted or replaced .* restart"):
-            await store.heartbeat("one", 10.0, [], [])
+            await books.heartbeat("one", 10.0)
     os.rename(aside, path)
-    await store.heartbeat("one", 10.0, [], [])
+    await books.heartbeat("one", 10.0)
 
 
 async def test_a_reading_that_finds_no_place_gives_up(store: SqliteStore, path: Path) -> None:
