@@ -23,34 +23,35 @@ log = logging.getLogger("ensue.config")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """How the loops run. Times in seconds (`_s`); every bound is checked when the value is made.
-
-    batch_records_max: records of one partition in one transaction, and of one relay append.
-    record_bytes_max: the largest event that may be published, with key and envelope. Every broker takes the default as
-    it is configured by default; raise the broker's limit first.
-    poll_interval_s: how long a loop waits without being woken (a lost wake-up costs no more than this).
-    tick_first_s, tick_max_s: a quiet source tells its last position after tick_first_s, then ever less often.
-    resend_interval_s: how often a subscriber with a gap asks again.
-    lease_ttl_s: after this long without a heartbeat a worker's partitions go to others.
-    relay_save_interval_s: how often the relay stores how far it is (it may lag: sending again is harmless).
-    stop_limit_s: how long a stop waits for the batch at hand, before it is rolled back for the next worker to do.
-    retention_s: how long outbox, log, inbox and stored HTTP responses are kept.
-    dead_letters_max: with more set aside in one partition than this, that partition waits for an operator.
-    """
+    """How the loops run. Times in seconds (`_s`); every bound is checked when the value is made."""
 
     batch_records_max: int = 500
+    """Records of one partition in one transaction, and of one append of the relay; 1 to 10,000."""
     record_bytes_max: int = RECORD_BYTES_MAX
+    """Largest event that may be published, with key and envelope. Every broker takes the default unless it is set to
+    take less; to raise this, raise the broker's limit first."""
     poll_interval_s: float = 1.0
+    """How long a loop waits without being woken; a lost wake-up costs no more than this."""
     tick_first_s: float = 1.0
+    """A source that has gone quiet appends its last position after this."""
     tick_max_s: float = 60.0
+    """And then ever less often, but at least this often."""
     resend_interval_s: float = 2.0
+    """How often a subscriber with a gap asks again."""
     lease_ttl_s: float = 3.0
+    """After this long without a heartbeat a worker's partitions go to others."""
     relay_save_interval_s: float = 0.5
+    """How often the relay stores how far it is; it may lag, since sending again is harmless."""
     stop_limit_s: float = 10.0
+    """How long a stop waits for the batch at hand, before that is rolled back for the next worker to do."""
     retention_s: float = 7 * 24 * 3600.0
+    """How long outbox, log, inbox and stored HTTP responses are kept."""
     retention_interval_s: float = 60.0
+    """How often what is older is deleted."""
     dead_letters_max: int = 10_000
+    """With more set aside in one partition than this, that partition waits for an operator."""
     retry: Retry = dataclasses.field(default_factory=Retry)
+    """When a failed message is tried again, unless the service has a `Retry` of its own."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_records_max <= 10_000:
@@ -71,16 +72,17 @@ class EngineConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where a service's database and the broker are, and how the engine runs.
-
-    partitions: of every topic this service publishes or reads; it must be the same in all services, and cannot be
-    changed later without losing the order of keys, so the default leaves room to grow.
-    """
+    """Where a service's database and the broker are, and how the engine runs."""
 
     database: str
+    """URL of the service's own database."""
     broker: str
+    """URL of the broker, the same in all services."""
     partitions: int = 8
+    """Of every topic that this service publishes or reads: the same in all services. It cannot be changed later without
+    losing the order of keys, so the default leaves room to grow."""
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    """How the loops run."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= 4096:

@@ -18,52 +18,64 @@ CONTROL_TOPIC = "ensue.control"
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The CloudEvents 1.0 attributes fixed when an event is published (source and chain are added by the relay).
-
-    `time` is RFC 3339 in UTC. `extensions` are the user's own CloudEvents extension attributes.
-    """
+    """The CloudEvents 1.0 attributes fixed when an event is published (source and chain are added by the relay)."""
 
     id: str
+    """Unique within its source."""
     type: str
+    """Which event it is: `<topic>.<class>.v<version>`, or what another application writes."""
     time: str = ""
+    """When it was published: RFC 3339, in UTC."""
     correlation_id: str = msgspec.field(default="", name="correlationid")
+    """Shared by all messages of one business flow; empty: this message begins one."""
     causation_id: str = msgspec.field(default="", name="causationid")
+    """Id of the message in whose handling this one was published; empty: the step came from outside."""
     traceparent: str = ""
+    """W3C trace context of the step."""
     content_type: str = msgspec.field(default="application/json", name="datacontenttype")
+    """Media type of the data."""
     extensions: dict[str, str] | None = None
+    """The user's own CloudEvents extension attributes."""
 
 
 class OutboxRecord(msgspec.Struct, gc=False):
-    """One published event as the outbox keeps it.
-
-    `envelope` is the encoded `Envelope` (JSON), kept as bytes because neither outbox nor relay looks inside.
-    `position` and `previous` are 0 until the store gives them (at once or by stamping, as the store can).
-    """
+    """One published event as the outbox keeps it."""
 
     topic: str
     partition: int
+    """Of the topic, from 0; fixed by the key when the event is published."""
     key: str
+    """Events of one key stay in order."""
     envelope: bytes
+    """The encoded `Envelope` (JSON); neither outbox nor relay looks inside."""
     data: bytes
+    """The encoded event (JSON)."""
     position: int = 0
+    """Its number in the outbox of its source, from 1; 0 until the store gives it, at the step or when it is read."""
     previous: int = 0
+    """Position of the record before it, of the same source in the same partition; 0: it is the first there."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """One record as read from a log.
-
-    `position` 0 means that the sender has no chain (a foreign CloudEvent): it is deduplicated by (source, id).
-    """
+    """One record as read from a log."""
 
     topic: str
     partition: int
+    """Of the topic, from 0."""
     offset: int
+    """Its number in the log's partition, from 1; the broker's."""
     key: str
+    """Events of one key stay in order."""
     source: str
+    """Who sent it: `<service>/<epoch>`, or the CloudEvents source of another application."""
     position: int
+    """Its number in the outbox of its source; 0: the sender has no chain, and (source, id) tells a duplicate."""
     previous: int
+    """Position of the record before it, of the same source in the same partition; 0: it is the first there."""
     envelope: Envelope
+    """The CloudEvents attributes."""
     data: bytes
+    """The encoded event, as it was sent."""
 
     @property
     def id(self) -> str:
@@ -114,15 +126,19 @@ class Garbage(msgspec.Struct, frozen=True, gc=False):
     offset: int
     key: str
     reason: str
+    """Why it is no message."""
     data: bytes
+    """The record's value, as it is in the log."""
 
 
 class Partition(NamedTuple):
     """What one checkpoint belongs to: a subscription's reading of one partition of one topic."""
 
     subscription: str
+    """Name of the service that reads."""
     topic: str
     number: int
+    """Of the topic's partitions, from 0."""
 
     @property
     def place(self) -> str:
@@ -134,10 +150,11 @@ class Partition(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """First and last offset that a log partition holds. Empty: last = first - 1. Offsets begin at 1."""
+    """First and last offset that a log partition holds. Offsets begin at 1."""
 
     first: int
     last: int
+    """first - 1 when the partition is empty."""
 
 
 class GapState(enum.StrEnum):
@@ -146,38 +163,41 @@ class GapState(enum.StrEnum):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """A hole in a source's chain: nothing of that source in that partition is applied until it closes.
-
-    watermark: last position applied. needed: the last position known to exist; the gap closes when it is applied.
-    lost_through: with state LOST, the last position that cannot be had any more. since: seconds since the epoch.
-    held_offset, held_previous: the first record held back, which the log may still have when the outbox has it no more
-    (0: none is known).
-    """
+    """A hole in a source's chain: nothing of that source in that partition is applied until it closes."""
 
     source: str
     watermark: int
+    """Last position applied."""
     needed: int
+    """Last position known to exist; the gap closes when it is applied."""
     since: float
+    """When it was noticed, seconds since the epoch."""
     state: GapState = GapState.OPEN
     lost_through: int = 0
+    """With state LOST: the last position that nobody has any more."""
     held_offset: int = 0
+    """Offset of the first record held back, which the log may still have when the outbox does not; 0: not known."""
     held_previous: int = 0
+    """That record's `previous`."""
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """What a subscription did with one partition since it began; saved with the checkpoint.
-
-    since: when it began, seconds since the epoch (0: not known, long ago).
-    """
+    """What a subscription did with one partition since it began; saved with the checkpoint."""
 
     since: float = 0.0
+    """When it began, seconds since the epoch; 0: not known, long ago."""
     applied: int = 0
+    """Messages whose handlers have run."""
     duplicates: int = 0
+    """Messages skipped because they had been applied."""
     unknown: int = 0
+    """Messages of types that no handler of the service takes."""
     gaps_seen: int = 0
     gaps_healed: int = 0
     retries: int = 0
+    """Further attempts of messages that had failed."""
     dead: int = 0
+    """Messages whose last attempt failed."""
 
     def plus(self, **more: int) -> Counters:
         """These counters with more added to some of them."""
@@ -185,19 +205,19 @@ class Counters(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct):
-    """How far a subscription has read one partition, and per source how far it has applied.
-
-    `revision` is the one that was loaded (0: there was none); saving asks for exactly it and stores a greater one.
-    `watermarks`: source -> last position applied (or set aside). A source that is missing was never seen.
-    `letters`: how many dead letters this partition has had; the next one gets the next number.
-    """
+    """How far a subscription has read one partition, and per source how far it has applied."""
 
     offset: int = 0
+    """Last offset of the log that is dealt with; 0: none."""
     revision: int = 0
+    """As it was loaded; saving wants exactly this one to be stored still, and stores a greater one. 0: never saved."""
     watermarks: dict[str, int] = {}
+    """By source: last position applied or set aside. A source that is missing was never seen."""
     gaps: dict[str, Gap] = {}
+    """By source: what is missing of it."""
     counters: Counters = msgspec.field(default_factory=Counters)
     letters: int = 0
+    """How many dead letters the partition has had; the next one gets the next number."""
 
 
 class DeadLetterState(enum.StrEnum):
@@ -209,11 +229,7 @@ class DeadLetterState(enum.StrEnum):
 
 
 class DeadLetter(msgspec.Struct):
-    """A message set aside in the subscriber's own database, with the reason; later ones of its key wait behind it.
-
-    `number` counts the letters of a partition in the order of setting aside; `id` is `<topic>/<partition>:<number>`.
-    `revision` is the one that was loaded. Times are seconds since the epoch.
-    """
+    """A message set aside in the subscriber's own database, with the reason; later ones of its key wait behind it."""
 
     partition: Partition
     offset: int
@@ -222,18 +238,28 @@ class DeadLetter(msgspec.Struct):
     previous: int
     key: str
     envelope: bytes
+    """The encoded `Envelope` (JSON)."""
     data: bytes
+    """The encoded event, or the bytes of what is no message."""
     state: DeadLetterState
     attempts: int = 0
+    """Tries that have failed; 0: it waits behind another of its key."""
     due_at: float = 0.0
+    """When it is tried again, seconds since the epoch."""
     error_type: str = ""
+    """Class of the last error."""
     error: str = ""
+    """Text of the last error, with the lines that led to it."""
     parked_at: float = 0.0
+    """When it was set aside, seconds since the epoch."""
     number: int = 0
+    """Counts the letters of a partition in the order of setting aside."""
     revision: int = 0
+    """As it was loaded: see `Checkpoint.revision`."""
 
     @property
     def id(self) -> str:
+        """`<topic>/<partition>:<number>`"""
         return f"{self.partition.place}:{self.number}"
 
 
@@ -241,14 +267,18 @@ class Lease(msgspec.Struct, frozen=True):
     """Who may work on `name` until it expires by the database's clock. Leases spare work; nothing relies on them."""
 
     name: str
+    """Of what is worked on: `<topic>/<partition>`, or `relay`."""
     owner: str
+    """Name of the worker."""
     expires_in_s: float
+    """From now, by the database's clock."""
 
 
 class LeaseTable(msgspec.Struct, frozen=True):
     """All live leases and workers of a store, right after a heartbeat."""
 
     workers: tuple[str, ...]
+    """Names of those that have sent a heartbeat lately, with or without leases."""
     leases: tuple[Lease, ...]
 
 
@@ -256,7 +286,9 @@ class StoredResponse(msgspec.Struct, frozen=True):
     """The HTTP answer given for an Idempotency-Key, kept in the transaction whose effect it reports."""
 
     key: str
+    """The Idempotency-Key, made different for different principals."""
     fingerprint: str
+    """A hash of the request: the key with another request is refused."""
     status: int
     headers: dict[str, str]
     body: bytes

@@ -155,7 +155,8 @@ class Broker(Protocol):
         """Return a reader of the records with offset > `after`. It asks nothing of the server before its first read."""
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
-        """First and last offset held. `last` never decreases unless the broker lost data (see DESIGN: G5)."""
+        """First and last offset held. `last` never decreases unless the broker lost data: see G5 in
+        docs/explanation/promises.md."""
 
     async def prune(self, topic: str, partition: int, before_s: float, limit: int) -> int:
         """Delete up to `limit` of the oldest records appended before `before_s` (epoch seconds); return how many.

@@ -89,3 +89,10 @@ def test_decisions_are_numbered_without_a_hole() -> None:
     for number, page in enumerate(sorted((DOCS / "adr").glob("0*.md")), 1):
         assert page.read_text().startswith(f"# {number}. "), page.name
         assert page.name.startswith(f"{number:04}-")
+
+
+def test_words_of_the_code_in_the_glossary_are_in_the_code() -> None:
+    listed = re.findall(r"^\| \*\*(\w+)\*\* \| .+ \| `([\w/.]+)` \|$", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    assert len(listed) > 5
+    for word, file in listed:
+        assert word in (ROOT / "src/ensue" / file).read_text().lower(), f"{word} is not in {file} any more"

@@ -127,7 +127,7 @@ def test_the_plan_does_not_depend_on_how_the_log_is_cut_into_batches(
 
 
 def test_the_bare_watermark_would_lose_a_record_and_the_chain_does_not() -> None:
-    """DESIGN: 7, 8, 9 are in flight, 7 fails, 8 and 9 land, the relay sends 7, 8, 9 again."""
+    """Decision 2: 7, 8, 9 are in flight, 7 fails, 8 and 9 land, the relay sends 7, 8, 9 again."""
     subscriber = Subscriber()
     subscriber.watermarks["orders/1"] = 6
     subscriber.take([record("orders/1", 8, 7, 1), record("orders/1", 9, 8, 2)])

@@ -1,7 +1,8 @@
 """The consumer of one partition: read a batch, apply it in one transaction with its checkpoint, go on.
 
 Correctness rests on the checkpoint alone: offset and watermarks are written in the transaction of the effects, under a
-revision that only one worker can move. Whoever else believes to own the partition rolls back. See DESIGN, section 2.
+revision that only one worker can move. Whoever else believes to own the partition rolls back. See
+docs/explanation/promises.md.
 """
 
 from __future__ import annotations

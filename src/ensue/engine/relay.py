@@ -2,7 +2,7 @@
 
 Each record carries the position of the one before it in its partition, so a relay that restarts, or two that run at
 once, send the very same chain and every duplicate is known as one. Source: polling publisher, Richardson,
-Microservices Patterns, ch. 3; the chain is ours (DESIGN, section 2).
+Microservices Patterns, ch. 3; the chain is ours (docs/adr/0002-chain-and-watermark.md).
 """
 
 from __future__ import annotations
