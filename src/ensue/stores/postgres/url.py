@@ -20,7 +20,7 @@ class PostgresUrl:
 
     outbox: how positions are found. pgbouncer: a pooler in transaction mode is in between: no prepared statements, no
     LISTEN, nothing that outlives a transaction. pool_size: connections of one process in all. schema: where Ensue's
-    and the user's tables are; empty: the server's default. lock_timeout_s: how long a step waits for another's row lock.
+    and the user's tables are; empty: the server's default. lock_timeout_s: how long a step waits for a row lock.
     replication_host, replication_port: the server itself for who reads its log, where a pooler stands at the dsn.
     """
 
