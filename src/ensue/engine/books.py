@@ -53,11 +53,8 @@ _read_held = msgspec.json.Decoder(Held).decode
 _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
-class Books:
-    """The state of one subscription, which is a service, in the service's own store.
-
-    What takes a transaction is written with the step; everything else opens its own. random: for revisions.
-    """
+class _Base:
+    """The state of one subscription, which is a service, in the service's own store. random: for revisions."""
 
     def __init__(self, store: Store, subscription: str, random: Random | None = None) -> None:
         self._store = store
@@ -69,7 +66,31 @@ class Books:
         went on from there must not come to a number again under which somebody still knows another history."""
         return revision + 1 + self._random.getrandbits(24)
 
-    # --------------------------------------------------------------------------------------------------- checkpoints
+    async def _all(
+        self, table: Table, lookup: Lookup, equal: Sequence[Any] = (), limit: int | None = None
+    ) -> AsyncIterator[Row]:
+        """The rows of one place of a lookup, page by page."""
+        reader = self._store.rows()
+        columns = [table.columns.index(name) for name in lookup.order]
+        after: Sequence[Any] = ()
+        left = limit
+        while left is None or left > 0:
+            page = _PAGE if left is None else min(_PAGE, left)
+            rows = await reader.find(table, lookup, equal, after=after, limit=page)
+            for row in rows:
+                yield row
+            if len(rows) < page:
+                return
+            after = [rows[-1][at] for at in columns]
+            left = None if left is None else left - page
+
+    def _partition(self, place: str) -> Partition:
+        topic, _, number = place.rpartition("/")
+        return Partition(self._subscription, topic, int(number))
+
+
+class Checkpoints(_Base):
+    """How far the subscription is, partition by partition."""
 
     async def checkpoint(self, partition: Partition) -> Checkpoint:
         """Return the checkpoint, or a new one (revision 0) when there is none."""
@@ -114,7 +135,9 @@ class Books:
             await self.save_checkpoint(transaction, partition, checkpoint)
         return gap.lost_through
 
-    # -------------------------------------------------------------------------------------------------- dead letters
+
+class Letters(Checkpoints):
+    """Messages set aside; each is counted in its partition's checkpoint."""
 
     async def add_letters(
         self, transaction: StepTransaction, checkpoint: Checkpoint, letters: Sequence[DeadLetter]
@@ -193,7 +216,18 @@ class Books:
             await self.change_letter(transaction, letter)
         return letter
 
-    # ------------------------------------------------------------------------------- what has happened once already
+    def _letter(self, row: Row) -> DeadLetter:
+        values: Mapping[str, Any] = dict(zip(LETTERS.columns, row, strict=True))
+        return DeadLetter(
+            self._partition(values["place"]), values["log_offset"], _text(values["source"]), values["position"],
+            values["previous"], _text(values["record_key"]), bytes(values["envelope"]), bytes(values["data"]),
+            DeadLetterState(values["state"]), values["attempts"], values["due_at"], values["error_type"],
+            values["error"], values["parked_at"], values["number"], values["revision"],
+        )  # fmt: skip
+
+
+class Once(_Base):
+    """What has happened once already: messages without a chain, requests with an Idempotency-Key."""
 
     async def claim(self, transaction: StepTransaction, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Claim (source, id) pairs of messages without a chain; return those claimed for the first time.
@@ -251,7 +285,9 @@ class Books:
                 await transaction.delete_rows(table, old)
         return len(old)
 
-    # -------------------------------------------------------------------------------------------- leases, the relay
+
+class Workers(_Base):
+    """Who lives and works on what, and how far the relay is."""
 
     async def heartbeat(
         self, worker: str, ttl_s: float, acquire: Sequence[str] = (), release: Sequence[str] = ()
@@ -300,38 +336,9 @@ class Books:
             elif rows[0][1] < position:
                 await transaction.update_rows(RELAY, [(source, position)])
 
-    # ---
 
-    async def _all(
-        self, table: Table, lookup: Lookup, equal: Sequence[Any] = (), limit: int | None = None
-    ) -> AsyncIterator[Row]:
-        """The rows of one place of a lookup, page by page."""
-        reader = self._store.rows()
-        columns = [table.columns.index(name) for name in lookup.order]
-        after: Sequence[Any] = ()
-        left = limit
-        while left is None or left > 0:
-            page = _PAGE if left is None else min(_PAGE, left)
-            rows = await reader.find(table, lookup, equal, after=after, limit=page)
-            for row in rows:
-                yield row
-            if len(rows) < page:
-                return
-            after = [rows[-1][at] for at in columns]
-            left = None if left is None else left - page
-
-    def _partition(self, place: str) -> Partition:
-        topic, _, number = place.rpartition("/")
-        return Partition(self._subscription, topic, int(number))
-
-    def _letter(self, row: Row) -> DeadLetter:
-        values: Mapping[str, Any] = dict(zip(LETTERS.columns, row, strict=True))
-        return DeadLetter(
-            self._partition(values["place"]), values["log_offset"], _text(values["source"]), values["position"],
-            values["previous"], _text(values["record_key"]), bytes(values["envelope"]), bytes(values["data"]),
-            DeadLetterState(values["state"]), values["attempts"], values["due_at"], values["error_type"],
-            values["error"], values["parked_at"], values["number"], values["revision"],
-        )  # fmt: skip
+class Books(Letters, Once, Workers):
+    """All of it. What takes a transaction is written with the step; everything else opens its own."""
 
 
 def _checkpoint(row: Row) -> Checkpoint:

@@ -62,19 +62,16 @@ class PartitionConsumer(Loop):
         self._unsaved = Counters()
         self._gaps.forget()
         if not self._checkpoint.revision:
-            await self._subscribe()
+            # Kept from the start: records that are older than this subscription, and gone, are not owed to it.
+            async with self._context.store.transaction() as transaction:
+                beginning = Checkpoint(counters=Counters(since=transaction.now))
+                beginning.revision = await self._context.books.save_checkpoint(transaction, self.partition, beginning)
+            self._moved(beginning)
         for gap in self._checkpoint.gaps.values():
             if gap.state is GapState.OPEN and gap.held_offset and gap.watermark >= gap.held_previous:
                 # The loss before the first record held back was accepted; the log may still have it and what follows.
                 self._checkpoint.offset = min(self._checkpoint.offset, gap.held_offset - 1)
         await self._aside.load()
-
-    async def _subscribe(self) -> None:
-        """Keep when this subscription began: records older than that, and gone, are not owed to it."""
-        async with self._context.store.transaction() as transaction:
-            beginning = Checkpoint(counters=Counters(since=transaction.now))
-            beginning.revision = await self._context.books.save_checkpoint(transaction, self.partition, beginning)
-        self._moved(beginning)
 
     # ----------------------------------------------------------------------------------------------------- a turn
 
