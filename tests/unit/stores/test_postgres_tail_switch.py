@@ -190,10 +190,10 @@ async def test_a_slot_that_somebody_still_reads_is_told_of_and_dropped_at_the_ne
         await publish(old, "1")
         await all_sent(old, 1)
         async with opened(url + "poll") as store:
-            [line] = [line for line in await store.hindrances() if "replication slot" in line]
+            [line] = [line for line in await store.warnings() if "replication slot" in line]
             assert "still reads it" in line
     async with opened(url + "poll") as store:
-        assert not [line for line in await store.hindrances() if "replication slot" in line]
+        assert not [line for line in await store.warnings() if "replication slot" in line]
     assert postgres_server.psql(database, SLOTS) == "0"
 
 
