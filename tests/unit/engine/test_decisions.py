@@ -37,7 +37,7 @@ def test_one_that_waits_says_where_to_decide() -> None:
 def test_a_letter_that_is_not_there_is_named(decision: DeadLetterState) -> None:
     with pytest.raises(UsageError, match="no dead letter payments/0:7") as caught:
         check_decision("payments/0:7", None, decision)
-    assert caught.value.id == "payments/0:7"
+    assert caught.value.values["id"] == "payments/0:7"
 
 
 def test_what_is_no_message_is_discarded_or_nothing() -> None:

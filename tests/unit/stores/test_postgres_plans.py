@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import asyncpg
 import pytest
 from servers import PostgresServer
 
-from ensue.ports import Table
+from ensue.ports import Kind, Table
 from ensue.stores.postgres import PostgresStore, dialect, polled, stamps, unsent
 from ensue.stores.postgres.dialect import PostgresDialect
+from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.rows import Statements
-from ensue.stores.sql import checkpoints, dead_letters, once
+from ensue.stores.sql_rows import find_statement
+from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LETTERS
 
 DATABASE = "plans"
 SQL = PostgresDialect()
@@ -27,13 +30,11 @@ INSERT INTO ensue_stamp (last, ids, previous)
 SELECT max(n), array_agg(n ORDER BY n), array_agg(0 ORDER BY n) FROM generate_series(1, {RECORDS}) n
 GROUP BY (n - 1) / 50;
 UPDATE ensue_polled SET seen_id = {RECORDS}, hole_first = '{{7,900}}', hole_last = '{{9,905}}', hole_before = '{{1,1}}';
-INSERT INTO ensue_inbox (digest, claim, claimed_at)
-SELECT sha256(n::text::bytea), 0, n FROM generate_series(1, 20000) n;
-INSERT INTO ensue_checkpoint SELECT 's', 't' || n, 0, 0, 1, '{{}}', '{{}}' FROM generate_series(1, 5000) n;
-INSERT INTO ensue_watermark SELECT 's', 't' || n, 0, 'a', 1 FROM generate_series(1, 5000) n;
-INSERT INTO ensue_dead_letter (subscription, topic, partition_no, log_offset, source, position, previous, record_key,
-    envelope, data, state, attempts, due_at, error_type, error, parked_at)
-SELECT 's', 't' || n % 100, 0, n, '', 1, 0, '', '', '', 'dead', 1, 0, '', '', 0 FROM generate_series(1, 20000) n;
+INSERT INTO ensue_inbox SELECT n::text, n FROM generate_series(1, 20000) n;
+INSERT INTO ensue_response SELECT n::text, n::text, '', 200, '{{}}', '', n FROM generate_series(1, 20000) n;
+INSERT INTO ensue_checkpoint SELECT 't/' || n, 0, 1, '{{}}' FROM generate_series(1, 5000) n;
+INSERT INTO ensue_dead_letter SELECT 't/' || n % 100 || ':' || n, 't/' || n % 100, n, 'dead', 1, n, '', 1, 0, '', '',
+    '', 1, 0, '', '', n FROM generate_series(1, 20000) n;
 UPDATE ensue_counter SET last_position = {RECORDS};
 VACUUM ANALYZE;
 INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, written_at)
@@ -49,19 +50,46 @@ STATEMENTS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "prune_stamps": (SQL.text(stamps.OLDEST_STAMPS), (0, 500)),
     "prune_ages": (SQL.text(stamps.WRITTEN), (list(range(1, 501)),)),
     "prune_rows": (SQL.text(stamps.DELETE), (list(range(1, 501)),)),
-    "inbox_prune": (SQL.prune_text("ensue_inbox", "number", "claimed_at", False), (100, 50.0)),
-    "checkpoint_load": (SQL.text(checkpoints.LOAD), ("s", "t5", 0)),
-    "checkpoint_save": (dialect.UPDATE_CHECKPOINT_AND_MARKS, ("s", "t5", 0, 9, "{}", "{}", ["a"], [7], 1)),
-    "letters_of_a_partition": (
-        SQL.text(
-            f"{dead_letters.SELECT} WHERE subscription = ? AND topic = ? AND partition_no = ? AND state IN (?, ?) "
-            "ORDER BY id LIMIT ?"
-        ),
-        ("s", "t5", 0, "dead", "waiting", 1000),
-    ),
-    "letter_change": (SQL.text(dead_letters.CHANGE), ("dead", 1, 0.0, "", "", 5)),
-    "response": (SQL.text(once.LOAD), (b"x" * 32,)),
 }
+_VALUES: dict[Kind, Any] = {Kind.NAME: "t/5", Kind.TEXT: "{}", Kind.BYTES: b"{}", Kind.INT: 5, Kind.FLOAT: 5.0}
+#: Of these there are many rows. The others have one row, or one a source.
+MANY = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS)
+
+
+def _of(table: Table) -> dict[str, tuple[str, tuple[Any, ...]]]:
+    """What is done with the rows of a table of Ensue's own."""
+    made = Statements(table, [SQL.types[kind] for kind in table.kinds], arrays=False)
+    row = tuple(_VALUES[kind] for kind in table.kinds)
+    rows = tuple([value] for value in row)
+    found = {
+        "load": (made.load_text, (["t/5"],)),
+        "update": (made.update_text, rows),
+        "update_one": (made.update_one, row),
+        "delete": (made.delete_text, (["t/5"],)),
+    }
+    if table.revision:
+        found |= {
+            "update_expected": (made.update_expected, (*rows, [1])),
+            "update_one_expected": (made.update_one_expected, (*row, 1)),
+            "delete_expected": (made.delete_expected, (["t/5"], [1])),
+        }
+    kinds = dict(zip(table.columns, table.kinds, strict=True))
+    for number, lookup in enumerate(table.lookups, 1):
+        equal = ["dead" if name == "state" else _VALUES[kinds[name]] for name in lookup.equal]
+        for after in ([], [_VALUES[kinds[name]] for name in lookup.order]):
+            named = find_statement(table, lookup, equal, (), after, 500, quoted)
+            found[f"find_{number}{'_after' if after else ''}"] = _numbered(*named)
+    return {f"{table.name}_{name}": statement for name, statement in found.items()}
+
+
+def _numbered(text: str, values: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """With `$1` for `:e0`, as drivers have it."""
+    names = list(values)
+    return re.sub(r":(\w+)", lambda name: f"${names.index(name[1]) + 1}", text), tuple(values.values())
+
+
+for table in MANY:
+    STATEMENTS |= _of(table)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +130,7 @@ async def test_a_statement_finds_its_rows_by_an_index(connection: Any, name: str
     [(found,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON, ANALYZE, TIMING OFF) {statement}", *values)
     await transaction.rollback()
     plan = json.loads(found)[0]["Plan"]
-    big = {"ensue_outbox", "ensue_stamp", "ensue_inbox", "ensue_checkpoint", "ensue_watermark", "ensue_dead_letter"}
+    big = {"ensue_outbox", "ensue_stamp", *(table.name for table in MANY)}
     scans = [node for node in nodes(plan) if node["Node Type"] == "Seq Scan" and node["Relation Name"] in big]
     assert not scans, json.dumps(scans, indent=1)
     read = sum(node["Actual Rows"] for node in nodes(plan) if "Index" in node["Node Type"])

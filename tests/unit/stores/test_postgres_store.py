@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, Account, check_chain, record, texts
+from ensue.engine.books import Books
 from ensue.errors import StoreConflict, StoreOutdated, StoreUnavailable, UsageError
 from ensue.ports import Table
 from ensue.stores.postgres import PostgresStore
@@ -140,7 +141,7 @@ async def test_a_connection_that_is_cut_is_a_retryable_error_and_heals(
         async with asyncio.timeout(LIMIT_S):
             await deposit(store)
             assert texts(await store.outbox_after(0, 10)) == ["1"]
-            await store.heartbeat("one", 60.0, [], [])
+            await Books(store, SERVICE).heartbeat("one", 60.0)
         await store.close()
 
 
@@ -365,7 +366,7 @@ async def test_a_transaction_held_open_is_told_of_with_its_pid_and_delays_nobody
 ) -> None:
     monkeypatch.setattr("ensue.stores.postgres.hindrances.OPEN_S", 0.2)
     store = await opened(url)
-    assert await store.hindrances() == []
+    assert await store.warnings() == []
     async with store.transaction() as held:
         await held.outbox_add([record("held")])
         pid = (await held.session.execute(text("SELECT pg_backend_pid()"))).scalar()
@@ -375,6 +376,6 @@ async def test_a_transaction_held_open_is_told_of_with_its_pid_and_delays_nobody
         begun = time.monotonic()
         assert texts(await store.outbox_after(0, 10)) == ["quick"]
         assert time.monotonic() - begun < 5
-        [line] = await store.hindrances()
+        [line] = await store.warnings()
         assert f"pid {pid} " in line
     await store.close()

@@ -14,6 +14,7 @@ from servers import PgBouncer, PostgresServer
 from tests.unit.stores.test_postgres_tail_order import PATIENCE_S, follow, opened, publish
 
 from ensue.conformance.store_suite import SERVICE, check_chain, positions, record, texts
+from ensue.engine.books import Books
 from ensue.errors import StoreUnavailable, UsageError
 from ensue.stores.postgres import PostgresStore, tail_setup
 from ensue.stores.postgres.tail_slot import slot_name
@@ -195,7 +196,7 @@ async def test_a_slot_waits_for_open_transactions_and_says_for_which(
     async with opened(url) as polled:
         await publish(polled, "1")
         found = await follow(polled, 1)
-        await polled.relay_save(found[0].position)
+        await Books(polled, SERVICE).save_relay_position(polled.source, found[0].position)
         async with polled.transaction() as transaction:
             await transaction.outbox_add([record("held")])
             pid = server.psql("orders", "SELECT pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL")
@@ -215,7 +216,7 @@ async def test_a_slot_left_behind_by_a_process_that_was_killed_while_it_made_it_
     async with opened(url) as store:
         await publish(store, "1")
         found = await follow(store, 1)
-        await store.relay_save(found[0].position)
+        await Books(store, SERVICE).save_relay_position(store.source, found[0].position)
         epoch = store.source.partition("/")[2]
     postgres_server.psql(database, "UPDATE ensue_meta SET outbox_mode = 'wal'")
     postgres_server.psql(

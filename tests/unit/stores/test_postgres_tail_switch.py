@@ -12,7 +12,8 @@ from servers import PostgresServer
 from tests.unit.stores.test_postgres_tail_order import PATIENCE_S, follow, opened, publish
 from tests.unit.stores.test_postgres_tail_stamps import connected, entries
 
-from ensue.conformance.store_suite import check_chain, record, texts
+from ensue.conformance.store_suite import SERVICE, check_chain, record, texts
+from ensue.engine.books import Books
 from ensue.errors import StoreUnavailable, UsageError
 from ensue.stores.postgres import PostgresStore, left_slot, tail_setup
 from ensue.stores.postgres.by_stamp import Switched
@@ -38,7 +39,7 @@ def database(postgres_server: PostgresServer) -> Iterator[str]:
 async def all_sent(store: PostgresStore, total: int, after: int = 0) -> list[str]:
     """Read as the relay does, and say that it is in the log."""
     found = await follow(store, total, after)
-    await store.relay_save(found[-1].position)
+    await Books(store, SERVICE).save_relay_position(store.source, found[-1].position)
     if not after:
         check_chain(found)
     return texts(found)
@@ -53,7 +54,7 @@ async def test_a_switch_waits_until_all_is_sent_then_begins_an_epoch_and_repeats
         await publish(store, "1", "2")
         source = store.source
         assert await all_sent(store, 2) == ["1", "2"]
-        last = await store.relay_load()
+        last = await Books(store, SERVICE).relay_position()
         await publish(store, "3")
     with pytest.raises(UsageError, match=f"outbox={old}"):
         async with opened(url + new):
@@ -189,10 +190,10 @@ async def test_a_slot_that_somebody_still_reads_is_told_of_and_dropped_at_the_ne
         await publish(old, "1")
         await all_sent(old, 1)
         async with opened(url + "poll") as store:
-            [line] = [line for line in await store.hindrances() if "replication slot" in line]
+            [line] = [line for line in await store.warnings() if "replication slot" in line]
             assert "still reads it" in line
     async with opened(url + "poll") as store:
-        assert not [line for line in await store.hindrances() if "replication slot" in line]
+        assert not [line for line in await store.warnings() if "replication slot" in line]
     assert postgres_server.psql(database, SLOTS) == "0"
 
 

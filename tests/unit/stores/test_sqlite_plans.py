@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -42,8 +43,8 @@ def connection() -> Iterator[sqlite3.Connection]:
     opened.close()
 
 
-def plan(connection: sqlite3.Connection, statement: str, values: object) -> list[str]:
-    found = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()]  # type: ignore[call-overload]  # both kinds of parameters
+def plan(connection: sqlite3.Connection, statement: str, values: list[int] | dict[str, Any]) -> list[str]:
+    found = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()]
     assert not [step for step in found if "TEMP B-TREE" in step], found
     return found
 
