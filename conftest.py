@@ -1,8 +1,8 @@
 """The documents run as tests: each Python block of README.md and docs/ is executed, in order, one namespace a page.
 
-A Python block with the title "shop.py" is a part of that file too. An `output` block must equal what the Python block
-before it printed. In a `console` block each line that begins with `$` is run by a shell, with `ensue` as a command, and
-must print what follows it (`...` stands for anything). Blocks in other languages are only shown.
+A Python block with the title of one of `FILES` is a part of that file too. An `output` block must equal what the Python
+block before it printed. In a `console` block each line that begins with `$` is run by a shell, with `ensue` as a
+command, and must print what follows it (`...` stands for anything). Blocks in other languages are only shown.
 Each page runs in a new empty directory and may declare event types that another page or test has declared too.
 """
 
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from sybil.integration.pytest import SybilFile, SybilItem
 from sybil.parsers.markdown import CodeBlockParser
 
 from ensue.event import _declared
+
+#: Files that pages are written into.
+FILES = ("shop.py", "journal_store.py")
 
 _PRINTED = "__printed__"
 _ASIDE = "__aside__"
@@ -46,8 +50,8 @@ def compare_output(example: Example) -> str | None:
     return None if _equal(example.parsed, found) else f"expected:\n{example.parsed}\nprinted:\n{found}"
 
 
-def run_python_file(example: Example) -> None:
-    with open("shop.py", "a") as file:
+def run_python_file(name: str, example: Example) -> None:
+    with open(name, "a") as file:
         file.write(example.parsed + "\n\n")
     run_python(example)
 
@@ -93,7 +97,7 @@ def end_page(namespace: dict[str, Any]) -> None:
 documents = Sybil(
     parsers=[
         CodeBlockParser(language="python", evaluator=run_python),
-        CodeBlockParser(language='python title="shop.py"', evaluator=run_python_file),
+        *(CodeBlockParser(f'python title="{name}"', partial(run_python_file, name)) for name in FILES),
         CodeBlockParser(language="console", evaluator=run_console),
         CodeBlockParser(language="output", evaluator=compare_output),
     ],

@@ -33,6 +33,7 @@ NAMES = (
     "latency",
     "idle",
     "wakeup",
+    "checkpoint_sources",
     "growth",
     "growth_postgres",
     "scale_out",

@@ -1,8 +1,13 @@
-"""Which adapter a URL means. The one place that knows them all, and it imports only the one that is asked for."""
+"""Which adapter a URL means. The one place that knows them all, and it imports only the one that is asked for.
+
+An installed package adds its own as an entry point named by the URL's scheme, in the group `ensue.stores` or
+`ensue.brokers`: a class that is called as Ensue's own are, `(url, service)` for a store and `(url)` for a broker.
+"""
 
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import entry_points
 from typing import Any, cast
 
 from ensue.addresses import scheme_of
@@ -38,21 +43,24 @@ BROKERS = {
 
 def make_store(url: str, service: str) -> Store:
     """Return the store of `service` at `url`, not yet open."""
-    return cast(Store, _adapter("database", STORES, url)(url, service))
+    return cast(Store, _adapter("database", "ensue.stores", STORES, url)(url, service))
 
 
 def make_broker(url: str) -> Broker:
     """Return the broker at `url`, not yet open."""
-    return cast(Broker, _adapter("broker", BROKERS, url)(url))
+    return cast(Broker, _adapter("broker", "ensue.brokers", BROKERS, url)(url))
 
 
-def _adapter(what: str, known: dict[str, tuple[str, str, str]], url: str) -> Any:
+def _adapter(what: str, group: str, known: dict[str, tuple[str, str, str]], url: str) -> Any:
     scheme = scheme_of(url)
     if scheme not in known:
+        others = {each.name: each for each in entry_points(group=group)}
+        if scheme in others:
+            return others[scheme].load()
         raise UsageError(
-            f"{what} URL with scheme {scheme!r}: expected one of {', '.join(sorted(known))}, "
-            "e.g. sqlite:///./data.db"  # the URL itself may hold a password: never shown
-        )
+            f"{what} URL with scheme {scheme!r}: expected one of {', '.join(sorted({*known, *others}))}, "
+            f"e.g. sqlite:///./data.db, or that of an installed package (entry points {group})"
+        )  # the URL itself may hold a password: never shown
     module, name, extra = known[scheme]
     try:
         return getattr(importlib.import_module(module), name)

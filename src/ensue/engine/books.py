@@ -2,7 +2,7 @@
 
 Ensue is the first user of its own store port: what it remembers lies in tables (`ensue.tables`) that are read and
 written like a user's entities, in the transaction of the step that it belongs to. So each of these is written once and
-holds on every store. See docs/adr/0027.
+holds on every store. See docs/adr/0028.
 """
 
 from __future__ import annotations

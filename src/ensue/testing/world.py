@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -19,7 +19,7 @@ from ensue.engine.lookup import records_between
 from ensue.engine.runtime import Runtime
 from ensue.event import event_type
 from ensue.message import DeadLetter, DeadLetterState, Message
-from ensue.ports import Broker
+from ensue.ports import Broker, Store
 from ensue.stores.sqlite import SqliteStore
 
 E = TypeVar("E")
@@ -103,11 +103,16 @@ class World:
 
 @asynccontextmanager
 async def run(
-    *services: Service, seed: int = 0, partitions: int = 2, engine: EngineConfig | None = None
+    *services: Service,
+    seed: int = 0,
+    partitions: int = 2,
+    engine: EngineConfig | None = None,
+    make_store: Callable[[str], Store] | None = None,
 ) -> AsyncIterator[World]:
     """Run services together until the block ends. Databases are files of a temporary directory, never synced.
 
     seed: of everything that is random. Retries keep their number of attempts and lose their pauses.
+    make_store: returns the store of the service of that name, in place of such a file.
     """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ensue-")))
@@ -116,11 +121,15 @@ async def run(
         await world.broker.open()
         stack.push_async_callback(world.broker.close)
         config = engine or EngineConfig()
+
+        def throw_away(service: str) -> Store:
+            return SqliteStore(f"sqlite:///{directory}/{service}.db?synchronous=OFF", service)
+
         for number, service in enumerate(services):
             settings = Settings(database="", broker="memory:", partitions=partitions, engine=config)
             runtime = Runtime(
                 service,
-                SqliteStore(f"sqlite:///{directory}/{service.name}.db?synchronous=OFF", service.name),
+                (make_store or throw_away)(service.name),
                 MemoryBroker(log),
                 settings,
                 random=Random(f"{seed}/{number}"),

@@ -13,19 +13,19 @@ from ensue.embedded.wakeup import Wakeup
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
-from ensue.stores.memory.data import Data, Place, no_sessions
+from ensue.stores.memory.data import Data, Place
 from ensue.stores.memory.row_reader import MemoryRows
 from ensue.stores.memory.transaction import MemoryTransaction
+from ensue.stores.sessionless import SessionlessStore
 from ensue.stores.turns import Turns
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData
-    from sqlalchemy.ext.asyncio import AsyncSession
+    pass
 
 _CHANGED = 0
 
 
-class MemoryStore:
+class MemoryStore(SessionlessStore):
     """A store of this object's own, kept while the object lives, also from close to open.
 
     now: its clock, epoch seconds. Belongs to the event loop in which it was opened.
@@ -64,9 +64,6 @@ class MemoryStore:
         self._opened()
         return self._now()
 
-    async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
-        raise no_sessions()
-
     @property
     def source(self) -> str:
         return f"{self.service}/{self._epoch}"
@@ -88,9 +85,6 @@ class MemoryStore:
     def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[MemoryTransaction]:
         self._opened()
         return MemoryTransaction(self._data, self._turns, self._wake, self._now)
-
-    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
-        raise no_sessions()
 
     def rows(self) -> MemoryRows:
         self._opened()
@@ -132,9 +126,6 @@ class MemoryStore:
         del data.outbox[:pruned]
         data.first += pruned
         return pruned
-
-    async def warnings(self) -> Sequence[str]:
-        return ()
 
     def _opened(self) -> Wakeup:
         if self._wakeup is None:

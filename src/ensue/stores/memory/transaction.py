@@ -13,15 +13,15 @@ from ensue.errors import RowConflict, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
-from ensue.stores.memory.data import Data, Place, no_sessions
+from ensue.stores.memory.data import Data, Place
+from ensue.stores.sessionless import SessionlessTransaction
 from ensue.stores.turns import Turn, Turns
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
+    pass
 
 
-class MemoryTransaction:
+class MemoryTransaction(SessionlessTransaction):
     """One transaction: what it changes lies over what is committed, until the commit puts it there."""
 
     def __init__(self, data: Data, turns: Turns, committed: Callable[[], None], clock: Callable[[], float]) -> None:
@@ -74,15 +74,6 @@ class MemoryTransaction:
     @property
     def now(self) -> float:
         return self._now
-
-    @property
-    def session(self) -> AsyncSession:
-        raise no_sessions()
-
-    def sync_session(self) -> Session:
-        raise no_sessions()
-
-    async def flush(self) -> None: ...
 
     # --- rows
 

@@ -10,24 +10,23 @@ from typing import TYPE_CHECKING, TypeVar
 from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
-from ensue.stores.mongodb.documents import no_sessions
 from ensue.stores.mongodb.outbox import Outbox
 from ensue.stores.mongodb.own import OwnRows, insert_missing
 from ensue.stores.mongodb.row_reader import MongoDbRows, field
 from ensue.stores.mongodb.server import Server
 from ensue.stores.mongodb.transaction import MongoDbTransaction
+from ensue.stores.sessionless import SessionlessStore
 from ensue.tables import VERSION
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData
-    from sqlalchemy.ext.asyncio import AsyncSession
+    pass
 
 T = TypeVar("T")
 #: How often a relay that waits looks for what other processes did, seconds.
 _LOOK_S = 0.25
 
 
-class MongoDbStore:
+class MongoDbStore(SessionlessStore):
     """A service's own database: `mongodb://host:27017/<database>`, by default named after the service.
 
     Entities are documents of collections named as their tables; Ensue's own collections begin with `ensue_`.
@@ -112,9 +111,6 @@ class MongoDbStore:
     async def now(self) -> float:
         return await self._opened().time()
 
-    async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
-        raise no_sessions()
-
     @property
     def source(self) -> str:
         return f"{self.service}/{self._epoch}"
@@ -165,9 +161,6 @@ class MongoDbStore:
         for begin in range(0, len(writes), self._at_once):
             yield writes[begin : begin + self._at_once]
 
-    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
-        raise no_sessions()
-
     def rows(self) -> MongoDbRows:
         return MongoDbRows(self._opened(), self.known, self.own.settle)
 
@@ -211,6 +204,3 @@ class MongoDbStore:
     async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
         await self.own.forget(before_s, await self._opened().time())
         return await self._outbox.prune(before_s, through, limit)
-
-    async def warnings(self) -> Sequence[str]:
-        return ()

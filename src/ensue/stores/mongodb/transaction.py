@@ -18,22 +18,20 @@ from ensue.errors import RowConflict, StoreConflict, UsageError
 from ensue.message import Message, OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
-from ensue.stores.mongodb.documents import Entity, check_row, document_of, entity_of, no_sessions
+from ensue.stores.mongodb.documents import Entity, check_row, document_of, entity_of
 from ensue.stores.mongodb.own import OwnRow
 from ensue.stores.mongodb.server import Server
+from ensue.stores.sessionless import SessionlessTransaction
 from ensue.stores.unbroken import unbroken
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
-
     from ensue.stores.mongodb.store import MongoDbStore
 
 _IDS_MAX = 1000
 _DUPLICATE = 11000
 
 
-class MongoDbTransaction:
+class MongoDbTransaction(SessionlessTransaction):
     """An async context manager that gives itself. What its methods promise: see `DocumentTransaction`."""
 
     def __init__(self, store: MongoDbStore, server: Server) -> None:
@@ -151,15 +149,6 @@ class MongoDbTransaction:
     @property
     def now(self) -> float:
         return self._now
-
-    @property
-    def session(self) -> AsyncSession:
-        raise no_sessions()
-
-    def sync_session(self) -> Session:
-        raise no_sessions()
-
-    async def flush(self) -> None: ...
 
     # --- rows
 

@@ -14,20 +14,20 @@ from ensue import tables
 from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
-from ensue.stores.redis import records, scripts
+from ensue.stores.redis import scripts
 from ensue.stores.redis.keys import Keys
 from ensue.stores.redis.row_reader import RedisRows
 from ensue.stores.redis.server import Server
 from ensue.stores.redis.transaction import RedisTransaction
+from ensue.stores.sessionless import SessionlessStore
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData
-    from sqlalchemy.ext.asyncio import AsyncSession
+    pass
 
 VERSION = str(tables.VERSION)
 
 
-class RedisStore:
+class RedisStore(SessionlessStore):
     """A service's views on a Redis server. url: `redis://host:6379/0`, or `rediss://` with TLS.
 
     Every key begins with `{ensue:<service>}:`. The server may come back with less than it had acknowledged (without an
@@ -90,9 +90,6 @@ class RedisStore:
             raise UsageError(f"the Redis store of {self.service} is not open: call open() first")
         return self._server
 
-    async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
-        raise records.no_sessions()
-
     @property
     def source(self) -> str:
         return f"{self.service}/{self._epoch}"
@@ -142,9 +139,6 @@ class RedisStore:
         arguments = [secrets.token_hex(4), VERSION]
         return _seconds(await self._opened().script(scripts.BEGIN_UPKEEP, [self._keys.meta], arguments))
 
-    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
-        raise records.no_sessions()
-
     def rows(self) -> RedisRows:
         return RedisRows(self._opened(), self._keys, self.known)
 
@@ -166,9 +160,6 @@ class RedisStore:
 
     async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
         return 0
-
-    async def warnings(self) -> Sequence[str]:
-        return ()
 
 
 async def _check_memory(server: Server) -> None:

@@ -14,25 +14,22 @@ from ensue.errors import RowConflict, StoreConflict, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
-from ensue.stores.redis import records
 from ensue.stores.redis.keys import Keys, row_key
 from ensue.stores.redis.packing import pack
 from ensue.stores.redis.scripts import COMMIT
 from ensue.stores.redis.server import Server
 from ensue.stores.redis.touched import Touched
+from ensue.stores.sessionless import SessionlessTransaction
 from ensue.stores.unbroken import unbroken
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
-
     from ensue.stores.redis.store import RedisStore
 
 _FIELDS_MAX = 1000
 Word = bytes | str
 
 
-class RedisTransaction:
+class RedisTransaction(SessionlessTransaction):
     """An async context manager that gives itself. What its methods promise: see `StepTransaction`."""
 
     def __init__(self, store: RedisStore, server: Server, keys: Keys, *, upkeep: bool) -> None:
@@ -86,15 +83,6 @@ class RedisTransaction:
     @property
     def now(self) -> float:
         return self._now
-
-    @property
-    def session(self) -> AsyncSession:
-        raise records.no_sessions()
-
-    def sync_session(self) -> Session:
-        raise records.no_sessions()
-
-    async def flush(self) -> None: ...
 
     # --- rows
 
@@ -167,9 +155,16 @@ class RedisTransaction:
     async def outbox_add(self, records_: Sequence[OutboxRecord]) -> None:
         self._check_open()
         if records_:
-            self._doomed = records.no_outbox(self._store.service)
+            self._doomed = _no_outbox(self._store.service)
             raise self._doomed
 
     def _check_open(self) -> None:
         if not self._open:
             raise rules.not_open()
+
+
+def _no_outbox(service: str) -> UsageError:
+    return UsageError(
+        f"service {service} published an event, and its Redis store is for views: it has no outbox. Let this service "
+        f"publish nothing (publishes=[]), or give it another database, e.g. postgresql://"
+    )

@@ -1,0 +1,43 @@
+"""What every store without SQLAlchemy sessions answers: base classes of it and of its transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from ensue.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+
+def _no_sessions() -> UsageError:
+    return UsageError(
+        "this store has no SQLAlchemy sessions: declare entities with TableRepository, and read them by `rows`"
+    )
+
+
+class SessionlessStore:
+    async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
+        raise _no_sessions()
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
+        raise _no_sessions()
+
+    async def warnings(self) -> Sequence[str]:
+        """Nothing; a store that knows of something says so."""
+        return ()
+
+
+class SessionlessTransaction:
+    @property
+    def session(self) -> AsyncSession:
+        raise _no_sessions()
+
+    def sync_session(self) -> Session:
+        raise _no_sessions()
+
+    async def flush(self) -> None: ...
