@@ -23,6 +23,7 @@ from ensue.stores.mongodb.own import OwnRow
 from ensue.stores.mongodb.server import Server
 from ensue.stores.sessionless import SessionlessTransaction
 from ensue.stores.unbroken import unbroken
+from ensue.tables import CHECKPOINTS
 
 if TYPE_CHECKING:
     from ensue.stores.mongodb.store import MongoDbStore
@@ -98,7 +99,7 @@ class MongoDbTransaction(SessionlessTransaction):
         store = self._store
         own = [each for each in self._own.values() if each.changed]
         from_outside = changed[0] if changed and not changed[0][2].from_message else None
-        if own and from_outside is not None:
+        if own and from_outside is not None and all(each.table is not CHECKPOINTS for each in own):
             table, row_id, entity = from_outside
             step = secrets.token_hex(8)
             entity.steps.append({"step": step, "at": self._now})
