@@ -12,11 +12,12 @@ import pytest
 
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.message import OutboxRecord
+from ensue.stores import ending
 from ensue.stores.mariadb.store import MariaDbStore
 from ensue.stores.postgres import listen
 from ensue.stores.postgres.listen import Listening
 from ensue.stores.postgres.store import PostgresStore
-from ensue.stores.sql import ending, link, stamped
+from ensue.stores.sql import link, stamped
 from ensue.stores.sql.connections import Connections
 from ensue.stores.sql.link import Link, Rows
 from ensue.stores.sql.outbox import Tools

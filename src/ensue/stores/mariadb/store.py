@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ensue.errors import StoreUnavailable
+from ensue.stores.ending import to_end
 from ensue.stores.mariadb.dialect import MariaDbDialect
 from ensue.stores.mariadb.link import connect
 from ensue.stores.mariadb.url import parse
-from ensue.stores.sql.ending import to_end
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import ROLLBACK_S, Link
 from ensue.stores.sql.outbox import Outbox, Tools

@@ -18,10 +18,10 @@ from ensue.errors import RowConflict, StoreConflict, UsageError
 from ensue.message import Message, OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
+from ensue.stores.ending import unbroken
 from ensue.stores.mongodb.documents import Entity, check_row, document_of, entity_of, no_sessions
 from ensue.stores.mongodb.own import OwnRow
 from ensue.stores.mongodb.server import Server
-from ensue.stores.unbroken import unbroken
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession

@@ -14,13 +14,13 @@ from ensue.errors import RowConflict, StoreConflict, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
+from ensue.stores.ending import unbroken
 from ensue.stores.redis import records
 from ensue.stores.redis.keys import Keys, row_key
 from ensue.stores.redis.packing import pack
 from ensue.stores.redis.scripts import COMMIT
 from ensue.stores.redis.server import Server
 from ensue.stores.redis.touched import Touched
-from ensue.stores.unbroken import unbroken
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession

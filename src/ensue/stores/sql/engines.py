@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn, in_greenlet
 
 from ensue.errors import UsageError
+from ensue.stores import rules
 from ensue.stores.sql.link import Link
 
 if TYPE_CHECKING:
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Where a raw connection's record keeps the link it belongs to.
 _LINK = "ensue_link"
-
-
-def ended() -> UsageError:
-    return UsageError(
-        "this session belongs to a step that has ended; what it does would be in no transaction. "
-        "Open a step of its own for work that goes on"
-    )
 
 
 class StepDialect:
@@ -99,7 +93,7 @@ class StepDialect:
 
 def _guarded(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     if link.holder is not root or root is None:
-        raise ended()
+        raise rules.session_ended()
     link.check()
     try:
         call(*arguments)

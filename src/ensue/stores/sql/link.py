@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ensue.errors import EnsueError, StoreUnavailable
 from ensue.stores import rules
-from ensue.stores.sql.ending import to_end
+from ensue.stores.ending import to_end
+from ensue.stores.sql.failures import causes
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import PoolProxiedConnection
@@ -222,18 +223,14 @@ class Link(abc.ABC):
 
         Looks behind SQLAlchemy's errors, too. A handler's own OSError or TimeoutError stays what it is.
         """
-        seen: BaseException | None = error
         if isinstance(error, EnsueError):
             return None
-        for _ in range(4):
-            if seen is None:
-                return None
-            if self.lost(seen):
+        for each in causes(error):
+            if self.lost(each):
                 self.broken = True
-            ours = self._translated(seen)
+            ours = self._translated(each)
             if ours is not None:
                 return ours
-            seen = getattr(seen, "orig", None) or seen.__cause__
         return None
 
     def now(self) -> float:

@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from ensue.message import OutboxRecord
+from ensue.stores.identity import Identity
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.pool import Pool
-from ensue.stores.sql.schema import Identity
 from ensue.stores.sql.wakeup import News, Wakeup
 
 

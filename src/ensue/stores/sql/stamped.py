@@ -13,10 +13,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ensue.message import OutboxRecord
+from ensue.stores.identity import Identity
 from ensue.stores.sql.dialect import OUTBOX
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
-from ensue.stores.sql.schema import RELAYED, Identity
+from ensue.stores.sql.schema import RELAYED
 
 # The record on which the counter stands comes along: a relay that has sent everything reads on from its last record,
 # and would need a second look for nothing else.

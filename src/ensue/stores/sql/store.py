@@ -12,6 +12,7 @@ from ensue.errors import UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
 from ensue.stores import tables
+from ensue.stores.identity import Identity, new_epoch_name
 from ensue.stores.sql import readers, schema, switching
 from ensue.stores.sql.connections import Connections
 from ensue.stores.sql.dialect import Dialect
@@ -19,7 +20,6 @@ from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Outbox, Tools
 from ensue.stores.sql.pool import Pool
-from ensue.stores.sql.schema import Identity
 from ensue.stores.sql.transaction import SqlTransaction
 from ensue.stores.sql.wakeup import News, Wakeup
 from ensue.stores.sql_rows import SqlRows
@@ -187,15 +187,13 @@ class SqlStore(abc.ABC):
     @property
     def source(self) -> str:
         """See the port. Another process may begin a new epoch: known here after the next `outbox_after`."""
-        if not self._identity.epoch:
-            raise UsageError(f"the store of {self.service} has no source before it was opened")
         return self._identity.source
 
     async def new_epoch(self, published_through: int) -> str:
         opened = self._open()
 
         async def begin(link: Link) -> None:
-            await opened.outbox.begin_epoch(link, schema.new_epoch_name(), published_through)
+            await opened.outbox.begin_epoch(link, new_epoch_name(), published_through)
             await self._refresh(link)
 
         await opened.desk.run(begin)

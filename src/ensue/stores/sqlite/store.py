@@ -19,6 +19,7 @@ from ensue.errors import StoreUnavailable, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
 from ensue.stores import tables
+from ensue.stores.identity import Identity, new_epoch_name
 from ensue.stores.sqlite import outbox, schema
 from ensue.stores.sqlite.readers import Readers, Snapshots
 from ensue.stores.sqlite.row_reader import SqliteRows
@@ -73,7 +74,7 @@ class SqliteStore:
         self._now = now
         self._busy_timeout_s = busy_timeout_s
         self._opened: _Opened | None = None
-        self._identity = schema.Identity(service, "", 0)
+        self._identity = Identity(service, "", 0)
         self._seen = 0
         self.capabilities = Capabilities(
             survives_restart=not self._temporary,
@@ -157,13 +158,11 @@ class SqliteStore:
     @property
     def source(self) -> str:
         """See the port. Another process may begin a new epoch: known here after the next `outbox_after`."""
-        if not self._identity.epoch:
-            raise UsageError(f"the store of {self.service} has no source before it was opened")
         return self._identity.source
 
     async def new_epoch(self, published_through: int) -> str:
-        def begin(connection: sqlite3.Connection) -> schema.Identity:
-            outbox.begin_epoch(connection, schema.new_epoch_name(), published_through)
+        def begin(connection: sqlite3.Connection) -> Identity:
+            outbox.begin_epoch(connection, new_epoch_name(), published_through)
             opened.writer.tail.forget()
             return schema.identity(connection)
 
