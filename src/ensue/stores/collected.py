@@ -125,7 +125,7 @@ class CollectingTransaction(abc.ABC):
     def sync_session(self) -> Session:
         raise rules.no_sessions(self._kind)
 
-    async def flush(self) -> None: ...
+    async def flush(self) -> None: ...  # noqa: B027  # there is nothing to send
 
     # --- rows
 

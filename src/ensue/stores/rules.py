@@ -35,6 +35,16 @@ def writes_nothing() -> UsageError:
     return UsageError("reading() changes nothing: open a step to write")
 
 
+def no_sessions(kind: str) -> UsageError:
+    return UsageError(
+        f"a {kind} store has no SQLAlchemy sessions: declare entities with TableRepository, and read them by `rows`"
+    )
+
+
+def store_not_open(kind: str, service: str) -> UsageError:
+    return UsageError(f"the {kind}store of {service} is not open: call open() first")
+
+
 def rows_missing(table: str, id_column: str, wanted: int, found: int) -> UsageError:
     return UsageError(
         f"table {table}: {wanted} rows to update, {found} of them are there by {id_column}: "

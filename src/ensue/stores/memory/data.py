@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from ensue.errors import UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Row
 
@@ -25,7 +24,3 @@ class Data:
     @property
     def last(self) -> int:
         return self.first + len(self.outbox) - 1
-
-
-def no_sessions() -> UsageError:
-    return UsageError("a memory store has no SQLAlchemy sessions: use `sqlite://`, or repositories of plain tables")

@@ -71,12 +71,6 @@ class Entity:
             )  # fmt: skip
 
 
-def no_sessions() -> UsageError:
-    return UsageError(
-        "a MongoDB store has no SQLAlchemy sessions: declare entities with TableRepository, and read them by `rows`"
-    )
-
-
 def name_of(message: Message) -> str:
     return f"{message.source} {message.id}"
 

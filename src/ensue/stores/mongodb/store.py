@@ -5,29 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
-from ensue.stores.mongodb.documents import no_sessions
+from ensue.stores import rules
+from ensue.stores.collected import CollectingStore
 from ensue.stores.mongodb.outbox import Outbox
 from ensue.stores.mongodb.own import OwnRows, insert_missing
 from ensue.stores.mongodb.row_reader import MongoDbRows, field
 from ensue.stores.mongodb.server import Server
 from ensue.stores.mongodb.transaction import MongoDbTransaction
+from ensue.stores.turns import Together
 from ensue.tables import VERSION
-
-if TYPE_CHECKING:
-    from sqlalchemy import MetaData
-    from sqlalchemy.ext.asyncio import AsyncSession
 
 T = TypeVar("T")
 #: How often a relay that waits looks for what other processes did, seconds.
 _LOOK_S = 0.25
 
 
-class MongoDbStore:
+class MongoDbStore(CollectingStore):
     """A service's own database: `mongodb://host:27017/<database>`, by default named after the service.
 
     Entities are documents of collections named as their tables; Ensue's own collections begin with `ensue_`.
@@ -35,6 +33,7 @@ class MongoDbStore:
     documents_at_once: entities written in one command.
     """
 
+    kind = "MongoDB"
     capabilities = Capabilities(sessions=False, locks=False, transactions=False)
 
     def __init__(
@@ -45,16 +44,13 @@ class MongoDbStore:
         reached: Callable[[str], None] = lambda name: None,
         documents_at_once: int = 500,
     ) -> None:
-        self.service = service
+        super().__init__(service)
         self.reached = reached
         self._url = url
         self._at_once = documents_at_once
         self._server: Server | None = None
-        self._epoch = ""
         self._known: set[Table] = set()
-        self._steps = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._turns = Together()
         self._news = asyncio.Event()
         self._seen = 0
 
@@ -98,7 +94,7 @@ class MongoDbStore:
         self.own = OwnRows(server, self.reached)
 
     async def close(self) -> None:
-        await self._quiet.wait()
+        await self._turns.quiet()
         server, self._server = self._server, None
         self._known.clear()
         if server is not None:
@@ -106,18 +102,11 @@ class MongoDbStore:
 
     def _opened(self) -> Server:
         if self._server is None:
-            raise UsageError(f"the MongoDB store of {self.service} is not open: call open() first")
+            raise rules.store_not_open("MongoDB ", self.service)
         return self._server
 
     async def now(self) -> float:
         return await self._opened().time()
-
-    async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
-        raise no_sessions()
-
-    @property
-    def source(self) -> str:
-        return f"{self.service}/{self._epoch}"
 
     async def new_epoch(self, published_through: int) -> str:
         self._opened()
@@ -150,23 +139,11 @@ class MongoDbStore:
     # --- steps and queries
 
     def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[MongoDbTransaction]:
-        return MongoDbTransaction(self, self._opened())
-
-    def begin(self) -> None:
-        self._steps += 1
-        self._quiet.clear()
-
-    def end(self) -> None:
-        self._steps -= 1
-        if not self._steps:
-            self._quiet.set()
+        return MongoDbTransaction(self, self._turns, self._opened())
 
     def chunks(self, writes: Sequence[T]) -> Iterator[Sequence[T]]:
         for begin in range(0, len(writes), self._at_once):
             yield writes[begin : begin + self._at_once]
-
-    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
-        raise no_sessions()
 
     def rows(self) -> MongoDbRows:
         return MongoDbRows(self._opened(), self.known, self.own.settle)
@@ -211,6 +188,3 @@ class MongoDbStore:
     async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
         await self.own.forget(before_s, await self._opened().time())
         return await self._outbox.prune(before_s, through, limit)
-
-    async def warnings(self) -> Sequence[str]:
-        return ()

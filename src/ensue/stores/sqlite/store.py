@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ensue.embedded.connection import BUSY_TIMEOUT_S, connect, parse_sqlite_url
 from ensue.embedded.wakeup import Wakeup
-from ensue.errors import StoreUnavailable, UsageError
+from ensue.errors import StoreUnavailable
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
-from ensue.stores import tables
+from ensue.stores import rules, tables
 from ensue.stores.identity import Identity, new_epoch_name
 from ensue.stores.sqlite import outbox, schema
 from ensue.stores.sqlite.readers import Readers, Snapshots
@@ -232,7 +232,7 @@ class SqliteStore:
 
     def _open(self) -> _Opened:
         if self._opened is None:
-            raise UsageError(f"the store of {self.service} is not open: call open() first")
+            raise rules.store_not_open("", self.service)
         return self._opened
 
     def _wake(self) -> None:
