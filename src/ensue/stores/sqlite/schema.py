@@ -85,6 +85,11 @@ def create(connection: sqlite3.Connection, service: str) -> None:
         connection.execute(statement)
 
 
+def create_missing(connection: sqlite3.Connection, service: str) -> None:
+    if not exists(connection):  # else another process was quicker
+        create(connection, service)
+
+
 def check(connection: sqlite3.Connection, service: str, path: str) -> None:
     """Raise StoreOutdated for tables of another version, UsageError for another service's store."""
     found, owner = connection.execute("SELECT schema_version, service FROM ensue_meta").fetchone()

@@ -83,7 +83,11 @@ class SqliteTransaction:
         writer = self._writer
         try:
             await self._sessions.finish()
-            self._check()
+            # Refuse to commit half of something whose error was caught on the way.
+            if self._doomed is not None:
+                raise rules.cannot_commit(self._doomed) from self._doomed
+            if not self._connection.in_transaction:
+                raise rules.ended_inside()
             writer.gate.close()
             published = writer.tail.touched
             cancelled = await writer.commit()
@@ -109,13 +113,6 @@ class SqliteTransaction:
         self._sessions.end()
         if bind is not None:
             bind.close()
-
-    def _check(self) -> None:
-        """Refuse to commit half of something whose error was caught on the way."""
-        if self._doomed is not None:
-            raise rules.cannot_commit(self._doomed) from self._doomed
-        if not self._connection.in_transaction:
-            raise rules.ended_inside()
 
     # --- sessions
 
