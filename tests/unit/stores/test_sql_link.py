@@ -21,7 +21,8 @@ from ensue.stores.postgres.store import PostgresServer
 from ensue.stores.postgres.url import parse as postgres_url
 from ensue.stores.sql import link, stamped
 from ensue.stores.sql.connections import Connections
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.stamped import StampedOutbox

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from ensue.ports import Row, Table
 from ensue.stores.mariadb.link import AsyncmyLink
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
 from ensue.stores.sql_rows import Change, changed
 
 COLUMNS = (

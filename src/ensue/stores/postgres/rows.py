@@ -16,7 +16,8 @@ from typing import Any
 
 from ensue.ports import Row, Table
 from ensue.stores.postgres.handshake import quoted
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
 from ensue.stores.sql_rows import Change, changed
 
 #: Types as they are cast to, without a length: a cast to varchar(10) would cut, an assignment refuses.

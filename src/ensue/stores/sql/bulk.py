@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from ensue.ports import Row, Table
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
 from ensue.stores.sql_rows import check_columns
 
 
