@@ -6,7 +6,7 @@ import abc
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVar
 
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
@@ -41,6 +41,35 @@ class CollectingStore:
 
     async def warnings(self) -> Sequence[str]:
         return ()
+
+
+class Closing(Protocol):
+    async def close(self) -> None: ...
+
+
+S = TypeVar("S", bound=Closing)
+
+
+class ServedStore(CollectingStore, Generic[S]):
+    """One on a server, whose steps need not wait for each other; S: the connection to it, from open to close."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(service)
+        self._server: S | None = None
+        self._turns = Together()
+        self._known: dict[Any, Any] = {}  # what was found out about tables, until close
+
+    async def close(self) -> None:
+        await self._turns.quiet()
+        server, self._server = self._server, None
+        self._known.clear()
+        if server is not None:
+            await server.close()
+
+    def _opened(self) -> S:
+        if self._server is None:
+            raise rules.store_not_open(f"{self.kind} ", self.service)
+        return self._server
 
 
 class Seen(Protocol):

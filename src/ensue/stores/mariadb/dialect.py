@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from ensue.errors import UsageError
@@ -69,15 +70,8 @@ class MariaDbDialect(Bulk[Statements, str]):
     clock = "SELECT UNIX_TIMESTAMP(SYSDATE(6))"
     read_only = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY"
 
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        super().__init__()
-
     def text(self, statement: str) -> str:
-        found = self._texts.get(statement)
-        if found is None:
-            found = self._texts[statement] = statement.replace("%", "%%").replace("?", "%s")
-        return found
+        return _text(statement)
 
     async def prune(
         self, link: Link, table: str, key: str, time: str, before_s: float, limit: int, through: int | None = None
@@ -147,3 +141,8 @@ class MariaDbDialect(Bulk[Statements, str]):
             if table.own and failures.code_of(error) == failures.DUPLICATE:
                 raise rules.row_exists(table.name, [row[0] for row in rows]) from error
             raise
+
+
+@functools.cache
+def _text(statement: str) -> str:
+    return statement.replace("%", "%%").replace("?", "%s")

@@ -10,14 +10,12 @@ from typing import TypeVar
 from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
-from ensue.stores import rules
-from ensue.stores.collected import CollectingStore
+from ensue.stores.collected import ServedStore
 from ensue.stores.mongodb.outbox import Outbox
 from ensue.stores.mongodb.own import OwnRows, insert_missing
 from ensue.stores.mongodb.row_reader import MongoDbRows, field
 from ensue.stores.mongodb.server import Server
 from ensue.stores.mongodb.transaction import MongoDbTransaction
-from ensue.stores.turns import Together
 from ensue.tables import VERSION
 
 T = TypeVar("T")
@@ -25,7 +23,7 @@ T = TypeVar("T")
 _LOOK_S = 0.25
 
 
-class MongoDbStore(CollectingStore):
+class MongoDbStore(ServedStore[Server]):
     """A service's own database: `mongodb://host:27017/<database>`, by default named after the service.
 
     Entities are documents of collections named as their tables; Ensue's own collections begin with `ensue_`.
@@ -48,9 +46,6 @@ class MongoDbStore(CollectingStore):
         self.reached = reached
         self._url = url
         self._at_once = documents_at_once
-        self._server: Server | None = None
-        self._known: set[Table] = set()
-        self._turns = Together()
         self._news = asyncio.Event()
         self._seen = 0
 
@@ -93,18 +88,6 @@ class MongoDbStore(CollectingStore):
         self._outbox = outbox
         self.own = OwnRows(server, self.reached)
 
-    async def close(self) -> None:
-        await self._turns.quiet()
-        server, self._server = self._server, None
-        self._known.clear()
-        if server is not None:
-            await server.close()
-
-    def _opened(self) -> Server:
-        if self._server is None:
-            raise rules.store_not_open("MongoDB ", self.service)
-        return self._server
-
     async def now(self) -> float:
         return await self._opened().time()
 
@@ -129,7 +112,7 @@ class MongoDbStore(CollectingStore):
                 await collection.create_index([(field(table, name), 1) for name in (*lookup.equal, *lookup.order)])
             if not table.own:
                 await collection.create_index([("_ensue.pending", 1)], sparse=True)
-        self._known.add(table)
+        self._known[table] = True
 
     async def _tables(self) -> Sequence[str]:
         server = self._opened()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from ensue.errors import UsageError
@@ -91,17 +92,8 @@ class PostgresDialect(Bulk[Statements, tuple[str, str]]):
     clock = "SELECT extract(epoch FROM clock_timestamp())::float8"
     read_only = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        super().__init__()
-
     def text(self, statement: str) -> str:
-        found = self._texts.get(statement)
-        if found is None:
-            first, *rest = statement.split("?")
-            found = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
-            self._texts[statement] = found
-        return found
+        return _text(statement)
 
     def prune_text(self, table: str, key: str, time: str, through: bool) -> str:
         where = f"WHERE {key} <= $3" if through else ""
@@ -153,3 +145,9 @@ class PostgresDialect(Bulk[Statements, tuple[str, str]]):
         count = await (await self.of(link, table)).insert(link, rows)
         if count != len(rows):
             raise rules.row_exists(table.name, [row[0] for row in rows])
+
+
+@functools.cache
+def _text(statement: str) -> str:
+    first, *rest = statement.split("?")
+    return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))

@@ -13,20 +13,18 @@ from ensue import tables
 from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
-from ensue.stores import rules
-from ensue.stores.collected import CollectingStore
+from ensue.stores.collected import ServedStore
 from ensue.stores.identity import new_epoch_name
 from ensue.stores.redis import scripts
 from ensue.stores.redis.keys import Keys
 from ensue.stores.redis.row_reader import RedisRows
 from ensue.stores.redis.server import Server
 from ensue.stores.redis.transaction import RedisTransaction
-from ensue.stores.turns import Together
 
 VERSION = str(tables.VERSION)
 
 
-class RedisStore(CollectingStore):
+class RedisStore(ServedStore[Server]):
     """A service's views on a Redis server. url: `redis://host:6379/0`, or `rediss://` with TLS.
 
     Every key begins with `{ensue:<service>}:`. The server may come back with less than it had acknowledged (without an
@@ -40,9 +38,6 @@ class RedisStore(CollectingStore):
         super().__init__(service)
         self._url = url
         self._keys = Keys(service)
-        self._server: Server | None = None
-        self._known: dict[str, bytes] = {}
-        self._turns = Together()
 
     # --- open and close
 
@@ -74,18 +69,6 @@ class RedisStore(CollectingStore):
             await server.close()
             raise
         self._server, self._epoch = server, epoch.decode()
-
-    async def close(self) -> None:
-        await self._turns.quiet()
-        server, self._server = self._server, None
-        self._known.clear()
-        if server is not None:
-            await server.close()
-
-    def _opened(self) -> Server:
-        if self._server is None:
-            raise rules.store_not_open("Redis ", self.service)
-        return self._server
 
     async def new_epoch(self, published_through: int) -> str:
         self._epoch = new_epoch_name()
