@@ -10,7 +10,7 @@ class TestPostgresStore(StoreConformance):
 from __future__ import annotations
 
 from ensue.conformance.store_concurrent import Concurrent
-from ensue.conformance.store_consumer import Consuming
+from ensue.conformance.store_consumer import Consuming, Remembering
 from ensue.conformance.store_rows import Reading
 from ensue.conformance.store_sessions import Sessions
 from ensue.conformance.store_steps import Stepping
@@ -20,5 +20,5 @@ from ensue.conformance.store_workers import Racing, Working
 __all__ = ["PARTITION", "SERVICE", "SOURCE", "TOPIC", "StoreConformance", "record"]
 
 
-class StoreConformance(Stepping, Sessions, Racing, Concurrent, Consuming, Working, Reading):
+class StoreConformance(Stepping, Sessions, Racing, Concurrent, Consuming, Remembering, Working, Reading):
     """Subclass it as `Test…`, say what the adapter can do, and how to make one (see StoreSuite)."""

@@ -262,6 +262,8 @@ class Consuming(StoreSuite):
                         await late(transaction, msgspec.structs.replace(stored))
             assert [each.state for each in await self.books(store).letters()] == [DeadLetterState.DISCARDED]
 
+
+class Remembering(StoreSuite):
     # --- what has happened once already
 
     async def test_a_message_is_claimed_once_for_each_subscription(self) -> None:
