@@ -79,7 +79,7 @@ class SqlAlchemyRepository(Generic[T]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Conversion:
-    """Turns a field's value into what a row holds (text, a number, bytes) and back; None stays None."""
+    """WriteLock a field's value into what a row holds (text, a number, bytes) and back; None stays None."""
 
     to_row: Callable[[Any], Any]
     from_row: Callable[[Any], Any]

@@ -91,7 +91,7 @@ class Sender:
         """What `ensue status` shows of what holds back."""
         runtime = world.runtimes[self.service.name]
         status = await service_status(Opened(self.service, runtime.settings, self.store, world.broker))
-        return status.hindrances
+        return status.warnings
 
 
 @asynccontextmanager

@@ -58,7 +58,7 @@ class ServiceStatus(msgspec.Struct):
     """broker_error: why the log could not be asked; empty when it was. counters, dead_letters: sums over partitions.
 
     gone: workers, and holders of leases, whose process on this machine no longer runs; others take over from them.
-    hindrances: what holds things back in the database, in words.
+    warnings: what holds things back in the database, in words.
     """
 
     service: str
@@ -75,7 +75,7 @@ class ServiceStatus(msgspec.Struct):
     lag: int | None
     dead_letters: dict[str, int]
     counters: Counters
-    hindrances: list[str]
+    warnings: list[str]
 
 
 def status(
@@ -158,7 +158,7 @@ async def service_status(access: Opened) -> ServiceStatus:
         lag=None if None in lags else sum(each for each in lags if each is not None),
         dead_letters=_summed([each.dead_letters for each in partitions]),
         counters=Counters(**_summed([msgspec.structs.asdict(each.counters) for each in partitions])),
-        hindrances=list(await store.warnings()),
+        warnings=list(await store.warnings()),
     )
 
 
@@ -210,7 +210,7 @@ def _show(status: ServiceStatus) -> None:
     say(f"  lag      {'unknown' if status.lag is None else status.lag}")
     letters = ", ".join(f"{count} {state}" for state, count in status.dead_letters.items()) or "none"
     say(f"  letters  {letters}")
-    for line in status.hindrances:
+    for line in status.warnings:
         say(f"  held up  {line}")
     if status.partitions:
         columns = ("partition", "offset#", "log end#", "lag#", "gaps", "set aside", "worker")

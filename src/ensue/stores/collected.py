@@ -12,7 +12,7 @@ from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
 from ensue.stores.sessionless import SessionlessStore, SessionlessTransaction
-from ensue.stores.turns import Together, Turns
+from ensue.stores.write_lock import Together, WriteLock
 
 
 class CollectingStore(SessionlessStore):
@@ -70,7 +70,7 @@ class Seen(Protocol):
 class CollectingTransaction(SessionlessTransaction, abc.ABC):
     """An async context manager that gives itself. What its methods promise: see `StepTransaction`."""
 
-    def __init__(self, store: CollectingStore, turns: Turns | Together) -> None:
+    def __init__(self, store: CollectingStore, turns: WriteLock | Together) -> None:
         self._turns = turns
         self._turn: Any = None
         self._open = False

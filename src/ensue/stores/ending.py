@@ -1,6 +1,6 @@
 """What must not stop halfway, a commit or a rollback, goes on to its end when whoever waits for it is cancelled.
 
-So nobody is told "cancelled" of a commit that may still happen later. `to_end` has a time limit of its own; `unbroken`
+So nobody is told "cancelled" of a commit that may still happen later. `to_end` has a time limit of its own; `finish`
 is for clients whose time limits cancel the task they are in; `outlast` for what is under way already.
 """
 
@@ -51,7 +51,7 @@ async def to_end(
         raise
 
 
-async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+async def finish(work: Coroutine[Any, Any, T]) -> T:
     """Wait for `work`, which must have a time limit, to its end; then raise the cancellation that came meanwhile."""
     task = asyncio.ensure_future(work)
     cancelled = await outlast(task)

@@ -235,7 +235,7 @@ async def reading(store: Any) -> None:
 
 
 @way
-async def desk(store: Any) -> None:
+async def relay_pool(store: Any) -> None:
     await store.outbox_after(0, 10)
     books = Books(store, SERVICE)
     await books.save_relay_position(store.source, 1)

@@ -264,7 +264,7 @@ async def test_a_wrong_database_or_password_is_told_without_the_password(mariadb
 
 
 async def test_what_holds_it_back_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensue.stores.mariadb.hindrances.OPEN_S", 0)
+    monkeypatch.setattr("ensue.stores.mariadb.warnings.OPEN_S", 0)
     store = await opened(url)
     async with store.transaction() as held:
         await held.insert_rows(ACCOUNTS, [("held", 1)])

@@ -50,7 +50,7 @@ async def test_what_was_stamped_and_rolled_back_is_in_nobody_s_chain(url: str) -
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await store._open().desk.run(in_vain)
+        await store._open().relay_pool.run(in_vain)
     rest = list(await store.outbox_after(first[-1].position, 10))
     assert texts([*first, *rest]) == ["1", "2", "3"]
     assert [each.position for each in rest] == [2, 3]
@@ -74,7 +74,7 @@ async def test_a_stamp_that_waits_behind_one_that_is_rolled_back_keeps_the_chain
         await outbox._stamp_all(link)
         raise ZeroDivisionError
 
-    other = asyncio.create_task(store._open().desk.run(in_vain))
+    other = asyncio.create_task(store._open().relay_pool.run(in_vain))
     await begun.wait()
     waiting = asyncio.create_task(store.outbox_after(0, 1))
     async with asyncio.timeout(30):

@@ -364,7 +364,7 @@ async def test_an_update_of_a_row_that_is_gone_is_refused(url: str) -> None:
 async def test_a_transaction_held_open_is_told_of_with_its_pid_and_delays_nobody(
     postgres_server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ensue.stores.postgres.hindrances.OPEN_S", 0.2)
+    monkeypatch.setattr("ensue.stores.postgres.warnings.OPEN_S", 0.2)
     store = await opened(url)
     assert await store.warnings() == []
     async with store.transaction() as held:

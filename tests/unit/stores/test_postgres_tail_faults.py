@@ -137,10 +137,10 @@ async def test_a_store_held_by_a_standing_transaction_names_it(postgres_server: 
     await store.open()  # nobody reads the slot yet
     try:
         assert store._opened is not None
-        lines = await store._opened.desk.read(store._opened.outbox.hindrances)
+        lines = await store._opened.relay_pool.read(store._opened.outbox.warnings)
         assert any("read by nobody" in line for line in lines)
         await follow(store, 1)
-        lines = await store._opened.desk.read(store._opened.outbox.hindrances)
+        lines = await store._opened.relay_pool.read(store._opened.outbox.warnings)
         assert not any("read by nobody" in line for line in lines)
     finally:
         await store.close()

@@ -68,13 +68,13 @@ async def test_of_two_that_stamp_the_same_entries_the_second_changes_nothing(url
 
 async def look(store: PostgresStore, after: int = 0) -> Window:
     assert store._opened is not None
-    desk, reader = store._opened.desk, Reader(store._dialect.text)
+    relay_pool, reader = store._opened.relay_pool, Reader(store._dialect.text)
 
     async def window(link: Any) -> Window:
         now = await reader.now(link)
         return await reader.window(link, now, after, now.last_position, 100)
 
-    return await desk.read(window)
+    return await relay_pool.read(window)
 
 
 async def test_a_stamped_row_that_cannot_be_seen_yet_is_waited_for_and_one_that_is_gone_is_not(url: str) -> None:

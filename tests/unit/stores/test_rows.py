@@ -20,7 +20,7 @@ from ensue.conformance.store import SERVICE
 from ensue.conformance.store_rows import Reading
 from ensue.ports import Capabilities, RowReader, Store
 from ensue.stores.memory import MemoryStore
-from ensue.stores.places import place
+from ensue.stores.sort_keys import sort_key
 from ensue.stores.sql_rows import SqlRows
 from ensue.stores.sqlite import SqliteStore
 
@@ -167,17 +167,17 @@ def _key(value: object) -> tuple[int, object]:
 @given(st.lists(st.tuples(_VALUES, _VALUES), min_size=2, max_size=6))
 def test_places_sort_as_their_values_do(values: list[tuple[object, object]]) -> None:
     by_value = sorted(values, key=lambda pair: (_key(pair[0]), _key(pair[1])))
-    assert sorted(map(place, values)) == [place(pair) for pair in by_value]
+    assert sorted(map(sort_key, values)) == [sort_key(pair) for pair in by_value]
 
 
 def test_whole_numbers_near_the_edge_of_a_float_keep_their_order() -> None:
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     numbers = [chance.choice((2**53, -(2**53), 2**62, 0)) + chance.randrange(-2000, 2000) for _ in range(500)]
-    assert sorted(numbers, key=lambda number: place([number])) == sorted(numbers), f"seed {seed}"
+    assert sorted(numbers, key=lambda number: sort_key([number])) == sorted(numbers), f"seed {seed}"
 
 
 def test_what_has_no_place_is_refused() -> None:
     for value in (2**63, float("nan"), Decimal(1)):
         with pytest.raises(UsageError, match="no place in a lookup"):
-            place([value])
+            sort_key([value])

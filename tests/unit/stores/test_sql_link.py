@@ -23,7 +23,7 @@ from ensue.stores.sql import link, stamped
 from ensue.stores.sql.connections import Connections
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.outbox import Tools
+from ensue.stores.sql.outbox import OutboxContext
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.stamped import StampedOutbox
 from ensue.stores.sql.transaction import SqlTransaction
@@ -252,15 +252,15 @@ async def test_a_statement_that_takes_too_long_is_the_messages_fault_in_a_step_a
 class Busy:
     """A dialect whose outbox gets new records as fast as they are stamped."""
 
-    def __init__(self, unstamped: int, chunk: int, news: int) -> None:
-        self.left, self.chunk, self.news = unstamped, chunk, news
+    def __init__(self, unstamped: int, chunk: int, late: int) -> None:
+        self.left, self.chunk, self.late = unstamped, chunk, late
         self.youngest = unstamped
         self.stamped = 0
 
     async def stamp(self, _: Link, last: int, limit: int) -> list[OutboxRecord]:
         assert self.stamped < 1000, "it goes on and on"
         count = min(self.left, limit)
-        self.left += self.news - count
+        self.left += self.late - count
         self.stamped += count
         return [OutboxRecord("orders", 0, "a", b"", b"", last + number, 0) for number in range(1, count + 1)]
 
@@ -275,17 +275,17 @@ class Busy:
 
 
 @pytest.mark.parametrize(
-    ("unstamped", "news", "expected"),
+    ("unstamped", "late", "expected"),
     [(0, 10, 0), (3, 3, 3), (10, 10, 10), (25, 10, 30), (25, 3, 30), (10, 0, 10)],
 )
 async def test_stamping_ends_under_steady_commits_with_all_that_was_there_when_it_began(
-    monkeypatch: pytest.MonkeyPatch, unstamped: int, news: int, expected: int
+    monkeypatch: pytest.MonkeyPatch, unstamped: int, late: int, expected: int
 ) -> None:
     monkeypatch.setattr(stamped, "_CHUNK", 10)
-    busy: Any = Busy(unstamped, 10, news)
-    tools = Tools.__new__(Tools)
-    object.__setattr__(tools, "dialect", busy)
-    assert await StampedOutbox(tools, busy.stamp)._stamp_all(busy, 100) == 100 + expected
+    busy: Any = Busy(unstamped, 10, late)
+    context = OutboxContext.__new__(OutboxContext)
+    object.__setattr__(context, "dialect", busy)
+    assert await StampedOutbox(context, busy.stamp)._stamp_all(busy, 100) == 100 + expected
     assert busy.stamped == expected >= unstamped
 
 
@@ -323,7 +323,7 @@ async def test_listening_goes_on_after_any_error_and_says_so_once(
         return connection
 
     listening = Listening(connect, cast("Pool", None), Wakeup(), "ensue_test")
-    monkeypatch.setattr(listening, "_polling", listening._wakeup)  # the desk is not looked at here
+    monkeypatch.setattr(listening, "_polling", listening._wakeup)  # the relay_pool is not looked at here
     with caplog.at_level(logging.WARNING, "ensue.store"):
         await listening.wait(0.001)
         async with asyncio.timeout(LIMIT_S):

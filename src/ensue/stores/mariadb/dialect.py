@@ -10,8 +10,8 @@ from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
 from ensue.stores.mariadb import failures
-from ensue.stores.mariadb.hindrances import hindrances
 from ensue.stores.mariadb.rows import COLUMNS, Statements
+from ensue.stores.mariadb.warnings import warnings
 from ensue.stores.sql.bulk import Bulk
 from ensue.stores.sql.failures import causes
 from ensue.stores.sql.link import Link
@@ -92,8 +92,8 @@ class MariaDbDialect(Bulk[Statements, str]):
         refused = any(failures.code_of(each) == failures.READ_ONLY for each in causes(error))
         return rules.writes_nothing() if refused else None
 
-    async def hindrances(self, link: Link) -> Sequence[str]:
-        return await hindrances(link)
+    async def warnings(self, link: Link) -> Sequence[str]:
+        return await warnings(link)
 
     # --- the outbox
 

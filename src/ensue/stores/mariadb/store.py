@@ -12,12 +12,12 @@ from ensue.stores.mariadb.link import connect
 from ensue.stores.mariadb.url import MariaDbUrl, parse
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import ROLLBACK_S, Link
-from ensue.stores.sql.outbox import Outbox, Tools
+from ensue.stores.sql.outbox import Outbox, OutboxContext
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.server import Server
 from ensue.stores.sql.stamped import StampedOutbox
 from ensue.stores.sql.store import SqlStore
-from ensue.stores.sql.wakeup import News, Polling, Wakeup
+from ensue.stores.sql.wakeup import Notifier, Polling, Wakeup
 
 T = TypeVar("T")
 
@@ -39,11 +39,11 @@ class MariaDbServer(Server):
 
         return make_engines()
 
-    def make_news(self, desk: Pool, wakeup: Wakeup) -> News:
-        return Polling(desk, wakeup)
+    def make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
+        return Polling(relay_pool, wakeup)
 
-    def make_outbox(self, tools: Tools) -> Outbox:
-        return StampedOutbox(tools, self._sql.stamp)
+    def make_outbox(self, context: OutboxContext) -> Outbox:
+        return StampedOutbox(context, self._sql.stamp)
 
     async def create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
         """Tables are not made in transactions here: a lock of the connection's keeps others out."""

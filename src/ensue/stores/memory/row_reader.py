@@ -7,7 +7,7 @@ from typing import Any
 
 from ensue.ports import Lookup, Row, Table
 from ensue.stores.memory.data import Data
-from ensue.stores.places import place
+from ensue.stores.sort_keys import sort_key
 
 
 class MemoryRows:
@@ -29,10 +29,10 @@ class MemoryRows:
         limit: int,
     ) -> Sequence[Row]:
         columns = [table.columns.index(name) for name in lookup.order]
-        lowest, last = place(since), place(after) if after else None
+        lowest, last = sort_key(since), sort_key(after) if after else None
         found = []
         for row in self._of(table, lookup, equal):
-            where = place([row[at] for at in columns])
+            where = sort_key([row[at] for at in columns])
             if where >= lowest and (last is None or where > last):
                 found.append((where, row))
         return [row for _, row in sorted(found)[:limit]]

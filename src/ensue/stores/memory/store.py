@@ -16,7 +16,7 @@ from ensue.stores.identity import new_epoch_name
 from ensue.stores.memory.data import Data, Place
 from ensue.stores.memory.row_reader import MemoryRows
 from ensue.stores.memory.transaction import MemoryTransaction
-from ensue.stores.turns import Turns
+from ensue.stores.write_lock import WriteLock
 
 _CHANGED = 0
 
@@ -35,7 +35,7 @@ class MemoryStore(CollectingStore):
         self._now = now
         self._made = False
         self._data = Data()
-        self._turns = Turns(f"memory store of {service}")
+        self._turns = WriteLock(f"memory store of {service}")
         self._wakeup: Wakeup | None = None
         self._seen = 0
 

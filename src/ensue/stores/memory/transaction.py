@@ -9,7 +9,7 @@ from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores.collected import CollectingStore, CollectingTransaction
 from ensue.stores.memory.data import Data, Place
-from ensue.stores.turns import Turns
+from ensue.stores.write_lock import WriteLock
 
 
 class Changed:
@@ -31,7 +31,7 @@ class MemoryTransaction(CollectingTransaction):
         self,
         store: CollectingStore,
         data: Data,
-        turns: Turns,
+        turns: WriteLock,
         committed: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:

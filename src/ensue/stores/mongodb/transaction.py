@@ -17,11 +17,11 @@ from ensue.errors import StoreConflict, UsageError
 from ensue.message import Message, OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores.collected import CollectingTransaction
-from ensue.stores.ending import unbroken
+from ensue.stores.ending import finish
 from ensue.stores.mongodb.documents import Entity, check_row, document_of, entity_of
 from ensue.stores.mongodb.own import OwnRow
 from ensue.stores.mongodb.server import Server
-from ensue.stores.turns import Together
+from ensue.stores.write_lock import Together
 from ensue.tables import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class MongoDbTransaction(CollectingTransaction):
 
     async def _commit(self) -> None:
         changed = self._changed()
-        await unbroken(self._write(changed))
+        await finish(self._write(changed))
 
     def _changed(self) -> list[tuple[Table, Any, Entity]]:
         """The documents to write. Raises UsageError, before anything is written, for what one document cannot hold."""

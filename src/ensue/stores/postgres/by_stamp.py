@@ -10,7 +10,7 @@ from ensue.message import OutboxRecord
 from ensue.stores.postgres.stamps import STAMPED_MAX, Now, Reader, Window
 from ensue.stores.postgres.unsent import unsent
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.outbox import Tools
+from ensue.stores.sql.outbox import OutboxContext
 
 HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head WHERE position > ?"
 LOCK = "SELECT last_position FROM ensue_counter FOR UPDATE"
@@ -30,31 +30,31 @@ class Switched(StoreUnavailable):
 class ByStamp:
     """reader: asks what this mode wants to know."""
 
-    def __init__(self, tools: Tools, reader: Reader) -> None:
-        self._tools = tools
+    def __init__(self, context: OutboxContext, reader: Reader) -> None:
+        self._context = context
         self._reader = reader
-        self._text = tools.dialect.text
+        self._text = context.dialect.text
 
     async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
-        await self._tools.dialect.add(link, records, now)
+        await self._context.dialect.add(link, records, now)
 
     async def unsent(self, link: Link, mode: str) -> int:
         return await unsent(link, mode)
 
     async def _now(self) -> Now:
-        now = await self._tools.desk.read(self._reader.now)
-        self._tools.current.note(now.epoch, now.published_from)
+        now = await self._context.relay_pool.read(self._reader.now)
+        self._context.current.note(now.epoch, now.published_from)
         return now
 
     async def _next(self, after: int) -> int | None:
-        return await self._tools.desk.read(lambda link: self._reader.next(link, after))
+        return await self._context.relay_pool.read(lambda link: self._reader.next(link, after))
 
     async def _look(self, after: int, through: int, limit: int, place: tuple[str, int] | None = None) -> Window:
         async def look(link: Link) -> Window:
             now = await self._reader.now(link)
             return await self._reader.window(link, now, after, through, limit, place)
 
-        return await self._tools.desk.read(look)
+        return await self._context.relay_pool.read(look)
 
     async def _stored(self, position: int, through: int, limit: int) -> list[OutboxRecord]:
         """Up to `limit` records after `position`, up to `through`; fewer where the next one cannot be seen yet."""
@@ -83,8 +83,8 @@ class ByStamp:
             if window.through <= after:
                 if not found:  # an empty answer would mean that the outbox has it no more
                     raise StoreUnavailable(
-                        f"{self._tools.place}: the record of {topic}/{partition} after position {after} cannot be seen "
-                        "yet (its transaction waits for a standby?)"
+                        f"{self._context.place}: the record of {topic}/{partition} after position {after} cannot "
+                        "be seen yet (its transaction waits for a standby?)"
                     )
                 break
             after = window.through
@@ -94,11 +94,11 @@ class ByStamp:
     async def _stored_heads(self) -> Mapping[tuple[str, int], int]:
         """Of the present epoch; what is older follows on nothing any more."""
         now = await self._now()
-        rows = await self._tools.desk.read(lambda link: link.fetch(self._text(HEADS), now.published_from))
+        rows = await self._context.relay_pool.read(lambda link: link.fetch(self._text(HEADS), now.published_from))
         return {(str(topic), int(partition)): int(position) for topic, partition, position in rows}
 
     async def prune(self, before_s: float, through: int, limit: int) -> int:
-        return await self._tools.desk.run(lambda link: self._reader.prune(link, before_s, through, limit))
+        return await self._context.relay_pool.run(lambda link: self._reader.prune(link, before_s, through, limit))
 
     async def _write_epoch(self, link: Link, epoch: str, published_through: int) -> None:
         """Start a new source after `published_through`: its first record of each partition follows on nothing (which

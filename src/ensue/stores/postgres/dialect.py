@@ -11,8 +11,8 @@ from ensue.ports import Row, Table
 from ensue.stores import rules
 from ensue.stores.postgres import failures
 from ensue.stores.postgres.handshake import quoted
-from ensue.stores.postgres.hindrances import hindrances
 from ensue.stores.postgres.rows import COLUMNS, Statements
+from ensue.stores.postgres.warnings import warnings
 from ensue.stores.sql.bulk import Bulk
 from ensue.stores.sql.failures import causes
 from ensue.stores.sql.link import Link
@@ -112,8 +112,8 @@ class PostgresDialect(Bulk[Statements, tuple[str, str]]):
         refused = any(failures.code_of(each) == failures.READ_ONLY for each in causes(error))
         return rules.writes_nothing() if refused else None
 
-    async def hindrances(self, link: Link) -> Sequence[str]:
-        return await hindrances(link)
+    async def warnings(self, link: Link) -> Sequence[str]:
+        return await warnings(link)
 
     # --- the outbox
 

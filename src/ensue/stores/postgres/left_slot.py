@@ -43,13 +43,13 @@ async def _drop(link: Link) -> Sequence[str]:
     if not await link.fetch(_LOCK):  # one process at a time: who drops what is being dropped gets an error
         return ()
     await link.fetch(_DROP)
-    lines = await hindrances(link)
+    lines = await warnings(link)
     if not lines:
         await link.execute(_FORGET)
     return lines
 
 
-async def hindrances(link: Link) -> Sequence[str]:
+async def warnings(link: Link) -> Sequence[str]:
     return [
         f"replication slot {slot} of outbox=wal is left: it keeps log for nobody, and process {pid} still reads it"
         for slot, pid in await link.fetch(_LEFT)

@@ -30,14 +30,14 @@ RETRY_S = 0.5
 
 
 class Listening:
-    """`News` by LISTEN on a connection of its own, made with the first wait; without it, by looking now and then."""
+    """`Notifier` by LISTEN on a connection of its own, made with the first wait; else by looking now and then."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Link]], desk: Pool, wakeup: Wakeup, channel: str) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Link]], relay_pool: Pool, wakeup: Wakeup, channel: str) -> None:
         self._connect = connect
-        self._desk = desk
+        self._relay_pool = relay_pool
         self._wakeup = wakeup
         self._channel = channel
-        self._polling = Polling(desk, wakeup, WAITING)
+        self._polling = Polling(relay_pool, wakeup, WAITING)
         self._listener: asyncio.Task[None] | None = None
         self._hears = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
@@ -69,7 +69,7 @@ class Listening:
                 pause = DEBOUNCE_BUSY_S if self._unsent >= BUSY_PER_S * pause else DEBOUNCE_S
                 self._unsent = 0
                 try:
-                    await self._desk.read(self._notify)
+                    await self._relay_pool.read(self._notify)
                 except RetryableError as error:
                     log.debug("a notification was not sent (%s): others look by themselves", error)
                 except Exception as error:

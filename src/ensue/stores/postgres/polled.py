@@ -20,7 +20,7 @@ from ensue.stores.postgres.by_stamp import LOCK, ByStamp, Switched
 from ensue.stores.postgres.holes import Hole, advance
 from ensue.stores.postgres.stamps import STAMPED_MAX, Reader
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.outbox import Tools
+from ensue.stores.sql.outbox import OutboxContext
 
 _RECORD = "o.id, o.topic, o.partition_no, o.record_key, o.envelope, o.data"
 # One statement, one snapshot: the counter, what is visible in the holes and behind the mark, and the oldest open
@@ -122,8 +122,8 @@ class PolledOutbox(ByStamp):
 
     mode = "poll"
 
-    def __init__(self, tools: Tools) -> None:
-        super().__init__(tools, Reader(tools.dialect.text))
+    def __init__(self, context: OutboxContext) -> None:
+        super().__init__(context, Reader(context.dialect.text))
         #: The heads, and the counter's position to which they belong: only who moves the counter moves them.
         self._heads: dict[tuple[str, int], int] = {}
         self._heads_at = -1
@@ -131,7 +131,7 @@ class PolledOutbox(ByStamp):
     # --- its life
 
     async def open(self) -> None:
-        await left_slot.drop(self._tools.desk)
+        await left_slot.drop(self._context.relay_pool)
 
     async def close(self) -> None: ...
 
@@ -145,21 +145,21 @@ class PolledOutbox(ByStamp):
     # --- the step's side
 
     def committed(self) -> None:
-        self._tools.news.announce()
+        self._context.notifier.announce()
 
     # --- the relay's side
 
     async def after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
-        self._tools.wakeup.looked()
+        self._context.wakeup.looked()
         found: list[OutboxRecord] = []
         for _ in range(_TRIES):
             wanted = min(limit - len(found), STAMPED_MAX)
-            last, fresh = await self._tools.desk.read(
+            last, fresh = await self._context.relay_pool.read(
                 lambda link, after=position, wanted=wanted: self._stamp(link, after, wanted)  # type: ignore[misc]
             )
             if fresh is not None:
                 return found + fresh
-            position = max(position, self._tools.current.identity.published_from)
+            position = max(position, self._context.current.identity.published_from)
             found += await self._stored(position, last, limit - len(found))
             if len(found) >= limit or (found and found[-1].position < last):
                 break
@@ -183,8 +183,8 @@ class PolledOutbox(ByStamp):
         rows = await link.fetch(LOOK, after, limit)
         first = next(row for row in rows if row[0] == 0)
         state = _state(first[3])
-        self._tools.current.note(state.epoch, state.published_from)
-        self._tools.news.saw(state.last)
+        self._context.current.note(state.epoch, state.published_from)
+        self._context.notifier.saw(state.last)
         found = sorted((row for row in rows if row[0] > 0), key=_id)
         own = [_own(state, row) for row in rows if row[0] < 0]
         room = limit - len(own)
@@ -236,7 +236,7 @@ class PolledOutbox(ByStamp):
 
     async def heads(self) -> Mapping[tuple[str, int], int]:
         """What is committed is stamped first, so that a relay that starts knows all of it."""
-        await self._tools.desk.run(self._stamp_all)
+        await self._context.relay_pool.run(self._stamp_all)
         return await self._stored_heads()
 
     async def _stamp_all(self, link: Link) -> None:
@@ -256,7 +256,7 @@ class PolledOutbox(ByStamp):
             self._heads_at = -1  # nothing of this is sure before the commit
 
     async def wait(self, timeout_s: float) -> None:
-        await self._tools.news.wait(timeout_s)
+        await self._context.notifier.wait(timeout_s)
 
     # --- epochs and operators
 
@@ -265,8 +265,8 @@ class PolledOutbox(ByStamp):
         await self._stamp_all(link)
         await self._write_epoch(link, epoch, published_through)
 
-    async def hindrances(self, link: Link) -> Sequence[str]:
-        return await left_slot.hindrances(link)
+    async def warnings(self, link: Link) -> Sequence[str]:
+        return await left_slot.warnings(link)
 
 
 def _id(row: Sequence[int]) -> int:

@@ -15,11 +15,11 @@ from ensue.stores.postgres.row_reader import PostgresRows
 from ensue.stores.postgres.url import PostgresUrl, parse
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.outbox import Outbox, Tools
+from ensue.stores.sql.outbox import Outbox, OutboxContext
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.server import Server
 from ensue.stores.sql.store import SqlStore
-from ensue.stores.sql.wakeup import News, Polling, Wakeup
+from ensue.stores.sql.wakeup import Notifier, Polling, Wakeup
 
 T = TypeVar("T")
 
@@ -42,14 +42,14 @@ class PostgresServer(Server):
 
         return make_engines(self._url)
 
-    def make_news(self, desk: Pool, wakeup: Wakeup) -> News:
+    def make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
         if self._url.pgbouncer:
-            return Polling(desk, wakeup, WAITING)
+            return Polling(relay_pool, wakeup, WAITING)
         channel = f"ensue_{zlib.crc32(self._url.schema.encode()):08x}"
-        return Listening(lambda: connect(self._url), desk, wakeup, channel)
+        return Listening(lambda: connect(self._url), relay_pool, wakeup, channel)
 
-    def make_outbox(self, tools: Tools) -> Outbox:
-        return make_outbox(self._url, tools)
+    def make_outbox(self, context: OutboxContext) -> Outbox:
+        return make_outbox(self._url, context)
 
     async def create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
         await link.begin()

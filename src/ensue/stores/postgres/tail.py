@@ -17,9 +17,9 @@ from ensue.stores.postgres.stamps import FLUSHED, Now, Reader
 from ensue.stores.postgres.tail_access import Access
 from ensue.stores.postgres.tail_loop import Tail
 from ensue.stores.postgres.tail_setup import ensure
-from ensue.stores.postgres.tail_slot import SlotBusy, hindrances
+from ensue.stores.postgres.tail_slot import SlotBusy, warnings
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.outbox import Tools
+from ensue.stores.sql.outbox import OutboxContext
 from ensue.stores.sql.wakeup import Polling
 
 #: How long a look waits for the log to be read up to the moment of the look. A relay goes on with what is there.
@@ -46,10 +46,10 @@ class TailedOutbox(ByStamp):
 
     mode = "wal"
 
-    def __init__(self, tools: Tools, access: Access) -> None:
-        super().__init__(tools, Reader(tools.dialect.text, FLUSHED))
+    def __init__(self, context: OutboxContext, access: Access) -> None:
+        super().__init__(context, Reader(context.dialect.text, FLUSHED))
         self._access = access
-        self._tail = Tail(access, tools.wakeup.changed, self._ensure)
+        self._tail = Tail(access, context.wakeup.changed, self._ensure)
         self._epoch = ""
         self._looked = 0
         self._opened = False
@@ -57,12 +57,12 @@ class TailedOutbox(ByStamp):
     # --- its life
 
     async def open(self) -> None:
-        await left_slot.drop(self._tools.desk)
+        await left_slot.drop(self._context.relay_pool)
         await self._ensure()
         self._opened = True
 
     async def _ensure(self) -> None:
-        await ensure(self._access, self._tools.service)
+        await ensure(self._access, self._context.service)
 
     async def close(self) -> None:
         self._opened = False
@@ -78,7 +78,7 @@ class TailedOutbox(ByStamp):
     # --- the relay's side
 
     async def after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
-        self._tools.wakeup.looked()
+        self._context.wakeup.looked()
         self._tail.start()
         kept_lsn = self._tail.kept_lsn  # before looking, or what is kept meanwhile seems to have been looked at
         now = await self._now()
@@ -109,16 +109,16 @@ class TailedOutbox(ByStamp):
 
     async def wait(self, timeout_s: float) -> None:
         self._tail.start()
-        if self._tail.reading and not isinstance(self._tools.news, Polling):
-            await self._tools.news.wait(timeout_s)
+        if self._tail.reading and not isinstance(self._context.notifier, Polling):
+            await self._context.notifier.wait(timeout_s)
             return
         # Nobody tells us of records, which another process reads: look now and then.
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         while (left := until - loop.time()) > 0:
-            if await self._tools.wakeup.wait(min(LOOK_AGAIN_S, left)):
+            if await self._context.wakeup.wait(min(LOOK_AGAIN_S, left)):
                 return
-            now = await self._tools.desk.read(self._reader.now)
+            now = await self._context.relay_pool.read(self._reader.now)
             if now.last_position != self._looked:
                 return
 
@@ -133,8 +133,8 @@ class TailedOutbox(ByStamp):
             await self._complete()  # `published_through` means the same as it did to who asked
         await self._write_epoch(link, epoch, published_through)
 
-    async def hindrances(self, link: Link) -> Sequence[str]:
-        lines = await hindrances(link, KEPT_BYTES)
+    async def warnings(self, link: Link) -> Sequence[str]:
+        lines = await warnings(link, KEPT_BYTES)
         error = self._tail.error
         if error is not None and not isinstance(error, SlotBusy):
             lines.append(f"the tail of the log does not run: {error}")
@@ -155,7 +155,7 @@ class TailedOutbox(ByStamp):
         now = await self._now()
         if not await self._read_through(now.flushed_lsn, COMPLETE_S, lambda: False):
             raise StoreUnavailable(
-                f"{self._tools.place}: the log has not been read up to now within {COMPLETE_S:g} s"
+                f"{self._context.place}: the log has not been read up to now within {COMPLETE_S:g} s"
                 + (f": {self._tail.error}" if self._tail.error else "")
             )
 
@@ -179,9 +179,9 @@ class TailedOutbox(ByStamp):
                 # The log may be flushed up to the middle of an entry, of someone who does not wait for the flush. A
                 # commit that waits makes the server go on at once, rather than at the next turn of its own writer.
                 nudged = True
-                await self._tools.desk.run(lambda link: link.fetch(_NUDGE))
+                await self._context.relay_pool.run(lambda link: link.fetch(_NUDGE))
             elsewhere = isinstance(error, SlotBusy) and not self._tail.reading
-            if elsewhere and await self._tools.desk.read(_confirmed) >= lsn:
+            if elsewhere and await self._context.relay_pool.read(_confirmed) >= lsn:
                 return True
             await self._tail.progress(NUDGE_S)
         return True

@@ -130,7 +130,7 @@ async def create_slot(connection: ReplicationConnection, slot: str) -> None:
         raise failure(error, slot) from error
 
 
-async def hindrances(link: Link, kept_bytes: int) -> list[str]:
+async def warnings(link: Link, kept_bytes: int) -> list[str]:
     """Lines about the slot: gone, lost, read by nobody, or keeping more of the log than `kept_bytes`."""
     rows = await link.fetch(
         "SELECT t.slot, s.active_pid, s.wal_status, s.safe_wal_size, "

@@ -13,13 +13,13 @@ from ensue.errors import RowConflict, StoreConflict, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Table
 from ensue.stores.collected import CollectingTransaction
-from ensue.stores.ending import unbroken
+from ensue.stores.ending import finish
 from ensue.stores.redis.keys import Keys, row_key
 from ensue.stores.redis.packing import pack
 from ensue.stores.redis.scripts import COMMIT
 from ensue.stores.redis.server import Server
 from ensue.stores.redis.touched import Touched
-from ensue.stores.turns import Together
+from ensue.stores.write_lock import Together
 
 if TYPE_CHECKING:
     from ensue.stores.redis.store import RedisStore
@@ -45,7 +45,7 @@ class RedisTransaction(CollectingTransaction):
         if not writes:
             return
         plan = pack([[check for _, check in checks], writes])
-        failed = int(await unbroken(self._server.script(COMMIT, [self._keys.meta], [plan], may_repeat=False)))
+        failed = int(await finish(self._server.script(COMMIT, [self._keys.meta], [plan], may_repeat=False)))
         if failed:
             table = checks[failed - 1][0].table
             raise (RowConflict if table.own else StoreConflict)(

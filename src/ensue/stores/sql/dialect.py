@@ -47,7 +47,7 @@ class Dialect(Protocol):
     def refused_write(self, error: BaseException) -> UsageError | None:
         """Return the error for a reader that tried to write; None: it was something else."""
 
-    async def hindrances(self, link: Link) -> Sequence[str]:
+    async def warnings(self, link: Link) -> Sequence[str]:
         """What holds things back in the database: transactions held open, settings under which commits are lost."""
 
     # --- the outbox

@@ -89,7 +89,7 @@ class Failures(Driver):
         return None
 
     def interrupted(self, error: BaseException) -> StoreUnavailable | None:
-        """Of Ensue's own work on its desk: what is a statement's own fault in a step is nobody's here. None: it is."""
+        """Of Ensue's own work: what is a statement's own fault in a step is nobody's here. None: it is."""
         if isinstance(error, Exception) and self.is_interruption(error):
             return self._silent(error)
         return None

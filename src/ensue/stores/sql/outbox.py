@@ -2,8 +2,8 @@
 `postgres/polled.py`) or a tail of the database's log.
 
 A store has one `Outbox`, chosen by its URL (`?outbox=poll|wal` on PostgreSQL). The store calls it as written
-here; what an implementation may use of the store is in `Tools`. How records lie in the database and what a position
-is are the implementation's own business, the promises of `ensue.ports.Store` about them are not.
+here; what an implementation may use of the store is in `OutboxContext`. How records lie in the database and what a
+position is are the implementation's own business, the promises of `ensue.ports.Store` about them are not.
 
 The name of the mode is kept in `ensue_meta.outbox_mode`. A store that opens with another mode than the stored one
 switches by itself when everything is sent (a new epoch begins), else it refuses and says how (see `switching.py`).
@@ -21,7 +21,7 @@ from ensue.stores.sql import schema
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.pool import Pool
-from ensue.stores.sql.wakeup import News, Wakeup
+from ensue.stores.sql.wakeup import Notifier, Wakeup
 
 
 class Current:
@@ -42,19 +42,20 @@ class Current:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Tools:
+class OutboxContext:
     """What a store lends its outbox.
 
-    desk: connections for the relay's own work (`await desk.run(work)` in a transaction, `await desk.read(work)`
-    without); never those of steps. wakeup: `wakeup.changed()` ends every wait in this process. news: how other
-    processes are told and tell (`announce()` after a commit; `wait(timeout_s)` is an outbox's whole `wait`).
-    service: the store's name; current: who it is. place: host and database, for error texts.
+    relay_pool: connections for the relay's own work, in a transaction (`run`) or without (`read`); never those of
+    steps. wakeup: `wakeup.changed()` ends every wait in this process. notifier: how processes learn of each other's
+    commits (`announce()` after one; `wait(timeout_s)` is an outbox's whole `wait`). service: its name. place: host and
+    database, for error texts. current: who the store is, as last read; its `published_from` bounds what the present
+    epoch may return.
     """
 
     dialect: Dialect
-    desk: Pool
+    relay_pool: Pool
     wakeup: Wakeup
-    news: News
+    notifier: Notifier
     service: str
     place: str
     current: Current
@@ -107,5 +108,5 @@ class Outbox(Protocol):
         mode: in which they are read until now. Raises UsageError for one that this database does not have.
         """
 
-    async def hindrances(self, link: Link) -> Sequence[str]:
+    async def warnings(self, link: Link) -> Sequence[str]:
         """What holds back this outbox in particular (a slot that keeps log, say), one line each."""

@@ -1,4 +1,4 @@
-"""What a database server gives to `SqlStore`: connections, what is news there, and where its outbox is."""
+"""What a database server gives to `SqlStore`: connections, what is notifier there, and where its outbox is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TypeVar
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.outbox import Outbox, Tools
+from ensue.stores.sql.outbox import Outbox, OutboxContext
 from ensue.stores.sql.pool import Pool
-from ensue.stores.sql.wakeup import News, Wakeup
+from ensue.stores.sql.wakeup import Notifier, Wakeup
 
 T = TypeVar("T")
 
@@ -37,10 +37,10 @@ class Server(abc.ABC):
     def make_engines(self) -> Engines: ...
 
     @abc.abstractmethod
-    def make_news(self, desk: Pool, wakeup: Wakeup) -> News: ...
+    def make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier: ...
 
     @abc.abstractmethod
-    def make_outbox(self, tools: Tools) -> Outbox: ...
+    def make_outbox(self, context: OutboxContext) -> Outbox: ...
 
     @abc.abstractmethod
     async def create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:

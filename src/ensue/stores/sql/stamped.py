@@ -16,7 +16,7 @@ from ensue.message import OutboxRecord
 from ensue.stores.identity import Identity
 from ensue.stores.sql.dialect import OUTBOX
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.outbox import Tools
+from ensue.stores.sql.outbox import OutboxContext
 from ensue.stores.sql.schema import RELAYED
 
 # The record on which the counter stands comes along: a relay that has sent everything reads on from its last record,
@@ -64,10 +64,12 @@ class StampedOutbox:
 
     mode = "poll"
 
-    def __init__(self, tools: Tools, stamp: Callable[[Link, int, int], Awaitable[list[OutboxRecord]]]) -> None:
-        self._tools = tools
+    def __init__(
+        self, context: OutboxContext, stamp: Callable[[Link, int, int], Awaitable[list[OutboxRecord]]]
+    ) -> None:
+        self._context = context
         self._give = stamp
-        self._text = tools.dialect.text
+        self._text = context.dialect.text
 
     async def open(self) -> None: ...
 
@@ -76,55 +78,55 @@ class StampedOutbox:
     async def prepare(self, link: Link) -> None: ...
 
     async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
-        await self._tools.dialect.add(link, records, now)
+        await self._context.dialect.add(link, records, now)
 
     def committed(self) -> None:
-        self._tools.news.announce()
+        self._context.notifier.announce()
 
     async def after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
-        tools = self._tools
-        tools.wakeup.looked()
-        last, unstamped, identity, found = await tools.desk.read(self._look)
+        context = self._context
+        context.wakeup.looked()
+        last, unstamped, identity, found = await context.relay_pool.read(self._look)
         position = max(position, identity.published_from)
         if last > position + 1:
-            found = await tools.desk.read(lambda link: self._after(link, position, limit))
+            found = await context.relay_pool.read(lambda link: self._after(link, position, limit))
         elif last <= position:
             found = []
         if not unstamped or len(found) >= limit:
             return found
-        stamped = await tools.desk.run(lambda link: self._stamp(link, last, limit - len(found)))
+        stamped = await context.relay_pool.run(lambda link: self._stamp(link, last, limit - len(found)))
         if stamped is None:  # another relay was quicker
-            return await tools.desk.read(lambda link: self._after(link, position, limit))
+            return await context.relay_pool.read(lambda link: self._after(link, position, limit))
         return found + stamped
 
     async def _look(self, link: Link) -> tuple[int, bool, Identity, list[OutboxRecord]]:
         """Return the counter, whether there are records without a position, and the record at the counter."""
         [(last, epoch, published_from, unstamped, *own)] = await link.fetch(LOOK)
-        identity = self._tools.current.note(str(epoch), int(published_from))
-        self._tools.news.saw(int(last))
+        identity = self._context.current.note(str(epoch), int(published_from))
+        self._context.notifier.saw(int(last))
         return int(last), bool(unstamped), identity, [] if own[0] is None else [OutboxRecord(*own)]
 
     async def _stamp(self, link: Link, through: int, limit: int) -> list[OutboxRecord] | None:
         """Stamp and return records; None: some beyond `through` are stamped already, by another relay."""
         [(last, epoch, published_from)] = await link.fetch(LOCK)
-        self._tools.current.note(str(epoch), int(published_from))
+        self._context.current.note(str(epoch), int(published_from))
         if last > through:
             return None
         return await self._give(link, int(last), limit)
 
     async def _after(self, link: Link, position: int, limit: int) -> list[OutboxRecord]:
-        identity = await self._tools.current.refresh(link)
+        identity = await self._context.current.refresh(link)
         rows = await link.fetch(self._text(AFTER), max(position, identity.published_from), limit)
         return [OutboxRecord(*row) for row in rows]
 
     async def of(self, topic: str, partition: int, after: int, through: int, limit: int) -> Sequence[OutboxRecord]:
         """In windows of bounded cost: an index by partition would cost every event, and resends are rare."""
-        desk = self._tools.desk
+        relay_pool = self._context.relay_pool
         found: list[OutboxRecord] = []
-        after = max(after, (await desk.read(self._tools.current.refresh)).published_from)
+        after = max(after, (await relay_pool.read(self._context.current.refresh)).published_from)
         while after < through and len(found) < limit:
             window = (after, through, topic, partition, limit - len(found))
-            records, after = await desk.read(lambda link, window=window: self._window(link, *window))  # type: ignore[misc]
+            records, after = await relay_pool.read(lambda link, window=window: self._window(link, *window))  # type: ignore[misc]
             found += records
             await asyncio.sleep(0)  # a rare partition of a long outbox takes many windows: let others in
         return found
@@ -142,16 +144,16 @@ class StampedOutbox:
 
     async def heads(self) -> Mapping[tuple[str, int], int]:
         """Of what is stamped; what is committed is stamped first, so that a relay that starts knows all of it."""
-        tools = self._tools
+        context = self._context
 
         async def stamp_all(link: Link) -> None:
             [(last, _, _)] = await link.fetch(LOCK)
             await self._stamp_all(link, int(last))
 
-        _, unstamped, _, _ = await tools.desk.read(self._look)
+        _, unstamped, _, _ = await context.relay_pool.read(self._look)
         if unstamped:
-            await tools.desk.run(stamp_all)
-        rows = await tools.desk.read(lambda link: link.fetch(HEADS))
+            await context.relay_pool.run(stamp_all)
+        rows = await context.relay_pool.read(lambda link: link.fetch(HEADS))
         return {(str(topic), int(partition)): int(position) for topic, partition, position in rows}
 
     async def _stamp_all(self, link: Link, last: int) -> int:
@@ -171,11 +173,11 @@ class StampedOutbox:
         return last
 
     async def wait(self, timeout_s: float) -> None:
-        await self._tools.news.wait(timeout_s)
+        await self._context.notifier.wait(timeout_s)
 
     async def prune(self, before_s: float, through: int, limit: int) -> int:
-        prune = self._tools.dialect.prune
-        return await self._tools.desk.run(
+        prune = self._context.dialect.prune
+        return await self._context.relay_pool.run(
             lambda link: prune(link, "ensue_outbox", "position", "written_at", before_s, limit, through)
         )
 
@@ -195,5 +197,5 @@ class StampedOutbox:
         [(count,)] = await link.fetch(UNSENT)
         return int(count)
 
-    async def hindrances(self, link: Link) -> Sequence[str]:
+    async def warnings(self, link: Link) -> Sequence[str]:
         return ()

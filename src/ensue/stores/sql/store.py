@@ -16,11 +16,11 @@ from ensue.stores.sql import readers, schema, switching
 from ensue.stores.sql.connections import Connections
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.outbox import Current, Outbox, Tools
+from ensue.stores.sql.outbox import Current, Outbox, OutboxContext
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.server import Server
 from ensue.stores.sql.transaction import SqlTransaction
-from ensue.stores.sql.wakeup import News, Wakeup
+from ensue.stores.sql.wakeup import Notifier, Wakeup
 from ensue.stores.sql_rows import SqlRows
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class Opened:
 
     engines: Engines
     connections: Connections
-    steps: Pool
-    desk: Pool
-    pulse: Pool
-    readers: Pool
-    news: News
+    step_pool: Pool
+    relay_pool: Pool
+    heartbeat_pool: Pool
+    query_pool: Pool
+    notifier: Notifier
     outbox: Outbox
 
 
@@ -97,23 +97,23 @@ class SqlStore:
             connections = Connections(connect, self._server.pool_size - 1, PURPOSES, self._server.place)
             opening.push_async_callback(connections.close)
             pools = {each: Pool(connections, each, transactions=self._server.transactions) for each in PURPOSES}
-            desk = pools["relay"]
-            news = self._server.make_news(desk, wakeup)
-            opening.push_async_callback(news.close)
+            relay_pool = pools["relay"]
+            notifier = self._server.make_notifier(relay_pool, wakeup)
+            opening.push_async_callback(notifier.close)
             outbox = self._server.make_outbox(
-                Tools(
-                    dialect=self._dialect, desk=desk, wakeup=wakeup, news=news, service=self.service,
-                    place=self._server.place, current=self._current,
+                OutboxContext(
+                    dialect=self._dialect, relay_pool=relay_pool, wakeup=wakeup, notifier=notifier,
+                    service=self.service, place=self._server.place, current=self._current,
                 )
             )  # fmt: skip
-            await self._prepare(desk, outbox)
+            await self._prepare(relay_pool, outbox)
             await outbox.open()
             opening.pop_all()  # all went well: it stays open
         self._opened = Opened(
-            engines, connections, pools["steps"], desk, pools["heartbeat"], pools["readings"], news, outbox
+            engines, connections, pools["steps"], relay_pool, pools["heartbeat"], pools["readings"], notifier, outbox
         )
 
-    async def _prepare(self, desk: Pool, outbox: Outbox) -> None:
+    async def _prepare(self, relay_pool: Pool, outbox: Outbox) -> None:
         """Make what is missing, check what is there."""
 
         async def make(link: Link) -> None:
@@ -121,29 +121,29 @@ class SqlStore:
                 await schema.create(link, self._dialect, self.service, outbox.mode)
                 await outbox.prepare(link)
 
-        async with desk.bare() as link:
+        async with relay_pool.bare() as link:
             if not await schema.exists(link, self._dialect):
                 await self._server.create_once(link, make)
-        stored = await desk.run(lambda link: schema.check(link, self.service))
-        await desk.run(self._current.refresh)
+        stored = await relay_pool.run(lambda link: schema.check(link, self.service))
+        await relay_pool.run(self._current.refresh)
         if stored != outbox.mode:
-            await desk.run(lambda link: switching.switch(link, self._dialect, stored, outbox))
-            await desk.run(self._current.refresh)
+            await relay_pool.run(lambda link: switching.switch(link, self._dialect, stored, outbox))
+            await relay_pool.run(self._current.refresh)
 
     async def close(self) -> None:
         opened = self._opened
         if opened is None:
             return
-        await opened.steps.close()  # waits for the steps that are open
+        await opened.step_pool.close()  # waits for the steps that are open
         self._opened = None
         await opened.outbox.close()
-        await opened.news.close()
-        for pool in (opened.readers, opened.pulse, opened.desk):
+        await opened.notifier.close()
+        for pool in (opened.query_pool, opened.heartbeat_pool, opened.relay_pool):
             await pool.close()
         await opened.connections.close()
 
     async def now(self) -> float:
-        return await self._open().pulse.read(lambda link: schema.clock(link, self._dialect))
+        return await self._open().heartbeat_pool.read(lambda link: schema.clock(link, self._dialect))
 
     async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
         opened = self._open()
@@ -158,7 +158,7 @@ class SqlStore:
             finally:
                 link.holder = None
 
-        async with opened.desk.bare() as link:
+        async with opened.relay_pool.bare() as link:
             return await self._server.create_once(link, create)
 
     @property
@@ -173,18 +173,18 @@ class SqlStore:
             await opened.outbox.begin_epoch(link, new_epoch_name(), published_through)
             await self._current.refresh(link)
 
-        await opened.desk.run(begin)
-        opened.news.announce()
+        await opened.relay_pool.run(begin)
+        opened.notifier.announce()
         return self._current.identity.source
 
     def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[SqlTransaction]:
         opened = self._open()
-        pool = opened.pulse if upkeep else opened.steps
+        pool = opened.heartbeat_pool if upkeep else opened.step_pool
         return SqlTransaction(pool, self._dialect, opened.engines, opened.outbox, upkeep=upkeep)
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         opened = self._open()
-        return readers.reading(opened.readers, self._dialect, opened.engines)
+        return readers.reading(opened.query_pool, self._dialect, opened.engines)
 
     def rows(self) -> SqlRows:
         return SqlRows(self.reading)
@@ -212,13 +212,13 @@ class SqlStore:
         outbox = self._open().outbox
 
         async def look(link: Link) -> Sequence[str]:
-            lines = list(await self._dialect.hindrances(link))
+            lines = list(await self._dialect.warnings(link))
             unsent = await outbox.unsent(link, outbox.mode)
             if unsent >= UNSENT_MANY:
                 lines.append(f"{unsent} records of the outbox are unsent: is the broker there, and a worker running?")
-            return [*lines, *await outbox.hindrances(link)]
+            return [*lines, *await outbox.warnings(link)]
 
-        return await self._open().desk.read(look)
+        return await self._open().relay_pool.read(look)
 
     # ---
 

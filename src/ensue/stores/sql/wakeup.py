@@ -49,7 +49,7 @@ class Wakeup:
         return True
 
 
-class News(Protocol):
+class Notifier(Protocol):
     """How processes learn of each other's commits. A hint and no message: one that gets lost costs a timeout."""
 
     def announce(self) -> None:
@@ -70,8 +70,8 @@ class Polling:
     look: a query for the counter, and whether there is something unread.
     """
 
-    def __init__(self, desk: Pool, wakeup: Wakeup, look: str = LOOK) -> None:
-        self._desk = desk
+    def __init__(self, relay_pool: Pool, wakeup: Wakeup, look: str = LOOK) -> None:
+        self._relay_pool = relay_pool
         self._text = look
         self._wakeup = wakeup
         self._seen: int | None = None
@@ -89,7 +89,7 @@ class Polling:
         while (left := until - loop.time()) > 0:
             if await self._wakeup.wait(min(pause, left)):
                 return
-            if await self._desk.read(self._look):
+            if await self._relay_pool.read(self._look):
                 return
             pause = min(pause * 2, POLL_LAST_S)
 

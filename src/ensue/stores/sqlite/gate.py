@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from ensue.stores import rules
-from ensue.stores.turns import Turn
+from ensue.stores.write_lock import LockHolder
 
 
 class Gate:
@@ -25,14 +25,14 @@ class Gate:
         self.path = path
         self.lock = threading.Lock()
         self._holder: object = None
-        self._turn: Turn | None = None
+        self._turn: LockHolder | None = None
 
-    def begin(self, turn: Turn) -> None:
+    def begin(self, turn: LockHolder) -> None:
         """From now on only the transaction of this turn may open the gate, until `close`."""
         with self.lock:
             self._turn = turn
 
-    def open(self, holder: object, turn: Turn | None = None) -> None:
+    def open(self, holder: object, turn: LockHolder | None = None) -> None:
         """Let the statements of this SQLAlchemy connection through, and no others.
 
         turn: of the transaction that asks. Raises UsageError when it is over: a thread may ask late, when the

@@ -16,7 +16,7 @@ from ensue.stores.sqlite import rows
 from ensue.stores.sqlite.failures import failure_of_database, raise_unavailable
 from ensue.stores.sqlite.writer import Writer
 from ensue.stores.step_sessions import StepSessions
-from ensue.stores.turns import Turn
+from ensue.stores.write_lock import LockHolder
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -48,7 +48,7 @@ class SqliteTransaction:
         self._connection: sqlite3.Connection = _NOT_OPEN
         self._tail: Tail = _NOT_OPEN
         self._now = 0.0
-        self._turn: Turn | None = None
+        self._turn: LockHolder | None = None
         self._doomed: Exception | None = None
         self._sessions = StepSessions()
         self._bind: Connection | None = None
@@ -140,13 +140,13 @@ class SqliteTransaction:
         self._let_in(bind, turn)
         return bind
 
-    def _opened(self) -> Turn:
+    def _opened(self) -> LockHolder:
         turn = self._turn
         if turn is None:
             raise rules.not_open()
         return turn
 
-    def _let_in(self, bind: Connection, turn: Turn) -> None:
+    def _let_in(self, bind: Connection, turn: LockHolder) -> None:
         try:
             self._writer.gate.open(bind, turn)
         except UsageError:  # this thread was cancelled, and its step has ended meanwhile

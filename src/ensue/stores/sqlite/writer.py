@@ -17,7 +17,7 @@ from ensue.stores.sqlite.commit import Committer
 from ensue.stores.sqlite.failures import failure_of_database
 from ensue.stores.sqlite.gate import Gate
 from ensue.stores.sqlite.outbox import Tail
-from ensue.stores.turns import Turn, Turns
+from ensue.stores.write_lock import LockHolder, WriteLock
 
 if TYPE_CHECKING:
     from ensue.stores.sqlite.dialect import Engines
@@ -44,7 +44,7 @@ class Writer:
         self._engines: Engines | None = None
         self._synchronous = synchronous
         self._busy_timeout_s = busy_timeout_s
-        self._turns = Turns(name)
+        self._turns = WriteLock(name)
         self.committer = Committer(connection)
         self._closed = False
         self._hurried = False  # the open transaction costs no fsync
@@ -58,7 +58,7 @@ class Writer:
             self._engines = Engines(self.gate)
         return self._engines
 
-    async def begin(self, *, durable: bool = True) -> Turn:
+    async def begin(self, *, durable: bool = True) -> LockHolder:
         """Wait for the turn and begin. Raises StoreUnavailable when another process holds the lock too long.
 
         durable: False for what may be lost in a power cut (never torn): it costs no fsync.
@@ -88,7 +88,7 @@ class Writer:
         if not self._closed and self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 
-    def release(self, turn: Turn) -> None:
+    def release(self, turn: LockHolder) -> None:
         if self._hurried:
             self._hurried = False
             if not self._closed:

@@ -23,7 +23,7 @@ WHERE database = current_database() ORDER BY prepared LIMIT 3
 """
 
 
-async def hindrances(link: Link) -> Sequence[str]:
+async def warnings(link: Link) -> Sequence[str]:
     lines = [
         f"transaction of backend pid {pid} ({application or 'unnamed'}, {state}) has been open for {age_s:.0f} s: it "
         f"delays no event, but vacuum cannot clean up behind it; SELECT pg_terminate_backend({pid}) ends it"

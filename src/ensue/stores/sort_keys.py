@@ -18,7 +18,7 @@ _END = b"\x00\x00"
 _SIGN = 1 << 63
 
 
-def place(values: Sequence[Any]) -> bytes:
+def sort_key(values: Sequence[Any]) -> bytes:
     """Return the place of these values. Raises UsageError for a value that has none."""
     return b"".join(map(_one, values))
 

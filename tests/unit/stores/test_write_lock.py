@@ -7,13 +7,13 @@ import asyncio
 import pytest
 
 from ensue.errors import UsageError
-from ensue.stores.turns import Turns
+from ensue.stores.write_lock import WriteLock
 
 LIMIT_S = 20.0
 
 
 async def test_turns_come_in_the_order_of_asking() -> None:
-    turns = Turns("store")
+    turns = WriteLock("store")
     order: list[int] = []
 
     async def take(number: int) -> None:
@@ -29,7 +29,7 @@ async def test_turns_come_in_the_order_of_asking() -> None:
 
 
 async def test_a_task_that_has_the_turn_is_refused_another() -> None:
-    turns = Turns("the store of orders")
+    turns = WriteLock("the store of orders")
     turn = await turns.acquire()
     with pytest.raises(UsageError, match="the store of orders"):
         await turns.acquire()
@@ -38,7 +38,7 @@ async def test_a_task_that_has_the_turn_is_refused_another() -> None:
 
 
 async def test_turns_of_two_stores_nest() -> None:
-    orders, customers = Turns("orders"), Turns("customers")
+    orders, customers = WriteLock("orders"), WriteLock("customers")
     outer = await orders.acquire()
     inner = await customers.acquire()
     with pytest.raises(UsageError, match="orders"):
@@ -49,7 +49,7 @@ async def test_turns_of_two_stores_nest() -> None:
 
 
 async def test_a_task_begun_inside_a_turn_gets_its_own_after_it() -> None:
-    turns = Turns("store")
+    turns = WriteLock("store")
     turn = await turns.acquire()
     task = asyncio.create_task(turns.acquire())
     for _ in range(3):
@@ -61,7 +61,7 @@ async def test_a_task_begun_inside_a_turn_gets_its_own_after_it() -> None:
 
 
 async def test_a_turn_that_waits_for_a_task_that_waits_for_it_is_told() -> None:
-    turns = Turns("store", nested_wait_s=0.05)
+    turns = WriteLock("store", nested_wait_s=0.05)
     turn = await turns.acquire()
     async with asyncio.timeout(LIMIT_S):
         with pytest.raises(UsageError, match="begun inside another one"):
@@ -71,7 +71,7 @@ async def test_a_turn_that_waits_for_a_task_that_waits_for_it_is_told() -> None:
 
 
 async def test_whoever_is_cancelled_while_waiting_holds_up_nobody() -> None:
-    turns = Turns("store")
+    turns = WriteLock("store")
     turn = await turns.acquire()
     waiting = [asyncio.create_task(turns.acquire()) for _ in range(3)]
     for _ in range(3):

@@ -20,7 +20,7 @@ OLDEST = (
 FLUSH = "SELECT @@innodb_flush_log_at_trx_commit"
 
 
-async def hindrances(link: Link) -> Sequence[str]:
+async def warnings(link: Link) -> Sequence[str]:
     lines: list[str] = []
     try:
         for thread, age_s in await link.fetch(OLDEST, OPEN_S):

@@ -8,12 +8,12 @@ from contextvars import ContextVar
 from ensue.errors import UsageError
 
 
-class Turn:
+class LockHolder:
     """One writer's turn. `open` from acquire to release; `outer` is the turn inside of which it began, if any."""
 
     __slots__ = ("open", "outer", "task", "turns")
 
-    def __init__(self, turns: Turns, outer: Turn | None) -> None:
+    def __init__(self, turns: WriteLock, outer: LockHolder | None) -> None:
         self.turns = turns
         self.outer = outer
         self.task = asyncio.current_task()
@@ -21,14 +21,14 @@ class Turn:
 
 
 #: The innermost turn of this task and of tasks begun inside it: what a nested one may be waiting for in vain.
-_innermost: ContextVar[Turn | None] = ContextVar("ensue_turn", default=None)
+_innermost: ContextVar[LockHolder | None] = ContextVar("ensue_turn", default=None)
 
 #: A task that was begun inside a turn may well wait for its end; or that turn waits for the task, and nobody goes on.
 NESTED_WAIT_S = 10.0
 
 
 class Together:
-    """As `Turns`, for a store whose transactions need not wait for each other."""
+    """As `WriteLock`, for a store whose transactions need not wait for each other."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -49,7 +49,7 @@ class Together:
         await self._quiet.wait()
 
 
-class Turns:
+class WriteLock:
     """A fair lock for the single writer of a store. name: of the store, for the error text."""
 
     def __init__(self, name: str, nested_wait_s: float = NESTED_WAIT_S) -> None:
@@ -57,7 +57,7 @@ class Turns:
         self._nested_wait_s = nested_wait_s
         self._lock = asyncio.Lock()
 
-    async def acquire(self) -> Turn:
+    async def acquire(self) -> LockHolder:
         """Wait for the turn. Cancelled while it waits, it has taken nothing.
 
         Raises UsageError at once when the calling task has the turn already, since it would wait for ever; and after
@@ -73,23 +73,23 @@ class Turns:
             await self._lock.acquire()
         else:
             await self._acquire_inside(around)
-        turn = Turn(self, outer)
+        turn = LockHolder(self, outer)
         _innermost.set(turn)
         return turn
 
-    def release(self, turn: Turn) -> None:
+    def release(self, turn: LockHolder) -> None:
         turn.open = False
         self._lock.release()
         if _innermost.get() is turn:
             _innermost.set(turn.outer)
 
-    def _around(self, outer: Turn | None) -> Turn | None:
+    def _around(self, outer: LockHolder | None) -> LockHolder | None:
         """The open turn of this store inside of which the caller is."""
         while outer is not None and not (outer.open and outer.turns is self):
             outer = outer.outer
         return outer
 
-    async def _acquire_inside(self, around: Turn) -> None:
+    async def _acquire_inside(self, around: LockHolder) -> None:
         if around.task is asyncio.current_task():
             raise self._nested("inside another one of the same store, which would wait for it for ever")
         try:
