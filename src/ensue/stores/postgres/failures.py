@@ -65,6 +65,6 @@ def refused_write(error: BaseException | None) -> UsageError | None:
         if error is None:
             return None
         if code_of(error) == READ_ONLY:
-            return UsageError("reading() changes nothing: open a step to write")
+            return UsageError("a query changes nothing: open a step to write")
         error = getattr(error, "orig", None) or error.__cause__
     return None

@@ -88,7 +88,7 @@ class EnsueDialect(SQLiteDialect_pysqlite):
                 call(*arguments)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
-                    raise UsageError("reading() changes nothing: open a step to write") from error
+                    raise UsageError("a query changes nothing: open a step to write") from error
                 raise_unavailable(error, gate.path)
                 raise
             except sqlite3.Error as error:
