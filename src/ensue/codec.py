@@ -135,12 +135,12 @@ def _shown(number: int) -> str:
 
 def garbage(topic: str, partition: int, offset: int, key: str, reason: object, data: bytes) -> Garbage:
     """Return a record that is no message so that every store can keep it: its texts cleaned and cut, its data cut."""
-    told = str(reason)
+    said = str(reason)
     if len(data) > GARBAGE_BYTES_MAX:
-        told = f"{told[:GARBAGE_REASON_CHARS_MAX]} (of {len(data)} bytes of data {GARBAGE_BYTES_MAX} are kept)"
+        said = f"{said[:GARBAGE_REASON_CHARS_MAX]} (of {len(data)} bytes of data {GARBAGE_BYTES_MAX} are kept)"
         data = data[:GARBAGE_BYTES_MAX]
     readable = _storable(key, KEY_BYTES_MAX).encode()[:KEY_BYTES_MAX].decode(errors="ignore")
-    return Garbage(topic, partition, offset, readable, _storable(told, GARBAGE_REASON_CHARS_MAX + 100), data)
+    return Garbage(topic, partition, offset, readable, _storable(said, GARBAGE_REASON_CHARS_MAX + 100), data)
 
 
 def _storable(text: str, chars_max: int) -> str:

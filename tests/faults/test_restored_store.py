@@ -13,9 +13,12 @@ from tests.faults.test_log_damage import Telegraph, Wired, all_of
 from tests.unit.engine.workbench import LIMIT_S, Sender, bench, config
 
 from ensue import Settings
+from ensue.brokers.memory import MemoryBroker
 from ensue.engine.epoch import begin_epoch, find_published
+from ensue.engine.restored import find_contradiction
 from ensue.engine.runtime import Runtime
-from ensue.errors import StoreRestored
+from ensue.errors import BrokerUnavailable, StoreRestored
+from ensue.message import Bounds
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing import World
 
@@ -197,3 +200,47 @@ async def test_a_copy_is_refused_although_another_service_publishes_to_the_same_
     await broker.close()
     async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker(), engine=config()) as world:
         assert "ensue db new-epoch" in str(await refusal(world))
+
+
+class SlowToTellItsEnds(MemoryBroker):
+    """Tells where a partition ends when it is asked for four at once; of one of them it may not know."""
+
+    asked = ended = 0
+    fails_at = -1
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        self.asked += 1
+        try:
+            if partition == self.fails_at:
+                raise BrokerUnavailable("it does not answer")
+            await self.four.wait()
+            return await super().bounds(topic, partition)
+        finally:
+            self.ended += 1
+
+    async def open(self) -> None:
+        await super().open()
+        self.four = asyncio.Barrier(4)
+
+
+@pytest.mark.parametrize("fails_at", [-1, 2])
+async def test_a_relay_that_starts_compares_the_ends_of_several_partitions_at_once(
+    telegraph: Telegraph, fails_at: int
+) -> None:
+    """One after the other they kept a relay on a slow machine from sending for half a minute."""
+    store, broker = SqliteStore(f"sqlite:///{telegraph.directory}/sends.db", "sends"), SlowToTellItsEnds("memory:slow")
+    broker.fails_at = fails_at
+    await store.open()
+    await broker.open()
+    try:
+        await broker.ensure_topic("wires", 4)
+        async with asyncio.timeout(LIMIT_S):
+            if fails_at < 0:
+                assert await find_contradiction(store, broker, ["wires"]) is None
+            else:
+                with pytest.raises(BrokerUnavailable):
+                    await find_contradiction(store, broker, ["wires"])
+        assert broker.asked == broker.ended == 4, "some are still under way"
+    finally:
+        await broker.close()
+        await store.close()

@@ -104,7 +104,7 @@ class FileLog:
 
     def __init__(self, directory: Path, supervisor: Supervisor) -> None:
         self._directory = directory
-        self._aside = directory / "older-log"
+        self._letters = directory / "older-log"
         self._supervisor = supervisor
 
     async def stop(self) -> None:
@@ -112,9 +112,9 @@ class FileLog:
             await service.kill()
 
     def copy(self) -> None:
-        self._aside.mkdir()
+        self._letters.mkdir()
         for path in self._files():
-            shutil.copy2(path, self._aside / path.name)
+            shutil.copy2(path, self._letters / path.name)
 
     def empty(self) -> None:
         for path in self._files():
@@ -122,7 +122,7 @@ class FileLog:
 
     def put_back(self) -> None:
         self.empty()
-        for path in self._aside.iterdir():
+        for path in self._letters.iterdir():
             shutil.copy2(path, self._directory / path.name)
 
     async def start(self) -> None:

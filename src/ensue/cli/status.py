@@ -106,7 +106,7 @@ async def _look(service: Service) -> ServiceStatus:
 
 
 async def service_status(access: Opened) -> ServiceStatus:
-    """Gather everything about one service. A log that does not answer is told, and leaves its numbers out."""
+    """Gather everything about one service. A log that does not answer is named, and its numbers are left out."""
     store, books, broker, error = access.store, access.books, access.broker, masked(access.broker_error)
     table = await books.leases()
     checkpoints = await books.checkpoints()

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Sequence
 from random import Random
 
-from ensue.engine.aside import Aside, Reason
 from ensue.engine.context import Context
+from ensue.engine.dead_letters import DeadLetters, Reason
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed
 from ensue.engine.gap_watch import GapWatch
 from ensue.engine.loop import Loop
@@ -35,7 +35,7 @@ class PartitionConsumer(Loop):
         self.partition = partition
         self._random = random
         self._checkpoint = Checkpoint()
-        self._aside = Aside(partition, context, random)
+        self._letters = DeadLetters(partition, context, random)
         self._reader: Reader | None = None
         self._unsaved = Counters()  # what was seen since the last save: duplicates and unknown types need no commit
         self._gaps = GapWatch(partition, context)
@@ -50,7 +50,7 @@ class PartitionConsumer(Loop):
     @property
     def settled(self) -> bool:
         """Whether nothing is open but what waits for an operator: no gap that heals, no attempt left to make."""
-        return self._aside.next_due_s() == float("inf") and all(
+        return self._letters.next_due_s() == float("inf") and all(
             gap.state is GapState.LOST for gap in self._checkpoint.gaps.values()
         )
 
@@ -71,7 +71,7 @@ class PartitionConsumer(Loop):
             if gap.state is GapState.OPEN and gap.held_offset and gap.watermark >= gap.held_previous:
                 # The loss before the first record held back was accepted; the log may still have it and what follows.
                 self._checkpoint.offset = min(self._checkpoint.offset, gap.held_offset - 1)
-        await self._aside.load()
+        await self._letters.load()
 
     # ----------------------------------------------------------------------------------------------------- a turn
 
@@ -82,11 +82,11 @@ class PartitionConsumer(Loop):
         if now - self._looked >= context.config.poll_interval_s:
             self._looked = now
             await self._look_around()
-        if self._aside.any and await self._aside.retry_due(self._checkpoint):
+        if self._letters.any and await self._letters.retry_due(self._checkpoint):
             context.progress()
-        wait_s = min(context.config.poll_interval_s, self._aside.next_due_s())
+        wait_s = min(context.config.poll_interval_s, self._letters.next_due_s())
         batch: Sequence[Message | Garbage] = ()
-        if self._aside.full:
+        if self._letters.full:
             await self._pause(wait_s)
         else:
             batch = await self._read(wait_s)
@@ -124,8 +124,8 @@ class PartitionConsumer(Loop):
                 )  # fmt: skip
                 await self._gaps.ask_all(checkpoint)
                 checkpoint.offset = max(bounds.first - 1, 0)
-        if self._aside.any:
-            await self._aside.load()
+        if self._letters.any:
+            await self._letters.load()
         if self._compare_is_due():
             stored = await context.books.checkpoint(partition)
             # An operator accepted the loss; or the store went back, and others may have gone on from there.
@@ -182,7 +182,7 @@ class PartitionConsumer(Loop):
             checkpoint.watermarks,
             checkpoint.gaps,
             context.dispatcher.routes,
-            self._aside.blocked,
+            self._letters.blocked,
             context.clock.now(),
             checkpoint.counters.since,
         )
@@ -202,8 +202,8 @@ class PartitionConsumer(Loop):
             raise StepFailed(0, failure, handler) from error
         self._context.faults.point("consumer.committed")
         self._moved(following)
-        self._aside.added(letters)
-        self._gaps.tell(todo)
+        self._letters.added(letters)
+        self._gaps.log_changes(todo)
 
     async def _transact(self, todo: Plan) -> tuple[Checkpoint, list[DeadLetter]]:
         context, faults = self._context, self._context.faults
@@ -217,7 +217,7 @@ class PartitionConsumer(Loop):
                 if records := outgoing.close():
                     await transaction.outbox_add(records)
                     faults.point("consumer.outbox_written")
-            letters = self._aside.waiting_letters(todo, transaction.now)
+            letters = self._letters.waiting_letters(todo, transaction.now)
             following = self._following(todo, applied=len(todo.apply), duplicates=known, dead=len(todo.garbage))
             if letters:
                 await context.books.add_letters(transaction, following, letters)
@@ -252,16 +252,16 @@ class PartitionConsumer(Loop):
         async with self._context.store.transaction() as transaction:
             if todo.foreign:
                 await books.claim(transaction, [(message.source, message.id)])
-            letter = self._aside.failed_letter(message, reason, transaction.now)
-            dead = self._aside.is_dead(letter)
+            letter = self._letters.failed_letter(message, reason, transaction.now)
+            dead = self._letters.is_dead(letter)
             following = self._following(todo, retries=not dead, dead=int(dead))
             await books.add_letters(transaction, following, [letter])
             following.revision = await books.save_checkpoint(transaction, self.partition, following)
             self._context.faults.point("letter.aside")
         self._moved(following)
-        self._aside.added([letter])
-        self._aside.tell(letter, reason)
-        self._gaps.tell(todo)
+        self._letters.added([letter])
+        self._letters.log_failure(letter, reason)
+        self._gaps.log_changes(todo)
 
     def _following(
         self, todo: Plan, *, applied: int = 0, duplicates: int = 0, retries: int = 0, dead: int = 0

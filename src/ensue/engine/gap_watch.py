@@ -13,13 +13,13 @@ log = logging.getLogger("ensue.consumer")
 
 
 class GapWatch:
-    """The gaps of one partition, as this worker has asked for them and told of them."""
+    """The gaps of one partition, as this worker has asked for them and logged them."""
 
     def __init__(self, partition: Partition, context: Context) -> None:
         self._partition = partition
         self._context = context
         self._asked: dict[str, tuple[int, float]] = {}  # source -> watermark asked from, when (monotonic)
-        self._told: dict[str, tuple[GapState, int, int]] = {}  # what was last logged of each gap
+        self._logged: dict[str, tuple[GapState, int, int]] = {}  # what was last logged of each gap
 
     def forget(self) -> None:
         """The checkpoint was loaded anew: ask at once for what is open."""
@@ -56,18 +56,18 @@ class GapWatch:
             if source not in checkpoint.gaps:  # a gap is asked for anyway
                 await ask_again(context, self._partition, Gap(source, watermark, watermark, context.clock.now()))
 
-    def tell(self, todo: Plan) -> None:
+    def log_changes(self, todo: Plan) -> None:
         """Log what changed. A gap changes with every record held back: said when it opens, is lost, or closes."""
         for source, gap in todo.gaps.items():
             if gap is None:
                 log.warning("%s: the gap in %s is closed", self._partition, source)
-                self._told.pop(source, None)
+                self._logged.pop(source, None)
                 self._asked.pop(source, None)
                 continue
             # While it closes, its watermark moves with each batch of the answer: no news.
             news = (gap.state, gap.watermark if gap.state is GapState.LOST else 0, gap.lost_through)
-            if self._told.get(source) != news:
-                self._told[source] = news
+            if self._logged.get(source) != news:
+                self._logged[source] = news
                 self._log(source, gap)
         for source, position in todo.lost.items():
             log.warning(

@@ -16,7 +16,7 @@ from ensue.message import OutboxRecord
 
 log = logging.getLogger("ensue.relay")
 
-#: How often a refused record is tried, and told of in the log.
+#: How often a refused record is tried, and logged.
 RETRY_S = 10.0
 
 Where = tuple[str, int]

@@ -20,7 +20,7 @@ _Frame = tuple[str, int, str]
 
 
 def message_of(error: BaseException) -> str:
-    """What the error says, at most 4,000 characters; an error that cannot say anything is told as such."""
+    """What the error says, at most 4,000 characters; an error that cannot say anything is shown as such."""
     try:
         return str(error)[:_MESSAGE_MAX]
     except Exception as broken:
@@ -30,7 +30,7 @@ def message_of(error: BaseException) -> str:
 def trace_of(error: BaseException) -> str:
     """File, line, function and source line of each call from the user's code on, then those of its causes.
 
-    Calls inside Ensue are left out. An error that arose there is a place to look too, so its last calls are told,
+    Calls inside Ensue are left out. An error that arose there is a place to look too, so its last calls are shown,
     unless it is an error that Ensue raises to say what is wrong. At most 2,000 characters, no value of any variable.
     """
     frames = _frames(error.__traceback__)

@@ -10,8 +10,9 @@ in the very read of what comes after it: no row is sent that was not read togeth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from ensue.codec import decode_envelope
 from ensue.engine.context import Context
@@ -24,6 +25,11 @@ from ensue.ports import Broker, Store
 #: How far back from its end a partition is searched for this source's last record, in records.
 _WINDOW = 1000
 _WINDOWS_MAX = 10
+#: Partitions whose ends are looked at at once. One takes several round trips to the broker, and the relay sends nothing
+#: before all are looked at; but each may bring a window of records into memory.
+_AT_ONCE = 8
+
+T = TypeVar("T")
 
 
 class Sent(NamedTuple):
@@ -78,13 +84,16 @@ async def find_contradiction(store: Store, broker: Broker, declared: Iterable[st
     """
     topics = await broker.topics()
     published = {*declared, *(topic for topic, _ in await store.outbox_heads())}
-    for topic in sorted(published & set(topics)):
-        for number in range(topics[topic]):
-            last = await last_of_source(broker, topic, number, store.source)
+    places = [(topic, number) for topic in sorted(published & set(topics)) for number in range(topics[topic])]
+    for begin in range(0, len(places), _AT_ONCE):
+        chunk = places[begin : begin + _AT_ONCE]
+        ends = await _together(last_of_source(broker, *place, store.source) for place in chunk)
+        # The store after the log: another process may publish right now, and it commits before it appends.
+        heads = await store.outbox_heads()
+        for place, last in zip(chunk, ends, strict=True):
             if last is None:
                 continue
-            # The store after the log: another process may publish right now, and it commits before it appends.
-            head = (await store.outbox_heads()).get((topic, number), 0)
+            head = heads.get(place, 0)
             if last.position > head:
                 return last, f"the store knows of none after position {head}"
             own = await record_at(store, last.position)
@@ -100,6 +109,17 @@ async def record_at(store: Store, position: int) -> OutboxRecord | None:
     """The record with this position; None when it was pruned, or there is none."""
     found = await store.outbox_after(position - 1, 1)
     return found[0] if found and found[0].position == position else None
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results in order. The first error ends the others."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def last_of_source(broker: Broker, topic: str, number: int, source: str) -> Message | None:

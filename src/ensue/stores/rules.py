@@ -17,6 +17,28 @@ def cannot_commit(caught: BaseException) -> UsageError:
     )
 
 
+def ended_inside() -> UsageError:
+    return UsageError(
+        "the step's transaction was ended inside of it, by a COMMIT or ROLLBACK statement or by an error of "
+        "the database that was caught: a step commits by itself when it returns; let such errors pass"
+    )
+
+
+def session_ended() -> UsageError:
+    return UsageError(
+        "this session belongs to a step that has ended; what it does would be in no transaction. "
+        "Open a step of its own for work that goes on"
+    )
+
+
+def writes_nothing() -> UsageError:
+    return UsageError("a query changes nothing: open a step to write")
+
+
+def store_not_open(kind: str, service: str) -> UsageError:
+    return UsageError(f"the {kind}store of {service} is not open: call open() first")
+
+
 def rows_missing(table: str, id_column: str, wanted: int, found: int) -> UsageError:
     return UsageError(
         f"table {table}: {wanted} rows to update, {found} of them are there by {id_column}: "

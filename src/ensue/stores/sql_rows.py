@@ -7,11 +7,12 @@ second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ensue.errors import UsageError
 from ensue.ports import Lookup, Table
 
 if TYPE_CHECKING:
@@ -97,6 +98,28 @@ def _from(columns: Sequence[str], prefix: str, last: str, at: int = 0) -> str:
 Change = Callable[[Any], Any]
 
 
+def changed(row: Sequence[Any], changes: Sequence[tuple[int, Change]]) -> Sequence[Any]:
+    """The row with the values at these places changed, but for None."""
+    if not changes:
+        return row
+    values = list(row)
+    for at, change in changes:
+        if values[at] is not None:
+            values[at] = change(values[at])
+    return values
+
+
+def check_columns(table: Table, found: Container[str], place: str = "") -> None:
+    """Raise UsageError when the database has the table without some of its columns."""
+    missing = [name for name in table.columns if name not in found]
+    if missing:
+        raise UsageError(
+            f"{place}table {table.name} has no column {', '.join(missing)}, or is not there: create it, or run the "
+            "migration that does",
+            table=table.name,
+        )
+
+
 class Columns:
     """How values of a table's columns are written and read where a database has richer types than plain values.
 
@@ -116,13 +139,7 @@ class Columns:
         ]
 
     def plain(self, row: Sequence[Any]) -> Sequence[Any]:
-        if not self._to_plain:
-            return row
-        values = list(row)
-        for at, change in self._to_plain:
-            if values[at] is not None:
-                values[at] = change(values[at])
-        return values
+        return changed(row, self._to_plain)
 
 
 _PLAIN = Columns()

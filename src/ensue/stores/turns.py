@@ -27,6 +27,28 @@ _innermost: ContextVar[Turn | None] = ContextVar("ensue_turn", default=None)
 NESTED_WAIT_S = 10.0
 
 
+class Together:
+    """As `Turns`, for a store whose transactions need not wait for each other."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def acquire(self) -> None:
+        self._open += 1
+        self._quiet.clear()
+
+    def release(self, turn: None = None) -> None:
+        self._open -= 1
+        if not self._open:
+            self._quiet.set()
+
+    async def quiet(self) -> None:
+        """Wait until none is open."""
+        await self._quiet.wait()
+
+
 class Turns:
     """A fair lock for the single writer of a store. name: of the store, for the error text."""
 

@@ -63,6 +63,18 @@ async def test_a_wait_that_is_cancelled_takes_no_place_even_at_the_last_moment()
         await places.enter("steps")
 
 
+async def test_a_place_that_is_left_while_a_wait_is_cancelled_goes_to_the_next() -> None:
+    places = made(4)
+    await places.enter("steps")
+    first, second = await took(places, "steps"), await took(places, "steps")
+    first.cancel()
+    places.leave("steps")  # the cancelled task has not run yet
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    async with asyncio.timeout(1):
+        await second
+
+
 async def test_a_wait_that_is_too_long_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "WAIT_S", 0.01)
     places = made(4)

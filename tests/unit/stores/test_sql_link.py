@@ -12,13 +12,17 @@ import pytest
 
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.message import OutboxRecord
-from ensue.stores.mariadb.store import MariaDbStore
+from ensue.stores import ending
+from ensue.stores.mariadb.store import MariaDbServer
+from ensue.stores.mariadb.url import parse as mariadb_url
 from ensue.stores.postgres import listen
 from ensue.stores.postgres.listen import Listening
-from ensue.stores.postgres.store import PostgresStore
-from ensue.stores.sql import ending, link, stamped
+from ensue.stores.postgres.store import PostgresServer
+from ensue.stores.postgres.url import parse as postgres_url
+from ensue.stores.sql import link, stamped
 from ensue.stores.sql.connections import Connections
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.stamped import StampedOutbox
@@ -192,8 +196,8 @@ async def test_a_cancellation_while_postgres_tables_are_made_is_not_lost(word: s
         if word == "ROLLBACK":
             await failing(given)
 
-    store = PostgresStore("postgresql://db.example/orders", "orders")
-    task = await cancelled_in(connection, lambda: store._create_once(connection, work))
+    server = PostgresServer(postgres_url("postgresql://db.example/orders"))
+    task = await cancelled_in(connection, lambda: server.create_once(connection, work))
     assert task.cancelled()
 
 
@@ -202,8 +206,8 @@ async def test_a_cancellation_while_mariadbs_lock_is_released_is_not_lost() -> N
 
     async def work(_: Link) -> None: ...
 
-    store = MariaDbStore("mariadb://db.example/orders", "orders")
-    task = await cancelled_in(connection, lambda: store._create_once(connection, work))
+    server = MariaDbServer(mariadb_url("mariadb://db.example/orders"))
+    task = await cancelled_in(connection, lambda: server.create_once(connection, work))
     assert task.cancelled()
 
 

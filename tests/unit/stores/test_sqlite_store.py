@@ -114,7 +114,7 @@ async def test_synchronous_off_does_not_claim_to_survive_a_power_cut(path: Path)
 async def test_nothing_is_left_of_a_temporary_store() -> None:
     store = SqliteStore("sqlite://", "orders")
     await store.open()
-    directory = Path(store._directory)
+    directory = Path(store._file.directory)
     assert is_there(directory)
     await store.close()
     assert not is_there(directory)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ensue.stores.sql.ending import to_end
+from ensue.stores.ending import to_end
 
 
 async def test_work_ends_although_its_waiter_is_cancelled_again_and_again_and_the_waiter_is_told_afterwards() -> None:

@@ -6,14 +6,14 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
 from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 
-from ensue.stores.sql.engines import Engines, StepDialect, StepExecutionContext
+from ensue.stores.sql.engines import Engines, LinkDialect, StepExecutionContext
 
 
 class _AsyncmyContext(StepExecutionContext, MySQLDialect_asyncmy.execution_ctx_cls):  # type: ignore[misc, valid-type]
     pass
 
 
-class EnsueAsyncmy(StepDialect, MariaDBDialect, MySQLDialect_asyncmy):
+class EnsueAsyncmy(LinkDialect, MariaDBDialect, MySQLDialect_asyncmy):
     driver = "ensue_asyncmy"
     supports_statement_cache = True
     execution_ctx_cls = _AsyncmyContext

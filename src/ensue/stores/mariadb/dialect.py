@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
@@ -11,8 +11,10 @@ from ensue.ports import Row, Table
 from ensue.stores import rules
 from ensue.stores.mariadb import failures
 from ensue.stores.mariadb.hindrances import hindrances
-from ensue.stores.mariadb.rows import Tables
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.mariadb.rows import COLUMNS, Statements
+from ensue.stores.sql.bulk import Bulk
+from ensue.stores.sql.failures import causes
+from ensue.stores.sql.link import Link
 
 ADD = "INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, written_at) VALUES "
 _ADD_ROW = "(%s, %s, %s, %s, %s, %s)"
@@ -35,7 +37,7 @@ _HEADS = (
 _CHUNK = 500
 
 
-class MariaDbDialect:
+class MariaDbDialect(Bulk[Statements, str]):
     types: Mapping[str, str] = {
         "name": "VARCHAR(191)",
         "text": "LONGTEXT",
@@ -68,15 +70,8 @@ class MariaDbDialect:
     clock = "SELECT UNIX_TIMESTAMP(SYSDATE(6))"
     read_only = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY"
 
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        self._tables = Tables()
-
     def text(self, statement: str) -> str:
-        found = self._texts.get(statement)
-        if found is None:
-            found = self._texts[statement] = statement.replace("%", "%%").replace("?", "%s")
-        return found
+        return _text(statement)
 
     async def prune(
         self, link: Link, table: str, key: str, time: str, before_s: float, limit: int, through: int | None = None
@@ -94,7 +89,8 @@ class MariaDbDialect:
         return count
 
     def refused_write(self, error: BaseException) -> UsageError | None:
-        return failures.refused_write(error)
+        refused = any(failures.code_of(each) == failures.READ_ONLY for each in causes(error))
+        return rules.writes_nothing() if refused else None
 
     async def hindrances(self, link: Link) -> Sequence[str]:
         return await hindrances(link)
@@ -132,19 +128,21 @@ class MariaDbDialect:
 
     # --- in bulk
 
-    async def load_rows(self, link: Link, table: Table, ids: Sequence[Any]) -> Rows:
-        return await (await self._tables.of(link, table)).load(link, ids)
+    async def kinds(self, link: Link, table: Table) -> Mapping[str, str]:
+        return {str(name): str(kind).lower() for name, kind in await link.fetch(COLUMNS, table.name)}
+
+    def statements(self, table: Table, kinds: Sequence[str]) -> Statements:
+        return Statements(table, kinds)
 
     async def insert_rows(self, link: Link, table: Table, rows: Sequence[Row]) -> None:
         try:
-            await (await self._tables.of(link, table)).insert(link, rows)
+            await (await self.of(link, table)).insert(link, rows)
         except Exception as error:
             if table.own and failures.code_of(error) == failures.DUPLICATE:
                 raise rules.row_exists(table.name, [row[0] for row in rows]) from error
             raise
 
-    async def update_rows(self, link: Link, table: Table, rows: Sequence[Row], expect: Sequence[Any]) -> int:
-        return await (await self._tables.of(link, table)).update(link, rows, expect)
 
-    async def delete_rows(self, link: Link, table: Table, ids: Sequence[Any], expect: Sequence[Any]) -> int:
-        return await (await self._tables.of(link, table)).delete(link, ids, expect)
+@functools.cache
+def _text(statement: str) -> str:
+    return statement.replace("%", "%%").replace("?", "%s")

@@ -59,16 +59,5 @@ def unreachable(error: BaseException, place: str) -> StoreUnavailable:
     return StoreUnavailable(f"{place} does not answer: {_text(error)}", code=code_of(error))
 
 
-def refused_write(error: BaseException | None) -> UsageError | None:
-    """For a reader: did the database refuse it to write?"""
-    for _ in range(4):
-        if error is None:
-            return None
-        if code_of(error) == READ_ONLY:
-            return UsageError("a query changes nothing: open a step to write")
-        error = getattr(error, "orig", None) or error.__cause__
-    return None
-
-
 def _text(error: BaseException) -> str:
     return ", ".join(map(str, error.args)) or type(error).__name__

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ensue.stores.mariadb import failures
 from ensue.stores.sql.link import Link
 
-#: A transaction that is open for longer is told of, seconds.
+#: A transaction that is open for longer is named, seconds.
 OPEN_S = 10
 #: Access denied: the PROCESS privilege is missing.
 _DENIED = 1227

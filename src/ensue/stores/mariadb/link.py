@@ -14,7 +14,8 @@ from asyncmy.constants.SERVER_STATUS import SERVER_STATUS_NO_BACKSLASH_ESCAPES
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.mariadb import failures
 from ensue.stores.mariadb.url import MariaDbUrl
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
 
 #: MariaDB's own default, whatever the server is set to: other modes change what a statement means, Ensue's among them
 #: ("position" is a function in IGNORE_SPACE, '' is NULL in EMPTY_STRING_IS_NULL), or cut values without a word.

@@ -7,22 +7,21 @@ Where a column has a richer type (uuid, decimal, datetime), its values are writt
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, cast
 
-from ensue.errors import UsageError
 from ensue.ports import Row, Table
 from ensue.stores.mariadb.link import AsyncmyLink
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
+from ensue.stores.sql_rows import Change, changed
 
 COLUMNS = (
     "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s"
 )
 #: Ids or rows in one statement.
 CHUNK = 1000
-
-Change = Callable[[Any], Any]
 
 
 def _moment(value: Any) -> Any:
@@ -71,7 +70,6 @@ class Statements:
         return f"{begin}({', '.join(['%s'] * ids)}){end}"
 
     async def load(self, link: Link, ids: Sequence[Any]) -> Rows:
-        """Return the rows with these ids, each once; locked in id order."""
         wanted = list(dict.fromkeys(ids))
         if len(wanted) > CHUNK:
             wanted.sort()
@@ -79,61 +77,28 @@ class Statements:
         for begin in range(0, len(wanted), CHUNK):
             chunk = wanted[begin : begin + CHUNK]
             rows += await link.fetch(self.load_text(len(chunk)), *chunk)
-        return [_changed(row, self._to_plain) for row in rows] if self._to_plain else rows
+        return [changed(row, self._to_plain) for row in rows] if self._to_plain else rows
 
     async def insert(self, link: Link, rows: Sequence[Row]) -> None:
         for begin in range(0, len(rows), CHUNK):
             chunk = rows[begin : begin + CHUNK]
-            values = [value for row in chunk for value in _changed(row, self._to_column)]
+            values = [value for row in chunk for value in changed(row, self._to_column)]
             await link.execute(self._insert + ", ".join([self._row] * len(chunk)), *values)
 
     async def update(self, link: Link, rows: Sequence[Row], expect: Sequence[Any]) -> int:
-        """Return how many were there, as expected. In id order, as locks are taken everywhere."""
         tails: list[tuple[Any, ...]] = [(each,) for each in expect] or [()] * len(rows)
         values = [
             (*(row[at] for at in self._others), row[self._id_at], *tail)
-            for row, tail in zip([_changed(row, self._to_column) for row in rows], tails, strict=True)
+            for row, tail in zip([changed(row, self._to_column) for row in rows], tails, strict=True)
         ]
         values.sort(key=itemgetter(len(self._others)))
         text = self.update_text + (self._expected if expect else "")
         return await cast("AsyncmyLink", link).execute_each(text, values)
 
     async def delete(self, link: Link, ids: Sequence[Any], expect: Sequence[Any]) -> int:
-        """Return how many were there, as expected."""
         values = list(zip(ids, expect, strict=True)) if expect else [(each,) for each in ids]
         text = self.delete_text + (self._expected if expect else "")
         return await cast("AsyncmyLink", link).execute_each(text, sorted(values))
-
-
-def _changed(row: Sequence[Any], changes: Sequence[tuple[int, Change]]) -> Sequence[Any]:
-    if not changes:
-        return row
-    values = list(row)
-    for at, change in changes:
-        if values[at] is not None:
-            values[at] = change(values[at])
-    return values
-
-
-class Tables:
-    """The statements of all tables, made when first asked for."""
-
-    def __init__(self) -> None:
-        self._known: dict[Table, Statements] = {}
-
-    async def of(self, link: Link, table: Table) -> Statements:
-        found = self._known.get(table)
-        if found is None:
-            types = {str(name): str(kind).lower() for name, kind in await link.fetch(COLUMNS, table.name)}
-            missing = [name for name in table.columns if name not in types]
-            if missing:
-                raise UsageError(
-                    f"{link.place}: table {table.name} has no column {', '.join(missing)}, or is not there: "
-                    "create it, or run the migration that does",
-                    table=table.name,
-                )
-            found = self._known[table] = Statements(table, [types[name] for name in table.columns])
-        return found
 
 
 def quoted(name: str) -> str:

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from ensue.embedded.wakeup import Wakeup
-from ensue.errors import UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
+from ensue.stores import rules
+from ensue.stores.collected import CollectingStore
+from ensue.stores.identity import new_epoch_name
 from ensue.stores.memory.data import Data, Place
 from ensue.stores.memory.row_reader import MemoryRows
 from ensue.stores.memory.transaction import MemoryTransaction
-from ensue.stores.sessionless import SessionlessStore
 from ensue.stores.turns import Turns
-
-if TYPE_CHECKING:
-    pass
 
 _CHANGED = 0
 
 
-class MemoryStore(SessionlessStore):
+class MemoryStore(CollectingStore):
     """A store of this object's own, kept while the object lives, also from close to open.
 
     now: its clock, epoch seconds. Belongs to the event loop in which it was opened.
     """
 
+    kind = "memory"
     capabilities = Capabilities(sessions=False, survives_restart=False, several_processes=False, power_loss_safe=False)
 
     def __init__(self, service: str, *, now: Callable[[], float] = time.time) -> None:
-        self.service = service
+        super().__init__(service, new_epoch_name())
         self._now = now
         self._made = False
         self._data = Data()
-        self._epoch = secrets.token_hex(4)
         self._turns = Turns(f"memory store of {service}")
         self._wakeup: Wakeup | None = None
         self._seen = 0
@@ -64,10 +60,6 @@ class MemoryStore(SessionlessStore):
         self._opened()
         return self._now()
 
-    @property
-    def source(self) -> str:
-        return f"{self.service}/{self._epoch}"
-
     async def new_epoch(self, published_through: int) -> str:
         async with self.transaction():
             data = self._data
@@ -78,13 +70,13 @@ class MemoryStore(SessionlessStore):
                 place = (record.topic, record.partition)
                 record.previous = data.heads.get(place, 0)
                 data.heads[place] = record.position
-            self._epoch = secrets.token_hex(4)
+            self._epoch = new_epoch_name()
         self._wake()
         return self.source
 
     def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[MemoryTransaction]:
         self._opened()
-        return MemoryTransaction(self._data, self._turns, self._wake, self._now)
+        return MemoryTransaction(self, self._data, self._turns, self._wake, self._now)
 
     def rows(self) -> MemoryRows:
         self._opened()
@@ -129,7 +121,7 @@ class MemoryStore(SessionlessStore):
 
     def _opened(self) -> Wakeup:
         if self._wakeup is None:
-            raise UsageError(f"the memory store of {self.service} is not open: call open() first")
+            raise rules.store_not_open("memory ", self.service)
         return self._wakeup
 
     def _wake(self) -> None:

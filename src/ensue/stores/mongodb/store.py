@@ -5,28 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
+from ensue.stores.collected import ServedStore
 from ensue.stores.mongodb.outbox import Outbox
 from ensue.stores.mongodb.own import OwnRows, insert_missing
 from ensue.stores.mongodb.row_reader import MongoDbRows, field
 from ensue.stores.mongodb.server import Server
 from ensue.stores.mongodb.transaction import MongoDbTransaction
-from ensue.stores.sessionless import SessionlessStore
 from ensue.tables import VERSION
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 #: How often a relay that waits looks for what other processes did, seconds.
 _LOOK_S = 0.25
 
 
-class MongoDbStore(SessionlessStore):
+class MongoDbStore(ServedStore[Server]):
     """A service's own database: `mongodb://host:27017/<database>`, by default named after the service.
 
     Entities are documents of collections named as their tables; Ensue's own collections begin with `ensue_`.
@@ -34,6 +31,7 @@ class MongoDbStore(SessionlessStore):
     documents_at_once: entities written in one command.
     """
 
+    kind = "MongoDB"
     capabilities = Capabilities(sessions=False, locks=False, transactions=False)
 
     def __init__(
@@ -44,16 +42,10 @@ class MongoDbStore(SessionlessStore):
         reached: Callable[[str], None] = lambda name: None,
         documents_at_once: int = 500,
     ) -> None:
-        self.service = service
+        super().__init__(service)
         self.reached = reached
         self._url = url
         self._at_once = documents_at_once
-        self._server: Server | None = None
-        self._epoch = ""
-        self._known: set[Table] = set()
-        self._steps = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
         self._news = asyncio.Event()
         self._seen = 0
 
@@ -96,24 +88,8 @@ class MongoDbStore(SessionlessStore):
         self._outbox = outbox
         self.own = OwnRows(server, self.reached)
 
-    async def close(self) -> None:
-        await self._quiet.wait()
-        server, self._server = self._server, None
-        self._known.clear()
-        if server is not None:
-            await server.close()
-
-    def _opened(self) -> Server:
-        if self._server is None:
-            raise UsageError(f"the MongoDB store of {self.service} is not open: call open() first")
-        return self._server
-
     async def now(self) -> float:
         return await self._opened().time()
-
-    @property
-    def source(self) -> str:
-        return f"{self.service}/{self._epoch}"
 
     async def new_epoch(self, published_through: int) -> str:
         self._opened()
@@ -136,7 +112,7 @@ class MongoDbStore(SessionlessStore):
                 await collection.create_index([(field(table, name), 1) for name in (*lookup.equal, *lookup.order)])
             if not table.own:
                 await collection.create_index([("_ensue.pending", 1)], sparse=True)
-        self._known.add(table)
+        self._known[table] = True
 
     async def _tables(self) -> Sequence[str]:
         server = self._opened()
@@ -146,16 +122,7 @@ class MongoDbStore(SessionlessStore):
     # --- steps and queries
 
     def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[MongoDbTransaction]:
-        return MongoDbTransaction(self, self._opened())
-
-    def begin(self) -> None:
-        self._steps += 1
-        self._quiet.clear()
-
-    def end(self) -> None:
-        self._steps -= 1
-        if not self._steps:
-            self._quiet.set()
+        return MongoDbTransaction(self, self._turns, self._opened())
 
     def chunks(self, writes: Sequence[T]) -> Iterator[Sequence[T]]:
         for begin in range(0, len(writes), self._at_once):

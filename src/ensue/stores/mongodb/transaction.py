@@ -7,22 +7,22 @@ Ensue's own rows, which are one write (`own.py`). See docs/adr/0021.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pymongo import InsertOne, ReplaceOne
 from pymongo.errors import BulkWriteError
 
-from ensue.errors import RowConflict, StoreConflict, UsageError
+from ensue.errors import StoreConflict, UsageError
 from ensue.message import Message, OutboxRecord
 from ensue.ports import Row, Table
-from ensue.stores import rules
+from ensue.stores.collected import CollectingTransaction
+from ensue.stores.ending import unbroken
 from ensue.stores.mongodb.documents import Entity, check_row, document_of, entity_of
 from ensue.stores.mongodb.own import OwnRow
 from ensue.stores.mongodb.server import Server
-from ensue.stores.sessionless import SessionlessTransaction
-from ensue.stores.unbroken import unbroken
+from ensue.stores.turns import Together
+from ensue.tables import CHECKPOINTS
 
 if TYPE_CHECKING:
     from ensue.stores.mongodb.store import MongoDbStore
@@ -31,41 +31,37 @@ _IDS_MAX = 1000
 _DUPLICATE = 11000
 
 
-class MongoDbTransaction(SessionlessTransaction):
-    """An async context manager that gives itself. What its methods promise: see `DocumentTransaction`."""
+class _Known:
+    """Documents by id."""
 
-    def __init__(self, store: MongoDbStore, server: Server) -> None:
+    def __init__(self, documents: Mapping[Any, OwnRow | Entity]) -> None:
+        self._documents = documents
+
+    def row(self, row_id: Any) -> Row | None:
+        return self._documents[row_id].row
+
+    def change(self, row_id: Any, row: Row | None) -> None:
+        document = self._documents[row_id]
+        document.row, document.changed = row, True
+
+
+class MongoDbTransaction(CollectingTransaction):
+    """See `DocumentTransaction`."""
+
+    def __init__(self, store: MongoDbStore, turns: Together, server: Server) -> None:
+        super().__init__(store, turns)
         self._store = store
         self._server = server
-        self._open = False
-        self._doomed: Exception | None = None
-        self._now = 0.0
         self._tables: dict[str, tuple[Table, dict[Any, Entity]]] = {}
         self._published: list[OutboxRecord] = []
         self._own: dict[tuple[str, Any], OwnRow] = {}  # in the order in which they were first touched
 
-    async def __aenter__(self) -> MongoDbTransaction:
-        self._store.begin()
-        try:
-            self._now = await self._store.now()
-        except BaseException:
-            self._store.end()
-            raise
-        self._open = True
-        return self
+    async def _clock(self) -> float:
+        return await self._store.now()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                if self._doomed is not None:
-                    raise rules.cannot_commit(self._doomed) from self._doomed
-                changed = self._changed()
-                await unbroken(self._commit(changed))
-        finally:
-            self._open = False
-            self._store.end()
+    async def _commit(self) -> None:
+        changed = self._changed()
+        await unbroken(self._write(changed))
 
     def _changed(self) -> list[tuple[Table, Any, Entity]]:
         """The documents to write. Raises UsageError, before anything is written, for what one document cannot hold."""
@@ -93,12 +89,12 @@ class MongoDbTransaction(SessionlessTransaction):
             check_row(table, entity.row or ())
         return changed
 
-    async def _commit(self, changed: list[tuple[Table, Any, Entity]]) -> None:
+    async def _write(self, changed: list[tuple[Table, Any, Entity]]) -> None:
         """Entities first, since they know by themselves what took effect on them; then Ensue's own rows."""
         store = self._store
         own = [each for each in self._own.values() if each.changed]
         from_outside = changed[0] if changed and not changed[0][2].from_message else None
-        if own and from_outside is not None:
+        if own and from_outside is not None and all(each.table is not CHECKPOINTS for each in own):
             table, row_id, entity = from_outside
             step = secrets.token_hex(8)
             entity.steps.append({"step": step, "at": self._now})
@@ -144,36 +140,7 @@ class MongoDbTransaction(SessionlessTransaction):
                         table=name,
                     )
 
-    # --- sessions: there are none
-
-    @property
-    def now(self) -> float:
-        return self._now
-
     # --- rows
-
-    async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
-        known = await (self._load_own(table, ids) if table.own else self._load(table, ids))
-        found = (known[each].row for each in dict.fromkeys(ids))
-        return [row for row in found if row is not None]
-
-    async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
-        ids, known = await self._known(table, rows)
-        for row_id, row in zip(ids, rows, strict=True):
-            if known[row_id].row is not None:
-                if table.own:
-                    self._doom(rules.row_exists(table.name, row_id))
-                raise UsageError(f"table {table.name} has a row with {table.id_column} {row_id!r} already")
-            known[row_id].row, known[row_id].changed = tuple(row), True
-
-    async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
-        ids, known = await self._known(table, rows)
-        self._check_expected(table, ids, expect)
-        found = sum(known[each].row is not None for each in ids)
-        if found != len(rows):
-            raise rules.rows_missing(table.name, table.id_column, len(rows), found)
-        for row_id, row in zip(ids, rows, strict=True):
-            known[row_id].row, known[row_id].changed = tuple(row), True
 
     async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
         if not table.own:
@@ -181,34 +148,16 @@ class MongoDbTransaction(SessionlessTransaction):
                 f"table {table.name}: in this database an entity is never deleted, since its document remembers what "
                 "took effect on it: keep it, with a column that says that it is gone"
             )
-        known = await self._load_own(table, ids)
-        self._check_expected(table, ids, expect)
+        await super().delete_rows(table, ids, expect=expect)
         for each in ids:
-            known[each].row, known[each].changed, known[each].guarded = None, True, bool(expect)
+            self._own[table.name, each].guarded = bool(expect)
 
-    async def _known(self, table: Table, rows: Sequence[Row]) -> tuple[list[Any], dict[Any, Any]]:
-        """The ids of these rows, and what is known of them: `OwnRow` or `Entity`."""
-        at = table.columns.index(table.id_column)
-        ids = [row[at] for row in rows]
-        return ids, await (self._load_own(table, ids) if table.own else self._load(table, ids))
-
-    def _check_expected(self, table: Table, ids: Sequence[Any], expect: Sequence[Any]) -> None:
-        """What is as expected now must be so when it is written, too: see `OwnRow.guard`."""
-        if expect:
-            at = table.columns.index(table.revision)
-            rows = [self._own[table.name, each].row for each in ids]
-            same = sum(row is not None and row[at] == each for row, each in zip(rows, expect, strict=True))
-            if same != len(ids):
-                self._doom(rules.rows_changed(table.name, ids, same))
-
-    def _doom(self, error: RowConflict) -> NoReturn:
-        self._doomed = error
-        raise error
+    async def _see(self, table: Table, ids: Sequence[Any]) -> _Known:
+        await self._store.known(table)
+        return _Known(await (self._load_own(table, ids) if table.own else self._load(table, ids)))
 
     async def _load_own(self, table: Table, ids: Sequence[Any]) -> dict[Any, OwnRow]:
         """Read what is not known yet."""
-        self._check_open()
-        await self._store.known(table)
         missing = [each for each in dict.fromkeys(ids) if (table.name, each) not in self._own]
         if missing:
             found = await self._store.own.load(table, missing, self._now)
@@ -217,8 +166,6 @@ class MongoDbTransaction(SessionlessTransaction):
 
     async def _load(self, table: Table, ids: Sequence[Any]) -> dict[Any, Entity]:
         """Read what is not known yet."""
-        self._check_open()
-        await self._store.known(table)
         _, entities = self._tables.setdefault(table.name, (table, {}))
         missing = [each for each in dict.fromkeys(ids) if each not in entities]
         for begin in range(0, len(missing), _IDS_MAX):
@@ -242,10 +189,6 @@ class MongoDbTransaction(SessionlessTransaction):
 
     # --- the outbox
 
-    async def outbox_add(self, records_: Sequence[OutboxRecord]) -> None:
+    async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
         self._check_open()
-        self._published += records_
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise rules.not_open()
+        self._published += records

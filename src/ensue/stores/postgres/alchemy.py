@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg, PGExecutio
 from sqlalchemy.dialects.postgresql.psycopg import PGDialectAsync_psycopg, PGExecutionContext_psycopg
 
 from ensue.stores.postgres.url import PostgresUrl
-from ensue.stores.sql.engines import Engines, StepDialect, StepExecutionContext
+from ensue.stores.sql.engines import Engines, LinkDialect, StepExecutionContext
 
 
 class _AsyncpgContext(StepExecutionContext, PGExecutionContext_asyncpg):
@@ -21,7 +21,7 @@ class _PsycopgContext(StepExecutionContext, PGExecutionContext_psycopg):
     pass
 
 
-class EnsueAsyncpg(StepDialect, PGDialect_asyncpg):
+class EnsueAsyncpg(LinkDialect, PGDialect_asyncpg):
     driver = "ensue_asyncpg"
     supports_statement_cache = True
     execution_ctx_cls = _AsyncpgContext
@@ -36,7 +36,7 @@ class EnsueAsyncpg(StepDialect, PGDialect_asyncpg):
         return connected
 
 
-class EnsuePsycopg(StepDialect, PGDialectAsync_psycopg):
+class EnsuePsycopg(LinkDialect, PGDialectAsync_psycopg):
     driver = "ensue_psycopg"
     supports_statement_cache = True
     execution_ctx_cls = _PsycopgContext

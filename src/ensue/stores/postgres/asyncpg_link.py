@@ -10,7 +10,8 @@ import asyncpg
 from ensue.errors import EnsueError, UsageError
 from ensue.stores.postgres import failures, handshake, tls
 from ensue.stores.postgres.url import PostgresUrl
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
 
 CONNECT_S = 10.0
 

@@ -43,7 +43,7 @@ class ByStamp:
 
     async def _now(self) -> Now:
         now = await self._tools.desk.read(self._reader.now)
-        self._tools.identify(now.epoch, now.published_from)
+        self._tools.current.note(now.epoch, now.published_from)
         return now
 
     async def _next(self, after: int) -> int | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
 from ensue.stores.postgres import failures
+from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.hindrances import hindrances
-from ensue.stores.postgres.rows import Tables
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.postgres.rows import COLUMNS, Statements
+from ensue.stores.sql.bulk import Bulk
+from ensue.stores.sql.failures import causes
+from ensue.stores.sql.link import Link
 
 # A transaction gets its own id here before it takes one of the outbox: so `holes.py` knows whose id may be missing.
 _HAS_ID = "WHERE pg_current_xact_id() IS NOT NULL"
@@ -35,7 +38,7 @@ STAMPS = """CREATE TABLE IF NOT EXISTS ensue_stamp (
 )"""
 
 
-class PostgresDialect:
+class PostgresDialect(Bulk[Statements, tuple[str, str]]):
     types: Mapping[str, str] = {
         "name": "TEXT",
         "text": "TEXT",
@@ -89,17 +92,8 @@ class PostgresDialect:
     clock = "SELECT extract(epoch FROM clock_timestamp())::float8"
     read_only = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        self._tables = Tables()
-
     def text(self, statement: str) -> str:
-        found = self._texts.get(statement)
-        if found is None:
-            first, *rest = statement.split("?")
-            found = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
-            self._texts[statement] = found
-        return found
+        return _text(statement)
 
     def prune_text(self, table: str, key: str, time: str, through: bool) -> str:
         where = f"WHERE {key} <= $3" if through else ""
@@ -115,7 +109,8 @@ class PostgresDialect:
         return await link.execute(self.prune_text(table, key, time, through is not None), limit, before_s, *values)
 
     def refused_write(self, error: BaseException) -> UsageError | None:
-        return failures.refused_write(error)
+        refused = any(failures.code_of(each) == failures.READ_ONLY for each in causes(error))
+        return rules.writes_nothing() if refused else None
 
     async def hindrances(self, link: Link) -> Sequence[str]:
         return await hindrances(link)
@@ -139,16 +134,20 @@ class PostgresDialect:
 
     # --- in bulk
 
-    async def load_rows(self, link: Link, table: Table, ids: Sequence[Any]) -> Rows:
-        return await (await self._tables.of(link, table)).load(link, ids)
+    async def kinds(self, link: Link, table: Table) -> Mapping[str, tuple[str, str]]:
+        rows = await link.fetch(COLUMNS, quoted(table.name))
+        return {str(name): (str(kind), str(category)) for name, kind, category in rows}
+
+    def statements(self, table: Table, kinds: Sequence[tuple[str, str]]) -> Statements:
+        return Statements(table, [kind for kind, _ in kinds], arrays=any(category == "A" for _, category in kinds))
 
     async def insert_rows(self, link: Link, table: Table, rows: Sequence[Row]) -> None:
-        count = await (await self._tables.of(link, table)).insert(link, rows)
+        count = await (await self.of(link, table)).insert(link, rows)
         if count != len(rows):
             raise rules.row_exists(table.name, [row[0] for row in rows])
 
-    async def update_rows(self, link: Link, table: Table, rows: Sequence[Row], expect: Sequence[Any]) -> int:
-        return await (await self._tables.of(link, table)).update(link, rows, expect)
 
-    async def delete_rows(self, link: Link, table: Table, ids: Sequence[Any], expect: Sequence[Any]) -> int:
-        return await (await self._tables.of(link, table)).delete(link, ids, expect)
+@functools.cache
+def _text(statement: str) -> str:
+    first, *rest = statement.split("?")
+    return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))

@@ -57,14 +57,3 @@ def code_of(error: BaseException) -> str:
     """The SQLSTATE of a driver's error; empty: it has none."""
     code = getattr(error, "sqlstate", None)
     return code if isinstance(code, str) else ""
-
-
-def refused_write(error: BaseException | None) -> UsageError | None:
-    """For a reader: did the database refuse it to write?"""
-    for _ in range(4):
-        if error is None:
-            return None
-        if code_of(error) == READ_ONLY:
-            return UsageError("a query changes nothing: open a step to write")
-        error = getattr(error, "orig", None) or error.__cause__
-    return None

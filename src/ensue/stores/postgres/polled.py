@@ -159,7 +159,7 @@ class PolledOutbox(ByStamp):
             )
             if fresh is not None:
                 return found + fresh
-            position = max(position, self._tools.identity().published_from)
+            position = max(position, self._tools.current.identity.published_from)
             found += await self._stored(position, last, limit - len(found))
             if len(found) >= limit or (found and found[-1].position < last):
                 break
@@ -183,7 +183,7 @@ class PolledOutbox(ByStamp):
         rows = await link.fetch(LOOK, after, limit)
         first = next(row for row in rows if row[0] == 0)
         state = _state(first[3])
-        self._tools.identify(state.epoch, state.published_from)
+        self._tools.current.note(state.epoch, state.published_from)
         self._tools.news.saw(state.last)
         found = sorted((row for row in rows if row[0] > 0), key=_id)
         own = [_own(state, row) for row in rows if row[0] < 0]

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from ensue.errors import UsageError
 from ensue.ports import Table
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.rows import COLUMNS, TO_COLUMN, TO_PLAIN
-from ensue.stores.sql_rows import Columns, SqlRows
+from ensue.stores.sql_rows import Columns, SqlRows, check_columns
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -32,13 +31,7 @@ class PostgresRows(SqlRows):
             query = COLUMNS.replace("::", "\\:\\:").replace("$1", ":place")
             rows = await session.execute(text(query), {"place": quoted(table.name)})
             types = {str(name): str(kind) for name, kind, _ in rows}
-            missing = [name for name in table.columns if name not in types]
-            if missing:
-                raise UsageError(
-                    f"table {table.name} has no column {', '.join(missing)}, or is not there: create it, or run the "
-                    "migration that does",
-                    table=table.name,
-                )
+            check_columns(table, types)
             found = self._known[table] = Columns(
                 {name: TO_COLUMN[types[name]] for name in types if types[name] in TO_COLUMN},
                 [(at, TO_PLAIN[types[name]]) for at, name in enumerate(table.columns) if types[name] in TO_PLAIN],

@@ -10,22 +10,21 @@ from __future__ import annotations
 import datetime
 import decimal
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-from ensue.errors import UsageError
 from ensue.ports import Row, Table
 from ensue.stores.postgres.handshake import quoted
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
+from ensue.stores.sql_rows import Change, changed
 
 #: Types as they are cast to, without a length: a cast to varchar(10) would cut, an assignment refuses.
 COLUMNS = (
     "SELECT a.attname, format_type(a.atttypid, -1), t.typcategory::text FROM pg_attribute a "
     "JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped"
 )
-
-Change = Callable[[Any], Any]
 
 
 def _from_text(kind: Any) -> Change:
@@ -97,18 +96,16 @@ class Statements:
         self._id_to_column = TO_COLUMN.get(types[id_at])
 
     async def load(self, link: Link, ids: Sequence[Any]) -> Rows:
-        """Return the rows with these ids, each once; locked in id order."""
         change = self._id_to_column
         wanted = list(dict.fromkeys(ids)) if change is None else [change(each) for each in dict.fromkeys(ids)]
         rows = await link.fetch(self.load_text, wanted)
-        return [self._changed(row, self._to_plain) for row in rows] if self._to_plain else rows
+        return [changed(row, self._to_plain) for row in rows] if self._to_plain else rows
 
     async def insert(self, link: Link, rows: Sequence[Row]) -> int:
         """Return how many were not there yet."""
         return await self._many(link, rows, self.insert_text, self.insert_one)
 
     async def update(self, link: Link, rows: Sequence[Row], expect: Sequence[Any]) -> int:
-        """Return how many were there, as expected. In id order, as locks are taken everywhere."""
         if expect:
             rows = [(*row, each) for row, each in zip(rows, expect, strict=True)]
             texts = (self.update_expected, self.update_one_expected)
@@ -117,7 +114,6 @@ class Statements:
         return await self._many(link, sorted(rows, key=itemgetter(self._id_at)), *texts)
 
     async def delete(self, link: Link, ids: Sequence[Any], expect: Sequence[Any]) -> int:
-        """Return how many were there, as expected."""
         change = self._id_to_column
         wanted = list(ids) if change is None else [change(each) for each in ids]
         if expect:
@@ -126,42 +122,9 @@ class Statements:
 
     async def _many(self, link: Link, rows: Sequence[Row], text: str, one: str) -> int:
         if self._to_column:
-            rows = [self._changed(row, self._to_column) for row in rows]
+            rows = [changed(row, self._to_column) for row in rows]
         if len(rows) == 1:
             return await link.execute(one, *rows[0])
         if self._arrays:  # unnest would take arrays of arrays apart
             return sum([await link.execute(one, *row) for row in rows])
         return await link.execute(text, *map(list, zip(*rows, strict=True)))
-
-    def _changed(self, row: Sequence[Any], changes: Sequence[tuple[int, Change]]) -> list[Any]:
-        values = list(row)
-        for at, change in changes:
-            if values[at] is not None:
-                values[at] = change(values[at])
-        return values
-
-
-class Tables:
-    """The statements of all tables, made when first asked for."""
-
-    def __init__(self) -> None:
-        self._known: dict[Table, Statements] = {}
-
-    async def of(self, link: Link, table: Table) -> Statements:
-        found = self._known.get(table)
-        if found is None:
-            types = {
-                str(name): (str(kind), str(category))
-                for name, kind, category in await link.fetch(COLUMNS, quoted(table.name))
-            }
-            missing = [name for name in table.columns if name not in types]
-            if missing:
-                raise UsageError(
-                    f"{link.place}: table {table.name} has no column {', '.join(missing)}, or is not there: "
-                    "create it, or run the migration that does",
-                    table=table.name,
-                )
-            kinds = [types[name] for name in table.columns]
-            found = Statements(table, [kind for kind, _ in kinds], arrays=any(category == "A" for _, category in kinds))
-            self._known[table] = found
-        return found

@@ -17,6 +17,7 @@ from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Outbox, Tools
 from ensue.stores.sql.pool import Pool
+from ensue.stores.sql.server import Server
 from ensue.stores.sql.store import SqlStore
 from ensue.stores.sql.wakeup import News, Polling, Wakeup
 
@@ -26,46 +27,31 @@ T = TypeVar("T")
 _CREATING = 0x656E7375
 
 
-class PostgresStore(SqlStore):
-    """A service's database on PostgreSQL, through asyncpg or psycopg 3.
+class PostgresServer(Server):
+    def __init__(self, url: PostgresUrl) -> None:
+        super().__init__(PostgresDialect(), url.place, url.pool_size)
+        self._url = url
+        # asyncpg parses and runs a statement in two round trips, which a pooler may send to two servers.
+        self.transactions = url.pgbouncer
 
-    url: `postgresql://user:password@host/database`, options: see `url.PostgresUrl`; everything else in the query is the
-    driver's (`sslmode`, `sslrootcert`, `target_session_attrs`, ...).
-    """
-
-    def __init__(self, url: str, service: str) -> None:
-        self._url = parse(url)
-        super().__init__(
-            service,
-            PostgresDialect(),
-            place=self._url.place,
-            pool_size=self._url.pool_size,
-            # asyncpg parses and runs a statement in two round trips, which a pooler may send to two servers.
-            transactions=self._url.pgbouncer,
-        )
-        self._rows = PostgresRows(self.reading)
-
-    def rows(self) -> PostgresRows:
-        return self._rows
-
-    async def _connect(self) -> Link:
+    async def connect(self) -> Link:
         return await connect(self._url)
 
-    def _make_engines(self) -> Engines:
+    def make_engines(self) -> Engines:
         from ensue.stores.postgres.alchemy import make_engines
 
         return make_engines(self._url)
 
-    def _make_news(self, desk: Pool, wakeup: Wakeup) -> News:
+    def make_news(self, desk: Pool, wakeup: Wakeup) -> News:
         if self._url.pgbouncer:
             return Polling(desk, wakeup, WAITING)
         channel = f"ensue_{zlib.crc32(self._url.schema.encode()):08x}"
         return Listening(lambda: connect(self._url), desk, wakeup, channel)
 
-    def _make_outbox(self, tools: Tools) -> Outbox:
+    def make_outbox(self, tools: Tools) -> Outbox:
         return make_outbox(self._url, tools)
 
-    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
+    async def create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
         await link.begin()
         try:
             await link.fetch("SELECT pg_advisory_xact_lock($1)", _CREATING)
@@ -81,6 +67,21 @@ class PostgresStore(SqlStore):
         if cancelled is not None:
             raise cancelled
         return result
+
+
+class PostgresStore(SqlStore):
+    """A service's database on PostgreSQL, through asyncpg or psycopg 3.
+
+    url: `postgresql://user:password@host/database`, options: see `url.PostgresUrl`; everything else in the query is the
+    driver's (`sslmode`, `sslrootcert`, `target_session_attrs`, ...).
+    """
+
+    def __init__(self, url: str, service: str) -> None:
+        super().__init__(service, PostgresServer(parse(url)))
+        self._rows = PostgresRows(self.reading)
+
+    def rows(self) -> PostgresRows:
+        return self._rows
 
 
 async def connect(url: PostgresUrl) -> Link:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -14,38 +13,31 @@ from ensue import tables
 from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
+from ensue.stores.collected import ServedStore
+from ensue.stores.identity import new_epoch_name
 from ensue.stores.redis import scripts
 from ensue.stores.redis.keys import Keys
 from ensue.stores.redis.row_reader import RedisRows
 from ensue.stores.redis.server import Server
 from ensue.stores.redis.transaction import RedisTransaction
-from ensue.stores.sessionless import SessionlessStore
-
-if TYPE_CHECKING:
-    pass
 
 VERSION = str(tables.VERSION)
 
 
-class RedisStore(SessionlessStore):
+class RedisStore(ServedStore[Server]):
     """A service's views on a Redis server. url: `redis://host:6379/0`, or `rediss://` with TLS.
 
     Every key begins with `{ensue:<service>}:`. The server may come back with less than it had acknowledged (without an
     append-only file: with nothing); rows and checkpoints go together, so the views are filled again from the log.
     """
 
+    kind = "Redis"
     capabilities = Capabilities(sessions=False, power_loss_safe=False, publishes=False, locks=False, may_forget=True)
 
     def __init__(self, url: str, service: str) -> None:
-        self.service = service
+        super().__init__(service)
         self._url = url
         self._keys = Keys(service)
-        self._server: Server | None = None
-        self._epoch = ""
-        self._known: dict[str, bytes] = {}
-        self._steps = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
 
     # --- open and close
 
@@ -63,7 +55,7 @@ class RedisStore(SessionlessStore):
         server = Server(self._url)
         try:
             await _check_memory(server)
-            await server.command("HSETNX", self._keys.meta, "epoch", secrets.token_hex(4))
+            await server.command("HSETNX", self._keys.meta, "epoch", new_epoch_name())
             await server.command("HSETNX", self._keys.meta, "version", VERSION)
             version, epoch = await server.command("HMGET", self._keys.meta, "version", "epoch")
             if version != VERSION.encode():
@@ -78,24 +70,8 @@ class RedisStore(SessionlessStore):
             raise
         self._server, self._epoch = server, epoch.decode()
 
-    async def close(self) -> None:
-        await self._quiet.wait()
-        server, self._server = self._server, None
-        self._known.clear()
-        if server is not None:
-            await server.close()
-
-    def _opened(self) -> Server:
-        if self._server is None:
-            raise UsageError(f"the Redis store of {self.service} is not open: call open() first")
-        return self._server
-
-    @property
-    def source(self) -> str:
-        return f"{self.service}/{self._epoch}"
-
     async def new_epoch(self, published_through: int) -> str:
-        self._epoch = secrets.token_hex(4)
+        self._epoch = new_epoch_name()
         await self._opened().command("HSET", self._keys.meta, "epoch", self._epoch)
         return self.source
 
@@ -120,23 +96,14 @@ class RedisStore(SessionlessStore):
     # --- steps and queries
 
     def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[RedisTransaction]:
-        return RedisTransaction(self, self._opened(), self._keys, upkeep=upkeep)
-
-    def begin(self) -> None:
-        self._steps += 1
-        self._quiet.clear()
-
-    def end(self) -> None:
-        self._steps -= 1
-        if not self._steps:
-            self._quiet.set()
+        return RedisTransaction(self, self._turns, self._opened(), self._keys, upkeep=upkeep)
 
     async def now(self) -> float:
         return _seconds(await self._opened().command("TIME"))
 
     async def begin_upkeep(self) -> float:
         """As `now`; and the store has its name again, if the server has lost it."""
-        arguments = [secrets.token_hex(4), VERSION]
+        arguments = [new_epoch_name(), VERSION]
         return _seconds(await self._opened().script(scripts.BEGIN_UPKEEP, [self._keys.meta], arguments))
 
     def rows(self) -> RedisRows:

@@ -41,12 +41,15 @@ class Touched:
     def field(self, row: Row) -> bytes:
         return row_key(row[self._id_at])
 
-    def row(self, field: bytes) -> Row | None:
-        """As the step sees it."""
+    def row(self, row_id: Any) -> Row | None:
+        field = row_key(row_id)
         if field in self.changed:
             return self.changed[field]
         raw = self.found[field]
         return None if raw is None else decode_row(raw)
+
+    def change(self, row_id: Any, row: Row | None) -> None:
+        self.changed[row_key(row_id)] = row
 
     def checks(self) -> Iterator[tuple[str, bytes, bytes, bytes | bool]]:
         for field, raw in self.found.items():

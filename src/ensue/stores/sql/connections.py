@@ -67,11 +67,10 @@ class Connections:
         self._used[purpose] -= 1
         for each in list(self._waiting):
             name, turn = each
-            if self._may_take(name):
+            if not turn.done() and self._may_take(name):  # one that was cancelled takes itself away
                 self._waiting.remove(each)
-                if not turn.done():
-                    self._used[name] += 1
-                    turn.set_result(None)
+                self._used[name] += 1
+                turn.set_result(None)
         if not self._used[purpose]:
             for leaving in self._leaving:
                 if not leaving.done():

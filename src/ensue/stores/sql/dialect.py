@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
-from ensue.stores.sql.link import Link, Rows
+from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.link import Link
 
 #: Columns of the outbox in the order of OutboxRecord's fields.
 OUTBOX = "topic, partition_no, record_key, envelope, data, position, previous"

@@ -21,7 +21,9 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn, in_greenlet
 
 from ensue.errors import UsageError
+from ensue.stores import rules
 from ensue.stores.sql.link import Link
+from ensue.stores.step_dialect import StepDialect
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import PoolProxiedConnection
@@ -31,46 +33,19 @@ T = TypeVar("T")
 _LINK = "ensue_link"
 
 
-def ended() -> UsageError:
-    return UsageError(
-        "this session belongs to a step that has ended; what it does would be in no transaction. "
-        "Open a step of its own for work that goes on"
-    )
-
-
-class StepDialect:
+class LinkDialect(StepDialect):
     """Mixed into SQLAlchemy's dialect of a driver: the transaction is the step's, and the gate is at each statement."""
 
     loop: asyncio.AbstractEventLoop | None = None
     loop_thread = 0
     supports_statement_cache = True
 
-    def do_begin(self, dbapi_connection: Any) -> None: ...
-
-    def do_commit(self, dbapi_connection: Any) -> None: ...
-
-    def do_rollback(self, dbapi_connection: Any) -> None: ...
-
-    def do_close(self, dbapi_connection: Any) -> None: ...
-
-    def do_terminate(self, dbapi_connection: Any) -> None: ...
-
-    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
-        raise UsageError(f"isolation_level={level!r}: it is set for all steps by the database URL, not by one session")
+    isolation = "it is set for all steps by the database URL, not by one session"
 
     def do_rollback_to_savepoint(self, connection: Connection, name: str) -> None:
         link = _link_of(connection)
         if link is None or link.holder is connection:  # else all is rolled back, or committed, already
             super().do_rollback_to_savepoint(connection, name)  # type: ignore[misc]
-
-    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        self._run(cursor.execute, (statement, parameters), context)
-
-    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
-        self._run(cursor.execute, (statement,), context)
-
-    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        self._run(cursor.executemany, (statement, parameters), context)
 
     def _run(self, call: Callable[..., Any], arguments: tuple[Any, ...], context: Any) -> None:
         root = None if context is None else context.root_connection
@@ -99,7 +74,7 @@ class StepDialect:
 
 def _guarded(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     if link.holder is not root or root is None:
-        raise ended()
+        raise rules.session_ended()
     link.check()
     try:
         call(*arguments)

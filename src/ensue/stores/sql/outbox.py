@@ -12,15 +12,33 @@ switches by itself when everything is sent (a new epoch begins), else it refuses
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ensue.message import OutboxRecord
+from ensue.stores.identity import Identity
+from ensue.stores.sql import schema
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.pool import Pool
-from ensue.stores.sql.schema import Identity
 from ensue.stores.sql.wakeup import News, Wakeup
+
+
+class Current:
+    """Who a store is, as last read. Its `published_from` bounds what the present epoch may return."""
+
+    def __init__(self, service: str) -> None:
+        self.identity = Identity(service, "", 0)
+
+    async def refresh(self, link: Link) -> Identity:
+        """Read it anew."""
+        self.identity = await schema.identity(link, self.identity.service)
+        return self.identity
+
+    def note(self, epoch: str, published_from: int) -> Identity:
+        """Take note of what was read together with something else."""
+        self.identity = self.identity._replace(epoch=epoch, published_from=published_from)
+        return self.identity
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,9 +48,7 @@ class Tools:
     desk: connections for the relay's own work (`await desk.run(work)` in a transaction, `await desk.read(work)`
     without); never those of steps. wakeup: `wakeup.changed()` ends every wait in this process. news: how other
     processes are told and tell (`announce()` after a commit; `wait(timeout_s)` is an outbox's whole `wait`).
-    identity: who the store is, as last read; refresh: read it anew; identify: take note of what was read with something
-    else (epoch, published_from), return the whole. `published_from` bounds what the present epoch may return. service:
-    its name. place: host and database, for error texts.
+    service: the store's name; current: who it is. place: host and database, for error texts.
     """
 
     dialect: Dialect
@@ -41,9 +57,7 @@ class Tools:
     news: News
     service: str
     place: str
-    identity: Callable[[], Identity]
-    refresh: Callable[[Link], Awaitable[Identity]]
-    identify: Callable[[str, int], Identity]
+    current: Current
 
 
 class Outbox(Protocol):

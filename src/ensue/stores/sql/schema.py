@@ -5,13 +5,11 @@ Column names avoid the words that SQL databases reserve (`partition`, `key`, `of
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ensue import tables
-from ensue.errors import StoreOutdated, UsageError
+from ensue.stores.identity import Identity, check_tables, new_epoch_name
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.link import Link
 from ensue.stores.tables import creating
@@ -52,23 +50,6 @@ RELAYED = (
 )
 
 
-class Identity(NamedTuple):
-    """Whose store it is, and since which position its present history counts."""
-
-    service: str
-    epoch: str
-    published_from: int
-
-    @property
-    def source(self) -> str:
-        return f"{self.service}/{self.epoch}"
-
-
-def new_epoch_name() -> str:
-    """Eight random hexadecimal digits: a copy of a database that begins anew must not share its original's name."""
-    return secrets.token_hex(4)
-
-
 def statements(dialect: Dialect) -> Sequence[str]:
     """What creates Ensue's tables, the outbox's among them, without the first rows."""
     own = [creating(table, dialect.types, inline=dialect.inline_indexes) for table in tables.TABLES]
@@ -103,20 +84,7 @@ async def create(link: Link, dialect: Dialect, service: str, mode: str) -> None:
 async def check(link: Link, service: str) -> str:
     """Return the outbox's mode. Raises StoreOutdated for tables of another version, UsageError for another's store."""
     [(found, owner, mode)] = await link.fetch("SELECT schema_version, service, outbox_mode FROM ensue_meta")
-    if found != VERSION:
-        raise StoreOutdated(
-            f"{link.place}: Ensue's tables are of version {found}, this version of Ensue works with {VERSION}. "
-            + ("Run a newer Ensue" if found > VERSION else "Start anew, or migrate with the Ensue that made them"),
-            found=found,
-            expected=VERSION,
-        )
-    if owner != service:
-        raise UsageError(
-            f"{link.place} is the database of service {owner!r}, not of {service!r}: each service has a database of "
-            "its own. Give another database, or another schema (?schema=) in this one",
-            found=owner,
-            expected=service,
-        )
+    check_tables(link.place, found, owner, service, "another database, or another schema (?schema=) in this one")
     return str(mode)
 
 

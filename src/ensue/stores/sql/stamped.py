@@ -13,10 +13,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ensue.message import OutboxRecord
+from ensue.stores.identity import Identity
 from ensue.stores.sql.dialect import OUTBOX
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Tools
-from ensue.stores.sql.schema import RELAYED, Identity
+from ensue.stores.sql.schema import RELAYED
 
 # The record on which the counter stands comes along: a relay that has sent everything reads on from its last record,
 # and would need a second look for nothing else.
@@ -99,20 +100,20 @@ class StampedOutbox:
     async def _look(self, link: Link) -> tuple[int, bool, Identity, list[OutboxRecord]]:
         """Return the counter, whether there are records without a position, and the record at the counter."""
         [(last, epoch, published_from, unstamped, *own)] = await link.fetch(LOOK)
-        identity = self._tools.identify(str(epoch), int(published_from))
+        identity = self._tools.current.note(str(epoch), int(published_from))
         self._tools.news.saw(int(last))
         return int(last), bool(unstamped), identity, [] if own[0] is None else [OutboxRecord(*own)]
 
     async def _stamp(self, link: Link, through: int, limit: int) -> list[OutboxRecord] | None:
         """Stamp and return records; None: some beyond `through` are stamped already, by another relay."""
         [(last, epoch, published_from)] = await link.fetch(LOCK)
-        self._tools.identify(str(epoch), int(published_from))
+        self._tools.current.note(str(epoch), int(published_from))
         if last > through:
             return None
         return await self._give(link, int(last), limit)
 
     async def _after(self, link: Link, position: int, limit: int) -> list[OutboxRecord]:
-        identity = await self._tools.refresh(link)
+        identity = await self._tools.current.refresh(link)
         rows = await link.fetch(self._text(AFTER), max(position, identity.published_from), limit)
         return [OutboxRecord(*row) for row in rows]
 
@@ -120,7 +121,7 @@ class StampedOutbox:
         """In windows of bounded cost: an index by partition would cost every event, and resends are rare."""
         desk = self._tools.desk
         found: list[OutboxRecord] = []
-        after = max(after, (await desk.read(self._tools.refresh)).published_from)
+        after = max(after, (await desk.read(self._tools.current.refresh)).published_from)
         while after < through and len(found) < limit:
             window = (after, through, topic, partition, limit - len(found))
             records, after = await desk.read(lambda link, window=window: self._window(link, *window))  # type: ignore[misc]

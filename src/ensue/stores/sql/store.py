@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
-from ensue.stores import tables
+from ensue.stores import rules, tables
+from ensue.stores.identity import new_epoch_name
 from ensue.stores.sql import readers, schema, switching
 from ensue.stores.sql.connections import Connections
-from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
-from ensue.stores.sql.outbox import Outbox, Tools
+from ensue.stores.sql.outbox import Current, Outbox, Tools
 from ensue.stores.sql.pool import Pool
-from ensue.stores.sql.schema import Identity
+from ensue.stores.sql.server import Server
 from ensue.stores.sql.transaction import SqlTransaction
 from ensue.stores.sql.wakeup import News, Wakeup
 from ensue.stores.sql_rows import SqlRows
@@ -50,48 +49,26 @@ class Opened:
     outbox: Outbox
 
 
-class SqlStore(abc.ABC):
+class SqlStore:
     """A service's database on a server; any number of processes may open it. Belongs to one event loop.
 
-    service: whose database it is. dialect: of its SQL. pool_size: connections of this process. transactions: whether
-    every statement is put into a transaction, for a pooler that may send each one elsewhere.
+    service: whose database it is.
     """
 
     capabilities = Capabilities(concurrent_writers=True)
 
-    def __init__(self, service: str, dialect: Dialect, *, place: str, pool_size: int, transactions: bool) -> None:
+    def __init__(self, service: str, server: Server) -> None:
         self.service = service
-        self._dialect = dialect
-        self._place = place
-        self._pool_size = pool_size
-        self._transactions = transactions
+        self._server = server
+        self._dialect = server.dialect
         self._opened: Opened | None = None
-        self._identity = Identity(service, "", 0)
-
-    # --- what a database gives
-
-    @abc.abstractmethod
-    async def _connect(self) -> Link:
-        """Return a fresh connection. Raises StoreUnavailable, UsageError (no such database, no access)."""
-
-    @abc.abstractmethod
-    def _make_engines(self) -> Engines: ...
-
-    @abc.abstractmethod
-    def _make_news(self, desk: Pool, wakeup: Wakeup) -> News: ...
-
-    @abc.abstractmethod
-    def _make_outbox(self, tools: Tools) -> Outbox: ...
-
-    @abc.abstractmethod
-    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
-        """Call `work`, which changes tables, while no other process does; `link` has no open transaction."""
+        self._current = Current(service)
 
     # --- its life
 
     async def exists(self) -> bool:
         try:
-            link = await self._connect()
+            link = await self._server.connect()
         except UsageError:
             return False  # no such database
         try:
@@ -103,10 +80,10 @@ class SqlStore(abc.ABC):
         if self._opened is not None:
             return
         async with AsyncExitStack() as opening:
-            engines = self._make_engines()
+            engines = self._server.make_engines()
 
             async def connect() -> Link:
-                link = await self._connect()
+                link = await self._server.connect()
                 try:
                     await engines.attach(link)
                     await schema.clock(link, self._dialect)
@@ -117,16 +94,16 @@ class SqlStore(abc.ABC):
 
             wakeup = Wakeup()
             # The last one listens, or tails the log, for as long as the store is open.
-            connections = Connections(connect, self._pool_size - 1, PURPOSES, self._place)
+            connections = Connections(connect, self._server.pool_size - 1, PURPOSES, self._server.place)
             opening.push_async_callback(connections.close)
-            pools = {each: Pool(connections, each, transactions=self._transactions) for each in PURPOSES}
+            pools = {each: Pool(connections, each, transactions=self._server.transactions) for each in PURPOSES}
             desk = pools["relay"]
-            news = self._make_news(desk, wakeup)
+            news = self._server.make_news(desk, wakeup)
             opening.push_async_callback(news.close)
-            outbox = self._make_outbox(
+            outbox = self._server.make_outbox(
                 Tools(
                     dialect=self._dialect, desk=desk, wakeup=wakeup, news=news, service=self.service,
-                    place=self._place, identity=lambda: self._identity, refresh=self._refresh, identify=self._identify,
+                    place=self._server.place, current=self._current,
                 )
             )  # fmt: skip
             await self._prepare(desk, outbox)
@@ -146,12 +123,12 @@ class SqlStore(abc.ABC):
 
         async with desk.bare() as link:
             if not await schema.exists(link, self._dialect):
-                await self._create_once(link, make)
+                await self._server.create_once(link, make)
         stored = await desk.run(lambda link: schema.check(link, self.service))
-        await desk.run(self._refresh)
+        await desk.run(self._current.refresh)
         if stored != outbox.mode:
             await desk.run(lambda link: switching.switch(link, self._dialect, stored, outbox))
-            await desk.run(self._refresh)
+            await desk.run(self._current.refresh)
 
     async def close(self) -> None:
         opened = self._opened
@@ -182,25 +159,23 @@ class SqlStore(abc.ABC):
                 link.holder = None
 
         async with opened.desk.bare() as link:
-            return await self._create_once(link, create)
+            return await self._server.create_once(link, create)
 
     @property
     def source(self) -> str:
         """See the port. Another process may begin a new epoch: known here after the next `outbox_after`."""
-        if not self._identity.epoch:
-            raise UsageError(f"the store of {self.service} has no source before it was opened")
-        return self._identity.source
+        return self._current.identity.source
 
     async def new_epoch(self, published_through: int) -> str:
         opened = self._open()
 
         async def begin(link: Link) -> None:
-            await opened.outbox.begin_epoch(link, schema.new_epoch_name(), published_through)
-            await self._refresh(link)
+            await opened.outbox.begin_epoch(link, new_epoch_name(), published_through)
+            await self._current.refresh(link)
 
         await opened.desk.run(begin)
         opened.news.announce()
-        return self._identity.source
+        return self._current.identity.source
 
     def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[SqlTransaction]:
         opened = self._open()
@@ -243,25 +218,11 @@ class SqlStore(abc.ABC):
                 lines.append(f"{unsent} records of the outbox are unsent: is the broker there, and a worker running?")
             return [*lines, *await outbox.hindrances(link)]
 
-        return await self._read(look)
+        return await self._open().desk.read(look)
 
     # ---
 
     def _open(self) -> Opened:
         if self._opened is None:
-            raise UsageError(f"the store of {self.service} is not open: call open() first")
+            raise rules.store_not_open("", self.service)
         return self._opened
-
-    async def _read(self, work: Callable[[Link], Awaitable[T]]) -> T:
-        return await self._open().desk.read(work)
-
-    async def _write(self, work: Callable[[Link], Awaitable[T]]) -> T:
-        return await self._open().desk.run(work)
-
-    async def _refresh(self, link: Link) -> Identity:
-        self._identity = await schema.identity(link, self.service)
-        return self._identity
-
-    def _identify(self, epoch: str, published_from: int) -> Identity:
-        self._identity = Identity(self.service, epoch, published_from)
-        return self._identity

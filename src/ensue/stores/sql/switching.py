@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ensue.errors import UsageError
-from ensue.stores.sql import schema, stamped
+from ensue.stores.identity import new_epoch_name
+from ensue.stores.sql import stamped
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Outbox
@@ -31,4 +32,4 @@ async def switch(link: Link, dialect: Dialect, stored: str, outbox: Outbox) -> N
         return  # another process was quicker
     [(last,)] = await link.fetch("SELECT last_position FROM ensue_counter")
     await outbox.prepare(link)
-    await outbox.begin_epoch(link, schema.new_epoch_name(), int(last))
+    await outbox.begin_epoch(link, new_epoch_name(), int(last))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from ensue.errors import RowConflict, UsageError
+from ensue.errors import RowConflict
 from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
@@ -17,12 +17,11 @@ from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link, NoLink
 from ensue.stores.sql.outbox import Outbox
 from ensue.stores.sql.pool import Pool
+from ensue.stores.step_sessions import StepSessions
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
-
-    from ensue.stores.sessions import StepSession
 
 _NOT_OPEN: Any = NoLink()
 
@@ -31,8 +30,7 @@ class SqlTransaction:
     """An async context manager that gives itself. What its methods promise: see `StepTransaction`."""
 
     __slots__ = (
-        "_async_session", "_dialect", "_engines", "_link", "_now", "_outbox", "_plain_session", "_pool", "_published",
-        "_upkeep",
+        "_dialect", "_engines", "_link", "_now", "_outbox", "_pool", "_published", "_sessions", "_upkeep",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, dialect: Dialect, engines: Engines, outbox: Outbox, *, upkeep: bool = False) -> None:
@@ -44,8 +42,7 @@ class SqlTransaction:
         self._link: Link = _NOT_OPEN
         self._now = 0.0
         self._published = False
-        self._async_session: AsyncSession | None = None
-        self._plain_session: StepSession | None = None
+        self._sessions = StepSessions()
 
     # --- how it begins and ends
 
@@ -79,7 +76,7 @@ class SqlTransaction:
 
     async def _commit(self, link: Link) -> None:
         try:
-            await self._finish_sessions(link)
+            await self._sessions.finish()
             self._check(link)
             link.holder = None
             async with link.lock:  # a task that a handler left behind may be in the middle of a statement
@@ -90,7 +87,7 @@ class SqlTransaction:
             if ours is not None:
                 raise ours from error
             raise
-        self._end_sessions()
+        self._sessions.end()
         if self._published:
             self._outbox.committed()
         if cancelled is not None:
@@ -98,9 +95,7 @@ class SqlTransaction:
 
     async def _roll_back(self, link: Link) -> None:
         cancelled = await link.rollback_to_end()
-        # The thread of a cancelled handler may be inside its session: leave it alone, the gate keeps it out.
-        self._plain_session = None
-        self._end_sessions()
+        self._sessions.abandon()
         if cancelled is not None:
             raise cancelled
 
@@ -110,10 +105,7 @@ class SqlTransaction:
         if link.doomed is not None:
             raise rules.cannot_commit(link.doomed) from link.doomed
         if not link.in_transaction:
-            raise UsageError(
-                "the step's transaction was ended inside of it, by a COMMIT or ROLLBACK statement or by an error of "
-                "the database that was caught: a step commits by itself when it returns; let such errors pass"
-            )
+            raise rules.ended_inside()
 
     # --- sessions
 
@@ -123,60 +115,18 @@ class SqlTransaction:
 
     @property
     def session(self) -> AsyncSession:
-        if self._async_session is None:
-            from ensue.stores.sessions import step_session
-
-            self._one_session()
-            self._async_session = step_session(self._engines.connect(self._link))
-        return self._async_session
+        return self._sessions.get(lambda: self._engines.connect(self._opened()))
 
     def sync_session(self) -> Session:
-        if self._plain_session is None:
-            from ensue.stores.sessions import plain_step_session
+        return self._sessions.get_plain(lambda: self._engines.connect_plain(self._opened()))
 
-            self._one_session()
-            self._plain_session = plain_step_session(self._engines.connect_plain(self._link))
-        return self._plain_session
-
-    def _one_session(self) -> None:
+    def _opened(self) -> Link:
         if self._link is _NOT_OPEN:
             raise rules.not_open()
-        if self._async_session is not None or self._plain_session is not None:
-            raise UsageError(
-                "one transaction has one session: step.session (async) and sync_session() do not see each other's "
-                "unsaved objects; write all handlers of one event as async def, or all as def"
-            )
-
-    @property
-    def _sync(self) -> StepSession | None:
-        if self._async_session is not None:
-            return cast("StepSession", self._async_session.sync_session)
-        return self._plain_session
+        return self._link
 
     async def flush(self) -> None:
-        if self._async_session is not None:
-            await self._async_session.flush()
-        elif self._plain_session is not None:
-            from sqlalchemy.util.concurrency import greenlet_spawn
-
-            await greenlet_spawn(self._plain_session.flush)
-
-    async def _finish_sessions(self, link: Link) -> None:
-        session = self._sync
-        if session is None:
-            return
-        if not session.is_active:
-            raise UsageError(
-                "an error of a flush was caught inside the step, so half of its changes would be missing: let it pass, "
-                "or flush inside `async with session.begin_nested()`"
-            )
-        await self.flush()  # a savepoint that was left open is part of what COMMIT commits
-
-    def _end_sessions(self) -> None:
-        session = self._sync
-        self._async_session = self._plain_session = None
-        if session is not None:
-            session.end()
+        await self._sessions.flush()
 
     # --- rows
 
@@ -184,13 +134,13 @@ class SqlTransaction:
         return await self._dialect.load_rows(self._link, table, ids) if ids else ()
 
     async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
-        await self._leave_nothing_old_in_the_session(table)
+        await self._sessions.leave_nothing_old(table)
         if rows:
             with self._dooming() as link:
                 await self._dialect.insert_rows(link, table, rows)
 
     async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
-        await self._leave_nothing_old_in_the_session(table)
+        await self._sessions.leave_nothing_old(table)
         if not expect:
             at = table.columns.index(table.id_column)
             rows = list({row[at]: row for row in rows}.values())
@@ -204,7 +154,7 @@ class SqlTransaction:
             raise rules.rows_missing(table.name, table.id_column, len(rows), count)
 
     async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
-        await self._leave_nothing_old_in_the_session(table)
+        await self._sessions.leave_nothing_old(table)
         if ids:
             with self._dooming() as link:
                 count = await self._dialect.delete_rows(link, table, ids, expect)
@@ -220,15 +170,6 @@ class SqlTransaction:
         except RowConflict as error:
             link.doomed = error
             raise
-
-    async def _leave_nothing_old_in_the_session(self, table: Table) -> None:
-        """Rows are written past the session: an object of it that a handler kept would bring back what was there."""
-        if table.own:
-            return
-        session = self._sync
-        if session is not None:
-            await self.flush()
-            session.expire_all()
 
     # --- the outbox
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from ensue.stores.ending import outlast
+
 #: A commit that takes longer should not happen on the event loop. Below it the thread costs a busy loop more than the
 #: commit does; on a machine short of processors a quick disk's commit takes 2 or 3 ms by the clock, too.
 SLOW_S = 0.006
@@ -58,14 +60,7 @@ class Committer:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, "ensue-commit")
         commit = asyncio.get_running_loop().run_in_executor(self._executor, self._connection.execute, "COMMIT")
-        cancelled: asyncio.CancelledError | None = None
-        while not commit.done():
-            try:
-                await asyncio.shield(commit)
-            except asyncio.CancelledError as error:
-                cancelled = error
-            except sqlite3.Error:
-                break  # told by result(), below
+        cancelled = await outlast(commit)
         commit.result()
         return cancelled
 

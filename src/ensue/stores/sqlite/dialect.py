@@ -18,9 +18,11 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from ensue.errors import StoreUnavailable, UsageError
+from ensue.errors import StoreUnavailable
+from ensue.stores import rules
 from ensue.stores.sqlite.failures import raise_unavailable
 from ensue.stores.sqlite.gate import Gate
+from ensue.stores.step_dialect import StepDialect
 
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ class _ExecutionContext(SQLiteExecutionContext):
         return self._dbapi_connection.cursor(_Cursor)  # for `session.stream`: an sqlite3 cursor streams by itself
 
 
-class EnsueDialect(SQLiteDialect_pysqlite):
+class EnsueDialect(StepDialect, SQLiteDialect_pysqlite):
     """For sessions on the event loop. `gate` is set by `Engines` before the first statement."""
 
     driver = "ensue"
@@ -46,17 +48,8 @@ class EnsueDialect(SQLiteDialect_pysqlite):
     supports_statement_cache = True
     supports_server_side_cursors = True
     execution_ctx_cls = _ExecutionContext
+    isolation = "a step's transaction is serializable, nothing else is to be had"
     gate: Gate | None = None
-
-    def do_begin(self, dbapi_connection: Any) -> None: ...
-
-    def do_commit(self, dbapi_connection: Any) -> None: ...
-
-    def do_rollback(self, dbapi_connection: Any) -> None: ...
-
-    def do_close(self, dbapi_connection: Any) -> None: ...
-
-    def do_terminate(self, dbapi_connection: Any) -> None: ...
 
     def get_driver_connection(self, connection: Any) -> Any:
         return connection
@@ -64,18 +57,6 @@ class EnsueDialect(SQLiteDialect_pysqlite):
     def do_rollback_to_savepoint(self, connection: Connection, name: str) -> None:
         if self.gate is not None and self.gate.lets(connection):  # else all is rolled back, or committed, already
             super().do_rollback_to_savepoint(connection, name)  # type: ignore[no-untyped-call]
-
-    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
-        raise UsageError(f"isolation_level={level!r}: a step's transaction is serializable, nothing else is to be had")
-
-    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        self._run(cursor.execute, (statement, parameters), context)
-
-    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
-        self._run(cursor.execute, (statement,), context)
-
-    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        self._run(cursor.executemany, (statement, parameters), context)
 
     def _run(self, call: Any, arguments: tuple[Any, ...], context: Any) -> None:
         gate = self.gate
@@ -88,7 +69,7 @@ class EnsueDialect(SQLiteDialect_pysqlite):
                 call(*arguments)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
-                    raise UsageError("a query changes nothing: open a step to write") from error
+                    raise rules.writes_nothing() from error
                 raise_unavailable(error, gate.path)
                 raise
             except sqlite3.Error as error:

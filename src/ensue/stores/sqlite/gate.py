@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from typing import Any
 
-from ensue.errors import UsageError
+from ensue.stores import rules
 from ensue.stores.turns import Turn
 
 
@@ -40,7 +40,7 @@ class Gate:
         """
         with self.lock:
             if turn is not self._turn:
-                raise _ended()
+                raise rules.session_ended()
             self._holder = holder
 
     def close(self) -> None:
@@ -54,16 +54,6 @@ class Gate:
     def check(self, holder: Any) -> None:
         """Raise UsageError unless `holder` may send a statement now. Called under the lock."""
         if holder is not self._holder or holder is None:
-            raise _ended()
+            raise rules.session_ended()
         if not self.connection.in_transaction:
-            raise UsageError(
-                "the step's transaction was ended inside of it, by a COMMIT or ROLLBACK statement or by an error of "
-                "the database that was caught: a step commits by itself when it returns; let such errors pass"
-            )
-
-
-def _ended() -> UsageError:
-    return UsageError(
-        "this session belongs to a step that has ended; what it does would be in no transaction. "
-        "Open a step of its own for work that goes on"
-    )
+            raise rules.ended_inside()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 from ensue import tables
 from ensue.embedded.connection import translated
-from ensue.errors import StoreOutdated, UsageError
+from ensue.stores.identity import Identity, check_tables, new_epoch_name
 from ensue.stores.tables import creating
 
 VERSION = tables.VERSION
@@ -51,23 +49,6 @@ _TABLES = (
 )
 
 
-class Identity(NamedTuple):
-    """Whose store it is, and since which position its present history counts."""
-
-    service: str
-    epoch: str
-    published_from: int
-
-    @property
-    def source(self) -> str:
-        return f"{self.service}/{self.epoch}"
-
-
-def new_epoch_name() -> str:
-    """Eight random hexadecimal digits: a copy of a file that begins anew must not share its name with the original."""
-    return secrets.token_hex(4)
-
-
 def exists(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ensue_meta'").fetchone() is not None
 
@@ -104,23 +85,15 @@ def create(connection: sqlite3.Connection, service: str) -> None:
         connection.execute(statement)
 
 
+def create_missing(connection: sqlite3.Connection, service: str) -> None:
+    if not exists(connection):  # else another process was quicker
+        create(connection, service)
+
+
 def check(connection: sqlite3.Connection, service: str, path: str) -> None:
     """Raise StoreOutdated for tables of another version, UsageError for another service's store."""
     found, owner = connection.execute("SELECT schema_version, service FROM ensue_meta").fetchone()
-    if found != VERSION:
-        raise StoreOutdated(
-            f"{path}: Ensue's tables are of version {found}, this version of Ensue works with {VERSION}. "
-            + ("Run a newer Ensue" if found > VERSION else "Start anew, or migrate with the Ensue that made them"),
-            found=found,
-            expected=VERSION,
-        )
-    if owner != service:
-        raise UsageError(
-            f"{path} is the database of service {owner!r}, not of {service!r}: each service has a database of its "
-            "own. Give another file",
-            found=owner,
-            expected=service,
-        )
+    check_tables(path, found, owner, service, "another file")
 
 
 def identity(connection: sqlite3.Connection) -> Identity:

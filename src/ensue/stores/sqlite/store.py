@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
-import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -15,11 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ensue.embedded.connection import BUSY_TIMEOUT_S, connect, parse_sqlite_url
 from ensue.embedded.wakeup import Wakeup
-from ensue.errors import StoreUnavailable, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
-from ensue.stores import tables
+from ensue.stores import rules, tables
+from ensue.stores.identity import Identity, new_epoch_name
 from ensue.stores.sqlite import outbox, schema
+from ensue.stores.sqlite.file import StoreFile
 from ensue.stores.sqlite.readers import Readers, Snapshots
 from ensue.stores.sqlite.row_reader import SqliteRows
 from ensue.stores.sqlite.transaction import SqliteTransaction
@@ -44,7 +42,6 @@ class _Opened:
     snapshots: Snapshots
     readers: Readers
     wakeup: Wakeup
-    file_id: tuple[int, int] | None
 
 
 class SqliteStore:
@@ -66,36 +63,30 @@ class SqliteStore:
     ) -> None:
         path, options = parse_sqlite_url(url)
         self.service = service
-        self._temporary = path == ":memory:"
-        self._directory = ""
-        self._path = path if self._temporary else os.path.abspath(path)
-        self._synchronous = "OFF" if self._temporary else options.get("synchronous", "FULL")
+        self._file = StoreFile(path, service)
+        self._synchronous = "OFF" if self._file.temporary else options.get("synchronous", "FULL")
         self._now = now
         self._busy_timeout_s = busy_timeout_s
         self._opened: _Opened | None = None
-        self._identity = schema.Identity(service, "", 0)
+        self._identity = Identity(service, "", 0)
         self._seen = 0
         self.capabilities = Capabilities(
-            survives_restart=not self._temporary,
-            several_processes=not self._temporary,
+            survives_restart=not self._file.temporary,
+            several_processes=not self._file.temporary,
             power_loss_safe=self._synchronous in DURABLE,
         )
 
     # --- its life
 
     async def exists(self) -> bool:
-        return self._opened is not None if self._temporary else schema.exists_in_file(self._path)
+        return self._opened is not None if self._file.temporary else schema.exists_in_file(self._file.path)
 
     async def open(self) -> None:
         if self._opened is not None:
             return
-        path = self._path
-        if self._temporary:
-            # A file and no `:memory:`: only a file has readers that see the last commit while a step is open.
-            self._directory = tempfile.mkdtemp(prefix="ensue-")
-            path = os.path.join(self._directory, f"{self.service}.db")
+        path = self._file.make()
         async with AsyncExitStack() as opening:
-            opening.callback(self._remove_temporary)
+            opening.callback(self._file.remove)
             connection = connect(path, synchronous=self._synchronous)
             opening.callback(connection.close)
             writer = Writer(
@@ -104,23 +95,15 @@ class SqliteStore:
             snapshots = Snapshots(path)
             opening.callback(snapshots.close)
             if not await snapshots.read(schema.exists):
-                await writer.run(self._create)
+                await writer.run(lambda connection: schema.create_missing(connection, self.service))
             await snapshots.read(lambda connection: schema.check(connection, self.service, path))
             self._identity = await snapshots.read(schema.identity)
-            wakeup = Wakeup(None if self._temporary else path)
+            wakeup = Wakeup(None if self._file.temporary else path)
             await wakeup.open()
             opening.pop_all()  # all went well: it stays open
-        self._opened = _Opened(writer, snapshots, Readers(path), wakeup, _file_id(path))
+        self._opened = _Opened(writer, snapshots, Readers(path), wakeup)
+        self._file.remember()
         self._seen = wakeup.sequence(_CHANGED)
-
-    def _create(self, connection: sqlite3.Connection) -> None:
-        if not schema.exists(connection):  # else another process was quicker
-            schema.create(connection, self.service)
-
-    def _remove_temporary(self) -> None:
-        if self._directory:
-            shutil.rmtree(self._directory)
-            self._directory = ""
 
     async def close(self) -> None:
         opened = self._opened
@@ -131,21 +114,13 @@ class SqliteStore:
         opened.readers.close()
         opened.snapshots.close()
         await opened.wakeup.close()
-        self._remove_temporary()
+        self._file.remove()
 
     async def now(self) -> float:
         opened = self._open()
-        self._check_file(opened)
+        self._file.check()
         await opened.snapshots.read(schema.exists)
         return self._now()
-
-    def _check_file(self, opened: _Opened) -> None:
-        path = opened.writer.path
-        if _file_id(path) != opened.file_id:  # what is committed from here on is lost with the last one to close it
-            raise StoreUnavailable(
-                f"{path} was deleted or replaced while it was open: put back the file that was there, or restart "
-                "this process to go on with what is there now"
-            )
 
     async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
         if dry_run:
@@ -157,13 +132,11 @@ class SqliteStore:
     @property
     def source(self) -> str:
         """See the port. Another process may begin a new epoch: known here after the next `outbox_after`."""
-        if not self._identity.epoch:
-            raise UsageError(f"the store of {self.service} has no source before it was opened")
         return self._identity.source
 
     async def new_epoch(self, published_through: int) -> str:
-        def begin(connection: sqlite3.Connection) -> schema.Identity:
-            outbox.begin_epoch(connection, schema.new_epoch_name(), published_through)
+        def begin(connection: sqlite3.Connection) -> Identity:
+            outbox.begin_epoch(connection, new_epoch_name(), published_through)
             opened.writer.tail.forget()
             return schema.identity(connection)
 
@@ -175,7 +148,7 @@ class SqliteStore:
     def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[SqliteTransaction]:
         opened = self._open()
         if upkeep:
-            self._check_file(opened)
+            self._file.check()
         return SqliteTransaction(opened.writer, self._wake, self._now, durable=not upkeep)
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
@@ -233,18 +206,9 @@ class SqliteStore:
 
     def _open(self) -> _Opened:
         if self._opened is None:
-            raise UsageError(f"the store of {self.service} is not open: call open() first")
+            raise rules.store_not_open("", self.service)
         return self._opened
 
     def _wake(self) -> None:
         if self._opened is not None:
             self._opened.wakeup.notify((_CHANGED,))
-
-
-def _file_id(path: str) -> tuple[int, int] | None:
-    """Which file the path leads to; None: to none."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino

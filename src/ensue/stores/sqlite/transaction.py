@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ensue.errors import RowConflict, UsageError
 from ensue.message import OutboxRecord
@@ -15,14 +15,14 @@ from ensue.stores import rules
 from ensue.stores.sqlite import rows
 from ensue.stores.sqlite.failures import failure_of_database, raise_unavailable
 from ensue.stores.sqlite.writer import Writer
+from ensue.stores.step_sessions import StepSessions
 from ensue.stores.turns import Turn
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
 
-    from ensue.stores.sessions import StepSession
     from ensue.stores.sqlite.outbox import Tail
 
 
@@ -34,8 +34,8 @@ class SqliteTransaction:
     """
 
     __slots__ = (
-        "_async_session", "_bind", "_clock", "_committed", "_connection", "_doomed", "_durable", "_now",
-        "_plain_session", "_tail", "_turn", "_writer",
+        "_bind", "_clock", "_committed", "_connection", "_doomed", "_durable", "_now", "_sessions", "_tail", "_turn",
+        "_writer",
     )  # fmt: skip
 
     def __init__(
@@ -50,8 +50,7 @@ class SqliteTransaction:
         self._now = 0.0
         self._turn: Turn | None = None
         self._doomed: Exception | None = None
-        self._async_session: AsyncSession | None = None
-        self._plain_session: StepSession | None = None
+        self._sessions = StepSessions()
         self._bind: Connection | None = None
 
     # --- how it begins and ends
@@ -83,8 +82,12 @@ class SqliteTransaction:
     async def _commit(self) -> None:
         writer = self._writer
         try:
-            await self._finish_sessions()
-            self._check()
+            await self._sessions.finish()
+            # Refuse to commit half of something whose error was caught on the way.
+            if self._doomed is not None:
+                raise rules.cannot_commit(self._doomed) from self._doomed
+            if not self._connection.in_transaction:
+                raise rules.ended_inside()
             writer.gate.close()
             published = writer.tail.touched
             cancelled = await writer.commit()
@@ -101,20 +104,15 @@ class SqliteTransaction:
     def _roll_back(self) -> None:
         self._writer.gate.close()  # first of all: a thread of a cancelled handler may still be writing
         self._writer.rollback()
-        if self._plain_session is not None:
-            # That thread may be inside its session as well: leave it alone, the gate keeps it from the database.
-            self._plain_session = self._bind = None
+        if self._sessions.abandon():
+            self._bind = None
         self._end_sessions()
 
-    def _check(self) -> None:
-        """Refuse to commit half of something whose error was caught on the way."""
-        if self._doomed is not None:
-            raise rules.cannot_commit(self._doomed) from self._doomed
-        if not self._connection.in_transaction:
-            raise UsageError(
-                "the step's transaction was ended inside of it, by a COMMIT or ROLLBACK statement or by an error of "
-                "the database that was caught: a step commits by itself when it returns; let such errors pass"
-            )
+    def _end_sessions(self) -> None:
+        bind, self._bind = self._bind, None
+        self._sessions.end()
+        if bind is not None:
+            bind.close()
 
     # --- sessions
 
@@ -124,67 +122,40 @@ class SqliteTransaction:
 
     @property
     def session(self) -> AsyncSession:
-        if self._async_session is None:
-            from ensue.stores.sessions import step_session
-
-            turn = self._begin_session()
-            connection = self._writer.engines.connect()
-            self._bind = connection.sync_connection
-            self._writer.gate.open(self._bind, turn)
-            self._async_session = step_session(connection)
-        return self._async_session
+        return self._sessions.get(self._connect)
 
     def sync_session(self) -> Session:
-        if self._plain_session is None:
-            from ensue.stores.sessions import plain_step_session
+        return self._sessions.get_plain(self._connect_plain)
 
-            turn = self._begin_session()
-            bind = self._writer.engines.connect_plain()
-            try:
-                self._writer.gate.open(bind, turn)
-            except UsageError:  # this thread was cancelled, and its step has ended meanwhile
-                bind.close()
-                raise
-            self._bind = bind
-            self._plain_session = plain_step_session(bind)
-        return self._plain_session
+    def _connect(self) -> AsyncConnection:
+        turn = self._opened()
+        connection = self._writer.engines.connect()
+        assert connection.sync_connection is not None
+        self._let_in(connection.sync_connection, turn)
+        return connection
 
-    def _begin_session(self) -> Turn:
+    def _connect_plain(self) -> Connection:
+        turn = self._opened()
+        bind = self._writer.engines.connect_plain()
+        self._let_in(bind, turn)
+        return bind
+
+    def _opened(self) -> Turn:
         turn = self._turn
         if turn is None:
             raise rules.not_open()
-        if self._async_session is not None or self._plain_session is not None:
-            raise UsageError(
-                "one transaction has one session: step.session (async) and sync_session() do not see each other's "
-                "unsaved objects; write all handlers of one event as async def, or all as def"
-            )
         return turn
 
-    async def flush(self) -> None:
-        if self._async_session is not None:
-            await self._async_session.flush()
-        elif self._plain_session is not None:
-            self._plain_session.flush()
-
-    async def _finish_sessions(self) -> None:
-        session = self._plain_session if self._async_session is None else self._async_session.sync_session
-        if session is None:
-            return
-        if not session.is_active:
-            raise UsageError(
-                "an error of a flush was caught inside the step, so half of its changes would be missing: let it pass, "
-                "or flush inside `async with session.begin_nested()`"
-            )
-        await self.flush()  # a savepoint that was left open is part of what COMMIT commits
-
-    def _end_sessions(self) -> None:
-        session = self._plain_session if self._async_session is None else self._async_session.sync_session
-        bind = self._bind
-        self._async_session = self._plain_session = self._bind = None
-        if session is not None:
-            cast("StepSession", session).end()
-        if bind is not None:
+    def _let_in(self, bind: Connection, turn: Turn) -> None:
+        try:
+            self._writer.gate.open(bind, turn)
+        except UsageError:  # this thread was cancelled, and its step has ended meanwhile
             bind.close()
+            raise
+        self._bind = bind
+
+    async def flush(self) -> None:
+        await self._sessions.flush()
 
     # --- rows
 
@@ -193,17 +164,17 @@ class SqliteTransaction:
             return rows.load(self._connection, table, ids)
 
     async def insert_rows(self, table: Table, rows_: Sequence[Row]) -> None:
-        await self._leave_nothing_old_in_the_session(table)
+        await self._sessions.leave_nothing_old(table)
         with self._translated():
             rows.insert(self._connection, table, rows_)
 
     async def update_rows(self, table: Table, rows_: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
-        await self._leave_nothing_old_in_the_session(table)
+        await self._sessions.leave_nothing_old(table)
         with self._translated():
             rows.update(self._connection, table, rows_, expect)
 
     async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
-        await self._leave_nothing_old_in_the_session(table)
+        await self._sessions.leave_nothing_old(table)
         with self._translated():
             rows.delete(self._connection, table, ids, expect)
 
@@ -217,15 +188,6 @@ class SqliteTransaction:
         except sqlite3.Error as error:
             raise_unavailable(error, self._writer.path)
             raise
-
-    async def _leave_nothing_old_in_the_session(self, table: Table) -> None:
-        """Rows are written past the session: an object of it that a handler kept would bring back what was there."""
-        if table.own:
-            return
-        session = self._plain_session if self._async_session is None else self._async_session.sync_session
-        if session is not None:
-            await self.flush()
-            session.expire_all()
 
     # --- the outbox
 

@@ -1,4 +1,8 @@
-"""`to_end`: what must not stop halfway, a commit or a rollback, goes on when whoever waits for it is cancelled."""
+"""What must not stop halfway, a commit or a rollback, goes on to its end when whoever waits for it is cancelled.
+
+So nobody is told "cancelled" of a commit that may still happen later. `to_end` has a time limit of its own; `unbroken`
+is for clients whose time limits cancel the task they are in; `outlast` for what is under way already.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +49,27 @@ async def to_end(
         if limit is not None and limit.passed:
             raise TimeoutError(f"given up after {limit_s:g} s") from error
         raise
+
+
+async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for `work`, which must have a time limit, to its end; then raise the cancellation that came meanwhile."""
+    task = asyncio.ensure_future(work)
+    cancelled = await outlast(task)
+    result = task.result()
+    if cancelled is not None:
+        raise cancelled
+    return result
+
+
+async def outlast(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until `work` is done, well or badly; return the cancellation that came meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 class _Deaf(asyncio.Task[T]):

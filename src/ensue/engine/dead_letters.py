@@ -56,11 +56,11 @@ class Reason:
     @property
     def text(self) -> str:
         """As a dead letter keeps it: handler and message, then the calls."""
-        told = f"handler {self.handler}: {self.message}" if self.handler else self.message
-        return f"{told}\n{self.trace}" if self.trace else told
+        said = f"handler {self.handler}: {self.message}" if self.handler else self.message
+        return f"{said}\n{self.trace}" if self.trace else said
 
 
-class Aside:
+class DeadLetters:
     """The dead letters of one partition, as this worker knows them: a queue for each (source, key)."""
 
     def __init__(self, partition: Partition, context: Context, random: Random) -> None:
@@ -115,12 +115,12 @@ class Aside:
         return letters
 
     def failed_letter(self, message: Message, reason: Reason, now: float) -> DeadLetter:
-        """A letter for a message whose first attempt failed. `tell` it when it is committed."""
+        """A letter for a message whose first attempt failed. `log_failure` when it is committed."""
         letter = self._letter(message, DeadLetterState.RETRYING, now)
         self._failed_again(letter, reason, now)
         return letter
 
-    def tell(self, letter: DeadLetter, reason: Reason) -> None:
+    def log_failure(self, letter: DeadLetter, reason: Reason) -> None:
         """Log a failed attempt. After the commit: only then has the letter its id, and only then is it there."""
         dead = self.is_dead(letter)
         kind, message_id = _type_and_id(letter)
@@ -226,7 +226,7 @@ class Aside:
             dead = letter.state is DeadLetterState.DEAD
             following = _counted(checkpoint, retries=int(not dead), dead=int(dead))
             following.revision = await books.save_checkpoint(transaction, self._partition, following)
-        self.tell(letter, reason)
+        self.log_failure(letter, reason)
         return following
 
 

@@ -1,0 +1,40 @@
+"""What SQLAlchemy means by begin, commit, rollback and close does nothing here: the transaction is the step's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ensue.errors import UsageError
+
+
+class StepDialect:
+    """Mixed into SQLAlchemy's dialect of a driver: every statement goes through `_run`."""
+
+    #: Why no session sets an isolation level of its own.
+    isolation: str
+
+    def do_begin(self, dbapi_connection: Any) -> None: ...
+
+    def do_commit(self, dbapi_connection: Any) -> None: ...
+
+    def do_rollback(self, dbapi_connection: Any) -> None: ...
+
+    def do_close(self, dbapi_connection: Any) -> None: ...
+
+    def do_terminate(self, dbapi_connection: Any) -> None: ...
+
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
+        raise UsageError(f"isolation_level={level!r}: {self.isolation}")
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._run(cursor.execute, (statement, parameters), context)
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        self._run(cursor.execute, (statement,), context)
+
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._run(cursor.executemany, (statement, parameters), context)
+
+    def _run(self, call: Callable[..., Any], arguments: tuple[Any, ...], context: Any) -> None:
+        raise NotImplementedError
