@@ -6,6 +6,7 @@ An installed package adds its own as an entry point named by the URL's scheme, i
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from importlib.metadata import entry_points
 from typing import Any, cast
@@ -57,9 +58,12 @@ def _adapter(what: str, group: str, known: dict[str, tuple[str, str, str]], url:
         others = {each.name: each for each in entry_points(group=group)}
         if scheme in others:
             return others[scheme].load()
+        schemes = sorted({*known, *others})
+        close = difflib.get_close_matches(scheme.partition("+")[0], schemes, 1)
+        example = f"perhaps {close[0]}://" if close else "e.g. sqlite:///./data.db"
         raise UsageError(
-            f"{what} URL with scheme {scheme!r}: expected one of {', '.join(sorted({*known, *others}))}, "
-            f"e.g. sqlite:///./data.db, or that of an installed package (entry points {group})"
+            f"{what} URL with scheme {scheme!r}: expected one of {', '.join(schemes)}, "
+            f"{example}, or that of an installed package (entry points {group})"
         )  # the URL itself may hold a password: never shown
     module, name, extra = known[scheme]
     try:

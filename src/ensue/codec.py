@@ -1,7 +1,8 @@
 """Bytes and back: the envelope as JSON (outbox, embedded log) and as CloudEvents 1.0 attributes in binary mode.
 
 In binary mode each attribute is a header and the data is the body, untouched. Brokers that speak to other programs
-(Kafka, NATS) use `to_attributes` / `from_attributes` with their binding; the embedded log keeps the encoded envelope.
+(Kafka, NATS) write what `to_attributes` says and read by `from_attributes`, with their binding; the embedded log keeps
+the encoded envelope.
 Source: CloudEvents 1.0.2 and its Kafka and NATS protocol bindings; extensions `partitionkey`,
 `traceparent` are CloudEvents' own, `ensue*` are ours.
 """

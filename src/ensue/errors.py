@@ -55,7 +55,7 @@ class CheckpointConflict(RetryableError):
     topic: str = ""
     partition: int | None = None
     expected_revision: int | None = None
-    id: int | None = None  # of a dead letter that another worker took
+    id: str | None = None  # of a dead letter that another worker took
 
 
 class EntityMissing(RetryableError):

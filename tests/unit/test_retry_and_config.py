@@ -76,6 +76,14 @@ def test_an_unknown_scheme_is_refused_without_showing_the_password() -> None:
         assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "meant"), [("postgres://h/db", "postgresql"), ("sqlite+aiosqlite:///x.db", "sqlite"), ("mysq://h", "mysql")]
+)
+def test_a_scheme_that_is_nearly_one_is_refused_with_the_one_that_is_meant(url: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"perhaps {meant}://, or"):
+        make_store(url, "orders")
+
+
 def test_a_variable_that_is_no_setting_is_warned_of_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from ensue.cli.loading import load_service, opened
 from ensue.cli.output import confirm, print_json, print_table, say, shown_data, when
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
+from ensue.engine.decisions import found_letter
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, UsageError
 from ensue.message import DeadLetter, DeadLetterState
@@ -148,14 +149,7 @@ def _decide(service: str, ids: list[str], all_: bool, state: DeadLetterState, *,
 
 
 async def _get(books: Books, letter_id: str) -> DeadLetter:
-    found = await books.letter(letter_id)
-    if found is None:
-        raise UsageError(
-            f"there is no dead letter {letter_id}: it took effect, or its id is mistyped: expected "
-            "<topic>/<partition>:<number>, as `ensue dead-letters list` shows it",
-            id=letter_id,
-        )
-    return found
+    return found_letter(letter_id, await books.letter(letter_id))
 
 
 async def _all_dead(books: Books) -> list[DeadLetter]:

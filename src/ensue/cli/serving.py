@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -93,7 +94,11 @@ async def serve(services: Sequence[Service], stop: Stop) -> int:
 async def _one(service: Service, stop: Stop, stopping: asyncio.Event) -> None:
     """Run one service. Raises what kept it from starting, or StoreRestored when its relay refused."""
     try:
-        async with service.running() as runtime:
+        async with AsyncExitStack() as stack:
+            runtime = await _start(service, stopping, stack)
+            if runtime is None:
+                log.info("%s: stopped before it had started", service.name)
+                return
             worker = runtime.worker
             assert worker is not None  # running() works unless told otherwise
             telling = asyncio.create_task(_tell_ready(service, runtime))
@@ -113,6 +118,26 @@ async def _one(service: Service, stop: Stop, stopping: asyncio.Event) -> None:
             raise failed
     finally:
         stop.want()
+
+
+async def _start(service: Service, stopping: asyncio.Event, stack: AsyncExitStack) -> Runtime | None:
+    """Begin to run it; None when a stop is wanted while it still waits for its database."""
+    try:
+        async with asyncio.timeout(None) as starting:
+            watching = asyncio.create_task(_cut_short(starting, stopping))
+            try:
+                return await stack.enter_async_context(service.running())
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        if not starting.expired():
+            raise
+        return None
+
+
+async def _cut_short(starting: asyncio.Timeout, stopping: asyncio.Event) -> None:
+    await stopping.wait()
+    starting.reschedule(0)
 
 
 async def _tell_ready(service: Service, runtime: Runtime) -> None:

@@ -9,14 +9,22 @@ _DECIDABLE = (DeadLetterState.DEAD, DeadLetterState.RETRYING)
 _DECISIONS = (DeadLetterState.RELEASED, DeadLetterState.DISCARDED)
 
 
+def found_letter(letter_id: str, letter: DeadLetter | None) -> DeadLetter:
+    """Return the letter; raise UsageError if there is none of that id."""
+    if letter is None:
+        raise UsageError(
+            f"there is no dead letter {letter_id}: it took effect, or its id is mistyped: expected "
+            "<topic>/<partition>:<number>, as `ensue dead-letters list` shows it",
+            id=letter_id,
+        )
+    return letter
+
+
 def check_decision(letter_id: str, letter: DeadLetter | None, state: DeadLetterState) -> DeadLetter:
     """Return the letter if an operator may put it into `state`; raise UsageError that says what was found."""
     if state not in _DECISIONS:
         raise UsageError(f"dead letter {letter_id}: {state} is no decision, expected released or discarded")
-    if letter is None:
-        raise UsageError(
-            f"there is no dead letter {letter_id}: it took effect, or its number is mistyped", id=letter_id
-        )
+    letter = found_letter(letter_id, letter)
     if letter.state not in _DECIDABLE:
         raise UsageError(
             f"dead letter {letter_id} is {letter.state}: only one that is dead or retrying can be decided"

@@ -32,7 +32,7 @@ def session_ended() -> UsageError:
 
 
 def writes_nothing() -> UsageError:
-    return UsageError("reading() changes nothing: open a step to write")
+    return UsageError("a query changes nothing: open a step to write")
 
 
 def store_not_open(kind: str, service: str) -> UsageError:

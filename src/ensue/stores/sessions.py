@@ -45,14 +45,14 @@ class StepSession(Session):
 
 
 class ReadingSession(StepSession):
-    _refusal = "reading() is for queries and ends by itself; to write, open a step"
+    _refusal = "a query's session ends by itself and stores nothing; to write, open a step"
 
     def check_unchanged(self) -> None:
         """Raise UsageError when something was added, changed or deleted: it would be lost without a word."""
         for what, objects in (("added", self.new), ("changed", self.dirty), ("deleted", self.deleted)):
             names = sorted({type(each).__name__ for each in objects if what != "changed" or self.is_modified(each)})
             if names:
-                raise UsageError(f"reading() stores nothing, and {', '.join(names)} was {what}: open a step to write")
+                raise UsageError(f"a query stores nothing, and {', '.join(names)} was {what}: open a step to write")
 
 
 def step_session(connection: AsyncConnection, kind: type[StepSession] = StepSession) -> AsyncSession:

@@ -100,6 +100,10 @@ class World:
         states = (DeadLetterState.DEAD, DeadLetterState.WAITING)
         return await self.runtimes[service.name].context.books.letters(None, states)
 
+    async def retry(self, service: Service, letter: DeadLetter) -> None:
+        """As `ensue dead-letters retry`: have it tried again; what waits behind it follows. `settle` waits for it."""
+        await self.runtimes[service.name].context.books.decide(letter.id, DeadLetterState.RELEASED)
+
 
 @asynccontextmanager
 async def run(

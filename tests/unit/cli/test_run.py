@@ -124,6 +124,17 @@ def test_a_killed_child_is_not_started_again_and_decides_the_exit_status(
     assert parent.end() == 128 + signal.SIGKILL
 
 
+def test_a_service_that_still_waits_for_its_database_stops_when_it_is_told_to(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENSUE_LEDGER_DATABASE", "postgresql://nobody@127.0.0.1:1/none")
+    running = run(LEDGER)
+    running.wait_for("ledger: the database: PostgreSQL 127.0.0.1:1/none does not answer")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.end() == 0, running.seen
+    assert "ledger: stopped before it had started" in running.seen
+
+
 @pytest.fixture
 def stuck(run: Run, home: Path, sell: Callable[..., None]) -> Running:
     """A process whose event loop a handler blocks for good."""

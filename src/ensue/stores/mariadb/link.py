@@ -25,10 +25,6 @@ _PLAIN_REFUSED = frozenset({1045, 3159})
 
 
 class AsyncmyLink(Link):
-    """last_id: the generated number of the last INSERT."""
-
-    last_id = 0
-
     def check(self) -> None:
         """Also refuse to send values where a backslash is no escape: asyncmy writes them into the text with it."""
         super().check()
@@ -64,7 +60,6 @@ class AsyncmyLink(Link):
     async def _execute(self, text: str, values: Sequence[Any]) -> int:
         async with self.raw.cursor() as cursor:
             count: int = await cursor.execute(text, values or None)
-            self.last_id = cursor.lastrowid or 0
         return count
 
     async def _script(self, text: str) -> None:

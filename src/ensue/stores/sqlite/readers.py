@@ -118,8 +118,8 @@ class Readers:
                 await self._places.acquire()
         except TimeoutError:
             raise StoreUnavailable(
-                f"{self._path}: {SESSIONS_MAX} sessions of reading() have been open for {self._place_wait_s} s. "
-                "End a reading before a step is opened, and open none inside a step: its own session reads"
+                f"{self._path}: {SESSIONS_MAX} sessions for queries have been open for {self._place_wait_s} s. "
+                "End a query before a step is opened, and open none inside a step: its own session reads"
             ) from None
         try:
             yield
@@ -128,7 +128,7 @@ class Readers:
 
     def _take(self) -> tuple[Gate, Engines]:
         if self._closed:
-            raise UsageError("reading() on a store that is closed")
+            raise UsageError("a query on a store that is closed")
         if self._idle:
             return self._idle.pop()
         from ensue.stores.sqlite.dialect import Engines
