@@ -111,7 +111,7 @@ class EntityRun:
                     raise missing(call.handler, entity_id)
                 result = call.call(entity, event, step)
                 if result is not None and result is not entity:
-                    result = await entity_of(call.handler, result)
+                    result = await entity_of(call.handler, result, entity_id)
                 entities.left(entity_id, entity, result)
                 if documents is not None:
                     documents.done(message, call, entities, entity_id)
@@ -165,7 +165,7 @@ def missing(handler: Handler, entity_id: Any) -> EntityMissing:
     )
 
 
-async def entity_of(handler: Handler, result: Any) -> Any:
+async def entity_of(handler: Handler, result: Any, entity_id: Any) -> Any:
     """What an entity step returned: None or the entity, once what is awaitable is awaited."""
     assert handler.entity is not None
     if not isinstance(result, handler.entity):
@@ -175,4 +175,12 @@ async def entity_of(handler: Handler, result: Any) -> Any:
                 f"{handler.where} returned {type(result).__name__}; an entity step returns nothing or a "
                 f"{handler.entity.__name__}"
             )
+    # Under another id it would be found by the rest of its batch and by nobody later, or overwrite a row not loaded.
+    returned = entity_id if result is None else getattr(result, getattr(handler.repository, "id_name", ""), entity_id)
+    if returned != entity_id:
+        raise UsageError(
+            f"{handler.where} returned a {handler.entity.__name__} whose id is {returned!r}; the event names "
+            f"{entity_id!r} in {handler.id_field!r}: return the one that it names, or say which field does, on(id=...)",
+            entity_id=entity_id,
+        )
     return result
