@@ -79,6 +79,12 @@ class SqlAlchemyRepository(Generic[T]):
             session.add_all(created.values())
         await transaction.flush()
 
+    def deleted(self, transaction: StepTransaction, entity: T) -> bool:
+        """Whether a handler has deleted a loaded entity by the step's session, flushed or not."""
+        from sqlalchemy.orm.attributes import instance_state
+
+        return entity in transaction.session.deleted or instance_state(entity).deleted
+
 
 def _root_table(mapper: Any) -> Any:
     """The table that each entity of a hierarchy has its one row in, so that steps on base and subclass meet there."""

@@ -17,7 +17,7 @@ from ensue.handler import Handler
 from ensue.handling import finished
 from ensue.message import Message
 from ensue.ports import DocumentTransaction, StepTransaction
-from ensue.repository import Repository, TableRepository
+from ensue.repository import Repository, SqlAlchemyRepository, TableRepository
 from ensue.step import Outgoing, Step
 
 
@@ -40,16 +40,21 @@ class Call:
 class Entities:
     """The entities of one repository in one run. found: by id; before they are loaded, the ids that are wanted."""
 
-    __slots__ = ("changed", "created", "found", "repository")
+    __slots__ = ("_deleted", "changed", "created", "found", "repository")
 
     def __init__(self, repository: Repository[Any]) -> None:
         self.repository = repository
+        self._deleted = repository.deleted if isinstance(repository, SqlAlchemyRepository) else None
         self.found: dict[Any, Any] = {}
         self.changed: dict[Any, Any] = {}
         self.created: dict[Any, Any] = {}
 
-    def left(self, entity_id: Any, entity: Any, result: Any) -> None:
+    def left(self, transaction: StepTransaction, entity_id: Any, entity: Any, result: Any) -> None:
         """A handler was given `entity` (None: there is none) and returned `result` (None: nothing)."""
+        if entity is not None and self._deleted is not None and self._deleted(transaction, entity):
+            # By its session: whatever comes next in this batch must find what it would find in a later one.
+            self.changed.pop(entity_id, None)
+            self.found[entity_id] = entity = None
         if result is None or result is entity:
             if entity is not None and entity_id not in self.created:
                 self.changed[entity_id] = entity
@@ -112,7 +117,7 @@ class EntityRun:
                 result = call.call(entity, event, step)
                 if result is not None and result is not entity:
                     result = await entity_of(call.handler, result, entity_id)
-                entities.left(entity_id, entity, result)
+                entities.left(transaction, entity_id, entity, result)
                 if documents is not None:
                     documents.done(message, call, entities, entity_id)
         self.index = None

@@ -11,7 +11,7 @@ from sqlalchemy import ForeignKey, String, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from ensue import Event, Service
+from ensue import Event, Service, Step
 from ensue.ports import Store
 from ensue.stores.mariadb.store import MariaDbStore
 from ensue.stores.postgres.store import PostgresStore
@@ -19,6 +19,10 @@ from ensue.testing import run
 
 
 class Filled(Event, topic="t-mapped", key="cart_id"):
+    cart_id: str
+
+
+class Emptied(Event, topic="t-mapped", key="cart_id"):
     cart_id: str
 
 
@@ -127,3 +131,40 @@ async def test_what_a_plain_handler_read_without_a_lock_is_read_anew_for_an_enti
         assert not await world.dead_letters(carts)
         async with runtime.reading() as session:
             assert await session.scalar(select(Cart.filled)) == 101
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_an_entity_that_a_handler_deletes_is_gone_for_the_rest_of_its_batch(
+    make_store: MakeStore | None, flushed: bool
+) -> None:
+    carts = Service("carts", tables=Base.metadata, publishes=[Filled, Emptied])
+    batch: list[str] = []
+
+    @carts.on
+    async def empty(cart: Cart, event: Emptied, step: Step) -> None:
+        batch.append("deleted")
+        await step.session.delete(cart)
+        if flushed:
+            await step.session.flush()
+
+    @carts.on
+    def fill(cart: Cart | None, event: Filled) -> Cart | None:
+        if cart is None:
+            batch.append("new")
+            return Cart(cart_id=event.cart_id, kind="plain", filled=7)
+        batch.append("filled")
+        cart.filled += 1
+        return None
+
+    async with run(carts, make_store=make_store) as world:
+        runtime = world.runtimes["carts"]
+        async with runtime.step() as step:
+            step.session.add(Cart(cart_id="a"))
+            await step.session.flush()
+            for event in (Filled, Emptied, Filled, Filled):
+                step.publish(event(cart_id="a"))
+        await world.settle()
+        assert not await world.dead_letters(carts)
+        assert batch == ["filled", "deleted", "new", "filled"]
+        async with runtime.reading() as session:
+            assert await session.scalar(select(Cart.filled)) == 8
