@@ -58,11 +58,14 @@ class SqlAlchemyRepository(Generic[T]):
         self.id_type = _python_type(keys[0].type)
         self._id_of = attrgetter(attribute.key)
         self._column = getattr(cls, attribute.key)
-        self._select = select(cls).order_by(self._column).with_for_update()
+        # The entity's own row alone: PostgreSQL locks nothing on the far side of an outer join, as eager loading makes
+        # them. What a plain handler has read in this session without a lock is read anew.
+        locked = select(cls).order_by(self._column).with_for_update(of=_root_table(mapper))
+        self._select = locked.execution_options(populate_existing=True)
 
     async def load(self, transaction: StepTransaction, ids: Sequence[Any]) -> dict[Any, T]:
         found = await transaction.session.scalars(self._select.where(self._column.in_(ids)))
-        return {self._id_of(entity): entity for entity in found}
+        return {self._id_of(entity): entity for entity in found.unique()}
 
     async def save(self, transaction: StepTransaction, changed: Mapping[Any, T], created: Mapping[Any, T]) -> None:
         session = transaction.session
@@ -75,6 +78,19 @@ class SqlAlchemyRepository(Generic[T]):
         if created:
             session.add_all(created.values())
         await transaction.flush()
+
+    def deleted(self, transaction: StepTransaction, entity: T) -> bool:
+        """Whether a handler has deleted a loaded entity by the step's session, flushed or not."""
+        from sqlalchemy.orm.attributes import instance_state
+
+        return entity in transaction.session.deleted or instance_state(entity).deleted
+
+
+def _root_table(mapper: Any) -> Any:
+    """The table that each entity of a hierarchy has its one row in, so that steps on base and subclass meet there."""
+    while mapper.inherits is not None and not mapper.concrete:
+        mapper = mapper.inherits
+    return mapper.local_table
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 
 from ensue.errors import UsageError
 from ensue.event import event_type, is_event_class
-from ensue.handler import Handler, id_field, read_parameters
+from ensue.handler import SESSION, SYNC_SESSION, Handler, id_field, read_parameters
 from ensue.handling import name_of
 from ensue.repository import Repository, SqlAlchemyRepository, TableRepository
 from ensue.retry import Retry
@@ -110,6 +110,7 @@ class ServiceDefinition:
                         f"service {self.name} has two handlers named {called!r} for {handler.event.type}: "
                         f'give one another name, @{self.name}.on(name="...")'
                     )
+                _check_sessions(self.name, [*others, handler])
                 others.append(handler)
             return function
 
@@ -168,3 +169,18 @@ class ServiceDefinition:
                     "must not hold two copies of one row: use one class for all handlers"
                 )
         return known
+
+
+def _check_sessions(service: str, handlers: Sequence[Handler]) -> None:
+    """All handlers of one event share a transaction, which has one session, for threads or for the event loop."""
+    threads = next((each for each in handlers if SYNC_SESSION in each.order), None)
+    loop = next(
+        (each for each in handlers if SESSION in each.order or isinstance(each.repository, SqlAlchemyRepository)), None
+    )
+    if threads is not None and loop is not None:
+        why = "AsyncSession" if loop.entity is None else f"the entity {loop.entity.__name__}, mapped by SQLAlchemy"
+        raise UsageError(
+            f"service {service}: handler {threads.name} of {threads.event.type} takes Session, and handler {loop.name} "
+            f"takes {why}, which needs the async one; their step has one session: make {threads.name} an "
+            "async def with AsyncSession"
+        )

@@ -18,6 +18,10 @@ class Opened(Event, topic="t-service", key="account_id"):
     account_id: int
 
 
+class Closed(Event, topic="t-service", key="account_id"):
+    account_id: int
+
+
 class Base(DeclarativeBase):
     pass
 
@@ -65,9 +69,26 @@ def test_sessions_and_messages_can_be_asked_for(service: Service) -> None:
     async def first(event: Opened, session: AsyncSession, message: Message) -> None: ...
 
     @service.on
-    def second(session: Session, event: Opened) -> None: ...
+    def second(session: Session, event: Closed) -> None: ...
 
-    assert [handler.needs_session for handler in service.handlers["t-service.Opened.v1"]] == [True, True]
+    assert all(handlers[0].needs_session for handlers in service.handlers.values())
+
+
+def test_handlers_of_one_event_that_need_two_kinds_of_session_are_refused(service: Service) -> None:
+    @service.on
+    async def first(event: Opened, session: AsyncSession) -> None: ...
+
+    with pytest.raises(UsageError, match=r"handler second .* takes Session, and handler first takes AsyncSession"):
+
+        @service.on
+        def second(event: Opened, session: Session) -> None: ...
+
+    with pytest.raises(
+        UsageError, match=r"takes Session, and handler third takes the entity Account, mapped by SQLAlch"
+    ):
+
+        @service.on
+        def third(account: Account, event: Closed, session: Session) -> None: ...
 
 
 def test_a_second_handler_of_one_name_is_refused(service: Service) -> None:

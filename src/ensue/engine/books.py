@@ -186,6 +186,14 @@ class Letters(Checkpoints):
         rows = await self._store.rows().get(LETTERS, [letter_id])
         return self._letter(rows[0]) if rows else None
 
+    async def last_letter(self, partition: Partition) -> int:
+        """The highest number among a partition's letters; 0: there is none."""
+        found = 0
+        for state in DeadLetterState:
+            async for row in self._all(LETTERS, _BY_PLACE, [partition.place, state.value]):
+                found = max(found, self._letter(row).number)
+        return found
+
     async def letter_totals(self) -> dict[DeadLetterState, int]:
         """How many letters there are of each state; where there is none, no entry."""
         reader = self._store.rows()

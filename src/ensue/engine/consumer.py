@@ -62,9 +62,11 @@ class PartitionConsumer(Loop):
         self._unsaved = Counters()
         self._gaps.forget()
         if not self._checkpoint.revision:
+            # Letters outlive a checkpoint that an operator deleted, to read anew: their numbers stay taken.
+            numbered = await self._context.books.last_letter(self.partition)
             # Kept from the start: records that are older than this subscription, and gone, are not owed to it.
             async with self._context.store.transaction() as transaction:
-                beginning = Checkpoint(counters=Counters(since=transaction.now))
+                beginning = Checkpoint(counters=Counters(since=transaction.now), letters=numbered)
                 beginning.revision = await self._context.books.save_checkpoint(transaction, self.partition, beginning)
             self._moved(beginning)
         for gap in self._checkpoint.gaps.values():

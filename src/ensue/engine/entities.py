@@ -17,7 +17,7 @@ from ensue.handler import Handler
 from ensue.handling import finished
 from ensue.message import Message
 from ensue.ports import DocumentTransaction, StepTransaction
-from ensue.repository import Repository, TableRepository
+from ensue.repository import Repository, SqlAlchemyRepository, TableRepository
 from ensue.step import Outgoing, Step
 
 
@@ -40,16 +40,21 @@ class Call:
 class Entities:
     """The entities of one repository in one run. found: by id; before they are loaded, the ids that are wanted."""
 
-    __slots__ = ("changed", "created", "found", "repository")
+    __slots__ = ("_deleted", "changed", "created", "found", "repository")
 
     def __init__(self, repository: Repository[Any]) -> None:
         self.repository = repository
+        self._deleted = repository.deleted if isinstance(repository, SqlAlchemyRepository) else None
         self.found: dict[Any, Any] = {}
         self.changed: dict[Any, Any] = {}
         self.created: dict[Any, Any] = {}
 
-    def left(self, entity_id: Any, entity: Any, result: Any) -> None:
+    def left(self, transaction: StepTransaction, entity_id: Any, entity: Any, result: Any) -> None:
         """A handler was given `entity` (None: there is none) and returned `result` (None: nothing)."""
+        if entity is not None and self._deleted is not None and self._deleted(transaction, entity):
+            # By its session: whatever comes next in this batch must find what it would find in a later one.
+            self.changed.pop(entity_id, None)
+            self.found[entity_id] = entity = None
         if result is None or result is entity:
             if entity is not None and entity_id not in self.created:
                 self.changed[entity_id] = entity
@@ -111,8 +116,8 @@ class EntityRun:
                     raise missing(call.handler, entity_id)
                 result = call.call(entity, event, step)
                 if result is not None and result is not entity:
-                    result = await entity_of(call.handler, result)
-                entities.left(entity_id, entity, result)
+                    result = await entity_of(call.handler, result, entity_id)
+                entities.left(transaction, entity_id, entity, result)
                 if documents is not None:
                     documents.done(message, call, entities, entity_id)
         self.index = None
@@ -165,7 +170,7 @@ def missing(handler: Handler, entity_id: Any) -> EntityMissing:
     )
 
 
-async def entity_of(handler: Handler, result: Any) -> Any:
+async def entity_of(handler: Handler, result: Any, entity_id: Any) -> Any:
     """What an entity step returned: None or the entity, once what is awaitable is awaited."""
     assert handler.entity is not None
     if not isinstance(result, handler.entity):
@@ -175,4 +180,12 @@ async def entity_of(handler: Handler, result: Any) -> Any:
                 f"{handler.where} returned {type(result).__name__}; an entity step returns nothing or a "
                 f"{handler.entity.__name__}"
             )
+    # Under another id it would be found by the rest of its batch and by nobody later, or overwrite a row not loaded.
+    returned = entity_id if result is None else getattr(result, getattr(handler.repository, "id_name", ""), entity_id)
+    if returned != entity_id:
+        raise UsageError(
+            f"{handler.where} returned a {handler.entity.__name__} whose id is {returned!r}; the event names "
+            f"{entity_id!r} in {handler.id_field!r}: return the one that it names, or say which field does, on(id=...)",
+            entity_id=entity_id,
+        )
     return result

@@ -20,7 +20,7 @@ class Loop:
 
     log: ClassVar[logging.Logger]
     at_once: ClassVar[tuple[type[Exception], ...]] = ()
-    """Errors that say that others were quicker: no pause is needed."""
+    """Errors that say that others were quicker: no pause is needed, unless they come one after the other."""
 
     def __init__(self, name: str, context: Context) -> None:
         self.name = name
@@ -39,6 +39,9 @@ class Loop:
                         pause = _PAUSE_FIRST_S
                 except self.at_once as error:
                     self.log.info("%s: %s; beginning anew", self.name, error)
+                    if pause > _PAUSE_FIRST_S:
+                        await self._pause(pause)
+                    pause = min(pause * 2, _PAUSE_MAX_S)
                 except StoreRestored:
                     raise
                 except RetryableError as error:

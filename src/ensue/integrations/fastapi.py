@@ -38,6 +38,12 @@ from ensue.integrations.step_route import PRINCIPAL, StepRoute, credentials
 __all__ = ["Problem", "ReadyLimits", "StepRoute", "install", "problem_responses", "step_of"]
 
 
+#: Where an app keeps what its calls of `install` have said, in its state.
+_INSTALLED = "ensue_installed"
+_BODY_BYTES_MAX = 1_000_000
+_ROUTES = {"health": "health_routes", "metrics": "metrics_route"}
+
+
 def install(
     app: FastAPI,
     service: Service,
@@ -45,7 +51,7 @@ def install(
     work: bool = True,
     health: ReadyLimits | bool = False,
     metrics: bool = False,
-    body_bytes_max: int = 1_000_000,
+    body_bytes_max: int = _BODY_BYTES_MAX,
     principal: Callable[[Request], str] = credentials,
 ) -> None:
     """Make a service part of an app, with all that its clients and operators may expect of it.
@@ -59,7 +65,10 @@ def install(
       middleware, or read from the token. It is called before the route's dependencies. Without it: see `credentials`.
     - health: /livez, /healthz, /readyz, with these limits (True: the usual ones). metrics: /metrics for Prometheus.
 
-    Raises UsageError when routes are there already.
+    In an app of several services, the first call says `body_bytes_max` and `principal`, for all routes; the paths of
+    health and metrics belong to one of them: the others' routes go under a prefix, see `health_routes`.
+
+    Raises UsageError when routes are there already, or when a later call says another of what holds for the app.
     """
     if not isinstance(service, Service):
         raise UsageError(f"install(app, ...) wants the service that the app runs, got {service!r:.80}")
@@ -69,9 +78,11 @@ def install(
             raise UsageError("install(app, ...) came after the first route: call it right after FastAPI(...)")
         app.router.route_class = StepRoute
         setattr(app.state, PRINCIPAL, principal)
+        setattr(app.state, _INSTALLED, {"body_bytes_max": body_bytes_max})
         app.add_middleware(BodyLimit, body_bytes_max=body_bytes_max)
         add_handlers(app)
         describe(app)
+    _check_later(app, service, principal, body_bytes_max, health=health is not False, metrics=metrics)
     if health is not False:
         app.include_router(health_routes(service, ReadyLimits() if health is True else health))
     if metrics:
@@ -79,6 +90,26 @@ def install(
 
         app.include_router(metrics_route(service))
     _run_within(app, service, work)
+
+
+def _check_later(
+    app: FastAPI, service: Service, principal: Callable[[Request], str], body_bytes_max: int, **paths: bool
+) -> None:
+    """Refuse what a call after the first one would say in vain."""
+    said: dict[str, Any] = getattr(app.state, _INSTALLED)
+    if principal not in (credentials, getattr(app.state, PRINCIPAL)):
+        raise UsageError(f"install(app, {service.name}, principal=...): say it in the first call, it holds for the app")
+    if body_bytes_max not in (_BODY_BYTES_MAX, said["body_bytes_max"]):
+        raise UsageError(
+            f"install(app, {service.name}, body_bytes_max=...): say it in the first call, it holds for the app"
+        )
+    for name in (name for name, wanted in paths.items() if wanted):
+        owner = said.setdefault(name, service.name)
+        if owner != service.name:
+            raise UsageError(
+                f"install(app, {service.name}, {name}=...): those paths answer for {owner} already, and would say "
+                f"nothing of {service.name}: app.include_router({_ROUTES[name]}({service.name}, ...), prefix=...)"
+            )
 
 
 def step_of(service: Service) -> Any:

@@ -20,7 +20,7 @@ from tests.unit.engine.workbench import CountingStore, Sender, bench, config, le
 from ensue import EntityMissing, Event, Message, Retry, Service, Step, TableRepository, UsageError
 from ensue.message import DeadLetterState
 from ensue.ports import StepTransaction
-from ensue.testing import World
+from ensue.testing import World, run
 
 
 class Opened(Event, topic="accounts", key="account_id"):
@@ -425,3 +425,25 @@ async def test_reading_inside_a_handler_sees_what_is_committed(tmp_path: Path) -
         await sender.send(Opened(account_id="b"), Closed(account_id="a"))
         await world.settle()
     assert counted == [1]
+
+
+async def test_an_entity_of_another_id_than_the_event_names_is_refused() -> None:
+    table = Table("other_ids", MetaData(), *(Column(name, String, primary_key=name == "account_id") for name in _NAMES))
+    accounts = Service("accounts", tables=table.metadata, repositories=[TableRepository(Plain, table)])
+
+    @accounts.on
+    def open_account(account: Plain | None, event: Opened) -> Plain:
+        return Plain("b", "0", 0) if account is None else dataclasses.replace(account, account_id="b")
+
+    async with run(accounts) as world:
+        async with world.runtimes["accounts"].step() as step:
+            step.publish(Opened(account_id="a"))
+            step.publish(Opened(account_id="b"))
+            step.publish(Opened(account_id="c"))
+        await world.settle()
+        found = {letter.key: letter.error for letter in await world.dead_letters(accounts)}
+        assert sorted(found) == ["a", "c"]
+        assert "returned a Plain whose id is 'b'; the event names 'a' in 'account_id'" in found["a"]
+
+
+_NAMES = ("account_id", "balance", "moves")

@@ -22,6 +22,7 @@ from ensue import BadMessage, Event, Retry, Service, Step
 from ensue.brokers.memory import MemoryBroker
 from ensue.engine.books import Books
 from ensue.message import DeadLetterState, Garbage, OutboxRecord
+from ensue.tables import CHECKPOINTS
 
 DEAD, WAITING, RETRYING = DeadLetterState.DEAD, DeadLetterState.WAITING, DeadLetterState.RETRYING
 
@@ -146,6 +147,20 @@ async def test_a_discarded_letter_is_kept_as_a_record_and_frees_its_key(zoo: Zoo
         [kept] = await letters(world, zoo.service)
         assert (kept.id, kept.state, kept.error) == (first.id, DeadLetterState.DISCARDED, first.error)
         assert "meal 1 is off" in kept.error
+
+
+async def test_a_checkpoint_that_was_deleted_to_read_anew_gives_no_number_twice(zoo: Zoo, tmp_path: Path) -> None:
+    zoo.sick = {1}
+    async with bench(tmp_path, zoo.service) as world:
+        store = world.runtimes["zoo"].store
+        sender = Sender(world.broker)
+        await sender.send(Fed(animal="bear", number=1))
+        await world.settle()
+        async with store.transaction() as transaction:
+            await transaction.delete_rows(CHECKPOINTS, ["zoo/0"])
+        await until_letters(world, zoo.service, 2)
+        found = await letters(world, zoo.service)
+        assert [(each.id, each.state) for each in found] == [("zoo/0:1", DEAD), ("zoo/0:2", WAITING)]
 
 
 async def test_attempts_survive_a_restart(zoo: Zoo, tmp_path: Path) -> None:

@@ -93,6 +93,22 @@ async def test_one_app_may_run_two_services(tmp_path: Path) -> None:
     assert len(app.user_middleware) == 1
 
 
+@pytest.mark.parametrize(
+    ("again", "why"),
+    [
+        ({"health": True}, "health=.*answer for letters already.*health_routes"),
+        ({"metrics": True}, "metrics=.*answer for letters already.*metrics_route"),
+        ({"principal": lambda request: "somebody"}, "principal=.*first call"),
+        ({"body_bytes_max": 5}, "body_bytes_max=.*first call"),
+    ],
+)
+def test_what_a_second_service_would_say_in_vain_is_refused(tmp_path: Path, again: dict[str, Any], why: str) -> None:
+    app = FastAPI()
+    install(app, service("letters", tmp_path), health=True, metrics=True)
+    with pytest.raises(UsageError, match=why):
+        install(app, service("parcels", tmp_path), **again)
+
+
 def test_what_is_no_service_is_refused() -> None:
     with pytest.raises(UsageError, match="wants the service that the app runs, got 'orders'"):
         install(FastAPI(), "orders")  # type: ignore[arg-type]  # the point of the test

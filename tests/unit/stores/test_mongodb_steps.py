@@ -258,6 +258,24 @@ async def test_an_answer_is_given_again_if_and_only_if_its_step_took_effect(
         await store.close()
 
 
+async def test_a_doubt_counts_from_the_writing_of_the_answer_not_from_the_beginning_of_a_slow_step(url: str) -> None:
+    crashing, store = MongoDbStore(url, "orders", reached=crashing_at("answer")), MongoDbStore(url, "orders")
+    await crashing.open()
+    await store.open()
+    try:
+        with pytest.raises(Crash):
+            async with crashing.transaction() as transaction:
+                transaction._now -= 2 * mongodb_own.IN_DOUBT_S  # it began so long ago
+                await transaction.insert_rows(TABLE, [("a", 1)])
+                await Books(crashing, "orders").keep_answer(transaction, response())
+        async with store.transaction() as transaction:
+            with pytest.raises(RetryableError, match="a step is writing it"):
+                await Books(store, "orders").answer(transaction, "key-1")
+    finally:
+        await crashing.close()
+        await store.close()
+
+
 @pytest.mark.parametrize("where", ["stamped", "inserted", "taken", "cleared"])
 async def test_a_relay_that_dies_while_it_collects_leaves_nothing_twice_and_nothing_out(url: str, where: str) -> None:
     crashing, store = MongoDbStore(url, "orders", reached=crashing_at(where)), MongoDbStore(url, "orders")

@@ -51,6 +51,18 @@ async def test_whoever_waits_longest_is_next() -> None:
         await second
 
 
+async def test_a_wait_that_is_cancelled_just_before_its_place_is_free_ends_as_cancelled() -> None:
+    places = made(4)
+    await places.enter("steps")
+    waiting = await took(places, "steps")
+    waiting.cancel()
+    places.leave("steps")  # passes over it before the task has run
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with asyncio.timeout(1):
+        await places.enter("steps")
+
+
 async def test_a_wait_that_is_cancelled_takes_no_place_even_at_the_last_moment() -> None:
     places = made(4)
     await places.enter("steps")

@@ -97,8 +97,9 @@ class MongoDbTransaction(CollectingTransaction):
         if own and from_outside is not None and all(each.table is not CHECKPOINTS for each in own):
             table, row_id, entity = from_outside
             step = secrets.token_hex(8)
-            entity.steps.append({"step": step, "at": self._now})
-            await store.own.intend(own, self._now, table.name, row_id, step)
+            at = await store.now()  # not when it began: its handler may have taken longer than a doubt lasts
+            entity.steps.append({"step": step, "at": at})
+            await store.own.intend(own, at, table.name, row_id, step)
             try:
                 await self._write_entities(changed)
             except StoreConflict:

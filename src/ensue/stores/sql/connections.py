@@ -53,7 +53,7 @@ class Connections:
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # it was given a place at the last moment
                 self.leave(purpose)
-            else:
+            elif (purpose, turn) in self._waiting:  # else `leave` has passed over it meanwhile
                 self._waiting.remove((purpose, turn))
             if isinstance(error, TimeoutError):
                 raise StoreUnavailable(
