@@ -91,8 +91,8 @@ class ServiceProcess:
         try:
             async with client.get(f"{self.url}/healthz") as answer:
                 return answer.status == 200
-        except aiohttp.ClientConnectionError:
-            return False  # not listening yet
+        except (aiohttp.ClientConnectionError, TimeoutError):
+            return False  # not listening yet, or too busy to answer this time
 
     async def listening(self) -> bool:
         """Whether it accepts connections: it has started, and works."""
