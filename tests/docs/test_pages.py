@@ -93,6 +93,6 @@ def test_decisions_are_numbered_without_a_hole() -> None:
 
 def test_words_of_the_code_in_the_glossary_are_in_the_code() -> None:
     listed = re.findall(r"^\| \*\*(\w+)\*\* \| .+ \| `([\w/.]+)` \|$", (DOCS / "glossary.md").read_text(), re.MULTILINE)
-    assert len(listed) > 5
+    assert len(listed) > 2
     for word, file in listed:
         assert word in (ROOT / "src/ensue" / file).read_text().lower(), f"{word} is not in {file} any more"
