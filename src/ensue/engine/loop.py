@@ -34,6 +34,7 @@ class Loop:
             while not self._stop.asked:
                 try:
                     await self._begin()
+                    self._context.progress()  # where it stands is known only now, and that may be all there is to do
                     while not self._stop.asked:
                         await self._turn()
                         pause = _PAUSE_FIRST_S

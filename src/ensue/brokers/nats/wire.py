@@ -13,6 +13,7 @@ import ssl
 from itertools import count
 from typing import Any, Protocol, cast
 
+from ensue.brokers.flow import PacedProtocol
 from ensue.errors import BrokerUnavailable
 
 log = logging.getLogger("ensue.nats")
@@ -44,13 +45,14 @@ class OneAnswer:
             self.future.set_exception(error)
 
 
-class Wire(asyncio.Protocol):
+class Wire(PacedProtocol):
     """A connection, from INFO to its loss; it never reconnects (see Link).
 
     answers: by token, the last part of a subject below `inbox`, of which there is one subscription (number 1).
     """
 
     def __init__(self, address: str, inbox: str) -> None:
+        super().__init__()
         loop = asyncio.get_running_loop()
         self.address = address
         self.inbox = inbox
@@ -67,8 +69,6 @@ class Wire(asyncio.Protocol):
         self._rest: list[bytes] = []  # an unfinished message
         self._have = 0
         self._need = 0
-        self._writable = asyncio.Event()
-        self._writable.set()
         self._gone = asyncio.Event()
 
     # --- what the loop calls
@@ -94,12 +94,6 @@ class Wire(asyncio.Protocol):
     def _fail_all(self, error: BrokerUnavailable) -> None:
         for each in [*self.answers.values(), *self.subscriptions.values()]:
             each.failed(error)
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         if self._rest:

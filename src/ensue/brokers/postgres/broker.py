@@ -14,10 +14,11 @@ from ensue.brokers.postgres.address import parse_address
 from ensue.brokers.postgres.batches import chunks, columns
 from ensue.brokers.postgres.connections import Connections
 from ensue.brokers.postgres.failures import FAILURES, GONE, translated
+from ensue.brokers.postgres.making import make_tables, make_topic
 from ensue.brokers.postgres.records import message_of
 from ensue.brokers.postgres.signals import Signals
 from ensue.brokers.reading import LookingReader, Readers, close_all
-from ensue.errors import BrokerUnavailable, EnsueError, UsageError
+from ensue.errors import BrokerUnavailable, EnsueError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
 
@@ -75,7 +76,7 @@ class PostgresBroker:
             return
         await self._connections.open()
         try:
-            await self._make_tables()
+            await make_tables(self._connections, self._sql, self._address)
         except BaseException:
             await self._connections.close()
             raise
@@ -106,7 +107,7 @@ class PostgresBroker:
         check_partitions_wanted(topic, partitions)
         found = await self.partitions(topic)
         if not found:
-            found = await self._make_topic(topic, partitions)
+            found = await make_topic(self._connections, self._sql, self._address, topic, partitions)
         check_partitions(topic, partitions, found)
 
     async def partitions(self, topic: str) -> int:
@@ -191,30 +192,6 @@ class PostgresBroker:
             raise no_such_partition(topic, number, len(ids))
         return ids[number]
 
-    async def _make_topic(self, topic: str, partitions: int) -> int:
-        """Make it unless another process was faster; return how many partitions it has."""
-        async with self._connections.locked(self._address.schema) as connection:
-            name = self._address.prefix + topic
-            found = len(await connection.fetch(self._sql.partition_ids, name))
-            if not found:
-                await connection.execute(self._sql.add_topic, name, partitions)
-        return found or partitions
-
-    async def _make_tables(self) -> None:
-        """Make the tables in a new schema; of several processes that find none at once, one does."""
-        async with self._connections.locked(self._address.schema, opening=True) as connection:
-            if not await connection.fetchval(sql.EXISTS, self._address.schema):
-                for statement in self._sql.create:
-                    await connection.execute(statement)
-            version = await connection.fetchval(self._sql.version)
-        if version != sql.VERSION:
-            raise UsageError(
-                f"{self._address.place} has tables of version {version}, expected {sql.VERSION}: use the Ensue that "
-                "made them, or let every service drain the log and give the next one another schema (?schema=)",
-                expected=sql.VERSION,
-                found=version,
-            )
-
     # --- a log that was dropped and made again while it was open
 
     def _gone(self) -> None:
@@ -230,9 +207,10 @@ class PostgresBroker:
     async def _begin_anew(self) -> None:
         """Make tables and the topics that are known."""
         known = dict(self._ids)
-        await self._make_tables()
+        await make_tables(self._connections, self._sql, self._address)
         for topic, ids in known.items():
-            check_partitions(topic, len(ids), await self._make_topic(topic, len(ids)))
+            found = await make_topic(self._connections, self._sql, self._address, topic, len(ids))
+            check_partitions(topic, len(ids), found)
         self._ids = {}
         self._replaced = False
 

@@ -10,6 +10,7 @@ import asyncio
 import struct
 from typing import cast
 
+from ensue.brokers.flow import PacedProtocol
 from ensue.brokers.rabbitmq import frames
 from ensue.brokers.rabbitmq.channel import Channel
 from ensue.brokers.rabbitmq.settings import RabbitMqSettings
@@ -25,10 +26,11 @@ class Refused(BrokerUnavailable):
     """The server does not want us: credentials, virtual host, or version. Waiting does not help."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(PacedProtocol):
     """`await Connection.open(settings)`; then `channel()`. Everything after a loss raises BrokerUnavailable."""
 
     def __init__(self, settings: RabbitMqSettings) -> None:
+        super().__init__()
         self.settings = settings
         self.frame_max = _FRAME_MAX
         self._channels: dict[int, Channel] = {}
@@ -39,8 +41,6 @@ class Connection(asyncio.Protocol):
         self._rest = b""
         self._error: BrokerUnavailable | None = None
         self._methods: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
-        self._flowing = asyncio.Event()
-        self._flowing.set()
         self._closed = asyncio.Event()
         self._heartbeat: asyncio.Task[None] | None = None
         self._heard = True
@@ -139,10 +139,10 @@ class Connection(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Wait while the server takes less than we write, at most timeout_s. Raises BrokerUnavailable."""
-        if not self._flowing.is_set():
+        if not self._writable.is_set():
             try:
                 async with asyncio.timeout(self.settings.timeout_s):
-                    await self._flowing.wait()
+                    await self._writable.wait()
             except TimeoutError as error:
                 raise BrokerUnavailable(
                     f"rabbitmq at {self.settings.place} takes no data (a memory or disk alarm?)"
@@ -159,12 +159,6 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._closed.set()
         self._fail(BrokerUnavailable(f"rabbitmq at {self.settings.place}: {error or 'the connection was closed'}"))
-
-    def pause_writing(self) -> None:
-        self._flowing.clear()
-
-    def resume_writing(self) -> None:
-        self._flowing.set()
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
@@ -213,7 +207,7 @@ class Connection(asyncio.Protocol):
         if self._error is not None:
             return
         self._error = error
-        self._flowing.set()
+        self._writable.set()
         self._methods.put_nowait(None)
         if self._heartbeat is not None:
             self._heartbeat.cancel()
@@ -228,7 +222,7 @@ class Connection(asyncio.Protocol):
         start = await self._method(frames.CONNECTION_START)
         server, _ = frames.read_table(start, 6)
         version = server.get(b"version")
-        self._check_version(version.decode(errors="replace") if isinstance(version, bytes) else "")
+        _check_version(version.decode(errors="replace") if isinstance(version, bytes) else "", settings.place)
         capabilities = {
             "publisher_confirms": True, "consumer_cancel_notify": True, "authentication_failure_close": True,
             "basic.nack": True,
@@ -254,14 +248,6 @@ class Connection(asyncio.Protocol):
         await self._method(frames.CONNECTION_OPEN_OK)
         self._heartbeat = asyncio.create_task(self._beat(heartbeat))
 
-    def _check_version(self, version: str) -> None:
-        found = tuple(int(each) if each.isdigit() else 0 for each in version.split(".")[:2])
-        if found < VERSION_MIN:
-            raise Refused(
-                f"rabbitmq at {self.settings.place} is version {version}, expected 3.9 or newer (stream queues)",
-                found=version, expected="3.9",
-            )  # fmt: skip
-
     async def _method(self, expected: int) -> bytes:
         while True:
             found = await self._methods.get()
@@ -283,3 +269,12 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
                 return
             self.write(frames.HEARTBEAT_FRAME)
+
+
+def _check_version(version: str, place: str) -> None:
+    found = tuple(int(each) if each.isdigit() else 0 for each in version.split(".")[:2])
+    if found < VERSION_MIN:
+        raise Refused(
+            f"rabbitmq at {place} is version {version}, expected 3.9 or newer (stream queues)",
+            found=version, expected="3.9",
+        )  # fmt: skip
