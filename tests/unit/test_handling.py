@@ -87,7 +87,11 @@ class PlainCall:
         Async.of_class, Async.static, staticmethod(body), Async().plain, PlainCall(), logged(Async().method),
         functools.partial(Async()),
     ],
-    ids=lambda each: repr(each)[:40],
+    ids=[
+        "decorated", "decorated twice", "forgot await", "forgot await inside", "partial", "partial of decorated",
+        "async call", "async method", "classmethod", "static method", "staticmethod object", "plain method",
+        "plain call", "decorated method", "partial of async call",
+    ],
 )  # fmt: skip
 async def test_a_handler_takes_effect_in_any_shape(handler: Any) -> None:
     service = Service("shop")
