@@ -97,6 +97,7 @@ async def test_a_broken_adapter_is_rejected(fault: type[broken.WrappedStore], tm
     name = REJECTED_BY[fault]
     with pytest.raises((AssertionError, TimeoutError, pytest.fail.Exception, ExceptionGroup)) as caught:
         await getattr(suite, name)(*GIVEN.get(name, ()))
+    assert "pytest-timeout" not in str(caught.value), "the suite itself did not notice"
     if isinstance(caught.value, ExceptionGroup):
         assert caught.value.subgroup((AssertionError, TimeoutError)) is not None
 
