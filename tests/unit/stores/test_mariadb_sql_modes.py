@@ -13,6 +13,7 @@ from sqlalchemy import Table as SqlTable
 
 from ensue.adapters import make_store
 from ensue.conformance.store_suite import METADATA, SERVICE, Account
+from ensue.engine.books import Books
 from ensue.errors import UsageError
 from ensue.message import DeadLetter, DeadLetterState, OutboxRecord, Partition, StoredResponse
 from ensue.ports import Store, Table
@@ -51,7 +52,8 @@ def store(request: pytest.FixtureRequest, mariadb_server: MariaDbServer) -> Iter
         mariadb_server.sql(f"SET GLOBAL sql_mode = '{before}'")
 
 
-async def test_every_value_comes_out_as_it_went_in(store: Any) -> None:
+async def test_every_value_comes_out_as_it_went_in(store: Store) -> None:
+    books = Books(store, SERVICE)
     await store.open()
     try:
         await store.create_tables(metadata)
@@ -72,26 +74,29 @@ async def test_every_value_comes_out_as_it_went_in(store: Any) -> None:
                 notes.insert(), [{"id": f"s{key}", "note": note, "raw": raw} for key, note, raw in rows]
             )
             await step.outbox_add(records)
-            await step.dead_letters_add(letters)
+            checkpoint = await books.checkpoint(place)
+            await books.add_letters(step, checkpoint, letters)
+            await books.save_checkpoint(step, place, checkpoint)
             for each, raw in zip(VALUES, RAW, strict=False):
-                await step.response_save(StoredResponse(f"k{each}", each[:9], 200, {"x": each}, raw))
+                await books.keep_answer(step, StoredResponse(f"k{each}", each[:9], 200, {"x": each}, raw))
         async with store.transaction() as step:
             assert sorted(map(tuple, await step.load_rows(NOTES, [row[0] for row in rows]))) == sorted(rows)
             for each, raw in zip(VALUES, RAW, strict=False):
-                found = await step.response_load(f"k{each}")
+                found = await books.answer(step, f"k{each}")
+                assert found is not None
                 assert (found.headers, found.body) == ({"x": each}, raw)
             for key, note, raw in rows:
                 query = notes.select().where(notes.c.id == f"s{key}", notes.c.raw == raw)
                 assert [tuple(row) for row in await step.session.execute(query)] == [(f"s{key}", note, raw)]
-        found = await store.outbox_after(0, 1000)
-        assert [(each.key, each.envelope, each.data) for each in found] == [
+        sent = await store.outbox_after(0, 1000)
+        assert [(each.key, each.envelope, each.data) for each in sent] == [
             (each.key, each.envelope, each.data) for each in records
         ]
-        for letter, left in zip(letters, await store.dead_letters(), strict=True):
+        for letter, left in zip(letters, await books.letters(), strict=True):
             assert (left.source, left.key, left.envelope, left.data) == (
                 letter.source, letter.key, letter.envelope, letter.data,
             )  # fmt: skip
-        assert await store.heartbeat("w'\\", 10.0, ["l'\\"], [])
+        assert await books.heartbeat("w'\\", 10.0, ["l'\\"], [])
     finally:
         await store.close()
 
