@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 from typing import Any
 
 from ensue.engine.loop import Loop
@@ -18,6 +17,17 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
+
+
+class Context:
+    """What a loop needs of its context: a clock, and somebody to tell that it has moved on."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.told = 0
+
+    def progress(self) -> None:
+        self.told += 1
 
 
 class Racing(Loop):
@@ -41,12 +51,19 @@ class Racing(Loop):
 
 
 async def test_a_lost_race_costs_no_pause() -> None:
-    clock: Any = Clock()
-    await Racing(SimpleNamespace(clock=clock), {1, 3, 5}, 6).run()
-    assert clock.pauses == []
+    context = Context()
+    await Racing(context, {1, 3, 5}, 6).run()
+    assert context.clock.pauses == []
 
 
 async def test_races_lost_one_after_the_other_cost_growing_pauses() -> None:
-    clock: Any = Clock()
-    await Racing(SimpleNamespace(clock=clock), {1, 2, 3, 4}, 5).run()
-    assert clock.pauses == [0.1, 0.2, 0.4]
+    context = Context()
+    await Racing(context, {1, 2, 3, 4}, 5).run()
+    assert context.clock.pauses == [0.1, 0.2, 0.4]
+
+
+async def test_a_loop_tells_after_each_beginning_that_it_has_moved_on() -> None:
+    """`World.settle` waits for it: what a loop finds as it begins may be all that it has to do."""
+    context = Context()
+    await Racing(context, {1, 3}, 4).run()
+    assert context.told == 3, "at the start, and after each of two lost races"
