@@ -12,6 +12,7 @@ from ensue import Event, Service
 from ensue.brokers.memory import MemoryBroker
 from ensue.config import Settings
 from ensue.engine.consumer import PartitionConsumer
+from ensue.engine.lane import Lane
 from ensue.engine.relay import Relay
 from ensue.engine.runtime import Runtime
 from ensue.message import Partition
@@ -33,7 +34,8 @@ async def drain_memory(service: Service, events: Sequence[Event], *, relays: boo
     settings = Settings(database="memory:", broker="memory:", partitions=1)
     runtime = Runtime(service, MemoryStore(service.name), MemoryBroker("memory:"), settings, progress=progress)
     [topic] = service.subscribed_topics
-    consumer = PartitionConsumer(Partition(service.name, topic, 0), runtime.context, Random(1))
+    lane = Lane(runtime.context, Random(1))
+    consumer = PartitionConsumer(Partition(service.name, topic, 0), runtime.context, lane, Random(1))
     relay = Relay(runtime.context)
     await runtime.start(work=False)
     try:

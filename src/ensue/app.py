@@ -28,6 +28,8 @@ class Service(ServiceDefinition):
     name: lower-case letters, digits, - and _. publishes: events it may publish; leave it out and it may publish any
     (then `ensue topology` cannot show them). repositories: how entities that are dataclasses are stored.
     tables: SQLAlchemy metadata whose missing tables are created at start (for development; use migrations later).
+    lanes: how many transactions of handlers may be open at once in one process. With one they never race with each
+    other; more are for handlers that wait for something else, another service say, and partitions are shared out.
     retry, database, broker, partitions, engine: override the environment (see `ensue.config`).
     """
 
@@ -38,13 +40,14 @@ class Service(ServiceDefinition):
         publishes: Iterable[type] | None = None,
         repositories: Iterable[TableRepository[Any]] = (),
         retry: Retry | None = None,
+        lanes: int = 1,
         tables: MetaData | None = None,
         database: str | None = None,
         broker: str | None = None,
         partitions: int | None = None,
         engine: EngineConfig | None = None,
     ) -> None:
-        super().__init__(name, publishes=publishes, repositories=repositories, retry=retry)
+        super().__init__(name, publishes=publishes, repositories=repositories, retry=retry, lanes=lanes)
         self.tables = _metadata(name, tables)
         self._given = {"database": database, "broker": broker, "partitions": partitions, "engine": engine}
         self._runtime: Runtime | None = None

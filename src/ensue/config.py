@@ -26,7 +26,9 @@ class EngineConfig:
     """How the loops run. Times in seconds (`_s`); every bound is checked when the value is made."""
 
     batch_records_max: int = 500
-    """Records of one partition in one transaction, and of one append of the relay; 1 to 10,000."""
+    """Records in one transaction of a consumer, and in one append of the relay; 1 to 10,000."""
+    batch_s: float = 0.1
+    """A transaction takes no more records once its handlers have run for so long: slow ones hold no locks for long."""
     record_bytes_max: int = RECORD_BYTES_MAX
     """Largest event that may be published, with key and envelope. Every broker takes the default unless it is set to
     take less; to raise this, raise the broker's limit first."""
@@ -59,7 +61,7 @@ class EngineConfig:
         if not 1 <= self.record_bytes_max <= 64_000_000:
             raise UsageError(f"record_bytes_max is {self.record_bytes_max}, expected 1 to 64,000,000 bytes")
         for name in (
-            "poll_interval_s", "tick_first_s", "tick_max_s", "resend_interval_s",
+            "batch_s", "poll_interval_s", "tick_first_s", "tick_max_s", "resend_interval_s",
             "lease_ttl_s", "relay_save_interval_s", "stop_limit_s", "retention_s", "retention_interval_s",
         ):  # fmt: skip
             if not getattr(self, name) > 0:

@@ -6,6 +6,8 @@ attributes too, so that a log or a console need not parse text.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class EnsueError(Exception):
     """Base of every error that Ensue raises. Keyword values become attributes, as each class declares, and `values`."""
@@ -127,3 +129,12 @@ class RecordRefused(UsageError):
     position: int
     expected: int
     found: int
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what SQLAlchemy wrapped in it, and its causes; four at most."""
+    for _ in range(4):
+        if error is None:
+            return
+        yield error
+        error = getattr(error, "orig", None) or error.__cause__

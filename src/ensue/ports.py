@@ -264,8 +264,11 @@ class StepTransaction(Protocol):
     def sync_session(self) -> Session:
         """As `session`, for a handler that runs in a thread. Not together with `session` in one transaction."""
 
-    async def flush(self) -> None:
-        """Send what the session holds to the database; a no-op without a session."""
+    async def flush(self, *, forget: bool = False) -> None:
+        """Send what the session holds to the database; a no-op without a session.
+
+        forget: and let it know nothing any more, so that objects are read anew as in a transaction of their own.
+        """
 
     async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
         """Return the rows (in `table.columns` order) whose id is in `ids`, locked for this transaction, any order.
@@ -357,12 +360,16 @@ class Store(Protocol):
         Returns the new source. See StoreRestored.
         """
 
-    def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[StepTransaction]:
+    def transaction(
+        self, *, upkeep: bool = False, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[StepTransaction]:
         """Open a step transaction; commits when the block ends, rolls back when it raises (also when cancelled).
 
         Two transactions that touch one entity run one after the other, and so do their outbox records.
         upkeep: for what Ensue does beside the steps, heartbeats say: it does not wait behind them for a connection,
         its `now` is asked of the database, and a power cut may undo it.
+        snapshot: what it reads does not change while it is open; writing a row that somebody else has changed since
+        raises StoreConflict, so that no change is lost that was made to what was read.
         """
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:

@@ -58,6 +58,13 @@ class SqlAlchemyRepository(Generic[T]):
         self.id_type = _python_type(keys[0].type)
         self._id_of = attrgetter(attribute.key)
         self._column = getattr(cls, attribute.key)
+        columns = [column for table in mapper.tables for column in table.columns]
+        #: The database or SQLAlchemy puts something into a row as it is made, or as it is changed.
+        self._filled = any(each.default is not None or each.server_default is not None for each in columns)
+        self._moved = mapper.version_id_col is not None or any(
+            each.onupdate is not None or each.server_onupdate is not None or each.computed is not None
+            for each in columns
+        )
         # The entity's own row alone: PostgreSQL locks nothing on the far side of an outer join, as eager loading makes
         # them. What a plain handler has read in this session without a lock is read anew.
         locked = select(cls).order_by(self._column).with_for_update(of=_root_table(mapper))
@@ -85,6 +92,22 @@ class SqlAlchemyRepository(Generic[T]):
 
         return entity in transaction.session.deleted or instance_state(entity).deleted
 
+    def unsettled(self, entity: T) -> bool:
+        """Whether only the database knows what a changed or new entity holds: it must be read anew before it is used.
+
+        Of an SQL expression, and of columns that are filled in when a row is written.
+        """
+        from sqlalchemy.orm.attributes import instance_state
+        from sqlalchemy.sql import ClauseElement
+
+        state = instance_state(entity)
+        if self._filled and not state.has_identity:
+            return True
+        if not state.modified:
+            return False
+        values = state.dict
+        return self._moved or any(isinstance(values.get(name), ClauseElement) for name in state.committed_state)
+
 
 def _root_table(mapper: Any) -> Any:
     """The table that each entity of a hierarchy has its one row in, so that steps on base and subclass meet there."""
@@ -95,7 +118,7 @@ def _root_table(mapper: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Conversion:
-    """WriteLock a field's value into what a row holds (text, a number, bytes) and back; None stays None."""
+    """Turns a field's value into what a row holds (text, a number, bytes) and back; None stays None."""
 
     to_row: Callable[[Any], Any]
     from_row: Callable[[Any], Any]

@@ -32,6 +32,7 @@ class ServiceDefinition:
         publishes: Iterable[type] | None = None,
         repositories: Iterable[TableRepository[Any]] = (),
         retry: Retry | None = None,
+        lanes: int = 1,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise UsageError(f"service name {name!r}: expected lower-case letters, digits, - and _, at most 63")
@@ -43,6 +44,9 @@ class ServiceDefinition:
         for cls in self.publishes or ():
             event_type(cls)
         self.retry = retry
+        if not 1 <= lanes <= 64:
+            raise UsageError(f"service {name}: lanes={lanes}, expected 1 to 64")
+        self.lanes = lanes
         self._repositories: dict[type, Repository[Any]] = {each.cls: each for each in repositories}
         self._handlers: dict[str, list[Handler]] = {}
 

@@ -32,14 +32,23 @@ if TYPE_CHECKING:
     from ensue.ports import Ids, StepTransaction
 
 
+class SessionAsked(Exception):
+    """An async entity step asked for the session in the middle of a batch whose entities are changed in memory only, so
+    that it would not find what the messages before it have done. They are done anew, this one by itself."""
+
+
 class Outgoing:
     """What the steps of one transaction publish, in order, ready for the outbox.
 
     time: RFC 3339, of the transaction. partitions: of every topic. allowed: event classes that the service declares
-    to publish; None: any. record_bytes_max: of each, see EngineConfig.
+    to publish; None: any. record_bytes_max: of each, see EngineConfig. guarded: the session is not to be had now;
+    asked: it was asked for all the same.
     """
 
-    __slots__ = ("allowed", "closed", "ids", "partitions", "record_bytes_max", "records", "service", "time", "types")
+    __slots__ = (
+        "allowed", "asked", "closed", "guarded", "ids", "partitions", "record_bytes_max", "records", "service", "time",
+        "types",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -60,6 +69,8 @@ class Outgoing:
         self.record_bytes_max = record_bytes_max
         self.records: list[OutboxRecord] = []
         self.closed = False
+        self.guarded = False
+        self.asked = False
 
     def close(self) -> list[OutboxRecord]:
         """Return the records for the outbox; nothing can be published after that."""
@@ -121,6 +132,9 @@ class Step:
     @property
     def session(self) -> AsyncSession:
         """The user's SQLAlchemy session in this step's transaction. Raises UsageError where the store has none."""
+        if self.outgoing.guarded:
+            self.outgoing.asked = True
+            raise SessionAsked
         return self.transaction.session
 
     @property

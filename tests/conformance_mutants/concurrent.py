@@ -54,7 +54,7 @@ class _Numbered(WrappedStore):
         self.numbers: dict[bytes, tuple[int, int]] = {}
 
     @asynccontextmanager
-    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False, snapshot: bool = False) -> AsyncIterator[Any]:
         numbering: _Numbering | None = None
         try:
             async with self.healthy.transaction(upkeep=upkeep) as healthy:

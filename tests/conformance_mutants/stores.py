@@ -38,7 +38,7 @@ class WrappedStore:
         return getattr(self.healthy, name)
 
     @asynccontextmanager
-    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False, snapshot: bool = False) -> AsyncIterator[Any]:
         async with self.healthy.transaction(upkeep=upkeep) as healthy:
             yield self.wrapper(healthy)
 
@@ -69,7 +69,7 @@ class _KeepsAfterRollback(WrappedStore):
     wrapper = _Remembering
 
     @asynccontextmanager
-    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False, snapshot: bool = False) -> AsyncIterator[Any]:
         remembering: Any = None
         try:
             async with super().transaction(upkeep=upkeep) as remembering:
@@ -109,7 +109,7 @@ class CommitsWhatWasCancelled(WrappedStore):
     """Takes a cancelled block for one that has ended."""
 
     @asynccontextmanager
-    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False, snapshot: bool = False) -> AsyncIterator[Any]:
         cancelled: asyncio.CancelledError | None = None
         async with self.healthy.transaction(upkeep=upkeep) as healthy:
             try:
@@ -128,7 +128,7 @@ class LosesUpdates(WrappedStore):
         self._stale: dict[Any, Row] = {}
 
     @asynccontextmanager
-    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False, snapshot: bool = False) -> AsyncIterator[Any]:
         async with self.healthy.transaction(upkeep=upkeep) as healthy:
             yield _Caching(healthy, self._stale)
 
@@ -291,7 +291,7 @@ class HandsOutTwoLeases(WrappedStore):
     """Looks at a row before its turn has come, and overwrites what has become of it meanwhile."""
 
     @asynccontextmanager
-    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False, snapshot: bool = False) -> AsyncIterator[Any]:
         seen = await self.healthy.rows().get(LEASES, ["leases"])
         await asyncio.sleep(0)
         async with self.healthy.transaction(upkeep=upkeep) as healthy:
@@ -321,7 +321,7 @@ class StandsStill(WrappedStore):
     first: float | None = None
 
     @asynccontextmanager
-    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False, snapshot: bool = False) -> AsyncIterator[Any]:
         async with self.healthy.transaction(upkeep=upkeep) as healthy:
             if self.first is None:
                 self.first = healthy.now
@@ -370,7 +370,7 @@ class ReadsWhatIsNotCommitted(WrappedStore):
     open_session: Any = None
 
     @asynccontextmanager
-    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[Any]:
+    async def transaction(self, *, upkeep: bool = False, snapshot: bool = False) -> AsyncIterator[Any]:
         async with self.healthy.transaction(upkeep=upkeep) as healthy:
             if self.healthy.capabilities.sessions:
                 self.open_session = healthy.session

@@ -102,22 +102,41 @@ class Checkpoints(_Base):
         return {self._partition(row[0]): _checkpoint(row) async for row in self._all(CHECKPOINTS, by_id)}
 
     async def save_checkpoint(self, transaction: StepTransaction, partition: Partition, checkpoint: Checkpoint) -> int:
-        """Save it if the stored revision is `checkpoint.revision` (0: if there is none); return the new revision.
+        """As `save_checkpoints`, one alone."""
+        [revision] = await self.save_checkpoints(transaction, [(partition, checkpoint)])
+        return revision
+
+    async def save_checkpoints(
+        self, transaction: StepTransaction, checkpoints: Sequence[tuple[Partition, Checkpoint]]
+    ) -> list[int]:
+        """Save each if the stored revision is its own (0: if there is none), all in one statement; return the new ones.
 
         Raises CheckpointConflict otherwise (some stores: RowConflict at the commit), and then the transaction cannot
-        commit any more, whatever becomes of the error. The value given stays as it is.
+        commit any more, whatever becomes of the error. The values given stay as they are.
         """
-        revision = self._next(checkpoint.revision)
-        state = _State(checkpoint.watermarks, checkpoint.gaps, checkpoint.counters, checkpoint.letters)
-        row = (partition.place, checkpoint.offset, revision, _encode(state).decode())
+        rows: list[Row] = []
+        for partition, checkpoint in checkpoints:
+            state = _State(checkpoint.watermarks, checkpoint.gaps, checkpoint.counters, checkpoint.letters)
+            revision = self._next(checkpoint.revision)
+            rows.append((partition.place, checkpoint.offset, revision, _encode(state).decode()))
+        known = [(row, each.revision) for row, (_, each) in zip(rows, checkpoints, strict=True) if each.revision]
+        new = [row for row, (_, each) in zip(rows, checkpoints, strict=True) if not each.revision]
         try:
-            if checkpoint.revision:
-                await transaction.update_rows(CHECKPOINTS, [row], expect=[checkpoint.revision])
-            else:
-                await transaction.insert_rows(CHECKPOINTS, [row])
+            if known:
+                expected = [revision for _, revision in known]
+                await transaction.update_rows(CHECKPOINTS, [row for row, _ in known], expect=expected)
+            if new:
+                await transaction.insert_rows(CHECKPOINTS, new)
         except RowConflict as error:
+            if len(checkpoints) > 1:
+                raise CheckpointConflict(
+                    f"{self._subscription}: of the {len(checkpoints)} stored checkpoints of this step at least one is "
+                    "not as expected any more: another worker moved it; do the partitions one by one",
+                    subscription=self._subscription,
+                ) from error
+            [(partition, checkpoint)] = checkpoints
             raise _checkpoint_moved(partition, checkpoint.revision) from error
-        return revision
+        return [row[2] for row in rows]
 
     async def accept_loss(self, partition: Partition, source: str) -> int:
         """An operator accepts a LOST gap: the watermark moves to its lost_through, which is returned; the gap goes, or

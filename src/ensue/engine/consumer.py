@@ -1,4 +1,4 @@
-"""The consumer of one partition: read a batch, apply it in one transaction with its checkpoint, go on.
+"""The consumer of one partition: read a batch, have it applied in one transaction with its checkpoint, go on.
 
 Correctness rests on the checkpoint alone: offset and watermarks are written in the transaction of the effects, under a
 revision that only one worker can move. Whoever else believes to own the partition rolls back. See
@@ -13,13 +13,14 @@ from random import Random
 
 from ensue.engine.context import Context
 from ensue.engine.dead_letters import DeadLetters, Reason
-from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed
+from ensue.engine.dispatch import StepFailed
 from ensue.engine.gap_watch import GapWatch
+from ensue.engine.lane import Lane, Part
 from ensue.engine.loop import Loop
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict
 from ensue.message import Checkpoint, Counters, DeadLetter, GapState, Garbage, Message, Partition
 from ensue.plan import Plan, plan
-from ensue.ports import Reader, StepTransaction
+from ensue.ports import Reader
 
 log = logging.getLogger("ensue.consumer")
 
@@ -30,10 +31,10 @@ class PartitionConsumer(Loop):
     log = log
     at_once = (CheckpointConflict, RowConflict)
 
-    def __init__(self, partition: Partition, context: Context, random: Random) -> None:
+    def __init__(self, partition: Partition, context: Context, lane: Lane, random: Random) -> None:
         super().__init__(str(partition), context)
         self.partition = partition
-        self._random = random
+        self._lane = lane
         self._checkpoint = Checkpoint()
         self._letters = DeadLetters(partition, context, random)
         self._reader: Reader | None = None
@@ -84,7 +85,9 @@ class PartitionConsumer(Loop):
         if now - self._looked >= context.config.poll_interval_s:
             self._looked = now
             await self._look_around()
-        if self._letters.any and await self._letters.retry_due(self._checkpoint):
+        if self._letters.next_due_s() <= 0:
+            async with self._lane.alone():
+                await self._letters.retry_due(self._checkpoint)
             context.progress()
         wait_s = min(context.config.poll_interval_s, self._letters.next_due_s())
         batch: Sequence[Message | Garbage] = ()
@@ -157,30 +160,44 @@ class PartitionConsumer(Loop):
     # -------------------------------------------------------------------------------------------------- one batch
 
     async def _process(self, batch: Sequence[Message | Garbage]) -> None:
-        """Apply a batch in one transaction; on a failure find the message at fault, so that only it pays."""
-        left = [batch]  # the next part last
+        """Have a batch applied in one transaction; on a failure find the message at fault, so that only it pays."""
+        left = [batch]  # the next records last
         while left and not self._stop.asked:
-            part = left.pop()
-            todo = self._plan(part)
+            records = left.pop()
+            todo = self.plan(records)
             if not todo.has_effect:
                 self._forward(todo)
                 continue
+            part = Part(self, records, todo)
             try:
-                await self._commit(todo)
+                await self._lane.apply(part)
             except StepFailed as failure:
-                if len(part) == 1:
-                    await self._set_aside(todo, failure)
+                left.append(records[len(part.records) :])
+                if len(part.records) == 1:
+                    await self._set_aside(part.todo, failure)
                 else:
-                    left += reversed(_parts(part, todo, failure.index))
-                continue
-            if todo.rewind >= 0:
+                    left += reversed(_split(part.records, part.todo, failure.index))
+            else:
+                left.append(records[len(part.records) :])
+                self._applied(part)
+            if part.todo.rewind >= 0:
                 return  # the rest of the batch is read again, after what the log still holds before it
+            left = [each for each in left if each]
 
-    def _plan(self, batch: Sequence[Message | Garbage]) -> Plan:
+    def _applied(self, part: Part) -> None:
+        if part.following is None:
+            self._forward(part.todo)
+            return
+        self._moved(part.following)
+        self._letters.added(part.letters)
+        self._gaps.log_changes(part.todo)
+
+    def plan(self, records: Sequence[Message | Garbage]) -> Plan:
+        """What to do with records that follow what the checkpoint has."""
         checkpoint = self._checkpoint
         context = self._context
         return plan(
-            batch,
+            records,
             checkpoint.watermarks,
             checkpoint.gaps,
             context.dispatcher.routes,
@@ -189,62 +206,8 @@ class PartitionConsumer(Loop):
             checkpoint.counters.since,
         )
 
-    async def _commit(self, todo: Plan) -> None:
-        try:
-            following, letters = await self._transact(todo)
-        except (StepFailed, *NOT_THE_MESSAGE):
-            raise
-        except BaseException as error:  # e.g. a constraint that the database checks at commit
-            if not todo.apply:
-                raise  # no message can be blamed
-            failure = blamed(error)
-            if len(todo.apply) > 1:
-                raise StepFailed(None, failure) from error
-            handler = self._context.dispatcher.only_handler(todo.apply[0].type)
-            raise StepFailed(0, failure, handler) from error
-        self._context.faults.point("consumer.committed")
-        self._moved(following)
-        self._letters.added(letters)
-        self._gaps.log_changes(todo)
-
-    async def _transact(self, todo: Plan) -> tuple[Checkpoint, list[DeadLetter]]:
-        context, faults = self._context, self._context.faults
-        async with context.store.transaction() as transaction:
-            faults.point("consumer.begun")
-            known = await self._claim(transaction, todo) if todo.foreign else 0
-            if todo.apply:
-                outgoing = await context.dispatcher.apply(transaction, todo.apply)
-                faults.point("consumer.handled")
-                await transaction.flush()  # entities first: their row locks put the outbox records in order
-                if records := outgoing.close():
-                    await transaction.outbox_add(records)
-                    faults.point("consumer.outbox_written")
-            letters = self._letters.waiting_letters(todo, transaction.now)
-            following = self._following(todo, applied=len(todo.apply), duplicates=known, dead=len(todo.garbage))
-            if letters:
-                await context.books.add_letters(transaction, following, letters)
-            following.revision = await context.books.save_checkpoint(transaction, self.partition, following)
-            faults.point("consumer.checkpoint_written")
-        return following, letters
-
-    async def _claim(self, transaction: StepTransaction, todo: Plan) -> int:
-        """Leave out of `todo` the messages without a chain that were here before; return how many."""
-        pairs = [(each.source, each.id) for each in (*todo.apply, *todo.waiting) if not each.position]
-        fresh = await self._context.books.claim(transaction, pairs)
-
-        def is_fresh(message: Message) -> bool:
-            pair = (message.source, message.id)
-            if message.position:
-                return True
-            if pair not in fresh:
-                return False
-            fresh.discard(pair)  # twice in one batch is a duplicate too
-            return True
-
-        before = len(todo.apply) + len(todo.waiting)
-        todo.apply = [each for each in todo.apply if is_fresh(each)]
-        todo.waiting = [each for each in todo.waiting if is_fresh(each)]
-        return before - len(todo.apply) - len(todo.waiting)
+    def letters_of(self, todo: Plan, now: float) -> list[DeadLetter]:
+        return self._letters.waiting_letters(todo, now)
 
     async def _set_aside(self, todo: Plan, failure: StepFailed) -> None:
         """The message failed alone: keep it with the reason, and let its key wait."""
@@ -256,7 +219,7 @@ class PartitionConsumer(Loop):
                 await books.claim(transaction, [(message.source, message.id)])
             letter = self._letters.failed_letter(message, reason, transaction.now)
             dead = self._letters.is_dead(letter)
-            following = self._following(todo, retries=not dead, dead=int(dead))
+            following = self.following(todo, retries=not dead, dead=int(dead))
             await books.add_letters(transaction, following, [letter])
             following.revision = await books.save_checkpoint(transaction, self.partition, following)
             self._context.faults.point("letter.aside")
@@ -265,7 +228,7 @@ class PartitionConsumer(Loop):
         self._letters.log_failure(letter, reason)
         self._gaps.log_changes(todo)
 
-    def _following(
+    def following(
         self, todo: Plan, *, applied: int = 0, duplicates: int = 0, retries: int = 0, dead: int = 0
     ) -> Checkpoint:
         """The checkpoint after `todo`; the one in memory stays as it is until the commit."""
@@ -305,7 +268,7 @@ class PartitionConsumer(Loop):
     async def _save(self) -> None:
         """Store offset and counters alone."""
         async with self._context.store.transaction() as transaction:
-            following = self._following(Plan())
+            following = self.following(Plan())
             following.revision = await self._context.books.save_checkpoint(transaction, self.partition, following)
         self._moved(following)
 
@@ -318,7 +281,7 @@ class PartitionConsumer(Loop):
                 log.info("%s: the last offset is not saved (%s); it will be read again", self.partition, error)
 
 
-def _parts(batch: Sequence[Message | Garbage], todo: Plan, index: int | None) -> list[Sequence[Message | Garbage]]:
+def _split(batch: Sequence[Message | Garbage], todo: Plan, index: int | None) -> list[Sequence[Message | Garbage]]:
     """Cut a failed batch: before the failed message, it alone, after it; one by one when nobody knows which failed."""
     if index is None or len(batch) == 1:
         return [batch[each : each + 1] for each in range(len(batch))]

@@ -206,8 +206,9 @@ class DeadLetters:
         message = _message(letter)
         if message.type not in context.dispatcher.routes:
             raise UsageError(f"no handler for {message.type} any more; discard the letter")
-        async with context.store.transaction() as transaction:
-            outgoing = await context.dispatcher.apply(transaction, [message])
+        async with context.store.transaction(snapshot=context.dispatcher.wants_snapshot([message])) as transaction:
+            outgoing = context.dispatcher.outgoing(transaction.now)
+            await context.dispatcher.apply(transaction, [message], outgoing)
             await transaction.flush()
             if records := outgoing.close():
                 await transaction.outbox_add(records)

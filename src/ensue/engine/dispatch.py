@@ -1,8 +1,8 @@
 """Hand a batch of messages to their handlers inside one open transaction.
 
-Messages whose handlers are all entity steps run together: one load of all their entities, the handlers on plain
-objects in memory, one save. A plain handler may do anything to the database, so entities are saved before it and
-loaded anew after it.
+Messages whose handlers are all entity steps in memory run together: one load of all their entities, the handlers on
+plain objects, one save. Any other handler may do anything to the database: before and after it the session is flushed
+and forgets what it knows, so that each message finds what it would find in a transaction of its own.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from ensue.codec import RECORD_BYTES_MAX
 from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
 from ensue.engine.entities import Call, EntityRun
-from ensue.errors import CheckpointConflict, HandlerCancelled, StoreUnavailable
+from ensue.errors import CheckpointConflict, HandlerCancelled, StoreUnavailable, causes
 from ensue.event import EventType
 from ensue.handler import Handler
-from ensue.handling import finished
+from ensue.handling import finished, wraps_async
 from ensue.message import Message
 from ensue.ports import Ids, StepTransaction
 from ensue.repository import Repository
 from ensue.service import ServiceDefinition
-from ensue.step import Outgoing, Step
+from ensue.step import Outgoing, SessionAsked, Step
 
 #: Not the message's fault: the loop deals with these, no attempt is counted.
 NOT_THE_MESSAGE = (StoreUnavailable, CheckpointConflict)
+#: By name, being SQLAlchemy's and the drivers': a constraint that the step violates, a row whose version moved.
+_RACES = frozenset({"IntegrityError", "UniqueViolation", "UniqueViolationError", "DuplicateKeyError", "StaleDataError"})
 
 
 class StepFailed(Exception):
@@ -47,16 +49,24 @@ class StepFailed(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
-    """All that happens for one event type. entities: every handler is an entity step."""
+    """All that happens for one event type.
+
+    together: every handler is an entity step that has nothing but its entities, so that many messages share a load. An
+    async one may still ask for the step's session: that is found out when it does, see `SessionAsked`.
+    """
 
     event: EventType[Any]
     read: Callable[[bytes], Any]
     calls: tuple[Call, ...]
-    entities: bool
+    together: bool
 
 
 class Dispatcher:
-    """The handlers of one service, ready to run. documents: each entity is a document of its own, see `EntityRun`."""
+    """The handlers of one service, ready to run.
+
+    documents: each entity is a document of its own, see `EntityRun`. sessions: of the store; where there is none, no
+    entity step can do anything beside its entities.
+    """
 
     def __init__(
         self,
@@ -66,12 +76,14 @@ class Dispatcher:
         record_bytes_max: int = RECORD_BYTES_MAX,
         *,
         documents: bool = False,
+        sessions: bool = True,
     ) -> None:
         self.definition = definition
         self._documents = documents
+        self._sessions = sessions
         self._record_bytes_max = record_bytes_max
         places: dict[Repository[Any] | None, int] = {}
-        self.routes = {kind: _route(handlers, places) for kind, handlers in definition.handlers.items()}
+        self.routes = {kind: _route(handlers, places, sessions) for kind, handlers in definition.handlers.items()}
         self._ids = ids
         self._partitions = partitions
         self._types: dict[type, EventType[Any]] = {}
@@ -81,6 +93,11 @@ class Dispatcher:
         """The name of the handler of an event type; empty when it has several, or none."""
         handlers = self.definition.handlers.get(kind, ())
         return handlers[0].name if len(handlers) == 1 else ""
+
+    def wants_snapshot(self, messages: Sequence[Message]) -> bool:
+        """Whether a handler of these may change what it read without a lock; entity steps have their rows locked."""
+        routes = self.routes
+        return not all(routes[message.envelope.type].together for message in messages)
 
     def outgoing(self, now: float) -> Outgoing:
         return Outgoing(
@@ -98,36 +115,54 @@ class Dispatcher:
         outgoing = self.outgoing(transaction.now)
         return Step(transaction, outgoing, None, correlation_id or self._ids.next(), traceparent, key)
 
-    async def apply(self, transaction: StepTransaction, messages: Sequence[Message]) -> Outgoing:
-        """Run the handlers of `messages` in order; return what they publish, not yet in the outbox.
+    async def apply(
+        self,
+        transaction: StepTransaction,
+        messages: Sequence[Message],
+        outgoing: Outgoing,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Run the handlers of `messages` in order; return how many were handled: all, or those before `enough` said so,
+        at least one. What they publish is in `outgoing`, not yet in the outbox.
 
-        Raises StepFailed with the index of the message whose handler failed.
+        Raises StepFailed with the index of the message whose handler failed, and SessionAsked: roll back, begin anew.
         """
-        outgoing = self.outgoing(transaction.now)
         routes = self.routes
         start, end = 0, len(messages)
         while start < end:
-            together = routes[messages[start].envelope.type].entities
+            together = routes[messages[start].envelope.type].together
             stop = start + 1
-            while stop < end and routes[messages[stop].envelope.type].entities is together:
+            while stop < end and routes[messages[stop].envelope.type].together is together:
                 stop += 1
             if together:
                 if start:
-                    await transaction.flush()  # a repository that reads past the session sees what handlers left in it
-                await self._entity_run(transaction, messages, start, stop, outgoing)
+                    await transaction.flush(forget=True)
+                count = await self._entity_run(transaction, messages, start, stop, outgoing, enough)
             else:
-                await self._plain_run(transaction, messages, start, stop, outgoing)
-            start = stop
-        return outgoing
+                count = await self._plain_run(transaction, messages, start, stop, outgoing, enough)
+            start += count
+            if enough():
+                break
+        return start
 
     async def _plain_run(
-        self, transaction: StepTransaction, messages: Sequence[Message], start: int, stop: int, outgoing: Outgoing
-    ) -> None:
+        self,
+        transaction: StepTransaction,
+        messages: Sequence[Message],
+        start: int,
+        stop: int,
+        outgoing: Outgoing,
+        enough: Callable[[], bool],
+    ) -> int:
         index = start
         call: Call | None = None
         routes = self.routes
         try:
             for index in range(start, stop):
+                if index:
+                    if index > start and enough():
+                        return index - start
+                    await transaction.flush(forget=True)
                 call = None
                 message = messages[index]
                 route = routes[message.envelope.type]
@@ -138,7 +173,7 @@ class Dispatcher:
                 )
                 for call in route.calls:
                     if call.repository is not None:
-                        await transaction.flush()  # as before a run of entity steps
+                        await transaction.flush(forget=True)  # as before a run of entity steps
                         one = (message, lambda _, event=event: event, (call,))
                         await EntityRun(transaction, outgoing, documents=self._documents).run([one])
                         continue
@@ -152,19 +187,34 @@ class Dispatcher:
             raise
         except BaseException as error:
             raise StepFailed(index, blamed(error), _name(call)) from error
+        return stop - start
 
     async def _entity_run(
-        self, transaction: StepTransaction, messages: Sequence[Message], start: int, stop: int, outgoing: Outgoing
-    ) -> None:
+        self,
+        transaction: StepTransaction,
+        messages: Sequence[Message],
+        start: int,
+        stop: int,
+        outgoing: Outgoing,
+        enough: Callable[[], bool],
+    ) -> int:
         run = EntityRun(transaction, outgoing, documents=self._documents)
         routes = [self.routes[message.envelope.type] for message in messages[start:stop]]
         try:
-            await run.run([(each, route.read, route.calls) for each, route in zip(messages[start:stop], routes)])  # noqa: B905  # of one length
+            work = [(each, route.read, route.calls) for each, route in zip(messages[start:stop], routes)]  # noqa: B905  # of one length
+            return await run.run(work, enough, guarded=self._sessions and stop - start > 1)
         except NOT_THE_MESSAGE:
+            raise
+        except SessionAsked:
+            assert run.index is not None
+            kind = messages[start + run.index].envelope.type
+            self.routes[kind] = dataclasses.replace(self.routes[kind], together=False)
             raise
         except BaseException as error:
             index = None if run.index is None else start + run.index
             raise StepFailed(index, blamed(error), self._at_fault(messages, start, stop, index, run.call)) from error
+        finally:
+            outgoing.guarded = False
 
     def _at_fault(
         self, messages: Sequence[Message], start: int, stop: int, index: int | None, call: Call | None
@@ -189,6 +239,13 @@ def blamed(error: BaseException) -> BaseException:
     return error
 
 
+def lost_a_race(error: BaseException) -> bool:
+    """Whether `error` is what a step meets when another process was quicker: a row that is there by now, or that is not
+    as it was read. It may be the handler's own fault as well, which another attempt tells."""
+    names = {cls.__name__ for each in causes(error) for cls in type(each).__mro__}
+    return not names.isdisjoint(_RACES)
+
+
 def _in_thread(call: Callable[[Any, Any, Step], Any], event: Any, step: Step) -> Any:
     """Call a plain handler, and give other names to what means something else where its result is awaited.
 
@@ -202,7 +259,7 @@ def _in_thread(call: Callable[[Any, Any, Step], Any], event: Any, step: Step) ->
         raise RuntimeError(f"the handler raised {type(error).__name__}") from error
 
 
-def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int]) -> Route:
+def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int], sessions: bool) -> Route:
     calls = tuple(
         Call(
             each,
@@ -212,11 +269,13 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
             places.setdefault(each.repository, len(places)),
             attrgetter(each.id_field) if each.id_field else _no_id,
             each.optional,
+            each.asynchronous or wraps_async(each.function),
         )
         for each in handlers
     )
     event = handlers[0].event
-    return Route(event, event.read, calls, all(call.repository is not None for call in calls))
+    together = all(call.repository is not None and not (sessions and call.handler.needs_session) for call in calls)
+    return Route(event, event.read, calls, together)
 
 
 def _no_id(event: Any) -> Any:

@@ -18,14 +18,15 @@ from ensue.handling import finished
 from ensue.message import Message
 from ensue.ports import DocumentTransaction, StepTransaction
 from ensue.repository import Repository, SqlAlchemyRepository, TableRepository
-from ensue.step import Outgoing, Step
+from ensue.step import Outgoing, SessionAsked, Step
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
     """A handler made ready: no lookup is left for the moment when it is called.
 
-    place: the repository's number in its service; repositories that are equal have the same.
+    place: the repository's number in its service; repositories that are equal have the same. awaits: it can wait for
+    the session.
     """
 
     handler: Handler
@@ -35,26 +36,36 @@ class Call:
     place: int
     id_of: Callable[[Any], Any]
     optional: bool
+    awaits: bool
 
 
 class Entities:
-    """The entities of one repository in one run. found: by id; before they are loaded, the ids that are wanted."""
+    """The entities of one repository in one run. found: by id; before they are loaded, the ids that are wanted.
 
-    __slots__ = ("_deleted", "changed", "created", "found", "repository")
+    unsettled: ids of those that must be saved and loaded anew before another handler has them.
+    """
+
+    __slots__ = ("_mapped", "changed", "created", "found", "repository", "unsettled")
 
     def __init__(self, repository: Repository[Any]) -> None:
         self.repository = repository
-        self._deleted = repository.deleted if isinstance(repository, SqlAlchemyRepository) else None
+        self._mapped = repository if isinstance(repository, SqlAlchemyRepository) else None
+        self.unsettled: set[Any] = set()
         self.found: dict[Any, Any] = {}
         self.changed: dict[Any, Any] = {}
         self.created: dict[Any, Any] = {}
 
     def left(self, transaction: StepTransaction, entity_id: Any, entity: Any, result: Any) -> None:
         """A handler was given `entity` (None: there is none) and returned `result` (None: nothing)."""
-        if entity is not None and self._deleted is not None and self._deleted(transaction, entity):
-            # By its session: whatever comes next in this batch must find what it would find in a later one.
-            self.changed.pop(entity_id, None)
-            self.found[entity_id] = entity = None
+        mapped = self._mapped
+        if mapped is not None:
+            if entity is not None and mapped.deleted(transaction, entity):
+                # By its session: whatever comes next in this batch must find what it would find in a later one.
+                self.changed.pop(entity_id, None)
+                self.found[entity_id] = entity = None
+            left = entity if result is None else result
+            if left is not None and mapped.unsettled(left):
+                self.unsettled.add(entity_id)
         if result is None or result is entity:
             if entity is not None and entity_id not in self.created:
                 self.changed[entity_id] = entity
@@ -87,7 +98,12 @@ class EntityRun:
         self.index: int | None = None
         self.call: Call | None = None
 
-    async def run(self, work: Sequence[Work]) -> None:
+    async def run(
+        self, work: Sequence[Work], enough: Callable[[], bool] = lambda: False, *, guarded: bool = False
+    ) -> int:
+        """Return how much of the work was done, the first of it at least: all, or what came before `enough` said so, or
+        before a message whose entity has to be loaded anew. guarded: raises SessionAsked."""
+        count = len(work)
         transaction, outgoing, documents = self._transaction, self._outgoing, self._documents
         ready: list[tuple[Message, Any, Todo]] = []
         loaded: dict[int, Entities] = {}
@@ -107,6 +123,9 @@ class EntityRun:
         for entities in loaded.values():
             entities.found = await entities.repository.load(transaction, list(entities.found))
         for self.index, (message, event, todo) in enumerate(ready):
+            if self.index and (enough() or any(each in entities.unsettled for _, entities, each in todo)):
+                count = self.index
+                break
             envelope = message.envelope
             step = Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
             for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
@@ -114,15 +133,19 @@ class EntityRun:
                 entity = entities.found.get(entity_id)
                 if entity is None and not call.optional:
                     raise missing(call.handler, entity_id)
+                outgoing.guarded = guarded and call.awaits
                 result = call.call(entity, event, step)
                 if result is not None and result is not entity:
                     result = await entity_of(call.handler, result, entity_id)
+                if outgoing.asked:
+                    raise SessionAsked  # again: the handler has caught it
                 entities.left(transaction, entity_id, entity, result)
                 if documents is not None:
                     documents.done(message, call, entities, entity_id)
         self.index = None
         for entities in loaded.values():
             await entities.repository.save(transaction, entities.changed, entities.created)
+        return count
 
 
 class Documents:

@@ -84,6 +84,7 @@ class Runtime:
                 settings.partitions,
                 settings.engine.record_bytes_max,
                 documents=not store.capabilities.transactions,
+                sessions=store.capabilities.sessions,
             ),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,

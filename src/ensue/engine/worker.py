@@ -18,6 +18,7 @@ from typing import Protocol
 from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.context import Context
 from ensue.engine.endings import LoopTask, ends_loop
+from ensue.engine.lane import Lane
 from ensue.engine.leases import fair_share, until_next
 from ensue.engine.loop import Loop
 from ensue.engine.relay import Relay
@@ -48,6 +49,8 @@ class Worker:
         self.failed: UsageError | None = None
         self._context = context
         self._random = Random(context.random.random())
+        lanes = context.dispatcher.definition.lanes
+        self._lanes = [Lane(context, Random(self._random.random())) for _ in range(lanes)]
         self._loops: dict[str, tuple[Running, asyncio.Task[None]]] = {}
         self._beating: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
@@ -170,7 +173,9 @@ class Worker:
             return RelayAndRetention(context)
         topic, _, number = name.rpartition("/")
         partition = Partition(context.service, topic, int(number))
-        return PartitionConsumer(partition, context, Random(self._random.random()))
+        # Topics with the same keys have them in the same partitions: what touches one entity shares a lane.
+        lane = self._lanes[partition.number % len(self._lanes)]
+        return PartitionConsumer(partition, context, lane, Random(self._random.random()))
 
     async def _guard(self, name: str, loop: Running) -> None:
         try:

@@ -52,12 +52,15 @@ class StepSessions:
     def _sync(self) -> StepSession | None:
         return self._plain if self._async is None else cast("StepSession", self._async.sync_session)
 
-    async def flush(self) -> None:
+    async def flush(self, *, forget: bool = False) -> None:
         session = self._sync
-        if session is not None:
-            from sqlalchemy.util.concurrency import greenlet_spawn
+        if session is None or not (session.identity_map or session.new or session.deleted):
+            return
+        from sqlalchemy.util.concurrency import greenlet_spawn
 
-            await greenlet_spawn(session.flush)
+        await greenlet_spawn(session.flush)
+        if forget:
+            session.expunge_all()
 
     async def finish(self) -> None:
         """Before a commit: send what is unsaved. Raises UsageError when an error of doing so was caught."""

@@ -28,6 +28,7 @@ from ensue.handling import finished, name_of
 from ensue.message import Envelope, Message, OutboxRecord
 from ensue.ports import StepTransaction
 from ensue.repository import Repository, TableRepository
+from ensue.step import Outgoing, SessionAsked
 from ensue.stores.sqlite import SqliteStore
 
 T = TypeVar("T")
@@ -121,10 +122,7 @@ class Scenario:
             async with store.transaction() as transaction:
                 await self._arrange(transaction, dispatcher)
             try:
-                async with store.transaction() as transaction:
-                    outgoing = await dispatcher.apply(transaction, _messages(events, specs))
-                    await transaction.flush()
-                    await transaction.outbox_add(outgoing.records)
+                outgoing = await _step(store, dispatcher, _messages(events, specs))
                 records = outgoing.records
                 types = {spec.type: spec for spec in outgoing.types.values()}
             except StepFailed as failure:
@@ -187,6 +185,19 @@ class Scenario:
             if handler.entity is cls:
                 return handler.repository
         return None
+
+
+async def _step(store: SqliteStore, dispatcher: Dispatcher, messages: Sequence[Message]) -> Outgoing:
+    while True:
+        try:
+            async with store.transaction() as transaction:
+                outgoing = dispatcher.outgoing(transaction.now)
+                await dispatcher.apply(transaction, messages, outgoing)
+                await transaction.flush()
+                await transaction.outbox_add(outgoing.records)
+            return outgoing
+        except SessionAsked:
+            continue  # as the engine does
 
 
 def _messages(events: Sequence[Any], specs: Sequence[EventType[Any]]) -> list[Message]:

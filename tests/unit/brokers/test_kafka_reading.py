@@ -58,7 +58,7 @@ async def test_readers_of_one_partition_at_different_offsets_each_see_everything
         for number, records in enumerate(found):
             assert positions(records) == list(range(number * 100 + 1, 3001))
         assert broker._state is not None
-        assert len(broker._state.lanes._lanes) == 1
+        assert len(broker._state.fetchers._fetchers) == 1
 
 
 async def test_a_reader_that_jumps_about_always_gets_what_follows(url: str) -> None:

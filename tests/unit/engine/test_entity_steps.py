@@ -447,3 +447,27 @@ async def test_an_entity_of_another_id_than_the_event_names_is_refused() -> None
 
 
 _NAMES = ("account_id", "balance", "moves")
+
+
+async def test_an_async_entity_step_that_asks_for_the_session_finds_what_came_before_it(
+    kind: str, tmp_path: Path
+) -> None:
+    """The messages before it have changed their entities in memory only: they are done anew, one by one."""
+    service = bank_of(kind)
+    entity: Any = Row if kind == "mapped class" else Plain
+
+    async def count(account: Any, event: Closed, step: Step) -> None:
+        total = (await step.session.scalars(select(func.sum(Row.moves)))).one()
+        step.session.add(Note(text=f"{event.account_id}:{total}"))
+
+    count.__annotations__.update(account=entity)
+    service.on(count)
+    async with bench(tmp_path, service) as world:
+        await Sender(world.broker).send(
+            Opened(account_id="a"), Moved(account_id="a", amount=Decimal(1)), Closed(account_id="a"),
+            Moved(account_id="a", amount=Decimal(1)), Closed(account_id="a"),
+        )  # fmt: skip
+        await world.settle()
+        async with service.query() as session:
+            assert [*await session.scalars(select(Note.text).order_by(Note.id))] == ["a:1", "a:2"]
+        assert not await world.dead_letters("bank")

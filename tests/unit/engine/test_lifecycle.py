@@ -443,7 +443,9 @@ async def test_a_heartbeat_that_fails_keeps_the_work_going(tmp_path: Path) -> No
     class Arrhythmic(SqliteStore):
         beats = 0
 
-        def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[SqliteTransaction, bool | None]:
+        def transaction(
+            self, *, upkeep: bool = False, snapshot: bool = False
+        ) -> AbstractAsyncContextManager[SqliteTransaction, bool | None]:
             self.beats += upkeep  # nothing else is upkeep here: there is no position of a relay to save
             if upkeep and self.beats in (3, 4):
                 raise StoreUnavailable("no pulse")

@@ -16,6 +16,7 @@ from tests.unit.engine.workbench import LIMIT_S, ReadByBroker, Sender, config, s
 from ensue import EngineConfig, Event, Service, Settings, Step
 from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.engine.consumer import PartitionConsumer
+from ensue.engine.lane import Lane
 from ensue.engine.runtime import Runtime
 from ensue.engine.worker import RELAY
 from ensue.message import Partition
@@ -180,7 +181,8 @@ async def test_of_two_that_believe_to_own_a_partition_exactly_one_commits_each_b
             runtime = place.worker(broker)
             await runtime.start(work=False)
             stack.push_async_callback(runtime.stop)
-            consumers.append(PartitionConsumer(Partition("eater", "bread", 3), runtime.context, Random(0)))
+            lane = Lane(runtime.context, Random(0))
+            consumers.append(PartitionConsumer(Partition("eater", "bread", 3), runtime.context, lane, Random(0)))
         sender = Sender(brokers[0], partitions=PARTITIONS)
         loaf = next(name for name in map(str, range(99)) if sender.record(Baked(loaf=name, number=0)).partition == 3)
         sender = Sender(brokers[0], partitions=PARTITIONS)

@@ -183,7 +183,7 @@ class CountingStore(SqliteStore):
     commits = 0
 
     @asynccontextmanager
-    async def transaction(self, *, upkeep: bool = False) -> AsyncIterator[SqliteTransaction]:
+    async def transaction(self, *, upkeep: bool = False, snapshot: bool = False) -> AsyncIterator[SqliteTransaction]:
         self.transactions += not upkeep
         async with super().transaction(upkeep=upkeep) as transaction:
             yield transaction

@@ -13,7 +13,7 @@ import confluent_kafka
 
 from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
 from ensue.brokers.kafka.failures import unavailable
-from ensue.brokers.kafka.reading import Cursor, Lane, Lanes
+from ensue.brokers.kafka.reading import Cursor, Fetcher, Fetchers
 from ensue.brokers.kafka.sending import Sender
 from ensue.brokers.kafka.settings import parse_kafka_url
 from ensue.brokers.kafka.topics import Topics
@@ -34,9 +34,9 @@ _THREADS = 4
 class _Open:
     """What is there between open and close."""
 
-    def __init__(self, topics: Topics, lanes: Lanes, sender: Sender, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, topics: Topics, fetchers: Fetchers, sender: Sender, threads: ThreadPoolExecutor) -> None:
         self.topics = topics
-        self.lanes = lanes
+        self.fetchers = fetchers
         self.sender = sender
         self.threads = threads
         self.retired: list[Sender] = []
@@ -91,7 +91,7 @@ class KafkaBroker:
             await asyncio.shield(asyncio.to_thread(topics.close))
             raise
         threads = ThreadPoolExecutor(_THREADS, "ensue-kafka-request")
-        self._state = _Open(topics, Lanes(self._settings), sender, threads)
+        self._state = _Open(topics, Fetchers(self._settings), sender, threads)
         self._state.known = known
 
     async def close(self) -> None:
@@ -99,10 +99,10 @@ class KafkaBroker:
         state, self._state = self._state, None
         if state is None:
             return
-        lanes = state.lanes.stop()
+        fetchers = state.fetchers.stop()
         for each in (state.sender, *state.retired):
             each.stop()
-        await asyncio.shield(asyncio.to_thread(_finish, state, lanes))
+        await asyncio.shield(asyncio.to_thread(_finish, state, fetchers))
 
     # --- topics
 
@@ -219,7 +219,7 @@ class KafkaBroker:
     def _forget(self, state: _Open, name: str) -> None:
         if state.known.pop(name, 0):
             state.gone.add(name)
-        state.lanes.forget(name)
+        state.fetchers.forget(name)
 
     def _gone(self, name: str) -> BrokerUnavailable:
         return BrokerUnavailable(
@@ -235,11 +235,11 @@ class KafkaBroker:
             raise UsageError(f"Kafka URL: librdkafka refuses its settings: {error.args[0].str()}") from error
 
 
-def _finish(state: _Open, lanes: Sequence[Lane]) -> None:
+def _finish(state: _Open, fetchers: Sequence[Fetcher]) -> None:
     """Wait for all threads; blocks for at most the settings' timeout."""
     state.threads.shutdown(wait=True, cancel_futures=True)
-    for lane in lanes:
-        lane.join()
+    for fetcher in fetchers:
+        fetcher.join()
     for sender in (state.sender, *state.retired):
         sender.join()
     state.topics.close()
@@ -256,7 +256,7 @@ class KafkaReader(BaseReader[KafkaBroker]):
         while True:
             state, name = broker._opened(), await broker._checked(topic, partition)
             if self._cursor is None or self._cursor.dropped:
-                self._cursor = state.lanes.begin(name, partition, self.after)
+                self._cursor = state.fetchers.begin(name, partition, self.after)
             cursor = self._cursor
             if cursor.problem:
                 raise unavailable(broker._settings, f"read {topic}/{partition}", cursor.problem)
@@ -279,7 +279,7 @@ class KafkaReader(BaseReader[KafkaBroker]):
     def _let_go(self) -> None:
         cursor, self._cursor = self._cursor, None
         if cursor is not None and self._broker._state is not None:
-            self._broker._state.lanes.end(cursor)
+            self._broker._state.fetchers.end(cursor)
 
 
 def _version() -> tuple[int, ...]:

@@ -1,11 +1,12 @@
-"""Reading: cursors, one for each reader, and the lanes that fetch for them.
+"""Reading: cursors, one for each reader, and the fetchers that fill them.
 
-A lane is one librdkafka consumer in one thread, and can be at one place of a partition: mostly one lane serves all, and
-a second reader of a partition has its cursor in another. A lane uses assign with explicit offsets, never a group. It
-takes what has arrived and puts it in its cursors' buffers; a cursor whose buffer is full is unassigned until it has
-room again, and a lane whose cursors all have enough stops polling, so that librdkafka's own bounded queue holds back
-the broker.
-Only the lane's thread touches the consumer and changes where a cursor fetches; only the event loop takes records out.
+A fetcher is one librdkafka consumer in one thread, and can be at one place of a partition: mostly one serves all, and a
+second reader of a partition has its cursor in another. It uses assign with explicit offsets, never a group. It takes
+what has arrived and puts it in its cursors' buffers; a cursor whose buffer is full is unassigned until it has room
+again, and a fetcher whose cursors all have enough stops polling, so that librdkafka's own bounded queue holds back the
+broker.
+Only the fetcher's thread touches the consumer and changes where a cursor fetches; only the event loop takes records
+out.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class Cursor:
     """
 
     __slots__ = (
-        "again_at", "assigned", "dropped", "fetched", "lane", "live", "number", "problem", "received_bytes", "records",
-        "taken_bytes", "topic", "waiter",
+        "again_at", "assigned", "dropped", "fetched", "fetcher", "live", "number", "problem", "received_bytes",
+        "records", "taken_bytes", "topic", "waiter",
     )  # fmt: skip
 
-    def __init__(self, lane: Lane, topic: str, number: int, after: int) -> None:
-        self.lane = lane
+    def __init__(self, fetcher: Fetcher, topic: str, number: int, after: int) -> None:
+        self.fetcher = fetcher
         self.topic = topic
         self.number = number
         self.fetched = after
@@ -88,7 +89,7 @@ class Cursor:
             yield record
         self.taken_bytes += size
         if self.hungry:
-            self.lane.more()
+            self.fetcher.more()
 
     async def woken(self, seconds: float) -> None:
         """Return when something came, or the cursor was dropped, or after `seconds`."""
@@ -107,7 +108,7 @@ class Cursor:
             self.waiter.set_result(None)
 
 
-class Lane:
+class Fetcher:
     """One consumer, its thread, and at most one cursor a partition."""
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -283,42 +284,42 @@ class Lane:
                 self._loop.call_soon_threadsafe(_wake_all, cursors)
 
 
-class Lanes:
-    """All cursors of one broker: each in the first lane where its partition is free."""
+class Fetchers:
+    """All cursors of one broker: each in the first fetcher where its partition is free."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._lanes: list[Lane] = []
-        self._ended: list[Lane] = []
+        self._fetchers: list[Fetcher] = []
+        self._ended: list[Fetcher] = []
 
     def begin(self, topic: str, number: int, after: int) -> Cursor:
-        lane = next((each for each in self._lanes if (topic, number) not in each.cursors), None)
-        if lane is None:
-            lane = Lane(self._settings)
-            self._lanes.append(lane)
-        return lane.begin(topic, number, after)
+        fetcher = next((each for each in self._fetchers if (topic, number) not in each.cursors), None)
+        if fetcher is None:
+            fetcher = Fetcher(self._settings)
+            self._fetchers.append(fetcher)
+        return fetcher.begin(topic, number, after)
 
     def end(self, cursor: Cursor) -> None:
-        """Drop the cursor, if it is not dropped yet; a lane without cursors ends, but for the first."""
-        lane = cursor.lane
+        """Drop the cursor, if it is not dropped yet; a fetcher without cursors ends, but for the first."""
+        fetcher = cursor.fetcher
         if not cursor.dropped:
-            lane.drop(cursor)
-        if not lane.cursors and lane in self._lanes[1:]:
-            self._lanes.remove(lane)
-            lane.stop()
-            self._ended = [*(each for each in self._ended if each.alive), lane]
+            fetcher.drop(cursor)
+        if not fetcher.cursors and fetcher in self._fetchers[1:]:
+            self._fetchers.remove(fetcher)
+            fetcher.stop()
+            self._ended = [*(each for each in self._ended if each.alive), fetcher]
 
     def forget(self, topic: str) -> None:
         """The topic is gone: so are its cursors."""
-        for lane in tuple(self._lanes):
-            for cursor in [each for each in lane.cursors.values() if each.topic == topic]:
+        for fetcher in tuple(self._fetchers):
+            for cursor in [each for each in fetcher.cursors.values() if each.topic == topic]:
                 self.end(cursor)
 
-    def stop(self) -> list[Lane]:
-        """End all threads; return the lanes, to be joined."""
-        for lane in self._lanes:
-            lane.stop()
-        return [*self._lanes, *self._ended]
+    def stop(self) -> list[Fetcher]:
+        """End all threads; return the fetchers, to be joined."""
+        for fetcher in self._fetchers:
+            fetcher.stop()
+        return [*self._fetchers, *self._ended]
 
 
 def _wake_all(cursors: list[Cursor]) -> None:

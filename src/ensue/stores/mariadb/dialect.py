@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from ensue.errors import UsageError
+from ensue.errors import UsageError, causes
 from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
@@ -13,7 +13,6 @@ from ensue.stores.mariadb import failures
 from ensue.stores.mariadb.rows import COLUMNS, Statements
 from ensue.stores.mariadb.warnings import warnings
 from ensue.stores.sql.bulk import Bulk
-from ensue.stores.sql.failures import causes
 from ensue.stores.sql.link import Link
 
 ADD = "INSERT INTO ensue_outbox (topic, partition_no, record_key, envelope, data, written_at) VALUES "

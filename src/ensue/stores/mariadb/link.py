@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from ensue.stores.mariadb import failures
 from ensue.stores.mariadb.url import MariaDbUrl
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.link import Link
+
+log = logging.getLogger("ensue.store")
 
 #: MariaDB's own default, whatever the server is set to: other modes change what a statement means, Ensue's among them
 #: ("position" is a function in IGNORE_SPACE, '' is NULL in EMPTY_STRING_IS_NULL), or cut values without a word.
@@ -50,6 +53,11 @@ class AsyncmyLink(Link):
     @property
     def closed(self) -> bool:
         return not self.raw.connected
+
+    @property
+    def snapshot_text(self) -> str:
+        """With innodb_snapshot_isolation, writing a row that was changed since fails with 1020, as it should."""
+        return f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; {self.begin_text}"
 
     async def _fetch(self, text: str, values: Sequence[Any]) -> Rows:
         async with self.raw.cursor() as cursor:
@@ -126,10 +134,26 @@ async def connect(url: MariaDbUrl) -> AsyncmyLink:
         # READ COMMITTED: no gap locks, and a statement sees what is committed.
         await link.script("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         await link.script(f"SET SESSION innodb_lock_wait_timeout = {url.lock_timeout_s}")
+        await _refuse_lost_updates(raw, url)
     except BaseException:
         link.terminate()
         raise
     return link
+
+
+async def _refuse_lost_updates(raw: Any, url: MariaDbUrl) -> None:
+    """Where the server can: MariaDB since 10.6.18, 10.11.8, 11.0.6, 11.1.5, 11.2.4, 11.4.2; default since 11.6.2."""
+    try:
+        await raw.query("SET SESSION innodb_snapshot_isolation = ON")
+    except errors.Error as error:
+        if failures.code_of(error) != failures.UNKNOWN_VARIABLE:
+            raise
+        log.warning(
+            "%s: this server does not refuse to overwrite what was changed since it was read (it knows no "
+            "innodb_snapshot_isolation): with several processes, handlers that read and change a row must lock it, or "
+            "be entity steps",
+            url.place,
+        )
 
 
 def _about_tls(error: BaseException, url: MariaDbUrl) -> EnsueError | None:

@@ -74,7 +74,9 @@ class MemoryStore(CollectingStore):
         self._wake()
         return self.source
 
-    def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[MemoryTransaction]:
+    def transaction(
+        self, *, upkeep: bool = False, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[MemoryTransaction]:
         self._opened()
         return MemoryTransaction(self, self._data, self._turns, self._wake, self._now)
 

@@ -121,7 +121,9 @@ class MongoDbStore(ServedStore[Server]):
 
     # --- steps and queries
 
-    def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[MongoDbTransaction]:
+    def transaction(
+        self, *, upkeep: bool = False, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[MongoDbTransaction]:
         return MongoDbTransaction(self, self._turns, self._opened())
 
     def chunks(self, writes: Sequence[T]) -> Iterator[Sequence[T]]:

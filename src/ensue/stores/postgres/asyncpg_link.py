@@ -25,6 +25,10 @@ class AsyncpgLink(Link):
     def closed(self) -> bool:
         return bool(self.raw.is_closed())
 
+    @property
+    def snapshot_text(self) -> str:
+        return handshake.snapshot_text(self.begin_text)
+
     async def _fetch(self, text: str, values: Sequence[Any]) -> Rows:
         rows: Rows = await self.raw.fetch(text, *values)
         return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from ensue.errors import UsageError
+from ensue.errors import UsageError, causes
 from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
@@ -14,7 +14,6 @@ from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.rows import COLUMNS, Statements
 from ensue.stores.postgres.warnings import warnings
 from ensue.stores.sql.bulk import Bulk
-from ensue.stores.sql.failures import causes
 from ensue.stores.sql.link import Link
 
 # A transaction gets its own id here before it takes one of the outbox: so `holes.py` knows whose id may be missing.

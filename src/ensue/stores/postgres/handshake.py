@@ -40,6 +40,11 @@ async def settle(link: Link, url: PostgresUrl) -> None:
         await link.script("SET synchronous_commit TO on")
 
 
+def snapshot_text(begin_text: str) -> str:
+    """REPEATABLE READ is snapshot isolation: whoever writes a row that was changed since fails with 40001."""
+    return begin_text.replace("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ", 1)
+
+
 def check_commit(status: str) -> None:
     """Raise UsageError when COMMIT was answered with ROLLBACK: a statement had failed and its error was caught."""
     if status == "ROLLBACK":

@@ -41,6 +41,10 @@ class PsycopgLink(Link):
     def closed(self) -> bool:
         return self.raw.closed
 
+    @property
+    def snapshot_text(self) -> str:
+        return handshake.snapshot_text(self.begin_text)
+
     async def _fetch(self, text: str, values: Sequence[Any]) -> Rows:
         cursor = AsyncRawCursor(self.raw)
         await cursor.execute(text, _bound(values), binary=True)

@@ -95,7 +95,9 @@ class RedisStore(ServedStore[Server]):
 
     # --- steps and queries
 
-    def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[RedisTransaction]:
+    def transaction(
+        self, *, upkeep: bool = False, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[RedisTransaction]:
         return RedisTransaction(self, self._turns, self._opened(), self._keys, upkeep=upkeep)
 
     async def now(self) -> float:

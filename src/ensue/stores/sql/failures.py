@@ -6,23 +6,13 @@ wrong stays the driver's own error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from ensue.errors import EnsueError, StoreUnavailable
+from ensue.errors import EnsueError, StoreUnavailable, causes
 from ensue.stores.sql.driver import Driver
 
 #: How many errors behind one are looked at for its cause.
 _DEEP = 24
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what SQLAlchemy wrapped in it, and its causes; four at most."""
-    for _ in range(4):
-        if error is None:
-            return
-        yield error
-        error = getattr(error, "orig", None) or error.__cause__
 
 
 class Failures(Driver):

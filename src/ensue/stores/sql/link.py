@@ -147,6 +147,11 @@ class Link(Failures):
         self.broken = True
         self.hang_up()
 
+    @property
+    def snapshot_text(self) -> str:
+        """Opens a transaction that sees one state of the database, and is refused what was changed since."""
+        return self.begin_text
+
     def now(self) -> float:
         """The database's clock, as last compared; seconds since the epoch."""
         return time.time() + self.clock_offset_s

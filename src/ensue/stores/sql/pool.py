@@ -28,14 +28,17 @@ class Pool:
         self._transactions = transactions
         self._closed = False
 
-    async def begin(self, text: str = "") -> Link:
-        """Return a connection with an open transaction; hand it back with `give`. Raises StoreUnavailable."""
+    async def begin(self, text: str = "", *, snapshot: bool = False) -> Link:
+        """Return a connection with an open transaction; hand it back with `give`. Raises StoreUnavailable.
+
+        snapshot: as for `Store.transaction`. text: opens another kind of transaction.
+        """
         await self._place()
         try:
             while True:
                 link, fresh = await self._connections.take()
                 try:
-                    await link.begin(text)
+                    await link.begin(text or (link.snapshot_text if snapshot else ""))
                     return link
                 except BaseException as error:
                     drop(link)

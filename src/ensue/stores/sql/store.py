@@ -177,10 +177,12 @@ class SqlStore:
         opened.notifier.announce()
         return self._current.identity.source
 
-    def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[SqlTransaction]:
+    def transaction(
+        self, *, upkeep: bool = False, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[SqlTransaction]:
         opened = self._open()
         pool = opened.heartbeat_pool if upkeep else opened.step_pool
-        return SqlTransaction(pool, self._dialect, opened.engines, opened.outbox, upkeep=upkeep)
+        return SqlTransaction(pool, self._dialect, opened.engines, opened.outbox, upkeep=upkeep, snapshot=snapshot)
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         opened = self._open()

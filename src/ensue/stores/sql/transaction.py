@@ -30,11 +30,21 @@ class SqlTransaction:
     """An async context manager that gives itself. What its methods promise: see `StepTransaction`."""
 
     __slots__ = (
-        "_dialect", "_engines", "_link", "_now", "_outbox", "_pool", "_published", "_sessions", "_upkeep",
+        "_dialect", "_engines", "_link", "_now", "_outbox", "_pool", "_published", "_sessions", "_snapshot", "_upkeep",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, dialect: Dialect, engines: Engines, outbox: Outbox, *, upkeep: bool = False) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        dialect: Dialect,
+        engines: Engines,
+        outbox: Outbox,
+        *,
+        upkeep: bool = False,
+        snapshot: bool = False,
+    ) -> None:
         self._upkeep = upkeep
+        self._snapshot = snapshot
         self._pool = pool
         self._dialect = dialect
         self._engines = engines
@@ -47,7 +57,7 @@ class SqlTransaction:
     # --- how it begins and ends
 
     async def __aenter__(self) -> SqlTransaction:
-        self._link = link = await self._pool.begin()
+        self._link = link = await self._pool.begin(snapshot=self._snapshot)
         if self._upkeep:
             try:
                 await schema.clock(link, self._dialect)
@@ -125,8 +135,8 @@ class SqlTransaction:
             raise rules.not_open()
         return self._link
 
-    async def flush(self) -> None:
-        await self._sessions.flush()
+    async def flush(self, *, forget: bool = False) -> None:
+        await self._sessions.flush(forget=forget)
 
     # --- rows
 

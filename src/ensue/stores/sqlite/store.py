@@ -145,7 +145,9 @@ class SqliteStore:
         self._wake()
         return self._identity.source
 
-    def transaction(self, *, upkeep: bool = False) -> AbstractAsyncContextManager[SqliteTransaction]:
+    def transaction(
+        self, *, upkeep: bool = False, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[SqliteTransaction]:
         opened = self._open()
         if upkeep:
             self._file.check()

@@ -154,8 +154,8 @@ class SqliteTransaction:
             raise
         self._bind = bind
 
-    async def flush(self) -> None:
-        await self._sessions.flush()
+    async def flush(self, *, forget: bool = False) -> None:
+        await self._sessions.flush(forget=forget)
 
     # --- rows
 
