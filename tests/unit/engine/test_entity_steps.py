@@ -470,4 +470,4 @@ async def test_an_async_entity_step_that_asks_for_the_session_finds_what_came_be
         await world.settle()
         async with service.query() as session:
             assert [*await session.scalars(select(Note.text).order_by(Note.id))] == ["a:1", "a:2"]
-        assert not await world.dead_letters("bank")
+        assert not await world.dead_letters(service)
