@@ -1,21 +1,24 @@
 """Kills a random service every second or so, with SIGKILL, and starts it again.
 
 On a machine where a start takes longer than that, not before as much time has passed as the last start took: services
-that are always killed just as they begin to work would show nothing but that.
+that are always killed just as they begin to work would show nothing but that. Where servers go down as well, an order
+must have been opened since the last kill: a machine that needs longer to come back than the kills are apart would never
+get anything done.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 
+from shop.demo.faults import LOOK_S, recovered
 from shop.demo.supervisor import ServiceProcess, Supervisor
 
 INTERVAL_S = (0.7, 1.5)
 #: Where servers go down as well: a service that starts must find some of them up.
 INTERVAL_WITH_SERVERS_S = (2.5, 5.0)
-LOOK_S = 0.05
 #: How often a service that is still starting is spared. Not always: that is a moment to be killed at too. After that
 #: it may finish its next start: on a machine where a start takes longer than the time between kills, nothing would
 #: ever get done.
@@ -23,13 +26,23 @@ SPARED = 0.75
 
 
 class Chaos:
-    """kills: by service. while_starting: how many of them hit a service that was still starting."""
+    """kills: by service. while_starting: how many of them hit a service that was still starting.
 
-    def __init__(self, supervisor: Supervisor, random: Random, interval_s: tuple[float, float] = INTERVAL_S) -> None:
+    opened: how many orders have been OPEN so far, where that is waited for.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        random: Random,
+        interval_s: tuple[float, float] = INTERVAL_S,
+        opened: Callable[[], int] | None = None,
+    ) -> None:
         self.kills: Counter[str] = Counter()
         self.while_starting = 0
         self._supervisor = supervisor
         self._random = random
+        self._opened = opened
         self._interval_s = interval_s
         self._killed_at_start: set[str] = set()
         self._start_s = 0.0
@@ -44,6 +57,8 @@ class Chaos:
                 except TimeoutError:
                     if killed := await self._kill_one():
                         starts.create_task(self._measure(killed, killed.lives))
+                        if self._opened is not None:
+                            await recovered(self._opened, enough)
 
     async def _measure(self, service: ServiceProcess, life: int) -> None:
         """Note how long this life takes to begin, if it gets that far."""

@@ -22,7 +22,7 @@ FAULT_S = (0.5, 2.5)
 STANDSTILL_S = 4.0
 
 #: How long to wait for the next event before the next fault comes all the same, and how often to look, in seconds.
-RECOVERY_MAX_S = 30.0
+RECOVERY_MAX_S = 15.0
 LOOK_S = 0.02
 
 Fault = Callable[[], Awaitable[None]]
@@ -69,13 +69,9 @@ class Faults:
                 return
 
     async def _recovery(self, kind: str, enough: asyncio.Event) -> None:
-        """Wait until an event is applied again; not for ever, since services are being killed meanwhile."""
-        began, before = time.monotonic(), self._opened()
-        while not enough.is_set() and time.monotonic() - began < RECOVERY_MAX_S:
-            if self._opened() > before:
-                self.recovery_s.setdefault(kind, []).append(time.monotonic() - began)
-                return
-            await asyncio.sleep(LOOK_S)
+        began = time.monotonic()
+        if await recovered(self._opened, enough):
+            self.recovery_s.setdefault(kind, []).append(time.monotonic() - began)
 
     async def _kill(self, line: Line) -> None:
         line.server.kill()
@@ -103,3 +99,13 @@ class Faults:
         service.pause()
         await asyncio.sleep(STANDSTILL_S)
         service.resume()
+
+
+async def recovered(opened: Callable[[], int], enough: asyncio.Event) -> bool:
+    """Wait until another order is OPEN; not for ever, since other things go down meanwhile. Return whether one is."""
+    began, before = time.monotonic(), opened()
+    while not enough.is_set() and time.monotonic() - began < RECOVERY_MAX_S:
+        if opened() > before:
+            return True
+        await asyncio.sleep(LOOK_S)
+    return False

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from ensue.codec import RECORD_BYTES_MAX
+from ensue.engine.budget import Budget
 from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
 from ensue.engine.entities import Call, EntityRun
@@ -120,14 +121,15 @@ class Dispatcher:
         transaction: StepTransaction,
         messages: Sequence[Message],
         outgoing: Outgoing,
-        enough: Callable[[], bool] = lambda: False,
+        budget: Budget | None = None,
     ) -> int:
-        """Run the handlers of `messages` in order; return how many were handled: all, or those before `enough` said so,
-        at least one. What they publish is in `outgoing`, not yet in the outbox.
+        """Run the handlers of `messages` in order; return how many were handled: all, or those before the budget was
+        spent, at least one. What they publish is in `outgoing`, not yet in the outbox.
 
         Raises StepFailed with the index of the message whose handler failed, and SessionAsked: roll back, begin anew.
         """
         routes = self.routes
+        budget = budget or Budget()
         start, end = 0, len(messages)
         while start < end:
             together = routes[messages[start].envelope.type].together
@@ -137,11 +139,11 @@ class Dispatcher:
             if together:
                 if start:
                     await transaction.flush(forget=True)
-                count = await self._entity_run(transaction, messages, start, stop, outgoing, enough)
+                count = await self._entity_run(transaction, messages, start, stop, outgoing, budget)
             else:
-                count = await self._plain_run(transaction, messages, start, stop, outgoing, enough)
+                count = await self._plain_run(transaction, messages, start, stop, outgoing, budget)
             start += count
-            if enough():
+            if budget.spent:
                 break
         return start
 
@@ -152,7 +154,7 @@ class Dispatcher:
         start: int,
         stop: int,
         outgoing: Outgoing,
-        enough: Callable[[], bool],
+        budget: Budget,
     ) -> int:
         index = start
         call: Call | None = None
@@ -160,7 +162,7 @@ class Dispatcher:
         try:
             for index in range(start, stop):
                 if index:
-                    if index > start and enough():
+                    if index > start and budget.spent:
                         return index - start
                     await transaction.flush(forget=True)
                 call = None
@@ -175,14 +177,15 @@ class Dispatcher:
                     if call.repository is not None:
                         await transaction.flush(forget=True)  # as before a run of entity steps
                         one = (message, lambda _, event=event: event, (call,))
-                        await EntityRun(transaction, outgoing, documents=self._documents).run([one])
+                        await EntityRun(transaction, outgoing, documents=self._documents).run([one], budget)
                         continue
-                    if call.asynchronous:
-                        result = await call.call(None, event, step)
-                    else:
-                        result = await asyncio.to_thread(_in_thread, call.call, event, step)
-                    if result is not None:
-                        await finished(call.handler.where, result)
+                    with budget:
+                        if call.asynchronous:
+                            result = await call.call(None, event, step)
+                        else:
+                            result = await asyncio.to_thread(_in_thread, call.call, event, step)
+                        if result is not None:
+                            await finished(call.handler.where, result)
         except NOT_THE_MESSAGE:
             raise
         except BaseException as error:
@@ -196,13 +199,13 @@ class Dispatcher:
         start: int,
         stop: int,
         outgoing: Outgoing,
-        enough: Callable[[], bool],
+        budget: Budget,
     ) -> int:
         run = EntityRun(transaction, outgoing, documents=self._documents)
         routes = [self.routes[message.envelope.type] for message in messages[start:stop]]
         try:
             work = [(each, route.read, route.calls) for each, route in zip(messages[start:stop], routes)]  # noqa: B905  # of one length
-            return await run.run(work, enough, guarded=self._sessions and stop - start > 1)
+            return await run.run(work, budget, guarded=self._sessions and stop - start > 1)
         except NOT_THE_MESSAGE:
             raise
         except SessionAsked:

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from ensue.engine.budget import Budget
 from ensue.errors import EntityMissing, UsageError
 from ensue.handler import Handler
 from ensue.handling import finished
@@ -98,11 +99,9 @@ class EntityRun:
         self.index: int | None = None
         self.call: Call | None = None
 
-    async def run(
-        self, work: Sequence[Work], enough: Callable[[], bool] = lambda: False, *, guarded: bool = False
-    ) -> int:
-        """Return how much of the work was done, the first of it at least: all, or what came before `enough` said so, or
-        before a message whose entity has to be loaded anew. guarded: raises SessionAsked."""
+    async def run(self, work: Sequence[Work], budget: Budget | None = None, *, guarded: bool = False) -> int:
+        """Return how much of the work was done, the first of it at least: all, or what came before the budget was
+        spent, or before a message whose entity has to be loaded anew. guarded: raises SessionAsked."""
         count = len(work)
         transaction, outgoing, documents = self._transaction, self._outgoing, self._documents
         ready: list[tuple[Message, Any, Todo]] = []
@@ -122,26 +121,30 @@ class EntityRun:
         self.index = None
         for entities in loaded.values():
             entities.found = await entities.repository.load(transaction, list(entities.found))
-        for self.index, (message, event, todo) in enumerate(ready):
-            if self.index and (enough() or any(each in entities.unsettled for _, entities, each in todo)):
-                count = self.index
-                break
-            envelope = message.envelope
-            step = Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
-            for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
-                self.call = call
-                entity = entities.found.get(entity_id)
-                if entity is None and not call.optional:
-                    raise missing(call.handler, entity_id)
-                outgoing.guarded = guarded and call.awaits
-                result = call.call(entity, event, step)
-                if result is not None and result is not entity:
-                    result = await entity_of(call.handler, result, entity_id)
-                if outgoing.asked:
-                    raise SessionAsked  # again: the handler has caught it
-                entities.left(transaction, entity_id, entity, result)
-                if documents is not None:
-                    documents.done(message, call, entities, entity_id)
+        budget = budget or Budget()
+        with budget:
+            for self.index, (message, event, todo) in enumerate(ready):
+                if self.index and (budget.spent or any(each in entities.unsettled for _, entities, each in todo)):
+                    count = self.index
+                    break
+                envelope = message.envelope
+                step = Step(
+                    transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent
+                )
+                for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
+                    self.call = call
+                    entity = entities.found.get(entity_id)
+                    if entity is None and not call.optional:
+                        raise missing(call.handler, entity_id)
+                    outgoing.guarded = guarded and call.awaits
+                    result = call.call(entity, event, step)
+                    if result is not None and result is not entity:
+                        result = await entity_of(call.handler, result, entity_id)
+                    if outgoing.asked:
+                        raise SessionAsked  # again: the handler has caught it
+                    entities.left(transaction, entity_id, entity, result)
+                    if documents is not None:
+                        documents.done(message, call, entities, entity_id)
         self.index = None
         for entities in loaded.values():
             await entities.repository.save(transaction, entities.changed, entities.created)

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import Protocol
 
+from ensue.engine.budget import Budget
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed, lost_a_race
 from ensue.errors import CheckpointConflict, RowConflict, StoreConflict
@@ -209,8 +210,7 @@ class Lane:
 
     async def _attempt(self, parts: Sequence[Part]) -> list[Part]:
         context, faults = self._context, self._context.faults
-        monotonic = context.clock.monotonic
-        until = monotonic() + context.config.batch_s
+        budget = Budget(context.config.batch_s, context.clock.monotonic)
         records: list[OutboxRecord] = []
         done: list[Part] = []
         applied = 0
@@ -221,11 +221,11 @@ class Lane:
             faults.point("consumer.begun")
             claimed: list[int] = []
             for part in parts:
-                if done and monotonic() >= until:
+                if done and budget.spent:
                     break  # it has its turn in the next one
                 claimed.append(await self._claim(transaction, part) if part.todo.foreign else 0)
                 if part.todo.apply:
-                    records += await self._handle(transaction, part, until)
+                    records += await self._handle(transaction, part, budget)
                     applied += len(part.todo.apply)
                 done.append(part)
             if applied:
@@ -243,14 +243,14 @@ class Lane:
             following.revision = revision
         return done
 
-    async def _handle(self, transaction: StepTransaction, part: Part, until: float) -> list[OutboxRecord]:
+    async def _handle(self, transaction: StepTransaction, part: Part, budget: Budget) -> list[OutboxRecord]:
         """Run the handlers of a part, or of its first records when it takes long; return what they publish."""
-        dispatcher, monotonic, todo = self._context.dispatcher, self._context.clock.monotonic, part.todo
+        dispatcher, todo = self._context.dispatcher, part.todo
         outgoing = dispatcher.outgoing(transaction.now)
-        # Foreign messages are all claimed by now.
-        enough = _never if todo.foreign else lambda: monotonic() >= until
+        if todo.foreign:
+            budget = Budget()  # all of them are claimed by now
         try:
-            count = await dispatcher.apply(transaction, todo.apply, outgoing, enough)
+            count = await dispatcher.apply(transaction, todo.apply, outgoing, budget)
         except StepFailed:
             part.at_fault = True
             raise
@@ -288,7 +288,3 @@ class Lane:
         part.following = place.following(todo, applied=len(todo.apply), duplicates=known, dead=len(todo.garbage))
         if part.letters:
             await self._context.books.add_letters(transaction, part.following, part.letters)
-
-
-def _never() -> bool:
-    return False
