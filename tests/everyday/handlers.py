@@ -57,7 +57,7 @@ class Parent(Base):
     __tablename__ = "everyday_parents"
     name: Mapped[str] = mapped_column(String(60), primary_key=True)
     size: Mapped[int] = mapped_column(default=0)
-    children: Mapped[list[Child]] = relationship(lazy="selectin", cascade="all, delete-orphan")
+    children: Mapped[list[Child]] = relationship(lazy="selectin", cascade="all, delete-orphan", back_populates="of")
 
 
 class Child(Base):
@@ -65,6 +65,7 @@ class Child(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     parent: Mapped[str] = mapped_column(String(60), ForeignKey("everyday_parents.name"))
     amount: Mapped[int]
+    of: Mapped[Parent] = relationship(back_populates="children")
 
 
 class Paid(Event, topic="paid", key="payment_id"):
@@ -114,6 +115,7 @@ def rows() -> Iterable[Any]:
         yield Versioned(name=f"entity_versioned:{account}", n=0)
         yield Document(name=f"json:{account}", data={})
         yield Parent(name=f"append:{account}", size=0)
+        yield Parent(name=f"beside:{account}", size=0)
         yield Count(name=f"total:{account}", n=0)
 
 
@@ -134,6 +136,7 @@ def expected(events: Iterable[Paid]) -> dict[str, Any]:
         right[f"savepoint:{account}"] = len(mine)
         right[f"json:{account}"] = {each.payment_id: each.amount for each in mine}
         right[f"append:{account}"] = (len(mine), total)
+        right[f"beside:{account}"] = (total + len(mine), total)
         right[f"numbered:{account}"] = list(range(1, len(mine) + 1))
         right[f"listed:{account}"] = total
     return right
@@ -250,6 +253,18 @@ def _plain(bank: Service) -> None:
         parent = await session.get_one(Parent, f"append:{event.account}")
         parent.children.append(Child(amount=event.amount))
         parent.size = len(parent.children)
+
+    @bank.on
+    async def text_beside_an_object(event: Paid, session: AsyncSession) -> None:
+        """A parent and its children hold each other, so the session knows them for longer than this call."""
+        parent = await session.get_one(Parent, f"beside:{event.account}")
+        parent.children.append(Child(amount=event.amount))
+        parent.size += 1
+        await session.flush()
+        await session.execute(
+            text("UPDATE everyday_parents SET size = size + :amount WHERE name = :name"),
+            {"amount": event.amount, "name": f"beside:{event.account}"},
+        )
 
     @bank.on
     async def delete_or_add(event: Paid, session: AsyncSession) -> None:

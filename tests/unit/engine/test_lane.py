@@ -127,7 +127,9 @@ async def test_a_failing_message_costs_nobody_else_anything(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("races", [1, 5])
-async def test_a_lost_race_is_done_again_and_blamed_on_nobody(tmp_path: Path, races: int) -> None:
+async def test_a_lost_race_is_done_again_at_once_and_blamed_on_nobody(
+    tmp_path: Path, races: int, caplog: pytest.LogCaptureFixture
+) -> None:
     of = Tower()
     sent = events(2)
     async with tower(tmp_path, of, sent, kind=RacedStore, races=races) as (world, _):
@@ -135,6 +137,9 @@ async def test_a_lost_race_is_done_again_and_blamed_on_nobody(tmp_path: Path, ra
         assert sum(each.counters.applied for each in checkpoints.values()) == len(sent)
         assert sum(each.counters.retries for each in checkpoints.values()) == 0
         assert not await letters(world, of.service)
+    assert not [each for each in caplog.records if each.levelname == "WARNING"], (
+        "the partitions began anew, with a pause"
+    )
 
 
 @pytest.mark.parametrize(("times", "retries"), [(1, 0), (2, 1)])
