@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+from ensue.catch_up import Since
 from ensue.errors import UsageError
 from ensue.event import EventType, event_type, is_event_class
 from ensue.handling import bound_by_partial, check_callable, is_async, wraps_async, written_in
@@ -32,7 +33,7 @@ class Handler:
 
     order: which of ENTITY, EVENT, STEP, ... each parameter takes. asynchronous: `async def`; any other function may
     still return an awaitable (a decorator's wrapper does). With an entity: `id_field` of the event holds the entity's
-    id, `optional` says that a missing entity is handed over as None.
+    id, `optional` says that a missing entity is handed over as None. since: see `catch_up.Since`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Handler:
     repository: Repository[Any] | None = None
     id_field: str = ""
     optional: bool = False
+    since: Since = "beginning"
 
     @property
     def where(self) -> str:

@@ -204,6 +204,33 @@ class Counters(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, **{name: getattr(self, name) + count for name, count in more.items()})
 
 
+class Missed(msgspec.Struct, frozen=True):
+    """Until where an event type was handled, which is not handled any more."""
+
+    offset: int = 0
+    """Of the log: what comes behind it was passed over."""
+    watermarks: dict[str, int] = {}
+    """By source: how far its chain had been followed up to there."""
+    done: dict[str, int] = {}
+    """By source: positions beyond those that were handled before, and are read again all the same."""
+
+
+class CatchUp(msgspec.Struct, frozen=True):
+    """The log is read again for types that are handled now and were passed over before: see `ensue.catch_up`."""
+
+    types: tuple[str, ...]
+    offset: int
+    """How far it is read again."""
+    through: int
+    """Where it ends: the checkpoint's offset when it began."""
+    watermarks: dict[str, int]
+    """By source: how far its chain was followed this time."""
+    done: dict[str, dict[str, int]]
+    """By type and source: positions through which that type was handled before."""
+    holes: dict[str, int]
+    """By source: the position before the first record to which the chain did not lead."""
+
+
 class Checkpoint(msgspec.Struct):
     """How far a subscription has read one partition, and per source how far it has applied."""
 
@@ -218,6 +245,14 @@ class Checkpoint(msgspec.Struct):
     counters: Counters = msgspec.field(default_factory=Counters)
     letters: int = 0
     """How many dead letters the partition has had; the next one gets the next number."""
+    types: tuple[str, ...] | None = None
+    """Event types that are handled, in order; None: nothing was read yet."""
+    missed: dict[str, Missed] = {}
+    """By type: those that were handled once, by a process of another version."""
+    began: dict[str, int] = {}
+    """By type: the offset behind which its handler began, for those that wanted nothing older."""
+    catching_up: CatchUp | None = None
+    """What is read again; the rest waits."""
 
 
 class DeadLetterState(enum.StrEnum):

@@ -7,14 +7,14 @@ here without a database. See `chain.judge` for the rule of one record.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
 
 from ensue.chain import Verdict, judge
 from ensue.codec import POSITION_MAX, garbage
-from ensue.message import LOST, TICK, Gap, GapState, Garbage, Message
+from ensue.message import LOST, TICK, CatchUp, Gap, GapState, Garbage, Message
 
 Position = Annotated[int, msgspec.Meta(ge=0, le=POSITION_MAX)]
 
@@ -39,6 +39,8 @@ class Plan:
     watermarks: per source, only where it moves. gaps: per source, the state after this batch where it changed
     (None: healed). lost: first contacts whose history is gone, accepted by rule: source -> position.
     rewind: read on after this offset instead of `offset`: records held back are still in the log (-1: no).
+    catches_up: the log is read again for types that were passed over, see `catch_up.py`; catching_up: how far that is
+    then (None: it is over); ends: the rest of the batch is not part of it.
     """
 
     apply: list[Message] = dataclasses.field(default_factory=list)
@@ -55,11 +57,14 @@ class Plan:
     held: int = 0
     gaps_seen: int = 0
     gaps_healed: int = 0
+    catches_up: bool = False
+    catching_up: CatchUp | None = None
+    ends: bool = False
 
     @property
     def has_effect(self) -> bool:
         """Whether anything must be stored now; otherwise the offset alone moved, which may be stored later."""
-        return bool(self.apply or self.waiting or self.garbage or self.watermarks or self.gaps)
+        return bool(self.apply or self.waiting or self.garbage or self.watermarks or self.gaps or self.ends)
 
 
 _read_lost = msgspec.json.Decoder(LostNotice).decode
@@ -73,11 +78,13 @@ def plan(
     blocked: Collection[tuple[str, str]],
     now: float,
     began_at: float = 0.0,
+    passed_over: Callable[[Message], bool] | None = None,
 ) -> Plan:
     """Plan a batch of one partition.
 
     watermarks, gaps: of the checkpoint, by source. blocked: (source, key) pairs that a dead letter holds back.
     now: stamped on new gaps. began_at: when the subscription began. Both in seconds since the epoch.
+    passed_over: whether a message of a known type is from before its handler wants any; None: each wants all.
     """
     result = Plan()
     apply = result.apply
@@ -104,7 +111,7 @@ def plan(
                     result.duplicates += 1
                 continue
             moved[source] = position
-        if kind not in known_types:
+        if kind not in known_types or (passed_over is not None and passed_over(message)):
             result.unknown += 1
             continue
         if not position:

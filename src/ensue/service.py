@@ -6,11 +6,14 @@ the order of declaration, in the same step.
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
+from ensue.catch_up import Since
 from ensue.errors import UsageError
 from ensue.event import event_type, is_event_class
 from ensue.handler import SESSION, SYNC_SESSION, Handler, id_field, read_parameters
@@ -60,6 +63,14 @@ class ServiceDefinition:
         """By the class of their entities."""
         return self._repositories
 
+    def wanted(self, topic: str) -> dict[str, Since]:
+        """The event types of a topic that are handled, each with the earliest `since` of its handlers."""
+        found: dict[str, Since] = {}
+        for kind, handlers in self._handlers.items():
+            if handlers[0].event.topic == topic:
+                found[kind] = min((each.since for each in handlers), key=_earliness)
+        return found
+
     @property
     def subscribed_topics(self) -> tuple[str, ...]:
         return tuple(sorted({each.event.topic for handlers in self._handlers.values() for each in handlers}))
@@ -75,6 +86,7 @@ class ServiceDefinition:
         id: str | None = None,
         repository: Repository[Any] | None = None,
         name: str | None = None,
+        since: Since = "beginning",
     ) -> Callable[[F], F]: ...
 
     def on(
@@ -85,6 +97,7 @@ class ServiceDefinition:
         id: str | None = None,
         repository: Repository[Any] | None = None,
         name: str | None = None,
+        since: Since = "beginning",
     ) -> Any:
         """Declare a handler: `@customers.on` above `def reserve(customer: Customer, event: OrderCreated, step: Step)`.
 
@@ -96,6 +109,9 @@ class ServiceDefinition:
         else `<entity>_id`. entity: its class, where the annotation is a wider one (a protocol, a base class).
         repository: how it is stored, else found by itself for SQLAlchemy classes and those in `repositories`.
         name: needed for a second handler of one event when the functions share a name.
+        since: what a service that begins to handle this event type wants of those published before: all that the log
+        still has ("beginning"), none ("now"), or those of an aware datetime and later. Of several handlers of one type
+        the earliest counts; once the type is handled it says nothing any more.
         Raises UsageError at once when the declaration cannot work; its text says what to write instead.
         """
         if is_event_class(function):
@@ -108,6 +124,7 @@ class ServiceDefinition:
         def declare(function: F) -> F:
             called = name or name_of(function)
             for handler in self._handlers_of(function, called, entity, id, repository, local_names):
+                handler = dataclasses.replace(handler, since=_checked_since(since, f"handler {self.name}.{called}"))
                 others = self._handlers.setdefault(handler.event.type, [])
                 if any(each.name == called for each in others):
                     raise UsageError(
@@ -173,6 +190,20 @@ class ServiceDefinition:
                     "must not hold two copies of one row: use one class for all handlers"
                 )
         return known
+
+
+def _earliness(since: Since) -> float:
+    if isinstance(since, datetime.datetime):
+        return since.timestamp()
+    return float("-inf") if since == "beginning" else float("inf")
+
+
+def _checked_since(since: Any, where: str) -> Since:
+    if since in ("beginning", "now"):
+        return since  # type: ignore[no-any-return]  # one of the two
+    if isinstance(since, datetime.datetime) and since.tzinfo is not None:
+        return since
+    raise UsageError(f'{where}: since={since!r}, expected "beginning", "now" or a datetime with a time zone')
 
 
 def _check_sessions(service: str, handlers: Sequence[Handler]) -> None:

@@ -18,12 +18,14 @@ from ensue.engine.decisions import accepted, check_decision
 from ensue.engine.leases import Held
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict
 from ensue.message import (
+    CatchUp,
     Checkpoint,
     Counters,
     DeadLetter,
     DeadLetterState,
     Gap,
     LeaseTable,
+    Missed,
     Partition,
     StoredResponse,
 )
@@ -38,13 +40,17 @@ _PAGE = 500
 _ANSWERS_PAGE = 100
 
 
-class _State(msgspec.Struct):
+class _State(msgspec.Struct, omit_defaults=True):
     """What of a checkpoint is JSON."""
 
     watermarks: dict[str, int]
     gaps: dict[str, Gap]
     counters: Counters
     letters: int
+    types: tuple[str, ...] | None = None
+    missed: dict[str, Missed] = {}
+    began: dict[str, int] = {}
+    catching_up: CatchUp | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -116,7 +122,10 @@ class Checkpoints(_Base):
         """
         rows: list[Row] = []
         for partition, checkpoint in checkpoints:
-            state = _State(checkpoint.watermarks, checkpoint.gaps, checkpoint.counters, checkpoint.letters)
+            state = _State(
+                checkpoint.watermarks, checkpoint.gaps, checkpoint.counters, checkpoint.letters, checkpoint.types,
+                checkpoint.missed, checkpoint.began, checkpoint.catching_up,
+            )  # fmt: skip
             revision = self._next(checkpoint.revision)
             rows.append((partition.place, checkpoint.offset, revision, _encode(state).decode()))
         known = [(row, each.revision) for row, (_, each) in zip(rows, checkpoints, strict=True) if each.revision]
@@ -371,7 +380,10 @@ class Books(Letters, Once, Workers):
 def _checkpoint(row: Row) -> Checkpoint:
     _, offset, revision, state = row
     found = _read_state(state)
-    return Checkpoint(offset, revision, found.watermarks, found.gaps, found.counters, found.letters)
+    return Checkpoint(
+        offset, revision, found.watermarks, found.gaps, found.counters, found.letters, found.types, found.missed,
+        found.began, found.catching_up,
+    )  # fmt: skip
 
 
 def _row_of(letter: DeadLetter) -> Row:

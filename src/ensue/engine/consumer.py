@@ -7,10 +7,14 @@ docs/explanation/promises.md.
 
 from __future__ import annotations
 
+import datetime
 import logging
 from collections.abc import Sequence
 from random import Random
 
+import msgspec
+
+from ensue.catch_up import adopted, ended, passed_over, plan_catch_up
 from ensue.engine.context import Context
 from ensue.engine.dead_letters import DeadLetters, Reason
 from ensue.engine.dispatch import StepFailed
@@ -37,6 +41,8 @@ class PartitionConsumer(Loop):
         self._lane = lane
         self._checkpoint = Checkpoint()
         self._letters = DeadLetters(partition, context, random)
+        self._wanted = context.dispatcher.definition.wanted(partition.topic)
+        self._timed = any(isinstance(since, datetime.datetime) for since in self._wanted.values())
         self._reader: Reader | None = None
         self._unsaved = Counters()  # what was seen since the last save: duplicates and unknown types need no commit
         self._gaps = GapWatch(partition, context)
@@ -51,30 +57,56 @@ class PartitionConsumer(Loop):
     @property
     def settled(self) -> bool:
         """Whether nothing is open but what waits for an operator: no gap that heals, no attempt left to make."""
-        return self._letters.next_due_s() == float("inf") and all(
-            gap.state is GapState.LOST for gap in self._checkpoint.gaps.values()
+        checkpoint = self._checkpoint
+        return (
+            self._letters.next_due_s() == float("inf")
+            and checkpoint.catching_up is None
+            and all(gap.state is GapState.LOST for gap in checkpoint.gaps.values())
         )
 
     async def _begin(self) -> None:
         await self._let_go()
         # A log that was lost as a whole has no topics any more, and its publisher may be down.
         await self._context.broker.ensure_topic(self.partition.topic, self._context.partitions)
-        self._checkpoint = await self._context.books.checkpoint(self.partition)
-        self._unsaved = Counters()
-        self._gaps.forget()
-        if not self._checkpoint.revision:
+        stored = await self._context.books.checkpoint(self.partition)
+        if not stored.revision:
             # Letters outlive a checkpoint that an operator deleted, to read anew: their numbers stay taken.
-            numbered = await self._context.books.last_letter(self.partition)
-            # Kept from the start: records that are older than this subscription, and gone, are not owed to it.
-            async with self._context.store.transaction() as transaction:
-                beginning = Checkpoint(counters=Counters(since=transaction.now), letters=numbered)
-                beginning.revision = await self._context.books.save_checkpoint(transaction, self.partition, beginning)
-            self._moved(beginning)
+            stored.letters = await self._context.books.last_letter(self.partition)
+        self._gaps.forget()
+        self._moved(await self._adopt(stored))
         for gap in self._checkpoint.gaps.values():
             if gap.state is GapState.OPEN and gap.held_offset and gap.watermark >= gap.held_previous:
                 # The loss before the first record held back was accepted; the log may still have it and what follows.
                 self._checkpoint.offset = min(self._checkpoint.offset, gap.held_offset - 1)
         await self._letters.load()
+
+    async def _adopt(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Store what this process handles, and from where on, where that is not what is stored; return what is then."""
+        context = self._context
+        end = 0
+        if "now" in self._wanted.values():
+            end = (await context.broker.bounds(self.partition.topic, self.partition.number)).last
+        following = adopted(checkpoint, self._wanted, end)
+        if following is None:
+            return checkpoint
+        async with context.store.transaction() as transaction:
+            if not checkpoint.revision:
+                # Kept from the start: records that are older than this subscription, and gone, are not owed to it.
+                following.counters = Counters(since=transaction.now)
+            following.revision = await context.books.save_checkpoint(transaction, self.partition, following)
+        left = sorted(following.missed.keys() - checkpoint.missed.keys())
+        if left:
+            log.warning(
+                "%s: this process does not handle %s, which another one of the service did: they are passed over, and "
+                "read again by the next one that handles them",
+                self.partition, ", ".join(left),
+            )  # fmt: skip
+        if following.catching_up is not None:
+            log.info(
+                "%s: reading again up to offset %d, for %s, which was not handled before",
+                self.partition, following.catching_up.through, ", ".join(following.catching_up.types),
+            )  # fmt: skip
+        return following
 
     # ----------------------------------------------------------------------------------------------------- a turn
 
@@ -100,11 +132,17 @@ class PartitionConsumer(Loop):
             await self._process(batch)
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
+        elif self._checkpoint.catching_up is not None and not self._letters.full and not self._stop.asked:
+            # The log has no more: what it ended with when this began is gone.
+            self._checkpoint.catching_up = ended(self._checkpoint.catching_up)
+            await self._save()
+            context.progress()
         if self._checkpoint.gaps:
             await self._gaps.ask(self._checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
 
     async def _read(self, wait_s: float) -> Sequence[Message | Garbage]:
-        context, partition, after = self._context, self.partition, self._checkpoint.offset
+        context, partition, running = self._context, self.partition, self._checkpoint.catching_up
+        after = self._checkpoint.offset if running is None else running.offset
         if self._reader is None or self._reader.after != after:  # the first one, or it has to go back
             await self._let_go()
             self._reader = context.broker.reader(partition.topic, partition.number, after)
@@ -180,7 +218,7 @@ class PartitionConsumer(Loop):
             else:
                 left.append(records[len(part.records) :])
                 self._applied(part)
-            if part.todo.rewind >= 0:
+            if part.todo.rewind >= 0 or part.todo.ends:
                 return  # the rest of the batch is read again, after what the log still holds before it
             left = [each for each in left if each]
 
@@ -196,6 +234,8 @@ class PartitionConsumer(Loop):
         """What to do with records that follow what the checkpoint has."""
         checkpoint = self._checkpoint
         context = self._context
+        if checkpoint.catching_up is not None:
+            return plan_catch_up(records, checkpoint, self._wanted, self._letters.blocked)
         return plan(
             records,
             checkpoint.watermarks,
@@ -204,7 +244,11 @@ class PartitionConsumer(Loop):
             self._letters.blocked,
             context.clock.now(),
             checkpoint.counters.since,
+            self._passed_over if checkpoint.began or self._timed else None,
         )
+
+    def _passed_over(self, message: Message) -> bool:
+        return passed_over(message, self._wanted, self._checkpoint.began)
 
     def letters_of(self, todo: Plan, now: float) -> list[DeadLetter]:
         return self._letters.waiting_letters(todo, now)
@@ -233,6 +277,9 @@ class PartitionConsumer(Loop):
     ) -> Checkpoint:
         """The checkpoint after `todo`; the one in memory stays as it is until the commit."""
         checkpoint, unsaved = self._checkpoint, self._unsaved
+        if todo.catches_up:
+            counters = checkpoint.counters.plus(applied=applied, duplicates=duplicates, retries=retries, dead=dead)
+            return msgspec.structs.replace(checkpoint, counters=counters, catching_up=todo.catching_up)
         gaps = checkpoint.gaps
         if todo.gaps:
             gaps = {**gaps, **{source: gap for source, gap in todo.gaps.items() if gap is not None}}
@@ -254,6 +301,10 @@ class PartitionConsumer(Loop):
                 dead=dead,
             ),
             letters=checkpoint.letters,
+            types=checkpoint.types,
+            missed=checkpoint.missed,
+            began=checkpoint.began,
+            catching_up=checkpoint.catching_up,
         )
 
     def _moved(self, following: Checkpoint) -> None:
@@ -262,6 +313,9 @@ class PartitionConsumer(Loop):
 
     def _forward(self, todo: Plan) -> None:
         """Nothing to store but the offset: it is written with the next commit, and reading it again is harmless."""
+        if todo.catches_up:
+            self._checkpoint.catching_up = todo.catching_up
+            return
         self._checkpoint.offset = todo.offset
         self._unsaved = self._unsaved.plus(duplicates=todo.duplicates, unknown=todo.unknown)
 
