@@ -315,6 +315,8 @@ class LeaseTable(msgspec.Struct, frozen=True):
     workers: tuple[str, ...]
     """Names of those that have sent a heartbeat lately, with or without leases."""
     leases: tuple[Lease, ...]
+    handles: dict[str, dict[str, tuple[str, ...]]] = {}
+    """By worker and topic: the event types that its version of the service handles."""
 
 
 class StoredResponse(msgspec.Struct, frozen=True):

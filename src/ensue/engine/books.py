@@ -326,10 +326,15 @@ class Workers(_Base):
     """Who lives and works on what, and how far the relay is."""
 
     async def heartbeat(
-        self, worker: str, ttl_s: float, acquire: Sequence[str] = (), release: Sequence[str] = ()
+        self,
+        worker: str,
+        ttl_s: float,
+        acquire: Sequence[str] = (),
+        release: Sequence[str] = (),
+        handles: Mapping[str, Sequence[str]] | None = None,
     ) -> LeaseTable:
         """See `Held.beat`. Of two workers that acquire one lease at once, exactly one gets it."""
-        return await self._change_leases(lambda held, now: held.beat(worker, now, ttl_s, acquire, release))
+        return await self._change_leases(lambda held, now: held.beat(worker, now, ttl_s, acquire, release, handles))
 
     async def resign(self, *workers: str) -> LeaseTable:
         """Give up everything that these workers hold (a graceful stop; or they are known to be dead)."""

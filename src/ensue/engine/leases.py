@@ -6,7 +6,7 @@ here, and written back if nobody else has changed it meanwhile (see `books.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -21,9 +21,17 @@ class Held(msgspec.Struct, frozen=True):
     """name -> until when it counts as living."""
     leases: dict[str, tuple[str, float]] = {}
     """name -> its worker, and until when."""
+    handles: dict[str, dict[str, tuple[str, ...]]] = {}
+    """name of a worker -> by topic, the event types that its version of the service handles."""
 
     def beat(
-        self, worker: str, now: float, ttl_s: float, acquire: Sequence[str] = (), release: Sequence[str] = ()
+        self,
+        worker: str,
+        now: float,
+        ttl_s: float,
+        acquire: Sequence[str] = (),
+        release: Sequence[str] = (),
+        handles: Mapping[str, Sequence[str]] | None = None,
     ) -> Held:
         """This worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of `acquire` that are
         free or expired.
@@ -44,18 +52,25 @@ class Held(msgspec.Struct, frozen=True):
                 leases[name] = (owner, min(end, until))
         for name in acquire:
             leases.setdefault(name, (worker, until))
-        workers = {name: min(end, until) for name, end in self.workers.items() if end > now}
-        return Held({**workers, worker: until}, leases)
+        workers = {name: min(end, until) for name, end in self.workers.items() if end > now} | {worker: until}
+        known = {name: kinds for name, kinds in self.handles.items() if name in workers}
+        if handles is not None:
+            known[worker] = {topic: tuple(kinds) for topic, kinds in handles.items()}
+        return Held(workers, leases, known)
 
     def without(self, gone: Callable[[str], bool]) -> Held:
         """Workers of which `gone` is true hold nothing, and do not live."""
         workers = {name: end for name, end in self.workers.items() if not gone(name)}
-        return Held(workers, {name: lease for name, lease in self.leases.items() if not gone(lease[0])})
+        leases = {name: lease for name, lease in self.leases.items() if not gone(lease[0])}
+        return Held(workers, leases, {name: kinds for name, kinds in self.handles.items() if name in workers})
 
     def table(self, now: float) -> LeaseTable:
         """Who lives and holds what at `now`."""
         leases = (Lease(name, owner, end - now) for name, (owner, end) in sorted(self.leases.items()) if end > now)
-        return LeaseTable(tuple(sorted(name for name, end in self.workers.items() if end > now)), tuple(leases))
+        workers = tuple(sorted(name for name, end in self.workers.items() if end > now))
+        return LeaseTable(
+            workers, tuple(leases), {name: self.handles[name] for name in workers if name in self.handles}
+        )
 
 
 class Wish(NamedTuple):
@@ -68,13 +83,43 @@ class Wish(NamedTuple):
 def fair_share(names: Sequence[str], table: LeaseTable, worker: str) -> Wish:
     """Return this worker's wish so that living workers end with equal shares of `names` (they differ by one at most).
 
+    names: `<topic>/<number>` each. A topic of which another one handles all that a worker does, and more, is left to
+    that other one: of two versions of a service the newer must not find that the older has passed something over.
     A worker with too many gives up its last ones; one with too few wants what nobody living holds.
 
     >>> from ensue.message import Lease
     >>> fair_share(["a", "b"], LeaseTable(("w",), ()), "w")
     Wish(acquire=('a', 'b'), release=())
     """
-    workers = sorted({*table.workers, worker})
+    everybody = sorted({*table.workers, worker})
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for topic, of_topic in _by_topic(names).items():
+        groups.setdefault(_with_most(topic, everybody, table), []).extend(of_topic)
+    acquire: list[str] = []
+    release: list[str] = []
+    for workers, group in groups.items():
+        wish = _share_of(group, workers, table, worker)
+        acquire += wish.acquire
+        release += wish.release
+    return Wish(tuple(acquire), tuple(release))
+
+
+def _by_topic(names: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.rpartition("/")[0], []).append(name)
+    return found
+
+
+def _with_most(topic: str, workers: Sequence[str], table: LeaseTable) -> tuple[str, ...]:
+    """Those workers of whom no other one handles more of the topic; who did not say what it handles is one of them."""
+    told = {each: frozenset(table.handles[each].get(topic, ())) for each in workers if each in table.handles}
+    return tuple(each for each in workers if each not in told or not any(told[each] < other for other in told.values()))
+
+
+def _share_of(names: Sequence[str], workers: Sequence[str], table: LeaseTable, worker: str) -> Wish:
+    if worker not in workers:
+        return Wish((), tuple(lease.name for lease in table.leases if lease.owner == worker and lease.name in names))
     holder = {lease.name: lease.owner for lease in table.leases}
     mine = [name for name in names if holder.get(name) == worker]
     base, extra = divmod(len(names), len(workers))

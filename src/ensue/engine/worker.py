@@ -56,13 +56,14 @@ class Worker:
         self._ready = asyncio.Event()
         self._failing = asyncio.Event()
         topics = context.dispatcher.definition.subscribed_topics
+        self._handles = {topic: sorted(context.dispatcher.definition.wanted(topic)) for topic in topics}
         self._names = [f"{topic}/{number}" for topic in topics for number in range(context.partitions)]
 
     async def start(self) -> None:
         """Begin to work. Raises UsageError when the store cannot be written at all: trying again would not help."""
         if self._beating is None:
             try:
-                await self._context.books.heartbeat(self.name, self._context.config.lease_ttl_s)
+                await self._context.books.heartbeat(self.name, self._context.config.lease_ttl_s, handles=self._handles)
             except RetryableError as error:
                 log.warning("%s: no heartbeat: %s", self.name, error)
             self._beating = asyncio.create_task(self._beat_forever(), name=f"ensue {self._context.service} worker")
@@ -135,7 +136,7 @@ class Worker:
         Returns who holds what afterwards.
         """
         books, ttl_s = self._context.books, self._context.config.lease_ttl_s
-        table = await self._without_dead(await books.heartbeat(self.name, ttl_s))
+        table = await self._without_dead(await books.heartbeat(self.name, ttl_s, handles=self._handles))
         wish = fair_share(self._names, table, self.name)
         held = {lease.name: lease.owner for lease in table.leases}
         refused = self.failed is not None  # another worker may try: it may see what this one did not

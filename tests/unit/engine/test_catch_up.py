@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -17,6 +17,7 @@ from tests.unit.engine.workbench import Sender, bench, config, letters, until
 from ensue import Event, Service
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.chain import partition_of
+from ensue.engine.consumer import PartitionConsumer
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord, Partition
 from ensue.testing import World
@@ -172,6 +173,33 @@ async def test_order_is_kept_when_the_new_type_goes_on_after_it(tmp_path: Path, 
     await sender.send(*[Moved(booking="a", number=n) for n in range(20, 40)])
     await run(tmp_path, mail := Mail(Booked, Moved))
     assert [each.number for each in mail.seen] == list(range(40))
+
+
+async def test_a_process_of_an_older_version_leaves_its_partitions_to_a_newer_one(
+    tmp_path: Path, sender: Sender
+) -> None:
+    old, new = Mail(Booked), Mail(Booked, Moved)
+    quick = {"lease_ttl_s": 0.3}
+    async with running(tmp_path, old, **quick) as before:
+        assert len(held(before)) == PARTITIONS
+        async with running(tmp_path, new, **quick) as after:
+            await until(lambda: len(held(after)) == PARTITIONS, after, "the newer one has all partitions")
+            await sender.send(*[kind(booking=str(n), number=n) for n in range(20) for kind in (Moved, Booked)])
+            await after.settle()
+            assert not held(before)
+        await until(lambda: len(held(before)) == PARTITIONS, before, "alone again, the older one works")
+        await sender.send(Booked(booking="a", number=20), Moved(booking="a", number=20))
+        await before.settle()
+    assert (numbers(new, Moved), numbers(new, Booked)) == (list(range(20)), list(range(20)))
+    assert old.seen == [Booked(booking="a", number=20)]
+    await run(tmp_path, newer := Mail(Booked, Moved))
+    assert newer.seen == [Moved(booking="a", number=20)], "what the older one passed over when it was alone"
+
+
+def held(world: World) -> Sequence[PartitionConsumer]:
+    worker = world.runtimes["mail"].worker
+    assert worker is not None
+    return worker.consumers
 
 
 async def test_what_the_log_has_no_longer_is_not_waited_for(tmp_path: Path, sender: Sender) -> None:
