@@ -8,7 +8,7 @@ holds on every store. See docs/adr/0028.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -162,6 +162,23 @@ class Checkpoints(_Base):
             checkpoint.watermarks[source] = gap.lost_through
             await self.save_checkpoint(transaction, partition, checkpoint)
         return gap.lost_through
+
+    async def replay(self, partition: Partition, kind: str, known: Iterable[str]) -> None:
+        """An operator wants a type handled again from the log's beginning. The revision moves, so a running worker
+        notices. known: the types that the service handles, for a checkpoint that does not say."""
+        async with self._store.transaction() as transaction:
+            rows = await transaction.load_rows(CHECKPOINTS, [partition.place])
+            if not rows:
+                return  # nothing is read yet
+            checkpoint = _checkpoint(rows[0])
+            types = known if checkpoint.types is None else checkpoint.types
+            checkpoint.types = tuple(sorted(each for each in types if each != kind))
+            checkpoint.missed[kind] = Missed()
+            running = checkpoint.catching_up
+            if running is not None and kind in running.types:
+                left = tuple(each for each in running.types if each != kind)
+                checkpoint.catching_up = msgspec.structs.replace(running, types=left) if left else None
+            await self.save_checkpoint(transaction, partition, checkpoint)
 
 
 class Letters(Checkpoints):

@@ -19,6 +19,7 @@ from ensue.brokers.embedded import EmbeddedBroker
 from ensue.chain import partition_of
 from ensue.engine.consumer import PartitionConsumer
 from ensue.errors import UsageError
+from ensue.event import event_type
 from ensue.message import OutboxRecord, Partition
 from ensue.testing import World
 
@@ -200,6 +201,22 @@ def held(world: World) -> Sequence[PartitionConsumer]:
     worker = world.runtimes["mail"].worker
     assert worker is not None
     return worker.consumers
+
+
+@pytest.mark.parametrize("since", ["beginning", "now"])
+async def test_an_operator_has_a_type_handled_again_while_the_service_runs(
+    tmp_path: Path, sender: Sender, since: Since
+) -> None:
+    await sender.send(*[kind(booking="a", number=n) for n in range(5) for kind in (Moved, Booked)])
+    async with running(tmp_path, mail := Mail(Booked, Moved, since=since), lease_ttl_s=0.3) as world:
+        await world.settle()
+        before = len(mail.seen)
+        books = world.runtimes["mail"].context.books
+        for number in range(PARTITIONS):
+            where = Partition("mail", "bookings", number)
+            await books.replay(where, event_type(Moved).type, mail.service.wanted("bookings"))
+        await until(lambda: len(mail.seen) == before + 5, world, "all of one type is handled again")
+    assert mail.seen[before:] == [Moved(booking="a", number=n) for n in range(5)]
 
 
 async def test_what_the_log_has_no_longer_is_not_waited_for(tmp_path: Path, sender: Sender) -> None:

@@ -1,0 +1,48 @@
+"""`ensue replay`: have one event type handled again from the beginning of the log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from ensue.cli.loading import load_service, opened
+from ensue.cli.output import confirm, say
+from ensue.engine.worker import is_gone
+from ensue.errors import UsageError
+
+
+def replay(
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help="MODULE:NAME")],
+    type: Annotated[str, typer.Option(help="The event's type, as `ensue topology` and dead letters show it")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Have one event type handled again: all of it that the log still has, by all its handlers, in order.
+
+    A second handler of a type that is handled already sees what was published before it only so.
+    """
+    definition = load_service(service)
+    handlers = definition.handlers.get(type)
+    if handlers is None:
+        known = ", ".join(sorted(definition.handlers)) or "nothing"
+        raise UsageError(f"service {definition.name} has no handler of {type!r}; it handles {known}")
+    names = ", ".join(each.name for each in handlers)
+
+    async def ask() -> None:
+        async with opened(definition) as access:
+            places = [each for each in await access.books.checkpoints() if each.topic == handlers[0].event.topic]
+            if not places:
+                raise UsageError(f"{definition.name} has read nothing of topic {handlers[0].event.topic} yet")
+            say(
+                f"All {type} that the log still has goes to {names} again, in {len(places)} partitions: what these did "
+                "with it is done a second time. Other types wait until it is done."
+            )
+            confirm("Handle it again?", yes)
+            for each in places:
+                await access.books.replay(each, type, definition.wanted(each.topic))
+            say(f"asked for: {len(places)} partitions read it again, each as soon as its worker sees this")
+            if all(map(is_gone, (await access.books.leases()).workers)):
+                say(f"No worker of {definition.name} lives: it begins when one runs (ensue run {service})")
+
+    asyncio.run(ask())
