@@ -70,7 +70,7 @@ ANSWERS: Final = _table(
 #: Who lives, and who works on what: one row for all, as JSON, since every heartbeat reads all of it.
 LEASES: Final = _table("ensue_lease", _REVISION, ("state", Kind.TEXT))
 
-#: Through which position the outbox is in the log: a row a source.
+#: Through which position the outbox is in the log: a row a source. And before which time records were taken away.
 RELAY: Final = _table("ensue_relay", ("position", Kind.INT))
 
 TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY)

@@ -8,6 +8,7 @@ holds on every store. See docs/adr/0028.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -385,6 +386,16 @@ class Workers(_Base):
         rows = await self._store.rows().get(RELAY, [self._store.source])
         return int(rows[0][1]) if rows else 0
 
+    async def pruned_before(self) -> float | None:
+        """All records that retention took out of this source's outbox were written before this time, seconds since the
+        epoch; None: it took none."""
+        rows = await self._store.rows().get(RELAY, [_pruned(self._store.source)])
+        return float(rows[0][1]) if rows else None
+
+    async def note_pruning(self, before_s: float) -> None:
+        """Retention is about to take away what was written before this time."""
+        await self.save_relay_position(_pruned(self._store.source), math.ceil(before_s))
+
     async def save_relay_position(self, source: str, position: int) -> None:
         """Store that position; never moves backwards."""
         async with self._store.transaction(upkeep=True) as transaction:
@@ -406,6 +417,11 @@ def _checkpoint(row: Row) -> Checkpoint:
         offset, revision, found.watermarks, found.gaps, found.counters, found.letters, found.types, found.missed,
         found.began, found.catching_up,
     )  # fmt: skip
+
+
+def _pruned(source: str) -> str:
+    """The id of the row that says up to when a source's records were taken away."""
+    return f"{source} pruned before"
 
 
 def _row_of(letter: DeadLetter) -> Row:

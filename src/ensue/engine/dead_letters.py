@@ -69,6 +69,7 @@ class DeadLetters:
         self._random = random
         self._queues: dict[tuple[str, str], list[DeadLetter]] = {}
         self._count = 0
+        self._ahead_s = 0.0  # of our clock: the database's, by which letters are due
         self._soonest = _NEVER  # when the first of the keys is due: asked with each batch, however many keys wait
 
     @property
@@ -90,7 +91,16 @@ class DeadLetters:
         self._queues = {}
         self._count = 0
         self._soonest = _NEVER
+        if letters:
+            self._compare_clocks(await self._context.store.now())
         self.added(letters)
+
+    def _compare_clocks(self, now: float) -> None:
+        """now: the database's clock."""
+        self._ahead_s = now - self._context.clock.now()
+
+    def _now(self) -> float:
+        return self._context.clock.now() + self._ahead_s
 
     def added(self, letters: Sequence[DeadLetter]) -> None:
         self._count += len(letters)
@@ -104,7 +114,7 @@ class DeadLetters:
 
     def next_due_s(self) -> float:
         """Seconds until something may be tried; inf: nothing."""
-        return max(self._soonest - self._context.clock.now(), 0.0) if self._soonest < _NEVER else _NEVER
+        return max(self._soonest - self._now(), 0.0) if self._soonest < _NEVER else _NEVER
 
     # ------------------------------------------------------------------------------------------------ making letters
 
@@ -116,6 +126,7 @@ class DeadLetters:
 
     def failed_letter(self, message: Message, reason: Reason, now: float) -> DeadLetter:
         """A letter for a message whose first attempt failed. `log_failure` when it is committed."""
+        self._compare_clocks(now)
         letter = self._letter(message, DeadLetterState.RETRYING, now)
         self._failed_again(letter, reason, now)
         return letter
@@ -127,7 +138,7 @@ class DeadLetters:
         if dead:
             then = f"set aside: ensue dead-letters show MODULE:{self._context.service} {letter.id} tells more"
         else:
-            then = f"tried again in {max(letter.due_at - self._context.clock.now(), 0.0):.2f} s"
+            then = f"tried again in {max(letter.due_at - self._now(), 0.0):.2f} s"
         whole = dead or letter.attempts == 1
         log.log(
             logging.ERROR if dead else logging.WARNING,
@@ -168,7 +179,7 @@ class DeadLetters:
 
         Moves `checkpoint`'s revision and counters. Returns whether anything was tried.
         """
-        now = self._context.clock.now()
+        now = self._now()
         if self._soonest > now:
             return False
         due = [key for key, queue in self._queues.items() if _due_at(queue[0]) <= now]
@@ -222,6 +233,7 @@ class DeadLetters:
         reason = Reason.of(failure)
         books = self._context.books
         async with self._context.store.transaction() as transaction:
+            self._compare_clocks(transaction.now)
             self._failed_again(letter, reason, transaction.now)
             await books.change_letter(transaction, letter)
             dead = letter.state is DeadLetterState.DEAD

@@ -134,8 +134,10 @@ class Resender(Loop):
             "%s asked for %s/%d after position %d: the outbox has nothing up to %d any more (retention)",
             request.subscriber, request.topic, request.partition, after, through,
         )  # fmt: skip
-        # Retention alone takes records away, so the ones that are gone are at least that old.
-        before = context.clock.now() - context.config.retention_s
+        # Retention alone takes records away; by nothing else can be told how old they were.
+        before = await context.books.pruned_before()
+        if before is None:
+            before = await context.store.now()
         envelope = Envelope(context.ids.next(), LOST, rfc3339(context.clock.now()))
         record = OutboxRecord(
             request.topic, request.partition, "", encode_envelope(envelope),

@@ -2,7 +2,8 @@
 
 Only what the relay has sent leaves the outbox, and the last record of it stays: by it the relay knows the store again
 (see `restored`). What a slow subscriber still needs leaves with it, if it is slower than
-the retention: it then stands in the LOST state and says so.
+the retention: it then stands in the LOST state and says so. Up to when records were taken away is kept, since only by
+that a subscriber can tell what it was owed: the setting may have been another one then.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from ensue.engine.loop import Loop
 from ensue.message import CONTROL_TOPIC
 
 _CHUNK = 1000
+#: So much may a clock differ from ours between two looks before it counts as put forward.
+_DRIFT_S = 5.0
 
 
-async def prune_once(context: Context) -> int:
-    """Prune everything older than config.retention_s; return how many rows went. Raises RetryableError."""
+async def prune_once(context: Context, now: float | None = None) -> int:
+    """Prune everything older than config.retention_s; return how many rows went. Raises RetryableError.
+
+    now: by the database's clock, whose times the rows bear; it is asked when this is None.
+    """
     store, books, broker = context.store, context.books, context.broker
-    before = context.clock.now() - context.config.retention_s
+    before = (await store.now() if now is None else now) - context.config.retention_s
+    await books.note_pruning(before)
     through = await books.relay_position() - 1
     pruned = 0
     while count := await store.outbox_prune(before, through, _CHUNK):
@@ -48,8 +55,29 @@ class Retention(Loop):
 
     def __init__(self, context: Context) -> None:
         super().__init__(f"retention of {context.service}", context)
+        self._looked: tuple[float, float] | None = None  # the database's clock, and ours that never jumps
 
     async def _turn(self) -> None:
-        await self._pause(self._context.config.retention_interval_s)
+        context = self._context
+        if self._looked is None:
+            self._looked = await context.store.now(), context.clock.monotonic()
+        await self._pause(context.config.retention_interval_s)
         if not self._stop.asked:
-            await prune_once(self._context)
+            await prune_once(context, await self._passed())
+
+    async def _passed(self) -> float:
+        """The database's clock, but no later than as much time has passed since the last look: a clock that is put
+        forward makes nothing old."""
+        clock = self._context.clock
+        assert self._looked is not None
+        then, at = self._looked
+        ours = then + (clock.monotonic() - at) + _DRIFT_S
+        theirs = await self._context.store.now()
+        if theirs > ours:
+            self.log.warning(
+                "%s: the database's clock went %.0f s forward in %.0f s: that time is not counted as the records' age",
+                self.name, theirs - then, ours - then - _DRIFT_S,
+            )  # fmt: skip
+        now = min(theirs, ours)
+        self._looked = now, clock.monotonic()
+        return now
