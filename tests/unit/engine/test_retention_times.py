@@ -1,0 +1,153 @@
+"""Whose clock says how old a record is, and what a subscriber is owed when the setting changes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from tests.unit.engine.workbench import Sender, bench, config, letters, until
+
+from ensue import Event, Service
+from ensue.brokers.embedded import EmbeddedBroker
+from ensue.engine.clock import SystemClock
+from ensue.engine.retention import Retention
+from ensue.message import GapState
+from ensue.retry import Retry
+from ensue.stores.sqlite import SqliteStore
+from ensue.testing import World
+
+WEEK_S = 7 * 86400.0
+
+
+class Did(Event, topic="jobs", key="who"):
+    who: str
+
+
+class Jobs:
+    """A publisher and a subscriber on one directory, each run when a test says so."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.applied: list[str] = []
+
+    def jobs(self) -> Service:
+        return Service("jobs", publishes=[Did])
+
+    def work(self) -> Service:
+        service = Service("work", publishes=[])
+
+        @service.on
+        async def handle(event: Did) -> None:
+            self.applied.append(event.who)
+
+        return service
+
+    def log(self) -> EmbeddedBroker:
+        return EmbeddedBroker(f"sqlite:///{self.directory}/log.db?synchronous=OFF")
+
+
+async def gaps(world: World) -> list[GapState]:
+    checkpoints = await world.runtimes["work"].context.books.checkpoints()
+    return [gap.state for each in checkpoints.values() for gap in each.gaps.values()]
+
+
+async def publish(world: World, service: Service, *names: str) -> None:
+    async with service.step() as step:
+        for name in names:
+            step.publish(Did(who=name))
+
+
+@pytest.mark.parametrize("later_s", [0.05, WEEK_S])
+async def test_what_was_pruned_is_owed_to_a_subscription_that_was_there_whatever_the_setting_is_now(
+    tmp_path: Path, later_s: float
+) -> None:
+    of = Jobs(tmp_path)
+    async with bench(tmp_path, of.work(), broker=of.log()):
+        pass  # the subscription exists, then it is down for a while
+    short = config(retention_s=0.05, retention_interval_s=0.02)
+    async with bench(tmp_path, jobs := of.jobs(), broker=of.log(), engine=short) as world:
+        await publish(world, jobs, "a", "b", "c")
+        async with asyncio.timeout(10):
+            while (await world.broker.bounds("jobs", 0)).first < 4:  # noqa: ASYNC110  # another task prunes
+                await asyncio.sleep(0.01)
+            while await world.runtimes["jobs"].store.outbox_of("jobs", 0, 0, 2, 10):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    later = config(retention_s=later_s)
+    async with bench(tmp_path, jobs := of.jobs(), work := of.work(), broker=of.log(), engine=later) as world:
+        await publish(world, jobs, "d")
+        async with asyncio.timeout(10):
+            while await gaps(world) != [GapState.LOST]:  # noqa: ASYNC110  # a lost gap is no progress
+                await asyncio.sleep(0.01)
+        assert of.applied == []
+        assert not await letters(world, work)
+
+
+async def test_what_was_pruned_before_a_subscription_began_is_not_owed_to_it(tmp_path: Path) -> None:
+    of = Jobs(tmp_path)
+    short = config(retention_s=0.05, retention_interval_s=0.02)
+    async with bench(tmp_path, jobs := of.jobs(), broker=of.log(), engine=short) as world:
+        await publish(world, jobs, "a", "b", "c")
+        async with asyncio.timeout(10):
+            while (await world.broker.bounds("jobs", 0)).first < 4:  # noqa: ASYNC110  # another task prunes
+                await asyncio.sleep(0.01)
+    await asyncio.sleep(1.1)  # times of pruning are kept in whole seconds
+    async with bench(
+        tmp_path, jobs := of.jobs(), of.work(), broker=of.log(), engine=config(retention_s=WEEK_S)
+    ) as world:
+        await publish(world, jobs, "d")
+        await until(lambda: of.applied[-1:] == ["d"], world, "what is published from now on")
+        assert await gaps(world) == []
+
+
+class Clock(SystemClock):
+    """Waits for nothing; `monotonic` goes on by what was waited for."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    async def sleep(self, seconds: float) -> None:
+        self.passed += seconds
+        await asyncio.sleep(0)
+
+
+async def test_a_clock_that_is_put_forward_makes_nothing_old(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ahead = [0.0]
+    store = SqliteStore(f"sqlite:///{tmp_path}/jobs.db", "jobs", now=lambda: time.time() + ahead[0])
+    engine = config(retention_s=WEEK_S, retention_interval_s=60.0)
+    async with bench(tmp_path, jobs := Jobs(tmp_path).jobs(), stores={"jobs": store}, engine=engine) as world:
+        await publish(world, jobs, "a", "b", "c")
+        await world.settle()
+        context = world.runtimes["jobs"].context
+        object.__setattr__(context, "clock", Clock())  # frozen: nothing else changes it
+        retention = Retention(context)
+        await retention._turn()
+        ahead[0] = 8 * 86400.0
+        await retention._turn()
+        await retention._turn()
+        assert len(await store.outbox_after(0, 10)) == 3
+    assert "forward" in caplog.text
+
+
+@pytest.mark.parametrize("ahead_s", [-3600.0, 3600.0])
+async def test_letters_are_due_by_the_databases_clock(tmp_path: Path, ahead_s: float) -> None:
+    """A process whose clock differs from the database's neither hurries nor waits for an hour."""
+    tried: list[float] = []
+    service = Service("work", publishes=[])
+
+    @service.on
+    async def handle(event: Did) -> None:
+        tried.append(time.monotonic())
+        if len(tried) < 3:
+            raise ValueError("not yet")
+
+    store = SqliteStore(f"sqlite:///{tmp_path}/work.db", "work", now=lambda: time.time() + ahead_s)
+    engine = config(retry=Retry(attempts_max=5, first_delay_s=0.1, factor=1.0, delay_max_s=0.1, jitter=0))
+    async with bench(tmp_path, service, stores={"work": store}, engine=engine) as world:
+        await Sender(world.broker).send(Did(who="a"))
+        await until(lambda: len(tried) == 3, world, "the third attempt")
+        await world.settle()
+    assert tried[2] - tried[0] > 0.15, "two pauses of 0.1 s"
