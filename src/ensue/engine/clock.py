@@ -35,3 +35,12 @@ def rfc3339(seconds: float) -> str:
     """`2026-01-31T12:00:00.123456Z` of seconds since the epoch."""
     stamp = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return stamp.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def seconds_of(stamp: str, otherwise: float) -> float:
+    """Seconds since the epoch of an RFC 3339 time; `otherwise` for what is none, as a stranger may send it."""
+    try:
+        moment = datetime.datetime.fromisoformat(stamp)
+    except ValueError:
+        return otherwise
+    return otherwise if moment.tzinfo is None else moment.timestamp()

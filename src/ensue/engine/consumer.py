@@ -15,6 +15,7 @@ from random import Random
 import msgspec
 
 from ensue.catch_up import adopted, ended, passed_over, plan_catch_up
+from ensue.engine.clock import seconds_of
 from ensue.engine.context import Context
 from ensue.engine.dead_letters import DeadLetters, Reason
 from ensue.engine.dispatch import StepFailed
@@ -47,12 +48,18 @@ class PartitionConsumer(Loop):
         self._unsaved = Counters()  # what was seen since the last save: duplicates and unknown types need no commit
         self._gaps = GapWatch(partition, context)
         self._looked = 0.0
+        self._behind_s = 0.0
         self._compared = (-1, 0.0)  # the revision that was found stored, or was written, and when
 
     @property
     def offset(self) -> int:
         """How far the log is read; what is stored may lag behind by records without effect."""
         return self._checkpoint.offset
+
+    @property
+    def behind_s(self) -> float:
+        """How old the last record read was, while there are more: what is as old as the retention leaves the log."""
+        return self._behind_s
 
     @property
     def settled(self) -> bool:
@@ -127,9 +134,11 @@ class PartitionConsumer(Loop):
             await self._pause(wait_s)
         else:
             batch = await self._read(wait_s)
+            self._behind_s = self._behind_s if batch else 0.0
         if batch:
             context.faults.point("consumer.read")
             await self._process(batch)
+            self._note_age(batch)
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
         elif self._checkpoint.catching_up is not None and not self._letters.full and not self._stop.asked:
@@ -139,6 +148,19 @@ class PartitionConsumer(Loop):
             context.progress()
         if self._checkpoint.gaps:
             await self._gaps.ask(self._checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
+
+    def _note_age(self, batch: Sequence[Message | Garbage]) -> None:
+        config, last, before = self._context.config, batch[-1], self._behind_s
+        self._behind_s = 0.0
+        if len(batch) == config.batch_records_max and isinstance(last, Message):
+            now = self._context.clock.now()
+            self._behind_s = max(now - seconds_of(last.envelope.time, now), 0.0)
+        if self._behind_s > config.retention_s / 2 >= before:
+            log.warning(
+                "%s: reads records that are %.1f h old, and they leave the log after %.1f h: let more workers help, or "
+                "keep records for longer (ENSUE_RETENTION_S)",
+                self.partition, self._behind_s / 3600, config.retention_s / 3600,
+            )  # fmt: skip
 
     async def _read(self, wait_s: float) -> Sequence[Message | Garbage]:
         context, partition, running = self._context, self.partition, self._checkpoint.catching_up

@@ -87,6 +87,14 @@ async def _behind(context: Context, worker: Worker | None, limits: ReadyLimits) 
             if lag > limits.lag_max:
                 where = f"{consumer.partition.topic}/{consumer.partition.number}"
                 reasons.append(f"{where} lags {lag} records behind, limit {limits.lag_max}")
+    half_s = context.config.retention_s / 2
+    for consumer in worker.consumers:
+        if consumer.behind_s > half_s:
+            where = f"{consumer.partition.topic}/{consumer.partition.number}"
+            reasons.append(
+                f"{where} reads records {consumer.behind_s / 3600:.1f} h old, more than half of the retention: they "
+                "may leave the log before they are read"
+            )
     if limits.backlog_max is not None and relay is not None and context.store.capabilities.publishes:
         head = max((await context.store.outbox_heads()).values(), default=0)
         # Positions grow by at least 1 a record, so the difference is enough where it is small; else count.

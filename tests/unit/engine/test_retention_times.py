@@ -151,3 +151,33 @@ async def test_letters_are_due_by_the_databases_clock(tmp_path: Path, ahead_s: f
         await until(lambda: len(tried) == 3, world, "the third attempt")
         await world.settle()
     assert tried[2] - tried[0] > 0.15, "two pauses of 0.1 s"
+
+
+async def test_a_subscriber_that_reads_what_is_about_to_leave_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More than half of the retention behind, with more to read."""
+    of = Jobs(tmp_path)
+    async with bench(tmp_path, jobs := of.jobs(), broker=of.log()) as world:
+        await publish(world, jobs, *"abcde")
+        await world.settle()
+    begun, held = asyncio.Event(), asyncio.Event()
+    work = Service("work", publishes=[])
+
+    @work.on
+    async def handle(event: Did) -> None:
+        of.applied.append(event.who)
+        if event.who == "c":
+            begun.set()
+            await held.wait()
+
+    engine = config(retention_s=0.001, retention_interval_s=3600.0, batch_records_max=2)
+    async with bench(tmp_path, work, broker=of.log(), engine=engine) as world:
+        await asyncio.wait_for(begun.wait(), 10)  # the second batch is at hand
+        reasons = await world.runtimes["work"].readiness()
+        assert [each for each in reasons if "more than half of the retention" in each]
+        assert "they leave the log after" in caplog.text
+        held.set()
+        await world.settle()
+        assert not await world.runtimes["work"].readiness()
+    assert of.applied == list("abcde")
