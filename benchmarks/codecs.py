@@ -56,15 +56,15 @@ def run(quick: bool) -> Report:
         "bare msgspec": _both_ways(
             msgspec.json.Encoder().encode, msgspec.json.Decoder(OrderPlaced).decode, placed, count
         ),
-        "struct": _both_ways(struct.encode, struct.read, placed, count),
-        "dataclass": _both_ways(plain.encode, plain.read, DataclassPlaced(**fields), count),
+        "struct": _both_ways(struct.format.encode, struct.read, placed, count),
+        "dataclass": _both_ways(plain.format.encode, plain.read, DataclassPlaced(**fields), count),
         "bare pydantic": _both_ways(
             lambda value: value.model_dump_json().encode(),
             PydanticPlaced.model_validate_json,
             PydanticPlaced(**fields),
             count,
         ),
-        "model": _both_ways(model.encode, model.read, PydanticPlaced(**fields), count),
+        "model": _both_ways(model.format.encode, model.read, PydanticPlaced(**fields), count),
         "envelope": _both_ways(encode_envelope, decode_envelope, envelope, count),
     }
     measured = alternate(sides, rounds)

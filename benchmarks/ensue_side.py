@@ -103,7 +103,7 @@ async def append_events(broker: Broker, events: Iterable[Event], *, partitions: 
                 heads[place] = await _last_position(broker, *place)
             envelope = Envelope(f"0123456789abcdef-{position:x}", spec.type, _TIME, f"fedcba9876543210-{position:x}")
             record = OutboxRecord(
-                *place, key, encode_envelope(envelope), spec.encode(event), position, heads.get(place, 0)
+                *place, key, encode_envelope(envelope), spec.write(event), position, heads.get(place, 0)
             )
             heads[place] = position
             batches.setdefault(place, []).append(record)

@@ -23,7 +23,7 @@ def fill(server: PostgresServer, database: str, partitions: int, rows: int, *, o
     """
     sample = next(workload.transfers(1))
     spec = event_type(type(sample))
-    data = spec.encode(sample).decode().replace("'", "''")
+    data = spec.write(sample).decode().replace("'", "''")
     envelope = encode_envelope(Envelope("0123456789abcdef-@", spec.type, _TIME, "fedcba9876543210-@")).decode()
     before, middle, after = envelope.split("@")
     first = time.time() - oldest_s

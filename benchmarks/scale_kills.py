@@ -127,7 +127,7 @@ async def _feed(broker: Broker) -> None:
             position += 1
             envelope = encode_envelope(Envelope(f"0123456789abcdef-{position:x}", spec.type, "2011-12-09T12:50:00Z"))
             record = OutboxRecord(
-                IN, partition, spec.key_of(event), envelope, spec.encode(event), position, heads[partition]
+                IN, partition, spec.key_of(event), envelope, spec.write(event), position, heads[partition]
             )
             heads[partition] = position
             batches[(IN, partition)] = [record]

@@ -113,6 +113,19 @@ class EventRefused(UsageError):
     found: str
 
 
+class EventMismatch(UsageError):
+    """A subscriber could not read this event, or would read something else than was published.
+
+    type: the event's. field: where, as `lines[2].price`; empty: not known. expected: what was published; found: what
+    would be read. When it could not be read: found is the field's value.
+    """
+
+    type: str
+    field: str
+    expected: str
+    found: str
+
+
 class EventTooLarge(UsageError):
     """An event is larger than may be published. type, what and key as for EventRefused; expected, found: in bytes."""
 

@@ -6,6 +6,7 @@ class gets an `EventType`: how it is named on the wire, which of its fields is t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import msgspec
 
 from ensue.codec import TOPIC_CHARS_MAX, TYPE_CHARS_MAX
 from ensue.errors import BadMessage, UsageError
+from ensue.formats import Format, of_msgspec
+from ensue.refusals import cannot_encode, no_reader, would_change
+from ensue.roundtrip import difference, fields_of
 
 E = TypeVar("E")
 _SPEC = "__ensue_event_type__"
@@ -26,10 +30,7 @@ _declared: dict[str, type] = {}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EventType(Generic[E]):
-    """An event class as the wire sees it. `type` is the CloudEvents type: `<topic>.<Name>.v<version>`.
-
-    validated: the class itself refuses values of the wrong type when an object is made (pydantic models do).
-    """
+    """An event class as the wire sees it. `type` is the CloudEvents type: `<topic>.<Name>.v<version>`."""
 
     cls: type[E]
     topic: str
@@ -37,9 +38,7 @@ class EventType(Generic[E]):
     name: str
     version: int
     type: str
-    encode: Callable[[E], bytes]
-    decode: Callable[[bytes], E]
-    validated: bool = False
+    format: Format[E]
 
     def key_of(self, event: E) -> str:
         """Return the value of the key field as text. Raises UsageError when it is None."""
@@ -52,27 +51,30 @@ class EventType(Generic[E]):
         return str(key)
 
     def write(self, event: E) -> bytes:
-        """Encode as JSON what every subscriber will be able to read; raises UsageError that names the field otherwise.
+        """Encode as JSON what every subscriber will read as it is here; raises EventMismatch that names the field else.
 
-        A Struct and a dataclass take any value when they are made. The mistake has to show here, where it was made,
-        and not as a dead letter of another service that no retry can mend.
+        Objects take values that do not fit, when they are made or later. The mistake has to show here, where it was
+        made, and not as a dead letter of another service that no retry can mend.
         """
+        form = self.format
         try:
-            data = self.encode(event)
-            if not self.validated:
-                self.decode(data)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(
-                f"event {self.cls.__qualname__} cannot be published: {error}. Give its fields values of the types "
-                "that it declares, and declare types that JSON can carry",
-                type=self.type,
-            ) from error
+            data = form.encode(event)
+            if form.sure(event):
+                return data
+        except Exception as error:  # code of the user's own may be at work in it
+            raise cannot_encode(self.type, event, form.encode_field, error) from error
+        try:
+            found = difference(event, form.decode(data))
+        except Exception as error:
+            raise no_reader(self.type, event, error) from error
+        if found is not None:
+            raise would_change(self.type, event, found)
         return data
 
     def read(self, data: bytes) -> E:
         """Decode JSON data. Unknown fields are ignored; raises BadMessage that names the field that is wrong."""
         try:
-            return self.decode(data)
+            return self.format.decode(data)
         except (ValueError, RecursionError) as error:  # msgspec's and pydantic's errors; data nested too deeply
             raise BadMessage(
                 f"{self.type}: the data does not fit {self.cls.__qualname__}: {error}. "
@@ -81,14 +83,25 @@ class EventType(Generic[E]):
             ) from error
 
 
+#: What msgspec takes in the line of a class.
+_OPTIONS = frozenset(
+    {
+        "array_like", "cache_hash", "dict", "eq", "forbid_unknown_fields", "frozen", "gc", "kw_only", "omit_defaults",
+        "order", "rename", "repr_omit_defaults", "tag", "tag_field", "weakref",
+    }
+)  # fmt: skip
+_OURS = ("topic", "key", "type_name", "version")
+
+
 class EventMeta(msgspec.StructMeta):
-    """Takes `topic`, `key`, `name` and `version` out of the class line and leaves the rest to msgspec."""
+    """Takes `topic`, `key`, `type_name` and `version` out of the class line and leaves the rest to msgspec."""
 
     def __new__(
         mcls,
         name: str,
         bases: tuple[type, ...],
         namespace: dict[str, Any],
+        /,
         *,
         topic: str | None = None,
         key: str | None = None,
@@ -96,16 +109,18 @@ class EventMeta(msgspec.StructMeta):
         version: int = 1,
         **options: Any,
     ) -> EventMeta:
+        if unknown := options.keys() - _OPTIONS:
+            raise UsageError(
+                f"event {name}: {', '.join(sorted(unknown))} in its class line; expected {', '.join(_OURS)}, "
+                f"or what msgspec takes ({', '.join(sorted(_OPTIONS))})"
+            )
         # Keyword-only fields so that a later version may add one with a default anywhere.
         options = {"frozen": True, "kw_only": True, "gc": False} | options
         cls: Any = super().__new__(mcls, name, bases, namespace, **options)
         if bases and bases[0] is not msgspec.Struct:
             if topic is None and key is None:
                 return cls  # type: ignore[no-any-return]  # an abstract base for the user's own events
-            fields = {field.name for field in msgspec.structs.fields(cls)}
-            encode = msgspec.json.Encoder().encode
-            # The decoder resolves annotations, which may name classes defined later: make it on first use.
-            _attach(cls, topic, key, type_name, version, fields, encode, _late_decoder(cls))
+            _attach(cls, topic, key, type_name, version, of_msgspec(cls))
         return cls  # type: ignore[no-any-return]
 
 
@@ -119,34 +134,44 @@ class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
     """
 
 
-def as_event(*, topic: str, key: str, type_name: str | None = None, version: int = 1) -> Callable[[type[E]], type[E]]:
-    """Make an event of a pydantic 2 model or a dataclass: `@as_event(topic="orders", key="customer_id")`."""
+def as_event(
+    *misplaced: Any, topic: str | None = None, key: str | None = None, type_name: str | None = None, version: int = 1
+) -> Callable[[type[E]], type[E]]:
+    """Make an event of a pydantic 2 model or a dataclass: `@as_event(topic="orders", key="customer_id")`.
+
+    A model is written by its aliases and without its computed fields, as its own validation reads it.
+    Raises UsageError at declaration, as for `Event`, and for a class whose objects could not be read back.
+    """
+    if misplaced:
+        shown = ", ".join(each.__qualname__ if isinstance(each, type) else repr(each)[:60] for each in misplaced)
+        raise UsageError(
+            f'@as_event({shown}): its arguments have names; write @as_event(topic="...", key="<field>") above the class'
+        )
 
     def declare(cls: type[E]) -> type[E]:
-        encode: Callable[[Any], bytes]
-        decode: Callable[[bytes], Any]
-        validated = False
-        if dataclasses.is_dataclass(cls):
-            fields = {field.name for field in dataclasses.fields(cls)}
-            encode, decode = msgspec.json.Encoder().encode, _late_decoder(cls)
-        elif hasattr(cls, "model_validate_json"):
-            model = cast(Any, cls)
-            fields = set(model.model_fields)
-
-            def encode(value: Any) -> bytes:
-                return cast(bytes, value.model_dump_json().encode())
-
-            decode = model.model_validate_json
-            validated = True
-        else:
-            raise UsageError(
-                f"@as_event on {cls.__qualname__}: expected a pydantic 2 model or a dataclass; "
-                "for a plain class write `class X(ensue.Event, topic=..., key=...)`"
-            )
-        _attach(cls, topic, key, type_name, version, fields, encode, decode, validated)
+        _attach(cls, topic, key, type_name, version, _format_of(cls))
         return cls
 
     return declare
+
+
+def _format_of(cls: Any) -> Format[Any]:
+    if isinstance(cls, type):
+        if isinstance(cls, EventMeta):
+            raise UsageError(
+                f"@as_event on {cls.__qualname__}, which is an ensue.Event: write topic= and key= in its class line, "
+                f'`class {cls.__name__}(ensue.Event, topic="...", key="...")`, without @as_event'
+            )
+        if dataclasses.is_dataclass(cls):
+            return of_msgspec(cls)
+        if hasattr(cls, "model_validate_json"):
+            from ensue.models import of_pydantic
+
+            return of_pydantic(cls)
+    raise UsageError(
+        f"@as_event on {getattr(cls, '__qualname__', repr(cls))}: expected a pydantic 2 model or a dataclass (with "
+        "@as_event above @dataclass); for a plain class write `class X(ensue.Event, topic=..., key=...)`"
+    )
 
 
 def event_type(cls: type[E]) -> EventType[E]:
@@ -172,29 +197,21 @@ def is_event_class(cls: object) -> bool:
     return isinstance(cls, type) and (isinstance(cls, EventMeta) or hasattr(cls, _SPEC))
 
 
-def _late_decoder(cls: type) -> Callable[[bytes], Any]:
-    decoder: msgspec.json.Decoder[Any] | None = None
-
-    def decode(data: bytes) -> Any:
-        nonlocal decoder
-        if decoder is None:
-            decoder = msgspec.json.Decoder(cls)
-        return decoder.decode(data)
-
-    return decode
-
-
 def _attach(
-    cls: type,
-    topic: str | None,
-    key: str | None,
-    type_name: str | None,
-    version: int,
-    fields: set[str],
-    encode: Callable[[Any], bytes],
-    decode: Callable[[bytes], Any],
-    validated: bool = False,
+    cls: type, topic: str | None, key: str | None, type_name: str | None, version: int, form: Format[Any]
 ) -> None:
+    fields = fields_of(cls)
+    if parameters := getattr(cls, "__parameters__", ()):
+        raise UsageError(
+            f"event {cls.__qualname__} is generic, and who reads it would not know its "
+            f"{', '.join(map(str, parameters))}: leave topic and key out of it, and declare an event for each, "
+            f"`class X({cls.__name__}[int], topic=..., key=...)`"
+        )
+    for option, value in (("topic", topic), ("key", key), ("type_name", type_name)):
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"event {cls.__qualname__}: {option}={value!r:.60}, expected a str")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UsageError(f"event {cls.__qualname__}: version={version!r:.60}, expected a whole number from 1")
     name = type_name or cls.__name__
     if not topic:
         raise UsageError(f'event {cls.__qualname__} has no topic: write topic="..." in its declaration')
@@ -226,5 +243,8 @@ def _attach(
             f"event type {wire} is declared by {taken.__module__}.{taken.__qualname__} and again by "
             f"{cls.__module__}.{cls.__qualname__}: give one another type_name or version"
         )
+    # A field may name a class that is defined further down, or the class itself: looked at again on first use.
+    with contextlib.suppress(NameError):
+        form.check()
     _declared[wire] = cls
-    setattr(cls, _SPEC, EventType(cls, topic, key, name, version, wire, encode, decode, validated))
+    setattr(cls, _SPEC, EventType(cls, topic, key, name, version, wire, form))

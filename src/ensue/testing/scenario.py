@@ -205,7 +205,7 @@ def _messages(events: Sequence[Any], specs: Sequence[EventType[Any]]) -> list[Me
     return [
         Message(
             spec.topic, 0, position, spec.key_of(event), SOURCE, position, position - 1,
-            Envelope(ids.next(), spec.type, now), spec.encode(event),
+            Envelope(ids.next(), spec.type, now), spec.write(event),
         )
         for position, (event, spec) in enumerate(zip(events, specs, strict=True), 1)
     ]  # fmt: skip

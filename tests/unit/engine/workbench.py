@@ -139,7 +139,7 @@ class Sender:
         self._position += 1
         envelope = Envelope(f"{self.source}-{self._position}", spec.type)
         record = OutboxRecord(
-            *where, key, encode_envelope(envelope), spec.encode(event), self._position, self._heads[where]
+            *where, key, encode_envelope(envelope), spec.write(event), self._position, self._heads[where]
         )
         self._heads[where] = self._position
         return record
@@ -149,7 +149,7 @@ class Sender:
         spec = event_type(type(event))
         key = spec.key_of(event)
         envelope = encode_envelope(Envelope(message_id, spec.type))
-        return OutboxRecord(spec.topic, partition_of(key, self._partitions), key, envelope, spec.encode(event))
+        return OutboxRecord(spec.topic, partition_of(key, self._partitions), key, envelope, spec.write(event))
 
     def raw(self, record: OutboxRecord, data: bytes) -> OutboxRecord:
         """The same record with other data."""
