@@ -59,7 +59,11 @@ def _adapter(what: str, group: str, known: dict[str, tuple[str, str, str]], url:
         if scheme in others:
             return others[scheme].load()
         schemes = sorted({*known, *others})
-        close = difflib.get_close_matches(scheme.partition("+")[0], schemes, 1)
+        base, _, driver = scheme.partition("+")
+        if driver and base in schemes:
+            ours = " or ".join(f"{each}://" for each in schemes if each.partition("+")[0] == base)
+            raise UsageError(f"{what} URL with scheme {scheme!r}: Ensue takes no +{driver} there; write {ours}")
+        close = difflib.get_close_matches(base, schemes, 1)
         example = f"perhaps {close[0]}://" if close else "e.g. sqlite:///./data.db"
         raise UsageError(
             f"{what} URL with scheme {scheme!r}: expected one of {', '.join(schemes)}, "

@@ -20,6 +20,20 @@ def scheme_of(url: str) -> str:
     return found[0].lower() if found else ""
 
 
+#: Other names of schemes that certainly mean the same.
+_SAME = {"postgres": "postgresql"}
+
+
+def usual(url: str) -> str:
+    """Return the URL with the usual name of its scheme.
+
+    >>> usual("postgres://orders@db/orders"), usual("kafka://log:9092")
+    ('postgresql://orders@db/orders', 'kafka://log:9092')
+    """
+    scheme = scheme_of(url).partition("+")[0]
+    return _SAME.get(scheme, scheme) + url[len(scheme) :]
+
+
 def check_encoded(what: str, url: str, *, host_needed: bool = False) -> None:
     """Raise UsageError, which shows nothing of the URL, when user or password hold what has to be percent-encoded.
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ensue.addresses import usual
 from ensue.codec import RECORD_BYTES_MAX
 from ensue.errors import UsageError
 from ensue.retry import Retry
@@ -106,11 +107,20 @@ def load_settings(
     home = Path(env.get("ENSUE_HOME", ".ensue")).absolute()
     variable = f"ENSUE_{service.upper().replace('-', '_')}_DATABASE"
     return Settings(
-        database=database or env.get(variable) or f"sqlite:///{home}/{service}.db",
-        broker=broker or env.get("ENSUE_BROKER") or f"sqlite:///{home}/broker.db",
+        database=_url("database", database or env.get(variable) or f"sqlite:///{home}/{service}.db"),
+        broker=_url("broker", broker or env.get("ENSUE_BROKER") or f"sqlite:///{home}/broker.db"),
         partitions=partitions or _whole(env, "ENSUE_PARTITIONS", 8),
         engine=engine or _engine(env),
     )
+
+
+def _url(what: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise UsageError(
+            f"{what} is a {type(given).__name__}, expected the URL as a str; of an SQLAlchemy URL that is "
+            "url.render_as_string(hide_password=False)"
+        )
+    return usual(given)
 
 
 _KNOWN = frozenset(

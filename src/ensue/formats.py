@@ -108,17 +108,21 @@ def _customs(declared: Any, where: str) -> Iterator[tuple[str, type]]:
                     left.append((where, each))
 
 
+#: One value of each kind that JSON has, but for null.
+_JSON: tuple[object, ...] = ("", 0, 0.0, True, [], {})
+
+
 def _may_be_json(cls: type) -> bool:
     """Whether what JSON itself gives can be an object of it, as of `object`."""
     try:
-        return any(isinstance(each, cls) for each in ("", 0, 0.0, True, [], {}))
+        return any(isinstance(each, cls) for each in _JSON)
     except TypeError:  # a protocol that says nothing at runtime
         return False
 
 
 def _sure(cls: type) -> Callable[[Any], bool]:
-    declared: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
-    if hasattr(cls, "__post_init__") or not all(each.init for each in declared.values()):
+    own: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
+    if hasattr(cls, "__post_init__") or not all(field.init for field in own.values()):
         return never
     hints = typing.get_type_hints(cls, include_extras=True)
     return surely({name: hints[name] for name in fields_of(cls)})

@@ -18,7 +18,7 @@ from typing import Any
 from ensue.catch_up import Since
 from ensue.errors import UsageError
 from ensue.event import EventType, event_type, is_event_class
-from ensue.handling import bound_by_partial, check_callable, is_async, wraps_async, written_in
+from ensue.handling import bound_by_partial, by_place, check_callable, is_async, wraps_async, written_in
 from ensue.message import Message
 from ensue.repository import Repository, class_of
 from ensue.step import Step
@@ -33,7 +33,8 @@ class Handler:
 
     order: which of ENTITY, EVENT, STEP, ... each parameter takes. asynchronous: `async def`; any other function may
     still return an awaitable (a decorator's wrapper does). With an entity: `id_field` of the event holds the entity's
-    id, `optional` says that a missing entity is handed over as None. since: see `catch_up.Since`.
+    id, `optional` says that a missing entity is handed over as None. since: see `catch_up.Since`. keywords: names of
+    the last parameters, where they can be given by name only.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Handler:
     id_field: str = ""
     optional: bool = False
     since: Since = "beginning"
+    keywords: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -58,7 +60,7 @@ class Handler:
 
     def caller(self) -> Callable[[Any, Any, Step], Any]:
         """Return `call(entity, event, step)` that hands each parameter what it asked for, with no lookup left."""
-        function, order = self.function, self.order
+        function, order = by_place(self.function, self.keywords), self.order
         if order == (EVENT, STEP):
             return lambda entity, event, step: function(event, step)
         if order == (ENTITY, EVENT, STEP):
@@ -82,7 +84,7 @@ _GETTERS: dict[int, Callable[[Any, Any, Step], Any]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asked:
-    """What a function's parameters ask for: `order` as a Handler's, the events that it takes, and its entity."""
+    """What a function's parameters ask for: as a Handler's; `events`: all that it takes."""
 
     order: tuple[int, ...]
     asynchronous: bool
@@ -90,6 +92,7 @@ class Asked:
     entity: type | None
     entity_parameter: str
     optional: bool
+    keywords: tuple[str, ...]
 
 
 def read_parameters(
@@ -107,7 +110,8 @@ def read_parameters(
     events: tuple[EventType[Any], ...] = ()
     entity: type | None = None
     optional = False
-    for parameter in _parameters(function, where):
+    parameters = _parameters(function, where)
+    for parameter in parameters:
         kind = _resolved(function, parameter, where, local_names)
         kinds = [each for each in _options(kind) if each is not types.NoneType]
         place = _place(kinds)
@@ -131,7 +135,8 @@ def read_parameters(
         raise UsageError(f"{where} takes no event: annotate a parameter with its class, e.g. `event: OrderCreated`")
     if given_entity is not None and entity is None:
         raise UsageError(f"{where}: entity={given_entity.__name__}, but no parameter takes it")
-    return Asked(tuple(order), asynchronous, events, entity, taken.get(ENTITY, ""), optional)
+    keywords = tuple(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
+    return Asked(tuple(order), asynchronous, events, entity, taken.get(ENTITY, ""), optional, keywords)
 
 
 def _parameters(function: Callable[..., Any], where: str) -> Sequence[inspect.Parameter]:
@@ -149,8 +154,6 @@ def _parameters(function: Callable[..., Any], where: str) -> Sequence[inspect.Pa
                 f"{where} takes *{each.name}, which says nothing about what to hand over: annotate single parameters; "
                 "a decorator keeps those of the function with functools.wraps"
             )
-        if each.kind is each.KEYWORD_ONLY:
-            raise UsageError(f"{where}: parameter {each.name!r} is keyword-only; handlers are called by place")
         if each.annotation is each.empty:
             raise UsageError(
                 f"{where}: parameter {each.name!r} has no annotation; "

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from ensue.errors import UsageError
+from ensue.event import is_event_class
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -69,10 +70,22 @@ def check_callable(function: Any, where: str) -> None:
         )
 
 
+def by_place(function: Callable[..., Any], keywords: tuple[str, ...]) -> Callable[..., Any]:
+    """Return the function for calls by place alone. keywords: its last parameters, which can be given by name only."""
+    if not keywords:
+        return function
+
+    def call(*values: Any) -> Any:
+        first = len(values) - len(keywords)
+        return function(*values[:first], **dict(zip(keywords, values[first:], strict=True)))
+
+    return call
+
+
 async def finished(where: str, result: Any) -> Any:
     """Return what a call came to: an awaitable is awaited, also one that another returned.
 
-    Raises UsageError for a generator, of which nothing has run.
+    Raises UsageError for a generator, of which nothing has run, and for an event, which nobody has published.
     """
     while inspect.isawaitable(result):
         awaited = await result
@@ -84,5 +97,12 @@ async def finished(where: str, result: Any) -> Any:
             raise UsageError(
                 f"{where} returned a {type(each).__name__}, of which nothing has run: write it without `yield`, or "
                 "run it to its end in the handler"
+            )
+    for each in result if isinstance(result, list | tuple | set | frozenset) else (result,):
+        if is_event_class(type(each)):
+            name = type(each).__qualname__
+            raise UsageError(
+                f"{where} returned a {name}, which publishes nothing: take `step: Step` and write "
+                f"step.publish({name}(...))"
             )
     return result

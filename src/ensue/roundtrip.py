@@ -11,6 +11,7 @@ import datetime
 import decimal
 import enum
 import functools
+import math
 import types
 import typing
 import uuid
@@ -112,6 +113,7 @@ _SURE: Mapping[type, Callable[[Any], bool] | None] = {
     str: None,
     int: None,
     bool: None,
+    float: math.isfinite,
     uuid.UUID: None,
     datetime.date: None,
     datetime.datetime: _whole_zone,

@@ -98,6 +98,7 @@ class ServiceDefinition:
         repository: Repository[Any] | None = None,
         name: str | None = None,
         since: Since = "beginning",
+        **unknown: Any,
     ) -> Any:
         """Declare a handler: `@customers.on` above `def reserve(customer: Customer, event: OrderCreated, step: Step)`.
 
@@ -114,10 +115,20 @@ class ServiceDefinition:
         the earliest counts; once the type is handled it says nothing any more.
         Raises UsageError at once when the declaration cannot work; its text says what to write instead.
         """
+        if not isinstance(self, ServiceDefinition):
+            raise UsageError(
+                '@Service.on: handlers belong to one service: write `orders = Service("orders")` and then @orders.on'
+            )
         if is_event_class(function):
             raise UsageError(
                 f"@{self.name}.on({function.__name__}...): the event is read from the handler's annotation; write "
                 f"@{self.name}.on above `def ...(..., event: {function.__name__})`, with no class in brackets"
+            )
+        if unknown or isinstance(function, str):
+            shown = [repr(function)[:60]] * isinstance(function, str) + [f"{each}=" for each in unknown]
+            raise UsageError(
+                f"@{self.name}.on({', '.join(shown)}): topic and event are read from the handler's annotation; write "
+                f"@{self.name}.on above `def ...(..., event: OrderCreated)`, or with entity=, id=, repository=, name=, since="
             )
         local_names = sys._getframe(1).f_locals  # annotations may name classes of the enclosing function
 
@@ -154,12 +165,16 @@ class ServiceDefinition:
         if asked.entity is None:
             if id or given:
                 raise UsageError(f"{where}: id= and repository= belong to an entity, and no parameter takes one")
-            return [Handler(called, event, function, asked.order, asked.asynchronous) for event in asked.events]
+            return [
+                Handler(called, event, function, asked.order, asked.asynchronous, keywords=asked.keywords)
+                for event in asked.events
+            ]
         repository = self._repository(asked.entity, given, where, asked.entity_parameter)
         return [
             Handler(
                 called, event, function, asked.order, asked.asynchronous, asked.entity, repository,
                 id_field(event.cls, asked.entity, repository, id, where), asked.optional,
+                keywords=asked.keywords,
             )
             for event in asked.events
         ]  # fmt: skip

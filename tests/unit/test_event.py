@@ -165,6 +165,42 @@ def test_a_plain_class_is_told_how_to_become_an_event() -> None:
             a: int
 
 
+def test_as_event_in_another_way_says_what_to_write() -> None:
+    class Model(pydantic.BaseModel):
+        a: int
+
+    write = r'write @as_event\(topic="...", key="<field>"\) above the class'
+    with pytest.raises(UsageError, match=rf"@as_event\(\S*Model\): its arguments have names; {write}"):
+        as_event(Model)
+    with pytest.raises(UsageError, match=rf"@as_event\('orders', 'a'\): its arguments have names; {write}"):
+        as_event("orders", "a")
+    with pytest.raises(UsageError, match="has no topic: write topic="):
+        as_event()(Model)
+    with pytest.raises(UsageError, match=r"which is an ensue\.Event: write topic= and key= in its class line"):
+        as_event(topic="t-x", key="total")(Placed)
+    with pytest.raises(UsageError, match="expected a pydantic 2 model or a dataclass"):
+        as_event(topic="t-x", key="a")(lambda: None)  # type: ignore[arg-type]
+
+
+def test_an_event_with_an_unknown_word_in_its_class_line_says_what_can_be_there() -> None:
+    for word in ("name", "partition_key"):
+        with pytest.raises(UsageError, match=rf"event Odd: {word} in its class line; expected topic, key, type_name"):
+            type("Odd", (Event,), {"__annotations__": {"k": int}}, topic="t-odd", key="k", **{word: "x"})
+
+
+@pytest.mark.parametrize("wrong", [{"topic": 5}, {"key": ("k", "k")}, {"type_name": b"x"}])
+def test_words_of_a_declaration_are_texts(wrong: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"topic": "t-odd", "key": "k", **wrong}
+    with pytest.raises(UsageError, match=rf"{next(iter(wrong))}=.*, expected a str"):
+        type("Odd", (Event,), {"__annotations__": {"k": int}}, **given)
+
+
+@pytest.mark.parametrize("version", [0, -1, True, "2", 1.5])
+def test_a_version_is_a_whole_number_from_1(version: Any) -> None:
+    with pytest.raises(UsageError, match=r"version=.*, expected a whole number from 1"):
+        type("Odd", (Event,), {"__annotations__": {"k": int}}, topic="t-odd", key="k", version=version)
+
+
 @pytest.mark.parametrize("topic", ["bestellungen-ü", "a b", "..", "-x", "a/b", "a\0", "x" * 101, "a\n", "*", "a.>"])
 def test_a_topic_that_not_every_broker_can_have_is_refused_at_the_declaration(topic: str) -> None:
     with pytest.raises(UsageError, match="cannot be had on every broker"):

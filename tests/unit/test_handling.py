@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ensue import Event, Service, Step
+from ensue import Event, Message, Service, Step
 from ensue.errors import UsageError
 from ensue.repository import TableRepository
 from ensue.testing import given
@@ -127,8 +127,53 @@ def cached(event: Paid) -> None:
     done.append("cached")
 
 
-def keyword_only(event: Paid, *, step: Step) -> None:
-    done.append("keyword")
+def keyword_only(event: Paid, *, step: Step, message: Message) -> None:
+    done.append(f"{event.k} {message.key} {step.message is message}")
+
+
+@pytest.mark.parametrize("handler", [keyword_only, logged(keyword_only)], ids=["plain", "decorated"])
+async def test_parameters_that_are_given_by_name_only_are_handed_over(handler: Any) -> None:
+    service = Service("shop")
+    service.on(handler)
+    result = await given(service).when(Paid(k="1"))
+    assert (result.error, done) == (None, ["1 1 True"])
+
+
+class Shipped(Event, topic="paid", key="k"):
+    k: str
+
+
+async def answers(event: Paid) -> Shipped:
+    return Shipped(k=event.k)
+
+
+def answers_plainly(event: Paid) -> list[Shipped]:
+    return [Shipped(k=event.k)]
+
+
+@pytest.mark.parametrize("handler", [answers, answers_plainly, logged(answers)])
+async def test_an_event_that_is_returned_is_a_failure_that_says_how_to_publish_it(handler: Any) -> None:
+    service = Service("shop")
+    service.on(handler)
+    result = await given(service).when(Paid(k="1"))
+    assert isinstance(result.error, UsageError)
+    assert "returned a Shipped, which publishes nothing" in str(result.error)
+    assert "step.publish(Shipped(...))" in str(result.error)
+
+
+async def test_what_else_a_plain_handler_returns_is_nobodys_business() -> None:
+    service = Service("shop")
+    for number, value in enumerate((5, "text", [1, 2], {"a": 1})):
+        service.on(name=f"handler{number}")(returning(value))
+    assert (await given(service).when(Paid(k="1"))).error is None
+
+
+def returning(value: object) -> Callable[[Paid], object]:
+    return functools.partial(_returns, value)
+
+
+def _returns(value: object, event: Paid) -> object:
+    return value
 
 
 class InClass:
@@ -146,7 +191,6 @@ class InClass:
         (cached, "cached"),
         (functools.partial(cached), "cached"),
         (functools.lru_cache(body), "cached"),
-        (keyword_only, "keyword-only"),
         (InClass.__dict__["of_class"], "classmethod, which cannot be called"),
     ],
 )
@@ -201,6 +245,27 @@ async def opens(account: Account | None, event: Paid) -> Account:
 
 def opens_later(account: Account | None, event: Paid) -> Awaitable[Account]:
     return opens(account, event)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["entity steps alone", "with a plain handler"])
+async def test_an_entity_step_that_returns_an_event_is_a_failure_that_says_how_to_publish_it(mixed: bool) -> None:
+    async def pays_and_answers(account: Account, event: Paid) -> Any:
+        return account, Shipped(k=event.k)
+
+    service = service_with(pays_and_answers)
+    if mixed:
+        service.on(body)
+    result = await given(service, Account("a")).when(Paid(k="a"))
+    assert isinstance(result.error, UsageError)
+    assert "step.publish(Shipped(...))" in str(result.error)
+
+
+async def test_an_entity_may_be_given_by_name_only() -> None:
+    def by_name(*, event: Paid, account: Account) -> None:
+        account.paid += 1
+
+    result = await given(service_with(by_name), Account("a")).when(Paid(k="a"))
+    assert result.entity(Account, "a").paid == 1
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["entity steps alone", "with a plain handler"])

@@ -8,6 +8,7 @@ from random import Random
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from sqlalchemy import make_url
 
 from ensue import BadMessage, EngineConfig, Retry, UsageError, config
 from ensue.adapters import make_broker, make_store
@@ -76,12 +77,38 @@ def test_an_unknown_scheme_is_refused_without_showing_the_password() -> None:
         assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("url", "meant"), [("postgres://h/db", "postgresql"), ("sqlite+aiosqlite:///x.db", "sqlite"), ("mysq://h", "mysql")]
-)
+@pytest.mark.parametrize(("url", "meant"), [("postgres://h/db", "postgresql"), ("mysq://h", "mysql")])
 def test_a_scheme_that_is_nearly_one_is_refused_with_the_one_that_is_meant(url: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"perhaps {meant}://, or"):
         make_store(url, "orders")
+
+
+@pytest.mark.parametrize(
+    ("url", "write"),
+    [
+        ("sqlite+aiosqlite:///./orders.db", "sqlite://"),
+        ("postgresql+psycopg2://u:secret@h/x", r"postgresql:// or postgresql\+asyncpg:// or postgresql\+psycopg://"),
+        ("mysql+pymysql://u:secret@h/x", "mysql://"),
+        ("mariadb+asyncmy://u:secret@h/x", "mariadb://"),
+    ],
+)
+def test_a_scheme_with_a_driver_that_is_not_used_is_refused_with_what_to_write(url: str, write: str) -> None:
+    with pytest.raises(UsageError, match=rf"Ensue takes no \+\w+ there; write {write}$") as refused:
+        make_store(url, "orders")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("driver", ["", "+asyncpg", "+psycopg"])
+def test_postgres_is_another_name_of_postgresql(driver: str) -> None:
+    url = f"postgres{driver}://u:p@h/x?postgres=1"
+    environment = {"ENSUE_ORDERS_DATABASE": url, "ENSUE_BROKER": url}
+    settings = load_settings("orders", environment=environment)
+    assert settings.database == settings.broker == f"postgresql{driver}://u:p@h/x?postgres=1"
+
+
+def test_a_url_that_is_no_text_is_refused_with_what_to_write() -> None:
+    with pytest.raises(UsageError, match=r"database is a URL, expected .*render_as_string\(hide_password=False\)"):
+        load_settings("orders", database=make_url("sqlite:///a.db"), environment={})  # type: ignore[arg-type]
 
 
 def test_a_variable_that_is_no_setting_is_warned_of_once(

@@ -126,6 +126,22 @@ def test_the_old_form_with_the_event_in_brackets_says_what_to_write(service: Ser
         service.on(Opened, entity=Account)  # type: ignore[call-overload]  # the point of the test
 
 
+def test_a_handler_that_is_registered_in_another_way_says_what_to_write(service: Service) -> None:
+    with pytest.raises(UsageError, match=r"@accounts\.on\('orders'\): .*write @accounts\.on above"):
+        service.on("orders")  # type: ignore[call-overload]  # the point of the test
+    with pytest.raises(UsageError, match=r"@accounts\.on\(topic=\): .*write @accounts\.on above"):
+        service.on(topic="orders")  # type: ignore[call-overload]
+    with pytest.raises(UsageError, match=r"write `orders = Service\(.orders.\)` and then @orders\.on"):
+
+        @Service.on  # type: ignore[call-overload]
+        def handle(event: Opened) -> None: ...
+
+    @service.on()
+    def with_parentheses(event: Opened) -> None: ...
+
+    assert [each.name for each in service.handlers["t-service.Opened.v1"]] == ["with_parentheses"]
+
+
 def test_a_session_of_the_wrong_kind_is_refused(service: Service) -> None:
     with pytest.raises(UsageError, match="with Session, not AsyncSession"):
 
