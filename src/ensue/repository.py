@@ -15,7 +15,7 @@ import types
 import typing
 import uuid
 import zlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -53,6 +53,7 @@ class SqlAlchemyRepository(Generic[T]):
                 "write a Repository of your own and pass it as repository="
             )
         attribute = mapper.get_property_by_column(keys[0])
+        self._mapper = mapper
         self.table_name: str = mapper.local_table.name
         self.id_name: str = attribute.key
         self.id_type = _python_type(keys[0].type)
@@ -69,6 +70,11 @@ class SqlAlchemyRepository(Generic[T]):
         # them. What a plain handler has read in this session without a lock is read anew.
         locked = select(cls).order_by(self._column).with_for_update(of=_root_table(mapper))
         self._select = locked.execution_options(populate_existing=True)
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """What a load reads: the tables of the class, and of what is loaded eagerly with it."""
+        return list(dict.fromkeys(_tables_read(self._mapper, set())))
 
     async def load(self, transaction: StepTransaction, ids: Sequence[Any]) -> dict[Any, T]:
         found = await transaction.session.scalars(self._select.where(self._column.in_(ids)))
@@ -107,6 +113,22 @@ class SqlAlchemyRepository(Generic[T]):
             return False
         values = state.dict
         return self._moved or any(isinstance(values.get(name), ClauseElement) for name in state.committed_state)
+
+
+def _tables_read(mapper: Any, seen: set[Any]) -> Iterator[Table]:
+    for each in (mapper, *mapper.with_polymorphic_mappers):
+        if each in seen:
+            continue
+        seen.add(each)
+        yield from each.tables
+        for relationship in each.relationships:
+            if relationship.lazy in _EAGER:
+                if relationship.secondary is not None:
+                    yield relationship.secondary
+                yield from _tables_read(relationship.mapper, seen)
+
+
+_EAGER = (False, "joined", "selectin", "subquery", "immediate")
 
 
 def _root_table(mapper: Any) -> Any:
@@ -189,6 +211,10 @@ class TableRepository(Generic[T]):
     @property
     def table_name(self) -> str:
         return self.table.name
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        return (self.source,)
 
     async def load(self, transaction: StepTransaction, ids: Sequence[Any]) -> dict[Any, T]:
         wanted = [self._id.to_row(value) for value in ids] if self._id else ids

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from ensue.errors import UsageError
 from ensue.handler import Handler
-from ensue.ports import Capabilities
+from ensue.ports import Capabilities, Store
 from ensue.repository import SqlAlchemyRepository, TableRepository
 from ensue.service import ServiceDefinition
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData, Table
 
 
 def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> None:
@@ -48,3 +54,41 @@ def _check_without_sessions(handler: Handler, where: str) -> None:
             f"{where}: {handler.entity.__name__} is mapped by SQLAlchemy, which needs an SQL database: make it a "
             "dataclass, stored by a TableRepository"
         )
+
+
+async def check_entity_tables(definition: ServiceDefinition, store: Store, known: MetaData | None) -> None:
+    """Raise UsageError when the database lacks what handlers' entities are stored in: each event would fail later.
+
+    known: tables that are there for certain. The store has sessions.
+    """
+    needed: dict[Table, str] = {}
+    for handlers in definition.handlers.values():
+        for handler in handlers:
+            if handler.entity is not None:
+                where = f"handler {handler.name} of {handler.event.type} ({handler.entity.__name__})"
+                for table in getattr(handler.repository, "tables", ()):
+                    if known is None or table.metadata is not known:
+                        needed.setdefault(table, where)
+    if not needed or not (lacking := await store.create_tables(_outline(needed), dry_run=True)):
+        return
+    wanting = [
+        where
+        for table, where in needed.items()
+        if any(each == f"table {table.fullname}" or each.startswith(f"column {table.fullname}.") for each in lacking)
+    ]
+    raise UsageError(
+        f"the database of service {definition.name} lacks {', '.join(lacking)}, needed by "
+        f"{', '.join(dict.fromkeys(wanting))}: run your migration (e.g. alembic), or have missing tables created at "
+        f"start, Service({definition.name!r}, tables=Base.metadata); missing columns want a migration"
+    )
+
+
+def _outline(tables: Iterable[Table]) -> MetaData:
+    """The same tables and columns with no keys to tables beyond them, which need not be there."""
+    from sqlalchemy import Column, MetaData, Table
+
+    outline = MetaData()
+    for table in tables:
+        columns = [Column(each.name, each.type) for each in table.columns]
+        Table(table.name, outline, *columns, schema=table.schema)
+    return outline

@@ -17,7 +17,7 @@ from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
-from ensue.engine.fits import check_fits
+from ensue.engine.fits import check_entity_tables, check_fits
 from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
 from ensue.engine.worker import Worker
 from ensue.errors import RetryableError, UsageError
@@ -133,8 +133,10 @@ class Runtime:
             try:
                 await self.store.open()
                 # Without sessions a table begins with its first row. The database may go away between the two.
-                if self._tables is not None and self.store.capabilities.sessions:
-                    await self._make_tables(self._tables)
+                if self.store.capabilities.sessions:
+                    if self._tables is not None:
+                        await self._make_tables(self._tables)
+                    await check_entity_tables(self.definition, self.store, known=self._tables)
                 return
             except RetryableError as error:
                 if clock.monotonic() + pause > until:
