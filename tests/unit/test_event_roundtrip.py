@@ -64,6 +64,12 @@ def test_a_number_that_json_has_not_is_refused(value: float, kind: Any) -> None:
         assert found.field.startswith("total")
 
 
+@pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("Infinity")])
+def test_a_decimal_that_models_do_not_read_is_refused(value: Decimal) -> None:
+    model = event(total=Decimal)[2]
+    assert refused(model.model_construct(k=1, total=value)).field == "total"
+
+
 @pytest.mark.parametrize(
     ("value", "advice"),
     [

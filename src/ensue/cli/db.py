@@ -13,6 +13,7 @@ from ensue.app import Service
 from ensue.cli.loading import Opened, load_service, opened
 from ensue.cli.output import confirm, masked, say
 from ensue.engine.epoch import Published, begin_epoch, find_published
+from ensue.engine.fits import check_entity_tables
 from ensue.engine.restored import find_contradiction
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
@@ -51,7 +52,7 @@ def init(service: Annotated[str, _TARGET]) -> None:
 
 @app.command()
 def check(service: Annotated[str, _TARGET]) -> None:
-    """Check that Ensue's tables are there, whole and of this version, and what the service's `tables=` declare."""
+    """Check that Ensue's tables are there, whole and of this version, and what `tables=` and entities declare."""
     definition = load_service(service)
 
     async def look() -> tuple[str, Sequence[str], Sequence[str]]:
@@ -60,7 +61,10 @@ def check(service: Annotated[str, _TARGET]) -> None:
             store = access.store
             tables = _own_tables(definition, store)
             ours = [] if expected is None else await store.create_tables(expected.metadata(), dry_run=True)
-            return access.database_url, ours, [] if tables is None else await store.create_tables(tables, dry_run=True)
+            missing = [] if tables is None else await store.create_tables(tables, dry_run=True)
+            if not (ours or missing) and store.capabilities.sessions:
+                await check_entity_tables(definition, store, known=tables)
+            return access.database_url, ours, missing
 
     url, ours, missing = asyncio.run(look())
     if ours:

@@ -7,8 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+from tests.unit.cli import services
 from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, books_of, work_until
-from tests.unit.cli.services import ledger, till
+from tests.unit.cli.services import Entry, Sold, ledger, till
+
+from ensue import Service
 
 Command = Callable[..., Ended]
 
@@ -97,6 +101,20 @@ def test_a_database_that_agrees_with_the_log_gets_no_new_epoch_unless_forced(
     assert sql(home / "till.db", "SELECT epoch FROM ensue_meta") == before
     assert ensue("db", "new-epoch", TILL, "--yes", "--force").code == 0
     assert sql(home / "till.db", "SELECT epoch FROM ensue_meta") != before
+
+
+def test_check_names_the_missing_table_of_a_handlers_entity(ensue: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Service("archive")
+
+    @archive.on(id="amount")
+    def keep(entry: Entry | None, event: Sold) -> None: ...
+
+    monkeypatch.setattr(services, "archive", archive, raising=False)
+    target = LEDGER.replace(":ledger", ":archive")
+    assert ensue("db", "init", target).code == 0
+    ended = ensue("db", "check", target)
+    assert ended.code == 1
+    assert "lacks table entries, needed by handler keep of sales.Sold.v1 (Entry)" in " ".join(ended.err.split())
 
 
 async def beat(worker: str) -> None:
