@@ -128,7 +128,8 @@ class ServiceDefinition:
             shown = [repr(function)[:60]] * isinstance(function, str) + [f"{each}=" for each in unknown]
             raise UsageError(
                 f"@{self.name}.on({', '.join(shown)}): topic and event are read from the handler's annotation; write "
-                f"@{self.name}.on above `def ...(..., event: OrderCreated)`, or with entity=, id=, repository=, name=, since="
+                f"@{self.name}.on above `def ...(..., event: OrderCreated)`; in brackets there may be entity=, id=, "
+                "repository=, name= and since="
             )
         local_names = sys._getframe(1).f_locals  # annotations may name classes of the enclosing function
 
