@@ -30,6 +30,7 @@ class Service(ServiceDefinition):
     tables: SQLAlchemy metadata whose missing tables are created at start (for development; use migrations later).
     lanes: how many transactions of handlers may be open at once in one process. With one they never race with each
     other; more are for handlers that wait for something else, another service say, and partitions are shared out.
+    handler_limit_s: how long one call of a handler may take, else as EngineConfig says; 0: any time.
     retry, database, broker, partitions, engine: override the environment (see `ensue.config`).
     """
 
@@ -41,13 +42,21 @@ class Service(ServiceDefinition):
         repositories: Iterable[TableRepository[Any]] = (),
         retry: Retry | None = None,
         lanes: int = 1,
+        handler_limit_s: float | None = None,
         tables: MetaData | None = None,
         database: str | None = None,
         broker: str | None = None,
         partitions: int | None = None,
         engine: EngineConfig | None = None,
     ) -> None:
-        super().__init__(name, publishes=publishes, repositories=repositories, retry=retry, lanes=lanes)
+        super().__init__(
+            name,
+            publishes=publishes,
+            repositories=repositories,
+            retry=retry,
+            lanes=lanes,
+            handler_limit_s=handler_limit_s,
+        )
         self.tables = _metadata(name, tables)
         self._given = {"database": database, "broker": broker, "partitions": partitions, "engine": engine}
         self._runtime: Runtime | None = None

@@ -51,6 +51,8 @@ class EngineConfig:
     """How long outbox, log, inbox and stored HTTP responses are kept."""
     retention_interval_s: float = 60.0
     """How often what is older is deleted."""
+    handler_limit_s: float | None = 60.0
+    """How long one call of a handler may take, unless the service says so itself; 0 or None: any time."""
     dead_letters_max: int = 10_000
     """With more set aside in one partition than this, that partition waits for an operator."""
     retry: Retry = dataclasses.field(default_factory=Retry)
@@ -67,6 +69,8 @@ class EngineConfig:
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected more than 0 seconds")
+        if self.handler_limit_s is not None and not self.handler_limit_s >= 0:
+            raise UsageError(f"handler_limit_s is {self.handler_limit_s}, expected seconds; 0 or None: no limit")
         if self.tick_max_s < self.tick_first_s:
             raise UsageError(f"tick_max_s {self.tick_max_s} is below tick_first_s {self.tick_first_s}")
         if self.dead_letters_max < 1:

@@ -71,6 +71,37 @@ class HandlerCancelled(RetryableError):
     """A handler ended with CancelledError although nobody cancelled the step: something it awaited was cancelled."""
 
 
+class HandlerTimeout(RetryableError):
+    """A handler did not return within handler_limit_s, and was cancelled."""
+
+    handler: str
+    limit_s: float
+
+
+class HandlerHung(EnsueError):
+    """A handler does not return and cannot be stopped: its worker has given up, and its process has to end.
+
+    where: file, line and function of each call from the user's code on; may be empty.
+    """
+
+    handler: str
+    limit_s: float
+    where: str
+
+
+class HandlerKilled(UsageError):
+    """Process after process ended while a handler had this message at hand. deaths: how many in a row."""
+
+    handler: str
+    deaths: int
+
+
+class HandlerLosesStore(RetryableError):
+    """Each attempt of a message loses the connection to the database, which answers others. attempts: in a row."""
+
+    attempts: int
+
+
 class TopicMismatch(UsageError):
     """A topic exists with another number of partitions."""
 

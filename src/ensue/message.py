@@ -309,6 +309,16 @@ class Lease(msgspec.Struct, frozen=True):
     """From now, by the database's clock."""
 
 
+class Busy(msgspec.Struct, frozen=True):
+    """A worker whose transaction at hand has been running for long."""
+
+    worker: str
+    running_s: float
+    """For how long, by the database's clock."""
+    what: str
+    """The handler and its message, or what else is known of it."""
+
+
 class LeaseTable(msgspec.Struct, frozen=True):
     """All live leases and workers of a store, right after a heartbeat."""
 
@@ -317,6 +327,9 @@ class LeaseTable(msgspec.Struct, frozen=True):
     leases: tuple[Lease, ...]
     handles: dict[str, dict[str, tuple[str, ...]]] = {}
     """By worker and topic: the event types that its version of the service handles."""
+    suspects: tuple[str, ...] = ()
+    """Names whose last worker ended without giving them up, until somebody has come past what it was at."""
+    busy: tuple[Busy, ...] = ()
 
 
 class StoredResponse(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ class ServiceDefinition:
         repositories: Iterable[TableRepository[Any]] = (),
         retry: Retry | None = None,
         lanes: int = 1,
+        handler_limit_s: float | None = None,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise UsageError(f"service name {name!r}: expected lower-case letters, digits, - and _, at most 63")
@@ -50,6 +51,9 @@ class ServiceDefinition:
         if not 1 <= lanes <= 64:
             raise UsageError(f"service {name}: lanes={lanes}, expected 1 to 64")
         self.lanes = lanes
+        if handler_limit_s is not None and not handler_limit_s >= 0:
+            raise UsageError(f"service {name}: handler_limit_s={handler_limit_s}, expected seconds; 0: no limit")
+        self.handler_limit_s = handler_limit_s
         self._repositories: dict[type, Repository[Any]] = {each.cls: each for each in repositories}
         self._handlers: dict[str, list[Handler]] = {}
 

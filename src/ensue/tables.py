@@ -67,7 +67,8 @@ ANSWERS: Final = _table(
     lookups=(Lookup((), ("saved_at", "id")),),
 )
 
-#: Who lives, and who works on what: one row for all, as JSON, since every heartbeat reads all of it.
+#: Who lives, and who works on what: one row for all, named `leases`, as JSON, since every heartbeat reads all of it.
+#: And a row for each suspect partition, named as its checkpoint: what was attempted last (`engine/attempt.py`).
 LEASES: Final = _table("ensue_lease", _REVISION, ("state", Kind.TEXT))
 
 #: Through which position the outbox is in the log: a row a source. And before which time records were taken away.

@@ -32,6 +32,7 @@ DEATHS: dict[str, tuple[str, ...]] = {
     "relay.resend_read": ("alpha:1", "alpha:2"),
     "relay.resent": ("alpha:1", "alpha:2"),
     "consumer.read": ("beta:1", "beta:4", "gamma:3"),
+    "consumer.suspected": ("beta:1", "gamma:2", "alpha:1"),
     "consumer.begun": ("beta:2", "gamma:1", "alpha:1"),
     "consumer.handled": ("beta:2", "gamma:2", "alpha:2"),
     "consumer.outbox_written": ("beta:1", "beta:4"),
@@ -46,6 +47,9 @@ DEATHS: dict[str, tuple[str, ...]] = {
 }
 #: Points that are only passed when the log has lost something.
 _AFTER_LOSS = {"relay.resend_read", "relay.resent", "consumer.asked"}
+
+#: Points that are only passed when a worker has died before.
+_AFTER_DEATH = {"consumer.suspected"}
 
 
 def test_every_fault_point_has_a_death_here() -> None:
@@ -63,6 +67,8 @@ def test_killed_at_any_point_the_services_recover_and_every_promise_holds(where:
         for name in SERVICES:
             _answers_of_long_ago(tmp_path / f"{name}.db", 2500)
 
+    if point in _AFTER_DEATH:
+        assert run(Orders(directory=tmp_path, total=TOTAL, fault=f"{service}:consumer.handled:2")) == -signal.SIGKILL
     died = run(Orders(directory=tmp_path, total=TOTAL, fault=f"{service}:{point}:{times}", lose=lose, linger_s=20.0))
     assert died == -signal.SIGKILL, f"{where} was not passed {times} times"
     assert run(Orders(directory=tmp_path, total=TOTAL, lose=lose)) == 0

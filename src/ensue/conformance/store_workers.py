@@ -18,7 +18,8 @@ from ensue.conformance.store_suite import (
     record,
     texts,
 )
-from ensue.message import LeaseTable
+from ensue.engine.attempt import Attempt
+from ensue.message import LeaseTable, Partition
 
 LONG_S = 600.0
 
@@ -136,6 +137,29 @@ class Working(StoreSuite):
             assert held(table) == {"p/0": "two", "p/2": "two"}
             assert table.workers == ("two",)
             await self.books(store).resign("nobody")
+
+    async def test_what_a_dead_worker_held_is_suspect_until_the_next_one_has_come_past_it(self) -> None:
+        async with self.opened() as store:
+            await self.books(store).heartbeat("dead", LONG_S, ["p/0", "p/1"], [])
+            assert (await self.books(store).bury("dead")).suspects == ("p/0", "p/1")
+            table = await self.books(store).heartbeat("live", LONG_S, ["p/0"], [])
+            assert (held(table), table.suspects) == ({"p/0": "live"}, ("p/0", "p/1"))
+            table = await self.books(store).heartbeat("live", LONG_S, [], [], cleared=["p/0"])
+            assert table.suspects == (await self.books(store).leases()).suspects == ("p/1",)
+
+    async def test_what_is_attempted_is_there_for_the_next_worker(self) -> None:
+        first, second = (Partition("orders", "p", number) for number in (0, 1))
+        attempt = Attempt(target="7", alone=True, deaths={"7": 2})
+        async with self.opened() as store:
+            assert await self.books(store).attempt(first) == Attempt()
+            for partition in (first, second):
+                await self.books(store).save_attempts([(partition, Attempt(target="3"))])
+            await self.books(store).save_attempts([(first, attempt)])
+            assert await self.books(store).attempt(first) == attempt
+            await self.books(store).forget_attempt(second)
+            assert await self.books(store).attempt(second) == Attempt()
+            await self.books(store).heartbeat("one", LONG_S, ["p/0"], [])
+            assert held(await self.books(store).leases()) == {"p/0": "one"}, "it lies in the same table"
 
     async def test_looking_at_leases_takes_none(self) -> None:
         async with self.opened() as store:

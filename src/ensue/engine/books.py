@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ensue.engine.attempt import Attempt
 from ensue.engine.decisions import accepted, check_decision
 from ensue.engine.leases import Held
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict
@@ -57,6 +58,7 @@ class _State(msgspec.Struct, omit_defaults=True):
 _encode = msgspec.json.Encoder().encode
 _read_state = msgspec.json.Decoder(_State).decode
 _read_held = msgspec.json.Decoder(Held).decode
+_read_attempt = msgspec.json.Decoder(Attempt).decode
 _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -350,13 +352,22 @@ class Workers(_Base):
         acquire: Sequence[str] = (),
         release: Sequence[str] = (),
         handles: Mapping[str, Sequence[str]] | None = None,
+        *,
+        cleared: Sequence[str] = (),
+        busy: tuple[float, str] | None = None,
     ) -> LeaseTable:
         """See `Held.beat`. Of two workers that acquire one lease at once, exactly one gets it."""
-        return await self._change_leases(lambda held, now: held.beat(worker, now, ttl_s, acquire, release, handles))
+        return await self._change_leases(
+            lambda held, now: held.beat(worker, now, ttl_s, acquire, release, handles, cleared=cleared, busy=busy)
+        )
 
     async def resign(self, *workers: str) -> LeaseTable:
-        """Give up everything that these workers hold (a graceful stop; or they are known to be dead)."""
+        """Give up everything that these workers hold: a graceful stop."""
         return await self._change_leases(lambda held, now: held.without(workers.__contains__))
+
+    async def bury(self, *workers: str) -> LeaseTable:
+        """As `resign`, for workers that are known to be dead or to hang: what they held is suspect."""
+        return await self._change_leases(lambda held, now: held.without(workers.__contains__, suspect=True))
 
     async def leases(self) -> LeaseTable:
         """Who lives and holds what now, for whoever only looks: nothing is taken and nobody is made to live."""
@@ -379,6 +390,28 @@ class Workers(_Base):
                     return held.table(transaction.now)
             except RowConflict:
                 continue
+
+    async def attempt(self, partition: Partition) -> Attempt:
+        """What was written before the last attempt of a suspect partition; an empty one when nothing was."""
+        rows = await self._store.rows().get(LEASES, [partition.place])
+        return _read_attempt(rows[0][2]) if rows else Attempt()
+
+    async def save_attempts(self, attempts: Sequence[tuple[Partition, Attempt]]) -> None:
+        """Write down what is attempted now, all or nothing, before it begins. Raises RowConflict when another worker
+        writes the same at the same time."""
+        async with self._store.transaction(upkeep=True) as transaction:
+            known = {row[0]: row[1] for row in await transaction.load_rows(LEASES, [at.place for at, _ in attempts])}
+            rows = [
+                (at.place, self._next(known.get(at.place, 0)), _encode(attempt).decode()) for at, attempt in attempts
+            ]
+            if old := [row for row in rows if row[0] in known]:
+                await transaction.update_rows(LEASES, old, expect=[known[row[0]] for row in old])
+            if new := [row for row in rows if row[0] not in known]:
+                await transaction.insert_rows(LEASES, new)
+
+    async def forget_attempt(self, partition: Partition) -> None:
+        async with self._store.transaction(upkeep=True) as transaction:
+            await transaction.delete_rows(LEASES, [partition.place])
 
     async def relay_position(self) -> int:
         """Position through which everything of the store's source is known to be in the log. May lag: sending again is

@@ -22,6 +22,7 @@ from ensue.engine.dispatch import StepFailed
 from ensue.engine.gap_watch import GapWatch
 from ensue.engine.lane import Lane, Part
 from ensue.engine.loop import Loop
+from ensue.engine.suspicion import Suspicion
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict
 from ensue.message import Checkpoint, Counters, DeadLetter, GapState, Garbage, Message, Partition
 from ensue.plan import Plan, plan
@@ -31,14 +32,20 @@ log = logging.getLogger("ensue.consumer")
 
 
 class PartitionConsumer(Loop):
-    """Reads one partition for one subscription until it is stopped. `stop` lets a running batch finish."""
+    """Reads one partition for one subscription until it is stopped. `stop` lets a running batch finish.
+
+    suspect: the worker that had the partition before did not give it up; `suspicion` until that is cleared.
+    """
 
     log = log
     at_once = (CheckpointConflict, RowConflict)
 
-    def __init__(self, partition: Partition, context: Context, lane: Lane, random: Random) -> None:
+    def __init__(
+        self, partition: Partition, context: Context, lane: Lane, random: Random, *, suspect: bool = False
+    ) -> None:
         super().__init__(str(partition), context)
         self.partition = partition
+        self.suspicion = Suspicion(partition, context) if suspect else None
         self._lane = lane
         self._checkpoint = Checkpoint()
         self._letters = DeadLetters(partition, context, random)
@@ -85,6 +92,8 @@ class PartitionConsumer(Loop):
             if gap.state is GapState.OPEN and gap.held_offset and gap.watermark >= gap.held_previous:
                 # The loss before the first record held back was accepted; the log may still have it and what follows.
                 self._checkpoint.offset = min(self._checkpoint.offset, gap.held_offset - 1)
+        if self.suspicion is not None:
+            await self.suspicion.begin(self._checkpoint)
         await self._letters.load()
 
     async def _adopt(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -125,8 +134,8 @@ class PartitionConsumer(Loop):
             self._looked = now
             await self._look_around()
         if self._letters.next_due_s() <= 0:
-            async with self._lane.alone():
-                await self._letters.retry_due(self._checkpoint)
+            async with self._lane.alone() as at_hand:
+                await self._letters.retry_due(self._checkpoint, at_hand, self.suspicion)
             context.progress()
         wait_s = min(context.config.poll_interval_s, self._letters.next_due_s())
         batch: Sequence[Message | Garbage] = ()
@@ -146,6 +155,12 @@ class PartitionConsumer(Loop):
             self._checkpoint.catching_up = ended(self._checkpoint.catching_up)
             await self._save()
             context.progress()
+        if self.suspicion is not None:
+            read_all = not (batch or self._letters.full or self._stop.asked)
+            if (read_all and self._letters.next_due_s() > 0) or self.suspicion.passed:
+                await self.suspicion.forget()
+                self.suspicion = None
+                context.progress()
         if self._checkpoint.gaps:
             await self._gaps.ask(self._checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
 
@@ -245,12 +260,17 @@ class PartitionConsumer(Loop):
             left = [each for each in left if each]
 
     def _applied(self, part: Part) -> None:
+        self._ended(part.todo)
         if part.following is None:
             self._forward(part.todo)
             return
         self._moved(part.following)
         self._letters.added(part.letters)
         self._gaps.log_changes(part.todo)
+
+    def _ended(self, todo: Plan) -> None:
+        if self.suspicion is not None and todo.apply:
+            self.suspicion.ended(str(todo.apply[0].offset), len(todo.apply))
 
     def plan(self, records: Sequence[Message | Garbage]) -> Plan:
         """What to do with records that follow what the checkpoint has."""
@@ -292,6 +312,7 @@ class PartitionConsumer(Loop):
         self._moved(following)
         self._letters.added([letter])
         self._letters.log_failure(letter, reason)
+        self._ended(todo)
         self._gaps.log_changes(todo)
 
     def following(

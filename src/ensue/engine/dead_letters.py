@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 
 import msgspec
 
 from ensue.codec import decode_envelope, encode_envelope
+from ensue.engine.at_hand import AtHand
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed
+from ensue.engine.gate import Gate
+from ensue.engine.lost import LOSSES_MAX, answers, lost_for
 from ensue.engine.reason import message_of, trace_of
-from ensue.errors import BadMessage, UsageError
+from ensue.engine.suspicion import Suspicion
+from ensue.errors import BadMessage, HandlerKilled, UsageError
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Garbage, Message, Partition
 from ensue.plan import Plan
 
@@ -70,6 +76,7 @@ class DeadLetters:
         self._queues: dict[tuple[str, str], list[DeadLetter]] = {}
         self._count = 0
         self._ahead_s = 0.0  # of our clock: the database's, by which letters are due
+        self._losses: Counter[str] = Counter()  # by letter: attempts in a row that lost the database
         self._soonest = _NEVER  # when the first of the keys is due: asked with each batch, however many keys wait
 
     @property
@@ -174,7 +181,7 @@ class DeadLetters:
 
     # --------------------------------------------------------------------------------------------------------- retry
 
-    async def retry_due(self, checkpoint: Checkpoint) -> bool:
+    async def retry_due(self, checkpoint: Checkpoint, at_hand: AtHand, suspicion: Suspicion | None = None) -> bool:
         """Try the first letter of each key that is due: when it succeeds, the next of its key is due at once.
 
         Moves `checkpoint`'s revision and counters. Returns whether anything was tried.
@@ -185,7 +192,7 @@ class DeadLetters:
         due = [key for key, queue in self._queues.items() if _due_at(queue[0]) <= now]
         for key in due[:_TRIES_MAX]:
             queue = self._queues[key]
-            await self._retry(queue[0], checkpoint)
+            await self._retry(queue[0], checkpoint, at_hand, suspicion)
             if queue[0].state not in (DeadLetterState.RETRYING, DeadLetterState.DEAD):
                 queue.pop(0)
                 self._count -= 1
@@ -194,32 +201,68 @@ class DeadLetters:
         self._soonest = min((_due_at(queue[0]) for queue in self._queues.values()), default=_NEVER)
         return bool(due)
 
-    async def _retry(self, letter: DeadLetter, checkpoint: Checkpoint) -> None:
+    async def _retry(
+        self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand, suspicion: Suspicion | None
+    ) -> None:
         """One attempt. On success the letter goes with its effects; on failure it keeps the new reason."""
+        handler = self._context.dispatcher.only_handler(_type_and_id(letter)[0])
         if letter.state is DeadLetterState.RELEASED:
             letter.attempts = 0  # an operator's decision begins anew
         try:
-            following = await self._apply(letter, checkpoint)
+            async with self._admitted(letter, handler, suspicion):
+                following = await self._apply(letter, checkpoint, at_hand)
             self._context.faults.point("letter.committed")
             letter.state = DeadLetterState.DISCARDED  # of no further use in memory
         except StepFailed as failure:
             following = await self._keep(letter, failure, checkpoint)
-        except NOT_THE_MESSAGE:
-            raise
+        except NOT_THE_MESSAGE as error:
+            if not (at_hand.handled and await answers(self._context, error)):
+                raise
+            self._losses[letter.id] += 1
+            if self._losses[letter.id] < LOSSES_MAX:
+                raise
+            lost = StepFailed(0, lost_for(error, self._losses[letter.id]), handler)
+            following = await self._keep(letter, lost, checkpoint)
         except BaseException as error:  # e.g. a constraint that the database checks at flush or commit
-            handler = self._context.dispatcher.only_handler(_type_and_id(letter)[0])
             following = await self._keep(letter, StepFailed(0, blamed(error), handler), checkpoint)
+        self._losses.pop(letter.id, None)
+        if suspicion is not None:
+            suspicion.ended(letter.id, 1)
         checkpoint.revision = following.revision
         checkpoint.counters = following.counters
 
-    async def _apply(self, letter: DeadLetter, checkpoint: Checkpoint) -> Checkpoint:
+    @asynccontextmanager
+    async def _admitted(self, letter: DeadLetter, handler: str, suspicion: Suspicion | None) -> AsyncIterator[None]:
+        """Where a worker died, write down first what is attempted. Raises StepFailed when it killed several."""
+        if suspicion is None:
+            async with Gate.here().shared():
+                yield
+            return
+        try:
+            suspicion.acquit(letter.id, handler)
+        except HandlerKilled as error:
+            raise StepFailed(0, error, error.handler) from error
+        async with Gate.here().alone():
+            attempt = suspicion.begun(letter.id, alone=True, revision=letter.revision)
+            await self._context.books.save_attempts([(self._partition, attempt)])
+            yield
+
+    async def _apply(self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand) -> Checkpoint:
+        context = self._context
+        at_hand.begin(context.clock.monotonic(), letter.id)
+        try:
+            return await self._applied(letter, checkpoint, at_hand)
+        finally:
+            at_hand.end()
+
+    async def _applied(self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand) -> Checkpoint:
         context = self._context
         message = _message(letter)
         if message.type not in context.dispatcher.routes:
             raise UsageError(f"no handler for {message.type} any more; discard the letter")
         async with context.store.transaction(snapshot=context.dispatcher.wants_snapshot([message])) as transaction:
             outgoing = context.dispatcher.outgoing(transaction.now)
-            await context.dispatcher.apply(transaction, [message], outgoing)
+            await context.dispatcher.apply(transaction, [message], outgoing, at_hand=at_hand)
             await transaction.flush()
             if records := outgoing.close():
                 await transaction.outbox_add(records)

@@ -14,14 +14,17 @@ from operator import attrgetter
 from typing import Any
 
 from ensue.codec import RECORD_BYTES_MAX
+from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
 from ensue.engine.entities import Call, EntityRun
+from ensue.engine.limits import HandlerLimit
+from ensue.engine.threads import HandlerThreads
 from ensue.errors import CheckpointConflict, HandlerCancelled, StoreUnavailable, causes
 from ensue.event import EventType
 from ensue.handler import Handler
-from ensue.handling import finished, wraps_async
+from ensue.handling import wraps_async
 from ensue.message import Message
 from ensue.ports import Ids, StepTransaction
 from ensue.repository import Repository
@@ -66,7 +69,7 @@ class Dispatcher:
     """The handlers of one service, ready to run.
 
     documents: each entity is a document of its own, see `EntityRun`. sessions: of the store; where there is none, no
-    entity step can do anything beside its entities.
+    entity step can do anything beside its entities. handler_limit_s: for one call of a handler; 0: any time.
     """
 
     def __init__(
@@ -78,7 +81,10 @@ class Dispatcher:
         *,
         documents: bool = False,
         sessions: bool = True,
+        handler_limit_s: float = 0.0,
     ) -> None:
+        self.limit = HandlerLimit(handler_limit_s)
+        self.threads = HandlerThreads(definition.lanes, f"ensue {definition.name}")
         self.definition = definition
         self._documents = documents
         self._sessions = sessions
@@ -122,29 +128,36 @@ class Dispatcher:
         messages: Sequence[Message],
         outgoing: Outgoing,
         budget: Budget | None = None,
+        at_hand: AtHand | None = None,
     ) -> int:
         """Run the handlers of `messages` in order; return how many were handled: all, or those before the budget was
-        spent, at least one. What they publish is in `outgoing`, not yet in the outbox.
+        spent, at least one. What they publish is in `outgoing`, not yet in the outbox. at_hand: is told what runs.
 
         Raises StepFailed with the index of the message whose handler failed, and SessionAsked: roll back, begin anew.
         """
         routes = self.routes
         budget = budget or Budget()
+        at_hand = at_hand or AtHand()
+        at_hand.work(messages)
         start, end = 0, len(messages)
-        while start < end:
-            together = routes[messages[start].envelope.type].together
-            stop = start + 1
-            while stop < end and routes[messages[stop].envelope.type].together is together:
-                stop += 1
-            if together:
-                if start:
-                    await transaction.flush(forget=True)
-                count = await self._entity_run(transaction, messages, start, stop, outgoing, budget)
-            else:
-                count = await self._plain_run(transaction, messages, start, stop, outgoing, budget)
-            start += count
-            if budget.spent:
-                break
+        try:
+            while start < end:
+                together = routes[messages[start].envelope.type].together
+                stop = start + 1
+                while stop < end and routes[messages[stop].envelope.type].together is together:
+                    stop += 1
+                if together:
+                    if start:
+                        await transaction.flush(forget=True)
+                    count = await self._entity_run(transaction, messages, start, stop, outgoing, budget, at_hand)
+                else:
+                    count = await self._plain_run(transaction, messages, start, stop, outgoing, budget, at_hand)
+                at_hand.rest()
+                start += count
+                if budget.spent:
+                    break
+        finally:
+            at_hand.leave()
         return start
 
     async def _plain_run(
@@ -155,6 +168,7 @@ class Dispatcher:
         stop: int,
         outgoing: Outgoing,
         budget: Budget,
+        at_hand: AtHand,
     ) -> int:
         index = start
         call: Call | None = None
@@ -177,15 +191,20 @@ class Dispatcher:
                     if call.repository is not None:
                         await transaction.flush(forget=True)  # as before a run of entity steps
                         one = (message, lambda _, event=event: event, (call,))
-                        await EntityRun(transaction, outgoing, documents=self._documents).run([one], budget)
+                        run = EntityRun(transaction, outgoing, self.limit, documents=self._documents)
+                        at_hand.run(index, run)
+                        await run.run([one], budget)
+                        at_hand.rest()
                         continue
+                    at_hand.call(index, call)
                     with budget:
                         if call.asynchronous:
-                            result = await call.call(None, event, step)
+                            result = call.call(None, event, step)
                         else:
-                            result = await asyncio.to_thread(_in_thread, call.call, event, step)
+                            result = await self.threads.run(at_hand, _in_thread, call.call, event, step)
                         if result is not None:
-                            await finished(call.handler.where, result)
+                            await self.limit.finished(call.handler, result)
+                    at_hand.rest()
         except NOT_THE_MESSAGE:
             raise
         except BaseException as error:
@@ -200,8 +219,10 @@ class Dispatcher:
         stop: int,
         outgoing: Outgoing,
         budget: Budget,
+        at_hand: AtHand,
     ) -> int:
-        run = EntityRun(transaction, outgoing, documents=self._documents)
+        run = EntityRun(transaction, outgoing, self.limit, documents=self._documents)
+        at_hand.run(start, run)
         routes = [self.routes[message.envelope.type] for message in messages[start:stop]]
         try:
             work = [(each, route.read, route.calls) for each, route in zip(messages[start:stop], routes)]  # noqa: B905  # of one length

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from ensue.engine.budget import Budget
+from ensue.engine.limits import HandlerLimit
 from ensue.errors import EntityMissing, UsageError
 from ensue.handler import Handler
-from ensue.handling import finished
 from ensue.message import Message
 from ensue.ports import DocumentTransaction, StepTransaction
 from ensue.repository import Repository, SqlAlchemyRepository, TableRepository
@@ -90,9 +90,12 @@ class EntityRun:
     index: of the work at hand; None while entities are loaded or saved, which may fail for any of it.
     """
 
-    __slots__ = ("_documents", "_outgoing", "_transaction", "call", "index")
+    __slots__ = ("_documents", "_limit", "_outgoing", "_transaction", "call", "index")
 
-    def __init__(self, transaction: StepTransaction, outgoing: Outgoing, *, documents: bool) -> None:
+    def __init__(
+        self, transaction: StepTransaction, outgoing: Outgoing, limit: HandlerLimit, *, documents: bool
+    ) -> None:
+        self._limit = limit
         self._transaction = transaction
         self._outgoing = outgoing
         self._documents = Documents(cast(DocumentTransaction, transaction), outgoing) if documents else None
@@ -139,7 +142,7 @@ class EntityRun:
                     outgoing.guarded = guarded and call.awaits
                     result = call.call(entity, event, step)
                     if result is not None and result is not entity:
-                        result = await entity_of(call.handler, result, entity_id)
+                        result = await entity_of(call.handler, result, entity_id, self._limit)
                     if outgoing.asked:
                         raise SessionAsked  # again: the handler has caught it
                     entities.left(transaction, entity_id, entity, result)
@@ -196,11 +199,11 @@ def missing(handler: Handler, entity_id: Any) -> EntityMissing:
     )
 
 
-async def entity_of(handler: Handler, result: Any, entity_id: Any) -> Any:
+async def entity_of(handler: Handler, result: Any, entity_id: Any, limit: HandlerLimit) -> Any:
     """What an entity step returned: None or the entity, once what is awaitable is awaited."""
     assert handler.entity is not None
     if not isinstance(result, handler.entity):
-        result = await finished(handler.where, result)
+        result = await limit.finished(handler, result)
         if result is not None and not isinstance(result, handler.entity):
             raise UsageError(
                 f"{handler.where} returned {type(result).__name__}; an entity step returns nothing or a "

@@ -25,6 +25,7 @@ POINTS: Final[dict[str, str]] = {
     "relay.resend_read": "records to send again are read, not appended",
     "relay.resent": "one batch was sent again",
     "consumer.read": "a batch is read from the log, nothing is begun",
+    "consumer.suspected": "a partition is suspect, and what is attempted now is written down",
     "consumer.begun": "the batch's transaction is open, no handler has run",
     "consumer.handled": "the handlers have run, nothing of Ensue's is written",
     "consumer.outbox_written": "outgoing events are written, the checkpoint is not",

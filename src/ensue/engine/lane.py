@@ -16,10 +16,14 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import Protocol
 
+from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed, lost_a_race
-from ensue.errors import CheckpointConflict, RowConflict, StoreConflict
+from ensue.engine.gate import Gate
+from ensue.engine.lost import LOSSES_MAX, answers, lost_for
+from ensue.engine.suspicion import Suspicion
+from ensue.errors import CheckpointConflict, HandlerKilled, RowConflict, StoreConflict, StoreUnavailable
 from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord, Partition
 from ensue.plan import Plan
 from ensue.ports import StepTransaction
@@ -37,6 +41,9 @@ class Place(Protocol):
 
     @property
     def partition(self) -> Partition: ...
+
+    @property
+    def suspicion(self) -> Suspicion | None: ...
 
     def plan(self, records: Sequence[Message | Garbage]) -> Plan: ...
 
@@ -71,6 +78,15 @@ class Part:
             self.records = self.records[:count]
             self.todo = self.place.plan(self.records)
 
+    @property
+    def suspicion(self) -> Suspicion | None:
+        """When handlers are to be called of whose process nobody knows whether they end it."""
+        return self.place.suspicion if self.todo.apply else None
+
+    @property
+    def single(self) -> bool:
+        return self.suspicion is not None and self.suspicion.single
+
     def cut_behind(self, message: Message) -> None:
         self.cut(next(number for number, each in enumerate(self.records, 1) if each.offset == message.offset))
 
@@ -87,6 +103,7 @@ class Lane:
         self._lock = asyncio.Lock()
         self._waiting: list[Part] = []
         self._room = context.config.batch_records_max  # records in one transaction; less after a lost race
+        self.at_hand = AtHand()
 
     async def apply(self, part: Part) -> None:
         """Apply the records of `part`, or the first of them, together with those of others, each partition in order.
@@ -108,10 +125,10 @@ class Lane:
             raise part.error
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """While this is held no transaction of the lane is open, and none begins."""
+    async def alone(self) -> AsyncIterator[AtHand]:
+        """While this is held no transaction of the lane is open, and none begins. Gives what is told what runs."""
         async with self._lock:
-            yield
+            yield self.at_hand
 
     async def _round(self) -> None:
         parts, self._waiting = [each for each in self._waiting if not each.left], []
@@ -127,12 +144,13 @@ class Lane:
 
     async def _together(self, parts: list[Part]) -> None:
         """Do these parts, or the first of them, in one transaction; with each failure in smaller ones."""
-        races = 0
+        races = losses = 0
         once_more = True
         while True:
-            parts = self._shares(parts)
+            parts = self._shares(_together(parts))
             try:
-                await self._transact(parts)
+                async with self._admitted(parts):
+                    await self._transact(parts)
             except StepFailed as failure:
                 if len(parts) > 1:
                     await self._apart(parts)
@@ -156,8 +174,19 @@ class Lane:
                 for each in parts:
                     each.fails(error)
             except NOT_THE_MESSAGE as error:
-                for each in parts:
-                    each.fails(error)
+                if not (self.at_hand.handled and await answers(self._context, error)):
+                    for each in parts:
+                        each.fails(error)
+                elif len(parts) > 1:
+                    await self._apart(parts)
+                elif len(parts[0].records) > 1:
+                    parts[0].fails(StepFailed(self.at_hand.last, error))
+                elif (losses := losses + 1) < LOSSES_MAX:
+                    await self._pause(losses)
+                    continue
+                else:
+                    handler = self._context.dispatcher.only_handler(parts[0].todo.apply[0].type)
+                    parts[0].fails(StepFailed(0, lost_for(error, losses), handler))
             else:
                 self._room = min(self._room * 2, self._context.config.batch_records_max)
             return
@@ -174,9 +203,41 @@ class Lane:
     async def _make_room(self, parts: Sequence[Part], races: int, error: StoreConflict) -> None:
         """Another process was in the way: hold fewer locks for a shorter time, and do not meet it again at once."""
         self._room = max(sum(len(each.records) for each in parts) // 2, 1)
-        pause = min(_PAUSE_FIRST_S * 2**races, _PAUSE_MAX_S)
         log.info("%s: %s; done again with at most %d records", self._context.service, error, self._room)
+        await self._pause(races)
+
+    async def _pause(self, tries: int) -> None:
+        pause = min(_PAUSE_FIRST_S * 2**tries, _PAUSE_MAX_S)
         await self._context.clock.sleep(self._random.uniform(0, pause))
+
+    @asynccontextmanager
+    async def _admitted(self, parts: Sequence[Part]) -> AsyncIterator[None]:
+        """Where a worker died, write down first what is attempted. Raises StepFailed for what killed several."""
+        if parts[0].single:
+            [part] = parts
+            message, suspicion = part.todo.apply[0], part.place.suspicion
+            assert suspicion is not None
+            try:
+                suspicion.acquit(str(message.offset), self._context.dispatcher.only_handler(message.type))
+            except HandlerKilled as error:
+                raise StepFailed(0, error, error.handler) from error
+            async with Gate.here().alone():
+                await self._written([part], alone=True)
+                yield
+        else:
+            async with Gate.here().shared():
+                await self._written(parts, alone=False)
+                yield
+
+    async def _written(self, parts: Sequence[Part], *, alone: bool) -> None:
+        found = [
+            (each.place.partition, each.suspicion.begun(str(each.todo.apply[0].offset), alone=alone))
+            for each in parts
+            if each.suspicion is not None
+        ]
+        if found:
+            await self._context.books.save_attempts(found)
+            self._context.faults.point("consumer.suspected")
 
     def _shares(self, parts: Sequence[Part]) -> list[Part]:
         """As many parts, and of each as many records, as there is room for: the same for all who have that many."""
@@ -193,7 +254,10 @@ class Lane:
         """Those parts that the handlers came to in time are done when it returns. On a StepFailed the one
         that it came from is marked as at fault, if anybody knows which."""
         try:
-            done = await self._attempt(parts)
+            try:
+                done = await self._attempt(parts)
+            finally:
+                self.at_hand.end()
         except (StepFailed, SessionAsked, *NOT_THE_MESSAGE):
             raise
         except BaseException as error:  # e.g. a constraint that the database checks at flush or commit
@@ -214,6 +278,7 @@ class Lane:
         records: list[OutboxRecord] = []
         done: list[Part] = []
         applied = 0
+        self.at_hand.begin(monotonic())
         for each in parts:
             each.at_fault = False
         messages = [message for part in parts for message in part.todo.apply]
@@ -250,8 +315,8 @@ class Lane:
         if todo.foreign:
             budget = Budget()  # all of them are claimed by now
         try:
-            count = await dispatcher.apply(transaction, todo.apply, outgoing, budget)
-        except StepFailed:
+            count = await dispatcher.apply(transaction, todo.apply, outgoing, budget, self.at_hand)
+        except (StepFailed, StoreUnavailable):
             part.at_fault = True
             raise
         if count < len(todo.apply):
@@ -288,3 +353,12 @@ class Lane:
         part.following = place.following(todo, applied=len(todo.apply), duplicates=known, dead=len(todo.garbage))
         if part.letters:
             await self._context.books.add_letters(transaction, part.following, part.letters)
+
+
+def _together(parts: Sequence[Part]) -> list[Part]:
+    """Those that may share a transaction: all, or the first one's first message, if it may be what kills processes."""
+    first = parts[0]
+    if not first.single:
+        return [each for each in parts if not each.single]
+    first.cut_behind(first.todo.apply[0])
+    return [first]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ensue.message import Lease, LeaseTable
+from ensue.message import Busy, Lease, LeaseTable
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -23,6 +23,10 @@ class Held(msgspec.Struct, frozen=True):
     """name -> its worker, and until when."""
     handles: dict[str, dict[str, tuple[str, ...]]] = {}
     """name of a worker -> by topic, the event types that its version of the service handles."""
+    suspects: tuple[str, ...] = ()
+    """Names whose worker ended, or seems to have, without giving them up: what it was at may have killed it."""
+    busy: dict[str, tuple[float, str]] = {}
+    """worker -> since when its transaction at hand has been running, when that is long, and what it is."""
 
     def beat(
         self,
@@ -32,17 +36,24 @@ class Held(msgspec.Struct, frozen=True):
         acquire: Sequence[str] = (),
         release: Sequence[str] = (),
         handles: Mapping[str, Sequence[str]] | None = None,
+        *,
+        cleared: Sequence[str] = (),
+        busy: tuple[float, str] | None = None,
     ) -> Held:
         """This worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of `acquire` that are
         free or expired.
 
         No other worker or lease lives for longer than ttl_s from now after it, or a clock that was set back would keep
-        a dead worker alive.
+        a dead worker alive. cleared: those of its names that are suspect no longer. busy: for how many seconds its
+        transaction at hand has been running, and what it is.
 
         >>> Held().beat("a", 10.0, 3.0, ["x"]).beat("b", 11.0, 3.0, ["x", "y"]).leases
         {'x': ('a', 13.0), 'y': ('b', 14.0)}
+        >>> Held().beat("a", 10.0, 3.0, ["x"]).beat("b", 14.0, 3.0, ["x"]).suspects
+        ('x',)
         """
         until = now + ttl_s
+        suspects = set(self.suspects)
         leases: dict[str, tuple[str, float]] = {}
         for name, (owner, end) in self.leases.items():
             if owner == worker:
@@ -50,27 +61,43 @@ class Held(msgspec.Struct, frozen=True):
                     leases[name] = (owner, until)  # also one that ran out, as long as nobody else took it
             elif end > now:
                 leases[name] = (owner, min(end, until))
+            else:
+                suspects.add(name)
         for name in acquire:
             leases.setdefault(name, (worker, until))
+        suspects -= {name for name in cleared if leases.get(name, ("", 0.0))[0] == worker}
         workers = {name: min(end, until) for name, end in self.workers.items() if end > now} | {worker: until}
         known = {name: kinds for name, kinds in self.handles.items() if name in workers}
         if handles is not None:
             known[worker] = {topic: tuple(kinds) for topic, kinds in handles.items()}
-        return Held(workers, leases, known)
+        long = {name: value for name, value in self.busy.items() if name in workers and name != worker}
+        if busy is not None:
+            long[worker] = (now - busy[0], busy[1])
+        return Held(workers, leases, known, tuple(sorted(suspects)), long)
 
-    def without(self, gone: Callable[[str], bool]) -> Held:
-        """Workers of which `gone` is true hold nothing, and do not live."""
+    def without(self, gone: Callable[[str], bool], *, suspect: bool = False) -> Held:
+        """Workers of which `gone` is true hold nothing, and do not live. suspect: they have not given up by themselves
+        what they held.
+
+        >>> Held().beat("a", 10.0, 3.0, ["x"]).without("a".__eq__, suspect=True)
+        Held(workers={}, leases={}, handles={}, suspects=('x',), busy={})
+        """
         workers = {name: end for name, end in self.workers.items() if not gone(name)}
         leases = {name: lease for name, lease in self.leases.items() if not gone(lease[0])}
-        return Held(workers, leases, {name: kinds for name, kinds in self.handles.items() if name in workers})
+        left = self.leases.keys() - leases.keys() if suspect else ()
+        known = {name: kinds for name, kinds in self.handles.items() if name in workers}
+        busy = {name: value for name, value in self.busy.items() if not gone(name)}
+        return Held(workers, leases, known, tuple(sorted({*self.suspects, *left})), busy)
 
     def table(self, now: float) -> LeaseTable:
         """Who lives and holds what at `now`."""
         leases = (Lease(name, owner, end - now) for name, (owner, end) in sorted(self.leases.items()) if end > now)
         workers = tuple(sorted(name for name, end in self.workers.items() if end > now))
-        return LeaseTable(
-            workers, tuple(leases), {name: self.handles[name] for name in workers if name in self.handles}
+        busy = (
+            Busy(each, max(now - self.busy[each][0], 0.0), self.busy[each][1]) for each in workers if each in self.busy
         )
+        known = {name: self.handles[name] for name in workers if name in self.handles}
+        return LeaseTable(workers, tuple(leases), known, self.suspects, tuple(busy))
 
 
 class Wish(NamedTuple):

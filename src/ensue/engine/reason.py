@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import linecache
 import os
-from types import TracebackType
+import traceback
+from types import FrameType, TracebackType
 
 from ensue.errors import EnsueError
 
 _INSIDE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_ENGINE = os.path.join(_INSIDE, "engine", "")
 #: Between us and a handler that is a plain function.
 _THREADS = tuple(os.path.join(os.path.dirname(os.__file__), each, "") for each in ("asyncio", "concurrent"))
 _MESSAGE_MAX = 4000
@@ -45,6 +47,15 @@ def trace_of(error: BaseException) -> str:
             lines += [f"  caused by {type(cause).__qualname__}: {said}", *_lines(beneath)]
         cause = _cause(cause)
     return _shortened(lines)
+
+
+def lines_of_thread(frame: FrameType | None) -> str:
+    """What a thread is doing now, as `trace_of` shows it; empty when no line of the user's is in it."""
+    stack = [] if frame is None else traceback.extract_stack(frame)
+    called = [(each.filename, each.lineno or 0, each.name) for each in stack]
+    # Before the engine's first call is whoever began the thread or the event loop.
+    first = next((at for at, each in enumerate(called) if each[0].startswith(_ENGINE)), len(called))
+    return _shortened(_lines(_of_user(called[first:])))
 
 
 def _cause(error: BaseException) -> BaseException | None:

@@ -85,6 +85,7 @@ class Runtime:
                 settings.engine.record_bytes_max,
                 documents=not store.capabilities.transactions,
                 sessions=store.capabilities.sessions,
+                handler_limit_s=_first(definition.handler_limit_s, settings.engine.handler_limit_s),
             ),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,
@@ -211,6 +212,7 @@ class Runtime:
             if worker is not None:
                 await worker.stop()
         finally:
+            self.context.dispatcher.threads.close()
             try:
                 await self.broker.close()
             finally:
@@ -260,3 +262,7 @@ class Runtime:
             faults.point("step.committed")
         except _Replayed:  # the request gets its earlier answer; what its dependencies did in this step is undone
             return
+
+
+def _first(*given: float | None) -> float:
+    return next((each for each in given if each is not None), 0.0)

@@ -155,6 +155,7 @@ class Desk:
         self.now = 1000.0
         self.ends: dict[str, float] = {}
         self.owners: dict[str, tuple[str, float]] = {}
+        self.suspects: set[str] = set()
 
     def beat(self, worker: str, ttl_s: float, acquire: list[str], release: list[str]) -> None:
         for each in WORKERS:
@@ -166,6 +167,8 @@ class Desk:
                 self.ends[each] = min(self.ends[each], self.now + ttl_s)
         for name in NAMES:
             owner, end = self.owners.pop(name, ("", 0.0))
+            if owner not in ("", worker) and end <= self.now:
+                self.suspects.add(name)
             if owner == worker and name not in release:
                 self.owners[name] = (worker, self.now + ttl_s)
             elif owner not in ("", worker) and end > self.now:
@@ -176,7 +179,8 @@ class Desk:
     def table(self) -> LeaseTable:
         leases = [Lease(name, owner, end - self.now) for name, (owner, end) in self.owners.items() if end > self.now]
         workers = [name for name, end in self.ends.items() if end > self.now]
-        return LeaseTable(tuple(sorted(workers)), tuple(sorted(leases, key=lambda lease: lease.name)))
+        by_name = sorted(leases, key=lambda lease: lease.name)
+        return LeaseTable(tuple(sorted(workers)), tuple(by_name), suspects=tuple(sorted(self.suspects)))
 
 
 @settings(max_examples=300, deadline=None)
@@ -197,7 +201,8 @@ def test_whatever_workers_ask_for_each_heartbeat_does_what_it_says(
         assert others.items() <= found.items(), "a lease was taken from one who lives"
         assert set(acquire) <= set(found), "a lease that nobody holds was not given to who asked"
         assert all(each.expires_in_s <= ttl_s for each in table.leases), "a lease from a clock that was set back"
-        assert held.table(desk.now + 20.0) == LeaseTable((), ()), "somebody lives without a heartbeat"
+        later = held.table(desk.now + 20.0)
+        assert (later.workers, later.leases) == ((), ()), "somebody lives without a heartbeat"
 
 
 @settings(deadline=None)
@@ -212,3 +217,23 @@ def test_workers_that_are_gone_hold_nothing_and_the_others_what_they_held(
     before, after = held.table(now), held.without(gone.__contains__).table(now)
     assert after.workers == tuple(each for each in before.workers if each not in gone)
     assert after.leases == tuple(each for each in before.leases if each.owner not in gone)
+    assert after.suspects == before.suspects, "who gives up what it held leaves nothing suspect"
+    buried = held.without(gone.__contains__, suspect=True)
+    left = {name for name, (owner, _) in held.leases.items() if owner in gone}
+    assert buried.suspects == tuple(sorted({*before.suspects, *left}))
+
+
+def test_only_who_holds_a_suspect_name_clears_it() -> None:
+    held = Held().beat("ann", 0.0, 3.0, ["p/0", "p/1"]).without("ann".__eq__, suspect=True)
+    held = held.beat("bob", 1.0, 3.0, ["p/0"]).beat("cleo", 1.0, 3.0, ["p/1"], cleared=["p/0"])
+    assert held.table(1.0).suspects == ("p/0", "p/1")
+    assert held.beat("bob", 2.0, 3.0, cleared=["p/0", "p/1"]).table(2.0).suspects == ("p/1",)
+
+
+def test_a_worker_is_busy_since_when_it_says_so_until_it_does_not_or_lives_no_more() -> None:
+    held = Held().beat("ann", 100.0, 3.0, busy=(40.0, "a long one")).beat("bob", 101.0, 3.0)
+    assert [(each.worker, each.running_s, each.what) for each in held.table(102.0).busy] == [
+        ("ann", 42.0, "a long one")
+    ]
+    assert held.table(110.0).busy == ()
+    assert held.beat("ann", 102.0, 3.0).table(102.0).busy == ()

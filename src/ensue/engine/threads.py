@@ -1,0 +1,91 @@
+"""Threads for handlers that are a plain `def`: as many as a service has lanes, and none of anybody else's.
+
+Python cannot stop a thread. So a handler that never returns keeps its thread, and nothing else: the pool is its
+service's own, and its threads are daemons, which do not hold up the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+
+class Shows(Protocol):
+    """Is told which thread a call runs in."""
+
+    thread: int | None
+
+
+_Work = Callable[[], None]
+
+
+class HandlerThreads:
+    """size: at most so many calls run at once; a further one waits until a thread is free."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self.size = size
+        self._name = name
+        self._free: list[SimpleQueue[_Work | None]] = []
+        self._count = 0
+        self._turns: asyncio.Semaphore | None = None
+
+    async def run(self, shown: Shows, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return or raise what the call does, which sees the context variables of here. When this is cancelled the
+        call goes on, and so long its thread is not free."""
+        if self._turns is None:
+            self._turns = asyncio.Semaphore(self.size)
+        await self._turns.acquire()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        context = contextvars.copy_context()
+        queue = self._free.pop() if self._free else self._begin()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            self._free.append(queue)
+            assert self._turns is not None
+            self._turns.release()
+            if future.cancelled():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        def work() -> None:
+            shown.thread = threading.get_ident()
+            result, error = None, None
+            try:
+                result = context.run(call, *arguments)
+            except BaseException as raised:  # whatever it is, whoever awaits it gets it
+                error = raised
+            if not loop.is_closed():  # else nobody is there any more
+                try:
+                    loop.call_soon_threadsafe(settle, result, error)
+                except RuntimeError:
+                    if not loop.is_closed():
+                        raise
+
+        queue.put(work)
+        return await future
+
+    def close(self) -> None:
+        """Let the threads that are free end."""
+        while self._free:
+            self._free.pop().put(None)
+            self._count -= 1
+
+    def _begin(self) -> SimpleQueue[_Work | None]:
+        queue: SimpleQueue[_Work | None] = SimpleQueue()
+        self._count += 1
+        threading.Thread(target=_serve, args=(queue,), name=f"{self._name} handler {self._count}", daemon=True).start()
+        return queue
+
+
+def _serve(queue: SimpleQueue[_Work | None]) -> None:
+    while (work := queue.get()) is not None:
+        work()
+        del work  # or it would keep the last message alive
