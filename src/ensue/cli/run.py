@@ -28,7 +28,8 @@ def run(
     """Run services until SIGTERM or Ctrl-C: relay, handlers, retries. Starting it twice shares the work too.
 
     A stop lets the batches at hand finish and gives the leases up, within 5 seconds; a second signal ends it at once.
-    Ends with status 1 when a service cannot start, or may not publish (its database was restored from an old copy).
+    Ends with status 1 when a service cannot start, or may not publish (its database was restored from an old copy), and
+    with 70 when a handler hangs: start it again, and after some times that message is set aside.
     """
     _log_to_stderr(log_level)
     definitions = load_services(services)

@@ -15,12 +15,14 @@ from typing import Any
 from ensue.app import Service
 from ensue.cli.output import complain, masked
 from ensue.engine.runtime import Runtime
-from ensue.errors import EnsueError
+from ensue.errors import EnsueError, HandlerHung
 
 log = logging.getLogger("ensue.run")
 
 #: Seconds in which a stop must be done; after that the process ends by force, and its batches roll back.
 STOP_S = 5.0
+#: The exit status when a handler hangs: a process that is started anew goes on without its message (EX_SOFTWARE).
+HUNG = 70
 
 
 class Stop:
@@ -32,6 +34,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.wanted = False
+        self._code = 1
         self._tell: Callable[[], object] = lambda: None
         self._clock: threading.Timer | None = None
         self._handlers: dict[int, Any] = {}
@@ -60,21 +63,25 @@ class Stop:
         """Safe to repeat."""
         if not self.wanted:
             self.wanted = True
-            self._clock = threading.Timer(STOP_S, _by_force)
+            self._clock = threading.Timer(STOP_S, self._by_force)
             self._clock.daemon = True
             self._clock.start()
         self._tell()
+
+    def hung(self) -> None:
+        """A handler hangs, perhaps with the event loop: as `want`, from any thread, with another exit status."""
+        self._code = HUNG
+        self.want()
+
+    def _by_force(self) -> None:
+        complain(f"not stopped within {STOP_S:g} s, a handler does not return: ended by force, its batch rolls back")
+        os._exit(self._code)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.wanted:
             os._exit(128 + number)
         # No logging in here: the signal may have come while the log's lock was held.
         self.want()
-
-
-def _by_force() -> None:
-    complain(f"not stopped within {STOP_S:g} s, a handler does not return: ended by force, its batch rolls back")
-    os._exit(1)
 
 
 async def serve(services: Sequence[Service], stop: Stop) -> int:
@@ -85,14 +92,14 @@ async def serve(services: Sequence[Service], stop: Stop) -> int:
     for ending in endings:
         if isinstance(ending, EnsueError):
             complain(str(ending))
-            code = 1
+            code = max(code, HUNG if isinstance(ending, HandlerHung) else 1)
         elif ending is not None:
             raise ending
     return code
 
 
 async def _one(service: Service, stop: Stop, stopping: asyncio.Event) -> None:
-    """Run one service. Raises what kept it from starting, or StoreRestored when its relay refused."""
+    """Run one service. Raises what kept it from starting, StoreRestored when its relay refused, HandlerHung."""
     try:
         async with AsyncExitStack() as stack:
             runtime = await _start(service, stopping, stack)
@@ -101,6 +108,7 @@ async def _one(service: Service, stop: Stop, stopping: asyncio.Event) -> None:
                 return
             worker = runtime.worker
             assert worker is not None  # running() works unless told otherwise
+            worker.when_hung = stop.hung
             telling = asyncio.create_task(_tell_ready(service, runtime))
             failing = asyncio.create_task(worker.wait_failed())
             waiting = asyncio.create_task(stopping.wait())

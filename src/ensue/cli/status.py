@@ -13,7 +13,7 @@ from ensue.app import Service
 from ensue.cli.loading import Opened, load_services, opened
 from ensue.cli.output import complain, masked, plain, print_json, print_table, say
 from ensue.engine.lookup import records_between
-from ensue.engine.worker import is_gone
+from ensue.engine.worker import RELAY, is_gone
 from ensue.errors import BrokerUnavailable, EnsueError
 from ensue.message import LOST, TICK, Checkpoint, Counters, Gap, Garbage, LeaseTable, Message, Partition
 from ensue.ports import Broker
@@ -54,10 +54,20 @@ class LeaseStatus(msgspec.Struct):
     expires_in_s: float
 
 
+class BusyStatus(msgspec.Struct):
+    """what: the handler and its message."""
+
+    worker: str
+    running_s: float
+    what: str
+
+
 class ServiceStatus(msgspec.Struct):
     """broker_error: why the log could not be asked; empty when it was. counters, dead_letters: sums over partitions.
 
     gone: workers, and holders of leases, whose process on this machine no longer runs; others take over from them.
+    busy: workers whose transaction of handlers has been running for longer than a heartbeat's lease. suspects:
+    partitions whose last worker died, until another one has come past what it was at.
     warnings: what holds things back in the database, in words.
     """
 
@@ -71,6 +81,8 @@ class ServiceStatus(msgspec.Struct):
     workers: list[str]
     gone: list[str]
     leases: list[LeaseStatus]
+    busy: list[BusyStatus]
+    suspects: list[str]
     partitions: list[PartitionStatus]
     lag: int | None
     dead_letters: dict[str, int]
@@ -154,6 +166,8 @@ async def service_status(access: Opened) -> ServiceStatus:
         workers=list(table.workers),
         gone=sorted(filter(is_gone, {*table.workers, *(each.owner for each in table.leases)})),
         leases=[LeaseStatus(each.name, each.owner, round(each.expires_in_s, 3)) for each in table.leases],
+        busy=[BusyStatus(each.worker, round(each.running_s, 3), each.what) for each in table.busy],
+        suspects=[each for each in table.suspects if each != RELAY],
         partitions=partitions,
         lag=None if None in lags else sum(each for each in lags if each is not None),
         dead_letters=_summed([each.dead_letters for each in partitions]),
@@ -210,6 +224,10 @@ def _show(status: ServiceStatus) -> None:
     say(f"  lag      {'unknown' if status.lag is None else status.lag}")
     letters = ", ".join(f"{count} {state}" for state, count in status.dead_letters.items()) or "none"
     say(f"  letters  {letters}")
+    for busy in status.busy:
+        say(f"  busy     {busy.worker}, for {busy.running_s:.0f} s with one transaction: {busy.what}")
+    if status.suspects:
+        say(f"  suspect  {', '.join(status.suspects)}: the last worker died there, and messages may go one by one")
     for line in status.warnings:
         say(f"  held up  {line}")
     if status.partitions:

@@ -107,6 +107,6 @@ class AtHand:
         if place is None or message is None:
             return "a transaction of handlers that waits for the database"
         return (
-            f"{place[1].handler.where} with {message.type} {message.id} of {message.source}, key {message.key!r}, "
+            f"{place[1].handler.where} with message {message.id} of {message.source}, key {message.key!r}, "
             f"{message.topic}/{message.partition} offset {message.offset}"
         )

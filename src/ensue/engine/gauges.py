@@ -42,7 +42,24 @@ APPLIED = Metric("ensue_applied", "events", "Events that took effect", counter=T
 DUPLICATES = Metric("ensue_duplicates", "records", "Records skipped because they had taken effect", counter=True)
 GAPS_SEEN = Metric("ensue_gaps_seen", "gaps", "Losses of the broker that were noticed", counter=True)
 RETRIES = Metric("ensue_retries", "attempts", "Attempts after the first of messages that failed", counter=True)
-METRICS = (OUTBOX_UNSENT, BROKER_UP, LAG, GAPS_OPEN, DEAD_LETTERS, LEASES, APPLIED, DUPLICATES, GAPS_SEEN, RETRIES)
+BUSY = Metric(
+    "ensue_transaction_running",
+    "seconds",
+    "For how long the transaction of handlers at hand has been running, the longest of its lanes; 0: there is none",
+)
+METRICS = (
+    OUTBOX_UNSENT,
+    BROKER_UP,
+    LAG,
+    GAPS_OPEN,
+    DEAD_LETTERS,
+    LEASES,
+    APPLIED,
+    DUPLICATES,
+    GAPS_SEEN,
+    RETRIES,
+    BUSY,
+)
 
 #: label values -> value
 Values = Mapping[tuple[str, ...], float]
@@ -65,6 +82,7 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
         DUPLICATES: _sum(counters, "duplicates"),
         GAPS_SEEN: _sum(counters, "gaps_seen"),
         RETRIES: _sum(counters, "retries"),
+        BUSY: {(): max((each.running_s for each in worker.busy), default=0.0) if worker else 0.0},
     }
 
 

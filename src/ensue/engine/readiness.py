@@ -17,6 +17,7 @@ class ReadyLimits:
 
     lag_max: records of one partition that it holds, from what it has read to the log's end.
     backlog_max: outbox records that its relay has not sent (only the process with the relay's lease is asked).
+    busy_s: seconds for which one transaction of handlers may be running. A busy process takes many, each a short one.
     broker: whether it must answer. False for a service that takes requests from outside while the broker is down: its
     steps commit, the outbox grows, and nothing is lost; what hangs on the broker is then left out of the answer.
     answer_s: how long store and broker may take, in seconds.
@@ -24,11 +25,12 @@ class ReadyLimits:
 
     lag_max: int | None = 10_000
     backlog_max: int | None = 10_000
+    busy_s: float | None = 60.0
     broker: bool = True
     answer_s: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("lag_max", "backlog_max"):
+        for name in ("lag_max", "backlog_max", "busy_s"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UsageError(f"{name} is {value}, expected 0 or more, or None for no limit")
@@ -58,6 +60,12 @@ async def not_ready(context: Context, worker: Worker | None, *, connecting: bool
         return [reason]  # the rest would say it again
     if worker is not None and worker.failed is not None:
         reasons.append(f"the worker cannot go on: {worker.failed}")
+    if worker is not None and limits.busy_s is not None:
+        reasons += [
+            f"for {each.running_s:.0f} s one transaction has been running, limit {limits.busy_s:g} s: {each.what}"
+            for each in worker.busy
+            if each.running_s > limits.busy_s
+        ]
     if connecting:
         return [*reasons, *(["the broker was not reached yet"] if limits.broker else [])]
     if worker is not None and not worker.is_ready:

@@ -31,6 +31,7 @@ class HandlerThreads:
         self._name = name
         self._free: list[SimpleQueue[_Work | None]] = []
         self._count = 0
+        self._closed = False
         self._turns: asyncio.Semaphore | None = None
 
     async def run(self, shown: Shows, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -73,19 +74,19 @@ class HandlerThreads:
         return await future
 
     def close(self) -> None:
-        """Let the threads that are free end."""
+        """Let the threads end, each as soon as its call has."""
+        self._closed = True
         while self._free:
             self._free.pop().put(None)
-            self._count -= 1
 
     def _begin(self) -> SimpleQueue[_Work | None]:
         queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._count += 1
-        threading.Thread(target=_serve, args=(queue,), name=f"{self._name} handler {self._count}", daemon=True).start()
+        name = f"{self._name} handler {self._count}"
+        threading.Thread(target=self._serve, args=(queue,), name=name, daemon=True).start()
         return queue
 
-
-def _serve(queue: SimpleQueue[_Work | None]) -> None:
-    while (work := queue.get()) is not None:
-        work()
-        del work  # or it would keep the last message alive
+    def _serve(self, queue: SimpleQueue[_Work | None]) -> None:
+        while not self._closed and (work := queue.get()) is not None:
+            work()
+            del work  # or it would keep the last message alive
