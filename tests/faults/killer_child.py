@@ -34,7 +34,7 @@ PARTITIONS = 4
 TIMEOUT_S = 30.0
 
 
-class Fed(Event, topic="food", key="animal"):
+class Fed(Event, topic="kills", key="animal"):
     animal: str
     number: int
 

@@ -24,7 +24,7 @@ tables = MetaData()
 places = Table("place", tables, Column("id", Integer, primary_key=True))
 
 
-class Fed(Event, topic="food", key="animal"):
+class Fed(Event, topic="stops", key="animal"):
     animal: str
 
 

@@ -29,7 +29,7 @@ async def _send(directory: Path) -> None:
     broker = EmbeddedBroker(f"sqlite:///{directory}/broker.db")
     await broker.open()
     try:
-        await broker.ensure_topic("food", PARTITIONS)
+        await broker.ensure_topic("kills", PARTITIONS)
         meals = [Fed(animal=animal, number=number) for number in range(MEALS) for animal in ANIMALS]
         await Sender(broker, partitions=PARTITIONS).send(*meals)
     finally:

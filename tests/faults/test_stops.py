@@ -65,7 +65,7 @@ async def _send(directory: Path) -> None:
     broker = EmbeddedBroker(f"sqlite:///{directory}/broker.db")
     await broker.open()
     try:
-        await broker.ensure_topic("food", 1)
+        await broker.ensure_topic("stops", 1)
         await Sender(broker).send(Fed(animal="bear"))
     finally:
         await broker.close()
@@ -206,8 +206,8 @@ def test_a_process_with_a_handler_that_hangs_ends_by_itself_and_its_exit_status_
     _until_begun(tmp_path)
     _, said = process.communicate(timeout=LIMIT_S)
     assert process.returncode == HUNG, said
-    assert "key 'bear', food/0 offset 1 does not return, and cannot be stopped" in said
+    assert "key 'bear', stops/0 offset 1 does not return, and cannot be stopped" in said
     if kind != "is_deaf":
         assert "time.sleep(3600)" in said
     if kind == "in a thread":
-        assert asyncio.run(_leases(f"sqlite:///{tmp_path}/zoo.db")).suspects == ("food/0", "relay")
+        assert asyncio.run(_leases(f"sqlite:///{tmp_path}/zoo.db")).suspects == ("stops/0", "relay")

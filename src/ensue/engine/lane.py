@@ -278,7 +278,7 @@ class Lane:
         records: list[OutboxRecord] = []
         done: list[Part] = []
         applied = 0
-        self.at_hand.begin(monotonic())
+        self.at_hand.begin(context.clock.monotonic())
         for each in parts:
             each.at_fault = False
         messages = [message for part in parts for message in part.todo.apply]

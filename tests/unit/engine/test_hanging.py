@@ -28,7 +28,7 @@ from ensue.repository import TableRepository
 ONCE = Retry(attempts_max=1)
 
 
-class Fed(Event, topic="food", key="animal"):
+class Fed(Event, topic="hanging", key="animal"):
     animal: str
     number: int = 0
 
@@ -63,7 +63,7 @@ async def test_what_waits_for_too_long_is_cancelled_and_is_a_failure_that_names_
         await until(lambda: "wolf" in fed, running)
         [letter] = await letters(running, service)
     assert (letter.key, letter.state, letter.error_type) == ("bear", DeadLetterState.DEAD, "HandlerTimeout")
-    assert "handler feed of food.Fed.v1" in letter.error
+    assert "handler feed of hanging.Fed.v1" in letter.error
     assert "did not return within 0.05 s" in letter.error
     assert f"in {hang.__name__}" in letter.error
     assert fed[-1] == "wolf"
@@ -149,7 +149,7 @@ async def test_a_def_that_does_not_return_is_named_and_its_worker_gives_its_leas
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     zoo = Zoo()
-    partition = Partition("zoo", "food", 0)
+    partition = Partition("zoo", "hanging", 0)
     async with asyncio.timeout(LIMIT_S), bench(tmp_path, zoo.service) as running:
         runtime = running.runtimes["zoo"]
         assert runtime.worker is not None
@@ -158,12 +158,14 @@ async def test_a_def_that_does_not_return_is_named_and_its_worker_gives_its_leas
         await runtime.worker.stop()
         error = runtime.worker.failed
         assert isinstance(error, HandlerHung)
-        said = "handler feed of food.Fed.v1 with message elsewhere/1-1 of elsewhere/1, key 'bear', food/0 offset 1"
+        said = (
+            "handler feed of hanging.Fed.v1 with message elsewhere/1-1 of elsewhere/1, key 'bear', hanging/0 offset 1"
+        )
         assert f"{said} does not return, and cannot be stopped" in str(error)
         assert "self.let_go.wait(LIMIT_S)" in error.where
         assert any("does not return" in reason for reason in await runtime.readiness())
         table = await runtime.context.books.leases()
-        assert (table.workers, table.leases, table.suspects) == ((), (), ("food/0", "relay"))
+        assert (table.workers, table.leases, table.suspects) == ((), (), ("hanging/0", "relay"))
         assert await letters(running, zoo.service) == []
         attempt = await runtime.context.books.attempt(partition)
         assert (attempt.single, attempt.deaths) == (True, {})
@@ -299,7 +301,7 @@ async def test_heartbeats_go_on_while_a_handler_takes_long_and_another_worker_ge
                 table = await books.leases()
                 assert one.name in table.workers, "it looks dead"
                 held = {lease.name for lease in table.leases if lease.owner == one.name}
-                assert {"food/0", "food/1"} <= held, "given up in the middle of a handler"
+                assert {"hanging/0", "hanging/1"} <= held, "given up in the middle of a handler"
                 busy += any(each.worker == one.name and "handler feed" in each.what for each in table.busy)
                 await asyncio.sleep(engine.lease_ttl_s / 20)
             assert busy, "nobody is told how long it takes"
@@ -334,8 +336,8 @@ async def test_a_transaction_that_takes_long_is_a_reason_not_to_be_ready(tmp_pat
         await begun.wait()
         assert await runtime.readiness(ReadyLimits(lag_max=None)) == []
         [reason] = await runtime.readiness(ReadyLimits(lag_max=None, busy_s=0.0))
-        assert "one transaction has been running, limit 0 s: handler feed of food.Fed.v1 with" in reason
-        assert "key 'bear', food/0 offset 1" in reason
+        assert "one transaction has been running, limit 0 s: handler feed of hanging.Fed.v1 with" in reason
+        assert "key 'bear', hanging/0 offset 1" in reason
         assert await runtime.readiness(ReadyLimits(lag_max=None, busy_s=None)) == []
         let_go.set()
         await running.settle()
@@ -354,15 +356,15 @@ async def test_a_clean_pass_ends_a_suspicion_and_leaves_nothing_behind(tmp_path:
     store = store_of(tmp_path, "zoo")
     await store.open()
     books = Books(store, "zoo")
-    await books.heartbeat("dead", 600.0, ["food/0"])
-    await books.save_attempts([(Partition("zoo", "food", 0), Attempt(target="1", alone=True, deaths={"1": 1}))])
+    await books.heartbeat("dead", 600.0, ["hanging/0"])
+    await books.save_attempts([(Partition("zoo", "hanging", 0), Attempt(target="1", alone=True, deaths={"1": 1}))])
     await books.bury("dead")
     async with (
         asyncio.timeout(LIMIT_S),
         bench(tmp_path, service, broker=broker, engine=config(lease_ttl_s=0.3)) as world,
     ):
         await Sender(world.broker).send(*[Fed(animal=name) for name in ("ant", "bear", "cat")])
-        place = Partition("zoo", "food", 0)
+        place = Partition("zoo", "hanging", 0)
         while (await books.leases()).suspects or await books.attempt(place) != Attempt():  # noqa: ASYNC110  # no event
             await asyncio.sleep(0.01)
         assert fed == ["ant", "bear", "cat"]

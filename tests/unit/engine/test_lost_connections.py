@@ -20,7 +20,7 @@ from ensue.stores.sqlite import SqliteStore
 TWICE = Retry(attempts_max=2, first_delay_s=0.001, delay_max_s=0.001)
 
 
-class Fed(Event, topic="food", key="animal"):
+class Fed(Event, topic="lost", key="animal"):
     animal: str
 
 
