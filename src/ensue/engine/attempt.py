@@ -3,7 +3,7 @@
 A handler that ends its process (`os._exit`, a fault in an extension, no memory left, a hang that nothing can stop)
 leaves no error that could be counted. So where a worker ended without giving its partition up, that is suspect: a row
 says what is attempted before it is. A death in the middle of several messages makes them go one by one; only a
-message that was alone in its process's handlers, several times in a row, is at fault. See docs/adr/0030.
+message that was alone in its process's handlers, several times in a row, is at fault. See docs/adr/0031.
 """
 
 from __future__ import annotations
