@@ -21,10 +21,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from ensue import EngineConfig, Event, Retry, Service, Settings
+from ensue.adapters import make_store
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.engine.runtime import Runtime
 from ensue.repository import TableRepository
-from ensue.stores.sqlite import SqliteStore
 from ensue.testing import World
 
 _children = multiprocessing.get_context("forkserver")
@@ -47,9 +47,9 @@ class Animal:
 
 tables = MetaData()
 meals = Table(
-    "meal", tables, Column("id", Integer, primary_key=True), Column("animal", String), Column("number", Integer)
+    "meal", tables, Column("id", Integer, primary_key=True), Column("animal", String(50)), Column("number", Integer)
 )
-animals = Table("animal", tables, Column("animal", String, primary_key=True), Column("eaten", Integer))
+animals = Table("animal", tables, Column("animal", String(50), primary_key=True), Column("eaten", Integer))
 
 
 def leave() -> None:
@@ -73,14 +73,19 @@ DEADLY: Mapping[str, Callable[[], None]] = {"exit": leave, "fault": fault, "kill
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Orders:
-    """What a child is told. kind: of handler: async, thread, entity. deadly: what it does at the bear's meal 3. later:
-    only when it is tried again. neighbour: another service of the process handles the same messages, with no fault."""
+    """What a child is told.
+
+    kind: of handler: async, thread, entity. deadly: what it does at the bear's meal 3; later: only when it is tried
+    again. database: URL, else a file. neighbour: another service of the process handles the same messages, with no
+    fault.
+    """
 
     directory: Path
     kind: str = "async"
     deadly: str = "exit"
     later: bool = False
     neighbour: bool = False
+    database: str = ""
     lanes: int = 1
 
 
@@ -143,16 +148,16 @@ def neighbour() -> Service:
     return service
 
 
-def runtime(directory: Path, service: Service, world: World | None = None) -> Runtime:
+def runtime(directory: Path, service: Service, world: World, database: str = "") -> Runtime:
     engine = EngineConfig(poll_interval_s=0.1, lease_ttl_s=1.0)
     return Runtime(
         service,
-        SqliteStore(f"sqlite:///{directory}/{service.name}.db?synchronous=OFF", service.name),
+        make_store(database or f"sqlite:///{directory}/{service.name}.db?synchronous=OFF", service.name),
         EmbeddedBroker(f"sqlite:///{directory}/broker.db"),
         Settings(database="", broker="", partitions=PARTITIONS, engine=engine),
         random=Random(0),
         tables=service.tables,
-        progress=(lambda: None) if world is None else world.progressed,
+        progress=world.progressed,
     )
 
 
@@ -185,7 +190,7 @@ async def _live(orders: Orders) -> None:
         stack.push_async_callback(broker.close)
         world = World(broker)
         for service in (zoo(orders), *([neighbour()] if orders.neighbour else [])):
-            world.runtimes[service.name] = runtime(orders.directory, service, world)
+            world.runtimes[service.name] = runtime(orders.directory, service, world, orders.database)
             await stack.enter_async_context(service.running(world.runtimes[service.name]))
             await world.runtimes[service.name].ready()
         await world.settle(20.0)

@@ -14,8 +14,11 @@ import pytest
 from tests.faults.killer_child import DEADLY, PARTITIONS, Fed, Orders, run, start
 from tests.unit.engine.workbench import Sender
 
+from ensue.adapters import make_store
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.engine.attempt import DEATHS_MAX
+from ensue.engine.books import Books
+from ensue.message import DeadLetter
 
 ANIMALS, MEALS = ("ant", "bear", "cat", "dog", "emu", "fox"), 5
 #: The bear's meals 3 and 4 are set aside: the deadly one, and the one that waits behind it.
@@ -77,6 +80,31 @@ def test_a_message_that_ends_each_process_becomes_a_dead_letter_and_all_others_a
     assert "killed the process: 3 processes in a row ended" in str(error)
     assert len((tmp_path / "strikes").read_text()) == _UNSEEN + DEATHS_MAX == lives - 1
     assert _asked(tmp_path, "SELECT id FROM ensue_lease WHERE id != 'leases'") == [], "nothing is suspect any more"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server_name", ["postgres_server", "mariadb_server", "mongodb_server"])
+def test_it_is_found_on_every_kind_of_store(server_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue(server_name)
+    if server_name != "mongodb_server":
+        server.drop("killers")
+    url = server.url("killers")
+    asyncio.run(_send(tmp_path))
+    lives = _lives(Orders(directory=tmp_path, kind="entity", database=url))
+
+    async def look() -> tuple[list[DeadLetter], int]:
+        store = make_store(url, "zoo")
+        await store.open()
+        try:
+            books = Books(store, "zoo")
+            return await books.letters(), sum(each.counters.applied for each in (await books.checkpoints()).values())
+        finally:
+            await store.close()
+
+    letters, applied = asyncio.run(look())
+    assert [(each.state.value, each.error_type) for each in letters] == [("dead", "HandlerKilled"), ("waiting", "")]
+    assert applied == LEFT
+    assert lives - 1 <= _UNSEEN + DEATHS_MAX
 
 
 @pytest.mark.slow

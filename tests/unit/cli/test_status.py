@@ -148,3 +148,23 @@ def test_a_worker_whose_process_is_gone_is_marked(ensue: Callable[..., Ended]) -
     [workers] = [line for line in text.splitlines() if line.startswith("  workers ")]
     assert f"{gone} (gone)" in workers
     assert alive in workers
+
+
+def test_who_is_busy_for_long_and_what_is_suspect_is_shown(ensue: Callable[..., Ended]) -> None:
+    ensue("db", "init", LEDGER)
+
+    async def beat() -> None:
+        async with books_of(ledger) as (_, books):
+            await books.heartbeat("elsewhere:1:a", 600.0, ["sales/0", "relay"])
+            await books.bury("elsewhere:1:a")
+            await books.heartbeat("elsewhere:2:b", 600.0, ["sales/1"], busy=(75.0, "handler enter with message m-1"))
+
+    asyncio.run(beat())
+    [status] = ensue("status", LEDGER, "--json").json["services"]
+    [busy] = status["busy"]
+    assert (busy["worker"], busy["what"]) == ("elsewhere:2:b", "handler enter with message m-1")
+    assert busy["running_s"] >= 75.0
+    assert status["suspects"] == ["sales/0"]
+    shown = ensue("status", LEDGER).out
+    assert "busy     elsewhere:2:b, for 75 s with one transaction: handler enter with message m-1" in shown
+    assert "suspect  sales/0: the last worker died there" in shown

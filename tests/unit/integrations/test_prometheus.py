@@ -79,6 +79,7 @@ async def test_the_outbox_grows_while_the_broker_is_away_and_empties_after(tmp_p
             await asyncio.sleep(0.01)
         assert (found["ensue_outbox_unsent"], found["ensue_broker_up"], found["ensue_gaps_open"]) == (0, 1, 0)
         assert found["ensue_leases_held"] == 2
+        assert found["ensue_transaction_running"] == 0
 
 
 def test_every_metric_says_what_it_means_and_in_which_unit() -> None:
