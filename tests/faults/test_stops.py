@@ -210,4 +210,4 @@ def test_a_process_with_a_handler_that_hangs_ends_by_itself_and_its_exit_status_
     if kind != "is_deaf":
         assert "time.sleep(3600)" in said
     if kind == "in a thread":
-        assert asyncio.run(_leases(f"sqlite:///{tmp_path}/zoo.db")).suspects == ("stops/0", "relay")
+        assert asyncio.run(_leases(f"sqlite:///{tmp_path}/zoo.db")).suspects == ("relay", "stops/0")
