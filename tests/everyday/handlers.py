@@ -68,7 +68,7 @@ class Child(Base):
     of: Mapped[Parent] = relationship(back_populates="children")
 
 
-class Paid(Event, topic="paid", key="payment_id"):
+class Paid(Event, topic="everyday-paid", key="payment_id"):
     """The last ones are ids of rows."""
 
     payment_id: str
@@ -81,7 +81,7 @@ class Paid(Event, topic="paid", key="payment_id"):
     entity_new: str
 
 
-class PaidAgain(Event, topic="paid-again", key="payment_id"):
+class PaidAgain(Event, topic="everyday-paid-again", key="payment_id"):
     """The same for handlers in threads."""
 
     payment_id: str

@@ -40,12 +40,12 @@ class Line(Base):
     account: Mapped[Account] = relationship(back_populates="lines")
 
 
-class Told(Event, topic="told", key="name"):
+class Told(Event, topic="batch-told", key="name"):
     name: str
     what: str
 
 
-class Asked(Event, topic="asked", key="name"):
+class Asked(Event, topic="batch-asked", key="name"):
     """For handlers that may do anything."""
 
     name: str
@@ -53,7 +53,7 @@ class Asked(Event, topic="asked", key="name"):
     way: str
 
 
-class Stepped(Event, topic="asked", key="name"):
+class Stepped(Event, topic="batch-asked", key="name"):
     """For entity steps."""
 
     name: str
