@@ -198,7 +198,13 @@ def test_a_field_that_json_cannot_carry_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [(Any, Decimal(1)), (Any, (1, UUID(int=1))), (UUID, str(UUID(int=2))), (Any, Data()), (dict[str, Any], {"a": b"x"})],
+    [
+        (Any, Decimal(1)),
+        (Any, (1, UUID(int=1))),
+        (UUID, str(UUID(int=2))),
+        (Any, Data()),
+        (dict[str, Any], {"a": b"x"}),
+    ],
 )
 def test_a_value_that_would_arrive_as_something_else_is_refused(kind: Any, value: Any) -> None:
     for cls in event(v=kind)[:2]:  # pydantic makes a UUID of a text at once
