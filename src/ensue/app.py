@@ -123,7 +123,7 @@ class Service(ServiceDefinition):
 
         See `Rows`: entities by id, and by the lookups that their TableRepository declares.
         """
-        yield Rows(self.runtime.store.rows(), self.repositories)
+        yield Rows(self.runtime.rows(), self.repositories)
 
 
 def _metadata(name: str, tables: Any) -> MetaData | None:

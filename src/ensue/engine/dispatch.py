@@ -20,6 +20,7 @@ from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
 from ensue.engine.entities import Call, EntityRun
 from ensue.engine.limits import HandlerLimit
+from ensue.engine.nesting import handling
 from ensue.engine.threads import HandlerThreads
 from ensue.errors import CheckpointConflict, HandlerCancelled, StoreUnavailable, causes
 from ensue.event import EventType

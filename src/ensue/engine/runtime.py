@@ -18,13 +18,15 @@ from ensue.engine.dispatch import Dispatcher
 from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
 from ensue.engine.fits import check_entity_tables, check_fits
+from ensue.engine.home import Home
+from ensue.engine.nesting import check_step, stepping
 from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
 from ensue.engine.worker import Worker
 from ensue.errors import RetryableError, UsageError
 from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC
 from ensue.origin import Origin, current_origin
-from ensue.ports import Broker, Clock, Ids, Store
+from ensue.ports import Broker, Clock, Ids, RowReader, Store
 from ensue.retry import Retry
 from ensue.service import ServiceDefinition
 from ensue.step import Step
@@ -99,6 +101,7 @@ class Runtime:
         self._tables = tables
         self._worker: Worker | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._home: Home | None = None
 
     @property
     def worker(self) -> Worker | None:
@@ -112,6 +115,7 @@ class Runtime:
         if self._worker is not None:
             return
         check_fits(self.definition, self.store.capabilities)
+        self._home = Home(self.definition.name)
         try:
             await self._open_store()
             if work:
@@ -222,43 +226,56 @@ class Runtime:
         published = {event_type(cls).topic for cls in self.definition.publishes or ()}
         return sorted(published | set(self.definition.subscribed_topics))
 
+    def _check_home(self) -> None:
+        if self._home is not None:
+            self._home.check()
+
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
+        self._check_home()
         return self.store.reading()
+
+    def rows(self) -> RowReader:
+        self._check_home()
+        return self.store.rows()
 
     @asynccontextmanager
     async def step(self) -> AsyncIterator[Step]:
         """A step that begins outside: HTTP, command line, test. Commits when the block ends, else rolls back."""
-        origin = current_origin() or Origin()
+        self._check_home()
+        requested = current_origin()
+        await check_step(self.definition.name, requested=requested is not None)
+        origin = requested or Origin()
         keyed = bool(origin.idempotency_key)  # a task that outlives the request has its origin, without the key
         faults, books = self.context.faults, self.context.books
         try:
-            async with self.store.transaction() as transaction:
-                if keyed:
-                    stored = await books.answer(transaction, origin.idempotency_key)
-                    if stored is not None:
-                        origin.met(stored)
-                faults.point("step.begun")
-                step = self.context.dispatcher.outside_step(
-                    transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
-                )
-                origin.step, origin.keep = step, partial(books.keep_answer, transaction)
-                try:
-                    yield step
-                finally:
-                    origin.step = origin.keep = None
-                if keyed and origin.earlier is not None:
-                    raise _Replayed
-                if origin.fingerprint and not origin.settled:
-                    raise UsageError(
-                        "a request with an Idempotency-Key: this step would commit before the answer is known, "
-                        "so a retry would do it again. Take the step as a dependency: "
-                        f'Depends({self.definition.name}.step, scope="function")'
+            with stepping(self.definition.name):
+                async with self.store.transaction() as transaction:
+                    if keyed:
+                        stored = await books.answer(transaction, origin.idempotency_key)
+                        if stored is not None:
+                            origin.met(stored)
+                    faults.point("step.begun")
+                    step = self.context.dispatcher.outside_step(
+                        transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
                     )
-                faults.point("step.handled")
-                await transaction.flush()  # entities first: their row locks put the outbox records in order
-                if records := step.outgoing.close():
-                    await transaction.outbox_add(records)
-                faults.point("step.outbox_written")
+                    origin.step, origin.keep = step, partial(books.keep_answer, transaction)
+                    try:
+                        yield step
+                    finally:
+                        origin.step = origin.keep = None
+                    if keyed and origin.earlier is not None:
+                        raise _Replayed
+                    if origin.fingerprint and not origin.settled:
+                        raise UsageError(
+                            "a request with an Idempotency-Key: this step would commit before the answer is known, "
+                            "so a retry would do it again. Take the step as a dependency: "
+                            f'Depends({self.definition.name}.step, scope="function")'
+                        )
+                    faults.point("step.handled")
+                    await transaction.flush()  # entities first: their row locks put the outbox records in order
+                    if records := step.outgoing.close():
+                        await transaction.outbox_add(records)
+                    faults.point("step.outbox_written")
             faults.point("step.committed")
         except _Replayed:  # the request gets its earlier answer; what its dependencies did in this step is undone
             return

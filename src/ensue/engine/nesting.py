@@ -1,0 +1,110 @@
+"""No step inside a handler or another step of the same service: it could not be a part of it, and would commit alone.
+
+Nor a step of another service inside a handler: it would commit again at each attempt of the handler. Any task may have
+been begun inside of a step or a handler and outlive it, so it may wait for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from ensue.errors import UsageError
+
+#: A task that was begun inside a step may well wait for its end; or the step waits for the task, and nobody goes on.
+WAIT_S = 10.0
+
+
+class _Open:
+    """A step, or handlers at work, in `task`. outer: inside of which it began."""
+
+    __slots__ = ("_ended", "handler", "open", "outer", "service", "task")
+
+    def __init__(self, service: str, outer: _Open | None, *, handler: bool) -> None:
+        self.service = service
+        self.outer = outer
+        self.handler = handler
+        self.task = asyncio.current_task()
+        self.open = True
+        self._ended: asyncio.Event | None = None
+
+    @property
+    def what(self) -> str:
+        return f"{'a handler' if self.handler else 'another step'} of {self.service}"
+
+    def end(self) -> None:
+        self.open = False
+        if self._ended is not None:
+            self._ended.set()
+
+    async def ended(self) -> None:
+        if self._ended is None:
+            self._ended = asyncio.Event()
+        await self._ended.wait()
+
+
+_innermost: ContextVar[_Open | None] = ContextVar("ensue_step", default=None)
+
+
+@contextmanager
+def handling(service: str) -> Iterator[None]:
+    """Handlers of this service run inside this block."""
+    yield from _within(service, handler=True)
+
+
+@contextmanager
+def stepping(service: str) -> Iterator[None]:
+    """A step of this service is open inside this block, which may be left in another task than it was entered."""
+    yield from _within(service, handler=False)
+
+
+def _within(service: str, *, handler: bool) -> Iterator[None]:
+    mine = _Open(service, _outer(), handler=handler)
+    _innermost.set(mine)
+    try:
+        yield
+    finally:
+        mine.end()
+        if _innermost.get() is mine:
+            _innermost.set(mine.outer)
+
+
+def _outer() -> _Open | None:
+    """The innermost that has not ended."""
+    outer = _innermost.get()
+    while outer is not None and not outer.open:
+        outer = outer.outer
+    return outer
+
+
+async def check_step(service: str, *, requested: bool) -> None:
+    """Raise UsageError when a step of `service` must not begin here; wait until it may, if that can be.
+
+    requested: it is a request's, which may come from a handler of the same process as it may from anywhere.
+    """
+    outer = _outer()
+    while outer is not None:
+        if outer.open and outer.service == service:
+            if outer.task is asyncio.current_task():
+                raise _refusal(service, outer)
+            try:
+                async with asyncio.timeout(WAIT_S):
+                    await outer.ended()
+            except TimeoutError:
+                raise _refusal(service, outer, f", by a task that has waited {WAIT_S:g} s for its end") from None
+        elif outer.open and outer.handler and not requested:
+            raise UsageError(
+                f"a step of {service} was opened inside {outer.what}: it would commit by itself, again at each attempt "
+                f"of that handler. Publish an event that {service} handles"
+            )
+        outer = outer.outer
+
+
+def _refusal(service: str, outer: _Open, how: str = "") -> UsageError:
+    use = "the handler's own step, a parameter annotated `step: Step`" if outer.handler else "the step that is open"
+    return UsageError(
+        f"a step of {service} was opened inside {outer.what}{how}: it would commit without it. Use {use}, or open one "
+        "after it has ended"
+    )
