@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -79,6 +80,19 @@ def pgbouncer_server(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
 @pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[MariaDbServer]:
     yield from started(MariaDbServer)
+
+
+@pytest.fixture(params=["sqlite", "asyncpg", "psycopg", "mariadb"])
+def sql_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database, on each store with sessions and by each driver."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/sessions.db?synchronous=OFF"
+        return
+    server = request.getfixturevalue("mariadb_server" if request.param == "mariadb" else "postgres_server")
+    name = f"sessions_{request.param}"
+    server.drop(name)
+    yield server.url(name, "mariadb" if request.param == "mariadb" else f"postgresql+{request.param}")
+    server.drop(name)
 
 
 @pytest.fixture(scope="session")

@@ -267,8 +267,14 @@ class StepTransaction(Protocol):
     async def flush(self, *, forget: bool = False) -> None:
         """Send what the session holds to the database; a no-op without a session.
 
+        Raises UsageError when this transaction cannot commit any more: a statement has ended it, or an error of the
+        database was caught. What statements have set for the rest of the transaction is put back.
         forget: and let it know nothing any more, so that objects are read anew as in a transaction of their own.
         """
+
+    def follow(self, published: list[OutboxRecord]) -> None:
+        """From now on take out of this list what was appended to it since a savepoint, when the session goes back to
+        that savepoint; a no-op without a session."""
 
     async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
         """Return the rows (in `table.columns` order) whose id is in `ids`, locked for this transaction, any order.

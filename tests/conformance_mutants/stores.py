@@ -344,6 +344,13 @@ class CountsAPage(WrappedStore):
 # ----------------------------------------------------------------------------------------------------------- sessions
 
 
+class KeepsWhatASavepointTookBack(WrappedStore):
+    """Rolls a savepoint's rows back, and not what was published in it."""
+
+    class wrapper(WrappedTransaction):
+        def follow(self, published: list[OutboxRecord]) -> None: ...
+
+
 class LetsAHandlerCommit(WrappedStore):
     """Gives the session's own commit() to the handler, which ends the step in the middle."""
 

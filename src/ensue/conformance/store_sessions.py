@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -121,6 +122,33 @@ class Sessions(StoreSuite):
                 await session.begin_nested()  # left open: it belongs to the step all the same
                 session.add(Account(id="d", balance=4))
             assert [await self.balance(store, each) for each in "abcd"] == [1, 2, None, 4]
+
+    async def test_what_is_published_in_a_savepoint_goes_with_it(self) -> None:
+        self.needs("sessions")
+        async with self.opened() as store, store.transaction() as transaction:
+            published = [record(key="a")]
+            transaction.follow(published)
+            async with transaction.session.begin_nested():
+                published.append(record(key="b"))
+            with pytest.raises(Undo):
+                async with transaction.session.begin_nested():
+                    published.append(record(key="c"))
+                    raise Undo
+            assert [each.key for each in published] == ["a", "b"]
+
+    @pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK"])
+    async def test_a_statement_that_ends_the_transaction_leaves_nothing_half_done(self, statement: str) -> None:
+        self.needs("sessions")
+        async with self.opened() as store:
+            with pytest.raises(UsageError):
+                async with store.transaction() as transaction:
+                    transaction.session.add(Account(id="a", balance=1))
+                    await transaction.flush()
+                    with contextlib.suppress(UsageError):  # refused at once; a handler may catch that
+                        await transaction.session.execute(text(statement))
+                    await transaction.flush()
+            assert await self.balance(store) is None
+            assert await self.everything(store) == []
 
     async def test_a_session_is_of_no_use_when_its_step_has_ended(self) -> None:
         self.needs("sessions")

@@ -261,7 +261,7 @@ class DeadLetters:
         if message.type not in context.dispatcher.routes:
             raise UsageError(f"no handler for {message.type} any more; discard the letter")
         async with context.store.transaction(snapshot=context.dispatcher.wants_snapshot([message])) as transaction:
-            outgoing = context.dispatcher.outgoing(transaction.now)
+            outgoing = context.dispatcher.outgoing(transaction)
             await context.dispatcher.apply(transaction, [message], outgoing, at_hand=at_hand)
             await transaction.flush()
             if records := outgoing.close():

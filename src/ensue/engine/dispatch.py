@@ -107,20 +107,23 @@ class Dispatcher:
         routes = self.routes
         return not all(routes[message.envelope.type].together for message in messages)
 
-    def outgoing(self, now: float) -> Outgoing:
-        return Outgoing(
+    def outgoing(self, transaction: StepTransaction) -> Outgoing:
+        """What steps of this transaction publish; it goes with their savepoints."""
+        outgoing = Outgoing(
             self.definition.name,
             self._ids,
             self._partitions,
-            rfc3339(now),
+            rfc3339(transaction.now),
             self._types,
             self._allowed,
             self._record_bytes_max,
         )
+        transaction.follow(outgoing.records)
+        return outgoing
 
     def outside_step(self, transaction: StepTransaction, correlation_id: str, traceparent: str, key: str) -> Step:
         """A step that no message began."""
-        outgoing = self.outgoing(transaction.now)
+        outgoing = self.outgoing(transaction)
         return Step(transaction, outgoing, None, correlation_id or self._ids.next(), traceparent, key)
 
     async def apply(
@@ -136,9 +139,18 @@ class Dispatcher:
 
         Raises StepFailed with the index of the message whose handler failed, and SessionAsked: roll back, begin anew.
         """
+        with handling(self.definition.name):
+            return await self._runs(transaction, messages, outgoing, budget or Budget(), at_hand or AtHand())
+
+    async def _runs(
+        self,
+        transaction: StepTransaction,
+        messages: Sequence[Message],
+        outgoing: Outgoing,
+        budget: Budget,
+        at_hand: AtHand,
+    ) -> int:
         routes = self.routes
-        budget = budget or Budget()
-        at_hand = at_hand or AtHand()
         at_hand.work(messages)
         start, end = 0, len(messages)
         try:
@@ -176,10 +188,10 @@ class Dispatcher:
         routes = self.routes
         try:
             for index in range(start, stop):
-                if index:
-                    if index > start and budget.spent:
-                        return index - start
-                    await transaction.flush(forget=True)
+                if index > start and budget.spent:
+                    return index - start
+                if index and index == start:
+                    await transaction.flush(forget=True)  # what entity steps have left
                 call = None
                 message = messages[index]
                 route = routes[message.envelope.type]
@@ -206,6 +218,9 @@ class Dispatcher:
                         if result is not None:
                             await self.limit.finished(call.handler, result)
                     at_hand.rest()
+                if len(route.calls) > 1:
+                    call = None
+                await transaction.flush(forget=True)  # before anything is believed of it: may it commit?
         except NOT_THE_MESSAGE:
             raise
         except BaseException as error:
@@ -227,7 +242,9 @@ class Dispatcher:
         routes = [self.routes[message.envelope.type] for message in messages[start:stop]]
         try:
             work = [(each, route.read, route.calls) for each, route in zip(messages[start:stop], routes)]  # noqa: B905  # of one length
-            return await run.run(work, budget, guarded=self._sessions and stop - start > 1)
+            count = await run.run(work, budget, guarded=self._sessions and stop - start > 1)
+            await transaction.flush()  # one that was alone may have had the session: may it commit?
+            return count
         except NOT_THE_MESSAGE:
             raise
         except SessionAsked:

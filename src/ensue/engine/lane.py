@@ -311,7 +311,7 @@ class Lane:
     async def _handle(self, transaction: StepTransaction, part: Part, budget: Budget) -> list[OutboxRecord]:
         """Run the handlers of a part, or of its first records when it takes long; return what they publish."""
         dispatcher, todo = self._context.dispatcher, part.todo
-        outgoing = dispatcher.outgoing(transaction.now)
+        outgoing = dispatcher.outgoing(transaction)
         if todo.foreign:
             budget = Budget()  # all of them are claimed by now
         try:

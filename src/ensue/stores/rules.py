@@ -17,10 +17,36 @@ def cannot_commit(caught: BaseException) -> UsageError:
     )
 
 
+def aborted(caught: BaseException) -> UsageError:
+    """For a step that caught an error after which its database takes no further statement."""
+    return UsageError(
+        f"the step's transaction cannot go on after this error of the database, which was caught: {caught}. Let it "
+        "pass, or do what may fail inside a savepoint (begin_nested)",
+        caught=caught,
+    )
+
+
 def ended_inside() -> UsageError:
     return UsageError(
-        "the step's transaction was ended inside of it, by a COMMIT or ROLLBACK statement or by an error of "
+        "the step's transaction was ended inside of it, by a statement (in a procedure, say) or by an error of "
         "the database that was caught: a step commits by itself when it returns; let such errors pass"
+    )
+
+
+def ends_the_step(words: str) -> UsageError:
+    return UsageError(
+        f"{words} in the session of a step: it would end the transaction, or change what the step and others on its "
+        "connection rely on. Remove it: a step commits when it returns and rolls back when it raises an error; a part "
+        "of it is undone with begin_nested(); tables are made by migrations; settings are for the database's URL",
+        statement=words,
+    )
+
+
+def forked(place: str) -> UsageError:
+    return UsageError(
+        f"{place}: this process was forked from the one that opened the store, and what it sends would be part of that "
+        "one's transactions. Start the service anew in a child that is not forked from a running one: "
+        'multiprocessing.get_context("spawn")'
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from ensue.errors import UsageError
+from ensue.message import OutboxRecord
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -41,3 +42,5 @@ class SessionlessTransaction:
         raise _no_sessions()
 
     async def flush(self, *, forget: bool = False) -> None: ...
+
+    def follow(self, published: list[OutboxRecord]) -> None: ...

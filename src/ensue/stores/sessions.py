@@ -22,7 +22,9 @@ class StepSession(Session):
     def begin(self, nested: bool = False) -> SessionTransaction:
         if not nested:
             self._refuse("begin()", "; begin_nested() makes a savepoint")
-        return super().begin(nested=True)
+        savepoint = super().begin(nested=True)
+        self.connection()  # sends it now, not with its first statement: what is published until then is inside
+        return savepoint
 
     def commit(self) -> NoReturn:
         self._refuse("commit()")
@@ -38,6 +40,11 @@ class StepSession(Session):
 
     def invalidate(self) -> NoReturn:
         self.close()
+
+    def end_nested(self) -> None:
+        """End the savepoints that were left open: what was done since is part of the step."""
+        while (nested := self.get_nested_transaction()) is not None:
+            nested.commit()
 
     def end(self) -> None:
         """Close it for good: a later use raises."""

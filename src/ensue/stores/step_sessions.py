@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ensue.errors import UsageError
 from ensue.ports import Table
@@ -53,17 +53,10 @@ class StepSessions:
         return self._plain if self._async is None else cast("StepSession", self._async.sync_session)
 
     async def flush(self, *, forget: bool = False) -> None:
-        session = self._sync
-        if session is None or not (session.identity_map or session.new or session.deleted):
-            return
-        from sqlalchemy.util.concurrency import greenlet_spawn
+        """Send what is unsaved. Raises UsageError when an error of doing so was caught.
 
-        await greenlet_spawn(session.flush)
-        if forget:
-            session.expunge_all()
-
-    async def finish(self) -> None:
-        """Before a commit: send what is unsaved. Raises UsageError when an error of doing so was caught."""
+        forget: as when a step ends: the session knows nothing any more, savepoints that were left open are ended.
+        """
         session = self._sync
         if session is None:
             return
@@ -72,9 +65,31 @@ class StepSessions:
                 "an error of a flush was caught inside the step, so half of its changes would be missing: let it pass, "
                 "or flush inside `async with session.begin_nested()`"
             )
+        if forget and session.in_nested_transaction():
+            await _spawn(session.end_nested)
+        if session.identity_map or session.new or session.deleted:
+            await _spawn(session.flush)
+            if forget:
+                session.expunge_all()
+
+    async def finish(self) -> None:
+        """Before a commit: send what is unsaved, and tell the listeners of the user's."""
+        session = self._sync
+        if session is None:
+            return
         await self.flush()  # a savepoint that was left open is part of what COMMIT commits
+        if session.dispatch.before_commit:
+            await _spawn(session.dispatch.before_commit, session)
+            await self.flush()  # they may have changed something
 
     def end(self) -> None:
+        """After a commit."""
+        session = self._sync
+        self._close()
+        if session is not None:
+            session.dispatch.after_commit(session)
+
+    def _close(self) -> None:
         session = self._sync
         self._async = self._plain = None
         if session is not None:
@@ -84,7 +99,10 @@ class StepSessions:
         """After a rollback. Return whether a plain session is left alone: a cancelled handler's thread may be in it."""
         left = self._plain is not None
         self._plain = None
-        self.end()
+        session = self._sync
+        self._close()
+        if session is not None:
+            session.dispatch.after_rollback(session)
         return left
 
     async def leave_nothing_old(self, table: Table) -> None:
@@ -93,3 +111,9 @@ class StepSessions:
         if session is not None and not table.own:
             await self.flush()
             session.expire_all()
+
+
+async def _spawn(call: Callable[..., Any], *arguments: Any) -> None:
+    from sqlalchemy.util.concurrency import greenlet_spawn
+
+    await greenlet_spawn(call, *arguments)

@@ -191,7 +191,7 @@ async def _step(store: SqliteStore, dispatcher: Dispatcher, messages: Sequence[M
     while True:
         try:
             async with store.transaction() as transaction:
-                outgoing = dispatcher.outgoing(transaction.now)
+                outgoing = dispatcher.outgoing(transaction)
                 await dispatcher.apply(transaction, messages, outgoing)
                 await transaction.flush()
                 await transaction.outbox_add(outgoing.records)

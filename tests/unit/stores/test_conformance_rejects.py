@@ -37,6 +37,7 @@ REJECTED_BY: dict[type[broken.WrappedStore], str] = {
     broken.HandsOutTwoLeases: "test_of_workers_that_want_one_lease_at_once_exactly_one_gets_it",
     broken.StandsStill: "test_a_lease_that_ran_out_goes_to_whoever_asks",
     broken.CountsAPage: "test_rows_are_deleted_and_missing_ones_passed_over",
+    broken.KeepsWhatASavepointTookBack: "test_what_is_published_in_a_savepoint_goes_with_it",
     broken.LetsAHandlerCommit: "test_a_handler_cannot_end_the_transaction",
     broken.ReadsWhatIsNotCommitted: "test_reading_sees_what_is_committed_and_nothing_else",
     broken.SkipsARowBetweenPages: "test_pages_put_together_are_everything_in_order",
@@ -45,6 +46,7 @@ REJECTED_BY: dict[type[broken.WrappedStore], str] = {
 GIVEN: dict[str, tuple[Any, ...]] = {
     "test_of_two_workers_with_one_partition_exactly_one_commits": (False,),
     "test_a_handler_cannot_end_the_transaction": ("commit",),
+    "test_a_statement_that_ends_the_transaction_leaves_nothing_half_done": ("COMMIT",),
     "test_a_checkpoint_of_another_revision_is_refused_with_everything_else": ("before",),
     "test_a_row_that_is_not_as_expected_dooms_the_step": (0,),
 }

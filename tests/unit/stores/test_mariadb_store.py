@@ -201,11 +201,24 @@ async def test_a_lock_that_is_held_too_long_is_a_conflict(url: str) -> None:
     await store.close()
 
 
-async def test_a_statement_that_commits_by_itself_is_found_out(url: str) -> None:
+async def test_a_statement_that_commits_by_itself_is_refused(mariadb_server: MariaDbServer, url: str) -> None:
     store = await opened(url)
-    with pytest.raises(UsageError, match="was ended inside of it"):
+    with pytest.raises(UsageError, match="CREATE in the session of a step"):
         async with store.transaction() as transaction:
             await transaction.session.execute(text("CREATE TABLE made_inside (id INTEGER)"))
+    assert mariadb_server.sql("SHOW TABLES LIKE 'made_inside'", url.rpartition("/")[2].partition("?")[0]) == ""
+    await store.close()
+
+
+async def test_a_procedure_that_commits_is_found_out(mariadb_server: MariaDbServer, url: str) -> None:
+    store = await opened(url)
+    name = url.rpartition("/")[2].partition("?")[0]
+    mariadb_server.sql("CREATE PROCEDURE ends_it() COMMIT", name)
+    with pytest.raises(UsageError, match="was ended inside of it"):
+        async with store.transaction() as transaction:
+            await transaction.session.execute(text("CALL ends_it()"))
+            await transaction.outbox_add([record("outside of any transaction")])
+    assert await store.outbox_after(0, 10) == []
     await store.close()
 
 

@@ -28,6 +28,7 @@ from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.stamped import StampedOutbox
 from ensue.stores.sql.transaction import SqlTransaction
 from ensue.stores.sql.wakeup import Wakeup
+from ensue.stores.statements import Words
 
 LIMIT_S = 20.0
 
@@ -42,6 +43,8 @@ class Slow(Exception):
 
 class Held(Link):
     """A connection to a server that answers when it is told to. held: what it does not answer (words of `said`)."""
+
+    words = Words(noise="(?!)", ends="(?!)")
 
     def __init__(self, *held: str) -> None:
         super().__init__(None, "db.example/orders", "BEGIN")

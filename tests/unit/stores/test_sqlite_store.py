@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
@@ -226,12 +227,13 @@ async def test_a_record_that_cannot_be_stored_keeps_the_step_from_committing_hal
 
 @pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK"])
 async def test_a_handler_that_ends_the_transaction_by_sql_is_told(store: SqliteStore, statement: str) -> None:
-    with pytest.raises(UsageError, match="ended inside"):
+    with pytest.raises(UsageError, match=f"{statement} in the session of a step"):
         async with store.transaction() as transaction:
             await transaction.session.execute(text(statement))
-    with pytest.raises(UsageError, match="ended inside"):  # and writes nothing outside of a transaction
+    with pytest.raises(UsageError, match=f"{statement} in the session of a step"):  # also when it was caught
         async with store.transaction() as transaction:
-            await transaction.session.execute(text(statement))
+            with contextlib.suppress(UsageError):
+                await transaction.session.execute(text(statement))
             await transaction.session.execute(text("INSERT INTO conformance_account VALUES ('a', 1)"))
     async with store.transaction() as transaction:
         assert await transaction.load_rows(ACCOUNTS, ["a"]) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncmy
@@ -14,7 +14,9 @@ from asyncmy.constants.SERVER_STATUS import SERVER_STATUS_NO_BACKSLASH_ESCAPES
 
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.mariadb import failures
+from ensue.stores.mariadb.rows import quoted
 from ensue.stores.mariadb.url import MariaDbUrl
+from ensue.stores.mariadb.words import WORDS
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.link import Link
 
@@ -28,6 +30,15 @@ _PLAIN_REFUSED = frozenset({1045, 3159})
 
 
 class AsyncmyLink(Link):
+    """settings: those of this connection, by name. database: where its tables are."""
+
+    words = WORDS
+
+    def __init__(self, raw: Any, place: str, begin_text: str, *, database: str, settings: Mapping[str, str]) -> None:
+        super().__init__(raw, place, begin_text)
+        self._database = database
+        self._settings = settings
+
     def check(self) -> None:
         """Also refuse to send values where a backslash is no escape: asyncmy writes them into the text with it."""
         super().check()
@@ -92,6 +103,17 @@ class AsyncmyLink(Link):
             plain = text.replace("%", "%%").replace("?", "%s")
             return sum([await self._execute(plain, row) for row in rows])
 
+    async def restore(self) -> None:
+        """What is set by DEFAULT gets the server's value, as on a new connection; then this connection's own."""
+        watch = self.watch
+        defaults = [f"{name} = DEFAULT" for name in sorted(watch.assigned - set(self._settings))]
+        own = [f"{name} = {value}" for name, value in self._settings.items()]
+        await self.script(f"SET SESSION {', SESSION '.join([*defaults, *own])}")
+        await self.script("SET NAMES utf8mb4")
+        await self.script(f"USE {quoted(self._database)}")
+        for name in watch.made:
+            await self.script(f"DROP TEMPORARY TABLE IF EXISTS {name}")
+
     async def _commit(self) -> None:
         await self.raw.query("COMMIT")
 
@@ -129,11 +151,12 @@ async def connect(url: MariaDbUrl) -> AsyncmyLink:
         )
     except (errors.Error, OSError, TimeoutError) as error:
         raise _about_tls(error, url) or failures.at_connecting(error, url.place) from error
-    link = AsyncmyLink(raw, url.place, "START TRANSACTION")
+    settings = {"sql_mode": f"'{SQL_MODE}'", "innodb_lock_wait_timeout": str(url.lock_timeout_s)}
+    link = AsyncmyLink(raw, url.place, "START TRANSACTION", database=url.arguments["database"], settings=settings)
     try:
         # READ COMMITTED: no gap locks, and a statement sees what is committed.
         await link.script("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        await link.script(f"SET SESSION innodb_lock_wait_timeout = {url.lock_timeout_s}")
+        await link.script(f"SET SESSION innodb_lock_wait_timeout = {settings['innodb_lock_wait_timeout']}")
         await _refuse_lost_updates(raw, url)
     except BaseException:
         link.terminate()

@@ -9,13 +9,15 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ensue.ports import Row, Table
-from ensue.stores.mariadb.link import AsyncmyLink
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.link import Link
 from ensue.stores.sql_rows import Change, changed
+
+if TYPE_CHECKING:
+    from ensue.stores.mariadb.link import AsyncmyLink
 
 COLUMNS = (
     "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s"

@@ -10,6 +10,7 @@ import asyncpg
 from ensue.errors import EnsueError, UsageError
 from ensue.stores.postgres import failures, handshake, tls
 from ensue.stores.postgres.url import PostgresUrl
+from ensue.stores.postgres.words import WORDS
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.link import Link
 
@@ -17,6 +18,8 @@ CONNECT_S = 10.0
 
 
 class AsyncpgLink(Link):
+    words = WORDS
+
     @property
     def in_transaction(self) -> bool:
         return bool(self.raw.is_in_transaction())

@@ -6,6 +6,8 @@ from ensue.errors import UsageError
 from ensue.stores.postgres.url import PostgresUrl
 from ensue.stores.sql.link import Link
 
+#: What a step's statements have set for the rest of its transaction or longer; first whose rights count.
+RESTORE = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP"
 SETTINGS = "SELECT current_setting('synchronous_commit')"
 
 
@@ -24,6 +26,7 @@ async def settle(link: Link, url: PostgresUrl) -> None:
     would make it safe for a record (its own commit is flushed, and with it every earlier one), but the answer of a
     step, and a checkpoint that others rely on, would still be taken back.
     """
+    link.restore_text = RESTORE
     if url.pgbouncer:
         begin = ["BEGIN", f"SET LOCAL lock_timeout TO {int(url.lock_timeout_s * 1000)}"]
         if url.schema:
@@ -34,10 +37,12 @@ async def settle(link: Link, url: PostgresUrl) -> None:
         await link.commit()
         if synchronous == "off":
             link.begin_text += "; SET LOCAL synchronous_commit TO on"
+        link.restore_text += link.begin_text.removeprefix("BEGIN")
         return
     [(synchronous,)] = await link.fetch(SETTINGS)
     if synchronous == "off":
         await link.script("SET synchronous_commit TO on")
+        link.restore_text += "; SET synchronous_commit TO on"
 
 
 def snapshot_text(begin_text: str) -> str:

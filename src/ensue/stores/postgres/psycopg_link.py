@@ -17,6 +17,7 @@ from psycopg.types.array import ListBinaryDumper
 from ensue.errors import EnsueError, UsageError
 from ensue.stores.postgres import failures, handshake, tls
 from ensue.stores.postgres.url import PostgresUrl
+from ensue.stores.postgres.words import WORDS
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.link import Link
 
@@ -32,6 +33,7 @@ class Array(list[Any]):
 
 class PsycopgLink(Link):
     raw: AsyncConnection[Any]
+    words = WORDS
 
     @property
     def in_transaction(self) -> bool:

@@ -7,10 +7,12 @@ query not behind the step that waits for it. The rest is for whoever needs it fi
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from ensue.errors import StoreUnavailable
+from ensue.stores import rules
 from ensue.stores.sql.link import Link
 
 #: How long somebody waits for a free connection before it is said so.
@@ -33,6 +35,7 @@ class Connections:
         self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
         self._leaving: list[asyncio.Future[None]] = []
         self._free: list[Link] = []
+        self._process = os.getpid()
 
     # --- places
 
@@ -89,7 +92,9 @@ class Connections:
     # --- connections
 
     async def take(self) -> tuple[Link, bool]:
-        """Return a connection, and whether it is fresh."""
+        """Return a connection, and whether it is fresh. Raises UsageError in a fork of the process that made them."""
+        if os.getpid() != self._process:
+            raise rules.forked(self._place)
         while self._free:
             link = self._free.pop()
             if link.usable:
@@ -121,5 +126,6 @@ class Connections:
 
 def drop(link: Link) -> None:
     link.broken = True
-    link.detach()
-    link.terminate()
+    if not link.foreign:  # else it is the parent's, to whom its end would come as a surprise
+        link.detach()
+        link.terminate()

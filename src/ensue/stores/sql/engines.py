@@ -75,13 +75,20 @@ class LinkDialect(StepDialect):
 def _guarded(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     if link.holder is not root or root is None:
         raise rules.session_ended()
+    if not link.begun:  # tables are made, outside of any step
+        call(*arguments)
+        return
     link.check()
+    watch = link.watch
     try:
+        effect = watch.before(arguments[0])
         call(*arguments)
     except BaseException as error:
-        if link.note(error) is not None:
+        watch.failed = error
+        if link.note(error) is not None or isinstance(error, UsageError):
             link.doomed = error  # whatever becomes of the error
         raise
+    watch.after(effect)
 
 
 async def _locked(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

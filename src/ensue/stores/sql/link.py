@@ -6,15 +6,17 @@ A driver's adapter subclasses `Link` with the calls of `Driver`; what its errors
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from ensue.errors import StoreUnavailable
 from ensue.stores import rules
 from ensue.stores.ending import to_end
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.failures import Failures
+from ensue.stores.statements import Left, Watch, Words
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import PoolProxiedConnection
@@ -29,11 +31,19 @@ class Link(Failures):
     """A connection, used by one transaction at a time.
 
     place: host and database, for error texts (never a password). begin_text: what opens a step's transaction here.
+    restore_text: what puts back the settings of a connection inside of a transaction. words: of its database.
     """
+
+    words: ClassVar[Words]
 
     def __init__(self, raw: Any, place: str, begin_text: str) -> None:
         super().__init__(raw, place)
         self.begin_text = begin_text
+        self.restore_text = ""
+        self.watch = Watch(self.words)
+        #: Whether a transaction was begun here and has not been ended by us.
+        self.begun = False
+        self._process = os.getpid()
         #: Which SQLAlchemy connection may send statements now; None: none may.
         self.holder: object = None
         #: Held while a session's statement runs, since that may have been sent by a thread.
@@ -49,7 +59,14 @@ class Link(Failures):
     @property
     def usable(self) -> bool:
         """Whether another transaction may have it; the server is not asked."""
-        return not (self.broken or self.closed or self.in_transaction or self.given_up)
+        left = self.watch.left is Left.ON_CONNECTION
+        return not (left or self.broken or self.closed or self.in_transaction or self.given_up)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this process was forked from the one that made the connection: what it sends, the other one has said
+        as well."""
+        return os.getpid() != self._process
 
     @property
     def given_up(self) -> bool:
@@ -62,6 +79,8 @@ class Link(Failures):
         """Raise UsageError when this transaction cannot go on and somebody caught the error that says why."""
         if self.ended or self.given_up:
             raise rules.cannot_commit(self.doomed or asyncio.CancelledError("a statement of its session was cancelled"))
+        if self.begun and not self.in_transaction:
+            raise rules.ended_inside()
 
     async def fetch(self, text: str, *values: Any) -> Rows:
         """Return all rows of a statement in the driver's own placeholder style."""
@@ -92,12 +111,49 @@ class Link(Failures):
 
     # --- the transaction
 
+    def fresh(self) -> None:
+        super().fresh()
+        self.begun = False
+        self.watch.begin()
+
     async def begin(self, text: str = "") -> None:
         self.fresh()
         await self.script(text or self.begin_text)
+        self.begun = True
+
+    async def settle(self) -> None:
+        """After what a user's session has sent: raise UsageError when the transaction cannot commit any more, and put
+        back what was set for the rest of it."""
+        self.check()
+        if self.doomed is not None:
+            raise rules.cannot_commit(self.doomed) from self.doomed
+        watch = self.watch
+        if watch.failed is None and not watch.altered:
+            return
+        async with self.lock:  # a task that a handler left behind may be in the middle of a statement
+            if watch.failed is not None:
+                await self._ask_after(watch.failed)
+            if watch.altered:
+                await self.restore()
+                watch.restored()
+
+    async def _ask_after(self, failed: BaseException) -> None:
+        """A statement of the session failed, and that was caught: does the server take further ones?"""
+        try:
+            await self.fetch("SELECT 1")
+        except Exception as error:
+            raise rules.aborted(failed) from error
+        self.watch.failed = None
+
+    async def restore(self) -> None:
+        """Put back what statements of the session have set: the step's own find the connection as it was made."""
+        if self.restore_text:
+            await self.script(self.restore_text)
 
     async def commit(self) -> None:
         """Commit. Raises StoreUnavailable when the connection breaks: then nobody knows whether it was committed."""
+        if self.foreign:
+            raise rules.forked(self.place)
         try:
             await self._commit()
         except BaseException as error:
@@ -123,7 +179,8 @@ class Link(Failures):
     async def rollback(self) -> None:
         """Undo what is open. Never raises but when cancelled: a connection that cannot roll back is given up."""
         self.holder = None  # first of all: a thread of a cancelled handler may still be writing
-        if self.broken:
+        if self.broken or self.foreign:
+            self.broken = True
             return
         try:
             async with self.lock:

@@ -87,7 +87,7 @@ class SqlTransaction:
     async def _commit(self, link: Link) -> None:
         try:
             await self._sessions.finish()
-            self._check(link)
+            await link.settle()
             link.holder = None
             async with link.lock:  # a task that a handler left behind may be in the middle of a statement
                 cancelled = await link.commit_to_end()
@@ -97,9 +97,9 @@ class SqlTransaction:
             if ours is not None:
                 raise ours from error
             raise
-        self._sessions.end()
         if self._published:
             self._outbox.committed()
+        self._sessions.end()
         if cancelled is not None:
             raise cancelled
 
@@ -108,14 +108,6 @@ class SqlTransaction:
         self._sessions.abandon()
         if cancelled is not None:
             raise cancelled
-
-    def _check(self, link: Link) -> None:
-        """Refuse to commit half of something whose error was caught on the way."""
-        link.check()
-        if link.doomed is not None:
-            raise rules.cannot_commit(link.doomed) from link.doomed
-        if not link.in_transaction:
-            raise rules.ended_inside()
 
     # --- sessions
 
@@ -137,6 +129,10 @@ class SqlTransaction:
 
     async def flush(self, *, forget: bool = False) -> None:
         await self._sessions.flush(forget=forget)
+        await self._opened().settle()
+
+    def follow(self, published: list[OutboxRecord]) -> None:
+        self._opened().watch.published = published
 
     # --- rows
 

@@ -18,6 +18,9 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
+# SQLAlchemy 2.0 has `await_only` alone, 2.1 has `await_` as well.
+from sqlalchemy.util.concurrency import await_only, in_greenlet
+
 from ensue.errors import StoreUnavailable
 from ensue.stores import rules
 from ensue.stores.sqlite.failures import raise_unavailable
@@ -63,10 +66,12 @@ class EnsueDialect(StepDialect, SQLiteDialect_pysqlite):
         if gate is None:  # SQLAlchemy itself, getting to know the database
             call(*arguments)
             return
+        if in_greenlet():
+            await_only(_nothing())  # the methods of an AsyncConnection insist on it
         with gate.lock:
             gate.check(None if context is None else context.root_connection)
             try:
-                call(*arguments)
+                gate.run(call, arguments)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
                     raise rules.writes_nothing() from error
@@ -89,6 +94,9 @@ class EnsueSyncDialect(EnsueDialect):
 
 registry.register("sqlite.ensue", __name__, "EnsueDialect")
 registry.register("sqlite.ensue_sync", __name__, "EnsueSyncDialect")
+
+
+async def _nothing() -> None: ...
 
 
 class Engines:

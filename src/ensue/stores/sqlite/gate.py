@@ -9,21 +9,32 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from typing import Any
 
+from ensue.errors import UsageError
 from ensue.stores import rules
+from ensue.stores.sqlite.words import WORDS
+from ensue.stores.statements import Watch
 from ensue.stores.write_lock import LockHolder
+
+_TEMPORARY = "SELECT type, name FROM sqlite_temp_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
 
 
 class Gate:
-    """Guards one sqlite3 connection. `lock` is held while a statement runs, since that may be in a thread."""
+    """Guards one sqlite3 connection. `lock` is held while a statement runs, since that may be in a thread.
 
-    __slots__ = ("_holder", "_turn", "connection", "lock", "path")
+    doomed: what happened in the transaction after which it cannot commit.
+    """
+
+    __slots__ = ("_holder", "_turn", "connection", "doomed", "lock", "path", "watch")
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self.connection = connection
         self.path = path
         self.lock = threading.Lock()
+        self.watch = Watch(WORDS)
+        self.doomed: Exception | None = None
         self._holder: object = None
         self._turn: LockHolder | None = None
 
@@ -31,6 +42,12 @@ class Gate:
         """From now on only the transaction of this turn may open the gate, until `close`."""
         with self.lock:
             self._turn = turn
+            self.fresh()
+
+    def fresh(self) -> None:
+        """Nothing is known against a new transaction."""
+        self.doomed = None
+        self.watch.begin()
 
     def open(self, holder: object, turn: LockHolder | None = None) -> None:
         """Let the statements of this SQLAlchemy connection through, and no others.
@@ -55,5 +72,38 @@ class Gate:
         """Raise UsageError unless `holder` may send a statement now. Called under the lock."""
         if holder is not self._holder or holder is None:
             raise rules.session_ended()
+        self.check_going_on()
+
+    def check_going_on(self) -> None:
+        """Raise UsageError when the transaction was ended inside of it: what follows would commit by itself."""
         if not self.connection.in_transaction:
             raise rules.ended_inside()
+
+    def run(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Send a statement of the session. Called under the lock, after `check`."""
+        watch = self.watch
+        try:
+            effect = watch.before(arguments[0])
+        except UsageError as error:
+            self.doomed = error
+            raise
+        call(*arguments)
+        watch.after(effect)
+
+    def settle(self) -> None:
+        """After what a user's session has sent: raise UsageError when the transaction cannot commit any more, and take
+        back what was set for the rest of it."""
+        self.check_going_on()
+        if self.doomed is not None:
+            raise rules.cannot_commit(self.doomed) from self.doomed
+        if self.watch.altered:
+            with self.lock:
+                self._restore()
+
+    def _restore(self) -> None:
+        execute = self.connection.execute
+        execute("PRAGMA defer_foreign_keys = OFF")
+        for kind, name in execute(_TEMPORARY).fetchall():
+            quoted = '"' + name.replace('"', '""') + '"'
+            execute(f"DROP {kind} IF EXISTS temp.{quoted}")
+        self.watch.restored()

@@ -85,6 +85,7 @@ class Readers:
             raw = gate.connection
             try:
                 raw.execute("BEGIN")
+                gate.fresh()
                 connection = engines.connect()
                 gate.open(connection.sync_connection)
                 session = step_session(connection, ReadingSession)

@@ -34,8 +34,7 @@ class SqliteTransaction:
     """
 
     __slots__ = (
-        "_bind", "_clock", "_committed", "_connection", "_doomed", "_durable", "_now", "_sessions", "_tail", "_turn",
-        "_writer",
+        "_bind", "_clock", "_committed", "_connection", "_durable", "_now", "_sessions", "_tail", "_turn", "_writer",
     )  # fmt: skip
 
     def __init__(
@@ -49,7 +48,6 @@ class SqliteTransaction:
         self._tail: Tail = _NOT_OPEN
         self._now = 0.0
         self._turn: LockHolder | None = None
-        self._doomed: Exception | None = None
         self._sessions = StepSessions()
         self._bind: Connection | None = None
 
@@ -83,11 +81,7 @@ class SqliteTransaction:
         writer = self._writer
         try:
             await self._sessions.finish()
-            # Refuse to commit half of something whose error was caught on the way.
-            if self._doomed is not None:
-                raise rules.cannot_commit(self._doomed) from self._doomed
-            if not self._connection.in_transaction:
-                raise rules.ended_inside()
+            writer.gate.settle()
             writer.gate.close()
             published = writer.tail.touched
             cancelled = await writer.commit()
@@ -95,9 +89,10 @@ class SqliteTransaction:
             self._roll_back()
             _raise_failure_of_database(error, writer.path)
             raise
-        self._end_sessions()
         if published:
             self._committed()
+        self._sessions.end()
+        self._close_bind()
         if cancelled is not None:
             raise cancelled
 
@@ -106,11 +101,10 @@ class SqliteTransaction:
         self._writer.rollback()
         if self._sessions.abandon():
             self._bind = None
-        self._end_sessions()
+        self._close_bind()
 
-    def _end_sessions(self) -> None:
+    def _close_bind(self) -> None:
         bind, self._bind = self._bind, None
-        self._sessions.end()
         if bind is not None:
             bind.close()
 
@@ -156,6 +150,12 @@ class SqliteTransaction:
 
     async def flush(self, *, forget: bool = False) -> None:
         await self._sessions.flush(forget=forget)
+        self._opened()
+        self._writer.gate.settle()
+
+    def follow(self, published: list[OutboxRecord]) -> None:
+        self._opened()
+        self._writer.gate.watch.published = published
 
     # --- rows
 
@@ -180,10 +180,13 @@ class SqliteTransaction:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
+        gate = self._writer.gate
+        if self._turn is not None:
+            gate.check_going_on()
         try:
             yield
         except RowConflict as error:
-            self._doomed = error  # whoever lost a race must not commit, whatever the caller makes of it
+            gate.doomed = error  # whoever lost a race must not commit, whatever the caller makes of it
             raise
         except sqlite3.Error as error:
             raise_unavailable(error, self._writer.path)
@@ -192,10 +195,12 @@ class SqliteTransaction:
     # --- the outbox
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
+        if self._turn is not None:
+            self._writer.gate.check_going_on()
         try:
             self._tail.add(records, self._now)
         except Exception as error:
-            self._doomed = error  # a part of the records may be in: the chain would point into nothing
+            self._writer.gate.doomed = error  # a part of the records may be in: the chain would point into nothing
             raise
 
 
