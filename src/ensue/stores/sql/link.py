@@ -76,7 +76,10 @@ class Link(Failures):
     # --- statements
 
     def check(self) -> None:
-        """Raise UsageError when this transaction cannot go on and somebody caught the error that says why."""
+        """Raise UsageError when this transaction cannot go on and somebody caught the error that says why, or in a fork
+        of the process whose it is."""
+        if self.foreign:
+            raise rules.forked(self.place)
         if self.ended or self.given_up:
             raise rules.cannot_commit(self.doomed or asyncio.CancelledError("a statement of its session was cancelled"))
         if self.begun and not self.in_transaction:
@@ -152,8 +155,7 @@ class Link(Failures):
 
     async def commit(self) -> None:
         """Commit. Raises StoreUnavailable when the connection breaks: then nobody knows whether it was committed."""
-        if self.foreign:
-            raise rules.forked(self.place)
+        self.begun = False
         try:
             await self._commit()
         except BaseException as error:
@@ -179,8 +181,8 @@ class Link(Failures):
     async def rollback(self) -> None:
         """Undo what is open. Never raises but when cancelled: a connection that cannot roll back is given up."""
         self.holder = None  # first of all: a thread of a cancelled handler may still be writing
-        if self.broken or self.foreign:
-            self.broken = True
+        self.begun = False
+        if self.broken:
             return
         try:
             async with self.lock:
@@ -193,6 +195,9 @@ class Link(Failures):
 
     async def rollback_to_end(self) -> asyncio.CancelledError | None:
         """Undo what is open whatever happens; return the cancellation that came meanwhile, to be raised."""
+        if self.foreign:
+            self.broken = True
+            return None
         try:
             return (await to_end(self.rollback(), ROLLBACK_S, self._given_up))[1]
         except TimeoutError:

@@ -7,6 +7,7 @@ into somebody else's.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -27,7 +28,7 @@ class Gate:
     doomed: what happened in the transaction after which it cannot commit.
     """
 
-    __slots__ = ("_holder", "_turn", "connection", "doomed", "lock", "path", "watch")
+    __slots__ = ("_holder", "_process", "_turn", "connection", "doomed", "lock", "path", "watch")
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self.connection = connection
@@ -35,6 +36,7 @@ class Gate:
         self.lock = threading.Lock()
         self.watch = Watch(WORDS)
         self.doomed: Exception | None = None
+        self._process = os.getpid()
         self._holder: object = None
         self._turn: LockHolder | None = None
 
@@ -74,8 +76,18 @@ class Gate:
             raise rules.session_ended()
         self.check_going_on()
 
+    @property
+    def foreign(self) -> bool:
+        """Whether this process was forked from the one that made the connection, in whose transaction it would be."""
+        return os.getpid() != self._process
+
+    def check_process(self) -> None:
+        if self.foreign:
+            raise rules.forked(self.path)
+
     def check_going_on(self) -> None:
         """Raise UsageError when the transaction was ended inside of it: what follows would commit by itself."""
+        self.check_process()
         if not self.connection.in_transaction:
             raise rules.ended_inside()
 

@@ -7,14 +7,12 @@ commit), the connection is outside of any transaction afterwards and the turn go
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ensue.embedded.connection import BUSY_TIMEOUT_S, begin_immediate
 from ensue.errors import StoreUnavailable
-from ensue.stores import rules
 from ensue.stores.sqlite.commit import Committer
 from ensue.stores.sqlite.failures import failure_of_database
 from ensue.stores.sqlite.gate import Gate
@@ -49,7 +47,6 @@ class Writer:
         self._turns = WriteLock(name)
         self.committer = Committer(connection)
         self._closed = False
-        self._process = os.getpid()
         self._hurried = False  # the open transaction costs no fsync
 
     @property
@@ -66,7 +63,7 @@ class Writer:
 
         durable: False for what may be lost in a power cut (never torn): it costs no fsync.
         """
-        self._check_process()
+        self.gate.check_process()
         turn = await self._turns.acquire()
         try:
             if self._closed:
@@ -82,7 +79,7 @@ class Writer:
 
     async def commit(self) -> asyncio.CancelledError | None:
         """Commit what was begun; the turn stays. See `Committer.commit`."""
-        self._check_process()
+        self.gate.check_process()
         if self.tail.touched:
             self.tail.write_heads()
         return await self.committer.commit()
@@ -90,12 +87,8 @@ class Writer:
     def rollback(self) -> None:
         """Undo what was begun, if SQLite has not done so by itself; the turn stays."""
         self.tail.forget()
-        if not self._closed and os.getpid() == self._process and self.connection.in_transaction:
+        if not self._closed and not self.gate.foreign and self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            raise rules.forked(self.path)
 
     def release(self, turn: LockHolder) -> None:
         if self._hurried:
