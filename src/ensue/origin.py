@@ -6,10 +6,12 @@ the same call works in a route, a command line and a test.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ensue.errors import IdempotencyMismatch
 from ensue.message import StoredResponse
@@ -25,6 +27,7 @@ class Origin:
     settled: the integration has kept the answer with the open step, so the step of a request with a key may commit.
     guarded: the request's dependencies (authentication is one) have not all passed: an earlier answer has to wait.
     earlier: what came of this key before, for a step that began while this was guarded; that step is rolled back.
+    task: of the request. steps: services of which that task has a step open; those of other tasks are their own affair.
     """
 
     correlation_id: str = ""
@@ -36,6 +39,20 @@ class Origin:
     settled: bool = False
     guarded: bool = False
     earlier: AlreadyAnswered | IdempotencyMismatch | None = None
+    task: asyncio.Task[Any] | None = None
+    steps: list[str] = dataclasses.field(default_factory=list)
+
+    @contextmanager
+    def stepping(self, service: str) -> Iterator[None]:
+        """A step of this service is open in this block."""
+        counts = self.task is not None and self.task is asyncio.current_task()
+        if counts:
+            self.steps.append(service)
+        try:
+            yield
+        finally:
+            if counts:
+                self.steps.remove(service)
 
     def met(self, stored: StoredResponse) -> None:
         """The key was answered before. Raises AlreadyAnswered or IdempotencyMismatch, at once or in `admit`."""

@@ -248,7 +248,7 @@ class Runtime:
         keyed = bool(origin.idempotency_key)  # a task that outlives the request has its origin, without the key
         faults, books = self.context.faults, self.context.books
         try:
-            with stepping(self.definition.name):
+            with stepping(self.definition.name), origin.stepping(self.definition.name):
                 async with self.store.transaction() as transaction:
                     if keyed:
                         stored = await books.answer(transaction, origin.idempotency_key)

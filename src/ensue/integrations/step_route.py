@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import hmac
@@ -58,7 +59,10 @@ class StepRoute(APIRoute):
             # What this function does happens before FastAPI ends the function-scope dependencies, so before the
             # step commits: the stored answer is part of its transaction.
             given = await _origin_of(request)
+            given.task = asyncio.current_task()
             request.scope[problems.CORRELATION_ID] = given.correlation_id
+            # It runs when the last dependency of scope "function" has ended, right before the answer is sent.
+            request.scope["fastapi_function_astack"].push(_no_step_left_open(request, given))
             with coming_from(given):
                 try:
                     response = await handle(request)
@@ -98,6 +102,20 @@ async def _origin_of(request: Request) -> Origin:
         given.fingerprint = await _fingerprint(request, given.idempotency_key)
         given.guarded = True
     return given
+
+
+def _no_step_left_open(request: Request, given: Origin) -> Callable[..., None]:
+    """Called at the end of a request, with the error that ended it: refuse to answer what is not committed."""
+
+    def check(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and given.steps:
+            raise UsageError(
+                f"{request.method} {request.scope['path']}: a step of {given.steps[-1]} is open when the answer is "
+                "sent, so the client would be told of something that may not be committed. A dependency with `yield` "
+                'in which a step is open needs Depends(..., scope="function"); so does everything that depends on it'
+            )
+
+    return check
 
 
 def _admitted(endpoint: Callable[..., Any]) -> Callable[..., Any]:

@@ -85,9 +85,11 @@ class StepSessions:
     def end(self) -> None:
         """After a commit."""
         session = self._sync
-        self._close()
         if session is not None:
-            session.dispatch.after_commit(session)
+            try:
+                session.dispatch.after_commit(session)
+            finally:
+                self._close()
 
     def _close(self) -> None:
         session = self._sync
@@ -100,9 +102,11 @@ class StepSessions:
         left = self._plain is not None
         self._plain = None
         session = self._sync
-        self._close()
         if session is not None:
-            session.dispatch.after_rollback(session)
+            try:
+                session.dispatch.after_rollback(session)
+            finally:
+                self._close()
         return left
 
     async def leave_nothing_old(self, table: Table) -> None:

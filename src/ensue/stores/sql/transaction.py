@@ -105,9 +105,11 @@ class SqlTransaction:
 
     async def _roll_back(self, link: Link) -> None:
         cancelled = await link.rollback_to_end()
-        self._sessions.abandon()
-        if cancelled is not None:
-            raise cancelled
+        try:
+            self._sessions.abandon()
+        finally:
+            if cancelled is not None:
+                raise cancelled
 
     # --- sessions
 
@@ -137,16 +139,18 @@ class SqlTransaction:
     # --- rows
 
     async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
+        if table.own:
+            await self._link.settle()
         return await self._dialect.load_rows(self._link, table, ids) if ids else ()
 
     async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
-        await self._sessions.leave_nothing_old(table)
+        await self._ready(table)
         if rows:
             with self._dooming() as link:
                 await self._dialect.insert_rows(link, table, rows)
 
     async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
-        await self._sessions.leave_nothing_old(table)
+        await self._ready(table)
         if not expect:
             at = table.columns.index(table.id_column)
             rows = list({row[at]: row for row in rows}.values())
@@ -160,12 +164,18 @@ class SqlTransaction:
             raise rules.rows_missing(table.name, table.id_column, len(rows), count)
 
     async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
-        await self._sessions.leave_nothing_old(table)
+        await self._ready(table)
         if ids:
             with self._dooming() as link:
                 count = await self._dialect.delete_rows(link, table, ids, expect)
                 if expect and count != len(ids):
                     raise rules.rows_changed(table.name, ids, count)
+
+    async def _ready(self, table: Table) -> None:
+        """Before rows are written past the session: Ensue's own, whatever its statements have set."""
+        await self._sessions.leave_nothing_old(table)
+        if table.own:
+            await self._link.settle()
 
     @contextmanager
     def _dooming(self) -> Iterator[Link]:
@@ -183,6 +193,7 @@ class SqlTransaction:
         link = self._link
         if not records:
             return
+        await link.settle()
         try:
             await self._outbox.add(link, records, self._now)
         except BaseException as error:

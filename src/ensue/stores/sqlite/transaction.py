@@ -91,17 +91,21 @@ class SqliteTransaction:
             raise
         if published:
             self._committed()
-        self._sessions.end()
-        self._close_bind()
+        try:
+            self._sessions.end()
+        finally:
+            self._close_bind()
         if cancelled is not None:
             raise cancelled
 
     def _roll_back(self) -> None:
         self._writer.gate.close()  # first of all: a thread of a cancelled handler may still be writing
         self._writer.rollback()
-        if self._sessions.abandon():
-            self._bind = None
-        self._close_bind()
+        try:
+            if self._sessions.abandon():
+                self._bind = None
+        finally:
+            self._close_bind()
 
     def _close_bind(self) -> None:
         bind, self._bind = self._bind, None
@@ -160,33 +164,42 @@ class SqliteTransaction:
     # --- rows
 
     async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
+        self._ready(table)
         with self._translated():
             return rows.load(self._connection, table, ids)
 
     async def insert_rows(self, table: Table, rows_: Sequence[Row]) -> None:
         await self._sessions.leave_nothing_old(table)
+        self._ready(table)
         with self._translated():
             rows.insert(self._connection, table, rows_)
 
     async def update_rows(self, table: Table, rows_: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
         await self._sessions.leave_nothing_old(table)
+        self._ready(table)
         with self._translated():
             rows.update(self._connection, table, rows_, expect)
 
     async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
         await self._sessions.leave_nothing_old(table)
+        self._ready(table)
         with self._translated():
             rows.delete(self._connection, table, ids, expect)
 
+    def _ready(self, table: Table) -> None:
+        """Before rows are read or written past the session."""
+        self._opened()
+        if table.own:
+            self._writer.gate.settle()
+        else:
+            self._writer.gate.check_going_on()
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        gate = self._writer.gate
-        if self._turn is not None:
-            gate.check_going_on()
         try:
             yield
         except RowConflict as error:
-            gate.doomed = error  # whoever lost a race must not commit, whatever the caller makes of it
+            self._writer.gate.doomed = error  # whoever lost a race must not commit, whatever the caller makes of it
             raise
         except sqlite3.Error as error:
             raise_unavailable(error, self._writer.path)
@@ -195,8 +208,8 @@ class SqliteTransaction:
     # --- the outbox
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
-        if self._turn is not None:
-            self._writer.gate.check_going_on()
+        self._opened()
+        self._writer.gate.settle()
         try:
             self._tail.add(records, self._now)
         except Exception as error:
