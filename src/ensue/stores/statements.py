@@ -22,7 +22,7 @@ _KEPT_CHARS, _KEPT = 10_000, 2_000
 _SAVEPOINT = re.compile(r"\s*SAVEPOINT\s+(\S+?)[\s;]*$", re.I)
 _BACK = re.compile(r"\s*ROLLBACK\s+(?:(?:WORK|TRANSACTION)\s+)?TO\s+(?:SAVEPOINT\s+)?(\S+?)[\s;]*$", re.I)
 _ASSIGNED = re.compile(r"\s*(?:SET\s+)?(?:@@)?(?:(?:SESSION|LOCAL)\s*[.\s]\s*)?([a-z_]\w*)\s*:?=", re.I)
-_TEMPORARY = re.compile(r"\s*CREATE\s.*?\bTABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?([^\s(]+)", re.I | re.S)
+_TEMPORARY = re.compile(r"\s*CREATE\s.*?\bTABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?((?:`[^`]*`|[^\s(`])+)", re.I | re.S)
 _SET = re.compile(r"\s*SET\b", re.I)
 _BODY = re.compile(r"\s*CREATE\b", re.I)
 
@@ -89,8 +89,8 @@ class Words:
         effect = Effect(
             ends=" ".join(ends.upper().split()),
             left=left,
-            savepoint=savepoint[1] if savepoint else "",
-            back=back[1] if back else "",
+            savepoint=_name(savepoint),
+            back=_name(back),
         )
         if left:
             settings = (each for part in parts if _SET.match(part) for each in part.split(","))
@@ -105,6 +105,10 @@ class Words:
         if self._on_connection.match(part) or self._within.search(part):
             return Left.ON_CONNECTION
         return Left.IN_STEP if self._in_step_within.search(part) else Left.NOTHING
+
+
+def _name(found: re.Match[str] | None) -> str:
+    return found[1].strip('"`').lower() if found else ""
 
 
 class Watch:

@@ -219,3 +219,31 @@ async def test_a_query_cannot_end_its_transaction_and_write_behind_it(sql_databa
                 await query.execute(text("COMMIT"))
         async with service.query() as query:
             assert await query.scalar(text("SELECT count(*) FROM effects")) == 0
+
+
+async def test_a_connection_that_others_cut_in_the_middle_of_a_handler_is_nobodys_fault(
+    sql_database: str, tmp_path: Path
+) -> None:
+    if sql_database.startswith("sqlite"):
+        pytest.skip("no connection that could be lost")
+    postgres = sql_database.startswith("postgresql")
+    cut: list[int] = []
+
+    async def fault(session: AsyncSession) -> None:
+        if cut:
+            return
+        cut.append(int(await session.scalar(text("SELECT pg_backend_pid()" if postgres else "SELECT CONNECTION_ID()"))))
+        async with service.query() as other:
+            await other.execute(text(f"SELECT pg_terminate_backend({cut[0]})" if postgres else f"KILL {cut[0]}"))
+
+    service = service_with(fault)
+    store = make_store(sql_database, service.name)
+    async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, stores={service.name: store}) as world:
+        async with service.step() as step:
+            for key in MESSAGES:
+                step.publish(Asked(key=key))
+        await world.settle(LIMIT_S * 2)
+        assert not await letters(world, service)
+        assert [each.key for each in await world.published(Answered)] == list(MESSAGES)
+        async with service.query() as session:
+            assert sorted(await session.scalars(select(Effect.message))) == list(MESSAGES)

@@ -82,7 +82,7 @@ class Link(Failures):
             raise rules.forked(self.place)
         if self.ended or self.given_up:
             raise rules.cannot_commit(self.doomed or asyncio.CancelledError("a statement of its session was cancelled"))
-        if self.begun and not self.in_transaction:
+        if self.begun and not self.in_transaction and not self.closed:  # what a closed one means, the driver says
             raise rules.ended_inside()
 
     async def fetch(self, text: str, *values: Any) -> Rows:
