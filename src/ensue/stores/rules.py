@@ -17,15 +17,6 @@ def cannot_commit(caught: BaseException) -> UsageError:
     )
 
 
-def aborted(caught: BaseException) -> UsageError:
-    """For a step that caught an error after which its database takes no further statement."""
-    return UsageError(
-        f"the step's transaction cannot go on after this error of the database, which was caught: {caught}. Let it "
-        "pass, or do what may fail inside a savepoint (begin_nested)",
-        caught=caught,
-    )
-
-
 def ended_inside() -> UsageError:
     return UsageError(
         "the step's transaction was ended inside of it, by a statement (in a procedure, say) or by an error of "
@@ -39,6 +30,13 @@ def ends_the_step(words: str) -> UsageError:
         "connection rely on. Remove it: a step commits when it returns and rolls back when it raises an error; a part "
         "of it is undone with begin_nested(); tables are made by migrations; settings are for the database's URL",
         statement=words,
+    )
+
+
+def unknown_savepoint(name: str) -> UsageError:
+    return UsageError(
+        f"ROLLBACK TO {name}: this message has set no such savepoint, so it might undo another one's work. Write "
+        "`async with session.begin_nested()`, or set it first"
     )
 
 

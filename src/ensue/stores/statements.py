@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from ensue.stores import rules
 
 _NEVER = r"(?!)"
-#: Longer texts are looked at each time: they have values in them and do not come again.
-_KEPT_CHARS, _KEPT = 10_000, 2_000
+#: Longer texts (rows in bulk) are told by how they begin, or looked at each time when a semicolon is in them.
+_KEPT_CHARS, _KEPT = 4_000, 2_000
 _SAVEPOINT = re.compile(r"\s*SAVEPOINT\s+(\S+?)[\s;]*$", re.I)
 _BACK = re.compile(r"\s*ROLLBACK\s+(?:(?:WORK|TRANSACTION)\s+)?TO\s+(?:SAVEPOINT\s+)?(\S+?)[\s;]*$", re.I)
 _ASSIGNED = re.compile(r"\s*(?:SET\s+)?(?:@@)?(?:(?:SESSION|LOCAL)\s*[.\s]\s*)?([a-z_]\w*)\s*:?=", re.I)
@@ -78,7 +78,9 @@ class Words:
         self._known: Callable[[str], Effect] = functools.lru_cache(_KEPT)(self._look)
 
     def effect(self, text: str) -> Effect:
-        return self._known(text) if len(text) <= _KEPT_CHARS else self._look(text)
+        if len(text) <= _KEPT_CHARS:
+            return self._known(text)
+        return self._look(text) if ";" in text else self._known(text[:_KEPT_CHARS])
 
     def _look(self, text: str) -> Effect:
         plain = self._noise.sub(" ", text)
@@ -115,10 +117,10 @@ class Watch:
     """What the statements of one transaction's session have done besides their work.
 
     left: at most. altered: the transaction does not find the connection as it was made. assigned, made: see Effect.
-    failed: what the last statement ended with, if it failed. published: see `StepTransaction.follow`.
+    published: see `StepTransaction.follow`.
     """
 
-    __slots__ = ("_savepoints", "_words", "altered", "assigned", "failed", "left", "made", "published")
+    __slots__ = ("_savepoints", "_words", "altered", "assigned", "left", "made", "published")
 
     def __init__(self, words: Words) -> None:
         self._words = words
@@ -130,15 +132,16 @@ class Watch:
         self.altered = False
         self.assigned: set[str] = set()
         self.made: set[str] = set()
-        self.failed: BaseException | None = None
         self.published: list[Any] = []
         self._savepoints: list[tuple[str, int]] = []
 
     def before(self, text: str) -> Effect:
-        """Raise UsageError for a statement that would end the transaction."""
+        """Raise UsageError for a statement that would end the transaction, or undo what others have done in it."""
         effect = self._words.effect(text)
         if effect.ends:
             raise rules.ends_the_step(effect.ends)
+        if effect.back and all(name != effect.back for name, _ in self._savepoints):
+            raise rules.unknown_savepoint(effect.back)
         if effect.left:
             self.left = max(self.left, effect.left)
             self.altered = True
@@ -148,7 +151,6 @@ class Watch:
 
     def after(self, effect: Effect) -> None:
         """It has been done, without an error."""
-        self.failed = None
         if effect.savepoint:
             self._savepoints.append((effect.savepoint, len(self.published)))
         elif effect.back:
@@ -158,6 +160,14 @@ class Watch:
                     del self.published[published:]
                     return
                 self._savepoints.pop()
+
+    def follow(self, published: list[Any]) -> None:
+        self.published = published
+        self._savepoints.clear()
+
+    def forget_savepoints(self) -> None:
+        """Those of a message that has ended are of no concern to the next one."""
+        self._savepoints.clear()
 
     def restored(self) -> None:
         """The connection is as it was made, as far as this transaction can tell."""

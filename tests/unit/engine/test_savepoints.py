@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.unit.engine.workbench import LIMIT_S, bench, letters
 
-from ensue import Event, Service, Step
+from ensue import Event, Retry, Service, Step
 from ensue.adapters import make_store
 from ensue.testing import World
 
@@ -33,7 +33,7 @@ class Asked(Event, topic="seats", key="key"):
     key: int
 
 
-class Booked(Event, topic="bookings", key="seat"):
+class Booked(Event, topic="seat-bookings", key="seat"):
     seat: int
 
 
@@ -151,3 +151,26 @@ async def test_in_plain_handlers(sql_database: str, tmp_path: Path) -> None:
                 step.publish(Asked(key=key))
         assert await booked(world) == [11, 12]
         assert not await letters(world, service)
+
+
+async def test_a_message_cannot_go_back_to_a_savepoint_of_another_one(sql_database: str, tmp_path: Path) -> None:
+    service = Service("seats", tables=Base.metadata, retry=Retry(attempts_max=1))
+
+    @service.on
+    async def book(event: Asked, step: Step, session: AsyncSession) -> None:
+        if event.key == 1:
+            await session.execute(text("SAVEPOINT mine"))
+        session.add(Seat(id=event.key))
+        await session.flush()
+        step.publish(Booked(seat=event.key))
+        if event.key == 3:
+            await session.execute(text("ROLLBACK TO SAVEPOINT mine"))
+
+    async with running(sql_database, tmp_path, service) as world:
+        async with service.step() as step:
+            for key in (1, 2, 3, 4):
+                step.publish(Asked(key=key))
+        assert await booked(world) == [1, 2, 4]
+        assert [each.key for each in await letters(world, service)] == ["3"]
+        async with service.query() as session:
+            assert sorted((await session.execute(text("SELECT id FROM seats"))).scalars()) == [1, 2, 4]

@@ -45,6 +45,7 @@ def test_what_does_not(words: Words, text: str) -> None:
         (POSTGRES, "CREATE FUNCTION one() RETURNS int BEGIN ATOMIC SELECT 1; END", ""),
         (POSTGRES, "SELECT $x$; COMMIT; $x$", ""),
         (POSTGRES, r"SELECT 'a\'; COMMIT; SELECT '", "COMMIT"),  # a backslash is no escape
+        (POSTGRES, r"SELECT E'it\'s; COMMIT'", ""),
         (POSTGRES, "TRUNCATE t", ""),
         (MARIADB, "TRUNCATE t", "TRUNCATE"),
         (MARIADB, "/*!50000 DROP */ TABLE t", "DROP"),
@@ -96,7 +97,10 @@ def test_the_names_of_what_is_set_and_made() -> None:
 
 
 def test_a_text_that_is_long_is_looked_at_as_well() -> None:
-    assert POSTGRES.effect(f"SELECT '{'x' * 20_000}'; COMMIT").ends == "COMMIT"
+    long = "x" * 20_000
+    assert POSTGRES.effect(f"SELECT '{long}'; COMMIT").ends == "COMMIT"
+    assert MARIADB.effect(f"TRUNCATE {long}").ends == "TRUNCATE"
+    assert MARIADB.effect(f"INSERT INTO t VALUES ('{long}')").ends == ""
 
 
 def test_what_was_published_goes_with_its_savepoint() -> None:
@@ -118,7 +122,10 @@ def test_what_was_published_goes_with_its_savepoint() -> None:
     say('rollback to "B"')
     say("ROLLBACK TO SAVEPOINT a")
     assert published == ["before"]
-    say("ROLLBACK TO unknown")  # of before: the server has refused it
-    assert published == ["before"]
+    with pytest.raises(UsageError, match="ROLLBACK TO b: this message has set no such savepoint"):
+        watch.before("ROLLBACK TO b")
+    watch.forget_savepoints()
+    with pytest.raises(UsageError, match="no such savepoint"):
+        watch.before("ROLLBACK TO a")
     with pytest.raises(UsageError, match="COMMIT in the session"):
         watch.before("COMMIT")

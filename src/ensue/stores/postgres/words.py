@@ -5,7 +5,7 @@ from __future__ import annotations
 from ensue.stores.statements import Words
 
 WORDS = Words(
-    noise=r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$\w*\$).*?\1|/\*.*?\*/|--[^\n]*",
+    noise=r"\bE'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$\w*\$).*?\1|/\*.*?\*/|--[^\n]*",
     # A transaction that was made read-only cannot be made writable again, and the step has more to write.
     ends=(
         r"COMMIT|END|ABORT|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b)|BEGIN|START\s+TRANSACTION|"

@@ -84,7 +84,6 @@ def _guarded(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[A
         effect = watch.before(arguments[0])
         call(*arguments)
     except BaseException as error:
-        watch.failed = error
         if link.note(error) is not None or isinstance(error, UsageError):
             link.doomed = error  # whatever becomes of the error
         raise

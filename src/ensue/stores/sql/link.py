@@ -130,23 +130,10 @@ class Link(Failures):
         self.check()
         if self.doomed is not None:
             raise rules.cannot_commit(self.doomed) from self.doomed
-        watch = self.watch
-        if watch.failed is None and not watch.altered:
-            return
-        async with self.lock:  # a task that a handler left behind may be in the middle of a statement
-            if watch.failed is not None:
-                await self._ask_after(watch.failed)
-            if watch.altered:
+        if self.watch.altered:
+            async with self.lock:  # a task that a handler left behind may be in the middle of a statement
                 await self.restore()
-                watch.restored()
-
-    async def _ask_after(self, failed: BaseException) -> None:
-        """A statement of the session failed, and that was caught: does the server take further ones?"""
-        try:
-            await self.fetch("SELECT 1")
-        except Exception as error:
-            raise rules.aborted(failed) from error
-        self.watch.failed = None
+            self.watch.restored()
 
     async def restore(self) -> None:
         """Put back what statements of the session have set: the step's own find the connection as it was made."""

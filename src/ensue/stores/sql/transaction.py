@@ -131,10 +131,13 @@ class SqlTransaction:
 
     async def flush(self, *, forget: bool = False) -> None:
         await self._sessions.flush(forget=forget)
-        await self._opened().settle()
+        link = self._opened()
+        await link.settle()
+        if forget:
+            link.watch.forget_savepoints()
 
     def follow(self, published: list[OutboxRecord]) -> None:
-        self._opened().watch.published = published
+        self._opened().watch.follow(published)
 
     # --- rows
 

@@ -156,10 +156,12 @@ class SqliteTransaction:
         await self._sessions.flush(forget=forget)
         self._opened()
         self._writer.gate.settle()
+        if forget:
+            self._writer.gate.watch.forget_savepoints()
 
     def follow(self, published: list[OutboxRecord]) -> None:
         self._opened()
-        self._writer.gate.watch.published = published
+        self._writer.gate.watch.follow(published)
 
     # --- rows
 
