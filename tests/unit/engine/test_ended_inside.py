@@ -131,6 +131,26 @@ async def test_a_message_that_ends_the_transaction_is_set_aside_and_the_others_t
     assert "handler answer" in error
 
 
+@pytest.mark.parametrize("fault", ["rollback, caught", "a flush that failed"])
+async def test_it_is_found_out_before_the_next_message_begins(sql_database: str, tmp_path: Path, fault: str) -> None:
+    called: list[int] = []
+
+    service = service_with(FAULTS[fault])
+
+    @service.on
+    async def note(event: Asked, session: AsyncSession) -> None:
+        called.append(event.key)
+
+    store = make_store(sql_database, service.name)
+    async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, stores={service.name: store}) as world:
+        async with service.step() as step:
+            for key in MESSAGES:
+                step.publish(Asked(key=key))
+        await world.settle(LIMIT_S * 2)
+        assert [each.key for each in await letters(world, service)] == [str(AT_FAULT)]
+    assert [called.count(key) for key in (1, 4, 5)] == [2, 1, 1], "all of them with it, then without it"
+
+
 async def test_the_refusal_says_what_to_write_instead(sql_database: str, tmp_path: Path) -> None:
     error = await check(sql_database, tmp_path, FAULTS["commit"])
     assert "COMMIT in the session of a step" in error
