@@ -41,11 +41,6 @@ class StepSession(Session):
     def invalidate(self) -> NoReturn:
         self.close()
 
-    def end_nested(self) -> None:
-        """End the savepoints that were left open: what was done since is part of the step."""
-        while (nested := self.get_nested_transaction()) is not None:
-            nested.commit()
-
     def end(self) -> None:
         """Close it for good: a later use raises."""
         super().close()

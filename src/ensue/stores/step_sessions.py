@@ -53,10 +53,7 @@ class StepSessions:
         return self._plain if self._async is None else cast("StepSession", self._async.sync_session)
 
     async def flush(self, *, forget: bool = False) -> None:
-        """Send what is unsaved. Raises UsageError when an error of doing so was caught.
-
-        forget: as when a step ends: the session knows nothing any more, savepoints that were left open are ended.
-        """
+        """Send what is unsaved. Raises UsageError when an error of doing so was caught."""
         session = self._sync
         if session is None:
             return
@@ -65,8 +62,6 @@ class StepSessions:
                 "an error of a flush was caught inside the step, so half of its changes would be missing: let it pass, "
                 "or flush inside `async with session.begin_nested()`"
             )
-        if forget and session.in_nested_transaction():
-            await _spawn(session.end_nested)
         if session.identity_map or session.new or session.deleted:
             await _spawn(session.flush)
             if forget:

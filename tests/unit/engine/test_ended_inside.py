@@ -16,7 +16,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.unit.engine.workbench import LIMIT_S, bench, letters
+from tests.unit.engine.workbench import LIMIT_S, bench, letters, settled
 
 from ensue import Event, Retry, Service, Step
 from ensue.adapters import make_store
@@ -113,7 +113,7 @@ async def check(url: str, tmp_path: Path, fault: Fault) -> str:
         async with service.step() as step:
             for key in MESSAGES:
                 step.publish(Asked(key=key))
-        await world.settle(LIMIT_S * 2)
+        await settled(world)
         async with service.query() as session:
             effects = sorted(await session.scalars(select(Effect.message)))
         assert effects == [each for each in MESSAGES if each != AT_FAULT]
@@ -146,7 +146,7 @@ async def test_it_is_found_out_before_the_next_message_begins(sql_database: str,
         async with service.step() as step:
             for key in MESSAGES:
                 step.publish(Asked(key=key))
-        await world.settle(LIMIT_S * 2)
+        await settled(world)
         assert [each.key for each in await letters(world, service)] == [str(AT_FAULT)]
     assert [called.count(key) for key in (1, 4, 5)] == [2, 1, 1], "all of them with it, then without it"
 
@@ -186,7 +186,7 @@ async def test_an_error_that_was_caught_outside_of_a_savepoint_is_blamed_on_its_
         async with service.step() as step:
             for key in MESSAGES:
                 step.publish(Asked(key=key))
-        await world.settle(LIMIT_S * 2)
+        await settled(world)
         keys = [each.key for each in await letters(world, service)]
         assert keys == ([str(AT_FAULT)] if sql_database.startswith("postgresql") else [])
 
@@ -203,7 +203,7 @@ async def test_a_savepoint_around_an_error_makes_it_harmless(sql_database: str, 
         async with service.step() as step:
             for key in MESSAGES:
                 step.publish(Asked(key=key))
-        await world.settle(LIMIT_S * 2)
+        await settled(world)
         assert not await letters(world, service)
         assert [each.key for each in await world.published(Answered)] == list(MESSAGES)
 
@@ -222,7 +222,7 @@ async def test_a_plain_session_is_refused_the_same(sql_database: str, tmp_path: 
         async with service.step() as step:
             for key in MESSAGES:
                 step.publish(Asked(key=key))
-        await world.settle(LIMIT_S * 2)
+        await settled(world)
         async with service.query() as query:
             effects = sorted(await query.scalars(select(Effect.message)))
         assert effects == [each for each in MESSAGES if each != AT_FAULT]
@@ -262,7 +262,7 @@ async def test_a_connection_that_others_cut_in_the_middle_of_a_handler_is_nobody
         async with service.step() as step:
             for key in MESSAGES:
                 step.publish(Asked(key=key))
-        await world.settle(LIMIT_S * 2)
+        await settled(world)
         assert not await letters(world, service)
         assert [each.key for each in await world.published(Answered)] == list(MESSAGES)
         async with service.query() as session:

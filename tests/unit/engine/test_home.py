@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from tests.unit.engine.workbench import LIMIT_S, bench
+from tests.unit.engine.workbench import LIMIT_S, bench, settled
 
 from ensue import Event, Service
 from ensue.adapters import make_store
@@ -50,7 +50,7 @@ async def test_another_event_loop_is_refused(
             await asyncio.to_thread(asyncio.run, work(service, 1))
         await asyncio.to_thread(_by_way_of, asyncio.get_running_loop(), lambda: work(service, 2))
         await work(service, 3)
-        await world.settle(LIMIT_S)
+        await settled(world)
         assert [each.key for each in await world.published(Noted)] == ([2, 3] if work is step else [])
 
 
@@ -90,7 +90,7 @@ async def test_a_fork_is_refused_a_step(sql_database: str, tmp_path: Path) -> No
 
         assert "is a fork of it" in in_a_fork(on_this_loop)
         await step(service, 2)
-        await world.settle(LIMIT_S)
+        await settled(world)
         assert [each.key for each in await world.published(Noted)] == [2]
 
 
@@ -116,5 +116,5 @@ async def test_a_fork_inside_a_step_can_neither_commit_it_nor_roll_it_back(sql_d
                 said = in_a_fork(end)
                 assert ("was forked from the one that opened" in said) is not fails, said
                 mine.publish(Noted(key=int(fails)))
-        await world.settle(LIMIT_S)
+        await settled(world)
         assert sorted(each.key for each in await world.published(Noted)) == [0, 1]

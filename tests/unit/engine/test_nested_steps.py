@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from tests.unit.engine.workbench import LIMIT_S, bench, letters
+from tests.unit.engine.workbench import LIMIT_S, bench, letters, settled
 
 from ensue import Event, Retry, Service
 from ensue.adapters import make_store
@@ -46,7 +46,7 @@ async def handled(
     async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, other, stores=stores) as world:
         async with service.step() as step:
             step.publish(Asked(key=1))
-        await world.settle(LIMIT_S * 2)
+        await settled(world)
         rows = 0
         for each in (service, other):
             async with each.query() as session:
@@ -106,9 +106,9 @@ async def test_a_task_that_outlives_the_handler_gets_its_step_after_it(sql_datab
     async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, stores=stores) as world:
         async with service.step() as step:
             step.publish(Asked(key=1))
-        await world.settle(LIMIT_S * 2)
+        await settled(world)
         await asyncio.gather(*tasks)
-        await world.settle(LIMIT_S * 2)
+        await settled(world)
         assert len(await world.published(Extra)) == len(tasks) == 1
         assert not await letters(world, service)
 

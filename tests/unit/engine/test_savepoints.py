@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.unit.engine.workbench import LIMIT_S, bench, letters
+from tests.unit.engine.workbench import LIMIT_S, bench, letters, settled
 
 from ensue import Event, Retry, Service, Step
 from ensue.adapters import make_store
@@ -49,7 +49,7 @@ async def running(url: str, tmp_path: Path, service: Service) -> AsyncIterator[W
 
 
 async def booked(world: World) -> list[int]:
-    await world.settle(LIMIT_S * 2)
+    await settled(world)
     return sorted(each.seat for each in await world.published(Booked))
 
 

@@ -203,6 +203,19 @@ async def until(condition: Callable[[], bool], world: World, why: str = "") -> N
     await _until(met, world, why)
 
 
+async def settled(world: World, timeout_s: float = 2 * LIMIT_S) -> None:
+    """As `World.settle`, also where a record gets its position only when it is read: nobody knows of it before."""
+    known: list[object] = []
+    while True:
+        for runtime in world.runtimes.values():
+            await runtime.store.outbox_after(0, 1_000_000)
+        found: list[object] = [dict(await each.store.outbox_heads()) for each in world.runtimes.values()]
+        if found == known:
+            return
+        known = found
+        await world.settle(timeout_s)
+
+
 async def until_letters(world: World, service: Service, count: int, *states: DeadLetterState) -> None:
     """Wait until so many are set aside."""
 
