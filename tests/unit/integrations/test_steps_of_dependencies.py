@@ -13,7 +13,7 @@ from httpx import ASGITransport, AsyncClient
 from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from ensue import Service, Step
+from ensue import Service, Step, UsageError
 from ensue.integrations.fastapi import install
 
 LIMIT_S = 30.0
@@ -29,14 +29,16 @@ class Line(Base):
 
 
 @asynccontextmanager
-async def asked(declare: Callable[[FastAPI, Service], Any]) -> AsyncIterator[tuple[AsyncClient, Service]]:
+async def asked(
+    declare: Callable[[FastAPI, Service], Any], *, raises: bool = False
+) -> AsyncIterator[tuple[AsyncClient, Service]]:
     service = Service("lines", tables=Base.metadata, database="sqlite://", broker="memory://")
     app = FastAPI()
     install(app, service)
     declare(app, service)
     async with (
         asyncio.timeout(LIMIT_S), app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://test") as client,
+        AsyncClient(transport=ASGITransport(app, raise_app_exceptions=raises), base_url="http://test") as client,
     ):  # fmt: skip
         yield client, service
 
@@ -76,15 +78,8 @@ async def test_in_another_scope_the_request_is_refused_and_nothing_commits(scope
 
 
 async def test_the_refusal_names_the_request_and_says_what_to_write() -> None:
-    service = Service("lines", tables=Base.metadata, database="sqlite://", broker="memory://")
-    app = FastAPI()
-    install(app, service)
-    with_a_step_in_scope(None)(app, service)
-    async with (
-        asyncio.timeout(LIMIT_S), app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
-    ):  # fmt: skip
-        with pytest.raises(Exception, match=r'POST /lines/1: a step of lines is open.*scope="function"'):
+    async with asked(with_a_step_in_scope(None), raises=True) as (client, _):
+        with pytest.raises(UsageError, match=r'POST /lines/1: a step of lines is open.*scope="function"'):
             await client.post("/lines/1")
 
 
@@ -123,6 +118,7 @@ async def test_an_error_of_the_route_stays_its_own() -> None:
         async def add(step: Step = Depends(my_step)) -> None:
             raise TypeError("of the route")
 
-    async with asked(declare) as (client, service):
-        assert (await client.post("/lines")).status_code == 500
+    async with asked(declare, raises=True) as (client, service):
+        with pytest.raises(TypeError, match="of the route"):
+            await client.post("/lines")
         assert await lines(service) == 0
