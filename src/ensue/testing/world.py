@@ -52,7 +52,8 @@ class World:
             async with asyncio.timeout(timeout_s):
                 while True:
                     self._progress.clear()
-                    if not (left := await self._left()):
+                    left = await self._left()
+                    if not left and not self._progress.is_set():  # else something moved on from where nobody looked yet
                         return
                     await self._progress.wait()
         except TimeoutError:
