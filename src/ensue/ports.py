@@ -210,6 +210,9 @@ class Table:
     Empty: the user makes it."""
     revision: str = ""
     """The column that tells whether a row is still as it was loaded, see `update_rows`. Empty: there is none."""
+    placed: tuple[str, ...] = ()
+    """Columns of bytes, and of decimal numbers, which a row holds as text: stores without SQL find and sort the first
+    byte by byte, the second by the number. In an SQL database a column's type does."""
 
     @property
     def own(self) -> bool:
@@ -233,7 +236,7 @@ class RowReader(Protocol):
         after: Sequence[Any] = (),
         limit: int,
     ) -> Sequence[Row]:
-        """Return up to `limit` rows of one place of the lookup, in its order.
+        """Return up to `limit` rows of one place of the lookup, in its order: nothing (None) first, then by value.
 
         equal: values of `lookup.equal`. since: values of the first columns of `lookup.order`, where to begin
         (inclusive). after: values of all columns of `lookup.order`, of the last row of the page before (exclusive).

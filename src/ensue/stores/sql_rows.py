@@ -25,76 +25,6 @@ Quote = Callable[[str], str]
 Statement = tuple[str, dict[str, Any]]
 
 
-def get_statement(table: Table, ids: Sequence[Any], quote: Quote) -> Statement:
-    """The rows with these ids, at most IDS_MAX of them."""
-    wanted = {f"i{number}": each for number, each in enumerate(ids)}
-    return _get_text(table, len(ids), quote), wanted
-
-
-def find_statement(
-    table: Table,
-    lookup: Lookup,
-    equal: Sequence[Any],
-    since: Sequence[Any],
-    after: Sequence[Any],
-    limit: int,
-    quote: Quote,
-) -> Statement:
-    shape = (tuple(each is None for each in equal), len(since), len(after))
-    values = {f"e{number}": each for number, each in enumerate(equal) if each is not None}
-    values |= {f"s{number}": each for number, each in enumerate(since)}
-    values |= {f"a{number}": each for number, each in enumerate(after)}
-    return _find_text(table, lookup, *shape, quote), values | {"rows": limit}
-
-
-def count_statement(table: Table, lookup: Lookup, equal: Sequence[Any], quote: Quote) -> Statement:
-    nulls = tuple(each is None for each in equal)
-    values = {f"e{number}": each for number, each in enumerate(equal) if each is not None}
-    where = _where(_equal(lookup, nulls, quote))
-    return f"SELECT count(*) FROM {quote(table.name)}{where}", values
-
-
-@lru_cache(maxsize=1024)
-def _get_text(table: Table, ids: int, quote: Quote) -> str:
-    wanted = ", ".join(f":i{number}" for number in range(ids))
-    return f"{_select(table, quote)} WHERE {quote(table.id_column)} IN ({wanted})"
-
-
-@lru_cache(maxsize=1024)
-def _find_text(table: Table, lookup: Lookup, nulls: tuple[bool, ...], since: int, after: int, quote: Quote) -> str:
-    conditions = _equal(lookup, nulls, quote)
-    order = [quote(name) for name in lookup.order]
-    if since:
-        conditions.append(_from(order[:since], "s", ">="))
-    if after:
-        conditions.append(_from(order[:after], "a", ">"))
-    return f"{_select(table, quote)}{_where(conditions)} ORDER BY {', '.join(order)} LIMIT :rows"
-
-
-def _select(table: Table, quote: Quote) -> str:
-    return f"SELECT {', '.join(quote(name) for name in table.columns)} FROM {quote(table.name)}"
-
-
-def _equal(lookup: Lookup, nulls: tuple[bool, ...], quote: Quote) -> list[str]:
-    return [
-        f"{quote(name)} IS NULL" if null else f"{quote(name)} = :e{number}"
-        for number, (name, null) in enumerate(zip(lookup.equal, nulls, strict=True))
-    ]
-
-
-def _where(conditions: Sequence[str]) -> str:
-    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
-
-
-def _from(columns: Sequence[str], prefix: str, last: str, at: int = 0) -> str:
-    """Rows whose first columns come after the values `:prefix0, :prefix1, …` (or are them, with last=">=")."""
-    value = f":{prefix}{at}"
-    if at == len(columns) - 1:
-        return f"{columns[at]} {last} {value}"
-    rest = _from(columns, prefix, last, at + 1)
-    return f"({columns[at]} >= {value} AND ({columns[at]} > {value} OR ({rest})))"
-
-
 Change = Callable[[Any], Any]
 
 
@@ -124,13 +54,20 @@ class Columns:
     """How values of a table's columns are written and read where a database has richer types than plain values.
 
     to_column: by name, what a plain value becomes. to_plain: by place in `table.columns`, what a value read becomes.
+    casts: by name, the type that a text has to be cast to. last: columns whose NULLs this database would sort last.
     """
 
     def __init__(
-        self, to_column: Mapping[str, Change] | None = None, to_plain: Sequence[tuple[int, Change]] = ()
+        self,
+        to_column: Mapping[str, Change] | None = None,
+        to_plain: Sequence[tuple[int, Change]] = (),
+        casts: Mapping[str, str] | None = None,
+        last: Container[str] = (),
     ) -> None:
         self._to_column = to_column or {}
         self._to_plain = to_plain
+        self._casts = casts or {}
+        self._last = last
 
     def written(self, names: Sequence[str], values: Sequence[Any]) -> Sequence[Any]:
         return [
@@ -141,8 +78,101 @@ class Columns:
     def plain(self, row: Sequence[Any]) -> Sequence[Any]:
         return changed(row, self._to_plain)
 
+    def parameter(self, name: str, parameter: str) -> str:
+        return f"CAST({parameter} AS {self._casts[name]})" if name in self._casts else parameter
+
+    def order(self, name: str, quoted: str) -> str:
+        return f"{quoted} NULLS FIRST" if name in self._last else quoted
+
 
 _PLAIN = Columns()
+
+
+def get_statement(table: Table, ids: Sequence[Any], quote: Quote, columns: Columns = _PLAIN) -> Statement:
+    """The rows with these ids, at most IDS_MAX of them."""
+    wanted = {f"i{number}": each for number, each in enumerate(ids)}
+    return _get_text(table, len(ids), quote, columns), wanted
+
+
+def find_statement(
+    table: Table,
+    lookup: Lookup,
+    equal: Sequence[Any],
+    since: Sequence[Any],
+    after: Sequence[Any],
+    limit: int,
+    quote: Quote,
+    columns: Columns = _PLAIN,
+) -> Statement:
+    values: dict[str, Any] = {}
+    shape = []
+    for prefix, each in (("e", equal), ("s", since), ("a", after)):
+        shape.append(tuple(value is None for value in each))
+        values |= {f"{prefix}{number}": value for number, value in enumerate(each) if value is not None}
+    return _find_text(table, lookup, *shape, quote, columns), values | {"rows": limit}
+
+
+def count_statement(
+    table: Table, lookup: Lookup, equal: Sequence[Any], quote: Quote, columns: Columns = _PLAIN
+) -> Statement:
+    nulls = tuple(each is None for each in equal)
+    values = {f"e{number}": each for number, each in enumerate(equal) if each is not None}
+    where = _where(_equal(lookup, nulls, quote, columns))
+    return f"SELECT count(*) FROM {quote(table.name)}{where}", values
+
+
+#: For the values of some columns whether each is None.
+Nulls = tuple[bool, ...]
+
+
+@lru_cache(maxsize=1024)
+def _get_text(table: Table, ids: int, quote: Quote, columns: Columns) -> str:
+    wanted = ", ".join(columns.parameter(table.id_column, f":i{number}") for number in range(ids))
+    return f"{_select(table, quote)} WHERE {quote(table.id_column)} IN ({wanted})"
+
+
+@lru_cache(maxsize=1024)
+def _find_text(
+    table: Table, lookup: Lookup, equal: Nulls, since: Nulls, after: Nulls, quote: Quote, columns: Columns
+) -> str:
+    conditions = _equal(lookup, equal, quote, columns)
+    if since:
+        conditions.append(_from(lookup.order, "s", since, ">=", quote, columns))
+    if after:
+        conditions.append(_from(lookup.order, "a", after, ">", quote, columns))
+    order = ", ".join(columns.order(name, quote(name)) for name in lookup.order)
+    return f"{_select(table, quote)}{_where(conditions)} ORDER BY {order} LIMIT :rows"
+
+
+def _select(table: Table, quote: Quote) -> str:
+    return f"SELECT {', '.join(quote(name) for name in table.columns)} FROM {quote(table.name)}"
+
+
+def _equal(lookup: Lookup, nulls: Nulls, quote: Quote, columns: Columns) -> list[str]:
+    return [
+        f"{quote(name)} IS NULL" if null else f"{quote(name)} = {columns.parameter(name, f':e{number}')}"
+        for number, (name, null) in enumerate(zip(lookup.equal, nulls, strict=True))
+    ]
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _from(
+    names: Sequence[str], prefix: str, nulls: Nulls, last: str, quote: Quote, columns: Columns, at: int = 0
+) -> str:
+    """Rows whose first columns come after the values `:prefix0, :prefix1, …` (or are them, with last=">="). NULL comes
+    before everything, and no comparison with a value is true of it."""
+    column, value = quote(names[at]), columns.parameter(names[at], f":{prefix}{at}")
+    if at == len(nulls) - 1:
+        if nulls[at]:
+            return f"{column} IS NOT NULL" if last == ">" else "1 = 1"
+        return f"{column} {last} {value}"
+    rest = _from(names, prefix, nulls, last, quote, columns, at + 1)
+    if nulls[at]:
+        return f"({column} IS NOT NULL OR ({rest}))"
+    return f"({column} >= {value} AND ({column} > {value} OR ({rest})))"
 
 
 class SqlRows:
@@ -152,7 +182,7 @@ class SqlRows:
         self._reading = reading
 
     async def columns(self, session: AsyncSession, table: Table) -> Columns:
-        """For databases whose drivers insist on types."""
+        """For databases whose drivers insist on types: see `ensue.stores.sql.typed_rows`."""
         return _PLAIN
 
     async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
@@ -163,7 +193,7 @@ class SqlRows:
             for begin in range(0, len(wanted), IDS_MAX):
                 chunk = wanted[begin : begin + IDS_MAX]
                 written = columns.written([table.id_column] * len(chunk), chunk)
-                found += await _rows(session, get_statement(table, written, _quote_of(session)), columns)
+                found += await _rows(session, get_statement(table, written, _quote_of(session), columns), columns)
         return found
 
     async def find(
@@ -180,20 +210,28 @@ class SqlRows:
             columns = await self.columns(session, table)
             equal = columns.written(lookup.equal, equal)
             since, after = columns.written(lookup.order, since), columns.written(lookup.order, after)
-            statement = find_statement(table, lookup, equal, since, after, limit, _quote_of(session))
+            statement = find_statement(table, lookup, equal, since, after, limit, _quote_of(session), columns)
             return await _rows(session, statement, columns)
 
     async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         async with self._reading() as session:
             columns = await self.columns(session, table)
-            statement = count_statement(table, lookup, columns.written(lookup.equal, equal), _quote_of(session))
+            written = columns.written(lookup.equal, equal)
+            statement = count_statement(table, lookup, written, _quote_of(session), columns)
             [(count,)] = await _rows(session, statement)
         return int(count)
 
 
 def _quote_of(session: AsyncSession) -> Quote:
-    quote: Quote = session.get_bind().dialect.identifier_preparer.quote_identifier
-    return quote
+    preparer = session.get_bind().dialect.identifier_preparer
+    return _quoting(preparer.initial_quote, preparer.final_quote, preparer.escape_quote, preparer.escape_to_quote)
+
+
+@lru_cache
+def _quoting(begin: str, end: str, quote: str, instead: str) -> Quote:
+    """One for all statements of a dialect: texts are kept by it. What a name has of `text()`'s own signs is escaped,
+    and `%` is left to it."""
+    return lambda name: (begin + name.replace(quote, instead) + end).replace(":", "\\:")
 
 
 async def _rows(session: AsyncSession, statement: Statement, columns: Columns = _PLAIN) -> list[Sequence[Any]]:

@@ -58,7 +58,7 @@ MANY = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS)
 
 def _of(table: Table) -> dict[str, tuple[str, tuple[Any, ...]]]:
     """What is done with the rows of a table of Ensue's own."""
-    made = Statements(table, [SQL.types[kind] for kind in table.kinds], arrays=False)
+    made = Statements(table, [SQL.types[kind] for kind in table.kinds], [""] * len(table.kinds))
     row = tuple(_VALUES[kind] for kind in table.kinds)
     rows = tuple([value] for value in row)
     found = {
@@ -145,7 +145,7 @@ async def test_entities_of_a_table_that_was_never_analyzed_are_not_compared_one_
     await connection.execute("CREATE TABLE plan_account (id varchar(32) PRIMARY KEY, balance bigint NOT NULL)")
     await connection.execute("INSERT INTO plan_account SELECT 'account-' || n, 0 FROM generate_series(1, 1000) n")
     await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-    text = Statements(table, ["character varying", "bigint"], arrays=False).load_text
+    text = Statements(table, ["character varying", "bigint"], ["S", "N"]).load_text
     ids = [f"account-{number}" for number in range(1, 401)]
     [(found,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON, ANALYZE, TIMING OFF) {text}", ids)
     await transaction.rollback()

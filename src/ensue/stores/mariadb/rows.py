@@ -7,6 +7,7 @@ Where a column has a richer type (uuid, decimal, datetime), its values are writt
 from __future__ import annotations
 
 import datetime
+import decimal
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -35,8 +36,15 @@ def _moment(value: Any) -> Any:
     return value
 
 
-_TO_COLUMN: dict[str, Change] = {"datetime": _moment, "timestamp": _moment}
-_TO_PLAIN: dict[str, Change] = {
+#: type -> how a plain value is given to the driver.
+TO_COLUMN: dict[str, Change] = {
+    # As text it would be compared as a float is.
+    "decimal": lambda value: decimal.Decimal(value) if isinstance(value, str) else value,
+    "datetime": _moment,
+    "timestamp": _moment,
+}
+#: type -> how a value that the driver returns is made plain.
+TO_PLAIN: dict[str, Change] = {
     "uuid": lambda value: str(value).replace("-", ""),
     "decimal": str,
     "datetime": lambda value: value.isoformat(),
@@ -64,8 +72,8 @@ class Statements:
         self.update_text = f"UPDATE {into} SET {changes} WHERE {key} = ?"
         self.delete_text = f"DELETE FROM {into} WHERE {key} = ?"
         self._expected = f" AND {quoted(table.revision)} = ?" if table.revision else ""
-        self._to_column = [(at, _TO_COLUMN[kind]) for at, kind in enumerate(types) if kind in _TO_COLUMN]
-        self._to_plain = [(at, _TO_PLAIN[kind]) for at, kind in enumerate(types) if kind in _TO_PLAIN]
+        self._to_column = [(at, TO_COLUMN[kind]) for at, kind in enumerate(types) if kind in TO_COLUMN]
+        self._to_plain = [(at, TO_PLAIN[kind]) for at, kind in enumerate(types) if kind in TO_PLAIN]
 
     def load_text(self, ids: int) -> str:
         begin, end = self._load

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ensue.errors import StoreUnavailable
 from ensue.stores.ending import to_end
+from ensue.stores.mariadb import row_reader
 from ensue.stores.mariadb.dialect import MariaDbDialect
 from ensue.stores.mariadb.link import connect
 from ensue.stores.mariadb.url import MariaDbUrl, parse
@@ -18,6 +19,7 @@ from ensue.stores.sql.server import Server
 from ensue.stores.sql.stamped import StampedOutbox
 from ensue.stores.sql.store import SqlStore
 from ensue.stores.sql.wakeup import Notifier, Polling, Wakeup
+from ensue.stores.sql_rows import SqlRows
 
 T = TypeVar("T")
 
@@ -74,3 +76,7 @@ class MariaDbStore(SqlStore):
 
     def __init__(self, url: str, service: str) -> None:
         super().__init__(service, MariaDbServer(parse(url)))
+        self._rows = row_reader.rows(self.reading)
+
+    def rows(self) -> SqlRows:
+        return self._rows

@@ -7,7 +7,7 @@ from typing import Any
 
 from ensue.ports import Lookup, Row, Table
 from ensue.stores.memory.data import Data
-from ensue.stores.sort_keys import sort_key
+from ensue.stores.sort_keys import place
 
 
 class MemoryRows:
@@ -29,10 +29,10 @@ class MemoryRows:
         limit: int,
     ) -> Sequence[Row]:
         columns = [table.columns.index(name) for name in lookup.order]
-        lowest, last = sort_key(since), sort_key(after) if after else None
+        lowest, last = place(table, lookup.order, since), place(table, lookup.order, after) if after else None
         found = []
         for row in self._of(table, lookup, equal):
-            where = sort_key([row[at] for at in columns])
+            where = place(table, lookup.order, [row[at] for at in columns])
             if where >= lowest and (last is None or where > last):
                 found.append((where, row))
         return [row for _, row in sorted(found)[:limit]]
@@ -42,7 +42,7 @@ class MemoryRows:
 
     def _of(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> Iterator[Row]:
         columns = [table.columns.index(name) for name in lookup.equal]
-        wanted = list(equal)
+        wanted = place(table, lookup.equal, equal)
         for row in self._data.tables.get(table.name, {}).values():
-            if [row[at] for at in columns] == wanted:
+            if place(table, lookup.equal, [row[at] for at in columns]) == wanted:
                 yield row

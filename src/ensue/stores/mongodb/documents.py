@@ -16,6 +16,7 @@ from typing import Any
 from ensue.errors import UsageError
 from ensue.message import Message, OutboxRecord
 from ensue.ports import Table
+from ensue.stores.sort_keys import place
 
 OWN = "_ensue"
 #: How many entries of `applied` and `done` a document keeps beyond those of one step: they matter until that step's
@@ -81,7 +82,7 @@ def _line_of(message: Message) -> tuple[str, str, int, str]:
 
 
 def entity_of(table: Table, document: dict[str, Any]) -> Entity:
-    row = tuple(document["_id" if name == table.id_column else name] for name in table.columns)
+    row = tuple(document[field(table, name)] for name in table.columns)
     own = document.get(OWN)
     if own is None:
         raise UsageError(
@@ -95,15 +96,27 @@ def entity_of(table: Table, document: dict[str, Any]) -> Entity:
     return Entity(row, own["version"], applied, own["done"], own["steps"], own["outbox"], own["sent"], len(own["done"]))
 
 
+def field(table: Table, name: str) -> str:
+    return "_id" if name == table.id_column else name
+
+
+def sorted_field(table: Table, name: str) -> str:
+    """By what a column is looked for: of decimal numbers, which are text, and of bytes the place of their value."""
+    return f"{OWN}.places.{name}" if name in table.placed else field(table, name)
+
+
+def sorted_value(table: Table, name: str, value: Any) -> Any:
+    """As `sorted_field` has it. As hexadecimal text: bytes are sorted by their length first."""
+    return value if value is None or name not in table.placed else place(table, (name,), (value,)).hex()
+
+
 def document_of(table: Table, entity: Entity, now: float) -> dict[str, Any]:
     """As it is after the step. Raises UsageError for a value that the store cannot keep."""
     row = entity.row
     assert row is not None
     check_row(table, row)
     kept = KEPT + entity.noted
-    document = {
-        "_id" if name == table.id_column else name: value for name, value in zip(table.columns, row, strict=True)
-    }
+    document = {field(table, name): value for name, value in zip(table.columns, row, strict=True)}
     document[OWN] = {
         "version": entity.version + 1,
         "applied": [
@@ -115,13 +128,29 @@ def document_of(table: Table, entity: Entity, now: float) -> dict[str, Any]:
         "outbox": entity.outbox,
         "sent": entity.sent,
     }
+    if table.placed:
+        values = zip(table.columns, row, strict=True)
+        document[OWN]["places"] = {
+            name: sorted_value(table, name, value) for name, value in values if name in table.placed
+        }
     if entity.outbox:
         document[OWN]["pending"] = now  # there is an index of those that have it
     return document
 
 
+def check_names(table: Table) -> None:
+    """Raise UsageError for a name that means something else in a query."""
+    for name in table.columns:
+        if "." in name or name.startswith("$") or name == OWN or (name == "_id" and name != table.id_column):
+            raise UsageError(
+                f"table {table.name}: this store cannot look for a field {name!r}: names with a dot, those that begin "
+                f"with $, _id and {OWN} are its own; give the column another name"
+            )
+
+
 def check_row(table: Table, row: Row) -> None:
-    for value in row:
+    for name, value in zip(table.columns, row, strict=False):
+        sorted_value(table, name, value)
         if type(value) not in _PLAIN or (type(value) is int and not -_INT64 <= value < _INT64):
             raise UsageError(
                 f"table {table.name}: a row holds {value!r} ({type(value).__name__}); this store keeps text, bytes, "

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ensue.ports import Lookup, Table
-from ensue.stores.mongodb.documents import Row
+from ensue.stores.mongodb.documents import Row, field, sorted_field, sorted_value
 from ensue.stores.mongodb.own import THERE
 from ensue.stores.mongodb.server import Document, Server
 from ensue.tables import CHECKPOINTS
@@ -48,12 +48,12 @@ class MongoDbRows:
         limit: int,
     ) -> Sequence[Row]:
         await self._known(table)
-        order = [field(table, name) for name in lookup.order]
+        order = [sorted_field(table, name) for name in lookup.order]
         conditions: list[Document] = [_equal(table, lookup, equal)]
         if since:
-            conditions.append(_from(order[: len(since)], since, "$gte"))
+            conditions.append(_from(table, lookup.order, since, "$gte"))
         if after:
-            conditions.append(_from(order, after, "$gt"))
+            conditions.append(_from(table, lookup.order, after, "$gt"))
         where = conditions[0] if len(conditions) == 1 else {"$and": conditions}
         return await self._rows(table, where, sort=[(name, 1) for name in order], limit=limit)
 
@@ -72,17 +72,18 @@ class MongoDbRows:
         return [tuple(document[name] for name in names) for document in found]
 
 
-def field(table: Table, name: str) -> str:
-    return "_id" if name == table.id_column else name
-
-
 def _equal(table: Table, lookup: Lookup, equal: Sequence[Any]) -> Document:
-    return {field(table, name): value for name, value in zip(lookup.equal, equal, strict=True)}
+    pairs = zip(lookup.equal, equal, strict=True)
+    return {sorted_field(table, name): sorted_value(table, name, value) for name, value in pairs}
 
 
-def _from(fields: Sequence[str], values: Sequence[Any], last: str) -> Document:
-    """Documents whose fields come after these values, or are them with `last` = $gte."""
-    name, value = fields[0], values[0]
-    if len(fields) == 1:
-        return {name: {last: value}}
-    return {"$or": [{name: {"$gt": value}}, {"$and": [{name: value}, _from(fields[1:], values[1:], last)]}]}
+def _from(table: Table, names: Sequence[str], values: Sequence[Any], last: str) -> Document:
+    """Documents whose fields come after these values, or are them with `last` = $gte. Nothing comes before everything;
+    a comparison finds values of the same kind only."""
+    name, value = sorted_field(table, names[0]), sorted_value(table, names[0], values[0])
+    later = {"$ne": None} if value is None else {"$gt": value}
+    if len(values) == 1:
+        if last == "$gt":
+            return {name: later}
+        return {} if value is None else {name: {last: value}}
+    return {"$or": [{name: later}, {"$and": [{name: value}, _from(table, names[1:], values[1:], last)]}]}

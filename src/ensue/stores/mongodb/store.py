@@ -11,9 +11,10 @@ from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
 from ensue.stores.collected import ServedStore
+from ensue.stores.mongodb.documents import check_names, sorted_field
 from ensue.stores.mongodb.outbox import Outbox
 from ensue.stores.mongodb.own import OwnRows, insert_missing
-from ensue.stores.mongodb.row_reader import MongoDbRows, field
+from ensue.stores.mongodb.row_reader import MongoDbRows
 from ensue.stores.mongodb.server import Server
 from ensue.stores.mongodb.transaction import MongoDbTransaction
 from ensue.tables import VERSION
@@ -105,11 +106,14 @@ class MongoDbStore(ServedStore[Server]):
         if not table.own:
             if table.name.startswith("ensue_"):
                 raise UsageError(f"table {table.name}: names that begin with ensue_ are taken, give it another")
+            check_names(table)
             await insert_missing(server, "ensue_tables", [{"_id": table.name}])
         with server.translated():
             collection = server.collection(table.name)
             for lookup in table.lookups:
-                await collection.create_index([(field(table, name), 1) for name in (*lookup.equal, *lookup.order)])
+                await collection.create_index(
+                    [(sorted_field(table, name), 1) for name in (*lookup.equal, *lookup.order)]
+                )
             if not table.own:
                 await collection.create_index([("_ensue.pending", 1)], sparse=True)
         self._known[table] = True

@@ -135,10 +135,10 @@ class PostgresDialect(Bulk[Statements, tuple[str, str]]):
 
     async def kinds(self, link: Link, table: Table) -> Mapping[str, tuple[str, str]]:
         rows = await link.fetch(COLUMNS, quoted(table.name))
-        return {str(name): (str(kind), str(category)) for name, kind, category in rows}
+        return {str(name): (str(kind), str(category)) for name, kind, category, _ in rows}
 
     def statements(self, table: Table, kinds: Sequence[tuple[str, str]]) -> Statements:
-        return Statements(table, [kind for kind, _ in kinds], arrays=any(category == "A" for _, category in kinds))
+        return Statements(table, [kind for kind, _ in kinds], [category for _, category in kinds])
 
     async def insert_rows(self, link: Link, table: Table, rows: Sequence[Row]) -> None:
         count = await (await self.of(link, table)).insert(link, rows)

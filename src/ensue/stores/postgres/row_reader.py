@@ -6,34 +6,22 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from ensue.ports import Table
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.rows import COLUMNS, TO_COLUMN, TO_PLAIN
-from ensue.stores.sql_rows import Columns, SqlRows, check_columns
+from ensue.stores.sql.typed_rows import Catalog, TypedRows
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+# NULLs come last in an ascending order here, where a column has any. A text is no member of an enum by itself. A colon
+# in a text of SQLAlchemy's would be a parameter.
+_QUERY = (
+    "SELECT name, kind, NOT filled, CASE WHEN category = 'E' THEN kind END FROM ("
+    + COLUMNS.replace("::", "\\:\\:").replace("$1", ":place")
+    + ") c (name, kind, category, filled)"
+)
+_CATALOG = Catalog(_QUERY, lambda table: quoted(table.name), TO_COLUMN, TO_PLAIN)
 
-class PostgresRows(SqlRows):
-    """Keep one for a store: it looks up a table's types once."""
 
-    def __init__(self, reading: Callable[[], AbstractAsyncContextManager[AsyncSession]]) -> None:
-        super().__init__(reading)
-        self._known: dict[Table, Columns] = {}
-
-    async def columns(self, session: AsyncSession, table: Table) -> Columns:
-        found = self._known.get(table)
-        if found is None:
-            from sqlalchemy import text
-
-            # A colon of its own would be a parameter to SQLAlchemy.
-            query = COLUMNS.replace("::", "\\:\\:").replace("$1", ":place")
-            rows = await session.execute(text(query), {"place": quoted(table.name)})
-            types = {str(name): str(kind) for name, kind, _ in rows}
-            check_columns(table, types)
-            found = self._known[table] = Columns(
-                {name: TO_COLUMN[types[name]] for name in types if types[name] in TO_COLUMN},
-                [(at, TO_PLAIN[types[name]]) for at, name in enumerate(table.columns) if types[name] in TO_PLAIN],
-            )
-        return found
+def rows(reading: Callable[[], AbstractAsyncContextManager[AsyncSession]]) -> TypedRows:
+    return TypedRows(reading, _CATALOG)

@@ -22,7 +22,7 @@ from ensue.stores.sql_rows import Change, changed
 
 #: Types as they are cast to, without a length: a cast to varchar(10) would cut, an assignment refuses.
 COLUMNS = (
-    "SELECT a.attname, format_type(a.atttypid, -1), t.typcategory::text FROM pg_attribute a "
+    "SELECT a.attname, format_type(a.atttypid, -1), t.typcategory::text, a.attnotnull FROM pg_attribute a "
     "JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped"
 )
 
@@ -52,16 +52,21 @@ TO_PLAIN: dict[str, Change] = {
 
 
 class Statements:
-    """The statements of one table. types: by column, in the table's order. arrays: whether a column is an array."""
+    """The statements of one table. types: by column, in the table's order, and what sorts of types they are (as of
+    `typcategory`)."""
 
-    def __init__(self, table: Table, types: Sequence[str], *, arrays: bool) -> None:
-        self._arrays = arrays
+    def __init__(self, table: Table, types: Sequence[str], sorts: Sequence[str]) -> None:
+        self._arrays = "A" in sorts
         self._id_at = id_at = table.columns.index(table.id_column)
         names = [quoted(name) for name in table.columns]
         into, columns, key = quoted(table.name), ", ".join(names), names[id_at]
         # A join, not `= ANY`: that compares each row of a small table with each id, where no statistics are known.
+        # Members of an enum as text: psycopg would return their bytes.
+        read = ", ".join(
+            f"t.{name}::text" if sort == "E" else f"t.{name}" for name, sort in zip(names, sorts, strict=True)
+        )
         self.load_text = (
-            f"SELECT {', '.join(f't.{name}' for name in names)} FROM unnest($1::{types[id_at]}[]) AS w(id) "
+            f"SELECT {read} FROM unnest($1::{types[id_at]}[]) AS w(id) "
             f"JOIN {into} t ON t.{key} = w.id ORDER BY t.{key} FOR UPDATE OF t"
         )
         sources = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))

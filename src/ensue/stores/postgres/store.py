@@ -6,12 +6,12 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from ensue.stores.postgres import row_reader
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.listen import Listening
 from ensue.stores.postgres.outbox import make_outbox
 from ensue.stores.postgres.polled import WAITING
-from ensue.stores.postgres.row_reader import PostgresRows
 from ensue.stores.postgres.url import PostgresUrl, parse
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
@@ -20,6 +20,7 @@ from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.server import Server
 from ensue.stores.sql.store import SqlStore
 from ensue.stores.sql.wakeup import Notifier, Polling, Wakeup
+from ensue.stores.sql_rows import SqlRows
 
 T = TypeVar("T")
 
@@ -78,9 +79,9 @@ class PostgresStore(SqlStore):
 
     def __init__(self, url: str, service: str) -> None:
         super().__init__(service, PostgresServer(parse(url)))
-        self._rows = PostgresRows(self.reading)
+        self._rows = row_reader.rows(self.reading)
 
-    def rows(self) -> PostgresRows:
+    def rows(self) -> SqlRows:
         return self._rows
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ensue.ports import Lookup, Table
-from ensue.stores.sort_keys import sort_key
+from ensue.stores.sort_keys import place, sort_key
 
 
 class Keys:
@@ -21,7 +21,7 @@ class Keys:
     def lookup(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> bytes:
         """The sorted set of the rows with these values of `lookup.equal`."""
         names = f"lookup:{table.name}:{','.join(lookup.equal)}:{','.join(lookup.order)}:"
-        return self.prefix + names.encode() + sort_key(equal)
+        return self.prefix + names.encode() + place(table, lookup.equal, equal)
 
 
 def row_key(row_id: Any) -> bytes:
@@ -29,7 +29,7 @@ def row_key(row_id: Any) -> bytes:
     return sort_key((row_id,))
 
 
-def member(order: Sequence[Any]) -> bytes:
+def member(table: Table, lookup: Lookup, order: Sequence[Any]) -> bytes:
     """A row's entry in a lookup: its place, which ends with its field in the hash; the last 2 bytes say how long."""
-    whole = sort_key(order)
+    whole = place(table, lookup.order, order)
     return whole + len(row_key(order[-1])).to_bytes(2, "big")

@@ -10,7 +10,7 @@ from ensue.stores.redis.keys import Keys, row_key
 from ensue.stores.redis.scripts import FIND
 from ensue.stores.redis.server import Server
 from ensue.stores.redis.touched import Row, decode_row
-from ensue.stores.sort_keys import sort_key
+from ensue.stores.sort_keys import place
 
 _FIELDS_MAX = 1000
 
@@ -44,10 +44,10 @@ class RedisRows:
         limit: int,
     ) -> Sequence[Row]:
         await self._known(table)
-        lowest = b"[" + sort_key(since)
+        lowest = b"[" + place(table, lookup.order, since)
         if after:
             # 0xff: beyond the length that ends the entry itself.
-            lowest = max(lowest, b"[" + sort_key(after) + b"\xff\xff\xff")
+            lowest = max(lowest, b"[" + place(table, lookup.order, after) + b"\xff\xff\xff")
         keys = [self._keys.lookup(table, lookup, equal), self._keys.table(table)]
         return [decode_row(each) for each in await self._server.script(FIND, keys, [lowest, b"+", limit])]
 

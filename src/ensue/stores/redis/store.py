@@ -77,7 +77,8 @@ class RedisStore(ServedStore[Server]):
 
     async def known(self, table: Table) -> None:
         """Raise UsageError when the table is kept with other columns or lookups than it is declared with."""
-        declared = msgspec.json.encode((table.columns, table.id_column, table.lookups))
+        placed = [table.placed] if table.placed else []
+        declared = msgspec.json.encode((table.columns, table.id_column, table.lookups, *placed))
         if self._known.get(table.name) == declared:
             return
         server = self._opened()

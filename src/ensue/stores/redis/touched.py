@@ -85,7 +85,7 @@ class Touched:
         values = dict(zip(self.table.columns, row, strict=True))
         for lookup in self.table.lookups:
             key = self._keys.lookup(self.table, lookup, [values[name] for name in lookup.equal])
-            yield key, member([values[name] for name in lookup.order])
+            yield key, member(self.table, lookup, [values[name] for name in lookup.order])
 
 
 def _commands(name: str, words: dict[bytes, list[bytes | str]]) -> Iterator[list[bytes | str]]:

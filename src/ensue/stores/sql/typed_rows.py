@@ -1,0 +1,59 @@
+"""`RowReader` for databases whose columns have richer types than plain values, as their catalog says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from ensue.ports import Table
+from ensue.stores.sql_rows import Change, Columns, SqlRows, check_columns
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Catalog:
+    """What a database says of a table's columns. query: their names and types where `:place` is `place(table)`.
+
+    Its third value says whether NULLs of the column would be sorted last, its fourth what a text must be cast to.
+    to_column, to_plain: by type.
+    """
+
+    query: str
+    place: Callable[[Table], str]
+    to_column: Mapping[str, Change]
+    to_plain: Mapping[str, Change]
+
+
+class TypedRows(SqlRows):
+    """For databases whose drivers insist on types. Keep one for a store: it looks up a table's types once."""
+
+    def __init__(self, reading: Callable[[], AbstractAsyncContextManager[AsyncSession]], catalog: Catalog) -> None:
+        super().__init__(reading)
+        self._catalog = catalog
+        self._known: dict[Table, Columns] = {}
+
+    async def columns(self, session: AsyncSession, table: Table) -> Columns:
+        found = self._known.get(table)
+        if found is None:
+            from sqlalchemy import text
+
+            catalog = self._catalog
+            rows = await session.execute(text(catalog.query), {"place": catalog.place(table)})
+            described = {str(name): (str(kind), last, cast) for name, kind, last, cast in rows}
+            check_columns(table, described)
+            kinds = {name: kind.lower() for name, (kind, _, _) in described.items()}
+            found = self._known[table] = Columns(
+                {name: catalog.to_column[kind] for name, kind in kinds.items() if kind in catalog.to_column},
+                [
+                    (at, catalog.to_plain[kinds[name]])
+                    for at, name in enumerate(table.columns)
+                    if kinds[name] in catalog.to_plain
+                ],
+                {name: str(cast) for name, (_, _, cast) in described.items() if cast},
+                frozenset(name for name, (_, last, _) in described.items() if last),
+            )
+        return found
