@@ -12,15 +12,16 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from ensue.catch_up import Since
-from ensue.errors import UsageError
+from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType, event_type, is_event_class
 from ensue.handling import bound_by_partial, by_place, check_callable, is_async, wraps_async, written_in
+from ensue.kinds import Change, change_of, class_of, same
 from ensue.message import Message
-from ensue.repository import Repository, class_of
+from ensue.repository import Repository
 from ensue.step import Step
 
 #: What a handler's parameter can be; the values are places in the tuple that a call picks from.
@@ -33,8 +34,8 @@ class Handler:
 
     order: which of ENTITY, EVENT, STEP, ... each parameter takes. asynchronous: `async def`; any other function may
     still return an awaitable (a decorator's wrapper does). With an entity: `id_field` of the event holds the entity's
-    id, `optional` says that a missing entity is handed over as None. since: see `catch_up.Since`. keywords: names of
-    the last parameters, where they can be given by name only.
+    id, which `id_change` makes of its value; `optional` says that a missing entity is handed over as None. since: see
+    `catch_up.Since`. keywords: names of the last parameters, where they can be given by name only.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Handler:
     entity: type | None = None
     repository: Repository[Any] | None = None
     id_field: str = ""
+    id_change: Change = same
     optional: bool = False
     since: Since = "beginning"
     keywords: tuple[str, ...] = ()
@@ -57,6 +59,27 @@ class Handler:
     @property
     def needs_session(self) -> bool:
         return SESSION in self.order or SYNC_SESSION in self.order
+
+    def id_of(self) -> Callable[[Any], Any]:
+        """Return what reads the entity's id from an event. It raises BadMessage for what cannot be one."""
+        get, change = attrgetter(self.id_field), self.id_change
+        if change is same:
+            return get
+
+        def read(event: Any) -> Any:
+            value = get(event)
+            try:
+                return None if value is None else change(value)
+            except ValueError as error:
+                assert self.entity is not None
+                raise BadMessage(
+                    f"{self.where}: {self.id_field} is {value!r:.100}, which cannot be the id of a "
+                    f"{self.entity.__name__}: {error}. Correct the sender, or give the field the id's own type",
+                    entity=self.entity.__name__,
+                    entity_id=value,
+                ) from error
+
+        return read
 
     def caller(self) -> Callable[[Any, Any, Step], Any]:
         """Return `call(entity, event, step)` that hands each parameter what it asked for, with no lookup left."""
@@ -210,7 +233,11 @@ def _place(kinds: Sequence[Any]) -> int:
 def _entity(kinds: Sequence[Any], given: type | None, parameter: str, where: str) -> type:
     shown = " | ".join(map(_show, kinds)) or "None"
     if given is not None:
-        narrow = [each for each in kinds if isinstance(each, type) and not getattr(each, "_is_protocol", False)]
+        narrow = [
+            each
+            for each in kinds
+            if isinstance(each, type) and each is not Any and not getattr(each, "_is_protocol", False)
+        ]
         if not all(issubclass(given, each) for each in narrow):
             raise UsageError(f"{where}: entity={given.__name__}, but parameter {parameter!r} is annotated {shown}")
         return given
@@ -219,11 +246,14 @@ def _entity(kinds: Sequence[Any], given: type | None, parameter: str, where: str
     return kinds[0]
 
 
-def id_field(event: type, entity: type, repository: Repository[Any], given: str | None, where: str) -> str:
-    """Return the field of `event` that holds the entity's id: the one that is named as its key, else `<entity>_id`.
+def id_field(
+    event: type, entity: type, repository: Repository[Any], given: str | None, where: str
+) -> tuple[str, Change]:
+    """Return the field of `event` that holds the entity's id, the one that is named as its key, else `<entity>_id`, and
+    what makes the key's type of its values.
 
     A key that is just `id` does not say whose it is, and the event may have an id of its own: not taken unasked.
-    Raises UsageError when there is none, or when its type is not the key's.
+    Raises UsageError when there is none, or when no value of its type is for certain one of the key's.
     """
     hints = _hints(event)
     key = getattr(repository, "id_name", "")
@@ -238,13 +268,16 @@ def id_field(event: type, entity: type, repository: Repository[Any], given: str 
             f'say which: on(id="...") (one of {", ".join(hints)})'
         )
     have, want = class_of(hints[found]), getattr(repository, "id_type", None)
-    if have is not None and want is not None and not (issubclass(have, want) or issubclass(want, have)):
+    change = change_of(have, want)
+    if change is None:
+        assert have is not None
+        assert want is not None
         raise UsageError(
             f"{where}: {event.__name__}.{found} is {have.__name__}, and the id of {entity.__name__} is "
-            f"{want.__name__}, so no entity would ever be found: declare both alike, "
+            f"{want.__name__}, so no entity would ever be found: declare both alike ({found}: {want.__name__}), "
             'or say which field holds the id: on(id="...")'
         )
-    return found
+    return found, change
 
 
 def _hints(event: type) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ensue.errors import UsageError
+from ensue.kinds import as_asked
 from ensue.ports import Lookup, RowReader
 from ensue.repository import Repository, TableRepository
 
@@ -25,14 +26,15 @@ class Rows:
 
     async def get(self, entity: type[T], id: Any) -> T | None:
         """Return the entity with this id, None when there is none."""
-        return (await self.get_many(entity, [id])).get(id)
+        return next(iter((await self.get_many(entity, [id])).values()), None)
 
     async def get_many(self, entity: type[T], ids: Sequence[Any]) -> dict[Any, T]:
-        """Return the entities that exist, by id."""
+        """Return the entities that exist, by id. A UUID may be given as its text and the reverse, as in an event."""
         repository = self._repository(entity)
         name = repository.table.id_column
-        wanted = [repository.value(name, each) for each in ids]
-        return repository.by_id(await self._reader.get(repository.table, wanted))
+        own = [repository.own_id(each) for each in ids]
+        found = await self._reader.get(repository.table, [repository.value(name, each) for each in own])
+        return as_asked(own, repository.by_id(found), repository.table_name, name)
 
     async def find(
         self,

@@ -18,7 +18,8 @@ from ensue.errors import UsageError
 from ensue.event import event_type, is_event_class
 from ensue.handler import SESSION, SYNC_SESSION, Handler, id_field, read_parameters
 from ensue.handling import name_of
-from ensue.repository import Repository, SqlAlchemyRepository, TableRepository
+from ensue.mapped import SqlAlchemyRepository, is_mapped
+from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -178,7 +179,7 @@ class ServiceDefinition:
         return [
             Handler(
                 called, event, function, asked.order, asked.asynchronous, asked.entity, repository,
-                id_field(event.cls, asked.entity, repository, id, where), asked.optional,
+                *id_field(event.cls, asked.entity, repository, id, where), asked.optional,
                 keywords=asked.keywords,
             )
             for event in asked.events
@@ -194,7 +195,12 @@ class ServiceDefinition:
                 )
             known = self._repositories[entity] = known or given
         elif known is None:
-            if not hasattr(entity, "__mapper__"):
+            if not is_mapped(entity):
+                if hasattr(entity, "metadata"):
+                    raise UsageError(
+                        f"{where}: parameter {parameter!r} is annotated {entity.__name__}, which has no table of its "
+                        "own (it is abstract, or a base of others): annotate a class that is mapped to one"
+                    )
                 raise UsageError(
                     f"{where}: parameter {parameter!r} is annotated {entity.__name__}, which is no declared event, nor "
                     "Step, Message, AsyncSession (async def) or Session (def), nor a class mapped by SQLAlchemy. If it "
@@ -204,7 +210,12 @@ class ServiceDefinition:
             known = self._repositories[entity] = SqlAlchemyRepository(entity)
         table = getattr(known, "table_name", None)
         for other, repository in self._repositories.items():
-            if other is not entity and table is not None and getattr(repository, "table_name", None) == table:
+            if (
+                other is not entity
+                and table is not None
+                and getattr(repository, "table_name", None) == table
+                and getattr(repository, "root", repository) is not getattr(known, "root", known)  # of one hierarchy
+            ):
                 raise UsageError(
                     f"{where}: {entity.__name__} and {other.__name__} are both stored in table {table}, and a batch "
                     "must not hold two copies of one row: use one class for all handlers"

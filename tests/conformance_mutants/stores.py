@@ -432,6 +432,31 @@ class _RowsOfPages:
         return found[1:] if after else found
 
 
+class _RowsAfterNothing(_RowsOfPages):
+    """Compares with nothing as SQL does: no row comes after it."""
+
+    async def find(self, table: Table, lookup: Lookup, equal: Sequence[Any], **where: Any) -> Sequence[Row]:
+        return [] if None in where.get("after", ()) else await self.healthy.find(table, lookup, equal, **where)
+
+
+class EndsAfterNothing(WrappedStore):
+    def rows(self) -> Any:
+        return _RowsAfterNothing(self.healthy.rows())
+
+
+class _RowsAsText(_RowsOfPages):
+    async def find(self, table: Table, lookup: Lookup, equal: Sequence[Any], **where: Any) -> Sequence[Row]:
+        found = await self.healthy.find(table, lookup, equal, **where)
+        if table.placed != lookup.order[:1]:
+            return found
+        return sorted(found, key=lambda row: str(row[table.columns.index(lookup.order[0])]))
+
+
+class SortsNumbersAsText(WrappedStore):
+    def rows(self) -> Any:
+        return _RowsAsText(self.healthy.rows())
+
+
 class SkipsARowBetweenPages(WrappedStore):
     def rows(self) -> Any:
         return _RowsOfPages(self.healthy.rows())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -195,4 +195,66 @@ def test_a_type_that_nobody_can_store_is_refused_with_the_way_out() -> None:
 
 
 def test_moments_of_a_datetime_column_sort_as_sqlalchemy_writes_them() -> None:
-    assert THINGS.value("made", datetime(2024, 1, 2, tzinfo=UTC)) == "2024-01-02 00:00:00.000000+00:00"
+    assert THINGS.value("made", datetime(2024, 1, 2)) == "2024-01-02 00:00:00.000000"
+
+
+@dataclasses.dataclass
+class Zoned:
+    id: str
+    made: datetime
+
+
+zoned = TableRepository(
+    Zoned,
+    sa.Table(
+        "zoned",
+        sa.MetaData(),
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("made", sa.DateTime(timezone=True)),
+    ),
+)
+
+
+def test_moments_of_all_zones_are_written_in_one() -> None:
+    east = datetime(2024, 1, 2, 1, tzinfo=timezone(timedelta(hours=1)))
+    assert zoned.value("made", east) == "2024-01-02 00:00:00.000000+00:00"
+    [found] = zoned.by_id([["a", "2024-01-02 00:00:00"]]).values()  # as a database without zones returns it
+    assert found.made == east
+
+
+def test_moments_with_and_without_a_zone_are_not_mixed() -> None:
+    with pytest.raises(UsageError, match=r"Zoned\.made is .* with a time zone, e\.g\. datetime\.now\(UTC\)"):
+        zoned.value("made", datetime(2024, 1, 2))
+    with pytest.raises(UsageError, match=r"Thing\.made is .* or write DateTime\(timezone=True\)"):
+        THINGS.value("made", datetime(2024, 1, 2, tzinfo=UTC))
+
+
+def test_an_entity_that_its_row_cannot_make_again_is_refused() -> None:
+    @dataclasses.dataclass
+    class Hidden:
+        id: str
+        secret: dataclasses.InitVar[str]
+
+    with pytest.raises(UsageError, match="secret is an InitVar"):
+        TableRepository(Hidden, sa.Table("hidden", sa.MetaData(), *columns("id", primary_key=True)))
+
+
+@pytest.mark.parametrize("kind", [Decimal, float])
+def test_an_id_with_several_texts_is_refused(kind: type) -> None:
+    made = dataclasses.make_dataclass("Numbered", [("id", kind)])
+    table = sa.Table("numbered", sa.MetaData(), sa.Column("id", sa.Numeric, primary_key=True))
+    with pytest.raises(UsageError, match=f"its id id is a {kind.__name__}.*make it an int, a str or a UUID"):
+        TableRepository(made, table)
+
+
+def test_numbers_of_a_numeric_column_keep_the_type_of_their_field() -> None:
+    made = dataclasses.make_dataclass("Weighed", [("id", str), ("weight", float), ("pieces", int)])
+    table = sa.Table(
+        "weighed",
+        sa.MetaData(),
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("weight", sa.Numeric),
+        sa.Column("pieces", sa.Numeric(20, 0)),
+    )
+    found: Any = TableRepository(made, table).entity(["a", "1.50", "7"])
+    assert dataclasses.astuple(found) == ("a", 1.5, 7)

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from decimal import Decimal
 from random import Random
 
 import pytest
 
-from ensue.conformance.store_suite import ITEMS, StoreSuite, Undo
+from ensue.conformance.store_suite import AMOUNTS, ITEMS, StoreSuite, Undo
 from ensue.errors import EnsueError, RowConflict
 from ensue.ports import Lookup, Store
 from ensue.tables import ANSWERS, CLAIMS, LEASES
 
-BY_OWNER, ALL = ITEMS.lookups
+BY_OWNER, ALL, OWNERS = ITEMS.lookups
 Row = tuple[str, str | None, int, str]
 
 
@@ -70,6 +71,33 @@ class Reading(StoreSuite):
                 pages += [row[0] for row in page]
                 after = [page[-1][2], page[-1][0]]
             assert pages == expected, f"seed {seed}"
+
+    async def test_nothing_comes_first_and_pages_go_on_after_it(self) -> None:
+        async with self.opened() as store:
+            owners = [None, "ann", None, "bob", None]
+            await self.put(
+                store, ITEMS, [(f"i{number}", owner, number // 2, "") for number, owner in enumerate(owners)]
+            )
+            expected = ["i0", "i2", "i4", "i1", "i3"]
+            assert await self.found(store, OWNERS) == expected
+            for number, place in enumerate(expected[:-1]):
+                row = int(place[1:])
+                after = [owners[row], row // 2, place]
+                assert await self.found(store, OWNERS, after=after) == expected[number + 1 :], f"after {after}"
+                assert await self.found(store, OWNERS, since=after, limit=2) == expected[number : number + 2]
+            assert await self.found(store, OWNERS, since=[None, 1]) == expected[1:]
+
+    async def test_decimals_are_in_the_order_of_their_numbers(self) -> None:
+        async with self.opened() as store:
+            texts = ["-20.0000", "-3.5000", "0.0000", "0.0500", "9.0000", "10.0000", "10.0000", "100.2500"]
+            rows = [(f"i{number}", text) for number, text in enumerate(texts)]
+            await self.put(store, AMOUNTS, [*reversed(rows), ("none", None)])
+            [by_amount] = AMOUNTS.lookups
+            found = await store.rows().find(AMOUNTS, by_amount, [], limit=99)
+            assert [row[0] for row in found] == ["none", *(row[0] for row in rows)]
+            assert [Decimal(str(row[1])) for row in found[1:]] == [Decimal(text) for text in texts]
+            rest = await store.rows().find(AMOUNTS, by_amount, [], after=["10", "i5"], limit=99)
+            assert [row[0] for row in rest] == ["i6", "i7"], "the same number in another spelling"
 
     async def test_a_row_that_changes_moves_in_every_index(self) -> None:
         async with self.opened() as store:

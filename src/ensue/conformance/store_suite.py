@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from itertools import count
 from typing import Any, ClassVar, TypeVar
 
 import pytest
-from sqlalchemy import BigInteger, String
+from sqlalchemy import BigInteger, Numeric, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ensue.codec import encode_envelope
@@ -51,14 +52,24 @@ class Item(_Base):
     note: Mapped[str] = mapped_column(String(64))
 
 
+class Amount(_Base):
+    """An entity that is looked for by what a row holds as text."""
+
+    __tablename__ = "conformance_amount"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    amount: Mapped[Decimal | None] = mapped_column(Numeric(12, 4))
+
+
 METADATA = _Base.metadata
 ACCOUNTS = Table("conformance_account", ("id", "balance"), "id")
 ITEMS = Table(
     "conformance_item",
     ("id", "owner", "rank", "note"),
     "id",
-    (Lookup(("owner",), ("rank", "id")), Lookup((), ("rank", "id"))),
+    (Lookup(("owner",), ("rank", "id")), Lookup((), ("rank", "id")), Lookup((), ("owner", "rank", "id"))),
 )
+AMOUNTS = Table("conformance_amount", ("id", "amount"), "id", (Lookup((), ("amount", "id")),), placed=("amount",))
 
 
 class Undo(Exception):

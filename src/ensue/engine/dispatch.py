@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Any
 
 from ensue.codec import RECORD_BYTES_MAX
@@ -26,6 +25,7 @@ from ensue.errors import CheckpointConflict, HandlerCancelled, StoreUnavailable,
 from ensue.event import EventType
 from ensue.handler import Handler
 from ensue.handling import wraps_async
+from ensue.mapped import SqlAlchemyRepository
 from ensue.message import Message
 from ensue.ports import Ids, StepTransaction
 from ensue.repository import Repository
@@ -58,12 +58,14 @@ class Route:
 
     together: every handler is an entity step that has nothing but its entities, so that many messages share a load. An
     async one may still ask for the step's session: that is found out when it does, see `SessionAsked`.
+    locked: all that a handler can change has been locked; not so what its entity's relationships lead to.
     """
 
     event: EventType[Any]
     read: Callable[[bytes], Any]
     calls: tuple[Call, ...]
     together: bool
+    locked: bool
 
 
 class Dispatcher:
@@ -105,7 +107,8 @@ class Dispatcher:
     def wants_snapshot(self, messages: Sequence[Message]) -> bool:
         """Whether a handler of these may change what it read without a lock; entity steps have their rows locked."""
         routes = self.routes
-        return not all(routes[message.envelope.type].together for message in messages)
+        found = [routes[message.envelope.type] for message in messages]
+        return not all(route.together and route.locked for route in found)
 
     def outgoing(self, transaction: StepTransaction) -> Outgoing:
         """What steps of this transaction publish; it goes with their savepoints."""
@@ -309,7 +312,7 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
             each.asynchronous,
             each.repository,
             places.setdefault(each.repository, len(places)),
-            attrgetter(each.id_field) if each.id_field else _no_id,
+            each.id_of() if each.id_field else _no_id,
             each.optional,
             each.asynchronous or wraps_async(each.function),
         )
@@ -317,7 +320,9 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
     )
     event = handlers[0].event
     together = all(call.repository is not None and not (sessions and call.handler.needs_session) for call in calls)
-    return Route(event, event.read, calls, together)
+    mapped = [each.repository for each in handlers if isinstance(each.repository, SqlAlchemyRepository)]
+    locked = not (sessions and any(each.related for each in mapped))
+    return Route(event, event.read, calls, together, locked)
 
 
 def _no_id(event: Any) -> Any:

@@ -14,11 +14,13 @@ from typing import Any, cast
 
 from ensue.engine.budget import Budget
 from ensue.engine.limits import HandlerLimit
+from ensue.engine.links import Links
 from ensue.errors import EntityMissing, UsageError
 from ensue.handler import Handler
+from ensue.mapped import SqlAlchemyRepository
 from ensue.message import Message
 from ensue.ports import DocumentTransaction, StepTransaction
-from ensue.repository import Repository, SqlAlchemyRepository, TableRepository
+from ensue.repository import Repository, TableRepository
 from ensue.step import Outgoing, SessionAsked, Step
 
 
@@ -60,10 +62,12 @@ class Entities:
         """A handler was given `entity` (None: there is none) and returned `result` (None: nothing)."""
         mapped = self._mapped
         if mapped is not None:
-            if entity is not None and mapped.deleted(transaction, entity):
-                # By its session: whatever comes next in this batch must find what it would find in a later one.
-                self.changed.pop(entity_id, None)
-                self.found[entity_id] = entity = None
+            if entity is not None:
+                mapped.check_id(entity, entity_id)
+                if mapped.deleted(transaction, entity):
+                    # By its session: whatever comes next in this batch must find what it would find in a later one.
+                    self.changed.pop(entity_id, None)
+                    self.found[entity_id] = entity = None
             left = entity if result is None else result
             if left is not None and mapped.unsettled(left):
                 self.unsettled.add(entity_id)
@@ -104,7 +108,7 @@ class EntityRun:
 
     async def run(self, work: Sequence[Work], budget: Budget | None = None, *, guarded: bool = False) -> int:
         """Return how much of the work was done, the first of it at least: all, or what came before the budget was
-        spent, or before a message whose entity has to be loaded anew. guarded: raises SessionAsked."""
+        spent, or before a message whose entity has to be loaded anew (see `Links`). guarded: raises SessionAsked."""
         count = len(work)
         transaction, outgoing, documents = self._transaction, self._outgoing, self._documents
         ready: list[tuple[Message, Any, Todo]] = []
@@ -124,10 +128,14 @@ class EntityRun:
         self.index = None
         for entities in loaded.values():
             entities.found = await entities.repository.load(transaction, list(entities.found))
+        links = Links(loaded.values())
         budget = budget or Budget()
         with budget:
             for self.index, (message, event, todo) in enumerate(ready):
-                if self.index and (budget.spent or any(each in entities.unsettled for _, entities, each in todo)):
+                if self.index and (
+                    budget.spent
+                    or any(each in entities.unsettled or links.stale(entities) for _, entities, each in todo)
+                ):
                     count = self.index
                     break
                 envelope = message.envelope
@@ -146,6 +154,8 @@ class EntityRun:
                     if outgoing.asked:
                         raise SessionAsked  # again: the handler has caught it
                     entities.left(transaction, entity_id, entity, result)
+                    if links.watched:
+                        links.left(entities, entity, entities.found.get(entity_id))
                     if documents is not None:
                         documents.done(message, call, entities, entity_id)
         self.index = None

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from ensue.errors import UsageError
 from ensue.handler import Handler
+from ensue.mapped import SqlAlchemyRepository
 from ensue.ports import Capabilities, Store
-from ensue.repository import SqlAlchemyRepository, TableRepository
+from ensue.repository import TableRepository
 from ensue.service import ServiceDefinition
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from ensue.errors import UsageError
+from ensue.stores import lazy_loads
 
 
 class StepSession(Session):
@@ -44,6 +45,9 @@ class StepSession(Session):
     def end(self) -> None:
         """Close it for good: a later use raises."""
         super().close()
+
+
+lazy_loads.refuse(StepSession)
 
 
 class ReadingSession(StepSession):

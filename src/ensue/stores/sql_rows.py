@@ -54,19 +54,17 @@ class Columns:
     """How values of a table's columns are written and read where a database has richer types than plain values.
 
     to_column: by name, what a plain value becomes. to_plain: by place in `table.columns`, what a value read becomes.
-    casts: by name, the type that a text has to be cast to. last: columns whose NULLs this database would sort last.
+    last: columns whose NULLs this database would sort last.
     """
 
     def __init__(
         self,
         to_column: Mapping[str, Change] | None = None,
         to_plain: Sequence[tuple[int, Change]] = (),
-        casts: Mapping[str, str] | None = None,
         last: Container[str] = (),
     ) -> None:
         self._to_column = to_column or {}
         self._to_plain = to_plain
-        self._casts = casts or {}
         self._last = last
 
     def written(self, names: Sequence[str], values: Sequence[Any]) -> Sequence[Any]:
@@ -78,9 +76,6 @@ class Columns:
     def plain(self, row: Sequence[Any]) -> Sequence[Any]:
         return changed(row, self._to_plain)
 
-    def parameter(self, name: str, parameter: str) -> str:
-        return f"CAST({parameter} AS {self._casts[name]})" if name in self._casts else parameter
-
     def order(self, name: str, quoted: str) -> str:
         return f"{quoted} NULLS FIRST" if name in self._last else quoted
 
@@ -88,10 +83,10 @@ class Columns:
 _PLAIN = Columns()
 
 
-def get_statement(table: Table, ids: Sequence[Any], quote: Quote, columns: Columns = _PLAIN) -> Statement:
+def get_statement(table: Table, ids: Sequence[Any], quote: Quote) -> Statement:
     """The rows with these ids, at most IDS_MAX of them."""
     wanted = {f"i{number}": each for number, each in enumerate(ids)}
-    return _get_text(table, len(ids), quote, columns), wanted
+    return _get_text(table, len(ids), quote), wanted
 
 
 def find_statement(
@@ -112,12 +107,10 @@ def find_statement(
     return _find_text(table, lookup, *shape, quote, columns), values | {"rows": limit}
 
 
-def count_statement(
-    table: Table, lookup: Lookup, equal: Sequence[Any], quote: Quote, columns: Columns = _PLAIN
-) -> Statement:
+def count_statement(table: Table, lookup: Lookup, equal: Sequence[Any], quote: Quote) -> Statement:
     nulls = tuple(each is None for each in equal)
     values = {f"e{number}": each for number, each in enumerate(equal) if each is not None}
-    where = _where(_equal(lookup, nulls, quote, columns))
+    where = _where(_equal(lookup, nulls, quote))
     return f"SELECT count(*) FROM {quote(table.name)}{where}", values
 
 
@@ -126,8 +119,8 @@ Nulls = tuple[bool, ...]
 
 
 @lru_cache(maxsize=1024)
-def _get_text(table: Table, ids: int, quote: Quote, columns: Columns) -> str:
-    wanted = ", ".join(columns.parameter(table.id_column, f":i{number}") for number in range(ids))
+def _get_text(table: Table, ids: int, quote: Quote) -> str:
+    wanted = ", ".join(f":i{number}" for number in range(ids))
     return f"{_select(table, quote)} WHERE {quote(table.id_column)} IN ({wanted})"
 
 
@@ -135,22 +128,23 @@ def _get_text(table: Table, ids: int, quote: Quote, columns: Columns) -> str:
 def _find_text(
     table: Table, lookup: Lookup, equal: Nulls, since: Nulls, after: Nulls, quote: Quote, columns: Columns
 ) -> str:
-    conditions = _equal(lookup, equal, quote, columns)
+    conditions = _equal(lookup, equal, quote)
+    order = [quote(name) for name in lookup.order]
     if since:
-        conditions.append(_from(lookup.order, "s", since, ">=", quote, columns))
+        conditions.append(_from(order, "s", since, ">="))
     if after:
-        conditions.append(_from(lookup.order, "a", after, ">", quote, columns))
-    order = ", ".join(columns.order(name, quote(name)) for name in lookup.order)
-    return f"{_select(table, quote)}{_where(conditions)} ORDER BY {order} LIMIT :rows"
+        conditions.append(_from(order, "a", after, ">"))
+    places = ", ".join(columns.order(name, column) for name, column in zip(lookup.order, order, strict=True))
+    return f"{_select(table, quote)}{_where(conditions)} ORDER BY {places} LIMIT :rows"
 
 
 def _select(table: Table, quote: Quote) -> str:
     return f"SELECT {', '.join(quote(name) for name in table.columns)} FROM {quote(table.name)}"
 
 
-def _equal(lookup: Lookup, nulls: Nulls, quote: Quote, columns: Columns) -> list[str]:
+def _equal(lookup: Lookup, nulls: Nulls, quote: Quote) -> list[str]:
     return [
-        f"{quote(name)} IS NULL" if null else f"{quote(name)} = {columns.parameter(name, f':e{number}')}"
+        f"{quote(name)} IS NULL" if null else f"{quote(name)} = :e{number}"
         for number, (name, null) in enumerate(zip(lookup.equal, nulls, strict=True))
     ]
 
@@ -159,17 +153,15 @@ def _where(conditions: Sequence[str]) -> str:
     return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
-def _from(
-    names: Sequence[str], prefix: str, nulls: Nulls, last: str, quote: Quote, columns: Columns, at: int = 0
-) -> str:
+def _from(columns: Sequence[str], prefix: str, nulls: Nulls, last: str, at: int = 0) -> str:
     """Rows whose first columns come after the values `:prefix0, :prefix1, …` (or are them, with last=">="). NULL comes
     before everything, and no comparison with a value is true of it."""
-    column, value = quote(names[at]), columns.parameter(names[at], f":{prefix}{at}")
+    column, value = columns[at], f":{prefix}{at}"
     if at == len(nulls) - 1:
         if nulls[at]:
             return f"{column} IS NOT NULL" if last == ">" else "1 = 1"
         return f"{column} {last} {value}"
-    rest = _from(names, prefix, nulls, last, quote, columns, at + 1)
+    rest = _from(columns, prefix, nulls, last, at + 1)
     if nulls[at]:
         return f"({column} IS NOT NULL OR ({rest}))"
     return f"({column} >= {value} AND ({column} > {value} OR ({rest})))"
@@ -193,7 +185,7 @@ class SqlRows:
             for begin in range(0, len(wanted), IDS_MAX):
                 chunk = wanted[begin : begin + IDS_MAX]
                 written = columns.written([table.id_column] * len(chunk), chunk)
-                found += await _rows(session, get_statement(table, written, _quote_of(session), columns), columns)
+                found += await _rows(session, get_statement(table, written, _quote_of(session)), columns)
         return found
 
     async def find(
@@ -217,7 +209,7 @@ class SqlRows:
         async with self._reading() as session:
             columns = await self.columns(session, table)
             written = columns.written(lookup.equal, equal)
-            statement = count_statement(table, lookup, written, _quote_of(session), columns)
+            statement = count_statement(table, lookup, written, _quote_of(session))
             [(count,)] = await _rows(session, statement)
         return int(count)
 

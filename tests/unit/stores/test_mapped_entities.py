@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,9 @@ import pytest
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from tests.unit.stores.conftest import MakeStore
 
 from ensue import Event, Service, Step, TableRepository, UsageError
-from ensue.ports import Store
-from ensue.stores.mariadb.store import MariaDbStore
-from ensue.stores.postgres.store import PostgresStore
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing import run
 
@@ -60,23 +56,6 @@ class Line(Base):
     __tablename__ = "line"
     id: Mapped[int] = mapped_column(primary_key=True)
     cart_id: Mapped[str] = mapped_column(ForeignKey("cart.cart_id"))
-
-
-MakeStore = Callable[[str], Store]
-
-
-@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
-def make_store(request: pytest.FixtureRequest) -> MakeStore | None:
-    database = f"mapped_{secrets.token_hex(4)}"
-    if request.param == "postgres":
-        postgres = request.getfixturevalue("postgres_server")
-        postgres.psql("postgres", f"CREATE DATABASE {database}")
-        return lambda service: PostgresStore(postgres.url(database), service)
-    if request.param == "mariadb":
-        mariadb = request.getfixturevalue("mariadb_server")
-        mariadb.sql(f"CREATE DATABASE {database}")
-        return lambda service: MariaDbStore(mariadb.url(database), service)
-    return None
 
 
 async def test_an_entity_of_a_hierarchy_with_eager_relationships_is_loaded_and_saved(

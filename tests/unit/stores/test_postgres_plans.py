@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -9,14 +10,18 @@ from typing import Any
 
 import asyncpg
 import pytest
+import sqlalchemy as sa
 from servers import PostgresServer
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
 
+from ensue import Lookup, TableRepository
 from ensue.ports import Kind, Table
 from ensue.stores.postgres import PostgresStore, dialect, polled, stamps, unsent
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.rows import Statements
-from ensue.stores.sql_rows import find_statement
+from ensue.stores.sql_rows import Columns, find_statement
 from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LETTERS
 
 DATABASE = "plans"
@@ -153,6 +158,40 @@ async def test_entities_of_a_table_that_was_never_analyzed_are_not_compared_one_
     assert plan["Actual Rows"] == 400
     filtered = [node for node in nodes(plan) if node.get("Rows Removed by Filter")]
     assert not filtered, json.dumps(filtered, indent=1)
+
+
+async def test_a_lookup_with_nothing_first_is_read_in_the_order_of_the_index_that_its_declaration_makes(
+    connection: Any,
+) -> None:
+    """An index as PostgreSQL makes it by itself has NULLs last, and every page would be sorted."""
+
+    @dataclasses.dataclass
+    class Planned:
+        id: int
+        sent: int | None
+
+    table = sa.Table(
+        "plan_sent", sa.MetaData(), sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("sent", sa.BigInteger)
+    )
+    lookup = Lookup((), ("sent", "id"))
+    declared = TableRepository(Planned, table, lookups=[lookup]).table
+    [index] = table.indexes
+    speech = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's
+    transaction = connection.transaction()
+    await transaction.start()
+    for statement in (CreateTable(table), CreateIndex(index)):
+        await connection.execute(str(statement.compile(dialect=speech)))
+    await connection.execute("INSERT INTO plan_sent SELECT n, nullif(n % 9, 0) FROM generate_series(1, 20000) n")
+    await connection.execute("ANALYZE plan_sent")
+    columns = Columns(last={"sent"})
+    for after in ([], [None, 9], [3, 9]):
+        text, values = find_statement(declared, lookup, [], [], after, 20, quoted, columns)
+        for name, value in values.items():
+            text = text.replace(f":{name}", str(value))
+        [(found,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON, ANALYZE, TIMING OFF) {text}")
+        kinds = {node["Node Type"] for node in nodes(json.loads(found)[0]["Plan"])}
+        assert not any("Sort" in kind or "Seq" in kind for kind in kinds), kinds
+    await transaction.rollback()
 
 
 @pytest.mark.parametrize("generic", [True, False], ids=["generic", "custom"])

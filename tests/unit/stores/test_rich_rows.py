@@ -25,6 +25,9 @@ parcels = Table(
 )
 BY_OWNER = Lookup(("owner",), ("sent", "id"))
 PARCELS = Rows("rich_parcels", ("id", "owner", "weight", "sent", "note"), "id", (BY_OWNER,))
+amounts = Table("rich_amounts", metadata, Column("id", Uuid, primary_key=True), Column("amount", Numeric(30, 1)))
+BY_AMOUNT = Lookup((), ("amount", "id"))
+AMOUNTS = Rows("rich_amounts", ("id", "amount"), "id", (BY_AMOUNT,))
 OWNER = uuid.UUID(int=7).hex
 
 
@@ -78,6 +81,11 @@ async def test_what_mariadb_has_types_of_its_own_for_is_found_by_plain_values(ma
         assert found == [*row(1)[:3], "2024-01-01T10:00:00", None]
         since = await store.rows().find(PARCELS, BY_OWNER, [OWNER], since=[row(2)[3]], limit=9)
         assert [each[0] for each in since] == [row(2)[0]]
+        exact = [(row(at)[0], f"12345678901234567890.{at}") for at in range(1, 4)]
+        async with store.transaction() as transaction:
+            await transaction.insert_rows(AMOUNTS, exact)
+        found = await store.rows().find(AMOUNTS, BY_AMOUNT, [], after=[exact[1][1], exact[1][0]], limit=9)
+        assert [tuple(each) for each in found] == exact[2:], "as floats they would be equal"
         assert await store.rows().count(PARCELS, BY_OWNER, [OWNER]) == 2
     finally:
         await store.close()

@@ -13,14 +13,15 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Column, MetaData, String, Table
+from sqlalchemy import Column, Date, Index, MetaData, Numeric, String, Table, Uuid
 
 from ensue import Lookup, Rows, Service, TableRepository, UsageError
 from ensue.conformance.store import SERVICE
 from ensue.conformance.store_rows import Reading
 from ensue.ports import Capabilities, RowReader, Store
+from ensue.ports import Table as PlainTable
 from ensue.stores.memory import MemoryStore
-from ensue.stores.sort_keys import sort_key
+from ensue.stores.sort_keys import place, sort_key
 from ensue.stores.sql_rows import SqlRows
 from ensue.stores.sqlite import SqliteStore
 
@@ -37,8 +38,12 @@ metadata = MetaData()
 parcel = Table(
     "parcel",
     metadata,
-    *(Column(name, String(64), primary_key=name == "id") for name in ("id", "sent", "price", "note")),
+    Column("id", Uuid, primary_key=True),
+    Column("sent", Date, nullable=False),
+    Column("price", Numeric(9, 2), nullable=False),
+    Column("note", String(64)),
 )
+FIELDS = ("sent", "price", "note")
 PARCELS = TableRepository(
     Parcel,
     parcel,
@@ -100,6 +105,17 @@ def test_an_index_must_fit_its_class() -> None:
         TableRepository(Parcel, parcel, lookups=[Lookup((), ("when", "id"))])
     with pytest.raises(UsageError, match="must end with the id"):
         TableRepository(Parcel, parcel, lookups=[Lookup((), ("id", "sent"))])
+
+
+def test_decimals_in_a_column_of_text_have_no_order() -> None:
+    text = Table(
+        "text", MetaData(), Column("id", Uuid, primary_key=True), *(Column(each, String(20)) for each in FIELDS)
+    )
+    with pytest.raises(UsageError, match=r"price is a Decimal in a column of text.*the type Numeric"):
+        TableRepository(Parcel, text, lookups=[Lookup((), ("price", "id"))])
+    Index("of_price", text.c.price)
+    found = TableRepository(Parcel, text).table.lookups
+    assert found == (Lookup((), ("id",)), Lookup(("price",), ("id",)))
 
 
 async def test_a_service_hands_out_rows(tmp_path: Path) -> None:
@@ -181,3 +197,19 @@ def test_what_has_no_place_is_refused() -> None:
     for value in (2**63, float("nan"), Decimal(1)):
         with pytest.raises(UsageError, match="no place in a lookup"):
             sort_key([value])
+
+
+_DECIMALS = PlainTable("x", ("id", "price"), "id", placed=("price",))
+
+
+@given(st.lists(st.decimals(allow_nan=False, allow_infinity=False), min_size=2, max_size=6))
+def test_decimals_sort_by_their_value(values: list[Decimal]) -> None:
+    places = [place(_DECIMALS, ("price", "id"), (str(each), 1)) for each in sorted(values)]
+    assert places == sorted(places)
+    assert len(set(places)) == len(set(values))
+
+
+def test_what_is_no_finite_number_has_no_place_among_decimals() -> None:
+    for text in ("many", "NaN", "Infinity"):
+        with pytest.raises(UsageError, match=r"no place in a lookup: expected a (finite|decimal) number"):
+            place(_DECIMALS, ("price",), (text,))

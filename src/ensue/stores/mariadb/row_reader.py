@@ -12,8 +12,8 @@ from ensue.stores.sql.typed_rows import Catalog, TypedRows
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-# NULLs come first by themselves, and a text is whatever it is compared with.
-_QUERY = f"SELECT c.*, 0, NULL FROM ({COLUMNS.replace('%s', ':place')}) c"
+# NULLs come first by themselves.
+_QUERY = f"SELECT c.*, 0 FROM ({COLUMNS.replace('%s', ':place')}) c"
 _CATALOG = Catalog(_QUERY, lambda table: table.name, TO_COLUMN, TO_PLAIN)
 
 

@@ -7,7 +7,6 @@ Where a column has a richer type (uuid, decimal, datetime), its values are writt
 from __future__ import annotations
 
 import datetime
-import decimal
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -37,12 +36,7 @@ def _moment(value: Any) -> Any:
 
 
 #: type -> how a plain value is given to the driver.
-TO_COLUMN: dict[str, Change] = {
-    # As text it would be compared as a float is.
-    "decimal": lambda value: decimal.Decimal(value) if isinstance(value, str) else value,
-    "datetime": _moment,
-    "timestamp": _moment,
-}
+TO_COLUMN: dict[str, Change] = {"datetime": _moment, "timestamp": _moment}
 #: type -> how a value that the driver returns is made plain.
 TO_PLAIN: dict[str, Change] = {
     "uuid": lambda value: str(value).replace("-", ""),

@@ -13,10 +13,10 @@ from ensue.stores.sql.typed_rows import Catalog, TypedRows
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-# NULLs come last in an ascending order here, where a column has any. A text is no member of an enum by itself. A colon
-# in a text of SQLAlchemy's would be a parameter.
+# NULLs come last in an ascending order here, where a column has any. A colon in a text of SQLAlchemy's would be a
+# parameter.
 _QUERY = (
-    "SELECT name, kind, NOT filled, CASE WHEN category = 'E' THEN kind END FROM ("
+    "SELECT name, kind, NOT filled FROM ("
     + COLUMNS.replace("::", "\\:\\:").replace("$1", ":place")
     + ") c (name, kind, category, filled)"
 )

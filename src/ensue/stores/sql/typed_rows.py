@@ -16,11 +16,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Catalog:
-    """What a database says of a table's columns. query: their names and types where `:place` is `place(table)`.
-
-    Its third value says whether NULLs of the column would be sorted last, its fourth what a text must be cast to.
-    to_column, to_plain: by type.
-    """
+    """What a database says of a table's columns. query: their names, their types, and whether the database would sort
+    their NULLs last, where `:place` is `place(table)`. to_column, to_plain: by type."""
 
     query: str
     place: Callable[[Table], str]
@@ -43,17 +40,13 @@ class TypedRows(SqlRows):
 
             catalog = self._catalog
             rows = await session.execute(text(catalog.query), {"place": catalog.place(table)})
-            described = {str(name): (str(kind), last, cast) for name, kind, last, cast in rows}
+            described = {str(name): (str(kind).lower(), last) for name, kind, last in rows}
             check_columns(table, described)
-            kinds = {name: kind.lower() for name, (kind, _, _) in described.items()}
+            places = {name: at for at, name in enumerate(table.columns)}
+            to_column, to_plain = catalog.to_column, catalog.to_plain
             found = self._known[table] = Columns(
-                {name: catalog.to_column[kind] for name, kind in kinds.items() if kind in catalog.to_column},
-                [
-                    (at, catalog.to_plain[kinds[name]])
-                    for at, name in enumerate(table.columns)
-                    if kinds[name] in catalog.to_plain
-                ],
-                {name: str(cast) for name, (_, _, cast) in described.items() if cast},
-                frozenset(name for name, (_, last, _) in described.items() if last),
+                {name: to_column[kind] for name, (kind, _) in described.items() if kind in to_column},
+                [(at, to_plain[described[name][0]]) for name, at in places.items() if described[name][0] in to_plain],
+                frozenset(name for name, (_, last) in described.items() if last),
             )
         return found
