@@ -128,7 +128,7 @@ async def _drain(directory: Path, service: Service, events: int, partitions: int
     worker: Worker | None = None
 
     def progress() -> None:
-        if worker is not None and worker.relay is not None and worker.relay.position >= events:
+        if worker is not None and worker.loops.relay is not None and worker.loops.relay.position >= events:
             finished.set()
 
     runtime = make_runtime(service, directory, partitions=partitions, engine=engine, progress=progress)

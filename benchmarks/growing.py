@@ -39,9 +39,9 @@ class Draining:
         self._marks = marks
 
     def progress(self) -> None:
-        if self.worker is None or self.worker.relay is None:
+        if self.worker is None or self.worker.loops.relay is None:
             return
-        position = self.worker.relay.position
+        position = self.worker.loops.relay.position
         if len(self.memory_mib) < len(self._marks) and position >= self._marks[len(self.memory_mib)]:
             self.memory_mib.append(psutil.Process().memory_info().rss / 2**20)
         if position >= self._through:

@@ -83,7 +83,7 @@ class EnsueSide:
         worker: Worker | None = None
 
         def progress() -> None:
-            if worker is not None and worker.relay is not None and worker.relay.position >= count:
+            if worker is not None and worker.loops.relay is not None and worker.loops.relay.position >= count:
                 finished.set()
 
         service = self._make_service()

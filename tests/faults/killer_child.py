@@ -203,4 +203,4 @@ async def _live(orders: Orders) -> None:
 
 def _suspects(world: World) -> bool:
     workers = [each.worker for each in world.runtimes.values()]
-    return any(each.suspicion for worker in workers if worker is not None for each in worker.consumers)
+    return any(each.suspicion for worker in workers if worker is not None for each in worker.loops.consumers)

@@ -454,7 +454,7 @@ async def test_a_loss_is_neither_asked_for_nor_complained_of_without_end(
         asked = (await world.broker.bounds("ensue.control", 0)).last
         for number in range(TOTAL, TOTAL + 20):
             await telegraph.send(number, number + 1)
-            await until(lambda: world.runtimes["receives"].worker.consumers[0].settled, world)  # type: ignore[union-attr]
+            await until(lambda: world.runtimes["receives"].worker.loops.consumers[0].settled, world)  # type: ignore[union-attr]
         await asyncio.sleep(0.3)  # several resend intervals
         assert (await world.broker.bounds("ensue.control", 0)).last <= asked + 1
     assert len([each for each in caplog.records if "are gone from log and outbox" in each.getMessage()]) == 1

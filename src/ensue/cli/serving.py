@@ -153,7 +153,7 @@ async def _tell_ready(service: Service, runtime: Runtime) -> None:
     log.info("%s: database %s, broker %s", service.name, masked(settings.database), masked(settings.broker))
     await runtime.ready()
     if runtime.worker is not None:
-        log.info("%s: ready as %s; works on %s", service.name, runtime.worker.name, _listed(runtime.worker.holds))
+        log.info("%s: ready as %s; works on %s", service.name, runtime.worker.name, _listed(runtime.worker.loops.names))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,7 +13,8 @@ from ensue.app import Service
 from ensue.cli.loading import Opened, load_services, opened
 from ensue.cli.output import complain, masked, plain, print_json, print_table, say
 from ensue.engine.lookup import records_between
-from ensue.engine.worker import RELAY, is_gone
+from ensue.engine.loops import RELAY
+from ensue.engine.worker import is_gone
 from ensue.errors import BrokerUnavailable, EnsueError
 from ensue.message import LOST, TICK, Checkpoint, Counters, Gap, Garbage, LeaseTable, Message, Partition
 from ensue.ports import Broker

@@ -8,6 +8,8 @@ import itertools
 import secrets
 import time
 
+from ensue.ports import Clock
+
 
 class SystemClock:
     def now(self) -> float:
@@ -18,6 +20,21 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class DatabaseClock:
+    """The database's clock without asking it: ours, and how far that one was ahead when it was last told."""
+
+    def __init__(self, ours: Clock) -> None:
+        self._ours = ours
+        self._ahead_s = 0.0
+
+    def tells(self, now: float) -> None:
+        """The database says what time it is, seconds since the epoch."""
+        self._ahead_s = now - self._ours.now()
+
+    def now(self) -> float:
+        return self._ours.now() + self._ahead_s
 
 
 class UniqueIds:

@@ -7,14 +7,11 @@ docs/explanation/promises.md.
 
 from __future__ import annotations
 
-import datetime
 import logging
 from collections.abc import Sequence
 from random import Random
 
-import msgspec
-
-from ensue.catch_up import adopted, ended, passed_over, plan_catch_up
+from ensue.catch_up import adopted, ended
 from ensue.engine.clock import seconds_of
 from ensue.engine.context import Context
 from ensue.engine.dead_letters import DeadLetters, Reason
@@ -22,10 +19,11 @@ from ensue.engine.dispatch import StepFailed
 from ensue.engine.gap_watch import GapWatch
 from ensue.engine.lane import Lane, Part
 from ensue.engine.loop import Loop
+from ensue.engine.place import Place
 from ensue.engine.suspicion import Suspicion
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict
-from ensue.message import Checkpoint, Counters, DeadLetter, GapState, Garbage, Message, Partition
-from ensue.plan import Plan, plan
+from ensue.message import Checkpoint, Counters, GapState, Garbage, Message, Partition
+from ensue.plan import Plan
 from ensue.ports import Reader
 
 log = logging.getLogger("ensue.consumer")
@@ -45,23 +43,23 @@ class PartitionConsumer(Loop):
     ) -> None:
         super().__init__(str(partition), context)
         self.partition = partition
-        self.suspicion = Suspicion(partition, context) if suspect else None
         self._lane = lane
-        self._checkpoint = Checkpoint()
         self._letters = DeadLetters(partition, context, random)
-        self._wanted = context.dispatcher.definition.wanted(partition.topic)
-        self._timed = any(isinstance(since, datetime.datetime) for since in self._wanted.values())
+        self._place = Place(partition, context, self._letters, Suspicion(partition, context) if suspect else None)
         self._reader: Reader | None = None
-        self._unsaved = Counters()  # what was seen since the last save: duplicates and unknown types need no commit
         self._gaps = GapWatch(partition, context)
         self._looked = 0.0
         self._behind_s = 0.0
         self._compared = (-1, 0.0)  # the revision that was found stored, or was written, and when
 
     @property
+    def suspicion(self) -> Suspicion | None:
+        return self._place.suspicion
+
+    @property
     def offset(self) -> int:
         """How far the log is read; what is stored may lag behind by records without effect."""
-        return self._checkpoint.offset
+        return self._place.checkpoint.offset
 
     @property
     def behind_s(self) -> float:
@@ -71,7 +69,7 @@ class PartitionConsumer(Loop):
     @property
     def settled(self) -> bool:
         """Whether nothing is open but what waits for an operator: no gap that heals, no attempt left to make."""
-        checkpoint = self._checkpoint
+        checkpoint = self._place.checkpoint
         return (
             self._letters.next_due_s() == float("inf")
             and checkpoint.catching_up is None
@@ -87,22 +85,22 @@ class PartitionConsumer(Loop):
             # Letters outlive a checkpoint that an operator deleted, to read anew: their numbers stay taken.
             stored.letters = await self._context.books.last_letter(self.partition)
         self._gaps.forget()
-        self._moved(await self._adopt(stored))
-        for gap in self._checkpoint.gaps.values():
+        self._place.moved(await self._adopt(stored))
+        for gap in self._place.checkpoint.gaps.values():
             if gap.state is GapState.OPEN and gap.held_offset and gap.watermark >= gap.held_previous:
                 # The loss before the first record held back was accepted; the log may still have it and what follows.
-                self._checkpoint.offset = min(self._checkpoint.offset, gap.held_offset - 1)
-        if self.suspicion is not None:
-            await self.suspicion.begin(self._checkpoint)
+                self._place.checkpoint.offset = min(self._place.checkpoint.offset, gap.held_offset - 1)
+        if self._place.suspicion is not None:
+            await self._place.suspicion.begin(self._place.checkpoint)
         await self._letters.load()
 
     async def _adopt(self, checkpoint: Checkpoint) -> Checkpoint:
         """Store what this process handles, and from where on, where that is not what is stored; return what is then."""
         context = self._context
         end = 0
-        if "now" in self._wanted.values():
+        if "now" in self._place.wanted.values():
             end = (await context.broker.bounds(self.partition.topic, self.partition.number)).last
-        following = adopted(checkpoint, self._wanted, end)
+        following = adopted(checkpoint, self._place.wanted, end)
         if following is None:
             return checkpoint
         async with context.store.transaction() as transaction:
@@ -135,7 +133,7 @@ class PartitionConsumer(Loop):
             await self._look_around()
         if self._letters.next_due_s() <= 0:
             async with self._lane.alone() as at_hand:
-                await self._letters.retry_due(self._checkpoint, at_hand, self.suspicion)
+                await self._letters.retry_due(self._place.checkpoint, at_hand, self._place.suspicion)
             context.progress()
         wait_s = min(context.config.poll_interval_s, self._letters.next_due_s())
         batch: Sequence[Message | Garbage] = ()
@@ -150,19 +148,19 @@ class PartitionConsumer(Loop):
             self._note_age(batch)
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
-        elif self._checkpoint.catching_up is not None and not self._letters.full and not self._stop.asked:
+        elif self._place.checkpoint.catching_up is not None and not self._letters.full and not self._stop.asked:
             # The log has no more: what it ended with when this began is gone.
-            self._checkpoint.catching_up = ended(self._checkpoint.catching_up)
+            self._place.checkpoint.catching_up = ended(self._place.checkpoint.catching_up)
             await self._save()
             context.progress()
-        if self.suspicion is not None:
+        if self._place.suspicion is not None:
             read_all = not (batch or self._letters.full or self._stop.asked)
-            if (read_all and self._letters.next_due_s() > 0) or self.suspicion.passed:
-                await self.suspicion.forget()
-                self.suspicion = None
+            if (read_all and self._letters.next_due_s() > 0) or self._place.suspicion.passed:
+                await self._place.suspicion.forget()
+                self._place.suspicion = None
                 context.progress()
-        if self._checkpoint.gaps:
-            await self._gaps.ask(self._checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
+        if self._place.checkpoint.gaps:
+            await self._gaps.ask(self._place.checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
 
     def _note_age(self, batch: Sequence[Message | Garbage]) -> None:
         config, last, before = self._context.config, batch[-1], self._behind_s
@@ -178,8 +176,8 @@ class PartitionConsumer(Loop):
             )  # fmt: skip
 
     async def _read(self, wait_s: float) -> Sequence[Message | Garbage]:
-        context, partition, running = self._context, self.partition, self._checkpoint.catching_up
-        after = self._checkpoint.offset if running is None else running.offset
+        context, partition, running = self._context, self.partition, self._place.checkpoint.catching_up
+        after = self._place.checkpoint.offset if running is None else running.offset
         if self._reader is None or self._reader.after != after:  # the first one, or it has to go back
             await self._let_go()
             self._reader = context.broker.reader(partition.topic, partition.number, after)
@@ -193,7 +191,7 @@ class PartitionConsumer(Loop):
     async def _look_around(self) -> None:
         """Now and then: has the log lost what we stand on, or the store, did an operator decide something, is there
         much to save?"""
-        context, partition, checkpoint = self._context, self.partition, self._checkpoint
+        context, partition, checkpoint = self._context, self.partition, self._place.checkpoint
         if checkpoint.offset:
             bounds = await context.broker.bounds(partition.topic, partition.number)
             if bounds.last < checkpoint.offset:
@@ -217,12 +215,12 @@ class PartitionConsumer(Loop):
                     + ("the database has lost what it had" if older else "an operator or another worker changed it"),
                     expected_revision=checkpoint.revision,
                 )
-        if self._unsaved.duplicates + self._unsaved.unknown >= 1000:
+        if self._place.unsaved.duplicates + self._place.unsaved.unknown >= 1000:
             await self._save()
 
     def _compare_is_due(self) -> bool:
         """Whether to look at the stored checkpoint: a commit compares by itself, so it is due after a while without."""
-        context, checkpoint = self._context, self._checkpoint
+        context, checkpoint = self._context, self._place.checkpoint
         now = context.clock.monotonic()
         revision, since = self._compared
         quiet = revision == checkpoint.revision
@@ -239,11 +237,11 @@ class PartitionConsumer(Loop):
         left = [batch]  # the next records last
         while left and not self._stop.asked:
             records = left.pop()
-            todo = self.plan(records)
+            todo = self._place.plan(records)
             if not todo.has_effect:
-                self._forward(todo)
+                self._place.forward(todo)
                 continue
-            part = Part(self, records, todo)
+            part = Part(self._place, records, todo)
             try:
                 await self._lane.apply(part)
             except StepFailed as failure:
@@ -262,38 +260,15 @@ class PartitionConsumer(Loop):
     def _applied(self, part: Part) -> None:
         self._ended(part.todo)
         if part.following is None:
-            self._forward(part.todo)
+            self._place.forward(part.todo)
             return
-        self._moved(part.following)
+        self._place.moved(part.following)
         self._letters.added(part.letters)
         self._gaps.log_changes(part.todo)
 
     def _ended(self, todo: Plan) -> None:
-        if self.suspicion is not None and todo.apply:
-            self.suspicion.ended(str(todo.apply[0].offset), len(todo.apply))
-
-    def plan(self, records: Sequence[Message | Garbage]) -> Plan:
-        """What to do with records that follow what the checkpoint has."""
-        checkpoint = self._checkpoint
-        context = self._context
-        if checkpoint.catching_up is not None:
-            return plan_catch_up(records, checkpoint, self._wanted, self._letters.blocked)
-        return plan(
-            records,
-            checkpoint.watermarks,
-            checkpoint.gaps,
-            context.dispatcher.routes,
-            self._letters.blocked,
-            context.clock.now(),
-            checkpoint.counters.since,
-            self._passed_over if checkpoint.began or self._timed else None,
-        )
-
-    def _passed_over(self, message: Message) -> bool:
-        return passed_over(message, self._wanted, self._checkpoint.began)
-
-    def letters_of(self, todo: Plan, now: float) -> list[DeadLetter]:
-        return self._letters.waiting_letters(todo, now)
+        if self._place.suspicion is not None and todo.apply:
+            self._place.suspicion.ended(str(todo.apply[0].offset), len(todo.apply))
 
     async def _set_aside(self, todo: Plan, failure: StepFailed) -> None:
         """The message failed alone: keep it with the reason, and let its key wait."""
@@ -305,73 +280,26 @@ class PartitionConsumer(Loop):
                 await books.claim(transaction, [(message.source, message.id)])
             letter = self._letters.failed_letter(message, reason, transaction.now)
             dead = self._letters.is_dead(letter)
-            following = self.following(todo, retries=not dead, dead=int(dead))
+            following = self._place.following(todo, retries=not dead, dead=int(dead))
             await books.add_letters(transaction, following, [letter])
             following.revision = await books.save_checkpoint(transaction, self.partition, following)
             self._context.faults.point("letter.aside")
-        self._moved(following)
+        self._place.moved(following)
         self._letters.added([letter])
         self._letters.log_failure(letter, reason)
         self._ended(todo)
         self._gaps.log_changes(todo)
 
-    def following(
-        self, todo: Plan, *, applied: int = 0, duplicates: int = 0, retries: int = 0, dead: int = 0
-    ) -> Checkpoint:
-        """The checkpoint after `todo`; the one in memory stays as it is until the commit."""
-        checkpoint, unsaved = self._checkpoint, self._unsaved
-        if todo.catches_up:
-            counters = checkpoint.counters.plus(applied=applied, duplicates=duplicates, retries=retries, dead=dead)
-            return msgspec.structs.replace(checkpoint, counters=counters, catching_up=todo.catching_up)
-        gaps = checkpoint.gaps
-        if todo.gaps:
-            gaps = {**gaps, **{source: gap for source, gap in todo.gaps.items() if gap is not None}}
-            for source, gap in todo.gaps.items():
-                if gap is None:
-                    gaps.pop(source, None)
-        return Checkpoint(
-            offset=todo.rewind if todo.rewind >= 0 else todo.offset or checkpoint.offset,
-            revision=checkpoint.revision,
-            watermarks={**checkpoint.watermarks, **todo.watermarks} if todo.watermarks else checkpoint.watermarks,
-            gaps=gaps,
-            counters=checkpoint.counters.plus(
-                applied=applied,
-                duplicates=unsaved.duplicates + todo.duplicates + duplicates,
-                unknown=unsaved.unknown + todo.unknown,
-                gaps_seen=todo.gaps_seen,
-                gaps_healed=todo.gaps_healed,
-                retries=retries,
-                dead=dead,
-            ),
-            letters=checkpoint.letters,
-            types=checkpoint.types,
-            missed=checkpoint.missed,
-            began=checkpoint.began,
-            catching_up=checkpoint.catching_up,
-        )
-
-    def _moved(self, following: Checkpoint) -> None:
-        self._checkpoint = following
-        self._unsaved = Counters()
-
-    def _forward(self, todo: Plan) -> None:
-        """Nothing to store but the offset: it is written with the next commit, and reading it again is harmless."""
-        if todo.catches_up:
-            self._checkpoint.catching_up = todo.catching_up
-            return
-        self._checkpoint.offset = todo.offset
-        self._unsaved = self._unsaved.plus(duplicates=todo.duplicates, unknown=todo.unknown)
-
     async def _save(self) -> None:
         """Store offset and counters alone."""
         async with self._context.store.transaction() as transaction:
-            following = self.following(Plan())
+            following = self._place.following(Plan())
             following.revision = await self._context.books.save_checkpoint(transaction, self.partition, following)
-        self._moved(following)
+        self._place.moved(following)
 
     async def _end(self) -> None:
         """What is not saved would only be read again."""
-        if self._checkpoint.revision and (self._unsaved.duplicates or self._unsaved.unknown):
+        if self._place.checkpoint.revision and (self._place.unsaved.duplicates or self._place.unsaved.unknown):
             try:
                 await self._save()
             except RetryableError as error:

@@ -18,6 +18,7 @@ import msgspec
 
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine.at_hand import AtHand
+from ensue.engine.clock import DatabaseClock
 from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed
 from ensue.engine.gate import Gate
@@ -75,7 +76,7 @@ class DeadLetters:
         self._random = random
         self._queues: dict[tuple[str, str], list[DeadLetter]] = {}
         self._count = 0
-        self._ahead_s = 0.0  # of our clock: the database's, by which letters are due
+        self._clock = DatabaseClock(context.clock)  # letters are due by it
         self._losses: Counter[str] = Counter()  # by letter: attempts in a row that lost the database
         self._soonest = _NEVER  # when the first of the keys is due: asked with each batch, however many keys wait
 
@@ -99,15 +100,8 @@ class DeadLetters:
         self._count = 0
         self._soonest = _NEVER
         if letters:
-            self._compare_clocks(await self._context.store.now())
+            self._clock.tells(await self._context.store.now())
         self.added(letters)
-
-    def _compare_clocks(self, now: float) -> None:
-        """now: the database's clock."""
-        self._ahead_s = now - self._context.clock.now()
-
-    def _now(self) -> float:
-        return self._context.clock.now() + self._ahead_s
 
     def added(self, letters: Sequence[DeadLetter]) -> None:
         self._count += len(letters)
@@ -121,7 +115,7 @@ class DeadLetters:
 
     def next_due_s(self) -> float:
         """Seconds until something may be tried; inf: nothing."""
-        return max(self._soonest - self._now(), 0.0) if self._soonest < _NEVER else _NEVER
+        return max(self._soonest - self._clock.now(), 0.0) if self._soonest < _NEVER else _NEVER
 
     # ------------------------------------------------------------------------------------------------ making letters
 
@@ -133,7 +127,7 @@ class DeadLetters:
 
     def failed_letter(self, message: Message, reason: Reason, now: float) -> DeadLetter:
         """A letter for a message whose first attempt failed. `log_failure` when it is committed."""
-        self._compare_clocks(now)
+        self._clock.tells(now)
         letter = self._letter(message, DeadLetterState.RETRYING, now)
         self._failed_again(letter, reason, now)
         return letter
@@ -145,7 +139,7 @@ class DeadLetters:
         if dead:
             then = f"set aside: ensue dead-letters show MODULE:{self._context.service} {letter.id} tells more"
         else:
-            then = f"tried again in {max(letter.due_at - self._now(), 0.0):.2f} s"
+            then = f"tried again in {max(letter.due_at - self._clock.now(), 0.0):.2f} s"
         whole = dead or letter.attempts == 1
         log.log(
             logging.ERROR if dead else logging.WARNING,
@@ -186,7 +180,7 @@ class DeadLetters:
 
         Moves `checkpoint`'s revision and counters. Returns whether anything was tried.
         """
-        now = self._now()
+        now = self._clock.now()
         if self._soonest > now:
             return False
         due = [key for key, queue in self._queues.items() if _due_at(queue[0]) <= now]
@@ -276,7 +270,7 @@ class DeadLetters:
         reason = Reason.of(failure)
         books = self._context.books
         async with self._context.store.transaction() as transaction:
-            self._compare_clocks(transaction.now)
+            self._clock.tells(transaction.now)
             self._failed_again(letter, reason, transaction.now)
             await books.change_letter(transaction, letter)
             dead = letter.state is DeadLetterState.DEAD

@@ -77,7 +77,7 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
         LAG: lags or {},
         GAPS_OPEN: {(): sum(len(each.gaps) for each in checkpoints.values())},
         DEAD_LETTERS: letters,
-        LEASES: {(): len(worker.holds) if worker else 0},
+        LEASES: {(): len(worker.loops.names) if worker else 0},
         APPLIED: _sum(counters, "applied"),
         DUPLICATES: _sum(counters, "duplicates"),
         GAPS_SEEN: _sum(counters, "gaps_seen"),
@@ -95,7 +95,7 @@ async def _unsent(context: Context, worker: Worker | None) -> float:
     if not context.store.capabilities.publishes:
         return 0
     head = max((await context.store.outbox_heads()).values(), default=0)
-    relay = worker.relay if worker else None
+    relay = worker.loops.relay if worker else None
     return max(head - max(await context.books.relay_position(), relay.position if relay else 0), 0)
 
 
@@ -105,7 +105,7 @@ async def _lags(context: Context, worker: Worker | None, answer_s: float) -> Val
     try:
         async with asyncio.timeout(answer_s):
             await context.broker.topics()
-            for each in worker.consumers if worker else ():
+            for each in worker.loops.consumers if worker else ():
                 first, last = await context.broker.bounds(each.partition.topic, each.partition.number)
                 place = (each.partition.topic, str(each.partition.number))
                 lags[place] = max(last - max(each.offset, first - 1), 0)

@@ -14,7 +14,6 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Protocol
 
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
@@ -22,9 +21,10 @@ from ensue.engine.context import Context
 from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed, lost_a_race
 from ensue.engine.gate import Gate
 from ensue.engine.lost import LOSSES_MAX, answers, lost_for
+from ensue.engine.place import Place
 from ensue.engine.suspicion import Suspicion
 from ensue.errors import CheckpointConflict, HandlerKilled, RowConflict, StoreConflict, StoreUnavailable
-from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord, Partition
+from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord
 from ensue.plan import Plan
 from ensue.ports import StepTransaction
 from ensue.step import SessionAsked
@@ -34,22 +34,6 @@ log = logging.getLogger("ensue.consumer")
 #: So often a transaction that lost a race is done again at once, ever smaller, before its loop pauses for longer.
 _RACES_MAX = 12
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.002, 0.25
-
-
-class Place(Protocol):
-    """What a lane asks of a partition's consumer, all of it without I/O."""
-
-    @property
-    def partition(self) -> Partition: ...
-
-    @property
-    def suspicion(self) -> Suspicion | None: ...
-
-    def plan(self, records: Sequence[Message | Garbage]) -> Plan: ...
-
-    def letters_of(self, todo: Plan, now: float) -> list[DeadLetter]: ...
-
-    def following(self, todo: Plan, *, applied: int, duplicates: int, dead: int) -> Checkpoint: ...
 
 
 class Part:

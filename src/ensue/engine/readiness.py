@@ -86,17 +86,17 @@ async def _behind(context: Context, worker: Worker | None, limits: ReadyLimits) 
     await context.broker.topics()
     if worker is None:
         return []
-    relay = worker.relay
+    relay = worker.loops.relay
     reasons = [] if relay is None else list(relay.held)
     if limits.lag_max is not None:
-        consumers = worker.consumers
+        consumers = worker.loops.consumers
         lags = await asyncio.gather(*(_lag(context, each) for each in consumers))
         for consumer, lag in zip(consumers, lags, strict=True):
             if lag > limits.lag_max:
                 where = f"{consumer.partition.topic}/{consumer.partition.number}"
                 reasons.append(f"{where} lags {lag} records behind, limit {limits.lag_max}")
     half_s = context.config.retention_s / 2
-    for consumer in worker.consumers:
+    for consumer in worker.loops.consumers:
         if consumer.behind_s > half_s:
             where = f"{consumer.partition.topic}/{consumer.partition.number}"
             reasons.append(

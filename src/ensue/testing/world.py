@@ -65,12 +65,12 @@ class World:
         for name, runtime in self.runtimes.items():
             worker = runtime.worker
             assert worker is not None
-            relay = worker.relay
+            relay = worker.loops.relay
             head = max((await runtime.store.outbox_heads()).values(), default=0)
             sent = relay.position if relay is not None else 0
             if sent < head:
                 left.append(f"{name} has sent {sent} of {head}")
-            for consumer in worker.consumers:
+            for consumer in worker.loops.consumers:
                 last = (await self.broker.bounds(consumer.partition.topic, consumer.partition.number)).last
                 if consumer.offset < last:
                     left.append(f"{consumer.partition} is at {consumer.offset} of {last}")

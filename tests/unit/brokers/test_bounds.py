@@ -175,8 +175,8 @@ async def test_a_partition_goes_on_behind_whatever_a_stranger_wrote(
         for source, each in strange:
             await running.broker.append("counted", 0, source, [each])
         await sender.send(Counted(name="k", count=2))
-        [consumer] = running.runtimes["strange"].worker.consumers  # type: ignore[union-attr]  # it works
-        await until(lambda: consumer._checkpoint.counters.applied == 2, running, "both are applied")
+        [consumer] = running.runtimes["strange"].worker.loops.consumers  # type: ignore[union-attr]  # it works
+        await until(lambda: consumer._place.checkpoint.counters.applied == 2, running, "both are applied")
         await until_letters(running, service, len(strange), DeadLetterState.DEAD)
         found = await letters(running, service)
     assert [letter.state for letter in found] == [DeadLetterState.DEAD] * len(strange)

@@ -200,7 +200,7 @@ async def test_a_process_of_an_older_version_leaves_its_partitions_to_a_newer_on
 def held(world: World) -> Sequence[PartitionConsumer]:
     worker = world.runtimes["mail"].worker
     assert worker is not None
-    return worker.consumers
+    return worker.loops.consumers
 
 
 @pytest.mark.parametrize("since", ["beginning", "now"])

@@ -195,7 +195,7 @@ async def test_a_stop_during_the_pause_after_an_error_is_not_held_up_by_it(
     store = Stuck(f"sqlite:///{tmp_path}/well.db?synchronous=OFF", "well")
     async with bench(tmp_path, service, stores={"well": store}) as world:
         await asyncio.wait_for(asked.wait(), LIMIT_S)
-        [consumer] = world.runtimes["well"].worker.consumers  # type: ignore[union-attr]
+        [consumer] = world.runtimes["well"].worker.loops.consumers  # type: ignore[union-attr]
         pauses: list[float] = []
 
         async def sleep(seconds: float) -> None:
@@ -342,8 +342,8 @@ async def test_a_stop_while_a_heartbeat_gives_work_away_waits_for_that_work(
         assert worker is not None
         await Sender(world.broker).send(Drop(pipe="a", number=1))
         await asyncio.wait_for(begun.wait(), LIMIT_S)
-        [consumer] = worker.consumers
-        worker._leave(["water/0"])  # as a heartbeat does
+        [consumer] = worker.loops.consumers
+        worker.loops.leave(["water/0"])  # as a heartbeat does
         stopping = asyncio.create_task(world.runtimes["well"].stop())
         assert consumer._stop.asked
         for _ in range(50):

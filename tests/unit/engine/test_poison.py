@@ -393,7 +393,7 @@ async def test_a_partition_with_too_many_set_aside_waits_for_an_operator(zoo: Zo
     async with bench(tmp_path, zoo.service, engine=engine) as world:
         await Sender(world.broker).send(*[Fed(animal=f"{number}", number=number) for number in range(8)])
         await until_letters(world, zoo.service, 5, DEAD)
-        [consumer] = world.runtimes["zoo"].worker.consumers  # type: ignore[union-attr]
+        [consumer] = world.runtimes["zoo"].worker.loops.consumers  # type: ignore[union-attr]
         assert consumer.offset == 5
         for each in (await letters(world, zoo.service, DEAD))[:2]:
             await world.runtimes["zoo"].context.books.decide(each.id, DeadLetterState.DISCARDED)

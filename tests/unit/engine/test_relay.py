@@ -194,7 +194,7 @@ async def test_a_request_for_what_does_not_exist_does_not_stop_the_relay(tower: 
 
     async with bench(tmp_path, tower.rings, tower.hears) as world:
         runtime = world.runtimes["rings"]
-        relay = runtime.worker and runtime.worker.relay
+        relay = runtime.worker and runtime.worker.loops.relay
         for where in (Partition("hears", "bells", 77), Partition("hears", "nowhere", 0)):
             await ask_again(runtime.context, where, Gap(runtime.store.source, 0, 5, 0.0))
             await ask_again(runtime.context, where, Gap("rings/of-old", 0, 5, 0.0))
@@ -203,7 +203,7 @@ async def test_a_request_for_what_does_not_exist_does_not_stop_the_relay(tower: 
         assert (await world.broker.bounds(CONTROL_TOPIC, 0)).last == 4
         await tower.ring(4)
         await world.settle()
-        assert (runtime.worker and runtime.worker.relay) is relay
+        assert (runtime.worker and runtime.worker.loops.relay) is relay
     assert tower.heard == {"bell-0": [1, 2, 3, 4]}
 
 

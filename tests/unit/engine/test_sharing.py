@@ -17,8 +17,8 @@ from ensue import EngineConfig, Event, Service, Settings, Step
 from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.lane import Lane
+from ensue.engine.loops import RELAY
 from ensue.engine.runtime import Runtime
-from ensue.engine.worker import RELAY
 from ensue.message import Partition
 
 PARTITIONS = 8
@@ -80,7 +80,9 @@ class Bakery:
                 await asyncio.sleep(0.005)
 
     def shares(self) -> list[int]:
-        return [sum(name != RELAY for name in each.worker.holds) for each in self.workers if each.worker is not None]
+        return [
+            sum(name != RELAY for name in each.worker.loops.names) for each in self.workers if each.worker is not None
+        ]
 
 
 @asynccontextmanager
@@ -109,7 +111,7 @@ async def test_workers_share_the_partitions_fairly_and_what_one_gives_up_goes_to
         for _ in range(3):
             await place.worker().start()
         await place.until(lambda: sorted(place.shares()) == [2, 3, 3])
-        assert sum(RELAY in each.worker.holds for each in place.workers if each.worker) == 1
+        assert sum(RELAY in each.worker.loops.names for each in place.workers if each.worker) == 1
         await sender.send(*loaves(200))
         leaving = place.workers[0]
         name = leaving.worker.name  # type: ignore[union-attr]

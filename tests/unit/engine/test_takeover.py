@@ -12,8 +12,9 @@ from tests.unit.engine.workbench import LIMIT_S, config, store_of
 from ensue import Event, Service, Settings
 from ensue.brokers.memory import MemoryBroker
 from ensue.engine.books import Books
+from ensue.engine.loops import RELAY
 from ensue.engine.runtime import Runtime
-from ensue.engine.worker import RELAY, worker_name
+from ensue.engine.worker import worker_name
 
 
 class Parcel(Event, topic="parcels", key="street"):
@@ -51,7 +52,7 @@ async def test_a_new_worker_takes_over_from_killed_ones_before_it_says_that_it_i
         async with asyncio.timeout(LIMIT_S):
             await runtime.ready()
         assert runtime.worker is not None
-        assert sorted(runtime.worker.holds) == sorted([*names, RELAY])
+        assert sorted(runtime.worker.loops.names) == sorted([*names, RELAY])
     finally:
         await runtime.stop()
 
@@ -69,7 +70,7 @@ async def test_a_lease_of_another_machine_is_taken_when_it_ends_and_not_with_the
         async with asyncio.timeout(LIMIT_S):  # the next heartbeat is twenty minutes away
             await runtime.ready()
             assert runtime.worker is not None
-            while sorted(runtime.worker.holds) != sorted([*names, RELAY]):  # noqa: ASYNC110  # leases have no event
+            while sorted(runtime.worker.loops.names) != sorted([*names, RELAY]):  # noqa: ASYNC110  # leases have no event
                 await asyncio.sleep(0.01)
     finally:
         await runtime.stop()

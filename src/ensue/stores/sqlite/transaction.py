@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ensue.errors import RowConflict, UsageError
 from ensue.message import OutboxRecord
@@ -20,10 +20,14 @@ from ensue.stores.write_lock import LockHolder
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
     from ensue.stores.sqlite.outbox import Tail
+
+
+#: An async connection, or a plain one.
+C = TypeVar("C")
 
 
 class SqliteTransaction:
@@ -120,37 +124,29 @@ class SqliteTransaction:
 
     @property
     def session(self) -> AsyncSession:
-        return self._sessions.get(self._connect)
+        return self._sessions.get(lambda: self._bound(self._writer.engines.connect))
 
     def sync_session(self) -> Session:
-        return self._sessions.get_plain(self._connect_plain)
+        return self._sessions.get_plain(lambda: self._bound(self._writer.engines.connect_plain))
 
-    def _connect(self) -> AsyncConnection:
+    def _bound(self, connect: Callable[[], C]) -> C:
+        """Return a connection that may send statements until this transaction ends."""
         turn = self._opened()
-        connection = self._writer.engines.connect()
-        assert connection.sync_connection is not None
-        self._let_in(connection.sync_connection, turn)
-        return connection
-
-    def _connect_plain(self) -> Connection:
-        turn = self._opened()
-        bind = self._writer.engines.connect_plain()
-        self._let_in(bind, turn)
-        return bind
-
-    def _opened(self) -> LockHolder:
-        turn = self._turn
-        if turn is None:
-            raise rules.not_open()
-        return turn
-
-    def _let_in(self, bind: Connection, turn: LockHolder) -> None:
+        connection = connect()
+        bind: Any = getattr(connection, "sync_connection", connection)
         try:
             self._writer.gate.open(bind, turn)
         except UsageError:  # this thread was cancelled, and its step has ended meanwhile
             bind.close()
             raise
         self._bind = bind
+        return connection
+
+    def _opened(self) -> LockHolder:
+        turn = self._turn
+        if turn is None:
+            raise rules.not_open()
+        return turn
 
     async def flush(self, *, forget: bool = False) -> None:
         await self._sessions.flush(forget=forget)

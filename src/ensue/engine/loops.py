@@ -1,0 +1,165 @@
+"""The loops of one worker: what runs here for each lease, begun, told to stop, and waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Container, Iterable
+from random import Random
+from typing import Final, Protocol
+
+from ensue.engine.consumer import PartitionConsumer
+from ensue.engine.context import Context
+from ensue.engine.endings import LoopTask, ends_loop
+from ensue.engine.lane import Lane
+from ensue.engine.loop import Loop
+from ensue.engine.relay import Relay
+from ensue.engine.retention import Retention
+from ensue.errors import EnsueError, StoreRestored
+from ensue.message import Partition
+
+log = logging.getLogger("ensue.worker")
+
+#: The name of the lease under which a service's outbox is sent.
+RELAY: Final = "relay"
+
+
+class Running(Protocol):
+    """What a lease stands for."""
+
+    async def run(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Loops:
+    """worker: its name, for the log. refused: is called when the relay refuses the store (StoreRestored).
+
+    leaving: leases that are given up as soon as their loops have ended. ending: all of them; none begins any more.
+    """
+
+    def __init__(self, context: Context, worker: str, random: Random, refused: Callable[[EnsueError], None]) -> None:
+        self.lanes = [Lane(context, Random(random.random())) for _ in range(context.dispatcher.definition.lanes)]
+        self.leaving: set[str] = set()
+        self.ending = False
+        self._context = context
+        self._worker = worker
+        self._random = random
+        self._refused = refused
+        self._running: dict[str, tuple[Running, asyncio.Task[None]]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._running)
+
+    @property
+    def consumers(self) -> tuple[PartitionConsumer, ...]:
+        return tuple(loop for loop, _ in self._running.values() if isinstance(loop, PartitionConsumer))
+
+    @property
+    def relay(self) -> Relay | None:
+        held = self._running.get(RELAY)
+        return held[0].relay if held is not None and isinstance(held[0], RelayAndRetention) else None
+
+    def begin(self, name: str, *, suspect: bool) -> None:
+        if self.ending or name in self.leaving:
+            return
+        running = self._running.get(name)
+        if running is not None and not running[1].done():
+            return
+        loop = self._loop(name, suspect)
+        self._running[name] = (loop, LoopTask(self._guard(name, loop), name=f"ensue {name}"))
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Tell these loops to stop; what they are doing they finish."""
+        for name in names:
+            self.leaving.add(name)
+            if name in self._running:
+                self._running[name][0].stop()
+
+    def left(self) -> list[str]:
+        """Those of `leaving` whose loops have ended, in order."""
+        return [name for name in sorted(self.leaving) if name not in self._running or self._running[name][1].done()]
+
+    def forget(self, names: Iterable[str]) -> None:
+        """These have ended, and their leases are given up."""
+        for name in names:
+            self.leaving.discard(name)
+            self._running.pop(name, None)
+
+    def tasks(self, names: Container[str]) -> list[asyncio.Task[None]]:
+        return [task for name, (_, task) in self._running.items() if name in names]
+
+    def is_cleared(self, name: str) -> bool:
+        """Whether a loop has come past what the worker before it was at."""
+        loop = self._running[name][0] if name in self._running else None
+        return name == RELAY or (isinstance(loop, PartitionConsumer) and loop.suspicion is None)
+
+    async def end(self, limit_s: float | None, give_up_s: float) -> str:
+        """Tell all to stop, and wait; after limit_s (None: at once) what they are doing is cancelled, and that is
+        waited for no longer than give_up_s. Return the names of those that have not ended even so."""
+        self.ending = True
+        for loop, _ in self._running.values():
+            loop.stop()
+        tasks = [task for _, task in self._running.values()]
+        if limit_s is not None and tasks:
+            await asyncio.wait(tasks, timeout=limit_s)
+        if late := [task for task in tasks if not task.done()]:
+            within = "at once" if limit_s is None else f"within {limit_s:g} s"
+            log.error("%s: %s did not end %s; it is rolled back", self._worker, self._listed(), within)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late, timeout=give_up_s)
+        self.forget([name for name, (_, task) in self._running.items() if task.done()])
+        return self._listed()
+
+    def _listed(self) -> str:
+        return ", ".join(name for name, (_, task) in self._running.items() if not task.done())
+
+    def _loop(self, name: str, suspect: bool) -> Running:
+        context = self._context
+        if name == RELAY:
+            return RelayAndRetention(context)
+        topic, _, number = name.rpartition("/")
+        partition = Partition(context.service, topic, int(number))
+        # Topics with the same keys have them in the same partitions: what touches one entity shares a lane.
+        lane = self.lanes[partition.number % len(self.lanes)]
+        return PartitionConsumer(partition, context, lane, Random(self._random.random()), suspect=suspect)
+
+    async def _guard(self, name: str, loop: Running) -> None:
+        try:
+            await loop.run()
+        except StoreRestored as error:
+            self._refused(error)
+            log.critical("%s", error)
+        except BaseException as error:
+            if not self.ending or isinstance(error, Exception):  # else it is `end` that cancels
+                # The next heartbeat starts it anew.
+                log.exception("%s: the loop %s ended unexpectedly", self._worker, name)
+            if ends_loop(error):
+                raise
+
+
+class RelayAndRetention:
+    """What only one worker of a service needs to do, under the relay's lease: publish, send again, prune."""
+
+    def __init__(self, context: Context) -> None:
+        self.relay = Relay(context)
+        self._loops: tuple[Loop, ...] = (self.relay, self.relay.resender, Retention(context))
+
+    async def run(self) -> None:
+        tasks = [asyncio.create_task(each.run()) for each in self._loops]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.stop()  # one that cannot go on takes the others with it
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            raise
+        for task in tasks:
+            task.result()
+
+    def stop(self) -> None:
+        for each in self._loops:
+            each.stop()
