@@ -16,7 +16,10 @@ _PAUSE_UNEXPECTED_MAX_S = 30.0
 
 
 class Loop:
-    """A subclass says what a turn is. `run` ends with `stop`, or with StoreRestored (an operator must act)."""
+    """A subclass says what a turn is. `run` ends with `stop`, or with StoreRestored (an operator must act).
+
+    troubled_since: when its first error came since its last turn without one, by the monotonic clock; None: it is well.
+    """
 
     log: ClassVar[logging.Logger]
     at_once: ClassVar[tuple[type[Exception], ...]] = ()
@@ -26,6 +29,7 @@ class Loop:
         self.name = name
         self._context = context
         self._stop = Stop()
+        self.troubled_since: float | None = None
 
     async def run(self) -> None:
         """Go on until `stop`. Errors of database and broker are waited out."""
@@ -38,6 +42,7 @@ class Loop:
                     while not self._stop.asked:
                         await self._turn()
                         pause = _PAUSE_FIRST_S
+                        self.troubled_since = None
                 except self.at_once as error:
                     self.log.info("%s: %s; beginning anew", self.name, error)
                     if pause > _PAUSE_FIRST_S:
@@ -46,12 +51,14 @@ class Loop:
                 except StoreRestored:
                     raise
                 except RetryableError as error:
+                    self._trouble()
                     self.log.warning("%s: %s; again in %.2f s", self.name, error, pause)
                     await self._pause(pause)
                     pause = min(pause * 2, _PAUSE_MAX_S)
                 except BaseException as error:
                     if ends_loop(error):
                         raise
+                    self._trouble()
                     # A defect of ours or of an adapter: stay visible and alive, since the other loops may be well.
                     self.log.exception("%s: unexpected; again in %.2f s", self.name, pause)
                     await self._pause(pause)
@@ -59,6 +66,10 @@ class Loop:
         finally:
             await self._let_go()
         await self._end()
+
+    def _trouble(self) -> None:
+        if self.troubled_since is None:
+            self.troubled_since = self._context.clock.monotonic()
 
     def stop(self) -> None:
         """Finish the turn at hand and return from `run`; safe to repeat."""

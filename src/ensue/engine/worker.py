@@ -27,6 +27,8 @@ log = logging.getLogger("ensue.worker")
 
 #: How long a stop waits for what was cancelled and does not end, and for a database that does not answer.
 _GIVE_UP_S = 2.0
+#: A relay that has met errors alone for so many lives of a lease is left to others, for so many.
+_TROUBLE_LEASES, _REST_LEASES = 3, 10
 
 
 class Worker:
@@ -48,6 +50,7 @@ class Worker:
         at_hand = [lane.at_hand for lane in self.loops.lanes]
         self._watch = Watch(at_hand, context.dispatcher.limit.seconds, self._hangs)
         self._accused: tuple[Message | None, str, str] = (None, "", "")
+        self._relay_again_at = 0.0  # by the monotonic clock; until then others may try
         self._ready = asyncio.Event()
         self._failing = asyncio.Event()
         topics = context.dispatcher.definition.subscribed_topics
@@ -188,7 +191,8 @@ class Worker:
         """Take what is free and give up what is too much."""
         wish = fair_share(self._names, table, self.name)
         held = {lease.name: lease.owner for lease in table.leases}
-        refused = self.failed is not None  # another worker may try: it may see what this one did not
+        # Another worker may try: it may see what this one did not, or have a way to the broker that this one has not.
+        refused = self.failed is not None or (len(table.workers) > 1 and self._relays_nothing())
         self.loops.leave([*wish.release, *([RELAY] if held.get(RELAY) == self.name and refused else ())])
         release = self.loops.left()
         acquire = [*wish.acquire, *([RELAY] if RELAY not in held and not refused else ())]
@@ -197,6 +201,14 @@ class Worker:
             table = await self._heartbeat(acquire, release, cleared=cleared, busy=busy)
         self.loops.forget(release)
         return table
+
+    def _relays_nothing(self) -> bool:
+        """Whether this worker's relay meets nothing but errors, or did so lately."""
+        clock, ttl_s = self._context.clock, self._context.config.lease_ttl_s
+        since = None if self.loops.relay is None else self.loops.relay.troubled_since
+        if since is not None and clock.monotonic() - since > _TROUBLE_LEASES * ttl_s:
+            self._relay_again_at = clock.monotonic() + _REST_LEASES * ttl_s
+        return clock.monotonic() < self._relay_again_at
 
     async def _heartbeat(
         self,
