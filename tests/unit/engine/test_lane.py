@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 from servers import PostgresServer
@@ -14,6 +15,7 @@ from tests.unit.engine.workbench import CountingStore, Sender, bench, config, le
 
 from ensue import Event, Service
 from ensue.chain import partition_of
+from ensue.engine.lane import Lane, Part
 from ensue.errors import StoreConflict, UsageError
 from ensue.stores.postgres import PostgresStore
 from ensue.stores.sqlite.transaction import SqliteTransaction
@@ -211,3 +213,33 @@ async def test_lanes_run_beside_each_other(tmp_path: Path, postgres_server: Post
 def test_a_number_of_lanes_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(UsageError, match="lanes=0, expected 1 to 64"):
         Service("tower", lanes=0)
+
+
+class Counted(Part):
+    """Some records of one partition, for the rule alone."""
+
+    def __init__(self, count: int) -> None:
+        self.records = [None] * count  # type: ignore[list-item]  # nobody looks at them
+
+    def cut(self, count: int) -> None:
+        self.records = self.records[:count]
+
+
+@pytest.mark.parametrize(
+    ("room", "waiting", "taken"),
+    [
+        (500, [3, 4], [3, 4]),
+        (10, [100, 2, 100], [4, 2, 4]),
+        (10, [100], [10]),
+        (9, [5, 5, 5], [3, 3, 3]),
+        (2, [9, 9, 9], [1, 1]),
+        (1, [9, 1], [1]),
+    ],
+)
+async def test_each_partition_gets_an_equal_share_of_the_room(
+    tmp_path: Path, room: int, waiting: list[int], taken: list[int]
+) -> None:
+    async with bench(tmp_path, Tower().service, engine=config(batch_records_max=room)) as world:
+        lane = Lane(world.runtimes["tower"].context, Random(0))
+        parts = lane._shares([Counted(each) for each in waiting])
+        assert [len(each.records) for each in parts] == taken
