@@ -30,9 +30,10 @@ from ensue.stores.sqlite import SqliteStore
 
 PARTITIONS = 2
 ACCOUNTS = 5
-#: Every so-manieth number is odd: beta fails on it twice before it can apply it.
+#: Every so-manieth number is odd: beta fails on it three times before it can apply it, so also when it is alone, after it
+#: has failed among those of all partitions and among those of its own.
 ODD_EVERY = 11
-ODD_FAILURES = 2
+ODD_FAILURES = 3
 SERVICES = ("alpha", "beta", "gamma")
 
 #: Everything happens soon, so that a test of recovery does not wait for it.
