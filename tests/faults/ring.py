@@ -30,8 +30,8 @@ from ensue.stores.sqlite import SqliteStore
 
 PARTITIONS = 2
 ACCOUNTS = 5
-#: Every so-manieth number is odd: beta fails on it three times before it can apply it, so also when it is alone, after it
-#: has failed among those of all partitions and among those of its own.
+#: Every so-manieth number is odd: beta fails on it three times before it can apply it, so also when it is alone, after
+#: it has failed among those of all partitions and among those of its own.
 ODD_EVERY = 11
 ODD_FAILURES = 3
 SERVICES = ("alpha", "beta", "gamma")
