@@ -18,7 +18,9 @@ from tests.unit.engine.workbench import LIMIT_S, Sender, bench, config, letters,
 
 from ensue import Event, Service, Step, UsageError
 from ensue.brokers.embedded import EmbeddedBroker
+from ensue.engine.books import Books
 from ensue.message import DeadLetterState, GapState, Partition
+from ensue.stores.sqlite import SqliteStore
 from ensue.testing import World
 
 TOTAL = 60
@@ -77,6 +79,16 @@ class Telegraph:
                 if station.startswith(source):
                     found.setdefault(station, []).append(number)
             return found
+
+    async def takes_away(self, through: int) -> None:
+        """As retention does: the sender's oldest records, noting that all of them were written before now."""
+        store = SqliteStore(f"sqlite:///{self.directory}/sends.db?synchronous=OFF", "sends")
+        await store.open()
+        try:
+            await Books(store, "sends").note_pruning(await store.now())
+            assert await store.outbox_prune(await store.now(), through, through) == through
+        finally:
+            await store.close()
 
     async def until_received(self, world: World, number: int) -> None:
         got = 0
@@ -431,9 +443,7 @@ async def test_a_new_subscriber_begins_after_what_retention_took_and_says_so(
     await telegraph.sent_and_stopped()
     with telegraph.log() as log:
         log.execute("DELETE FROM log WHERE position <= 40")
-    with closing(sqlite3.connect(telegraph.directory / "sends.db")) as outbox:
-        outbox.execute("DELETE FROM ensue_outbox WHERE position <= 30")
-        outbox.commit()
+    await telegraph.takes_away(30)
     async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
         await telegraph.until_received(world, 30)
         await world.settle()
@@ -493,9 +503,7 @@ async def test_a_new_subscriber_gets_what_the_log_still_has_although_the_outbox_
     await telegraph.sent_and_stopped()
     with telegraph.log() as log:
         log.execute("DELETE FROM log WHERE position <= 40")
-    with closing(sqlite3.connect(telegraph.directory / "sends.db")) as outbox:
-        outbox.execute("DELETE FROM ensue_outbox WHERE position <= 50")
-        outbox.commit()
+    await telegraph.takes_away(50)
     failed: list[int] = []
 
     @telegraph.receives.on(name="stumble")

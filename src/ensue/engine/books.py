@@ -423,11 +423,11 @@ class Workers(_Base):
         """All records that retention took out of this source's outbox were written before this time, seconds since the
         epoch; None: it took none."""
         rows = await self._store.rows().get(RELAY, [_pruned(self._store.source)])
-        return float(rows[0][1]) if rows else None
+        return rows[0][1] / 1e6 if rows else None
 
     async def note_pruning(self, before_s: float) -> None:
         """Retention is about to take away what was written before this time."""
-        await self.save_relay_position(_pruned(self._store.source), math.ceil(before_s))
+        await self.save_relay_position(_pruned(self._store.source), math.ceil(before_s * 1e6))
 
     async def save_relay_position(self, source: str, position: int) -> None:
         """Store that position; never moves backwards."""

@@ -92,7 +92,6 @@ async def test_what_was_pruned_before_a_subscription_began_is_not_owed_to_it(tmp
         async with asyncio.timeout(10):
             while (await world.broker.bounds("jobs", 0)).first < 4:  # noqa: ASYNC110  # another task prunes
                 await asyncio.sleep(0.01)
-    await asyncio.sleep(1.1)  # times of pruning are kept in whole seconds
     async with bench(
         tmp_path, jobs := of.jobs(), of.work(), broker=of.log(), engine=config(retention_s=WEEK_S)
     ) as world:
