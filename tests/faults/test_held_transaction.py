@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -171,7 +172,10 @@ async def test_a_transaction_held_for_a_minute_delays_nobodys_events_and_is_name
             strangers = [await held.enter_async_context(stranger(server.url(each.service.name))) for each in senders]
             late = [await held.enter_async_context(sender.late()) for sender in senders]
             enough = asyncio.Event()
-            publishing = [asyncio.create_task(sender.publishes(enough)) for sender in senders]
+            # As of other requests: a task that is begun inside a step would have to wait for it.
+            publishing = [
+                asyncio.create_task(sender.publishes(enough), context=contextvars.Context()) for sender in senders
+            ]
             for _ in range(int(HELD_S / 5)):
                 done, _ = await asyncio.wait(publishing, timeout=5, return_when=asyncio.FIRST_COMPLETED)
                 assert not done, "a step that publishes failed"

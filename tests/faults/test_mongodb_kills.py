@@ -59,10 +59,11 @@ async def test_a_kill_between_any_two_writes_changes_nothing(
     seen_store = SqliteStore(f"sqlite:///{tmp_path}/observer.db", "observer")
     observer = runtime(observer_service, seen_store, broker)
     async with AsyncExitStack() as stack:
+        await seen_store.open()
+        await seen_store.create_tables(metadata)
         for each in (ledger, observer):
             stack.push_async_callback(each.stop)
             await each.start()
-        await seen_store.create_tables(metadata)
         kills = KILLS[:]
         random.shuffle(kills)
         for fault, fails in kills:

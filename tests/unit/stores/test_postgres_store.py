@@ -12,7 +12,8 @@ import asyncpg
 import psycopg
 import pytest
 from servers import PostgresServer, TcpProxy
-from sqlalchemy import text
+from sqlalchemy import Column, Integer, MetaData, event, text
+from sqlalchemy import Table as Table_
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, Account, check_chain, record, texts
@@ -378,4 +379,22 @@ async def test_a_transaction_held_open_is_told_of_with_its_pid_and_delays_nobody
         assert time.monotonic() - begun < 5
         [line] = await store.warnings()
         assert f"pid {pid} " in line
+    await store.close()
+
+
+async def test_a_server_that_goes_away_while_tables_are_made_is_waited_for(url: str) -> None:
+    """A start tries again then; an error of SQLAlchemy's would end it."""
+    store = PostgresStore(url, SERVICE)
+    await store.open()
+    mine = MetaData()
+    table = Table_("made", mine, Column("id", Integer, primary_key=True))
+
+    @event.listens_for(table, "before_create")
+    def end(target: Any, connection: Any, **_: Any) -> None:
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(StoreUnavailable):
+        await store.create_tables(mine)
+    event.remove(table, "before_create", end)
+    assert not await store.create_tables(mine)
     await store.close()

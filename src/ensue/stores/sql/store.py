@@ -155,6 +155,11 @@ class SqlStore:
             connection = opened.engines.connect(link)
             try:
                 return await connection.run_sync(tables.missing, metadata, create=True)
+            except Exception as error:
+                ours = link.behind(error)  # the server went away: whoever starts waits for it
+                if ours is not None:
+                    raise ours from error
+                raise
             finally:
                 link.holder = None
 
