@@ -22,7 +22,7 @@ FAULT_S = (0.5, 2.5)
 STANDSTILL_S = 4.0
 
 #: How long to wait for the next event before the next fault comes all the same, and how often to look, in seconds.
-RECOVERY_MAX_S = 15.0
+RECOVERY_MAX_S = 10.0
 LOOK_S = 0.02
 
 Fault = Callable[[], Awaitable[None]]
