@@ -72,7 +72,7 @@ def _place(error: Exception) -> str:
 def _fails(encode_field: Callable[[Any, str], object], event: Any, name: str) -> bool:
     try:
         encode_field(event, name)
-    except Exception:
+    except Exception:  # which one does not matter: it is being explained that one came
         return True
     return False
 

@@ -62,7 +62,7 @@ async def done(bank: Service, number: int) -> None:
             checkpoints = await bank.runtime.context.books.checkpoints()
             if sum(each.counters.applied for each in checkpoints.values()) >= number:
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # another process may be at work, which tells nobody here
 
 
 @pytest.mark.timeout(240)
