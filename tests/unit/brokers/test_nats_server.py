@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,24 @@ async def test_a_subject_that_another_stream_keeps_is_an_error_that_names_it(
         await client.jetstream().add_stream(name=f"{prefix}all", subjects=[f"{prefix}.>"])
         with pytest.raises(UsageError, match=f"kept by stream {prefix}all"):
             await broker.append(TOPIC, 0, SOURCE, entries(1, 1))
+
+
+async def test_a_topic_cannot_be_made_where_another_stream_keeps_its_subject(
+    nats_server: NatsServer, url: str, prefix: str
+) -> None:
+    async with stranger(nats_server) as client, opened(url, partitions=0) as broker:
+        await client.jetstream().add_stream(name=f"{prefix}all", subjects=[f"{prefix}.{TOPIC}.1"])
+        with pytest.raises(UsageError, match=rf"{prefix}-{TOPIC}-1 cannot be made: .* belongs to stream {prefix}all"):
+            await broker.ensure_topic(TOPIC, 3)
+
+
+async def test_services_that_start_together_make_the_same_topics(url: str) -> None:
+    """While one makes a stream, the server tells the other that its subject is taken: one topic in a hundred."""
+    async with AsyncExitStack() as stack:
+        brokers = [await stack.enter_async_context(opened(url, partitions=0)) for _ in range(6)]
+        for round_ in range(40):
+            await asyncio.gather(*(broker.ensure_topic(f"race-{round_}", 8) for broker in brokers))
+        assert await brokers[0].topics() == {f"race-{round_}": 8 for round_ in range(40)}
 
 
 async def test_a_record_that_is_too_large_is_refused_with_both_sizes_and_nothing_is_sent(url: str) -> None:

@@ -21,6 +21,7 @@ STREAM_NOT_FOUND = 10059
 NAME_IN_USE = 10058
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
+SUBJECTS_OVERLAP = 10065
 #: How long one attempt waits before the same is asked again.
 _ATTEMPT_S = 1.0
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
-from ensue.brokers.nats.jetstream import ApiError, JetStream, StreamInfo
+from ensue.brokers.nats.jetstream import SUBJECTS_OVERLAP, ApiError, JetStream, StreamInfo
 from ensue.errors import BrokerUnavailable, UsageError
 
 log = logging.getLogger("ensue.nats")
@@ -150,7 +150,7 @@ class Topics:
         stream = self.stream(topic, number)
         wanted = self._config(stream, _Note(topic, number, partitions))
         try:
-            echo = await self._create(wanted)
+            echo = await self._create(stream, wanted)
         except ApiError as error:
             raise UsageError(f"stream {stream.name} of topic {topic} cannot be made: {error}", topic=topic) from error
         if isinstance(echo, StreamInfo):
@@ -167,12 +167,12 @@ class Topics:
                 topic=topic, stream=stream.name,
             )  # fmt: skip
 
-    async def _create(self, wanted: dict[str, Any]) -> dict[str, Any] | StreamInfo:
+    async def _create(self, stream: Stream, wanted: dict[str, Any]) -> dict[str, Any] | StreamInfo:
         """Return the configuration of the stream that was made, or all about one that exists and is configured else.
 
-        A cluster that is just making a stream of that name with another configuration does not answer at all (seen
-        with 2.9.10), so the question is short, and put again as often as timeout_s allows: to make the same stream
-        again changes nothing.
+        A server that is just making a stream of that name for somebody else answers that its subject is taken, and a
+        cluster with another configuration in mind does not answer at all (both seen with 2.9.10). So the question is
+        short, and put again as often as timeout_s allows: to make the same stream again changes nothing.
         """
         clock = asyncio.get_running_loop().time
         until = clock() + self._jetstream.options.timeout_s
@@ -183,9 +183,19 @@ class Topics:
                 if clock() > until:
                     raise
                 echo = None
+            except ApiError as error:
+                if error.code != SUBJECTS_OVERLAP or clock() > until:
+                    raise
+                if others := set(await self._jetstream.stream_names(stream.subject)) - {stream.name}:
+                    raise UsageError(
+                        f"stream {stream.name} cannot be made: its subject {stream.subject} belongs to stream "
+                        f"{', '.join(sorted(others))}. Choose another prefix (?prefix=…), or take the subject from it",
+                        stream=stream.name,
+                    ) from error
+                echo = None
             if echo is not None:
                 return echo
-            info = await self._jetstream.stream_info(str(wanted["name"]))
+            info = await self._jetstream.stream_info(stream.name)
             if info is not None:
                 return info
 
