@@ -43,8 +43,17 @@ def run(directory: Path, *options: str, limit_s: float = LIMIT_S) -> subprocess.
 
 
 def report_of(run: subprocess.CompletedProcess[str]) -> Any:
-    assert run.returncode == 0, f"status {run.returncode}\n{run.stdout}\n{run.stderr}"
-    return json.loads(run.stdout)
+    broken = [each for each in report["invariants"] if not each["holds"]] if (report := _read(run)) else run.stdout
+    assert run.returncode == 0, f"status {run.returncode}\n{broken}\n{run.stderr}"
+    return report
+
+
+def _read(run: subprocess.CompletedProcess[str]) -> Any:
+    """The report, None where the run ended before it had one."""
+    try:
+        return json.loads(run.stdout)
+    except json.JSONDecodeError:
+        return None
 
 
 def in_the_background() -> None:
