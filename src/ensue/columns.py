@@ -66,7 +66,7 @@ def field_of(where: str, hint: Any, column_type: TypeEngine[Any]) -> Field:
 
 
 def _conversion(where: str, hint: Any, kind: type | None, column_type: Any) -> Conversion | None:
-    from sqlalchemy import DateTime, Enum
+    from sqlalchemy import DateTime, Enum, Integer
 
     if kind is not None:
         if issubclass(kind, enum.Enum):
@@ -78,6 +78,8 @@ def _conversion(where: str, hint: Any, kind: type | None, column_type: Any) -> C
         for base, conversion in _CONVERSIONS.items():
             if issubclass(kind, base):
                 return conversion
+        if kind is int and isinstance(column_type, Integer):
+            return None
         if issubclass(kind, int | float) and _holds_numbers(column_type):
             return Conversion(same, lambda value: value if type(value) is kind else kind(_decimal(value)))
         if issubclass(kind, int | float | str | bytes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -13,24 +14,30 @@ from ensue.errors import UsageError
 from ensue.roundtrip import fields_of, never, surely
 
 E = TypeVar("E")
-A = TypeVar("A")
-B = TypeVar("B")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Format(Generic[E]):
     """encode, decode: to JSON and back. encode_field: one field alone, to find out which one cannot be encoded.
 
     sure: whether an object is sure to come back as it is, so that nobody need look; see `ensue.roundtrip.surely`.
     check: raises UsageError when the class's declaration shows that its objects cannot be read back, and NameError
-    while it names a class that is not there yet.
+    while it names a class that is not there yet; so `decode` and `sure` are made when they are first needed.
     """
 
     encode: Callable[[E], bytes]
-    decode: Callable[[bytes], E]
+    decoder: Callable[[], Callable[[bytes], E]]
     encode_field: Callable[[E, str], object]
-    sure: Callable[[E], bool]
+    judge: Callable[[], Callable[[E], bool]]
     check: Callable[[], None]
+
+    @functools.cached_property
+    def decode(self) -> Callable[[bytes], E]:
+        return self.decoder()
+
+    @functools.cached_property
+    def sure(self) -> Callable[[E], bool]:
+        return self.judge()
 
 
 def of_msgspec(cls: type[E]) -> Format[E]:
@@ -44,22 +51,7 @@ def of_msgspec(cls: type[E]) -> Format[E]:
     def check() -> None:
         _check(cls)
 
-    return Format(
-        encode, late(decoder), lambda event, name: encode(getattr(event, name)), late(lambda: _sure(cls)), check
-    )
-
-
-def late(make: Callable[[], Callable[[A], B]]) -> Callable[[A], B]:
-    """Return a function that is made when it is first called: annotations may name classes that are defined later."""
-    made: Callable[[A], B] | None = None
-
-    def call(value: A) -> B:
-        nonlocal made
-        if made is None:
-            made = make()
-        return made(value)
-
-    return call
+    return Format(encode, decoder, lambda event, name: encode(getattr(event, name)), lambda: _sure(cls), check)
 
 
 def unreadable(cls: type, where: str, why: str, write: str) -> UsageError:

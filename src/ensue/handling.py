@@ -92,6 +92,8 @@ async def finished(where: str, result: Any) -> Any:
         if awaited is result:  # some are done and are their own result
             return result
         result = awaited
+    if result is None:
+        return None
     for each in (result, getattr(result, "gen", None)):  # `gen` is where a function under @contextmanager is
         if isinstance(each, Generator | AsyncGenerator):
             raise UsageError(

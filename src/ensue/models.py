@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic.fields import FieldInfo
 
-from ensue.formats import Format, late, unreadable
+from ensue.formats import Format, unreadable
 from ensue.roundtrip import never, surely
 
 M = TypeVar("M", bound=pydantic.BaseModel)
@@ -50,7 +50,7 @@ def of_pydantic(cls: type[M]) -> Format[M]:
         for model in _models(cls):
             _check(cls, model)
 
-    return Format(encode, late(decoder), encode_field, late(lambda: _sure(cls)), check)
+    return Format(encode, decoder, encode_field, lambda: _sure(cls), check)
 
 
 def _check(event: type, model: type[pydantic.BaseModel]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ensue.columns import field_of
 from ensue.errors import UsageError
-from ensue.kinds import as_asked, class_of
+from ensue.kinds import as_asked, class_of, same
 from ensue.ports import Lookup, StepTransaction
 from ensue.ports import Table as PlainTable
 
@@ -82,7 +82,9 @@ class TableRepository(Generic[T]):
         self._make = _maker(cls)
         self._values: Callable[[Any], Any] = attrgetter(*names) if len(names) > 1 else _single(names[0])
         conversions = [field.conversion for field in self._fields.values()]
-        self._convert = [(index, each) for index, each in enumerate(conversions) if each is not None]
+        turned = [(index, each) for index, each in enumerate(conversions) if each is not None]
+        self._to_row = [(index, each.to_row) for index, each in turned if each.to_row is not same]
+        self._from_row = [(index, each.from_row) for index, each in turned if each.from_row is not same]
         self._id_index = names.index(self.id_name)
         self._id = conversions[self._id_index]
 
@@ -111,11 +113,11 @@ class TableRepository(Generic[T]):
         index = self._id_index
         found: dict[Any, T] = {}
         for row in rows:
-            if self._convert:
+            if self._from_row:
                 values = list(row)
-                for position, column in self._convert:
+                for position, turn in self._from_row:
                     if values[position] is not None:
-                        values[position] = column.from_row(values[position])
+                        values[position] = turn(values[position])
                 found[values[index]] = make(*values)
             else:
                 found[row[index]] = make(*row)
@@ -140,14 +142,14 @@ class TableRepository(Generic[T]):
         return self._fields[name].value(value)
 
     def _rows(self, entities: Mapping[Any, T]) -> list[Sequence[Any]]:
-        if not self._convert:
+        if not self._to_row:
             return [self._values(entity) for entity in entities.values()]
         rows: list[Sequence[Any]] = []
         for entity in entities.values():
             values = list(self._values(entity))
-            for position, column in self._convert:
+            for position, turn in self._to_row:
                 if values[position] is not None:
-                    values[position] = column.to_row(values[position])
+                    values[position] = turn(values[position])
             rows.append(values)
         return rows
 

@@ -193,6 +193,8 @@ class Step:
 
 def _checked_key(event: str, key: str) -> int:
     """Return the bytes of a key in UTF-8. Raises EventRefused for one that not every broker and database takes."""
+    if len(key) <= KEY_BYTES_MAX and key.isascii() and "\0" not in key:
+        return len(key)  # the usual case
     try:
         size = len(key.encode())
     except UnicodeEncodeError:

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-NEVER = float("inf")
-
 
 class Budget:
     """Time of handlers alone: what waits for a connection or for the entities' rows does not count, or a busy database
-    would make every transaction small, and so be busier still.
+    would make every transaction small, and so be busier still. Whoever runs handlers takes off what they took.
 
-    left_s: seconds. monotonic: the clock.
-
-    >>> now = iter([0.0, 3.0, 10.0, 10.5]).__next__
-    >>> budget = Budget(4.0, now)
-    >>> with budget: pass
-    >>> with budget: budget.spent
-    False
+    left_s: seconds. now: the clock.
     """
 
-    __slots__ = ("_began", "_monotonic", "left_s")
+    __slots__ = ("left_s", "now")
 
-    def __init__(self, left_s: float = NEVER, monotonic: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, left_s: float = float("inf"), now: Callable[[], float] = lambda: 0.0) -> None:
         self.left_s = left_s
-        self._monotonic = monotonic
-        self._began = NEVER
-
-    def __enter__(self) -> None:
-        self._began = self._monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        self.left_s -= self._monotonic() - self._began
-        self._began = NEVER
-
-    @property
-    def spent(self) -> bool:
-        """Whether nothing is left; asked within a `with` block or after it."""
-        if self._began == NEVER:
-            return self.left_s <= 0
-        return self._monotonic() - self._began >= self.left_s
+        self.now = now

@@ -170,7 +170,7 @@ class Dispatcher:
                     count = await self._plain_run(transaction, messages, start, stop, outgoing, budget, at_hand)
                 at_hand.rest()
                 start += count
-                if budget.spent:
+                if budget.left_s <= 0:
                     break
         finally:
             at_hand.leave()
@@ -191,7 +191,7 @@ class Dispatcher:
         routes = self.routes
         try:
             for index in range(start, stop):
-                if index > start and budget.spent:
+                if budget.left_s <= 0 and index > start:
                     return index - start
                 if index and index == start:
                     await transaction.flush(forget=True)  # what entity steps have left
@@ -213,13 +213,14 @@ class Dispatcher:
                         at_hand.rest()
                         continue
                     at_hand.call(index, call)
-                    with budget:
-                        if call.asynchronous:
-                            result = call.call(None, event, step)
-                        else:
-                            result = await self.threads.run(at_hand, _in_thread, call.call, event, step)
-                        if result is not None:
-                            await self.limit.finished(call.handler, result)
+                    began = budget.now()
+                    if call.asynchronous:
+                        result = call.call(None, event, step)
+                    else:
+                        result = await self.threads.run(at_hand, _in_thread, call.call, event, step)
+                    if result is not None:
+                        await self.limit.finished(call.handler, result)
+                    budget.left_s -= budget.now() - began
                     at_hand.rest()
                 if len(route.calls) > 1:
                     call = None

@@ -48,29 +48,18 @@ class Entities:
     unsettled: ids of those that must be saved and loaded anew before another handler has them.
     """
 
-    __slots__ = ("_mapped", "changed", "created", "found", "repository", "unsettled")
+    __slots__ = ("changed", "created", "found", "mapped", "repository", "unsettled")
 
     def __init__(self, repository: Repository[Any]) -> None:
         self.repository = repository
-        self._mapped = repository if isinstance(repository, SqlAlchemyRepository) else None
+        self.mapped = repository if isinstance(repository, SqlAlchemyRepository) else None
         self.unsettled: set[Any] = set()
         self.found: dict[Any, Any] = {}
         self.changed: dict[Any, Any] = {}
         self.created: dict[Any, Any] = {}
 
-    def left(self, transaction: StepTransaction, entity_id: Any, entity: Any, result: Any) -> None:
+    def left(self, entity_id: Any, entity: Any, result: Any) -> None:
         """A handler was given `entity` (None: there is none) and returned `result` (None: nothing)."""
-        mapped = self._mapped
-        if mapped is not None:
-            if entity is not None:
-                mapped.check_id(entity, entity_id)
-                if mapped.deleted(transaction, entity):
-                    # By its session: whatever comes next in this batch must find what it would find in a later one.
-                    self.changed.pop(entity_id, None)
-                    self.found[entity_id] = entity = None
-            left = entity if result is None else result
-            if left is not None and mapped.unsettled(left):
-                self.unsettled.add(entity_id)
         if result is None or result is entity:
             if entity is not None and entity_id not in self.created:
                 self.changed[entity_id] = entity
@@ -80,6 +69,21 @@ class Entities:
         else:
             self.changed[entity_id] = result
         self.found[entity_id] = result
+
+    def settled(
+        self, mapped: SqlAlchemyRepository[Any], transaction: StepTransaction, entity_id: Any, entity: Any, result: Any
+    ) -> Any:
+        """What is to be asked of a mapped entity first. Returns `entity`, or None when its session has deleted it."""
+        if entity is not None:
+            mapped.check_id(entity, entity_id)
+            if mapped.deleted(transaction, entity):
+                # Whatever comes next in this batch must find what it would find in a later one.
+                self.changed.pop(entity_id, None)
+                self.found[entity_id] = entity = None
+        left = entity if result is None else result
+        if left is not None and mapped.unsettled(left):
+            self.unsettled.add(entity_id)
+        return entity
 
 
 #: The handlers of one message, each with the entity that it wants.
@@ -129,35 +133,38 @@ class EntityRun:
         for entities in loaded.values():
             entities.found = await entities.repository.load(transaction, list(entities.found))
         links = Links(loaded.values())
+        mapped = any(each.mapped is not None for each in loaded.values())
         budget = budget or Budget()
-        with budget:
-            for self.index, (message, event, todo) in enumerate(ready):
-                if self.index and (
-                    budget.spent
-                    or any(each in entities.unsettled or links.stale(entities) for _, entities, each in todo)
-                ):
-                    count = self.index
-                    break
-                envelope = message.envelope
-                step = Step(
-                    transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent
-                )
-                for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
-                    self.call = call
-                    entity = entities.found.get(entity_id)
-                    if entity is None and not call.optional:
-                        raise missing(call.handler, entity_id)
-                    outgoing.guarded = guarded and call.awaits
-                    result = call.call(entity, event, step)
-                    if result is not None and result is not entity:
-                        result = await entity_of(call.handler, result, entity_id, self._limit)
-                    if outgoing.asked:
-                        raise SessionAsked  # again: the handler has caught it
-                    entities.left(transaction, entity_id, entity, result)
-                    if links.watched:
-                        links.left(entities, entity, entities.found.get(entity_id))
-                    if documents is not None:
-                        documents.done(message, call, entities, entity_id)
+        now, until = budget.now, budget.now() + budget.left_s
+        for self.index, (message, event, todo) in enumerate(ready):
+            if self.index and (
+                now() >= until
+                or (mapped and any(each in entities.unsettled or links.stale(entities) for _, entities, each in todo))
+            ):
+                count = self.index
+                break
+            envelope = message.envelope
+            step = Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
+            for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
+                self.call = call
+                entity = entities.found.get(entity_id)
+                if entity is None and not call.optional:
+                    raise missing(call.handler, entity_id)
+                outgoing.guarded = guarded and call.awaits
+                result = call.call(entity, event, step)
+                if result is not None and result is not entity:
+                    result = await entity_of(call.handler, result, entity_id, self._limit)
+                if outgoing.asked:
+                    raise SessionAsked  # again: the handler has caught it
+                was = entity
+                if entities.mapped is not None:
+                    entity = entities.settled(entities.mapped, transaction, entity_id, entity, result)
+                entities.left(entity_id, entity, result)
+                if links.watched:
+                    links.left(entities, was, entities.found.get(entity_id))
+                if documents is not None:
+                    documents.done(message, call, entities, entity_id)
+        budget.left_s = until - now()
         self.index = None
         for entities in loaded.values():
             await entities.repository.save(transaction, entities.changed, entities.created)

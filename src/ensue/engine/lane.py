@@ -270,7 +270,7 @@ class Lane:
             faults.point("consumer.begun")
             claimed: list[int] = []
             for part in parts:
-                if done and budget.spent:
+                if done and budget.left_s <= 0:
                     break  # it has its turn in the next one
                 claimed.append(await self._claim(transaction, part) if part.todo.foreign else 0)
                 if part.todo.apply:
