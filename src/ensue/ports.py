@@ -96,7 +96,8 @@ class Reader(Protocol):
         """Return up to `limit` records that follow the place, in offset order, none left out, and move it behind them.
 
         Returns at once when there is at least one (what is there now; it never waits to fill a batch), else waits up
-        to `wait_s` for an append by anyone and returns then, or empty.
+        to `wait_s` for an append by anyone and returns then, or empty. Empty after a wait may also mean that something
+        is on its way; a read with `wait_s` 0 asks the broker, and is empty only when there is nothing.
         A record that cannot be read as a message comes as Garbage with its offset, never as an error.
         What retention took is passed over. Where the log lost its end, so that the place lies beyond it, nothing comes:
         whoever goes by a checkpoint compares it with `bounds`, and opens another reader to go back.

@@ -76,6 +76,11 @@ class PartitionConsumer(Loop):
             and all(gap.state is GapState.LOST for gap in checkpoint.gaps.values())
         )
 
+    async def gave_up(self) -> None:
+        """What this loop was doing has been cancelled and rolled back, which is no death of its process."""
+        if self._place.suspicion is not None:
+            await self._place.suspicion.no_death()
+
     async def _begin(self) -> None:
         await self._let_go()
         # A log that was lost as a whole has no topics any more, and its publisher may be down.
@@ -141,6 +146,10 @@ class PartitionConsumer(Loop):
             await self._pause(wait_s)
         else:
             batch = await self._read(wait_s)
+            if not batch and (self._place.checkpoint.catching_up is not None or self._place.suspicion is not None):
+                # A wait may end although there is something, on its way from a broker that is slow to send. A read
+                # that does not wait asks the broker, and what ends with the log ends now only if it says so.
+                batch = await self._read(0.0)
             self._behind_s = self._behind_s if batch else 0.0
         if batch:
             context.faults.point("consumer.read")
@@ -237,6 +246,8 @@ class PartitionConsumer(Loop):
         left = [batch]  # the next records last
         while left and not self._stop.asked:
             records = left.pop()
+            if not records:
+                continue
             todo = self._place.plan(records)
             if not todo.has_effect:
                 self._place.forward(todo)
@@ -246,16 +257,15 @@ class PartitionConsumer(Loop):
                 await self._lane.apply(part)
             except StepFailed as failure:
                 left.append(records[len(part.records) :])
-                if len(part.records) == 1:
-                    await self._set_aside(part.todo, failure)
-                else:
+                if len(part.records) > 1:
                     left += reversed(_split(part.records, part.todo, failure.index))
+                    continue  # nothing of it has happened, so none of its ends is reached
+                await self._set_aside(part.todo, failure)
             else:
                 left.append(records[len(part.records) :])
                 self._applied(part)
             if part.todo.rewind >= 0 or part.todo.ends:
                 return  # the rest of the batch is read again, after what the log still holds before it
-            left = [each for each in left if each]
 
     def _applied(self, part: Part) -> None:
         self._ended(part.todo)

@@ -202,6 +202,7 @@ class DeadLetters:
         handler = self._context.dispatcher.only_handler(_type_and_id(letter)[0])
         if letter.state is DeadLetterState.RELEASED:
             letter.attempts = 0  # an operator's decision begins anew
+        at_hand.handled = False
         try:
             async with self._admitted(letter, handler, suspicion):
                 following = await self._apply(letter, checkpoint, at_hand)

@@ -322,8 +322,10 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
     event = handlers[0].event
     together = all(call.repository is not None and not (sessions and call.handler.needs_session) for call in calls)
     mapped = [each.repository for each in handlers if isinstance(each.repository, SqlAlchemyRepository)]
-    locked = not (sessions and any(each.related for each in mapped))
-    return Route(event, event.read, calls, together, locked)
+    linked = sessions and any(each.related for each in mapped)
+    if sessions and len(calls) > 1 and (linked or len({each.root for each in mapped}) < len(mapped)):
+        together = False  # each handler of a message is to find what the one before has left
+    return Route(event, event.read, calls, together, locked=not linked)
 
 
 def _no_id(event: Any) -> Any:

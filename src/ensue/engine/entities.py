@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any, cast
 
 from ensue.engine.budget import Budget
@@ -151,7 +152,7 @@ class EntityRun:
                 if entity is None and not call.optional:
                     raise missing(call.handler, entity_id)
                 outgoing.guarded = guarded and call.awaits
-                result = call.call(entity, event, step)
+                result = copy_context().run(call.call, entity, event, step)
                 if result is not None and result is not entity:
                     result = await entity_of(call.handler, result, entity_id, self._limit)
                 if outgoing.asked:

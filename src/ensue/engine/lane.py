@@ -132,6 +132,7 @@ class Lane:
         once_more = True
         while True:
             parts = self._shares(_together(parts))
+            self.at_hand.handled = False
             try:
                 async with self._admitted(parts):
                     await self._transact(parts)
@@ -274,6 +275,8 @@ class Lane:
                     break  # it has its turn in the next one
                 claimed.append(await self._claim(transaction, part) if part.todo.foreign else 0)
                 if part.todo.apply:
+                    if applied:
+                        await transaction.flush(forget=True)  # each partition finds what it would find alone
                     records += await self._handle(transaction, part, budget)
                     applied += len(part.todo.apply)
                 done.append(part)

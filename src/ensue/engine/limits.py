@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
 from types import CoroutineType
-from typing import Any
+from typing import Any, cast
 
 from ensue.engine.endings import ends_handler
 from ensue.errors import HandlerTimeout
@@ -23,55 +24,63 @@ class HandlerLimit:
 
     async def finished(self, handler: Handler, result: Any) -> Any:
         """As `handling.finished`; raises HandlerTimeout when it takes too long, whatever the handler makes of that."""
-        if not self.seconds:
-            return await finished(handler.where, result)
-        if type(result) is CoroutineType:
+        run = copy_context().run  # what a handler sets there (a tenant, words for the log) is of its message alone
+        coroutine = result if type(result) is CoroutineType else finished(handler.where, result)
+        try:
+            begun = _Begun(coroutine, run(coroutine.send, None), run)
+        except StopIteration as done:
             # Most handlers wait for nothing that is not there, and a timer for each of them would cost more than they.
-            try:
-                result = _Begun(result, result.send(None))
-            except StopIteration as done:
-                result = done.value
-                if result is None:
-                    return None
+            return None if done.value is None else await finished(handler.where, done.value)
+        if not self.seconds:
+            return await finished(handler.where, await begun)
         limit = asyncio.timeout(self.seconds)
         try:
             async with limit:
-                return await finished(handler.where, result)
+                value = await finished(handler.where, await begun)
         except BaseException as error:
             if not limit.expired() or ends_handler(error):
                 raise
-            raise HandlerTimeout(
-                f"{handler.where} did not return within {self.seconds:g} s and was cancelled. Give what it waits for a "
-                "limit of its own, or raise handler_limit_s",
-                handler=handler.name,
-                limit_s=self.seconds,
-            ) from error
+            raise self._too_late(handler) from error
+        if limit.expired():
+            raise self._too_late(handler)  # it has caught the cancellation, and may have left out what it waited for
+        return value
+
+    def _too_late(self, handler: Handler) -> HandlerTimeout:
+        return HandlerTimeout(
+            f"{handler.where} did not return within {self.seconds:g} s and was cancelled. Give what it waits for a "
+            "limit of its own, or raise handler_limit_s",
+            handler=handler.name,
+            limit_s=self.seconds,
+        )
 
 
 class _Begun:
     """A coroutine that has run until it waited for something for the first time: await this to have the rest of it.
 
-    waits_for: what it gave to the event loop. Otherwise this is `yield from`, as PEP 380 defines it.
+    waits_for: what it gave to the event loop. run: calls in the coroutine's context. Otherwise this is `yield from`,
+    as PEP 380 defines it.
     """
 
-    __slots__ = ("_coroutine", "_waits_for")
+    __slots__ = ("_coroutine", "_run", "_waits_for")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any, run: Callable[..., Any]) -> None:
         self._coroutine = coroutine
         self._waits_for = waits_for
+        self._run = run
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine, waits_for = self._coroutine, self._waits_for
+        coroutine, run, waits_for = self._coroutine, self._run, self._waits_for
         while True:
             try:
-                yield waits_for
+                value = yield waits_for
             except GeneratorExit:
-                coroutine.close()
+                run(coroutine.close)
                 raise
             except BaseException as error:
-                try:
-                    waits_for = coroutine.throw(error)
-                except StopIteration as done:
-                    return done.value
+                resume, value = cast("Callable[[Any], Any]", coroutine.throw), error
             else:
-                return (yield from coroutine.__await__())
+                resume = coroutine.send
+            try:
+                waits_for = run(resume, value)
+            except StopIteration as done:
+                return done.value

@@ -26,12 +26,18 @@ class Suspicion:
             self._written = stored != Attempt()
             ended = await self._has_ended(stored, checkpoint)
             self._attempt = stored.ended(stored.target) if ended else stored.found_dead()
-        elif self._attempt.target:
+        else:
+            await self.no_death()
+
+    async def no_death(self) -> None:
+        """Whatever was attempted has ended without an end of the process."""
+        if self._attempt is not None and self._attempt.target:
             await self._write(self._attempt.ended(self._attempt.target))
 
     async def _has_ended(self, stored: Attempt, checkpoint: Checkpoint) -> bool:
         if stored.target.isdigit():
-            return checkpoint.offset >= int(stored.target)
+            reading = checkpoint if checkpoint.catching_up is None else checkpoint.catching_up
+            return reading.offset >= int(stored.target)
         letter = await self._context.books.letter(stored.target) if stored.target else None
         return letter is None or letter.revision != stored.revision
 

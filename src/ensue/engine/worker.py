@@ -101,6 +101,7 @@ class Worker:
         assert self._beating is not None
         self._watch.stop()
         hung = isinstance(self.failed, HandlerHung)
+        stopped = list(self.loops.consumers)
         left = await self.loops.end(None if hung else self._context.config.stop_limit_s, _GIVE_UP_S)
         self._beating.cancel()
         await asyncio.wait((self._beating,), timeout=_GIVE_UP_S)
@@ -112,6 +113,8 @@ class Worker:
                 elif left:
                     log.error("%s: leases are not given up, they end by themselves: %s", self.name, left)
                 else:
+                    for each in stopped:
+                        await each.gave_up()
                     await self._context.books.resign(self.name)
         except (RetryableError, TimeoutError) as error:
             log.info("%s: leases are not given up (%s); they end by themselves", self.name, error)

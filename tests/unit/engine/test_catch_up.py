@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,15 +13,19 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.unit.engine.workbench import Sender, bench, config, letters, until
+from tests.unit.engine.workbench import Sender, bench, config, letters, store_of, until, until_letters
 
-from ensue import Event, Service
+from ensue import Event, Retry, Service
 from ensue.brokers.embedded import EmbeddedBroker
+from ensue.brokers.memory import MemoryBroker, MemoryReader
+from ensue.catch_up import adopted
 from ensue.chain import partition_of
+from ensue.engine.attempt import DEATHS_MAX, Attempt
+from ensue.engine.books import Books
 from ensue.engine.consumer import PartitionConsumer
 from ensue.errors import UsageError
 from ensue.event import event_type
-from ensue.message import OutboxRecord, Partition
+from ensue.message import DeadLetterState, Garbage, Message, OutboxRecord, Partition
 from ensue.testing import World
 
 PARTITIONS = 2
@@ -299,3 +304,86 @@ async def test_whatever_is_lost_or_repeated_each_event_is_handled_once(tmp_path:
     finally:
         await broker.close()
     assert sorted(each.number for each in seen) == list(range(sent)), f"seed {seed}"
+
+
+class SlowReader(MemoryReader):
+    """Its first reads that wait end empty although there is something: that is still on its way."""
+
+    slow = True
+
+    async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+        if self.slow and wait_s:
+            self.slow = False
+            return ()
+        return await super().read(limit, wait_s)
+
+
+class SlowToSend(MemoryBroker):
+    def reader(self, topic: str, partition: int, after: int) -> MemoryReader:
+        return SlowReader(self, topic, partition, after)
+
+
+async def test_a_read_that_ends_before_anything_has_come_does_not_end_a_reading_again(tmp_path: Path) -> None:
+    broker = SlowToSend("memory:slow-to-send")
+    await broker.open()
+    await broker.ensure_topic("bookings", 1)
+    await Sender(broker).send(*[kind(booking=str(n), number=n) for n in range(4) for kind in (Booked, Moved)])
+    for mail in (Mail(Booked), new := Mail(Booked, Moved)):
+        async with bench(tmp_path, mail.service, broker=broker) as world:
+            await world.settle()
+    assert numbers(new, Moved) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("poison", [0, 2, 3])
+async def test_a_message_that_fails_in_a_reading_again_is_set_aside_alone(
+    tmp_path: Path, sender: Sender, poison: int
+) -> None:
+    await sender.send(*[kind(booking=str(n), number=n) for n in range(4) for kind in (Booked, Moved)])
+    await run(tmp_path, Mail(Booked))
+    service, moved = Service("mail", publishes=[], retry=Retry(attempts_max=1)), Counter[int]()
+
+    @service.on(name="handle_Booked")
+    async def book(event: Booked) -> None: ...
+
+    @service.on
+    async def move(event: Moved) -> None:
+        moved[event.number] += 1
+        if event.number == poison:
+            raise ValueError("no such seat")
+
+    new = Mail()
+    new.service = service
+    async with running(tmp_path, new) as world:
+        await until_letters(world, service, 1)
+        await until(lambda: len(moved) == 4, world)
+        [letter] = await letters(world, service)
+        await world.settle()
+    assert (letter.key, letter.state) == (str(poison), DeadLetterState.DEAD)
+    assert moved.total() < 30, "the batch was cut, and not read again and again"
+
+
+@pytest.mark.parametrize("deaths", [DEATHS_MAX - 2, DEATHS_MAX - 1])
+async def test_a_message_that_kills_in_a_reading_again_is_found_too(
+    tmp_path: Path, sender: Sender, deaths: int
+) -> None:
+    """What is stored as read lies behind it, and says nothing of how its attempt ended."""
+    await sender.send(*[kind(booking="a", number=n) for n in range(4) for kind in (Booked, Moved)])
+    partition = Partition("mail", "bookings", partition_of("a", PARTITIONS))
+    await run(tmp_path, Mail(Booked))
+    store = store_of(tmp_path, "mail")
+    await store.open()
+    books = Books(store, "mail")
+    await books.heartbeat("dead", 600.0, [partition.place])
+    [checkpoint] = [each for each in (await books.checkpoints()).values() if each.offset]
+    following = adopted(checkpoint, {event_type(kind).type: "beginning" for kind in (Booked, Moved)}, 0)
+    assert following is not None
+    async with store.transaction() as transaction:
+        await books.save_checkpoint(transaction, partition, following)
+    await books.save_attempts([(partition, Attempt(target="4", alone=True, single=True, deaths={"4": deaths}))])
+    await books.bury("dead")
+    await store.close()
+    new = Mail(Booked, Moved)
+    async with running(tmp_path, new) as world:
+        await world.settle()
+        found = [each.error_type for each in await letters(world, new.service) if each.error_type]
+    assert found == (["HandlerKilled"] if deaths == DEATHS_MAX - 1 else [])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from ensue.brokers.memory import MemoryBroker
 from ensue.engine.attempt import DEATHS_MAX, Attempt
 from ensue.engine.books import Books
 from ensue.engine.gate import Gate
+from ensue.engine.lost import LOSSES_MAX
 from ensue.engine.runtime import Runtime
 from ensue.errors import StoreUnavailable
 from ensue.message import Partition
@@ -136,6 +139,69 @@ async def test_an_attempt_that_ends_badly_without_a_death_is_none(tmp_path: Path
         await running.settle()
         assert await letters(running, zoo) == []
     assert calls[0] == calls[-1] == "bear"
+    await books._store.close()
+
+
+def _slow_zoo(fed: list[str], begun: asyncio.Event, let_go: asyncio.Event) -> Service:
+    zoo = Service("zoo")
+
+    @zoo.on
+    async def feed(event: Fed) -> None:
+        begun.set()
+        await let_go.wait()
+        fed.append(event.animal)
+
+    return zoo
+
+
+async def test_an_attempt_that_a_stop_rolls_back_is_no_death(tmp_path: Path) -> None:
+    """A slow handler in a suspect partition, and more graceful stops than deaths are needed."""
+    books = await _dead_worker_left(tmp_path, Attempt(single=True))
+    broker, fed = MemoryBroker("memory:stops"), list[str]()
+    await broker.open()
+    engine = dataclasses.replace(config(), stop_limit_s=0.01)
+    for life in range(DEATHS_MAX + 2):
+        last = life == DEATHS_MAX + 1
+        begun, let_go = asyncio.Event(), asyncio.Event()
+        zoo = _slow_zoo(fed, begun, let_go)
+        async with asyncio.timeout(LIMIT_S), bench(tmp_path, zoo, broker=broker, engine=engine) as running:
+            if not life:
+                await Sender(running.broker).send(Fed(animal="sloth"))
+            await begun.wait()
+            if last:
+                let_go.set()
+                await running.settle()
+            assert await letters(running, zoo) == []
+    assert fed == ["sloth"]
+    await broker.close()
+    await books._store.close()
+
+
+async def test_an_attempt_that_could_not_be_written_down_counts_for_nobody(tmp_path: Path) -> None:
+    """The message before it was handled in the same lane; this one was not."""
+    zoo, fed = Service("zoo"), list[str]()
+
+    @zoo.on
+    async def feed(event: Fed) -> None:
+        fed.append(event.animal)
+
+    books = await _dead_worker_left(tmp_path, Attempt(single=True))
+    async with asyncio.timeout(LIMIT_S), bench(tmp_path, zoo) as running:
+        theirs = running.runtimes["zoo"].context.books
+        save, failures = theirs.save_attempts, 0
+
+        async def saves(attempts: Sequence[tuple[Partition, Attempt]]) -> None:
+            nonlocal failures
+            if fed and failures < LOSSES_MAX + 1:
+                failures += 1
+                raise StoreUnavailable("the connection for the books was lost")
+            await save(attempts)
+
+        theirs.save_attempts = saves  # type: ignore[method-assign]
+        await Sender(running.broker).send(Fed(animal="ant"), Fed(animal="bear"))
+        await running.settle()
+        [checkpoint] = (await theirs.checkpoints()).values()
+        assert (fed, failures, checkpoint.counters.retries) == (["ant", "bear"], LOSSES_MAX + 1, 0)
     await books._store.close()
 
 
