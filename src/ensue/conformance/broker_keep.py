@@ -12,21 +12,21 @@ from ensue.codec import encode_envelope
 from ensue.conformance.broker_suite import SOURCE, TOPIC, BrokerSuite, entries, entry, later, positions, read
 from ensue.errors import TopicMismatch
 from ensue.message import Envelope, Garbage, Message, OutboxRecord
+from ensue.ports import Broker
 
 
 class Keeping(BrokerSuite):
     # --- partitions and topics
 
-    async def test_partitions_and_topics_are_independent(self) -> None:
-        async with self.opened() as broker:
-            await broker.ensure_topic("other", 2)
-            await broker.append(TOPIC, 0, SOURCE, entries(1, 3))
-            await broker.append(TOPIC, 1, SOURCE, entries(4, 2))
-            await broker.append("other", 0, SOURCE, entries(6, 1))
-            assert positions(await self.everything(broker, partition=0)) == [1, 2, 3]
-            assert positions(await self.everything(broker, partition=1)) == [4, 5]
-            assert positions(await self.everything(broker, topic="other")) == [6]
-            assert list(await read(broker, "other", 1, 0, 10, 0.0)) == []
+    async def test_partitions_and_topics_are_independent(self, broker: Broker) -> None:
+        await broker.ensure_topic("other", 2)
+        await broker.append(TOPIC, 0, SOURCE, entries(1, 3))
+        await broker.append(TOPIC, 1, SOURCE, entries(4, 2))
+        await broker.append("other", 0, SOURCE, entries(6, 1))
+        assert positions(await self.everything(broker, partition=0)) == [1, 2, 3]
+        assert positions(await self.everything(broker, partition=1)) == [4, 5]
+        assert positions(await self.everything(broker, topic="other")) == [6]
+        assert list(await read(broker, "other", 1, 0, 10, 0.0)) == []
 
     async def test_ensuring_a_topic_again_changes_nothing(self) -> None:
         async with self.opened(partitions=3) as broker:
@@ -67,56 +67,51 @@ class Keeping(BrokerSuite):
 
     # --- bounds and retention
 
-    async def test_bounds_tell_first_and_last_offset(self) -> None:
-        async with self.opened() as broker:
-            empty = await broker.bounds(TOPIC, 0)
-            assert empty.last == empty.first - 1
-            assert empty.first >= 1
-            await broker.append(TOPIC, 0, SOURCE, entries(1, 5))
-            first, last = await broker.bounds(TOPIC, 0)
-            offsets = [record.offset for record in await self.everything(broker)]
-            assert (first, last) == (offsets[0], offsets[-1])
-            assert await broker.bounds(TOPIC, 1) == empty
+    async def test_bounds_tell_first_and_last_offset(self, broker: Broker) -> None:
+        empty = await broker.bounds(TOPIC, 0)
+        assert empty.last == empty.first - 1
+        assert empty.first >= 1
+        await broker.append(TOPIC, 0, SOURCE, entries(1, 5))
+        first, last = await broker.bounds(TOPIC, 0)
+        offsets = [record.offset for record in await self.everything(broker)]
+        assert (first, last) == (offsets[0], offsets[-1])
+        assert await broker.bounds(TOPIC, 1) == empty
 
-    async def test_pruning_takes_the_oldest_and_no_more_than_its_limit(self) -> None:
+    async def test_pruning_takes_the_oldest_and_no_more_than_its_limit(self, broker: Broker) -> None:
         self.needs_pruning()
-        async with self.opened() as broker:
-            for first in (1, 6):  # the limit falls within the first batch, then within the second
-                await broker.append(TOPIC, 0, SOURCE, entries(first, 5))
-            await broker.append(TOPIC, 1, SOURCE, entries(11, 2))
-            last = (await broker.bounds(TOPIC, 0)).last
-            assert await broker.prune(TOPIC, 0, later(), 3) == 3
-            assert positions(await self.everything(broker)) == [4, 5, 6, 7, 8, 9, 10]
-            assert await broker.prune(TOPIC, 0, later(), 4) == 4
-            assert positions(await self.everything(broker)) == [8, 9, 10]
-            first, same_last = await broker.bounds(TOPIC, 0)
-            assert first == (await self.everything(broker))[0].offset
-            assert same_last == last
-            assert positions(await self.everything(broker, partition=1)) == [11, 12]
+        for first in (1, 6):  # the limit falls within the first batch, then within the second
+            await broker.append(TOPIC, 0, SOURCE, entries(first, 5))
+        await broker.append(TOPIC, 1, SOURCE, entries(11, 2))
+        last = (await broker.bounds(TOPIC, 0)).last
+        assert await broker.prune(TOPIC, 0, later(), 3) == 3
+        assert positions(await self.everything(broker)) == [4, 5, 6, 7, 8, 9, 10]
+        assert await broker.prune(TOPIC, 0, later(), 4) == 4
+        assert positions(await self.everything(broker)) == [8, 9, 10]
+        first, same_last = await broker.bounds(TOPIC, 0)
+        assert first == (await self.everything(broker))[0].offset
+        assert same_last == last
+        assert positions(await self.everything(broker, partition=1)) == [11, 12]
 
-    async def test_pruning_spares_what_is_young(self) -> None:
-        async with self.opened() as broker:
-            await broker.append(TOPIC, 0, SOURCE, entries(1, 5))
-            assert await broker.prune(TOPIC, 0, time.time() - 3600, 100) == 0
-            assert positions(await self.everything(broker)) == [1, 2, 3, 4, 5]
+    async def test_pruning_spares_what_is_young(self, broker: Broker) -> None:
+        await broker.append(TOPIC, 0, SOURCE, entries(1, 5))
+        assert await broker.prune(TOPIC, 0, time.time() - 3600, 100) == 0
+        assert positions(await self.everything(broker)) == [1, 2, 3, 4, 5]
 
-    async def test_pruning_everything_keeps_the_last_offset(self) -> None:
+    async def test_pruning_everything_keeps_the_last_offset(self, broker: Broker) -> None:
         self.needs_pruning()
-        async with self.opened() as broker:
-            last = await broker.append(TOPIC, 0, SOURCE, entries(1, 5))
-            assert await broker.prune(TOPIC, 0, later(), 100) == 5
-            assert await broker.prune(TOPIC, 0, later(), 100) == 0
-            assert tuple(await broker.bounds(TOPIC, 0)) == (last + 1, last)
-            assert list(await read(broker, TOPIC, 0, 0, 10, 0.0)) == []
-            assert await broker.append(TOPIC, 0, SOURCE, entries(6, 1)) > last
-            assert positions(await self.everything(broker)) == [6]
+        last = await broker.append(TOPIC, 0, SOURCE, entries(1, 5))
+        assert await broker.prune(TOPIC, 0, later(), 100) == 5
+        assert await broker.prune(TOPIC, 0, later(), 100) == 0
+        assert tuple(await broker.bounds(TOPIC, 0)) == (last + 1, last)
+        assert list(await read(broker, TOPIC, 0, 0, 10, 0.0)) == []
+        assert await broker.append(TOPIC, 0, SOURCE, entries(6, 1)) > last
+        assert positions(await self.everything(broker)) == [6]
 
-    async def test_a_reader_below_what_was_pruned_goes_on_with_what_is_left(self) -> None:
+    async def test_a_reader_below_what_was_pruned_goes_on_with_what_is_left(self, broker: Broker) -> None:
         self.needs_pruning()
-        async with self.opened() as broker:
-            last = await broker.append(TOPIC, 0, SOURCE, entries(1, 10))
-            await broker.prune(TOPIC, 0, later(), 6)
-            assert positions(await self.read_through(broker, last, after=2)) == [7, 8, 9, 10]
+        last = await broker.append(TOPIC, 0, SOURCE, entries(1, 10))
+        await broker.prune(TOPIC, 0, later(), 6)
+        assert positions(await self.read_through(broker, last, after=2)) == [7, 8, 9, 10]
 
     # --- several brokers, restarts
 
@@ -154,7 +149,7 @@ class Keeping(BrokerSuite):
 
     # --- what records may hold
 
-    async def test_a_foreign_cloudevent_without_a_chain_is_carried_faithfully(self) -> None:
+    async def test_a_foreign_cloudevent_without_a_chain_is_carried_faithfully(self, broker: Broker) -> None:
         envelope = Envelope(
             id="A234-1234-1234",
             type="com.example.someevent",
@@ -166,45 +161,40 @@ class Keeping(BrokerSuite):
             extensions={"comexampleextension1": "value", "othervalue": "5"},
         )
         foreign = OutboxRecord(TOPIC, 0, "subject", encode_envelope(envelope), b"<much wow='xml'/>")
-        async with self.opened() as broker:
-            await broker.append(TOPIC, 0, "/mycontext", [foreign])
-            [message] = await self.everything(broker)
-            assert isinstance(message, Message)
-            assert (message.position, message.previous, message.source) == (0, 0, "/mycontext")
-            assert message.envelope == envelope
-            assert (message.key, message.data) == ("subject", b"<much wow='xml'/>")
+        await broker.append(TOPIC, 0, "/mycontext", [foreign])
+        [message] = await self.everything(broker)
+        assert isinstance(message, Message)
+        assert (message.position, message.previous, message.source) == (0, 0, "/mycontext")
+        assert message.envelope == envelope
+        assert (message.key, message.data) == ("subject", b"<much wow='xml'/>")
 
-    async def test_keys_of_any_text_come_back(self) -> None:
+    async def test_keys_of_any_text_come_back(self, broker: Broker) -> None:
         keys = ["", " ", "a" * 1000, "Straße 1", "顧客-42", "🛒", "a\nb\tc", "o'neil\"; --", "é", "e\u0301"]
-        async with self.opened() as broker:
-            await broker.append(
-                TOPIC, 0, "bestellungen-ü/1", [entry(number, key=key) for number, key in enumerate(keys, 1)]
-            )
-            records = await self.everything(broker)
-            assert [record.key for record in records] == keys
-            assert {record.source for record in records if isinstance(record, Message)} == {"bestellungen-ü/1"}
+        await broker.append(
+            TOPIC, 0, "bestellungen-ü/1", [entry(number, key=key) for number, key in enumerate(keys, 1)]
+        )
+        records = await self.everything(broker)
+        assert [record.key for record in records] == keys
+        assert {record.source for record in records if isinstance(record, Message)} == {"bestellungen-ü/1"}
 
-    async def test_any_data_comes_back_empty_binary_or_a_megabyte(self) -> None:
+    async def test_any_data_comes_back_empty_binary_or_a_megabyte(self, broker: Broker) -> None:
         bodies = [b"", b"\x00", bytes(range(256)), b"\xff\xfe", b'{"a":' + b"x" * 1024 * 1024]
-        async with self.opened() as broker:
-            await broker.append(TOPIC, 0, SOURCE, [entry(number, data=body) for number, body in enumerate(bodies, 1)])
-            assert [record.data for record in await self.everything(broker)] == bodies
+        await broker.append(TOPIC, 0, SOURCE, [entry(number, data=body) for number, body in enumerate(bodies, 1)])
+        assert [record.data for record in await self.everything(broker)] == bodies
 
-    async def test_large_positions_come_back(self) -> None:
-        async with self.opened() as broker:
-            await broker.append(TOPIC, 0, SOURCE, [entry(2**62, previous=2**62 - 7)])
-            [message] = await self.everything(broker)
-            assert isinstance(message, Message)
-            assert (message.position, message.previous) == (2**62, 2**62 - 7)
+    async def test_large_positions_come_back(self, broker: Broker) -> None:
+        await broker.append(TOPIC, 0, SOURCE, [entry(2**62, previous=2**62 - 7)])
+        [message] = await self.everything(broker)
+        assert isinstance(message, Message)
+        assert (message.position, message.previous) == (2**62, 2**62 - 7)
 
-    async def test_garbage_comes_with_its_offset_and_stops_nobody(self) -> None:
-        async with self.opened() as broker:
-            await broker.append(TOPIC, 0, SOURCE, entries(1, 1))
-            await self.inject_garbage(broker, TOPIC, 0)
-            await broker.append(TOPIC, 0, SOURCE, entries(2, 1))
-            before, garbage, behind = await self.everything(broker)
-            assert isinstance(garbage, Garbage)
-            assert (garbage.topic, garbage.partition) == (TOPIC, 0)
-            assert before.offset < garbage.offset < behind.offset
-            assert garbage.reason
-            assert positions([before, behind]) == [1, 2]
+    async def test_garbage_comes_with_its_offset_and_stops_nobody(self, broker: Broker) -> None:
+        await broker.append(TOPIC, 0, SOURCE, entries(1, 1))
+        await self.inject_garbage(broker, TOPIC, 0)
+        await broker.append(TOPIC, 0, SOURCE, entries(2, 1))
+        before, garbage, behind = await self.everything(broker)
+        assert isinstance(garbage, Garbage)
+        assert (garbage.topic, garbage.partition) == (TOPIC, 0)
+        assert before.offset < garbage.offset < behind.offset
+        assert garbage.reason
+        assert positions([before, behind]) == [1, 2]

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import ClassVar
 
 import pytest
+import pytest_asyncio
 
 from ensue.codec import encode_envelope
 from ensue.message import Envelope, Garbage, Message, OutboxRecord
@@ -92,6 +93,11 @@ class BrokerSuite:
             yield broker
         finally:
             await broker.close()
+
+    @pytest_asyncio.fixture(loop_scope="function")
+    async def broker(self) -> AsyncIterator[Broker]:
+        async with self.opened() as broker:
+            yield broker
 
     async def read_through(
         self, broker: Broker, last: int, *, topic: str = TOPIC, partition: int = 0, after: int = 0, limit: int = 100

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any, ClassVar, TypeVar
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import BigInteger, Numeric, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -152,6 +153,16 @@ class StoreSuite:
             yield store
         finally:
             await store.close()
+
+    @pytest_asyncio.fixture(loop_scope="function")
+    async def store(self) -> AsyncIterator[Store]:
+        async with self.opened() as store:
+            yield store
+
+    @pytest_asyncio.fixture(loop_scope="function")
+    async def other(self, store: Store) -> AsyncIterator[Store]:
+        async with self.another(store) as other:
+            yield other
 
     @asynccontextmanager
     async def another(self, store: Store) -> AsyncIterator[Store]:

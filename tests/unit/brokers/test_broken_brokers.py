@@ -7,6 +7,7 @@ import secrets
 
 import pytest
 from tests.conformance_mutants import brokers as broken
+from tests.conformance_mutants.running import run
 
 from ensue.brokers.memory import MemoryBroker
 from ensue.conformance.broker import SOURCE, BrokerConformance
@@ -82,15 +83,14 @@ async def test_a_healthy_adapter_is_accepted(name: str) -> None:
         with pytest.raises(pytest.skip.Exception, match="survives_restart"):
             await suite.test_what_was_appended_is_there_after_close_and_open()
     else:
-        await getattr(suite, name)()
+        await run(suite, name)
 
 
 @pytest.mark.parametrize("fault", REJECTED_BY, ids=lambda fault: fault.__name__)
 async def test_a_broken_adapter_is_rejected(fault: type[broken.WrappedBroker]) -> None:
     suite = Suite(fault, SHORT_PATIENCE_S)
-    test = getattr(suite, REJECTED_BY[fault])
     with pytest.raises((AssertionError, TimeoutError, BadMessage, pytest.fail.Exception, ExceptionGroup)) as caught:
-        await test()
+        await run(suite, REJECTED_BY[fault])
     assert "pytest-timeout" not in str(caught.value), "the suite itself did not notice"
     if isinstance(caught.value, ExceptionGroup):
         assert caught.value.subgroup(AssertionError) is not None

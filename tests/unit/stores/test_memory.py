@@ -14,7 +14,7 @@ class TestMemoryStore(StoreConformance):
 
     @pytest.fixture(autouse=True)
     def one(self) -> None:
-        self.store = MemoryStore(SERVICE)
+        self.made = MemoryStore(SERVICE)
 
     async def make_store(self) -> Store:
-        return self.store
+        return self.made

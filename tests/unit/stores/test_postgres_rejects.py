@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 from servers import PostgresServer
 from tests.conformance_mutants import concurrent as broken
+from tests.conformance_mutants.running import run
 from tests.conformance_mutants.stores import WrappedStore
 
 from ensue.conformance.store import SERVICE
@@ -42,7 +43,7 @@ async def test_a_broken_order_is_rejected_and_a_healthy_one_accepted(
     name = REJECTED_BY[fault]
     url = postgres_server.url(DATABASE)
     postgres_server.psql(DATABASE, EMPTY)
-    await getattr(Suite(WrappedStore, url), name)()
+    await run(Suite(WrappedStore, url), name)
     postgres_server.psql(DATABASE, EMPTY)
     with pytest.raises(AssertionError):
-        await getattr(Suite(fault, url), name)()
+        await run(Suite(fault, url), name)

@@ -57,8 +57,8 @@ class TestTemporarySqliteStore(Stepping):
 
     @pytest.fixture(autouse=True)
     def one(self) -> None:
-        self.store = SqliteStore("sqlite://", SERVICE)
-        assert self.store.capabilities == self.capabilities
+        self.made = SqliteStore("sqlite://", SERVICE)
+        assert self.made.capabilities == self.capabilities
 
     async def make_store(self) -> Store:
-        return self.store
+        return self.made
