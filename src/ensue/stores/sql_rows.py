@@ -7,6 +7,7 @@ second.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
@@ -167,21 +168,55 @@ def _from(columns: Sequence[str], prefix: str, nulls: Nulls, last: str, at: int 
     return f"({column} >= {value} AND ({column} > {value} OR ({rest})))"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Catalog:
+    """What a database says of a table's columns. query: their names, their types, and whether the database would sort
+    their NULLs last, where `:place` is `place(table)`. to_column, to_plain: by type."""
+
+    query: str
+    place: Callable[[Table], str]
+    to_column: Mapping[str, Change]
+    to_plain: Mapping[str, Change]
+
+
 class SqlRows:
-    """`RowReader` over the sessions of `Store.reading`: `SqlRows(self.reading)` is all of an adapter's `rows()`."""
+    """`RowReader` over the sessions of `Store.reading`: `SqlRows(self.reading)` is all of an adapter's `rows()`.
 
-    def __init__(self, reading: Callable[[], AbstractAsyncContextManager[AsyncSession]]) -> None:
+    catalog: for databases whose columns have richer types than plain values, on which their drivers insist. Keep one
+    for a store then: it looks up a table's types once.
+    """
+
+    def __init__(
+        self, reading: Callable[[], AbstractAsyncContextManager[AsyncSession]], catalog: Catalog | None = None
+    ) -> None:
         self._reading = reading
+        self._catalog = catalog
+        self._known: dict[Table, Columns] = {}
 
-    async def columns(self, session: AsyncSession, table: Table) -> Columns:
-        """For databases whose drivers insist on types: see `ensue.stores.sql.typed_rows`."""
-        return _PLAIN
+    async def _columns(self, session: AsyncSession, table: Table) -> Columns:
+        catalog = self._catalog
+        if catalog is None:
+            return _PLAIN
+        found = self._known.get(table)
+        if found is None:
+            from sqlalchemy import text
+
+            rows = await session.execute(text(catalog.query), {"place": catalog.place(table)})
+            described = {str(name): (str(kind).lower(), last) for name, kind, last in rows}
+            check_columns(table, described)
+            kinds = [described[name][0] for name in table.columns]
+            found = self._known[table] = Columns(
+                {name: catalog.to_column[kind] for name, (kind, _) in described.items() if kind in catalog.to_column},
+                [(at, catalog.to_plain[kind]) for at, kind in enumerate(kinds) if kind in catalog.to_plain],
+                frozenset(name for name, (_, last) in described.items() if last),
+            )
+        return found
 
     async def get(self, table: Table, ids: Sequence[Any]) -> Sequence[Sequence[Any]]:
         found: list[Sequence[Any]] = []
         wanted = list(dict.fromkeys(ids))  # an id in two chunks would come twice
         async with self._reading() as session:
-            columns = await self.columns(session, table)
+            columns = await self._columns(session, table)
             for begin in range(0, len(wanted), IDS_MAX):
                 chunk = wanted[begin : begin + IDS_MAX]
                 written = columns.written([table.id_column] * len(chunk), chunk)
@@ -199,7 +234,7 @@ class SqlRows:
         limit: int,
     ) -> Sequence[Sequence[Any]]:
         async with self._reading() as session:
-            columns = await self.columns(session, table)
+            columns = await self._columns(session, table)
             equal = columns.written(lookup.equal, equal)
             since, after = columns.written(lookup.order, since), columns.written(lookup.order, after)
             statement = find_statement(table, lookup, equal, since, after, limit, _quote_of(session), columns)
@@ -207,7 +242,7 @@ class SqlRows:
 
     async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         async with self._reading() as session:
-            columns = await self.columns(session, table)
+            columns = await self._columns(session, table)
             written = columns.written(lookup.equal, equal)
             statement = count_statement(table, lookup, written, _quote_of(session))
             [(count,)] = await _rows(session, statement)

@@ -13,12 +13,9 @@ import pytest
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.message import OutboxRecord
 from ensue.stores import ending
-from ensue.stores.mariadb.store import MariaDbServer
-from ensue.stores.mariadb.url import parse as mariadb_url
-from ensue.stores.postgres import listen
+from ensue.stores.mariadb import MariaDbStore
+from ensue.stores.postgres import PostgresStore, listen
 from ensue.stores.postgres.listen import Listening
-from ensue.stores.postgres.store import PostgresServer
-from ensue.stores.postgres.url import parse as postgres_url
 from ensue.stores.sql import link, stamped
 from ensue.stores.sql.connections import Connections
 from ensue.stores.sql.driver import Rows
@@ -199,8 +196,8 @@ async def test_a_cancellation_while_postgres_tables_are_made_is_not_lost(word: s
         if word == "ROLLBACK":
             await failing(given)
 
-    server = PostgresServer(postgres_url("postgresql://db.example/orders"))
-    task = await cancelled_in(connection, lambda: server.create_once(connection, work))
+    store = PostgresStore("postgresql://db.example/orders", "orders")
+    task = await cancelled_in(connection, lambda: store._create_once(connection, work))
     assert task.cancelled()
 
 
@@ -209,8 +206,8 @@ async def test_a_cancellation_while_mariadbs_lock_is_released_is_not_lost() -> N
 
     async def work(_: Link) -> None: ...
 
-    server = MariaDbServer(mariadb_url("mariadb://db.example/orders"))
-    task = await cancelled_in(connection, lambda: server.create_once(connection, work))
+    store = MariaDbStore("mariadb://db.example/orders", "orders")
+    task = await cancelled_in(connection, lambda: store._create_once(connection, work))
     assert task.cancelled()
 
 

@@ -10,7 +10,7 @@ from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
 from ensue.stores.mariadb import failures
-from ensue.stores.mariadb.rows import COLUMNS, Statements
+from ensue.stores.mariadb.rows import CATALOG, COLUMNS, Statements
 from ensue.stores.mariadb.warnings import warnings
 from ensue.stores.sql.bulk import Bulk
 from ensue.stores.sql.link import Link
@@ -68,6 +68,7 @@ class MariaDbDialect(Bulk[Statements, str]):
     )
     clock = "SELECT UNIX_TIMESTAMP(SYSDATE(6))"
     read_only = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY"
+    catalog = CATALOG
 
     def text(self, statement: str) -> str:
         return _text(statement)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ensue.ports import Row, Table
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.link import Link
-from ensue.stores.sql_rows import Change, changed
+from ensue.stores.sql_rows import Catalog, Change, changed
 
 if TYPE_CHECKING:
     from ensue.stores.mariadb.link import AsyncmyLink
@@ -45,6 +45,11 @@ TO_PLAIN: dict[str, Change] = {
     "timestamp": lambda value: value.isoformat(),
     "date": lambda value: value.isoformat(),
 }
+
+# NULLs come first by themselves.
+CATALOG = Catalog(
+    f"SELECT c.*, 0 FROM ({COLUMNS.replace('%s', ':place')}) c", lambda table: table.name, TO_COLUMN, TO_PLAIN
+)
 
 
 class Statements:

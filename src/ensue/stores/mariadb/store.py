@@ -7,64 +7,21 @@ from typing import TypeVar
 
 from ensue.errors import StoreUnavailable
 from ensue.stores.ending import to_end
-from ensue.stores.mariadb import row_reader
 from ensue.stores.mariadb.dialect import MariaDbDialect
 from ensue.stores.mariadb.link import connect
-from ensue.stores.mariadb.url import MariaDbUrl, parse
+from ensue.stores.mariadb.url import parse
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import ROLLBACK_S, Link
 from ensue.stores.sql.outbox import Outbox, OutboxContext
 from ensue.stores.sql.pool import Pool
-from ensue.stores.sql.server import Server
 from ensue.stores.sql.stamped import StampedOutbox
 from ensue.stores.sql.store import SqlStore
 from ensue.stores.sql.wakeup import Notifier, Polling, Wakeup
-from ensue.stores.sql_rows import SqlRows
 
 T = TypeVar("T")
 
 #: How long one process waits for another that is making tables.
 _CREATING_S = 60
-
-
-class MariaDbServer(Server):
-    def __init__(self, url: MariaDbUrl) -> None:
-        self._sql = MariaDbDialect()
-        super().__init__(self._sql, url.place, url.pool_size)
-        self._url = url
-
-    async def connect(self) -> Link:
-        return await connect(self._url)
-
-    def make_engines(self) -> Engines:
-        from ensue.stores.mariadb.alchemy import make_engines
-
-        return make_engines()
-
-    def make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
-        return Polling(relay_pool, wakeup)
-
-    def make_outbox(self, context: OutboxContext) -> Outbox:
-        return StampedOutbox(context, self._sql.stamp)
-
-    async def create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
-        """Tables are not made in transactions here: a lock of the connection's keeps others out."""
-        name = "ensue_create"
-        [(got,)] = await link.fetch("SELECT GET_LOCK(CONCAT(%s, '.', DATABASE()), %s)", name, _CREATING_S)
-        if not got:
-            raise StoreUnavailable(f"{self.place}: another process has been making tables for {_CREATING_S} s")
-        try:
-            result = await work(link)
-            release = link.fetch("SELECT RELEASE_LOCK(CONCAT(%s, '.', DATABASE()))", name)
-            _, cancelled = await to_end(release, ROLLBACK_S, link.hang_up)
-        except BaseException as error:
-            link.broken = True  # its lock goes with the connection
-            if isinstance(error, TimeoutError):
-                raise StoreUnavailable(f"{self.place} does not answer: {error}") from error
-            raise
-        if cancelled is not None:
-            raise cancelled
-        return result
 
 
 class MariaDbStore(SqlStore):
@@ -75,8 +32,39 @@ class MariaDbStore(SqlStore):
     """
 
     def __init__(self, url: str, service: str) -> None:
-        super().__init__(service, MariaDbServer(parse(url)))
-        self._rows = row_reader.rows(self.reading)
+        self._url = parse(url)
+        self._sql = MariaDbDialect()
+        super().__init__(service, self._sql, self._url.place, self._url.pool_size)
 
-    def rows(self) -> SqlRows:
-        return self._rows
+    async def _connect(self) -> Link:
+        return await connect(self._url)
+
+    def _make_engines(self) -> Engines:
+        from ensue.stores.mariadb.alchemy import make_engines
+
+        return make_engines()
+
+    def _make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
+        return Polling(relay_pool, wakeup)
+
+    def _make_outbox(self, context: OutboxContext) -> Outbox:
+        return StampedOutbox(context, self._sql.stamp)
+
+    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
+        """Tables are not made in transactions here: a lock of the connection's keeps others out."""
+        name = "ensue_create"
+        [(got,)] = await link.fetch("SELECT GET_LOCK(CONCAT(%s, '.', DATABASE()), %s)", name, _CREATING_S)
+        if not got:
+            raise StoreUnavailable(f"{self._place}: another process has been making tables for {_CREATING_S} s")
+        try:
+            result = await work(link)
+            release = link.fetch("SELECT RELEASE_LOCK(CONCAT(%s, '.', DATABASE()))", name)
+            _, cancelled = await to_end(release, ROLLBACK_S, link.hang_up)
+        except BaseException as error:
+            link.broken = True  # its lock goes with the connection
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(f"{self._place} does not answer: {error}") from error
+            raise
+        if cancelled is not None:
+            raise cancelled
+        return result

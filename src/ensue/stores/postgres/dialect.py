@@ -11,7 +11,7 @@ from ensue.ports import Row, Table
 from ensue.stores import rules
 from ensue.stores.postgres import failures
 from ensue.stores.postgres.handshake import quoted
-from ensue.stores.postgres.rows import COLUMNS, Statements
+from ensue.stores.postgres.rows import CATALOG, COLUMNS, Statements
 from ensue.stores.postgres.warnings import warnings
 from ensue.stores.sql.bulk import Bulk
 from ensue.stores.sql.link import Link
@@ -90,6 +90,7 @@ class PostgresDialect(Bulk[Statements, tuple[str, str]]):
     )
     clock = "SELECT extract(epoch FROM clock_timestamp())::float8"
     read_only = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    catalog = CATALOG
 
     def text(self, statement: str) -> str:
         return _text(statement)

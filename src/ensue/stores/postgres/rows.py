@@ -18,7 +18,7 @@ from ensue.ports import Row, Table
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.link import Link
-from ensue.stores.sql_rows import Change, changed
+from ensue.stores.sql_rows import Catalog, Change, changed
 
 #: Types as they are cast to, without a length: a cast to varchar(10) would cut, an assignment refuses.
 COLUMNS = (
@@ -49,6 +49,15 @@ TO_PLAIN: dict[str, Change] = {
     "date": lambda value: value.isoformat(),
     "boolean": int,
 }
+
+# NULLs come last in an ascending order here, where a column has any. A colon in a text of SQLAlchemy's would be a
+# parameter.
+_QUERY = (
+    "SELECT name, kind, NOT filled FROM ("
+    + COLUMNS.replace("::", "\\:\\:").replace("$1", ":place")
+    + ") c (name, kind, category, filled)"
+)
+CATALOG = Catalog(_QUERY, lambda table: quoted(table.name), TO_COLUMN, TO_PLAIN)
 
 
 class Statements:

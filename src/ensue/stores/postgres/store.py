@@ -6,21 +6,17 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ensue.stores.postgres import row_reader
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.listen import Listening
-from ensue.stores.postgres.outbox import make_outbox
-from ensue.stores.postgres.polled import WAITING
-from ensue.stores.postgres.url import PostgresUrl, parse
+from ensue.stores.postgres.polled import WAITING, PolledOutbox
+from ensue.stores.postgres.url import parse
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Outbox, OutboxContext
 from ensue.stores.sql.pool import Pool
-from ensue.stores.sql.server import Server
 from ensue.stores.sql.store import SqlStore
 from ensue.stores.sql.wakeup import Notifier, Polling, Wakeup
-from ensue.stores.sql_rows import SqlRows
 
 T = TypeVar("T")
 
@@ -28,31 +24,49 @@ T = TypeVar("T")
 _CREATING = 0x656E7375
 
 
-class PostgresServer(Server):
-    def __init__(self, url: PostgresUrl) -> None:
-        super().__init__(PostgresDialect(), url.place, url.pool_size)
-        self._url = url
+class PostgresStore(SqlStore):
+    """A service's database on PostgreSQL, through asyncpg or psycopg 3.
+
+    url: `postgresql://user:password@host/database`, options: see `url.PostgresUrl`; everything else in the query is the
+    driver's (`sslmode`, `sslrootcert`, `target_session_attrs`, ...).
+    """
+
+    def __init__(self, url: str, service: str) -> None:
+        self._url = parse(url)
         # asyncpg parses and runs a statement in two round trips, which a pooler may send to two servers.
-        self.transactions = url.pgbouncer
+        super().__init__(
+            service, PostgresDialect(), self._url.place, self._url.pool_size, transactions=self._url.pgbouncer
+        )
 
-    async def connect(self) -> Link:
-        return await connect(self._url)
+    async def _connect(self) -> Link:
+        if self._url.driver == "psycopg":
+            from ensue.stores.postgres import psycopg_link
 
-    def make_engines(self) -> Engines:
+            return await psycopg_link.connect(self._url)
+        from ensue.stores.postgres import asyncpg_link
+
+        return await asyncpg_link.connect(self._url)
+
+    def _make_engines(self) -> Engines:
         from ensue.stores.postgres.alchemy import make_engines
 
         return make_engines(self._url)
 
-    def make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
+    def _make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
         if self._url.pgbouncer:
             return Polling(relay_pool, wakeup, WAITING)
         channel = f"ensue_{zlib.crc32(self._url.schema.encode()):08x}"
-        return Listening(lambda: connect(self._url), relay_pool, wakeup, channel)
+        return Listening(self._connect, relay_pool, wakeup, channel)
 
-    def make_outbox(self, context: OutboxContext) -> Outbox:
-        return make_outbox(self._url, context)
+    def _make_outbox(self, context: OutboxContext) -> Outbox:
+        if self._url.outbox == "poll":
+            return PolledOutbox(context)
+        from ensue.stores.postgres.tail import TailedOutbox
+        from ensue.stores.postgres.tail_access import make_access
 
-    async def create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
+        return TailedOutbox(context, make_access(self._url))
+
+    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
         await link.begin()
         try:
             await link.fetch("SELECT pg_advisory_xact_lock($1)", _CREATING)
@@ -68,29 +82,3 @@ class PostgresServer(Server):
         if cancelled is not None:
             raise cancelled
         return result
-
-
-class PostgresStore(SqlStore):
-    """A service's database on PostgreSQL, through asyncpg or psycopg 3.
-
-    url: `postgresql://user:password@host/database`, options: see `url.PostgresUrl`; everything else in the query is the
-    driver's (`sslmode`, `sslrootcert`, `target_session_attrs`, ...).
-    """
-
-    def __init__(self, url: str, service: str) -> None:
-        super().__init__(service, PostgresServer(parse(url)))
-        self._rows = row_reader.rows(self.reading)
-
-    def rows(self) -> SqlRows:
-        return self._rows
-
-
-async def connect(url: PostgresUrl) -> Link:
-    """Return a fresh connection by the URL's driver. Raises StoreUnavailable, UsageError."""
-    if url.driver == "psycopg":
-        from ensue.stores.postgres import psycopg_link
-
-        return await psycopg_link.connect(url)
-    from ensue.stores.postgres import asyncpg_link
-
-    return await asyncpg_link.connect(url)

@@ -10,6 +10,7 @@ from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.link import Link
+from ensue.stores.sql_rows import Catalog
 
 #: Columns of the outbox in the order of OutboxRecord's fields.
 OUTBOX = "topic, partition_no, record_key, envelope, data, position, previous"
@@ -31,6 +32,8 @@ class Dialect(Protocol):
     """A query for the database's clock, epoch seconds."""
     read_only: str
     """What opens a reader's transaction."""
+    catalog: Catalog
+    """What it says of a table's columns, for queries."""
 
     def text(self, statement: str) -> str:
         """Return the statement with `?` as this driver's placeholders."""

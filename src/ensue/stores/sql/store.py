@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,11 +15,11 @@ from ensue.stores import rules, tables
 from ensue.stores.identity import new_epoch_name
 from ensue.stores.sql import readers, schema, switching
 from ensue.stores.sql.connections import Connections
+from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Current, Outbox, OutboxContext
 from ensue.stores.sql.pool import Pool
-from ensue.stores.sql.server import Server
 from ensue.stores.sql.transaction import SqlTransaction
 from ensue.stores.sql.wakeup import Notifier, Wakeup
 from ensue.stores.sql_rows import SqlRows
@@ -49,26 +50,52 @@ class Opened:
     outbox: Outbox
 
 
-class SqlStore:
+class SqlStore(abc.ABC):
     """A service's database on a server; any number of processes may open it. Belongs to one event loop.
 
-    service: whose database it is.
+    service: whose database it is. dialect: of its SQL. place: host and database, for error texts. pool_size:
+    connections of this process. transactions: whether every statement is put into a transaction, for a pooler that may
+    send each one elsewhere.
     """
 
     capabilities = Capabilities(concurrent_writers=True)
 
-    def __init__(self, service: str, server: Server) -> None:
+    def __init__(
+        self, service: str, dialect: Dialect, place: str, pool_size: int, *, transactions: bool = False
+    ) -> None:
         self.service = service
-        self._server = server
-        self._dialect = server.dialect
+        self._dialect = dialect
+        self._place = place
+        self._pool_size = pool_size
+        self._transactions = transactions
         self._opened: Opened | None = None
         self._current = Current(service)
+        self._rows = SqlRows(self.reading, dialect.catalog)
+
+    # --- what a database gives
+
+    @abc.abstractmethod
+    async def _connect(self) -> Link:
+        """Return a fresh connection. Raises StoreUnavailable, UsageError (no such database, no access)."""
+
+    @abc.abstractmethod
+    def _make_engines(self) -> Engines: ...
+
+    @abc.abstractmethod
+    def _make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier: ...
+
+    @abc.abstractmethod
+    def _make_outbox(self, context: OutboxContext) -> Outbox: ...
+
+    @abc.abstractmethod
+    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
+        """Call `work`, which changes tables, while no other process does; `link` has no open transaction."""
 
     # --- its life
 
     async def exists(self) -> bool:
         try:
-            link = await self._server.connect()
+            link = await self._connect()
         except UsageError:
             return False  # no such database
         try:
@@ -80,10 +107,10 @@ class SqlStore:
         if self._opened is not None:
             return
         async with AsyncExitStack() as opening:
-            engines = self._server.make_engines()
+            engines = self._make_engines()
 
             async def connect() -> Link:
-                link = await self._server.connect()
+                link = await self._connect()
                 try:
                     await engines.attach(link)
                     await schema.clock(link, self._dialect)
@@ -94,16 +121,16 @@ class SqlStore:
 
             wakeup = Wakeup()
             # The last one listens, or tails the log, for as long as the store is open.
-            connections = Connections(connect, self._server.pool_size - 1, PURPOSES, self._server.place)
+            connections = Connections(connect, self._pool_size - 1, PURPOSES, self._place)
             opening.push_async_callback(connections.close)
-            pools = {each: Pool(connections, each, transactions=self._server.transactions) for each in PURPOSES}
+            pools = {each: Pool(connections, each, transactions=self._transactions) for each in PURPOSES}
             relay_pool = pools["relay"]
-            notifier = self._server.make_notifier(relay_pool, wakeup)
+            notifier = self._make_notifier(relay_pool, wakeup)
             opening.push_async_callback(notifier.close)
-            outbox = self._server.make_outbox(
+            outbox = self._make_outbox(
                 OutboxContext(
                     dialect=self._dialect, relay_pool=relay_pool, wakeup=wakeup, notifier=notifier,
-                    service=self.service, place=self._server.place, current=self._current,
+                    service=self.service, place=self._place, current=self._current,
                 )
             )  # fmt: skip
             await self._prepare(relay_pool, outbox)
@@ -123,7 +150,7 @@ class SqlStore:
 
         async with relay_pool.bare() as link:
             if not await schema.exists(link, self._dialect):
-                await self._server.create_once(link, make)
+                await self._create_once(link, make)
         stored = await relay_pool.run(lambda link: schema.check(link, self.service))
         await relay_pool.run(self._current.refresh)
         if stored != outbox.mode:
@@ -164,7 +191,7 @@ class SqlStore:
                 link.holder = None
 
         async with opened.relay_pool.bare() as link:
-            return await self._server.create_once(link, create)
+            return await self._create_once(link, create)
 
     @property
     def source(self) -> str:
@@ -194,7 +221,7 @@ class SqlStore:
         return readers.reading(opened.query_pool, self._dialect, opened.engines)
 
     def rows(self) -> SqlRows:
-        return SqlRows(self.reading)
+        return self._rows
 
     # --- the relay's side
 
