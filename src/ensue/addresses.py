@@ -1,9 +1,10 @@
-"""What every URL of a server has to keep to before any part of it is used, or shown in an error."""
+"""What every URL of a server has to keep to before any part of it is used, or shown in an error; and its options."""
 
 from __future__ import annotations
 
+import math
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from ensue.errors import UsageError
 
@@ -67,3 +68,76 @@ def _is_port(host: str) -> bool:
     """Of `host`, `host:port`, `[address]`, `[address]:port`: whether the port is one, or is not there."""
     port = host.rpartition("]")[2].partition(":")[2]
     return not port or (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+
+
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+class Options:
+    """The options of a URL, each taken once. What is wrong raises UsageError that names the option, never the URL.
+
+    what: which URL, e.g. "broker URL".
+
+    >>> options = Options("broker URL", "timeout_s=2.5&sslmode=require")
+    >>> options.number("timeout_s", 10, 0.1, 3600), options.whole("pool_size", 8, 1, 1000), options.left
+    (2.5, 8, {'sslmode': 'require'})
+    """
+
+    def __init__(self, what: str, query: str) -> None:
+        self._what = what
+        self._asked: list[str] = []
+        #: What nobody has taken yet, by name: the driver's, where it has options of its own.
+        self.left = dict(parse_qsl(query, keep_blank_values=True))
+
+    @property
+    def left_query(self) -> str:
+        return urlencode(self.left, quote_via=quote)  # libpq takes a + for a plus, not for a space
+
+    def check_none_left(self, *others: str) -> None:
+        """Once all that there are were asked for: refuse an unknown one. others: more that may be said."""
+        for name in self.left:
+            known = ", ".join((*self._asked, *others))
+            raise UsageError(f"{self._what}: unknown option {name!r}, expected one of {known}", found=name)
+
+    def given(self, name: str) -> str | None:
+        """The text as it stands there; None: it does not."""
+        self._asked.append(name)
+        return self.left.pop(name, None)
+
+    def text(self, name: str, default: str = "", pattern: str = ".*", expected: str = "") -> str:
+        """pattern: a regular expression for the whole of what is given. expected: what that is in words."""
+        text = self.given(name)
+        if text is not None and not re.fullmatch(pattern, text, re.DOTALL):
+            raise self.wrong(name, text, expected)
+        return default if text is None else text
+
+    def one_of(self, name: str, *choices: str) -> str:
+        """The first of them is the default."""
+        return self.text(name, choices[0], "|".join(choices), " or ".join(choices))
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        text = self.text(name, str(default)).lower()
+        if text not in _FLAGS:
+            raise self.wrong(name, text, "1 or 0")
+        return _FLAGS[text]
+
+    def number(self, name: str, default: float, least: float, most: float) -> float:
+        text = self.given(name)
+        if text is None:
+            return default
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise self.wrong(name, text, f"a number from {least:.16g} to {most:.16g}")
+        return number
+
+    def whole(self, name: str, default: int, least: int, most: int) -> int:
+        number = self.number(name, default, least, most)
+        if int(number) != number:
+            raise self.wrong(name, f"{number:g}", "a whole number")
+        return int(number)
+
+    def wrong(self, name: str, found: str, expected: str) -> UsageError:
+        return UsageError(f"{self._what}: {name}={found!r}, expected {expected}", found=found, expected=expected)

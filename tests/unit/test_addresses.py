@@ -7,7 +7,7 @@ import traceback
 import pytest
 
 from ensue.adapters import BROKERS, STORES, make_broker, make_store
-from ensue.addresses import check_encoded, scheme_of
+from ensue.addresses import Options, check_encoded, scheme_of
 from ensue.errors import UsageError
 from ensue.ports import Broker, Store
 
@@ -83,3 +83,48 @@ def test_a_host_that_is_needed_is_asked_for(url: str) -> None:
 )
 def test_the_scheme_is_read_whatever_follows(url: str, scheme: str) -> None:
     assert scheme_of(url) == scheme
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("timeout_s=soon", "broker URL: timeout_s='soon', expected a number from 0.1 to 3600"),
+        ("timeout_s=nan", "broker URL: timeout_s='nan', expected a number from 0.1 to 3600"),
+        ("timeout_s=", "broker URL: timeout_s='', expected a number from 0.1 to 3600"),
+        ("pool_size=2.5", "broker URL: pool_size='2.5', expected a whole number"),
+        ("pool_size=99", "broker URL: pool_size='99', expected a number from 1 to 8"),
+        ("pgbouncer=maybe", "broker URL: pgbouncer='maybe', expected 1 or 0"),
+        ("outbox=file", "broker URL: outbox='file', expected poll or wal"),
+        ("prefix=a b", "broker URL: prefix='a b', expected letters"),
+        (
+            "retention=1",
+            "broker URL: unknown option 'retention', expected one of timeout_s, pool_size, pgbouncer, outbox, prefix, "
+            "more",
+        ),
+    ],
+)
+def test_an_option_that_cannot_be_is_named_with_what_is_expected(query: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        _take(Options("broker URL", query))
+    assert str(caught.value) == said
+
+
+def test_options_have_defaults_and_the_rest_is_left_as_it_was() -> None:
+    assert _take(Options("broker URL", "")) == (10, 5, False, "poll", "ensue")
+    options = Options("broker URL", "pgbouncer=TRUE&sslmode=a%2Bb c&pool_size=8&outbox=wal&prefix=&timeout_s=2.5")
+    assert (options.flag("pgbouncer"), options.whole("pool_size", 5, 1, 8)) == (True, 8)
+    assert (options.one_of("outbox", "poll", "wal"), options.text("prefix", "ensue")) == ("wal", "")
+    assert options.number("timeout_s", 10, 0.1, 3600) == 2.5
+    assert (options.left, options.left_query) == ({"sslmode": "a+b c"}, "sslmode=a%2Bb%20c")
+
+
+def _take(options: Options) -> tuple[object, ...]:
+    taken = (
+        options.number("timeout_s", 10, 0.1, 3600),
+        options.whole("pool_size", 5, 1, 8),
+        options.flag("pgbouncer"),
+        options.one_of("outbox", "poll", "wal"),
+        options.text("prefix", "ensue", "[a-z]+", "letters"),
+    )
+    options.check_none_left("more")
+    return taken

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from ensue.addresses import check_encoded
+from ensue.addresses import Options, check_encoded
 from ensue.errors import UsageError
 
 #: librdkafka's own log lines go here, never to standard error.
@@ -22,10 +22,6 @@ def _of_this_client(record: logging.LogRecord) -> bool:
 
 client_log.addFilter(_of_this_client)
 
-_OPTIONS = (
-    "prefix", "replication", "security", "mechanism", "ca", "certificate", "key", "key_password", "timeout_s",
-    "max_message_bytes",
-)  # fmt: skip
 _SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 #: Properties on which the port's promises rest.
 _OURS = frozenset(
@@ -110,62 +106,42 @@ def parse_kafka_url(url: str) -> KafkaSettings:
     )
     if not servers:
         raise UsageError("Kafka URL without a server: expected kafka://host:9092, or kafka://a:9092,b:9092")
-    options, extra = _options(parts.query)
-    return KafkaSettings(
+    options = Options("Kafka URL", parts.query)
+    extra = {name[5:]: options.left.pop(name) for name in [*options.left] if name.startswith("conf.")}
+    for name in extra.keys() & _OURS:
+        raise UsageError(f"Kafka URL: {name} cannot be set, Ensue's guarantees rest on its own value")
+    settings = KafkaSettings(
         servers=servers,
-        prefix=options.get("prefix", ""),
-        replication=_number(options, "replication", -1),
-        timeout_s=_number(options, "timeout_s", 10),
-        max_message_bytes=_number(options, "max_message_bytes", 8 * 1024 * 1024),
+        prefix=options.text("prefix"),
+        replication=options.whole("replication", -1, 1, 2**15 - 1),
+        timeout_s=options.whole("timeout_s", 10, 1, 3600),
+        max_message_bytes=options.whole("max_message_bytes", 8 * 1024 * 1024, 1, 2**31 - 1),
         security=_security(parts.scheme == "kafkas", credentials, options),
         extra=extra,
     )
+    options.check_none_left("conf.<librdkafka property>")
+    return settings
 
 
-def _options(query: str) -> tuple[dict[str, str], dict[str, str]]:
-    options: dict[str, str] = {}
-    extra: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name.startswith("conf."):
-            name = name.removeprefix("conf.")
-            if name in _OURS:
-                raise UsageError(f"Kafka URL: {name} cannot be set, Ensue's guarantees rest on its own value")
-            extra[name] = value
-        elif name in _OPTIONS:
-            options[name] = value
-        else:
-            raise UsageError(
-                f"Kafka URL: unknown option {name!r}, expected one of {', '.join(_OPTIONS)}, "
-                "or conf.<librdkafka property>"
-            )
-    return options, extra
-
-
-def _security(tls: bool, credentials: str, options: dict[str, str]) -> dict[str, str]:
-    chosen = options.get("security", "").lower()
+def _security(tls: bool, credentials: str, options: Options) -> dict[str, str]:
+    chosen = options.text("security").lower()
     if not chosen:
         chosen = ("sasl_" if credentials else "") + ("ssl" if tls else "plaintext")
     if chosen not in _SECURITY or (credentials and not chosen.startswith("sasl_")):
         raise UsageError(
             f"Kafka URL: security={chosen!r}, expected one of {', '.join(_SECURITY)} (a user needs a sasl_ one)"
         )
+    mechanism = options.text("mechanism", "PLAIN")
     found = {"security.protocol": chosen}
     if chosen.startswith("sasl_"):
         user, _, password = credentials.partition(":")
-        found["sasl.mechanism"] = options.get("mechanism", "PLAIN")
+        found["sasl.mechanism"] = mechanism
         if credentials:
             found |= {"sasl.username": unquote(user), "sasl.password": unquote(password)}
     for option, name in (
         ("ca", "ssl.ca.location"), ("certificate", "ssl.certificate.location"), ("key", "ssl.key.location"),
         ("key_password", "ssl.key.password"),
     ):  # fmt: skip
-        if option in options:
-            found[name] = options[option]
+        if (given := options.given(option)) is not None:
+            found[name] = given
     return found
-
-
-def _number(options: dict[str, str], name: str, default: int) -> int:
-    text = options.get(name, str(default))
-    if name in options and not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
-        raise UsageError(f"Kafka URL: {name}={text!r}, expected a whole number from 1")
-    return int(text)

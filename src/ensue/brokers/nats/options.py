@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import ssl
-from collections.abc import Mapping
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from ensue.addresses import check_encoded
+from ensue.addresses import Options, check_encoded
 from ensue.errors import UsageError
 
 _DEFAULT_PORT = 4222
-_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
-_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})*\.?")
-_INBOX = re.compile(r"[A-Za-z0-9_$-]+(\.[A-Za-z0-9_$-]+)*")
+#: Words of a subject, with dots between them.
+_WORDS = r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})*"
+_PATH = (".+", "a path")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +70,34 @@ def parse_nats_url(url: str) -> NatsOptions:
     parts = urlsplit(url)
     credentials, _, places = parts.netloc.rpartition("@")
     user, colon, password = credentials.partition(":")
-    options: dict[str, Any] = {"hosts": tuple(_host(place) for place in places.split(",") if place)}
-    if not options["hosts"]:
+    hosts = tuple(_host(place) for place in places.split(",") if place)
+    if not hosts:
         raise UsageError("a NATS URL names no host: expected e.g. nats://localhost:4222")
-    if colon:
-        options["user"], options["password"] = unquote(user), unquote(password)
-    elif user:
-        options["token"] = unquote(user)
-    options["tls"] = parts.scheme == "tls"
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        options[name] = _option(name, value)
-    return NatsOptions(**options)
+    options = Options("NATS URL", parts.query)
+    found = NatsOptions(
+        hosts=hosts,
+        tls=parts.scheme == "tls",
+        user=unquote(user) if colon else "",
+        password=unquote(password),
+        token=options.text("token", "" if colon else unquote(user)),
+        creds=options.text("creds", "", *_PATH),
+        tls_ca=options.text("tls_ca", "", *_PATH),
+        tls_cert=options.text("tls_cert", "", *_PATH),
+        tls_key=options.text("tls_key", "", *_PATH),
+        tls_hostname=options.text("tls_hostname", "", ".+", "a host name"),
+        prefix=options.text(
+            "prefix", "ensue", rf"{_WORDS}\.?", "letters, digits, _ and -, in parts separated by dots"
+        ).removesuffix("."),
+        replicas=options.whole("replicas", 1, 1, 5),
+        storage=options.one_of("storage", "file", "memory"),
+        compression=options.text("compression", "", "none|s2|", "none or s2"),
+        domain=options.text("domain", "", "[A-Za-z0-9_]{1,64}", "a JetStream domain"),
+        inbox=options.text("inbox", "_INBOX", r"[A-Za-z0-9_$-]+(\.[A-Za-z0-9_$-]+)*", "a subject without wildcards"),
+        timeout_s=options.number("timeout_s", 5, 0, 9999),
+        synced=options.flag("synced"),
+    )
+    options.check_none_left()
+    return found
 
 
 def _host(place: str) -> tuple[str, int]:
@@ -93,41 +107,3 @@ def _host(place: str) -> tuple[str, int]:
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise UsageError(f"a NATS URL has the port {port!r}: expected a number, e.g. nats://localhost:4222")
     return host.strip("[]"), int(port or _DEFAULT_PORT)
-
-
-def _one_of(*known: str) -> re.Pattern[str]:
-    return re.compile("|".join(known))
-
-
-#: option -> (what a value looks like, how to say so)
-_OPTIONS: Mapping[str, tuple[re.Pattern[str], str]] = {
-    "prefix": (_PREFIX, "letters, digits, _ and -, in parts separated by dots"),
-    "replicas": (re.compile("[1-5]"), "1 to 5"),
-    "storage": (_one_of("file", "memory"), "file or memory"),
-    "compression": (_one_of("", "none", "s2"), "none or s2"),
-    "domain": (_NAME, "a JetStream domain"),
-    "inbox": (_INBOX, "a subject without wildcards"),
-    "timeout_s": (re.compile(r"[0-9]{1,4}(\.[0-9]+)?"), "seconds"),
-    "synced": (_one_of("true", "false"), "true or false"),
-    "token": (re.compile(".*", re.DOTALL), "a token"),
-    "creds": (re.compile(".+"), "a path"),
-    "tls_ca": (re.compile(".+"), "a path"),
-    "tls_cert": (re.compile(".+"), "a path"),
-    "tls_key": (re.compile(".+"), "a path"),
-    "tls_hostname": (re.compile(".+"), "a host name"),
-}
-
-
-def _option(name: str, value: str) -> object:
-    if name not in _OPTIONS:
-        raise UsageError(f"a NATS URL has the option {name!r}: expected one of {', '.join(_OPTIONS)}")
-    pattern, expected = _OPTIONS[name]
-    if not pattern.fullmatch(value):
-        raise UsageError(f"a NATS URL has an unusable value for {name}: expected {expected}")
-    if name == "replicas":
-        return int(value)
-    if name == "timeout_s":
-        return float(value)
-    if name == "prefix":
-        return value.removesuffix(".")
-    return value == "true" if name == "synced" else value

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
-from ensue.addresses import check_encoded
-from ensue.errors import UsageError
+from ensue.addresses import Options, check_encoded
 
 #: PostgreSQL cuts longer names off without a word.
 _NAME_BYTES_MAX = 63
-_OURS = frozenset({"schema", "prefix", "pgbouncer", "pool_size", "timeout_s"})
-_ON = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,36 +34,17 @@ def parse_address(url: str) -> Address:
     """Read the URL. Raises UsageError that names the option, its value and what is expected; never the URL itself."""
     check_encoded("broker URL", url, host_needed=True)
     parts = urlsplit(url)
-    ours: dict[str, str] = {}
-    theirs: list[tuple[str, str]] = []
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name in _OURS:
-            ours[name] = value
-        else:
-            theirs.append((name, value))
-    schema = ours.get("schema", "ensue_log")
+    options = Options("broker URL", parts.query)
+    schema = options.text("schema", "ensue_log")
     if not schema or "\0" in schema or len(schema.encode()) > _NAME_BYTES_MAX:
-        raise UsageError(f"broker URL: schema={schema!r}, expected a name of 1 to {_NAME_BYTES_MAX} bytes")
-    pooled = _ON.get(ours.get("pgbouncer", "0").lower())
-    if pooled is None:
-        raise UsageError(f"broker URL: pgbouncer={ours['pgbouncer']!r}, expected 1 or 0")
+        raise options.wrong("schema", schema, f"a name of 1 to {_NAME_BYTES_MAX} bytes")
     return Address(
-        dsn=urlunsplit(parts._replace(query=urlencode(theirs))),
         place=f"{parts.netloc.rpartition('@')[2]}{parts.path} (schema {schema})",
         schema=schema,
-        pgbouncer=pooled,
-        prefix=ours.get("prefix", ""),
-        pool_size=int(_number(ours, "pool_size", "10", 1, 1000)),
-        timeout_s=_number(ours, "timeout_s", "10", 0.1, 3600),
+        pgbouncer=options.flag("pgbouncer"),
+        prefix=options.text("prefix"),
+        pool_size=options.whole("pool_size", 10, 1, 1000),
+        timeout_s=options.number("timeout_s", 10, 0.1, 3600),
+        # Last: what is left is the driver's.
+        dsn=urlunsplit(parts._replace(query=options.left_query)),
     )
-
-
-def _number(options: dict[str, str], name: str, default: str, least: float, most: float) -> float:
-    text = options.get(name, default)
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not least <= number <= most:
-        raise UsageError(f"broker URL: {name}={text!r}, expected a number from {least:g} to {most:g}")
-    return number

@@ -7,14 +7,14 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, RedisError
 
-from ensue.addresses import check_encoded
+from ensue.addresses import Options, check_encoded
 from ensue.errors import BrokerUnavailable, UsageError
 
 #: `XADD 0-*`, and XINFO's `entries-added`.
@@ -31,10 +31,10 @@ class Client:
     def __init__(self, url: str) -> None:
         check_encoded("broker URL", url)
         parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        self.prefix = options.pop("prefix", "")
-        self.timeout_s = _seconds(options.pop("timeout_s", "5"))
-        self._url = urlunsplit(parts._replace(query=urlencode(options)))
+        options = Options("broker URL", parts.query)
+        self.prefix = options.text("prefix")
+        self.timeout_s = options.number("timeout_s", 5, 0.001, 3600)
+        self._url = urlunsplit(parts._replace(query=options.left_query))
         # What may be shown: no user, no password, no options.
         self.place = f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path}"
         self._redis: Redis | None = None
@@ -157,16 +157,6 @@ class Client:
         if self._redis is None:
             raise self.not_open()
         return self._redis
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 3600:
-        raise UsageError(f"broker URL option timeout_s is {text!r}, expected seconds, e.g. 5")
-    return seconds
 
 
 _digests: dict[str, str] = {}

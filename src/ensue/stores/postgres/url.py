@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
-from ensue.addresses import check_encoded
+from ensue.addresses import Options, check_encoded
 from ensue.errors import UsageError
 
 DRIVERS = ("asyncpg", "psycopg")
 OUTBOXES = ("poll", "wal")
-_OURS = ("outbox", "pgbouncer", "pool_size", "schema", "lock_timeout_s", "replication_host", "replication_port")
 POOL_SIZE, POOL_SIZE_MIN, LOCK_TIMEOUT_S = 8, 5, 30.0
 
 
@@ -44,51 +43,30 @@ def parse(url: str) -> PostgresUrl:
     driver = driver or DRIVERS[0]
     if scheme != "postgresql" or driver not in DRIVERS:
         raise UsageError(f"database URL with scheme {parts.scheme!r}: expected postgresql, with +asyncpg or +psycopg")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    ours = {name: options.pop(name) for name in _OURS if name in options}
-    if ours.get("outbox") == "messages":
+    options = Options("database URL", parts.query)
+    if options.left.get("outbox") == "messages":
         raise UsageError(
             "database URL: there is no outbox='messages': events that are in the server's log alone are lost with its "
             "slot. Use outbox=wal, which reads the log too and keeps a table, or outbox=poll",
             found="messages",
             expected=" or ".join(OUTBOXES),
         )
-    if ours.get("outbox", "poll") not in OUTBOXES:
-        raise _wrong("outbox", ours["outbox"], " or ".join(OUTBOXES))
     try:
-        host = f"{parts.hostname or options.get('host', 'localhost')}:{parts.port or options.get('port', 5432)}"
+        named = options.left
+        host = f"{parts.hostname or named.get('host', 'localhost')}:{parts.port or named.get('port', 5432)}"
     except ValueError:  # several hosts, each with a port of its own: the driver's affair
         host = parts.netloc.rpartition("@")[2]
-    theirs = urlencode(options, quote_via=quote)  # libpq takes a + for a plus, not for a space
+    schema = options.text("schema")
     return PostgresUrl(
         driver=driver,
-        dsn=urlunsplit(("postgresql", parts.netloc, parts.path, theirs, "")),
-        place=f"PostgreSQL {host}/{parts.path.lstrip('/')}" + (f" schema {ours['schema']}" if "schema" in ours else ""),
-        outbox=ours.get("outbox", "poll"),
-        pgbouncer=_flag("pgbouncer", ours.get("pgbouncer", "0")),
-        pool_size=int(_number("pool_size", ours.get("pool_size", str(POOL_SIZE)), POOL_SIZE_MIN, 1000)),
-        schema=ours.get("schema", ""),
-        lock_timeout_s=_number("lock_timeout_s", ours.get("lock_timeout_s", str(LOCK_TIMEOUT_S)), 0.01, 86_400),
-        replication_host=ours.get("replication_host", ""),
-        replication_port=ours.get("replication_port", ""),
+        place=f"PostgreSQL {host}/{parts.path.lstrip('/')}" + (f" schema {schema}" if schema else ""),
+        outbox=options.one_of("outbox", *OUTBOXES),
+        pgbouncer=options.flag("pgbouncer"),
+        pool_size=options.whole("pool_size", POOL_SIZE, POOL_SIZE_MIN, 1000),
+        schema=schema,
+        lock_timeout_s=options.number("lock_timeout_s", LOCK_TIMEOUT_S, 0.01, 86_400),
+        replication_host=options.text("replication_host"),
+        replication_port=options.text("replication_port"),
+        # Last: what is left is the driver's.
+        dsn=urlunsplit(("postgresql", parts.netloc, parts.path, options.left_query, "")),
     )
-
-
-def _flag(name: str, text: str) -> bool:
-    if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
-        raise _wrong(name, text, "1 or 0")
-    return text.lower() in ("1", "true", "yes")
-
-
-def _number(name: str, text: str, least: float, most: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise _wrong(name, text, "a number") from None
-    if not least <= value <= most:
-        raise _wrong(name, text, f"{least:g} to {most:g}")
-    return value
-
-
-def _wrong(name: str, found: str, expected: str) -> UsageError:
-    return UsageError(f"database URL: {name}={found!r}, expected {expected}", found=found, expected=expected)
