@@ -7,6 +7,7 @@ attributes too, so that a log or a console need not parse text.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 
 class EnsueError(Exception):
@@ -17,6 +18,13 @@ class EnsueError(Exception):
         self.values = values
         for name, value in values.items():
             setattr(self, name, value)
+
+    def again(self) -> Self:
+        """Return another one that says the same, caused by this one: an error raised twice collects both tracebacks."""
+        other = type(self).__new__(type(self))
+        EnsueError.__init__(other, str(self), **self.values)
+        other.__cause__ = self
+        return other
 
 
 class RetryableError(EnsueError):

@@ -23,10 +23,12 @@ def check_partitions_wanted(topic: str, partitions: int) -> None:
         raise UsageError(f"topic {topic}: {partitions} partitions, expected at least 1", topic=topic)
 
 
-def no_such_partition(topic: str, partition: int, partitions: int) -> UsageError:
-    """The error for a partition that does not exist; partitions: how many the topic has, 0 for no such topic."""
+def check_partition(topic: str, partition: int, partitions: int) -> None:
+    """Raise UsageError for a partition that does not exist; partitions: how many the topic has, 0 for no such topic."""
     if not partitions:
         text = f"there is no topic {topic}: call ensure_topic first, or start the service that publishes it"
-    else:
+    elif not 0 <= partition < partitions:
         text = f"topic {topic} has no partition {partition}, expected 0 to {partitions - 1}"
-    return UsageError(text, topic=topic, partition=partition)
+    else:
+        return
+    raise UsageError(text, topic=topic, partition=partition)

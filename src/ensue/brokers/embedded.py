@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers import embedded_sql as sql
 from ensue.brokers.embedded_file import LogFile
 from ensue.brokers.embedded_rows import read_rows
-from ensue.brokers.reading import LookingReader, Readers, close_all
+from ensue.brokers.reading import BaseBroker, LookingReader
 from ensue.embedded.connection import parse_sqlite_url
 from ensue.embedded.write_ahead import PAGE_BYTES
 from ensue.errors import BrokerUnavailable, UsageError
@@ -25,7 +25,7 @@ PRUNE_ROWS = 500
 _ROW_BYTES = 64
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(BaseBroker):
     """A log in an SQLite file: `sqlite:///relative.db`, `sqlite:////absolute.db`, with `?synchronous=NORMAL|FULL`.
 
     NORMAL (the default): what was appended survives the kill of any process at any moment. A power cut or a crash of
@@ -39,6 +39,7 @@ class EmbeddedBroker:
     """
 
     def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
+        super().__init__()
         path, options = parse_sqlite_url(url)
         if path == ":memory:":
             raise UsageError('an embedded broker needs a file; for a log in memory write the URL "memory:"')
@@ -48,7 +49,6 @@ class EmbeddedBroker:
         #: Row ids of each topic's partitions by number. They never change while the file is open.
         self._ids: dict[str, list[int]] = {}
         self._generation = 0
-        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         return self._file.exists()
@@ -59,7 +59,7 @@ class EmbeddedBroker:
         self._generation = self._file.generation
 
     async def close(self) -> None:
-        await close_all(self._readers)
+        await self._close_readers()
         self._ids = {}  # the next open may find another file
         await self._file.close()
 
@@ -85,15 +85,7 @@ class EmbeddedBroker:
 
     # --- append
 
-    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
-        [last] = await self._append(source, {(topic, partition): entries})
-        return last
-
-    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
-        await self._append(source, batches)
-
     async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
-        """Return the last offset of each partition, in the order of `batches`."""
         ids = [await self._partition_id(topic, number) for topic, number in batches]
         generation = self._generation
         lasts: list[int] = []
@@ -174,8 +166,7 @@ class EmbeddedBroker:
 
     async def _partition_id(self, topic: str, number: int) -> int:
         ids = await self._partition_ids(topic)
-        if not 0 <= number < len(ids):
-            raise no_such_partition(topic, number, len(ids))
+        check_partition(topic, number, len(ids))
         return ids[number]
 
     async def _fetch(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:

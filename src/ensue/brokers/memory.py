@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
-from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
-from ensue.brokers.reading import LookingReader, Readers, close_all
+from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
+from ensue.brokers.reading import BaseBroker, LookingReader
 from ensue.codec import decode_envelope, garbage, within_bounds
 from ensue.embedded.wakeup import Wakeup
 from ensue.errors import BadMessage, BrokerUnavailable
@@ -46,7 +46,7 @@ class _Log:
 _shared: weakref.WeakValueDictionary[str, _Log] = weakref.WeakValueDictionary()
 
 
-class MemoryBroker:
+class MemoryBroker(BaseBroker):
     """`memory:` is a log of this object's own, kept while the object lives, also from close to open.
 
     `memory:name` is one log for all brokers of that name in the process, kept while one of them lives. They all
@@ -57,11 +57,11 @@ class MemoryBroker:
     capabilities = Capabilities(sessions=False, survives_restart=False, several_processes=False, power_loss_safe=False)
 
     def __init__(self, url: str = "memory:", *, now: Callable[[], float] = time.time) -> None:
+        super().__init__()
         name = url.removeprefix("memory:").removeprefix("//")
         self._log = _shared.setdefault(name, _Log()) if name else _Log()
         self._now = now
         self._wakeup: Wakeup | None = None
-        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         return bool(self._log.topics)
@@ -74,7 +74,7 @@ class MemoryBroker:
             self._log.wakeups.add(wakeup)
 
     async def close(self) -> None:
-        await close_all(self._readers)
+        await self._close_readers()
         wakeup, self._wakeup = self._wakeup, None
         if wakeup is not None:
             self._log.wakeups.discard(wakeup)
@@ -96,11 +96,7 @@ class MemoryBroker:
         self._opened()
         return {topic: len(partitions) for topic, partitions in self._log.topics.items()}
 
-    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
-        await self.append_many(source, {(topic, partition): entries})
-        return self._partition(topic, partition).last
-
-    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+    async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
         self._opened()
         ready = []
         for (topic, number), entries in batches.items():
@@ -108,12 +104,12 @@ class MemoryBroker:
             ready.append((partition, _records(topic, number, partition.last + 1, source, entries)))
         now = self._now()
         for partition, records in ready:  # no await in here: all batches, or none
-            if records:
-                partition.records += records
-                partition.appended.append((partition.last, now))
+            partition.records += records
+            partition.appended.append((partition.last, now))
         keys = [partition.key for partition, _ in ready]
         for wakeup in self._log.wakeups:
             wakeup.notify(keys)
+        return [partition.last for partition, _ in ready]
 
     def reader(self, topic: str, partition: int, after: int) -> MemoryReader:
         return MemoryReader(self, topic, partition, after)
@@ -143,8 +139,7 @@ class MemoryBroker:
 
     def _partition(self, topic: str, number: int) -> _Partition:
         partitions = self._log.topics.get(topic, [])
-        if not 0 <= number < len(partitions):
-            raise no_such_partition(topic, number, len(partitions))
+        check_partition(topic, number, len(partitions))
         return partitions[number]
 
 

@@ -1,20 +1,50 @@
-"""What the readers of all brokers share: a place, and a close that ends the read under way."""
+"""What all brokers share: appending to one partition and to several; readers, each with its place, closed with them."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from ensue.errors import BrokerUnavailable
-from ensue.message import Garbage, Message
+from ensue.message import Bounds, Garbage, Message
+from ensue.ports import Entry
 
 
-class HasReaders(Protocol):
-    """A broker: it closes its open readers with itself."""
+class HasReaders:
+    """A broker that closes its open readers with itself."""
 
-    _readers: Readers
+    def __init__(self) -> None:
+        self._readers: set[BaseReader[Any]] = set()
+
+    async def _close_readers(self) -> None:
+        """Reads that wait end with nothing."""
+        for reader in tuple(self._readers):
+            await reader.close()
+
+
+class BaseBroker(HasReaders, ABC):
+    """One that knows the offsets of what it has appended."""
+
+    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
+        if not entries:
+            return (await self.bounds(topic, partition)).last
+        [last] = await self._append(source, {(topic, partition): entries})
+        return last
+
+    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+        if batches := {where: entries for where, entries in batches.items() if entries}:
+            await self._append(source, batches)
+
+    @abstractmethod
+    async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> Sequence[int]:
+        """Append as the port says; return the last offset of each partition, in the order of `batches`. There is one at
+        least, and none is empty."""
+
+    @abstractmethod
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        """See the port."""
 
 
 B = TypeVar("B", bound=HasReaders)
@@ -95,12 +125,3 @@ class LookingReader(BaseReader[B]):
 
     def _let_go(self) -> None:
         """Nothing is held."""
-
-
-Readers: TypeAlias = set[BaseReader[Any]]
-
-
-async def close_all(readers: Readers) -> None:
-    """Close the readers of a broker that is being closed: reads that wait end with nothing."""
-    for reader in tuple(readers):
-        await reader.close()

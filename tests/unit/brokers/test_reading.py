@@ -7,17 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from ensue.brokers.reading import BaseReader, Readers
+from ensue.brokers.reading import BaseReader, HasReaders
 from ensue.errors import BrokerUnavailable
 from ensue.message import Garbage, Message
 
 
-class Owner:
-    def __init__(self) -> None:
-        self._readers: Readers = set()
-
-
-class Holding(BaseReader[Owner]):
+class Holding(BaseReader[HasReaders]):
     """Takes hold of something when it is answered, and returns; or it waits for more first."""
 
     holds = False
@@ -35,7 +30,7 @@ class Holding(BaseReader[Owner]):
 
 
 async def begun(wait_s: float = 60.0) -> tuple[Holding, asyncio.Task[Sequence[Message | Garbage]]]:
-    reader = Holding(Owner(), "topic", 0, 0)
+    reader = Holding(HasReaders(), "topic", 0, 0)
     reading = asyncio.create_task(reader.read(1, wait_s))
     await asyncio.sleep(0)
     return reader, reading

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 import confluent_kafka
 
-from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.kafka.failures import unavailable
 from ensue.brokers.kafka.reading import Cursor, Fetcher, Fetchers
 from ensue.brokers.kafka.sending import Sender
 from ensue.brokers.kafka.settings import parse_kafka_url
 from ensue.brokers.kafka.topics import Topics
 from ensue.brokers.kafka.wire import decode, encode
-from ensue.brokers.reading import BaseReader, Readers, close_all
+from ensue.brokers.reading import BaseBroker, BaseReader
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
@@ -48,7 +48,7 @@ class _Open:
         self.ends: dict[tuple[str, int], int] = {}
 
 
-class KafkaBroker:
+class KafkaBroker(BaseBroker):
     """`kafka://host:9092,host2:9092`, `kafkas://user:password@host:9093`, with the options
 
     prefix: before each topic's name, so that several systems can share a cluster. replication: of topics made here
@@ -63,10 +63,10 @@ class KafkaBroker:
     capabilities = Capabilities(sessions=False, power_loss_safe=False)
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._settings = parse_kafka_url(url)
         self._prefix = self._settings.prefix
         self._state: _Open | None = None
-        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         topics = self._new(Topics)
@@ -95,7 +95,7 @@ class KafkaBroker:
         self._state.known = known
 
     async def close(self) -> None:
-        await close_all(self._readers)
+        await self._close_readers()
         state, self._state = self._state, None
         if state is None:
             return
@@ -130,35 +130,19 @@ class KafkaBroker:
 
     # --- append
 
-    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
-        name = await self._checked(topic, partition)
-        last = await self._append(source, {(topic, partition): entries})
-        if (name, partition) in last:
-            return last[name, partition] + 1
-        return (await self.bounds(topic, partition)).last
-
-    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
-        for topic, number in batches:
-            await self._checked(topic, number)
-        await self._append(source, batches)
-
-    async def _append(
-        self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]
-    ) -> dict[tuple[str, int], int]:
-        """Return Kafka's offset of the last record of each full topic name and partition."""
+    async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
+        ready = {
+            (await self._checked(topic, number), number): encode(source, number, entries)
+            for (topic, number), entries in batches.items()
+        }
         state = self._opened()
         if state.sender.broken:
             state.retired = [each for each in state.retired if each.alive] + [state.sender]
             state.sender = self._new(Sender)
-        last = await state.sender.send(
-            {
-                (self._prefix + topic, number): encode(source, number, entries)
-                for (topic, number), entries in batches.items()
-            }
-        )
+        last = await state.sender.send(ready)
         for where, offset in last.items():
             state.ends[where] = max(state.ends.get(where, 0), offset + 1)
-        return last
+        return [last[where] + 1 for where in ready]
 
     # --- read
 
@@ -193,8 +177,7 @@ class KafkaBroker:
         known = state.known.get(name) or await self.partitions(topic)
         if not known and name in state.gone:
             raise self._gone(name)
-        if not 0 <= number < known:
-            raise no_such_partition(topic, number, known)
+        check_partition(topic, number, known)
         return name
 
     async def _ask(self, state: _Open, question: Callable[..., T], *arguments: Any) -> T:

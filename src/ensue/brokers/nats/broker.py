@@ -12,13 +12,13 @@ from ensue.brokers.nats.link import Link
 from ensue.brokers.nats.options import parse_nats_url
 from ensue.brokers.nats.reading import Cursor
 from ensue.brokers.nats.topics import Stream, Topics
-from ensue.brokers.reading import BaseReader, Readers, close_all
+from ensue.brokers.reading import BaseBroker, BaseReader
 from ensue.errors import BrokerUnavailable
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
 
 
-class NatsBroker:
+class NatsBroker(BaseBroker):
     """`nats://host:4222`, `tls://…`, several hosts separated by commas; for the options see NatsOptions.
 
     NATS acknowledges before it syncs (sync_interval, 2 minutes unless configured): a crash of the operating system may
@@ -28,6 +28,7 @@ class NatsBroker:
     """
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._options = parse_nats_url(url)
         self.capabilities = Capabilities(
             sessions=False,
@@ -37,7 +38,6 @@ class NatsBroker:
         self._link = Link(self._options)
         self._jetstream = JetStream(self._link, self._options)
         self._topics = Topics(self._jetstream)
-        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         if self._link.is_open:
@@ -64,7 +64,7 @@ class NatsBroker:
             raise
 
     async def close(self) -> None:
-        await close_all(self._readers)
+        await self._close_readers()
         self._topics = Topics(self._jetstream)  # the next open may find another server
         await self._link.close()
 
@@ -81,18 +81,7 @@ class NatsBroker:
 
     # --- append
 
-    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
-        if not entries:
-            return (await self.bounds(topic, partition)).last
-        [last] = await self._append(source, {(topic, partition): entries})
-        return last
-
-    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
-        await self._append(source, {where: entries for where, entries in batches.items() if entries})
-
     async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
-        if not batches:
-            return []
         ready = [
             (await self._topics.find(topic, number), number, entries) for (topic, number), entries in batches.items()
         ]

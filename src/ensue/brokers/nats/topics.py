@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.nats.jetstream import SUBJECTS_OVERLAP, ApiError, JetStream, StreamInfo
 from ensue.errors import BrokerUnavailable, UsageError
 
@@ -68,10 +68,9 @@ class Topics:
     async def find(self, topic: str, partition: int) -> Stream:
         """Return the partition's stream. Raises UsageError for none, BrokerUnavailable when it was there before."""
         streams = self._streams.get(topic) or await self._look_up(topic)
-        if not 0 <= partition < len(streams):
-            if not streams and topic in self._seen:
-                raise self.gone(topic, partition)
-            raise no_such_partition(topic, partition, len(streams))
+        if not streams and topic in self._seen:
+            raise self.gone(topic, partition)
+        check_partition(topic, partition, len(streams))
         return streams[partition]
 
     def gone(self, topic: str, partition: int) -> BrokerUnavailable:

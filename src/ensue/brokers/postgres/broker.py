@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.postgres import sql
 from ensue.brokers.postgres.address import parse_address
 from ensue.brokers.postgres.batches import chunks, columns
@@ -17,7 +17,7 @@ from ensue.brokers.postgres.failures import FAILURES, GONE, translated
 from ensue.brokers.postgres.making import make_tables, make_topic
 from ensue.brokers.postgres.records import message_of
 from ensue.brokers.postgres.signals import Signals
-from ensue.brokers.reading import LookingReader, Readers, close_all
+from ensue.brokers.reading import BaseBroker, LookingReader
 from ensue.errors import BrokerUnavailable, EnsueError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
@@ -28,7 +28,7 @@ T = TypeVar("T")
 PRUNE_ROWS = 2000
 
 
-class PostgresBroker:
+class PostgresBroker(BaseBroker):
     """A log in a PostgreSQL schema: `postgresql://user:password@host:port/database`.
 
     Options: `schema` (ensue_log), `prefix` (before each topic's name; empty), `pgbouncer=1` behind a pooler in
@@ -45,12 +45,12 @@ class PostgresBroker:
     capabilities = Capabilities(sessions=False)
 
     def __init__(self, url: str, *, random: Random | None = None) -> None:
+        super().__init__()
         self._address = parse_address(url)
         self._sql = sql.statements(self._address.schema)
         self._connections = Connections(self._address)
         self._random = random or Random()
         self._signals: Signals | None = None
-        self._readers: Readers = set()
         #: Ids of each topic's partitions by number. They never change while the log lives.
         self._ids: dict[str, list[int]] = {}
         self._replaced = False
@@ -91,7 +91,7 @@ class PostgresBroker:
         await self._signals.open()
 
     async def close(self) -> None:
-        await close_all(self._readers)
+        await self._close_readers()
         signals, self._signals = self._signals, None
         self._ids = {}
         self._replaced = False
@@ -120,23 +120,10 @@ class PostgresBroker:
 
     # --- append
 
-    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
-        partition_id = await self._partition_id(topic, partition)
-        if not entries:
-            return (await self.bounds(topic, partition)).last
-        lasts = await self._append(source, {partition_id: entries})
-        return lasts[partition_id]
-
-    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
-        by_id = {
-            await self._partition_id(topic, number): entries for (topic, number), entries in batches.items() if entries
-        }
-        await self._append(source, by_id)
-
-    async def _append(self, source: str, batches: Mapping[int, Sequence[Entry]]) -> dict[int, int]:
-        """Return the last offset of each partition, by its id."""
+    async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
+        by_id = {await self._partition_id(*where): entries for where, entries in batches.items()}
         lasts: dict[int, int] = {}
-        for chunk in chunks(batches):
+        for chunk in chunks(by_id):
             rows = await self._fetch(self._sql.append, *columns(source.encode(), chunk))
             found: dict[int, int] = {row[0]: row[1] for row in rows}
             lasts |= found
@@ -145,7 +132,7 @@ class PostgresBroker:
             if len(found) < len(chunk):
                 self._gone()
                 raise self._was_replaced()
-        return lasts
+        return [lasts[partition_id] for partition_id in by_id]
 
     # --- read
 
@@ -188,8 +175,7 @@ class PostgresBroker:
 
     async def _partition_id(self, topic: str, number: int) -> int:
         ids = await self._partition_ids(topic)
-        if not 0 <= number < len(ids):
-            raise no_such_partition(topic, number, len(ids))
+        check_partition(topic, number, len(ids))
         return ids[number]
 
     # --- a log that was dropped and made again while it was open

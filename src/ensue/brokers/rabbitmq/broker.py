@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
+from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.rabbitmq.connection import Connection, Refused
 from ensue.brokers.rabbitmq.frames import publish_arguments
 from ensue.brokers.rabbitmq.session import Following, Session, new_token
 from ensue.brokers.rabbitmq.settings import RabbitMqSettings
 from ensue.brokers.rabbitmq.wire import head_of, message_of, source_fields
-from ensue.brokers.reading import BaseReader, Readers, close_all
+from ensue.brokers.reading import BaseReader, HasReaders
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
 
 
-class RabbitMqBroker:
+class RabbitMqBroker(HasReaders):
     """A log in stream queues of RabbitMQ 3.9 or newer: `amqp://user:password@host:5672/vhost`, `amqps://` for TLS.
 
     Options of the URL: `prefix` of all queue names, `timeout_s` (5), `heartbeat_s` (10), `max_age` (e.g. `7D`),
@@ -31,11 +31,11 @@ class RabbitMqBroker:
     capabilities = Capabilities(sessions=False, power_loss_safe=False, prunes=False)
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._settings = RabbitMqSettings.of(url)
         self._session: Session | None = None
         self._is_open = False
         self._connecting: asyncio.Task[Session] | None = None
-        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         if self._is_open:
@@ -60,7 +60,7 @@ class RabbitMqBroker:
 
     async def close(self) -> None:
         self._is_open = False
-        await close_all(self._readers)
+        await self._close_readers()
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
@@ -95,7 +95,7 @@ class RabbitMqBroker:
             raise BrokerUnavailable(f"the broker at {self._settings.place} is not open")
         error = connecting.exception()
         if isinstance(error, BrokerUnavailable):
-            raise BrokerUnavailable(str(error), **error.values) from error
+            raise error.again()
         return connecting.result()
 
     async def _reconnect(self) -> Session:
@@ -194,8 +194,7 @@ class RabbitMqBroker:
         if count is None:
             await session.refresh_topics()
             count = session.topics.counts.get(topic, 0)
-        if not 0 <= partition < count:
-            raise no_such_partition(topic, partition, count)
+        check_partition(topic, partition, count)
         return session
 
 

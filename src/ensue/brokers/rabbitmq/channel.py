@@ -11,9 +11,13 @@ from ensue.errors import BrokerUnavailable
 
 
 class Line(Protocol):
-    """What a channel needs of its connection."""
+    """What a channel and its publisher need of their connection."""
+
+    frame_max: int
 
     def write(self, data: bytes) -> None: ...
+
+    async def drain(self) -> None: ...
 
     def release(self, number: int) -> None: ...
 
@@ -24,8 +28,8 @@ class Line(Protocol):
     def timeout_s(self) -> float: ...
 
 
-class Listener(Protocol):
-    """Who wants to hear what the server sends on a channel by itself."""
+class Listener:
+    """Who wants to hear what the server sends on a channel by itself. A subclass hears what it asked for."""
 
     def delivered(self, tag: int, content: frames.Content, body: bytes) -> None: ...
 
@@ -60,7 +64,7 @@ class Channel:
 
     def check(self) -> None:
         if self._error is not None:
-            raise BrokerUnavailable(str(self._error), **self._error.values) from self._error
+            raise self._error.again()
         if self._closing:
             raise BrokerUnavailable(f"a channel to rabbitmq at {self._line.place} is closed")
 
@@ -102,9 +106,7 @@ class Channel:
             return
         self._error = error
         if self._reply is not None and not self._reply.done():
-            failure = BrokerUnavailable(str(error), **error.values)
-            failure.__cause__ = error
-            self._reply.set_exception(failure)
+            self._reply.set_exception(error.again())
         if self.listener is not None and not self._closing:
             self.listener.failed(error)
 

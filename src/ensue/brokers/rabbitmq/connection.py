@@ -93,9 +93,9 @@ class Connection(PacedProtocol):
         return self._error is None
 
     def check(self) -> None:
-        """Raise what ended this connection, a new exception each time."""
+        """Raise what ended this connection."""
         if self._error is not None:
-            raise type(self._error)(str(self._error), **self._error.values) from self._error
+            raise self._error.again()
 
     @property
     def place(self) -> str:

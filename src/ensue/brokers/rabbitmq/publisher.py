@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from ensue.brokers.rabbitmq import frames
-from ensue.brokers.rabbitmq.channel import Channel
+from ensue.brokers.rabbitmq.channel import Channel, Line, Listener
 from ensue.errors import BrokerUnavailable
 
 #: So much is handed to the transport at once; then others get their turn.
 _WRITE_BYTES = 256 * 1024
-
-
-class Line(Protocol):
-    frame_max: int
-
-    def write(self, data: bytes) -> None: ...
-
-    async def drain(self) -> None: ...
 
 
 class _Batch:
@@ -31,7 +22,7 @@ class _Batch:
         self.written = False  # all of it; before that nothing missing means nothing
 
 
-class Publisher:
+class Publisher(Listener):
     """Publishes on one channel, in order. Several tasks may publish at once; each batch keeps its order."""
 
     def __init__(
@@ -136,9 +127,6 @@ class Publisher:
         )
         self._on_lost(queue)
 
-    def delivered(self, tag: int, content: frames.Content, body: bytes) -> None:
-        """Nothing is consumed on this channel."""
-
     def failed(self, error: BrokerUnavailable) -> None:
         batches, self._unconfirmed = set(self._unconfirmed.values()), {}
         self._end(batches, error)
@@ -146,8 +134,6 @@ class Publisher:
     def _end(self, batches: Iterable[_Batch], error: BrokerUnavailable) -> None:
         for batch in batches:
             if not batch.done.done():
-                failure = BrokerUnavailable(str(error), **error.values)
-                failure.__cause__ = error
-                batch.done.set_exception(failure)
+                batch.done.set_exception(error.again())
                 # Whoever waited may have been cancelled: then nobody asks for it, and that is no defect.
                 batch.done.exception()

@@ -8,7 +8,7 @@ from collections import deque
 from typing import NamedTuple
 
 from ensue.brokers.rabbitmq import frames
-from ensue.brokers.rabbitmq.channel import Channel
+from ensue.brokers.rabbitmq.channel import Channel, Listener
 from ensue.brokers.rabbitmq.frames import Content
 from ensue.brokers.rabbitmq.wire import MARKER, OFFSET
 from ensue.errors import BrokerUnavailable, UsageError
@@ -30,7 +30,7 @@ class Record(NamedTuple):
         return MARKER in self.content.headers
 
 
-class Reader:
+class Reader(Listener):
     """Delivers the records of a stream from a place on. The server sends ahead up to `prefetch` records.
 
     seen: the last offset delivered, markers included, as far as known. last: the same, markers left out.
@@ -79,7 +79,7 @@ class Reader:
 
     def check(self) -> None:
         if self._error is not None:
-            raise type(self._error)(str(self._error), **self._error.values) from self._error
+            raise self._error.again()
         self._channel.check()
 
     def take(self, limit: int, bytes_max: int) -> list[Record]:
@@ -142,12 +142,6 @@ class Reader:
     def _acknowledge(self, tag: int) -> None:
         """All up to here: it is what gives the server leave to send as many more."""
         self._channel.send(frames.BASIC_ACK, struct.pack(">QB", tag, 1))
-
-    def returned(self, queue: str) -> None:
-        """Nothing is published on this channel."""
-
-    def confirmed(self, tag: int, multiple: bool, good: bool) -> None:
-        """Nothing is published on this channel."""
 
     def failed(self, error: BrokerUnavailable | UsageError) -> None:
         if self._error is None:

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from redis.exceptions import ResponseError
 
-from ensue.brokers import check_partitions, check_partitions_wanted, no_such_partition
-from ensue.brokers.reading import LookingReader, Readers, close_all
+from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
+from ensue.brokers.reading import BaseBroker, LookingReader
 from ensue.brokers.redis import scripts
 from ensue.brokers.redis.client import Client
 from ensue.brokers.redis.waiting import Waiting
@@ -27,7 +27,7 @@ READ_BYTES_MAX = 8 * 1024 * 1024
 PRUNE_ENTRIES = 200
 
 
-class RedisBroker:
+class RedisBroker(BaseBroker):
     """A log in Redis 7.0 or newer: `redis://user:password@host:6379/0`, `rediss://` for TLS.
 
     Options of the URL: `prefix` of all keys (for several systems on one database), `timeout_s` (5: how long to wait for
@@ -44,6 +44,7 @@ class RedisBroker:
     capabilities = Capabilities(sessions=False, power_loss_safe=False)
 
     def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
+        super().__init__()
         self._client = Client(url)
         prefix = self._client.prefix
         self._prefix = prefix
@@ -55,7 +56,6 @@ class RedisBroker:
         self._name: bytes | None = None
         #: Grows when the log is found to be another one.
         self._generation = 0
-        self._readers: Readers = set()
 
     async def exists(self) -> bool:
         if self._client.is_open:
@@ -79,7 +79,7 @@ class RedisBroker:
         self._waiting = Waiting(self._client, self._name_key, self._seen_name)
 
     async def close(self) -> None:
-        await close_all(self._readers)
+        await self._close_readers()
         waiting, self._waiting = self._waiting, None
         self._counts, self._name = {}, None
         try:
@@ -120,20 +120,8 @@ class RedisBroker:
 
     # --- append
 
-    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
-        if not entries:
-            return (await self.bounds(topic, partition)).last
-        [last] = await self._append(source, {(topic, partition): entries})
-        return last
-
-    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
-        await self._append(source, {where: entries for where, entries in batches.items() if entries})
-
     async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
-        """Return the last offset of each partition, in the order of `batches`, none of which is empty."""
         keys = [await self._key(*where) for where in batches]
-        if not keys:
-            return []
         appended = str(int(self._now() * 1000))
         heads = []
         data: list[bytes] = []
@@ -194,8 +182,7 @@ class RedisBroker:
                 self._counts[topic] = count
         if not self._client.is_open:
             raise self._client.not_open()
-        if not 0 <= partition < count:
-            raise no_such_partition(topic, partition, count)
+        check_partition(topic, partition, count)
         return f"{self._prefix}{topic}:{partition}"
 
     def _seen_name(self, name: bytes | None) -> None:

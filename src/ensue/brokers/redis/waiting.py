@@ -148,7 +148,4 @@ class Waiting:
         for waiters in waiting.values():
             for future in waiters:
                 if not future.done():
-                    # One exception each: an exception that is raised twice collects both tracebacks.
-                    failure = BrokerUnavailable(str(error), **error.values)
-                    failure.__cause__ = error
-                    future.set_exception(failure)
+                    future.set_exception(error.again())

@@ -73,7 +73,7 @@ class Failures(Driver):
         looked: list[BaseException | None] = [error]
         for each in looked:
             if each is cause:
-                return type(ours)(str(ours), **ours.values)  # a new one: that one may be behind this error itself
+                return ours.again()  # that one may be behind this error itself
             if each is not None and len(looked) < _DEEP:
                 looked += [getattr(each, "orig", None), each.__cause__, each.__context__]
         return None
