@@ -55,7 +55,7 @@ def field_of(where: str, hint: Any, column_type: TypeEngine[Any]) -> Field:
     if isinstance(column_type, TypeDecorator):
         below = column_type.load_dialect_impl(_plain_dialect())
         conversion: Conversion | None = _of_sqlalchemy(column_type, _left(below, where))
-        kind, held = None, _python_type(below)
+        kind, held = None, python_type(below)
     else:
         kind = held = class_of(hint)
         conversion = _conversion(where, hint, kind, column_type)
@@ -133,7 +133,7 @@ def _moments(column_type: Any, where: str) -> Conversion:
 
 def _left(below: Any, where: str) -> Conversion | None:
     """Of what a type of SQLAlchemy's hands to a driver, where that is not plain yet."""
-    kind = _python_type(below)
+    kind = python_type(below)
     if kind is datetime.datetime:
         return _moments(below, where)
     return _CONVERSIONS[kind] if kind in (decimal.Decimal, datetime.date) else None
@@ -164,7 +164,7 @@ def _holds_numbers(column_type: Any) -> bool:
     return isinstance(column_type, Numeric | Float | Integer)
 
 
-def _python_type(column_type: Any) -> type | None:
+def python_type(column_type: Any) -> type | None:
     try:
         found: type = column_type.python_type
     except NotImplementedError:  # a type of the user's own says nothing

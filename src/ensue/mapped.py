@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ensue.columns import python_type
 from ensue.errors import UsageError
 from ensue.kinds import as_asked, class_of
 from ensue.ports import StepTransaction
@@ -258,10 +259,5 @@ def _declared(cls: type, name: str) -> type | None:
 def _python_type(column_type: Any) -> type | None:
     from sqlalchemy.types import TypeDecorator
 
-    if isinstance(column_type, TypeDecorator):  # what is below says nothing of what it is made into
-        return None
-    try:
-        found: type = column_type.python_type
-    except NotImplementedError:
-        return None
-    return found
+    # What is below a decorator says nothing of what it is made into.
+    return None if isinstance(column_type, TypeDecorator) else python_type(column_type)

@@ -101,7 +101,7 @@ def printable(text: str, length_max: int = _TEXT_MAX) -> str:
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, str]]:
-    """LockHolder pydantic's errors into the document's list: where and why, without the input and its values."""
+    """Turn pydantic's errors into the document's list: where and why, without the input and its values."""
     found = []
     for error in errors:
         location = ".".join(printable(str(part), 100) for part in error.get("loc", ()))

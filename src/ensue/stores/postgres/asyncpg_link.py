@@ -9,17 +9,14 @@ import asyncpg
 
 from ensue.errors import EnsueError, UsageError
 from ensue.stores.postgres import failures, handshake, tls
+from ensue.stores.postgres.handshake import PostgresLink
 from ensue.stores.postgres.url import PostgresUrl
-from ensue.stores.postgres.words import WORDS
 from ensue.stores.sql.driver import Rows
-from ensue.stores.sql.link import Link
 
 CONNECT_S = 10.0
 
 
-class AsyncpgLink(Link):
-    words = WORDS
-
+class AsyncpgLink(PostgresLink):
     @property
     def in_transaction(self) -> bool:
         return bool(self.raw.is_in_transaction())
@@ -27,10 +24,6 @@ class AsyncpgLink(Link):
     @property
     def closed(self) -> bool:
         return bool(self.raw.is_closed())
-
-    @property
-    def snapshot_text(self) -> str:
-        return handshake.snapshot_text(self.begin_text)
 
     async def _fetch(self, text: str, values: Sequence[Any]) -> Rows:
         rows: Rows = await self.raw.fetch(text, *values)
@@ -54,18 +47,12 @@ class AsyncpgLink(Link):
         gone = isinstance(error, OSError | asyncpg.InterfaceError) and self.closed
         return gone or isinstance(error, asyncpg.InternalClientError) or failures.is_lost(failures.code_of(error))
 
-    def is_interruption(self, error: Exception) -> bool:
-        return failures.is_interruption(failures.code_of(error))
-
     def _translated(self, error: BaseException) -> EnsueError | None:
         gone = isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalServerError) and self.closed
         # asyncpg lost its place in the protocol: so it does, now and then, when the server is killed.
         if gone or isinstance(error, asyncpg.InternalClientError):
             return failures.unreachable(error, self.place)
         return failures.of_code(failures.code_of(error), str(error), self.place)
-
-    async def close(self) -> None:
-        await self.raw.close()
 
     def terminate(self) -> None:
         self.raw.terminate()
@@ -88,10 +75,4 @@ async def connect(url: PostgresUrl) -> AsyncpgLink:
         raise ours or failures.unreachable(error, url.place) from error
     except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise tls.explained(error, url) or failures.unreachable(error, url.place) from error
-    link = AsyncpgLink(raw, url.place, "BEGIN")
-    try:
-        await handshake.settle(link, url)
-    except BaseException:
-        link.terminate()
-        raise
-    return link
+    return await handshake.settled(AsyncpgLink(raw, url.place, "BEGIN"), url)

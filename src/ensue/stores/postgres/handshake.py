@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from ensue.errors import UsageError
+from ensue.stores.postgres import failures
 from ensue.stores.postgres.url import PostgresUrl
+from ensue.stores.postgres.words import WORDS
 from ensue.stores.sql.link import Link
 
 #: What a step's statements have set for the rest of its transaction or longer; first whose rights count.
@@ -19,8 +23,38 @@ def session_settings(url: PostgresUrl) -> dict[str, str]:
     return settings
 
 
-async def settle(link: Link, url: PostgresUrl) -> None:
-    """Set what could not be sent at the start. synchronous_commit=off is put on.
+class PostgresLink(Link):
+    """What is the same whatever the driver."""
+
+    words = WORDS
+
+    @property
+    def snapshot_text(self) -> str:
+        """REPEATABLE READ is snapshot isolation: whoever writes a row that was changed since fails with 40001."""
+        return self.begin_text.replace("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ", 1)
+
+    def is_interruption(self, error: Exception) -> bool:
+        return failures.is_interruption(failures.code_of(error))
+
+    async def close(self) -> None:
+        await self.raw.close()
+
+
+L = TypeVar("L", bound=Link)
+
+
+async def settled(link: L, url: PostgresUrl) -> L:
+    """Return the connection with what could not be set at its start; end it where that fails."""
+    try:
+        await _settle(link, url)
+    except BaseException:
+        link.terminate()
+        raise
+    return link
+
+
+async def _settle(link: Link, url: PostgresUrl) -> None:
+    """synchronous_commit=off is put on.
 
     With it off, a crash of the server takes back what was committed and read, and perhaps published, already. Stamping
     would make it safe for a record (its own commit is flushed, and with it every earlier one), but the answer of a
@@ -43,11 +77,6 @@ async def settle(link: Link, url: PostgresUrl) -> None:
     if synchronous == "off":
         await link.script("SET synchronous_commit TO on")
         link.restore_text += "; SET synchronous_commit TO on"
-
-
-def snapshot_text(begin_text: str) -> str:
-    """REPEATABLE READ is snapshot isolation: whoever writes a row that was changed since fails with 40001."""
-    return begin_text.replace("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ", 1)
 
 
 def check_commit(status: str) -> None:

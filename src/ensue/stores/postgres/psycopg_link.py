@@ -16,10 +16,9 @@ from psycopg.types.array import ListBinaryDumper
 
 from ensue.errors import EnsueError, UsageError
 from ensue.stores.postgres import failures, handshake, tls
+from ensue.stores.postgres.handshake import PostgresLink
 from ensue.stores.postgres.url import PostgresUrl
-from ensue.stores.postgres.words import WORDS
 from ensue.stores.sql.driver import Rows
-from ensue.stores.sql.link import Link
 
 CONNECT_S = 10
 
@@ -31,9 +30,8 @@ class Array(list[Any]):
     """
 
 
-class PsycopgLink(Link):
+class PsycopgLink(PostgresLink):
     raw: AsyncConnection[Any]
-    words = WORDS
 
     @property
     def in_transaction(self) -> bool:
@@ -42,10 +40,6 @@ class PsycopgLink(Link):
     @property
     def closed(self) -> bool:
         return self.raw.closed
-
-    @property
-    def snapshot_text(self) -> str:
-        return handshake.snapshot_text(self.begin_text)
 
     async def _fetch(self, text: str, values: Sequence[Any]) -> Rows:
         cursor = AsyncRawCursor(self.raw)
@@ -74,18 +68,12 @@ class PsycopgLink(Link):
             return True
         return failures.is_lost(failures.code_of(error))
 
-    def is_interruption(self, error: Exception) -> bool:
-        return failures.is_interruption(failures.code_of(error))
-
     def _translated(self, error: BaseException) -> EnsueError | None:
         ours = failures.of_code(failures.code_of(error), str(error), self.place)
         gone = isinstance(error, psycopg.OperationalError | psycopg.InternalError | OSError) and self.raw.closed
         if ours is None and gone:
             return failures.unreachable(error, self.place)
         return ours
-
-    async def close(self) -> None:
-        await self.raw.close()
 
     def terminate(self) -> None:
         self.raw.pgconn.finish()
@@ -114,13 +102,7 @@ async def connect(url: PostgresUrl) -> PsycopgLink:
         ours = tls.explained(error, url) or failures.at_connecting(_connecting_code(error), str(error), url.place)
         raise ours or failures.unreachable(error, url.place) from error
     raw.adapters.register_dumper(Array, ListBinaryDumper)
-    link = PsycopgLink(raw, url.place, "BEGIN")
-    try:
-        await handshake.settle(link, url)
-    except BaseException:
-        link.terminate()
-        raise
-    return link
+    return await handshake.settled(PsycopgLink(raw, url.place, "BEGIN"), url)
 
 
 def _bound(values: Sequence[Any]) -> Sequence[Any] | None:
