@@ -12,6 +12,7 @@ from ensue.stores import rules
 from ensue.stores.mariadb import failures
 from ensue.stores.mariadb.rows import CATALOG, COLUMNS, Statements
 from ensue.stores.mariadb.warnings import warnings
+from ensue.stores.numbering import Place, number
 from ensue.stores.sql.bulk import Bulk
 from ensue.stores.sql.link import Link
 
@@ -108,16 +109,13 @@ class MariaDbDialect(Bulk[Statements, str]):
         rows = await link.fetch(UNSTAMPED, limit)
         if not rows:
             return []
-        heads = {(str(topic), int(number)): int(position) for topic, number, position in await link.fetch(HEADS)}
-        records: list[OutboxRecord] = []
-        stamps: list[int] = []
-        moved: dict[tuple[str, int], int] = {}
-        for number, (row_id, topic, partition, key, envelope, data) in enumerate(rows, 1):
-            place, position = (topic, partition), last + number
-            previous = heads.get(place, 0)
-            heads[place] = moved[place] = position
-            records.append(OutboxRecord(topic, partition, key, envelope, data, position, previous))
-            stamps += (row_id, position, previous)
+        heads = {(str(topic), int(partition)): int(each) for topic, partition, each in await link.fetch(HEADS)}
+        records = [OutboxRecord(*row[1:]) for row in rows]
+        moved: dict[Place, int] = {}
+        number(records, last, heads, moved)
+        stamps = [
+            value for row, each in zip(rows, records, strict=True) for value in (row[0], each.position, each.previous)
+        ]
         for begin in range(0, len(records), _CHUNK):
             part = stamps[3 * begin : 3 * (begin + _CHUNK)]
             await link.execute(_STAMP.format(rows=", ".join([_STAMP_ROW] * (len(part) // 3))), *part)

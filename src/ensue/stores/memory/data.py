@@ -7,8 +7,7 @@ from typing import Any
 
 from ensue.message import OutboxRecord
 from ensue.ports import Row
-
-Place = tuple[str, int]
+from ensue.stores.numbering import Place
 
 
 class Data:

@@ -13,9 +13,10 @@ from ensue.ports import Capabilities
 from ensue.stores import rules
 from ensue.stores.collected import CollectingStore
 from ensue.stores.identity import new_epoch_name
-from ensue.stores.memory.data import Data, Place
+from ensue.stores.memory.data import Data
 from ensue.stores.memory.row_reader import MemoryRows
 from ensue.stores.memory.transaction import MemoryTransaction
+from ensue.stores.numbering import Place, number
 from ensue.stores.write_lock import WriteLock
 
 _CHANGED = 0
@@ -66,10 +67,7 @@ class MemoryStore(CollectingStore):
             del data.outbox[: max(published_through - data.first + 1, 0)]  # what was sent is of no further use here
             data.first = max(data.first, published_through + 1)
             data.heads = {}
-            for record in data.outbox:
-                place = (record.topic, record.partition)
-                record.previous = data.heads.get(place, 0)
-                data.heads[place] = record.position
+            number(data.outbox, data.first - 1, {}, data.heads)
             self._epoch = new_epoch_name()
         self._wake()
         return self.source

@@ -8,7 +8,8 @@ from typing import Any
 from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores.collected import CollectingStore, CollectingTransaction
-from ensue.stores.memory.data import Data, Place
+from ensue.stores.memory.data import Data
+from ensue.stores.numbering import Place, number
 from ensue.stores.write_lock import WriteLock
 
 
@@ -69,11 +70,5 @@ class MemoryTransaction(CollectingTransaction):
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
         self._check_open()
-        position = self._data.last + len(self._records)
-        heads, committed = self._heads, self._data.heads
-        for record in records:
-            place = (record.topic, record.partition)
-            position += 1
-            record.previous = heads.get(place) or committed.get(place, 0)
-            record.position = heads[place] = position
+        number(records, self._data.last + len(self._records), self._data.heads, self._heads)
         self._records += records

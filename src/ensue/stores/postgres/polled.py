@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ensue.message import OutboxRecord
+from ensue.stores.numbering import Place, begin_after, number
 from ensue.stores.postgres import left_slot
 from ensue.stores.postgres.by_stamp import LOCK, ByStamp, Switched
 from ensue.stores.postgres.holes import Hole, advance
@@ -125,7 +126,7 @@ class PolledOutbox(ByStamp):
     def __init__(self, context: OutboxContext) -> None:
         super().__init__(context, Reader(context.dialect.text))
         #: The heads, and the counter's position to which they belong: only who moves the counter moves them.
-        self._heads: dict[tuple[str, int], int] = {}
+        self._heads: dict[Place, int] = {}
         self._heads_at = -1
 
     # --- its life
@@ -190,7 +191,7 @@ class PolledOutbox(ByStamp):
         room = limit - len(own)
         whole = sum(row[0] <= state.seen for row in found) < room
         del found[room:]
-        records = [OutboxRecord(topic, number, key, envelope, data) for _, topic, number, key, envelope, data in found]
+        records = [OutboxRecord(*row[1:]) for row in found]
         return Look(state, own, [row[0] for row in found], records, whole)
 
     async def _keep(self, link: Link, look: Look) -> bool:
@@ -200,19 +201,13 @@ class PolledOutbox(ByStamp):
             return False
         # Never changed in place: what another task of this process is about to write may be rolled back.
         known = self._heads
-        position = state.last
-        heads: dict[tuple[str, int], int] = {}
-        for record in look.records:
-            where = (record.topic, record.partition)
-            position += 1
-            record.position = position
-            record.previous = heads.get(where) or known.get(where, 0)
-            heads[where] = position
+        heads: dict[Place, int] = {}
+        position = number(look.records, state.last, known, heads)
         seen, holes = advance(state.seen, state.holes, look.ids, state.oldest, whole=look.whole)
         [(moved, mode)] = await link.fetch(
             KEEP, position, state.last, state.epoch, seen,
             [each.first for each in holes], [each.last for each in holes], [each.before for each in holes],
-            [topic for topic, _ in heads], [number for _, number in heads], list(heads.values()),
+            [topic for topic, _ in heads], [partition for _, partition in heads], list(heads.values()),
             look.ids, [each.previous for each in look.records],
         )  # fmt: skip
         if mode != self.mode:
@@ -221,16 +216,14 @@ class PolledOutbox(ByStamp):
             self._heads_at = -1
             return False
         self._heads, self._heads_at = known | heads, position
-        for record in look.records:  # what an epoch begins with follows on nothing
-            if record.previous <= state.published_from:
-                record.previous = 0
+        begin_after(look.records, state.published_from)
         return True
 
     async def _load_heads(self, link: Link, last: int) -> bool:
         rows = await link.fetch(HEADS)
         if int(rows[0][0]) != last:
             return False
-        self._heads = {(topic, number): position for _, topic, number, position in rows if topic is not None}
+        self._heads = {(topic, partition): position for _, topic, partition, position in rows if topic is not None}
         self._heads_at = last
         return True
 
@@ -274,7 +267,7 @@ def _id(row: Sequence[int]) -> int:
 
 
 def _own(state: State, row: Sequence[Any]) -> OutboxRecord:
-    previous = -1 - row[0]
-    _, topic, number, key, envelope, data = row
-    previous = previous if previous > state.published_from else 0
-    return OutboxRecord(topic, number, key, envelope, data, state.last, previous)
+    own = OutboxRecord(*row[1:])
+    own.position, own.previous = state.last, -1 - row[0]
+    begin_after([own], state.published_from)
+    return own

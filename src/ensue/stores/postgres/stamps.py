@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ensue.message import OutboxRecord
+from ensue.stores.numbering import begin_after
 from ensue.stores.sql.link import Link
 
 #: Positions looked at in one window.
@@ -118,9 +119,7 @@ class Reader:
                 if position <= through:
                     found.append(OutboxRecord(topic, number, key, envelope, data, position, follows))
         found.sort(key=_position)
-        for record in found:
-            if record.previous <= now.published_from:  # what an epoch begins with follows on nothing
-                record.previous = 0
+        begin_after(found, now.published_from)
         if len(found) >= limit:
             del found[limit:]
             through = found[-1].position

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ensue.errors import StoreUnavailable
 from ensue.message import OutboxRecord
+from ensue.stores.numbering import begin_after, number
 from ensue.stores.postgres.by_stamp import Switched
 from ensue.stores.postgres.tail_access import Rows
 from ensue.stores.postgres.tail_log import Entry, Place
@@ -101,15 +102,9 @@ class Stamper:
         if not run:
             return []
         state, place = self.state, run[-1].place
-        position = state.position
+        records = [each.record for each in run]
         heads: dict[tuple[str, int], int] = {}
-        for each in run:
-            record = each.record
-            where = (record.topic, record.partition)
-            position += 1
-            record.position = position
-            record.previous = heads.get(where) or self._heads.get(where, 0)
-            heads[where] = position
+        position = number(records, state.position, self._heads, heads)
         values = {
             "slot": state.slot,
             "epoch": state.epoch,
@@ -123,17 +118,15 @@ class Stamper:
             "partitions": [partition for _, partition in heads],
             "positions": list(heads.values()),
             "ids": [each.row_id for each in run],
-            "previous": [each.record.previous for each in run],
+            "previous": [each.previous for each in records],
         }
         cursor = await self._connection.execute(_STAMP, values)
         if await cursor.fetchone() is None:
             raise Overtaken
         self.state = state._replace(place=place, position=position)
         self._heads |= heads
-        for each in run:  # what an epoch begins with follows on nothing
-            if each.record.previous <= state.published_from:
-                each.record.previous = 0
-        return [each.record for each in run]
+        begin_after(records, state.published_from)
+        return records
 
 
 async def insert_lsn(connection: Rows) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ensue.message import OutboxRecord
+from ensue.stores.numbering import Place, number
 from ensue.stores.sqlite import schema
 
 _COLUMNS = "topic, partition, key, envelope, data, position, previous"  # in the order of OutboxRecord's fields
@@ -39,8 +40,6 @@ _PRUNE = (
 #: Positions looked at in one window: a few milliseconds at most.
 _WINDOW = 10_000
 
-Place = tuple[str, int]
-
 
 class Tail:
     """The end of the outbox as the write connection knows it: the last position, and the last of each partition.
@@ -65,24 +64,17 @@ class Tail:
         """Number the records and insert them, inside the write transaction."""
         if not self._touched:
             self._look()
-        position = self._last
-        heads, touched = self._heads, self._touched
-        rows = []
-        for record in records:
-            place = (record.topic, record.partition)
-            previous = heads.get(place, 0)
-            position += 1
-            heads[place] = touched[place] = record.position = position
-            record.previous = previous
-            rows.append(
-                (position, previous, record.topic, record.partition, record.key, record.envelope, record.data, now)
-            )
-        self._last = position
+        self._last = number(records, self._last, self._heads, self._touched)
+        rows = [
+            (each.position, each.previous, each.topic, each.partition, each.key, each.envelope, each.data, now)
+            for each in records
+        ]
         self._connection.executemany(_INSERT, rows)
 
     def write_heads(self) -> None:
         """Store the heads that moved: once per partition and transaction, right before the commit."""
         self._connection.executemany(_SET_HEAD, [(*place, position) for place, position in self._touched.items()])
+        self._heads |= self._touched
         self._touched.clear()
 
     def forget(self) -> None:
