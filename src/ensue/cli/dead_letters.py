@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from ensue.cli.loading import load_service, opened
-from ensue.cli.output import confirm, print_json, print_table, say, shown_data, when
+from ensue.cli.output import confirm, print_json, print_table, read_json, say, shown_data, when
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
 from ensue.engine.decisions import found_letter
@@ -71,7 +71,7 @@ def show(
 
     found, behind = asyncio.run(look())
     if json:
-        print_json(_summary(found) | {"headers": _headers(found), "data": _json_data(found), "behind": behind})
+        print_json(_summary(found) | {"headers": _headers(found), "data": read_json(found.data), "behind": behind})
         return
     say(f"dead letter {found.id}: {found.state.value}, set aside {when(found.parked_at)}, attempts {found.attempts}")
     sender = f"position {found.position} of {found.source}" if found.source else "no sender"
@@ -200,13 +200,6 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
         "error_type": letter.error_type,
         "error": letter.error,
     }
-
-
-def _json_data(letter: DeadLetter) -> Any:
-    try:
-        return msgspec.json.decode(letter.data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return repr(letter.data)
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:

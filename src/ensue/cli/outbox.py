@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from ensue.cli.loading import load_service, opened
-from ensue.cli.output import print_json, print_table, say
+from ensue.cli.output import print_json, print_table, read_json, say
 from ensue.codec import decode_envelope
 from ensue.message import OutboxRecord
 
@@ -51,10 +51,6 @@ def list_(
 
 def _summary(record: OutboxRecord, sent: int) -> dict[str, Any]:
     envelope: dict[str, Any] = msgspec.to_builtins(decode_envelope(record.envelope))
-    try:
-        data = msgspec.json.decode(record.data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        data = repr(record.data)
     return {
         "position": record.position,
         "previous": record.previous,
@@ -63,7 +59,7 @@ def _summary(record: OutboxRecord, sent: int) -> dict[str, Any]:
         "key": record.key,
         "sent": record.position <= sent,
         "headers": envelope,
-        "data": data,
+        "data": read_json(record.data),
     }
 
 

@@ -83,6 +83,14 @@ def confirm(question: str, yes: bool) -> None:
         typer.confirm(plain(question), abort=True)
 
 
+def read_json(data: bytes) -> Any:
+    """What JSON says, else what the bytes look like."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return repr(data)
+
+
 def shown_data(data: bytes) -> str:
     """JSON indented, else what the bytes look like."""
     try:
