@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.unit.engine.workbench import LIMIT_S, bench, letters, settled
 from ensue import Event, Retry, Service, Step
 from ensue.adapters import make_store
 from ensue.errors import EnsueError, UsageError
+from ensue.testing import World
 
 MESSAGES = (1, 2, 3, 4, 5)
 AT_FAULT = 3
@@ -105,17 +107,29 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-async def check(url: str, tmp_path: Path, fault: Fault) -> str:
-    """Return why the message at fault was set aside."""
-    service = service_with(fault)
+@asynccontextmanager
+async def handled(url: str, tmp_path: Path, service: Service) -> AsyncIterator[World]:
+    """All messages have been sent, and dealt with."""
     store = make_store(url, service.name)
     async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, stores={service.name: store}) as world:
         async with service.step() as step:
             for key in MESSAGES:
                 step.publish(Asked(key=key))
         await settled(world)
-        async with service.query() as session:
-            effects = sorted(await session.scalars(select(Effect.message)))
+        yield world
+
+
+async def effects_of(service: Service) -> list[int]:
+    """Of which messages there is an effect."""
+    async with service.query() as session:
+        return sorted(await session.scalars(select(Effect.message)))
+
+
+async def check(url: str, tmp_path: Path, fault: Fault) -> str:
+    """Return why the message at fault was set aside."""
+    service = service_with(fault)
+    async with handled(url, tmp_path, service) as world:
+        effects = await effects_of(service)
         assert effects == [each for each in MESSAGES if each != AT_FAULT]
         assert [each.key for each in await world.published(Answered)] == effects
         [letter] = await letters(world, service)
@@ -141,12 +155,7 @@ async def test_it_is_found_out_before_the_next_message_begins(sql_database: str,
     async def note(event: Asked, session: AsyncSession) -> None:
         called.append(event.key)
 
-    store = make_store(sql_database, service.name)
-    async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, stores={service.name: store}) as world:
-        async with service.step() as step:
-            for key in MESSAGES:
-                step.publish(Asked(key=key))
-        await settled(world)
+    async with handled(sql_database, tmp_path, service) as world:
         assert [each.key for each in await letters(world, service)] == [str(AT_FAULT)]
     assert [called.count(key) for key in (1, 4, 5)] == [2, 1, 1], "all of them with it, then without it"
 
@@ -181,12 +190,7 @@ async def test_an_error_that_was_caught_outside_of_a_savepoint_is_blamed_on_its_
 ) -> None:
     """PostgreSQL takes no statement after it; the other two go on, and so does the step."""
     service = service_with(says("SELECT no_such_column FROM singles", caught=True))
-    store = make_store(sql_database, service.name)
-    async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, stores={service.name: store}) as world:
-        async with service.step() as step:
-            for key in MESSAGES:
-                step.publish(Asked(key=key))
-        await settled(world)
+    async with handled(sql_database, tmp_path, service) as world:
         keys = [each.key for each in await letters(world, service)]
         assert keys == ([str(AT_FAULT)] if sql_database.startswith("postgresql") else [])
 
@@ -198,12 +202,7 @@ async def test_a_savepoint_around_an_error_makes_it_harmless(sql_database: str, 
                 await session.execute(text("SELECT no_such_column FROM singles"))
 
     service = service_with(fault)
-    store = make_store(sql_database, service.name)
-    async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, stores={service.name: store}) as world:
-        async with service.step() as step:
-            for key in MESSAGES:
-                step.publish(Asked(key=key))
-        await settled(world)
+    async with handled(sql_database, tmp_path, service) as world:
         assert not await letters(world, service)
         assert [each.key for each in await world.published(Answered)] == list(MESSAGES)
 
@@ -217,15 +216,8 @@ async def test_a_plain_session_is_refused_the_same(sql_database: str, tmp_path: 
         if event.key == AT_FAULT:
             session.execute(text("COMMIT"))
 
-    store = make_store(sql_database, service.name)
-    async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, stores={service.name: store}) as world:
-        async with service.step() as step:
-            for key in MESSAGES:
-                step.publish(Asked(key=key))
-        await settled(world)
-        async with service.query() as query:
-            effects = sorted(await query.scalars(select(Effect.message)))
-        assert effects == [each for each in MESSAGES if each != AT_FAULT]
+    async with handled(sql_database, tmp_path, service) as world:
+        assert await effects_of(service) == [each for each in MESSAGES if each != AT_FAULT]
         [letter] = await letters(world, service)
         assert letter.key == str(AT_FAULT)
 
@@ -257,13 +249,7 @@ async def test_a_connection_that_others_cut_in_the_middle_of_a_handler_is_nobody
             await other.execute(text(f"SELECT pg_terminate_backend({cut[0]})" if postgres else f"KILL {cut[0]}"))
 
     service = service_with(fault)
-    store = make_store(sql_database, service.name)
-    async with asyncio.timeout(LIMIT_S * 3), bench(tmp_path, service, stores={service.name: store}) as world:
-        async with service.step() as step:
-            for key in MESSAGES:
-                step.publish(Asked(key=key))
-        await settled(world)
+    async with handled(sql_database, tmp_path, service) as world:
         assert not await letters(world, service)
         assert [each.key for each in await world.published(Answered)] == list(MESSAGES)
-        async with service.query() as session:
-            assert sorted(await session.scalars(select(Effect.message))) == list(MESSAGES)
+        assert await effects_of(service) == list(MESSAGES)
