@@ -61,7 +61,8 @@ class BrokerSuite:
     """Subclass it as `Test…`, say what the adapter can do, and how to make one.
 
     Each test runs on a fresh instance of the class and wants a log without topics (a new file, or topic names of its
-    own by a prefix). patience_s: how long something may take that should take milliseconds.
+    own by a prefix). patience_s: how long something may take that should take milliseconds. Its fixture `broker` is the
+    name of what is open in a test: keep what you make under another.
     """
 
     pytestmark = pytest.mark.asyncio

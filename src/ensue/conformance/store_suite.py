@@ -119,7 +119,8 @@ class StoreSuite:
 
     Each test runs on a fresh instance of the class and wants a database without tables. patience_s: how long something
     may take that should take milliseconds. factory, url: how another process makes a store of the same database:
-    `factory(url, service)`; asked for only with capabilities.several_processes.
+    `factory(url, service)`; asked for only with capabilities.several_processes. Its fixtures `store` and `other` are
+    the names of what is open in a test: keep what you make under others.
     """
 
     pytestmark = pytest.mark.asyncio
