@@ -138,7 +138,7 @@ async def test_a_wrong_database_or_password_is_told_without_the_password(mariadb
         assert "s3cret" not in str(caught.value)
     with pytest.raises(StoreUnavailable):
         await MariaDbStore("mariadb://root@127.0.0.1:1/orders", SERVICE).open()
-    with pytest.raises(UsageError, match="unknown option pool"):
+    with pytest.raises(UsageError, match="unknown option 'pool'"):
         MariaDbStore(f"mariadb://root@{place}/orders?pool=3", SERVICE)
 
 
