@@ -113,7 +113,7 @@ class Options:
 
     def one_of(self, name: str, *choices: str) -> str:
         """The first of them is the default."""
-        return self.text(name, choices[0], "|".join(choices), " or ".join(choices))
+        return self.text(name, choices[0], "|".join(map(re.escape, choices)), " or ".join(choices))
 
     def flag(self, name: str, default: bool = False) -> bool:
         text = self.text(name, str(default)).lower()

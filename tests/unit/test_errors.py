@@ -11,6 +11,7 @@ import pytest
 
 import ensue
 from ensue import errors
+from ensue.stores.postgres.by_stamp import Switched
 
 DECLARED = {
     name: cls
@@ -41,3 +42,11 @@ def test_attributes_are_the_values_that_were_given() -> None:
         raise errors.TopicMismatch("text", topic="orders", expected=8, found=4)
     assert (caught.value.topic, caught.value.expected, caught.value.found) == ("orders", 8, 4)
     assert caught.value.values == {"topic": "orders", "expected": 8, "found": 4}
+
+
+@pytest.mark.parametrize("error", [errors.BrokerUnavailable("away", place="here"), Switched("wal")], ids=type)
+def test_an_error_again_is_another_one_that_says_the_same(error: errors.EnsueError) -> None:
+    other = error.again()
+    assert other is not error
+    assert (type(other), str(other), vars(other)) == (type(error), str(error), vars(error))
+    assert other.__cause__ is error
