@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, cast
 
@@ -42,9 +43,22 @@ BROKERS = {
 }
 
 
-def make_store(url: str, service: str) -> Store:
-    """Return the store of `service` at `url`, not yet open."""
-    return cast(Store, _adapter("database", "ensue.stores", STORES, url)(url, service))
+#: Those whose driver makes connections to a server, and takes arguments for them.
+_CONNECTING = ("postgresql", "mariadb", "mysql")
+
+
+def make_store(url: str, service: str, connect_args: Mapping[str, Any] | None = None) -> Store:
+    """Return the store of `service` at `url`, not yet open. connect_args: see `Service`."""
+    adapter = _adapter("database", "ensue.stores", STORES, url)
+    if not connect_args:
+        return cast(Store, adapter(url, service))
+    base = scheme_of(url).partition("+")[0]
+    if base not in _CONNECTING:
+        raise UsageError(
+            f"service {service}: connect_args={sorted(connect_args)} are for {', '.join(_CONNECTING)}; {base} has none: leave "
+            "them out, what it can be told stands in its URL"
+        )
+    return cast(Store, adapter(url, service, connect_args=connect_args))
 
 
 def make_broker(url: str) -> Broker:

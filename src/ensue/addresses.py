@@ -21,18 +21,32 @@ def scheme_of(url: str) -> str:
     return found[0].lower() if found else ""
 
 
-#: Other names of schemes that certainly mean the same.
-_SAME = {"postgres": "postgresql"}
+#: Other names of schemes that certainly mean the same, SQLAlchemy's with a driver that Ensue has no use for among them:
+#: so an application's own URL will do. Not `sqlite+pysqlcipher`, say, whose files another driver cannot read.
+_SAME = {
+    "postgres": "postgresql",
+    "postgresql+psycopg2": "postgresql",
+    "postgresql+psycopg_async": "postgresql+psycopg",
+    "sqlite+aiosqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    **{
+        f"{base}+{driver}": base
+        for base in ("mysql", "mariadb")
+        for driver in ("aiomysql", "asyncmy", "mariadbconnector", "mysqlconnector", "mysqldb", "pymysql")
+    },
+}
 
 
 def usual(url: str) -> str:
     """Return the URL with the usual name of its scheme.
 
-    >>> usual("postgres://orders@db/orders"), usual("kafka://log:9092")
-    ('postgresql://orders@db/orders', 'kafka://log:9092')
+    >>> usual("postgres://orders@db/orders"), usual("sqlite+aiosqlite:///shop.db"), usual("kafka://log:9092")
+    ('postgresql://orders@db/orders', 'sqlite:///shop.db', 'kafka://log:9092')
     """
-    scheme = scheme_of(url).partition("+")[0]
-    return _SAME.get(scheme, scheme) + url[len(scheme) :]
+    scheme = scheme_of(url)
+    base, plus, driver = scheme.partition("+")
+    same = _SAME.get(scheme) or _SAME.get(base, base) + plus + driver
+    return same + url[len(scheme) :]
 
 
 def check_encoded(what: str, url: str, *, host_needed: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from ensue.config import EngineConfig, Settings, load_settings
 from ensue.dependable import dependable
 from ensue.engine.runtime import Runtime
 from ensue.errors import UsageError
+from ensue.ports import Store
 from ensue.repository import TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
@@ -32,6 +33,8 @@ class Service(ServiceDefinition):
     other; more are for handlers that wait for something else, another service say, and partitions are shared out.
     handler_limit_s: how long one call of a handler may take, else as EngineConfig says; 0: any time.
     retry, database, broker, partitions, engine: override the environment (see `ensue.config`).
+    connect_args: what the database's driver takes for a connection and no URL can say, as SQLAlchemy's engines have it:
+    `connect_args={"ssl": context}` for asyncpg. For PostgreSQL, MariaDB and MySQL.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Service(ServiceDefinition):
         broker: str | None = None,
         partitions: int | None = None,
         engine: EngineConfig | None = None,
+        connect_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             name,
@@ -59,18 +63,21 @@ class Service(ServiceDefinition):
         )
         self.tables = _metadata(name, tables)
         self._given = {"database": database, "broker": broker, "partitions": partitions, "engine": engine}
+        self._connect_args = connect_args
         self._runtime: Runtime | None = None
 
     def settings(self) -> Settings:
         """Arguments, else environment, else the embedded default; read when asked."""
         return load_settings(self.name, **self._given)  # type: ignore[arg-type]  # the keys are its parameters
 
+    def make_store(self) -> Store:
+        """Its database by the settings, not open."""
+        return make_store(self.settings().database, self.name, self._connect_args)
+
     def make_runtime(self) -> Runtime:
         """A new runtime by the settings, not started."""
         settings = self.settings()
-        return Runtime(
-            self, make_store(settings.database, self.name), make_broker(settings.broker), settings, tables=self.tables
-        )
+        return Runtime(self, self.make_store(), make_broker(settings.broker), settings, tables=self.tables)
 
     @property
     def runtime(self) -> Runtime:

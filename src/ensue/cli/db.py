@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensue.adapters import make_store
 from ensue.app import Service
 from ensue.cli.loading import Opened, load_service, opened
 from ensue.cli.output import confirm, masked, say
@@ -36,7 +35,7 @@ def init(service: Annotated[str, _TARGET]) -> None:
     settings = definition.settings()
 
     async def make() -> tuple[str, int]:
-        store = make_store(settings.database, definition.name)
+        store = definition.make_store()
         await store.open()
         try:
             if (tables := _own_tables(definition, store)) is None:
@@ -56,7 +55,7 @@ def check(service: Annotated[str, _TARGET]) -> None:
     definition = load_service(service)
 
     async def look() -> tuple[str, Sequence[str], Sequence[str]]:
-        expected = await _expected_tables(definition.settings().database, definition.name)
+        expected = await _expected_tables(definition)
         async with opened(definition) as access:
             store = access.store
             tables = _own_tables(definition, store)
@@ -85,10 +84,10 @@ def _own_tables(definition: Service, store: Store) -> MetaData | None:
     return definition.tables if store.capabilities.sessions else None
 
 
-async def _expected_tables(url: str, service: str) -> SqlTables | None:
+async def _expected_tables(definition: Service) -> SqlTables | None:
     """Ensue's tables in this kind of database, None where it has none. Raises UsageError that names them when they
     are not there."""
-    store = make_store(url, service)
+    url, service, store = definition.settings().database, definition.name, definition.make_store()
     expected = sql_tables_of(url, service)
     try:
         if expected is not None and not await store.exists():

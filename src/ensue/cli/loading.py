@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from types import ModuleType
 
 import ensue
-from ensue.adapters import make_broker, make_store
+from ensue.adapters import make_broker
 from ensue.app import Service
 from ensue.cli.output import masked
 from ensue.config import Settings
@@ -132,7 +132,7 @@ async def opened(service: Service, *, broker: bool = False) -> AsyncIterator[Ope
     Raises UsageError when there is no store. A log that is not there is no error here: see `Opened.need_broker`.
     """
     settings = service.settings()
-    store = make_store(settings.database, service.name)
+    store = service.make_store()
     async with AsyncExitStack() as stack:
         if not await store.exists():
             raise UsageError(

@@ -17,7 +17,7 @@ from ensue.stores.mariadb import failures
 from ensue.stores.mariadb.rows import quoted
 from ensue.stores.mariadb.url import MariaDbUrl
 from ensue.stores.mariadb.words import WORDS
-from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.driver import Rows, checked_arguments
 from ensue.stores.sql.link import Link
 
 log = logging.getLogger("ensue.store")
@@ -25,6 +25,11 @@ log = logging.getLogger("ensue.store")
 #: MariaDB's own default, whatever the server is set to: other modes change what a statement means, Ensue's among them
 #: ("position" is a function in IGNORE_SPACE, '' is NULL in EMPTY_STRING_IS_NULL), or cut values without a word.
 SQL_MODE = "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+#: Of `connect_args`, what Ensue decides: what values and rows look like, and where the tables are.
+OWN = (
+    "autocommit", "binary_prefix", "charset", "client_flag", "conv", "cursor_cls", "database", "db", "init_command",
+    "sql_mode", "use_unicode",
+)  # fmt: skip
 #: Access denied; insecure transport is prohibited.
 _PLAIN_REFUSED = frozenset({1045, 3159})
 
@@ -142,13 +147,14 @@ class AsyncmyLink(Link):
 async def connect(url: MariaDbUrl) -> AsyncmyLink:
     """Return a fresh connection. Raises StoreUnavailable, UsageError."""
     try:
-        raw = await asyncmy.connect(
-            **url.arguments,
-            autocommit=True,
-            client_flag=CLIENT.FOUND_ROWS,
-            binary_prefix=True,
-            init_command=f"SET SESSION sql_mode = '{SQL_MODE}'",
-        )
+        with checked_arguments(url.place, url.connect_args, OWN):
+            raw = await asyncmy.connect(
+                **{**url.arguments, **url.connect_args},
+                autocommit=True,
+                client_flag=CLIENT.FOUND_ROWS,
+                binary_prefix=True,
+                init_command=f"SET SESSION sql_mode = '{SQL_MODE}'",
+            )
     except (errors.Error, OSError, TimeoutError) as error:
         raise _about_tls(error, url) or failures.at_connecting(error, url.place) from error
     settings = {"sql_mode": f"'{SQL_MODE}'", "innodb_lock_wait_timeout": str(url.lock_timeout_s)}
@@ -196,7 +202,7 @@ def _about_tls(error: BaseException, url: MariaDbUrl) -> EnsueError | None:
             f"{url.place}: no TLS with the server, which ssl_... in the URL demands: {cause}. Has it ssl_cert and "
             "ssl_key set?"
         )
-    if failures.code_of(error) in _PLAIN_REFUSED and "ssl" not in url.arguments:
+    if failures.code_of(error) in _PLAIN_REFUSED and "ssl" not in {**url.arguments, **url.connect_args}:
         return UsageError(
             f"{url.place}: {', '.join(map(str, error.args))}: see user, password and database in the URL, and whether "
             "the server demands TLS: it does not get it without ssl_ca=FILE or ssl=1",

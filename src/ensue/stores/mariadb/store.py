@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from ensue.errors import StoreUnavailable
 from ensue.stores.ending import to_end
@@ -28,11 +28,11 @@ class MariaDbStore(SqlStore):
     """A service's database on MariaDB (or MySQL), through asyncmy.
 
     url: `mariadb://user:password@host/database`; options: see `url.MariaDbUrl`, and `ssl_ca`, `ssl_cert`, `ssl_key`,
-    `ssl_check_hostname`, `ssl_verify_cert`, `unix_socket`.
+    `ssl_check_hostname`, `ssl_verify_cert`, `unix_socket`. connect_args: asyncmy's, besides.
     """
 
-    def __init__(self, url: str, service: str) -> None:
-        self._url = parse(url)
+    def __init__(self, url: str, service: str, *, connect_args: Mapping[str, Any] | None = None) -> None:
+        self._url = parse(url, connect_args)
         self._sql = MariaDbDialect()
         super().__init__(service, self._sql, self._url.place, self._url.pool_size)
 

@@ -21,18 +21,19 @@ _TLS_FILES = ("ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher")
 class MariaDbUrl:
     """arguments: for asyncmy, the password among them; `ssl` is a context, and is there if TLS is asked for.
 
-    place: host and database, safe to show.
+    place: host and database, safe to show. connect_args: what asyncmy is given besides.
     pool_size: connections of one process in all. lock_timeout_s: how long a step waits for another one's row lock,
     whole seconds.
     """
 
     arguments: Mapping[str, Any]
     place: str
+    connect_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pool_size: int = POOL_SIZE
     lock_timeout_s: int = LOCK_TIMEOUT_S
 
 
-def parse(url: str) -> MariaDbUrl:
+def parse(url: str, connect_args: Mapping[str, Any] | None = None) -> MariaDbUrl:
     """Read a URL. Raises UsageError that names the option, never the URL, which may hold a password."""
     check_encoded("database URL", url)
     parts = urlsplit(url)
@@ -60,6 +61,7 @@ def parse(url: str) -> MariaDbUrl:
     found = MariaDbUrl(
         arguments=arguments,
         place=f"MariaDB {host}:{port}/{database}",
+        connect_args=connect_args or {},
         pool_size=options.whole("pool_size", POOL_SIZE, POOL_SIZE_MIN, 1000),
         lock_timeout_s=options.whole("lock_timeout_s", LOCK_TIMEOUT_S, 1, 86_400),
     )

@@ -11,9 +11,11 @@ from ensue.errors import EnsueError, UsageError
 from ensue.stores.postgres import failures, handshake, tls
 from ensue.stores.postgres.handshake import PostgresLink
 from ensue.stores.postgres.url import PostgresUrl
-from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.driver import Rows, checked_arguments
 
 CONNECT_S = 10.0
+#: Of `connect_args`, what Ensue decides: how it reads rows, and on which loop.
+OWN = ("connection_class", "dsn", "loop", "record_class")
 
 
 class AsyncpgLink(PostgresLink):
@@ -60,16 +62,15 @@ class AsyncpgLink(PostgresLink):
 
 async def connect(url: PostgresUrl) -> AsyncpgLink:
     """Return a fresh connection. Raises StoreUnavailable, UsageError."""
+    given = dict(url.connect_args)
     settings = {} if url.pgbouncer else handshake.session_settings(url)
+    settings |= given.pop("server_settings", None) or {}
+    options = {"timeout": CONNECT_S, "statement_cache_size": 0 if url.pgbouncer else 200, **given}
     try:
-        raw = await asyncpg.connect(
-            url.dsn,
-            timeout=CONNECT_S,
-            statement_cache_size=0 if url.pgbouncer else 200,
-            server_settings=settings or None,
-        )
+        with checked_arguments(url.place, given, OWN):
+            raw = await asyncpg.connect(url.dsn, server_settings=settings or None, **options)
     except asyncpg.UndefinedObjectError as error:  # an option that is neither asyncpg's nor the server's
-        raise UsageError(f"{url.place}: options in the URL: {error}") from error
+        raise UsageError(f"{url.place}: options in the URL, or server_settings in connect_args: {error}") from error
     except asyncpg.PostgresError as error:
         ours = tls.explained(error, url) or failures.at_connecting(failures.code_of(error), str(error), url.place)
         raise ours or failures.unreachable(error, url.place) from error

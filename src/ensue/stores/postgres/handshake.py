@@ -17,7 +17,7 @@ SETTINGS = "SELECT current_setting('synchronous_commit')"
 
 def session_settings(url: PostgresUrl) -> dict[str, str]:
     """Settings that are sent with the start of a connection."""
-    settings = {"application_name": "ensue", "lock_timeout": f"{int(url.lock_timeout_s * 1000)}ms"}
+    settings = {"application_name": url.application, "lock_timeout": f"{int(url.lock_timeout_s * 1000)}ms"}
     if url.schema:
         settings["search_path"] = quoted(url.schema)
     return settings

@@ -18,9 +18,11 @@ from ensue.errors import EnsueError, UsageError
 from ensue.stores.postgres import failures, handshake, tls
 from ensue.stores.postgres.handshake import PostgresLink
 from ensue.stores.postgres.url import PostgresUrl
-from ensue.stores.sql.driver import Rows
+from ensue.stores.sql.driver import Rows, checked_arguments
 
 CONNECT_S = 10
+#: Of `connect_args`, what Ensue decides: when a transaction begins, and how it reads rows.
+OWN = ("autocommit", "conninfo", "context", "cursor_factory", "row_factory")
 
 
 class Array(list[Any]):
@@ -87,17 +89,17 @@ class PsycopgLink(PostgresLink):
 
 async def connect(url: PostgresUrl) -> PsycopgLink:
     """Return a fresh connection. Raises StoreUnavailable, UsageError."""
+    options: dict[str, Any] = {"prepare_threshold": None if url.pgbouncer else 2, "connect_timeout": CONNECT_S}
+    if not url.pgbouncer:
+        options["application_name"] = url.application
+    options |= url.connect_args
     try:
-        options: dict[str, Any] = {} if url.pgbouncer else {"options": _options(url), "application_name": "ensue"}
-        raw: AsyncConnection[Any] = await AsyncConnection.connect(
-            url.dsn,
-            autocommit=True,
-            prepare_threshold=None if url.pgbouncer else 2,
-            connect_timeout=CONNECT_S,
-            **options,
-        )
+        with checked_arguments(url.place, url.connect_args, OWN):
+            if not url.pgbouncer:
+                options["options"] = _options(url)
+            raw: AsyncConnection[Any] = await AsyncConnection.connect(url.dsn, autocommit=True, **options)
     except psycopg.ProgrammingError as error:  # an option that libpq does not know
-        raise UsageError(f"{url.place}: options in the URL: {str(error).strip()}") from error
+        raise UsageError(f"{url.place}: options in the URL, or connect_args: {str(error).strip()}") from error
     except (psycopg.Error, OSError, TimeoutError) as error:
         ours = tls.explained(error, url) or failures.at_connecting(_connecting_code(error), str(error), url.place)
         raise ours or failures.unreachable(error, url.place) from error
@@ -110,10 +112,10 @@ def _bound(values: Sequence[Any]) -> Sequence[Any] | None:
 
 
 def _options(url: PostgresUrl) -> str:
-    """Settings as libpq's `options`, after what the URL says there."""
+    """Settings as libpq's `options`, after what the URL, or connect_args, say there."""
     settings = handshake.session_settings(url)
     del settings["application_name"]
-    given = str(conninfo_to_dict(url.dsn).get("options") or "")
+    given = str(url.connect_args.get("options") or conninfo_to_dict(url.dsn).get("options") or "")
     parts = [f"-c {name}={value.replace(chr(92), chr(92) * 2).replace(' ', chr(92) + ' ')}"
              for name, value in settings.items()]  # fmt: skip
     return " ".join([given, *parts]).strip()

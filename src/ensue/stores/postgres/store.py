@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
@@ -28,11 +28,11 @@ class PostgresStore(SqlStore):
     """A service's database on PostgreSQL, through asyncpg or psycopg 3.
 
     url: `postgresql://user:password@host/database`, options: see `url.PostgresUrl`; everything else in the query is the
-    driver's (`sslmode`, `sslrootcert`, `target_session_attrs`, ...).
+    driver's (`sslmode`, `sslrootcert`, `target_session_attrs`, ...), and so are connect_args.
     """
 
-    def __init__(self, url: str, service: str) -> None:
-        self._url = parse(url)
+    def __init__(self, url: str, service: str, *, connect_args: Mapping[str, Any] | None = None) -> None:
+        self._url = parse(url, connect_args)
         # asyncpg parses and runs a statement in two round trips, which a pooler may send to two servers.
         super().__init__(
             service, PostgresDialect(), self._url.place, self._url.pool_size, transactions=self._url.pgbouncer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ensue.addresses import Options, check_encoded
@@ -21,6 +23,7 @@ class PostgresUrl:
     LISTEN, nothing that outlives a transaction. pool_size: connections of one process in all. schema: where Ensue's
     and the user's tables are; empty: the server's default. lock_timeout_s: how long a step waits for a row lock.
     replication_host, replication_port: the server itself for who reads its log, where a pooler stands at the dsn.
+    application: how the server calls its connections. connect_args: what the driver is given besides the dsn.
     """
 
     driver: str
@@ -33,9 +36,11 @@ class PostgresUrl:
     lock_timeout_s: float = LOCK_TIMEOUT_S
     replication_host: str = ""
     replication_port: str = ""
+    application: str = "ensue"
+    connect_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def parse(url: str) -> PostgresUrl:
+def parse(url: str, connect_args: Mapping[str, Any] | None = None) -> PostgresUrl:
     """Read a URL. Raises UsageError that names the option, never the URL, which may hold a password."""
     check_encoded("database URL", url)
     parts = urlsplit(url)
@@ -57,16 +62,24 @@ def parse(url: str) -> PostgresUrl:
     except ValueError:  # several hosts, each with a port of its own: the driver's affair
         host = parts.netloc.rpartition("@")[2]
     schema = options.text("schema")
+    outbox = options.one_of("outbox", *OUTBOXES)
+    if connect_args and outbox == "wal":
+        raise UsageError(
+            f"connect_args={sorted(connect_args)} with outbox=wal: who reads the server's log connects without the "
+            "driver. Say it in the URL (sslmode, sslrootcert, ...), or use outbox=poll"
+        )
     return PostgresUrl(
         driver=driver,
         place=f"PostgreSQL {host}/{parts.path.lstrip('/')}" + (f" schema {schema}" if schema else ""),
-        outbox=options.one_of("outbox", *OUTBOXES),
+        outbox=outbox,
         pgbouncer=options.flag("pgbouncer"),
         pool_size=options.whole("pool_size", POOL_SIZE, POOL_SIZE_MIN, 1000),
         schema=schema,
         lock_timeout_s=options.number("lock_timeout_s", LOCK_TIMEOUT_S, 0.01, 86_400),
         replication_host=options.text("replication_host"),
         replication_port=options.text("replication_port"),
+        application=named.get("application_name", "ensue"),
+        connect_args=connect_args or {},
         # Last: what is left is the driver's.
         dsn=urlunsplit(("postgresql", parts.netloc, parts.path, options.left_query, "")),
     )

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from ensue.errors import EnsueError
+from ensue.errors import EnsueError, UsageError
 
 Rows = Sequence[Sequence[Any]]
+
+
+@contextmanager
+def checked_arguments(place: str, given: Collection[str], own: Collection[str]) -> Iterator[None]:
+    """For the call that connects. given: names in the user's `connect_args`. own: those that Ensue decides.
+
+    Raises UsageError for one of these, and for one that the driver does not know.
+    """
+    refused = [name for name in own if name in given]
+    if refused:
+        raise UsageError(f"{place}: connect_args has {', '.join(refused)}, which Ensue sets itself: leave it out")
+    try:
+        yield
+    except TypeError as error:
+        if not given:
+            raise
+        raise UsageError(f"{place}: connect_args has {', '.join(sorted(given))}: {error}") from error
 
 
 class Driver(abc.ABC):
