@@ -55,8 +55,8 @@ def make_store(url: str, service: str, connect_args: Mapping[str, Any] | None = 
     base = scheme_of(url).partition("+")[0]
     if base not in _CONNECTING:
         raise UsageError(
-            f"service {service}: connect_args={sorted(connect_args)} are for {', '.join(_CONNECTING)}; {base} has none: leave "
-            "them out, what it can be told stands in its URL"
+            f"service {service}: connect_args={sorted(connect_args)} are for {', '.join(_CONNECTING)}; {base} has "
+            "none: leave them out, what it can be told stands in its URL"
         )
     return cast(Store, adapter(url, service, connect_args=connect_args))
 
