@@ -96,6 +96,15 @@ class Settings:
             raise UsageError(f"partitions is {self.partitions}, expected 1 to 4096 (ENSUE_PARTITIONS)")
 
 
+def database_variable(service: str) -> str:
+    """Where the environment has the URL of a service's database.
+
+    >>> database_variable("order-history")
+    'ENSUE_ORDER_HISTORY_DATABASE'
+    """
+    return f"ENSUE_{service.upper().replace('-', '_')}_DATABASE"
+
+
 def load_settings(
     service: str,
     *,
@@ -109,9 +118,8 @@ def load_settings(
     env = os.environ if environment is None else environment
     _warn_of_unknown(env)
     home = Path(env.get("ENSUE_HOME", ".ensue")).absolute()
-    variable = f"ENSUE_{service.upper().replace('-', '_')}_DATABASE"
     return Settings(
-        database=_url("database", database or env.get(variable) or f"sqlite:///{home}/{service}.db"),
+        database=_url("database", database or env.get(database_variable(service)) or f"sqlite:///{home}/{service}.db"),
         broker=_url("broker", broker or env.get("ENSUE_BROKER") or f"sqlite:///{home}/broker.db"),
         partitions=partitions or _whole(env, "ENSUE_PARTITIONS", 8),
         engine=engine or _engine(env),

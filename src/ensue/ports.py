@@ -35,6 +35,7 @@ class Capabilities:
     may_forget: the server may come back with less than it had acknowledged while this process lives, all of a step or
     nothing of it, often: whoever remembers how far it was looks at each turn. (Any store may go back by a restore or a
     failover; that is looked for more seldom.)
+    takes_over: an empty store can go on with another one's history: its transactions are a `Successor`.
     prunes: a broker that deletes old records when it is asked; False: its own retention does, by a setting of the log.
     """
 
@@ -47,6 +48,7 @@ class Capabilities:
     concurrent_writers: bool = False
     transactions: bool = True
     may_forget: bool = False
+    takes_over: bool = False
     prunes: bool = True
 
 
@@ -310,6 +312,18 @@ class StepTransaction(Protocol):
 
         Where the store numbers at once (SQLite), position and previous are set on the records when this returns.
         Raises UsageError when capabilities.publishes is false.
+        """
+
+
+class Successor(StepTransaction, Protocol):
+    """A step where capabilities.takes_over is true."""
+
+    async def take_over(self, source: str, position: int, heads: Mapping[tuple[str, int], int]) -> None:
+        """Go on with the history of another store of this service: this store is that `source` from the commit on.
+
+        What is added to the outbox after this, in the same transaction too, gets position + 1 and so on; what comes
+        first in a partition follows on its position in `heads`, none of which is beyond `position`, or on nothing.
+        Raises UsageError when this store has published something already.
         """
 
 

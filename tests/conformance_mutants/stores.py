@@ -6,13 +6,13 @@ They show that the suite can fail, and how such faults look from outside: each i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from ensue.errors import RowConflict
 from ensue.message import OutboxRecord
-from ensue.ports import Lookup, Row, RowReader, StepTransaction, Store, Table
+from ensue.ports import Lookup, Row, RowReader, StepTransaction, Store, Successor, Table
 from ensue.tables import CHECKPOINTS, CLAIMS, LEASES
 
 
@@ -218,6 +218,14 @@ class SendsHistoryAgain(WrappedStore):
 
     async def new_epoch(self, published_through: int) -> str:
         return await self.healthy.new_epoch(0)
+
+
+class ForgetsWhatItFollowsOn(WrappedStore):
+    """Goes on at the right position after another store, as if nothing had been in its partitions before."""
+
+    class wrapper(WrappedTransaction):
+        async def take_over(self, source: str, position: int, heads: Mapping[tuple[str, int], int]) -> None:
+            await cast(Successor, self.healthy).take_over(source, position, {})
 
 
 # ------------------------------------------------------------------------------------- rows of Ensue's own tables

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensue.app import Service
-from ensue.cli.loading import Opened, load_service, opened
+from ensue.cli.loading import load_service, opened, refuse_living_workers
+from ensue.cli.move import move
 from ensue.cli.output import confirm, masked, say
 from ensue.engine.epoch import Published, begin_epoch, find_published
 from ensue.engine.fits import check_entity_tables
 from ensue.engine.restored import find_contradiction
-from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.event import event_type
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
@@ -23,7 +23,8 @@ from ensue.ports import Store
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-app = typer.Typer(help="A service's database: make it, check it, begin a new epoch.", no_args_is_help=True)
+app = typer.Typer(help="A service's database: make it, check it, move it, begin a new epoch.", no_args_is_help=True)
+app.command()(move)
 
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 
@@ -120,7 +121,7 @@ def new_epoch(
     async def begin() -> None:
         async with opened(definition, broker=True) as access:
             broker = access.need_broker()
-            await _refuse_living_workers(access, force)
+            await refuse_living_workers(access, force)
             declared = [event_type(cls).topic for cls in definition.publishes or ()]
             found = await find_published(access.store, broker, declared, published_through)
             contradiction = await find_contradiction(access.store, broker, declared)
@@ -153,13 +154,3 @@ def _explained(found: Published, needed: bool) -> list[str]:
             f"  {len(found.missing)} record(s) from {first} to {last} never reached the log; they go out first"
         )
     return lines
-
-
-async def _refuse_living_workers(access: Opened, force: bool) -> None:
-    living = [worker for worker in (await access.books.leases()).workers if not is_gone(worker)]
-    if living and not force:
-        raise UsageError(
-            f"service {access.service.name} runs ({', '.join(living)}), and would go on under its old source: stop it "
-            f"first. A worker that was killed counts as alive for {access.settings.engine.lease_ttl_s:g} s; --force: "
-            "I know that none runs"
-        )

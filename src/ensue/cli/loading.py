@@ -17,8 +17,9 @@ import ensue
 from ensue.adapters import make_broker
 from ensue.app import Service
 from ensue.cli.output import masked
-from ensue.config import Settings
+from ensue.config import Settings, database_variable
 from ensue.engine.books import Books
+from ensue.engine.worker import is_gone
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.ports import Broker, Store
 
@@ -137,8 +138,8 @@ async def opened(service: Service, *, broker: bool = False) -> AsyncIterator[Ope
         if not await store.exists():
             raise UsageError(
                 f"service {service.name} has no database at {masked(settings.database)} (or not Ensue's tables in it): "
-                f"run the service once, or `ensue db init`; is ENSUE_HOME or {_variable(service)} set as the service "
-                "has it?"
+                "run the service once, or `ensue db init`; is ENSUE_HOME or "
+                f"{database_variable(service.name)} set as the service has it?"
             )
         await store.open()
         stack.push_async_callback(store.close)
@@ -161,5 +162,12 @@ async def opened(service: Service, *, broker: bool = False) -> AsyncIterator[Ope
         yield Opened(service, settings, store, None if text else log, text)
 
 
-def _variable(service: Service) -> str:
-    return f"ENSUE_{service.name.upper().replace('-', '_')}_DATABASE"
+async def refuse_living_workers(access: Opened, force: bool) -> None:
+    """Raise UsageError when a worker of the service seems to live, unless the operator knows better."""
+    living = [worker for worker in (await access.books.leases()).workers if not is_gone(worker)]
+    if living and not force:
+        raise UsageError(
+            f"service {access.service.name} runs ({', '.join(living)}), and would go on as before: stop it "
+            f"first. A worker that was killed counts as alive for {access.settings.engine.lease_ttl_s:g} s; --force: "
+            "I know that none runs"
+        )

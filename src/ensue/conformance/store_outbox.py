@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import pytest
 
@@ -19,8 +20,9 @@ from ensue.conformance.store_suite import (
     record,
     texts,
 )
+from ensue.errors import UsageError
 from ensue.message import OutboxRecord
-from ensue.ports import Store
+from ensue.ports import Store, Successor
 
 PAST, FUTURE = 1.0, time.time() + 3600
 
@@ -235,6 +237,34 @@ class Publishing(StoreSuite):
         assert store.source == source
         await self.publish(store, record("3"))
         check_chain(await self.everything(store))
+
+    async def test_an_empty_store_goes_on_with_another_ones_history(self, store: Store) -> None:
+        self.needs("takes_over")
+        async with store.transaction() as transaction:
+            successor = cast(Successor, transaction)
+            await successor.take_over("orders/0123abcd", 7, {(TOPIC, 0): 7, (TOPIC, 1): 3})
+            await successor.outbox_add([record("8"), record("9", partition=1), record("10", partition=2)])
+        await self.publish(store, record("11", partition=1), record("12"))
+        found = await self.everything(store)
+        assert store.source == "orders/0123abcd"
+        assert positions(found) == [8, 9, 10, 11, 12]
+        assert [each.previous for each in found] == [7, 3, 0, 9, 8]
+        assert texts(await store.outbox_of(TOPIC, 1, 0, 12, 100)) == ["9", "11"]
+        assert await store.outbox_heads() == {(TOPIC, 0): 12, (TOPIC, 1): 11, (TOPIC, 2): 10}
+        async with self.another(store) as other:
+            await self.publish(other, record("13"))
+            assert other.source == "orders/0123abcd"
+            assert positions(await self.everything(other)) == [8, 9, 10, 11, 12, 13]
+
+    async def test_a_store_with_a_history_takes_over_no_other(self, store: Store) -> None:
+        self.needs("takes_over")
+        source = store.source
+        await self.publish(store, record("1"))
+        with pytest.raises(UsageError, match="has published events of its own already"):
+            async with store.transaction() as transaction:
+                await cast(Successor, transaction).take_over("orders/0123abcd", 7, {})
+        [found] = await self.everything(store)
+        assert (store.source, found.position) == (source, 1)
 
     async def test_two_stores_have_two_sources_and_a_store_keeps_its_own(self, store: Store) -> None:
         source = store.source

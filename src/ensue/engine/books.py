@@ -442,6 +442,19 @@ class Workers(_Base):
 class Books(Letters, Once, Workers):
     """All of it. What takes a transaction is written with the step; everything else opens its own."""
 
+    async def kept(self) -> AsyncIterator[tuple[Table, Row]]:
+        """All rows but those that say who works on what: for another database that goes on as this one."""
+        for table in (CHECKPOINTS, CLAIMS, ANSWERS):
+            [lookup] = table.lookups
+            async for row in self._all(table, lookup):
+                yield table, row
+        for state in DeadLetterState:
+            async for row in self._all(LETTERS, _BY_STATE, [state.value]):
+                yield LETTERS, row
+        source = self._store.source
+        for row in await self._store.rows().get(RELAY, [source, _pruned(source)]):
+            yield RELAY, row
+
 
 def _checkpoint(row: Row) -> Checkpoint:
     _, offset, revision, state = row

@@ -59,6 +59,13 @@ def writes_nothing() -> UsageError:
     return UsageError("a query changes nothing: open a step to write")
 
 
+def has_history(place: str) -> UsageError:
+    return UsageError(
+        f"{place} has published events of its own already, so it cannot go on with another database's history: give an "
+        "empty database"
+    )
+
+
 def store_not_open(kind: str, service: str) -> UsageError:
     return UsageError(f"the {kind}store of {service} is not open: call open() first")
 

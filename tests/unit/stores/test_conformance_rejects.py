@@ -29,6 +29,7 @@ REJECTED_BY: dict[type[broken.WrappedStore], str] = {
     broken.NeverWakes: "test_a_commit_ends_the_wait_for_it",
     broken.MissesWhatCameBeforeTheWait: "test_a_commit_between_looking_and_waiting_is_not_missed",
     broken.SendsHistoryAgain: "test_a_new_epoch_sends_the_unsent_records_as_a_chain_of_its_own",
+    broken.ForgetsWhatItFollowsOn: "test_an_empty_store_goes_on_with_another_ones_history",
     broken.IgnoresTheRevision: "test_of_two_workers_with_one_partition_exactly_one_commits",
     broken.DeletesWhatItDoesNotExpect: "test_a_letter_that_is_gone_cannot_be_removed_again",
     broken.InsertsOverARow: "test_an_own_row_that_is_there_already_dooms_the_step",
@@ -66,7 +67,7 @@ SHORT_PATIENCE_S = 1.0
 class Suite(StoreConformance):
     """The suite around a healthy store, with a fault put over it or none."""
 
-    capabilities = Capabilities(power_loss_safe=False)
+    capabilities = Capabilities(power_loss_safe=False, takes_over=True)
 
     def __init__(self, fault: type[broken.WrappedStore], directory: Path, patience_s: float) -> None:
         self.fault = fault

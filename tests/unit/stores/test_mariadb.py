@@ -15,7 +15,7 @@ _numbers = count(1)
 
 
 class TestMariaDbStore(StoreConformance):
-    capabilities = Capabilities(concurrent_writers=True)
+    capabilities = Capabilities(concurrent_writers=True, takes_over=True)
     options = ""
 
     @pytest.fixture(autouse=True)

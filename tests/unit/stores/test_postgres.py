@@ -16,7 +16,7 @@ EMPTY = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCH
 
 
 class _OnPostgres(StoreConformance):
-    capabilities = Capabilities(concurrent_writers=True)
+    capabilities = Capabilities(concurrent_writers=True, takes_over=True)
     scheme = "postgresql"
     options = ""
 

@@ -17,7 +17,7 @@ from ensue.stores.postgres import PostgresStore
 class _OnTail(StoreSuite):
     """scheme: of the URL."""
 
-    capabilities = Capabilities(concurrent_writers=True)
+    capabilities = Capabilities(concurrent_writers=True, takes_over=True)
     scheme = "postgresql+asyncpg"
 
     @pytest.fixture(autouse=True)

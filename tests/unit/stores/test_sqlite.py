@@ -17,7 +17,7 @@ from ensue.stores.sqlite.commit import Committer
 
 
 class TestSqliteStore(StoreConformance):
-    capabilities = Capabilities()
+    capabilities = Capabilities(takes_over=True)
 
     @pytest.fixture(autouse=True)
     def file(self, tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ class SlowDisk(SqliteStore):
 
 
 class TestSqliteStoreOnASlowDisk(Stepping, Publishing):
-    capabilities = Capabilities()
+    capabilities = Capabilities(takes_over=True)
 
     @pytest.fixture(autouse=True)
     def file(self, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ class TestSqliteStoreOnASlowDisk(Stepping, Publishing):
 
 
 class TestTemporarySqliteStore(Stepping):
-    capabilities = Capabilities(survives_restart=False, several_processes=False, power_loss_safe=False)
+    capabilities = Capabilities(survives_restart=False, several_processes=False, power_loss_safe=False, takes_over=True)
 
     @pytest.fixture(autouse=True)
     def one(self) -> None:

@@ -106,7 +106,7 @@ async def test_a_store_that_is_not_open_says_so(path: Path) -> None:
 
 async def test_synchronous_off_does_not_claim_to_survive_a_power_cut(path: Path) -> None:
     assert SqliteStore(f"sqlite:///{path}?synchronous=OFF", "orders").capabilities == Capabilities(
-        power_loss_safe=False
+        power_loss_safe=False, takes_over=True
     )
     with pytest.raises(UsageError, match="synchronous"):
         SqliteStore(f"sqlite:///{path}?synchronous=SOMETIMES", "orders")

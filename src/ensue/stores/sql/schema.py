@@ -6,9 +6,10 @@ Column names avoid the words that SQL databases reserve (`partition`, `key`, `of
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ensue import tables
+from ensue.stores import rules
 from ensue.stores.identity import Identity, check_tables, new_epoch_name
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.link import Link
@@ -91,6 +92,22 @@ async def check(link: Link, service: str) -> str:
 async def identity(link: Link, service: str) -> Identity:
     [(epoch, published_from)] = await link.fetch("SELECT epoch, published_from FROM ensue_counter")
     return Identity(service, str(epoch), int(published_from))
+
+
+async def take_over(
+    link: Link, dialect: Dialect, source: str, position: int, heads: Mapping[tuple[str, int], int]
+) -> None:
+    """See `Successor`; in the caller's transaction."""
+    [(last,)] = await link.fetch("SELECT last_position FROM ensue_counter FOR UPDATE")
+    if last or await link.fetch("SELECT 1 FROM ensue_outbox LIMIT 1"):
+        raise rules.has_history(link.place)
+    epoch = source.rpartition("/")[2]
+    await link.execute(
+        dialect.text("UPDATE ensue_counter SET epoch = ?, published_from = 0, last_position = ?"), epoch, position
+    )
+    insert = dialect.text("INSERT INTO ensue_outbox_head (topic, partition_no, position) VALUES (?, ?, ?)")
+    for place, head in heads.items():
+        await link.execute(insert, *place, head)
 
 
 async def clock(link: Link, dialect: Dialect) -> float:

@@ -58,7 +58,7 @@ class SqlStore(abc.ABC):
     send each one elsewhere.
     """
 
-    capabilities = Capabilities(concurrent_writers=True)
+    capabilities = Capabilities(concurrent_writers=True, takes_over=True)
 
     def __init__(
         self, service: str, dialect: Dialect, place: str, pool_size: int, *, transactions: bool = False

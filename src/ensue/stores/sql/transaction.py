@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -191,6 +191,11 @@ class SqlTransaction:
             raise
 
     # --- the outbox
+
+    async def take_over(self, source: str, position: int, heads: Mapping[tuple[str, int], int]) -> None:
+        link = self._opened()
+        await link.settle()
+        await schema.take_over(link, self._dialect, source, position, heads)
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
         link = self._link

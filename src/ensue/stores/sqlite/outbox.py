@@ -7,7 +7,7 @@ appear in commit order, and none appears late.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ensue.message import OutboxRecord
@@ -70,6 +70,16 @@ class Tail:
             for each in records
         ]
         self._connection.executemany(_INSERT, rows)
+
+    def take_over(self, epoch: str, position: int, heads: Mapping[Place, int]) -> bool:
+        """Go on with another store's history, inside the write transaction; False: there is one already."""
+        self._look()
+        if self._last:
+            return False
+        self._connection.execute("UPDATE ensue_meta SET epoch = ?, published_from = ?", (epoch, position))
+        self._connection.executemany(_SET_HEAD, [(*place, head) for place, head in heads.items()])
+        self._last, self._heads = position, dict(heads)
+        return True
 
     def write_heads(self) -> None:
         """Store the heads that moved: once per partition and transaction, right before the commit."""

@@ -74,6 +74,7 @@ class SqliteStore:
             survives_restart=not self._file.temporary,
             several_processes=not self._file.temporary,
             power_loss_safe=self._synchronous in DURABLE,
+            takes_over=True,
         )
 
     # --- its life

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -204,6 +204,12 @@ class SqliteTransaction:
             raise
 
     # --- the outbox
+
+    async def take_over(self, source: str, position: int, heads: Mapping[tuple[str, int], int]) -> None:
+        self._opened()
+        self._writer.gate.settle()
+        if not self._tail.take_over(source.rpartition("/")[2], position, heads):
+            raise rules.has_history(self._writer.path)
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
         self._opened()
