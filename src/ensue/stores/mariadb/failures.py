@@ -18,6 +18,8 @@ _INTERRUPTED = frozenset({1317, 1969, 3024})
 _USAGE = frozenset({1044, 1045, 1049, 1698})
 _LOST = frozenset({1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 2002, 2003, 2006, 2013, 2055, 4031})
 DUPLICATE = 1062
+#: Access denied: a privilege is missing.
+DENIED = 1227
 UNKNOWN_VARIABLE = 1193
 READ_ONLY = 1792
 

@@ -30,6 +30,7 @@ OWN = (
     "autocommit", "binary_prefix", "charset", "client_flag", "conv", "cursor_cls", "database", "db", "init_command",
     "sql_mode", "use_unicode",
 )  # fmt: skip
+BINARY_LOG = "SELECT @@log_bin AND @@sql_log_bin, @@binlog_format"
 #: Access denied; insecure transport is prohibited.
 _PLAIN_REFUSED = frozenset({1045, 3159})
 
@@ -164,6 +165,7 @@ async def connect(url: MariaDbUrl) -> AsyncmyLink:
         await link.script("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         await link.script(f"SET SESSION innodb_lock_wait_timeout = {settings['innodb_lock_wait_timeout']}")
         await _refuse_lost_updates(raw, url)
+        await _log_rows(link)
     except BaseException:
         link.terminate()
         raise
@@ -183,6 +185,33 @@ async def _refuse_lost_updates(raw: Any, url: MariaDbUrl) -> None:
             "be entity steps",
             url.place,
         )
+
+
+async def _log_rows(link: AsyncmyLink) -> None:
+    """READ COMMITTED cannot be written to a binary log of statements: every step would fail, so log its rows.
+
+    A step cannot change that, so it need not be put back. Raises UsageError when the user may not change it.
+    """
+    try:
+        [(logs, how)] = await link.fetch(BINARY_LOG)
+    except errors.Error as error:
+        if failures.code_of(error) != failures.UNKNOWN_VARIABLE:  # a server that logs nothing but rows
+            raise
+        return
+    if not logs or how != "STATEMENT":
+        return
+    try:
+        await link.script("SET SESSION binlog_format = 'MIXED'")
+    except errors.Error as error:
+        if failures.code_of(error) != failures.DENIED:
+            raise
+        raise UsageError(
+            f"{link.place}: the server's binary log has binlog_format=STATEMENT, with which it refuses steps (READ "
+            "COMMITTED), and the user may not change that for its connections: set binlog_format=MIXED or ROW on the "
+            "server, or GRANT BINLOG ADMIN ON *.* to the user",
+            found="STATEMENT",
+            expected="MIXED or ROW",
+        ) from error
 
 
 def _about_tls(error: BaseException, url: MariaDbUrl) -> EnsueError | None:

@@ -9,8 +9,6 @@ from ensue.stores.sql.link import Link
 
 #: A transaction that is open for longer is named, seconds.
 OPEN_S = 10
-#: Access denied: the PROCESS privilege is missing.
-_DENIED = 1227
 
 OLDEST = (
     "SELECT trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, trx_started, NOW()) FROM information_schema.innodb_trx "
@@ -29,7 +27,7 @@ async def warnings(link: Link) -> Sequence[str]:
                 f"kept behind it; KILL {thread} ends it"
             )
     except Exception as error:
-        if failures.code_of(error) != _DENIED:
+        if failures.code_of(error) != failures.DENIED:  # the PROCESS privilege
             raise
         lines.append("transactions that are held open cannot be seen: the user lacks the PROCESS privilege")
     [(flush,)] = await link.fetch(FLUSH)
