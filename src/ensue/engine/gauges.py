@@ -35,6 +35,13 @@ LAG = Metric(
     "From what this process has read of a partition that it holds to the log's end",
     ("topic", "partition"),
 )
+READ_AGE = Metric(
+    "ensue_read_age_ratio",
+    "1 is the retention",
+    "How old the records are that this process reads of a partition, while there is more to read, as a share of the "
+    "retention; over 0.5 the process is not ready, over 1 they leave the log unread",
+    ("topic", "partition"),
+)
 GAPS_OPEN = Metric("ensue_gaps_open", "gaps", "Holes in a source's chain that wait for records to be sent again")
 DEAD_LETTERS = Metric("ensue_dead_letters", "messages", "Messages set aside, by state", ("state",))
 LEASES = Metric("ensue_leases_held", "leases", "Partitions and relay that this process works on")
@@ -51,6 +58,7 @@ METRICS = (
     OUTBOX_UNSENT,
     BROKER_UP,
     LAG,
+    READ_AGE,
     GAPS_OPEN,
     DEAD_LETTERS,
     LEASES,
@@ -75,6 +83,10 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
         OUTBOX_UNSENT: {(): await _unsent(context, worker)},
         BROKER_UP: {(): float(lags is not None)},
         LAG: lags or {},
+        READ_AGE: {
+            (each.partition.topic, str(each.partition.number)): each.behind_s / context.config.retention_s
+            for each in (worker.loops.consumers if worker else ())
+        },
         GAPS_OPEN: {(): sum(len(each.gaps) for each in checkpoints.values())},
         DEAD_LETTERS: letters,
         LEASES: {(): len(worker.loops.names) if worker else 0},

@@ -12,6 +12,7 @@ from tests.unit.engine.workbench import Sender, bench, config, letters, until
 from ensue import Event, Service
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.engine.clock import SystemClock
+from ensue.engine.gauges import READ_AGE, Values, measure
 from ensue.engine.retention import Retention
 from ensue.message import GapState
 from ensue.retry import Retry
@@ -152,6 +153,11 @@ async def test_letters_are_due_by_the_databases_clock(tmp_path: Path, ahead_s: f
     assert tried[2] - tried[0] > 0.15, "two pauses of 0.1 s"
 
 
+async def read_ages(world: World) -> Values:
+    runtime = world.runtimes["work"]
+    return (await measure(runtime.context, runtime.worker))[READ_AGE]
+
+
 async def test_a_subscriber_that_reads_what_is_about_to_leave_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,7 +182,11 @@ async def test_a_subscriber_that_reads_what_is_about_to_leave_the_log_says_so(
         reasons = await world.runtimes["work"].readiness()
         assert [each for each in reasons if "more than half of the retention" in each]
         assert "they leave the log after" in caplog.text
+        assert max((await read_ages(world)).values()) > 0.5
         held.set()
         await world.settle()
         assert not await world.runtimes["work"].readiness()
+        ages = await read_ages(world)
+        assert ages == dict.fromkeys(ages, 0.0)
+        assert ages
     assert of.applied == list("abcde")
