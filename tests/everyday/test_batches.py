@@ -1,7 +1,12 @@
-"""A batch comes out as its messages one by one would: the same rows, the same events, whatever the handlers do."""
+"""A batch comes out as its messages one by one would: the same rows, the same events, whatever the handlers do.
+
+On every SQL store, and on each as on SQLite.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,12 +15,15 @@ import pytest
 from sqlalchemy import Computed, ForeignKey, String, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from tests.unit.engine.workbench import Sender, bench, config
+from tests.unit.engine.workbench import Sender, bench, config, settled
 
 from ensue import Event, Service, Step
+from ensue.adapters import make_store
 
 ACCOUNTS = ("a", "b", "c")
 SEEDS = range(12)
+#: On servers, which take longer.
+FEW_SEEDS = range(12, 14)
 
 
 class Base(DeclarativeBase):
@@ -26,7 +34,7 @@ class Account(Base):
     __tablename__ = "accounts"
     name: Mapped[str] = mapped_column(String(10), primary_key=True)
     n: Mapped[int] = mapped_column(server_default="7")
-    double: Mapped[int] = mapped_column(Computed("n * 2"))
+    double: Mapped[int] = mapped_column(Computed("n * 2", persisted=True))
     changes: Mapped[int] = mapped_column()
     lines: Mapped[list[Line]] = relationship(lazy="selectin", back_populates="account", cascade="all, delete-orphan")
     __mapper_args__ = {"version_id_col": changes}  # noqa: RUF012  # SQLAlchemy's way
@@ -104,7 +112,8 @@ async def look(session: AsyncSession, event: Asked) -> str:
     if account is None:
         return "none"
     total = await session.scalar(select(func.sum(Line.amount)).where(Line.name == event.name))
-    return f"{account.n} {account.double} {account.changes} {sorted(each.amount for each in account.lines)} {total}"
+    lines = sorted(each.amount for each in account.lines)
+    return f"{account.n} {account.double} {account.changes} {lines} {int(total or 0)}"
 
 
 async def remove(session: AsyncSession, event: Asked) -> str:
@@ -174,11 +183,16 @@ def script(seed: int) -> list[Event]:
     return events
 
 
-async def outcome(directory: Path, events: list[Event], batch: int) -> tuple[list[Any], list[str]]:
+Outcome = tuple[list[Any], list[str]]
+
+
+async def outcome(url: str, directory: Path, events: list[Event], batch: int) -> Outcome:
+    """The rows in the end, and what was told, in order."""
     bank = service()
-    async with bench(directory, bank, engine=config(batch_records_max=batch)) as world:
+    store = make_store(url, bank.name)
+    async with bench(directory, bank, stores={bank.name: store}, engine=config(batch_records_max=batch)) as world:
         await Sender(world.broker).send(*events)
-        await world.settle(30.0)
+        await settled(world, 30.0)
         assert not await world.dead_letters(bank)
         async with bank.query() as session:
             accounts = await session.scalars(select(Account).order_by(Account.name))
@@ -189,12 +203,42 @@ async def outcome(directory: Path, events: list[Event], batch: int) -> tuple[lis
         return rows, [each.what for each in await world.published(Told)]
 
 
+@pytest.fixture
+def new_url(tmp_path: Path) -> Callable[[], str]:
+    """URLs of new SQLite files."""
+    numbers = count(1)
+    return lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db?synchronous=OFF"
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "mariadb"])
+def new_server_url(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """URLs of one database of a server, which is empty each time."""
+    scheme = "mariadb" if request.param == "mariadb" else f"postgresql+{request.param}"
+    server = request.getfixturevalue("mariadb_server" if request.param == "mariadb" else "postgres_server")
+    name = f"batches_{request.param}"
+
+    def make() -> str:
+        server.drop(name)
+        return str(server.url(name, scheme))
+
+    yield make
+    server.drop(name)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_a_batch_is_one_by_one(tmp_path: Path, seed: int) -> None:
+async def test_a_batch_is_one_by_one(new_url: Callable[[], str], tmp_path: Path, seed: int) -> None:
     events = script(seed)
-    places = [tmp_path / each for each in ("alone", "some", "all")]
-    for each in places:
-        each.mkdir()
-    alone = await outcome(places[0], events, 1)
-    for place, batch in zip(places[1:], (Random(seed).randrange(2, 20), 500), strict=True):
-        assert await outcome(place, events, batch) == alone, f"seed {seed}, batches of {batch}"
+    alone = await outcome(new_url(), tmp_path, events, 1)
+    for batch in (Random(seed).randrange(2, 20), 500):
+        assert await outcome(new_url(), tmp_path, events, batch) == alone, f"seed {seed}, batches of {batch}"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+async def test_a_batch_on_a_server_is_one_by_one_on_sqlite(
+    new_server_url: Callable[[], str], new_url: Callable[[], str], tmp_path: Path, seed: int
+) -> None:
+    events = script(seed)
+    expected = await outcome(new_url(), tmp_path, events, 500)
+    for batch in (1, Random(seed).randrange(2, 20), 500):
+        assert await outcome(new_server_url(), tmp_path, events, batch) == expected, f"seed {seed}, batches of {batch}"

@@ -442,8 +442,11 @@ class Workers(_Base):
 class Books(Letters, Once, Workers):
     """All of it. What takes a transaction is written with the step; everything else opens its own."""
 
-    async def kept(self) -> AsyncIterator[tuple[Table, Row]]:
-        """All rows but those that say who works on what: for another database that goes on as this one."""
+    async def kept(self, dropped_before: float) -> AsyncIterator[tuple[Table, Row]]:
+        """All rows but those that say who works on what: for another database that goes on as this one.
+
+        dropped_before: the records that do not go along were written before that time, seconds since the epoch.
+        """
         for table in (CHECKPOINTS, CLAIMS, ANSWERS):
             [lookup] = table.lookups
             async for row in self._all(table, lookup):
@@ -452,8 +455,8 @@ class Books(Letters, Once, Workers):
             async for row in self._all(LETTERS, _BY_STATE, [state.value]):
                 yield LETTERS, row
         source = self._store.source
-        for row in await self._store.rows().get(RELAY, [source, _pruned(source)]):
-            yield RELAY, row
+        for name, value in await self._store.rows().get(RELAY, [source, _pruned(source)]):
+            yield RELAY, (name, max(value, math.ceil(dropped_before * 1e6)) if name == _pruned(source) else value)
 
 
 def _checkpoint(row: Row) -> Checkpoint:

@@ -8,7 +8,8 @@ subscribers see no difference, and what was not sent yet is sent by the new data
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -16,11 +17,14 @@ from ensue.codec import decode_envelope
 from ensue.engine.books import Books
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
-from ensue.ports import Row, Store, Successor, Table
-from ensue.tables import CHECKPOINTS, LETTERS, RELAY
+from ensue.ports import Row, StepTransaction, Store, Successor, Table
+from ensue.tables import CHECKPOINTS, LETTERS
 
 #: Rows, or records of up to a megabyte each, in one statement.
 _PAGE = 50
+
+#: So much may the clocks differ by which processes write when an event was published.
+_CLOCKS_S = 5.0
 
 Place = tuple[str, int]
 
@@ -40,12 +44,12 @@ class Moved:
 class _Begin:
     """Where the records begin that move. position: of what is before them. heads: what they follow on.
 
-    dropped_at: when the last of those was published that are not moved, seconds since the epoch; 0: there is none.
+    dropped_before: those that are not moved were written before that time, seconds since the epoch; 0: there is none.
     """
 
     position: int
     heads: Mapping[Place, int]
-    dropped_at: float = 0.0
+    dropped_before: float = 0.0
 
 
 async def move(origin: Store, target: Store, service: str) -> Moved:
@@ -60,7 +64,7 @@ async def move(origin: Store, target: Store, service: str) -> Moved:
                 f"service {service}: a {type(store).__name__} cannot hand over, or take over, a history: only SQLite, "
                 "PostgreSQL and MariaDB can. A view begins anew in an empty database, and reads what the log has"
             )
-    books, counts = Books(origin, service), dict.fromkeys((CHECKPOINTS, LETTERS), 0)
+    books = Books(origin, service)
     if await Books(target, service).checkpoints():
         raise UsageError(
             f"the new database of service {service} has checkpoints of its own already: the service has run there. "
@@ -76,20 +80,24 @@ async def move(origin: Store, target: Store, service: str) -> Moved:
             records += len(found)
             unsent += sum(each.position > relayed for each in found)
             await transaction.outbox_add([_anew(each) for each in found])
-        page: list[Row] = []
-        last: Table | None = None
-        async for table, row in books.kept():
-            if last is not None and page and (table is not last or len(page) == _PAGE):
-                await transaction.insert_rows(last, page)
-                page = []
-            last = table
-            page.append(_plain(_later(row, begin) if table is RELAY else row))
-            if table in counts:
-                counts[table] += 1
-        if last is not None and page:
-            await transaction.insert_rows(last, page)
+        counts = await _add_rows(transaction, books.kept(begin.dropped_before))
     await _compare(origin, target, begin.position)
     return Moved(source, records, unsent, counts[CHECKPOINTS], counts[LETTERS])
+
+
+async def _add_rows(transaction: StepTransaction, rows: AsyncIterator[tuple[Table, Row]]) -> Counter[Table]:
+    """Insert rows, those of a table after each other; return how many of each."""
+    counts: Counter[Table] = Counter()
+    page: list[Row] = []
+    last = CHECKPOINTS
+    async for table, row in rows:
+        if table is not last or len(page) == _PAGE:
+            await transaction.insert_rows(last, page)
+            last, page = table, []
+        page.append(_plain(row))
+        counts[table] += 1
+    await transaction.insert_rows(last, page)
+    return counts
 
 
 async def _begin(store: Store, books: Books) -> _Begin:
@@ -97,29 +105,22 @@ async def _begin(store: Store, books: Books) -> _Begin:
     such hole on there is none."""
     firsts: dict[Place, int] = {}
     begin: int | None = None
-    position, last, dropped_at = 0, None, 0.0
+    position, last, dropped_before = 0, None, 0.0
     while found := await store.outbox_after(position, _PAGE):
         for record in found:
             if begin is None or record.position != position + 1:
                 begin, firsts = record.position - 1, {}
-                dropped_at = _published_at(last) if last is not None else 0.0
+                dropped_before = 0.0 if last is None else _published_at(last) + _CLOCKS_S
             firsts.setdefault((record.topic, record.partition), record.previous)
             position, last = record.position, record
     heads = {place: firsts.get(place, head) for place, head in (await store.outbox_heads()).items()}
     if begin is None:
         begin = max(await books.relay_position(), *heads.values(), 0)
-    return _Begin(begin, {place: head for place, head in heads.items() if head}, dropped_at)
+    return _Begin(begin, {place: head for place, head in heads.items() if head}, dropped_before)
 
 
 def _published_at(record: OutboxRecord) -> float:
     return datetime.fromisoformat(decode_envelope(record.envelope).time).timestamp()
-
-
-def _later(row: Row, begin: _Begin) -> Row:
-    """Of the relay's rows, the one with a time tells before which all was written that the outbox has no more."""
-    name, value = row
-    is_time = str(name).endswith(" pruned before")
-    return (name, max(value, int((begin.dropped_at + 1) * 1e6))) if is_time else row
 
 
 def _anew(record: OutboxRecord) -> OutboxRecord:
