@@ -22,8 +22,8 @@ from ensue.adapters import make_store
 
 ACCOUNTS = ("a", "b", "c")
 SEEDS = range(12)
-#: On servers, which take longer.
-FEW_SEEDS = range(12, 14)
+#: On servers, which take longer. The first one notices a session that remembers what the message before had read.
+FEW_SEEDS = (5, 12)
 
 
 class Base(DeclarativeBase):
@@ -239,6 +239,6 @@ async def test_a_batch_on_a_server_is_one_by_one_on_sqlite(
     new_server_url: Callable[[], str], new_url: Callable[[], str], tmp_path: Path, seed: int
 ) -> None:
     events = script(seed)
-    expected = await outcome(new_url(), tmp_path, events, 500)
+    expected = await outcome(new_url(), tmp_path, events, 1)
     for batch in (1, Random(seed).randrange(2, 20), 500):
         assert await outcome(new_server_url(), tmp_path, events, batch) == expected, f"seed {seed}, batches of {batch}"
