@@ -16,6 +16,9 @@ from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, record
 from ensue.errors import StoreConflict, StoreUnavailable, UsageError
 from ensue.ports import Table
 from ensue.stores.mariadb import MariaDbStore
+from ensue.stores.mariadb.rows import chunks
+from ensue.stores.sql import link
+from ensue.tables import ANSWERS
 
 LIMIT_S = 60.0
 _numbers = count(1)
@@ -153,3 +156,41 @@ async def test_what_holds_it_back_is_told(url: str, monkeypatch: pytest.MonkeyPa
     assert any(f"connection {thread} " in line for line in lines), lines
     assert any("innodb_flush_log_at_trx_commit is 2" in line for line in lines), lines
     await store.close()
+
+
+async def test_what_is_longer_than_a_packet_of_the_server_goes_in_several(
+    url: str, mariadb_server: MariaDbServer
+) -> None:
+    """30 values of 800 kB, half of which have to be escaped, and `max_allowed_packet` of 16 MB."""
+    assert int(mariadb_server.sql("SELECT @@max_allowed_packet")) < 30 * 800_000
+    long, quotes = "x" * 800_000, "'" * 800_000
+    answers = [(str(number), "", "", 200, "{}", b"'" * 800_000, 0.0) for number in range(30)]
+    store = await opened(url)
+    try:
+        async with store.transaction() as transaction:
+            await transaction.outbox_add([record(quotes if number % 2 else long) for number in range(30)])
+            await transaction.insert_rows(ANSWERS, answers)
+        assert texts(await store.outbox_after(0, 100)) == [long, quotes] * 15
+        async with store.transaction() as transaction:
+            await transaction.update_rows(ANSWERS, [(*each[:5], b"\\" * 800_000, 1.0) for each in answers])
+        rows = await store.rows().get(ANSWERS, [each[0] for each in answers])
+        assert [row[5] for row in rows] == [b"\\" * 800_000] * 30
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([], []),
+        ([5_000_000], [1]),
+        ([1_000_000] * 7, [3, 3, 1]),
+        ([5_000_000, 1, 5_000_000], [1, 1, 1]),
+        ([1] * 2500, [1000, 1000, 500]),
+    ],
+)
+def test_rows_are_taken_together_up_to_a_number_and_a_length(lengths: list[int], expected: list[int]) -> None:
+    rows = [(number, "x" * length) for number, length in enumerate(lengths)]
+    found = list(chunks(rows))
+    assert [len(each) for each in found] == expected
+    assert [row for each in found for row in each] == rows

@@ -10,7 +10,7 @@ from ensue.message import OutboxRecord
 from ensue.ports import Row, Table
 from ensue.stores import rules
 from ensue.stores.mariadb import failures
-from ensue.stores.mariadb.rows import CATALOG, COLUMNS, Statements
+from ensue.stores.mariadb.rows import CATALOG, COLUMNS, Statements, chunks
 from ensue.stores.mariadb.warnings import warnings
 from ensue.stores.numbering import Place, number
 from ensue.stores.sql.bulk import Bulk
@@ -99,10 +99,9 @@ class MariaDbDialect(Bulk[Statements, str]):
     # --- the outbox
 
     async def add(self, link: Link, records: Sequence[OutboxRecord], now: float) -> None:
-        values = [
-            value for each in records for value in (each.topic, each.partition, each.key, each.envelope, each.data, now)
-        ]
-        await link.execute(ADD + ", ".join([_ADD_ROW] * len(records)), *values)
+        rows = [(each.topic, each.partition, each.key, each.envelope, each.data, now) for each in records]
+        for chunk in chunks(rows):
+            await link.execute(ADD + ", ".join([_ADD_ROW] * len(chunk)), *[value for row in chunk for value in row])
 
     async def stamp(self, link: Link, last: int, limit: int) -> list[OutboxRecord]:
         """In Python, since only reads without locks wait for nobody: the rows are read, then changed by their ids."""

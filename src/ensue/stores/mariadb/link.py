@@ -14,7 +14,7 @@ from asyncmy.constants.SERVER_STATUS import SERVER_STATUS_NO_BACKSLASH_ESCAPES
 
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.mariadb import failures
-from ensue.stores.mariadb.rows import quoted
+from ensue.stores.mariadb.rows import chunks, quoted
 from ensue.stores.mariadb.url import MariaDbUrl
 from ensue.stores.mariadb.words import WORDS
 from ensue.stores.sql.driver import Rows, checked_arguments
@@ -92,10 +92,10 @@ class AsyncmyLink(Link):
             await self.raw.query(statement)
 
     async def execute_each(self, text: str, rows: Sequence[Sequence[Any]]) -> int:
-        """Run a statement with `?` for each row, in one round trip where the server can; return the sum of rows."""
+        """Run a statement with `?` for each row, in few round trips where the server can; return the sum of rows."""
         self.check()
         try:
-            return await self._execute_each(text, rows)
+            return sum([await self._execute_each(text, chunk) for chunk in chunks(rows)])
         except BaseException as error:
             self.failed(error)
             raise

@@ -7,7 +7,7 @@ Where a column has a richer type (uuid, decimal, datetime), its values are writt
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +24,8 @@ COLUMNS = (
 )
 #: Ids or rows in one statement.
 CHUNK = 1000
+#: And so much text and bytes: some is sent twice as long, and `max_allowed_packet` is 16 MB by default.
+CHUNK_BYTES = 3_000_000
 
 
 def _moment(value: Any) -> Any:
@@ -50,6 +52,19 @@ TO_PLAIN: dict[str, Change] = {
 CATALOG = Catalog(
     f"SELECT c.*, 0 FROM ({COLUMNS.replace('%s', ':place')}) c", lambda table: table.name, TO_COLUMN, TO_PLAIN
 )
+
+
+def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """The rows in order, as many at once as one statement takes; at least one."""
+    begin = size = 0
+    for at, row in enumerate(rows):
+        of_row = sum([len(value) for value in row if isinstance(value, bytes | str)])
+        if at - begin == CHUNK or (at > begin and size + of_row > CHUNK_BYTES):
+            yield rows[begin:at]
+            begin, size = at, 0
+        size += of_row
+    if begin < len(rows):
+        yield rows[begin:]
 
 
 class Statements:
@@ -89,8 +104,7 @@ class Statements:
         return [changed(row, self._to_plain) for row in rows] if self._to_plain else rows
 
     async def insert(self, link: Link, rows: Sequence[Row]) -> None:
-        for begin in range(0, len(rows), CHUNK):
-            chunk = rows[begin : begin + CHUNK]
+        for chunk in chunks(rows):
             values = [value for row in chunk for value in changed(row, self._to_column)]
             await link.execute(self._insert + ", ".join([self._row] * len(chunk)), *values)
 
