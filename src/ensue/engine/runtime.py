@@ -17,7 +17,7 @@ from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
-from ensue.engine.fits import check_entity_tables, check_fits
+from ensue.engine.fits import check_entity_tables, check_fits, warn_of_equal_ids
 from ensue.engine.home import Home
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
@@ -142,6 +142,7 @@ class Runtime:
                     if self._tables is not None:
                         await self._make_tables(self._tables)
                     await check_entity_tables(self.definition, self.store, known=self._tables)
+                    await warn_of_equal_ids(self.definition, self.store)
                 return
             except RetryableError as error:
                 if clock.monotonic() + pause > until:

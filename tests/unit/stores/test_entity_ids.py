@@ -275,3 +275,42 @@ async def test_an_id_that_the_database_takes_for_another_is_no_other_entity(mari
             await world.settle()
         [letter] = await world.dead_letters(service)
         assert "a row was found whose id is 'A', which was not asked for" in letter.error
+
+
+async def test_a_start_tells_of_ids_that_the_database_holds_equal(
+    sql_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Alike(Base):
+        __tablename__ = "alike"
+        id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+
+    class Sized(Base):
+        __tablename__ = "sized"
+        id: Mapped[Size] = mapped_column(primary_key=True)
+
+    class Apart(Base):
+        __tablename__ = "apart"
+        id: Mapped[str] = mapped_column(
+            sa.String(40).with_variant(sa.String(40, collation="utf8mb4_bin"), "mysql", "mariadb"), primary_key=True
+        )
+
+    service = Service("parcels", tables=Base.metadata, publishes=[])
+
+    @service.on(id="parcel")
+    def see(alike: Alike | None, event: AsText) -> None: ...
+
+    @service.on(id="size")
+    def measure(sized: Sized | None, event: AsSize) -> None: ...
+
+    @service.on(id="parcel")
+    def look(apart: Apart | None, event: AsText) -> None: ...
+
+    from ensue.adapters import make_store
+
+    async with run(service, make_store=lambda name: make_store(sql_database, name)):
+        told = "takes A and a for one id in alike.id: where" in caplog.text
+    assert told is sql_database.startswith("mariadb")
+    assert "apart" not in caplog.text
