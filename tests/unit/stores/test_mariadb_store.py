@@ -12,7 +12,7 @@ from servers import MariaDbServer
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, record
+from ensue.conformance.store_suite import ACCOUNTS, METADATA, SERVICE, record, texts
 from ensue.errors import StoreConflict, StoreUnavailable, UsageError
 from ensue.ports import Table
 from ensue.stores.mariadb import MariaDbStore
