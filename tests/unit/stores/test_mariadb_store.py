@@ -17,7 +17,6 @@ from ensue.errors import StoreConflict, StoreUnavailable, UsageError
 from ensue.ports import Table
 from ensue.stores.mariadb import MariaDbStore
 from ensue.stores.mariadb.rows import chunks
-from ensue.stores.sql import link
 from ensue.tables import ANSWERS
 
 LIMIT_S = 60.0
