@@ -47,6 +47,10 @@ class StoreConflict(StoreUnavailable):
     """Another transaction changed the same rows first (deadlock, serialization failure): do the step again."""
 
 
+class StoreBehind(RetryableError):
+    """Ensue's tables are of an older schema than this process has brought them to, say after a restore: once more."""
+
+
 class RowConflict(StoreConflict):
     """A row is not as this step expects it: another one changed, removed or inserted it first. attributes: table."""
 
@@ -127,7 +131,8 @@ class StoreRestored(UsageError):
 
 
 class StoreOutdated(UsageError):
-    """The store's tables are missing or of another version, which `found` and `expected` say as that store does."""
+    """Ensue's tables are of a version or schema that this process must not work with: `found` and `expected` say it,
+    as that store does."""
 
     found: object
     expected: object

@@ -319,6 +319,13 @@ class Busy(msgspec.Struct, frozen=True):
     """The handler and its message, or what else is known of it."""
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What a worker tells of itself with each heartbeat."""
+
+    schema: int = 1
+    """Of Ensue's own tables, that its process works with."""
+
+
 class LeaseTable(msgspec.Struct, frozen=True):
     """All live leases and workers of a store, right after a heartbeat."""
 
@@ -330,6 +337,8 @@ class LeaseTable(msgspec.Struct, frozen=True):
     suspects: tuple[str, ...] = ()
     """Names whose last worker ended without giving them up, until somebody has come past what it was at."""
     busy: tuple[Busy, ...] = ()
+    told: dict[str, Told] = {}
+    """By worker, of those that do tell."""
 
 
 class StoredResponse(msgspec.Struct, frozen=True):

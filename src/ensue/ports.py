@@ -371,6 +371,12 @@ class Store(Protocol):
         Raises UsageError when capabilities.sessions is false.
         """
 
+    async def make_own(self, own: Sequence[Table]) -> None:
+        """Make those of these tables of Ensue's own that are not there, as `open` does with those that it knows.
+
+        Safe to repeat and to race; a table that is there stays as it is, with its rows.
+        """
+
     @property
     def source(self) -> str:
         """`<service>/<epoch>`: names this store's history. A new store, or a new epoch of it, is a new source.

@@ -18,7 +18,8 @@ import msgspec
 from ensue.engine.attempt import Attempt
 from ensue.engine.decisions import accepted, check_decision
 from ensue.engine.leases import Held
-from ensue.errors import CheckpointConflict, RetryableError, RowConflict
+from ensue.engine.schema import SCHEMA, Fill, Numbers, Schema
+from ensue.errors import CheckpointConflict, RetryableError, RowConflict, StoreBehind
 from ensue.message import (
     CatchUp,
     Checkpoint,
@@ -30,12 +31,14 @@ from ensue.message import (
     Missed,
     Partition,
     StoredResponse,
+    Told,
 )
 from ensue.ports import Lookup, Row, StepTransaction, Store, Table
 from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LEASES, LETTERS, RELAY
 
 _BY_PLACE, _BY_STATE = LETTERS.lookups
 _ONE_ROW = "leases"
+_NUMBERS = "schema"
 #: Rows read in one query, where there may be many.
 _PAGE = 500
 #: Answers hold whole bodies: fewer of them are looked at in one go.
@@ -57,18 +60,21 @@ class _State(msgspec.Struct, omit_defaults=True):
 
 _encode = msgspec.json.Encoder().encode
 _read_state = msgspec.json.Decoder(_State).decode
+_read_numbers = msgspec.json.Decoder(Numbers).decode
 _read_held = msgspec.json.Decoder(Held).decode
 _read_attempt = msgspec.json.Decoder(Attempt).decode
 _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class _Base:
-    """The state of one subscription, which is a service, in the service's own store. random: for revisions."""
+    """The state of one subscription, which is a service, in the service's own store. random: for revisions. schema:
+    what this process works with."""
 
-    def __init__(self, store: Store, subscription: str, random: Random | None = None) -> None:
+    def __init__(self, store: Store, subscription: str, random: Random | None = None, schema: Schema = SCHEMA) -> None:
         self._store = store
         self._subscription = subscription
         self._random = random or Random()
+        self.schema = schema
 
     def _next(self, revision: int) -> int:
         """Return a greater revision, by a step that chance takes: a database that was put back from an older copy and
@@ -357,8 +363,11 @@ class Workers(_Base):
         busy: tuple[float, str] | None = None,
     ) -> LeaseTable:
         """See `Held.beat`. Of two workers that acquire one lease at once, exactly one gets it."""
+        told = Told(self.schema.number)
         return await self._change_leases(
-            lambda held, now: held.beat(worker, now, ttl_s, acquire, release, handles, cleared=cleared, busy=busy)
+            lambda held, now: held.beat(
+                worker, now, ttl_s, acquire, release, handles, cleared=cleared, busy=busy, told=told
+            )
         )
 
     async def resign(self, *workers: str) -> LeaseTable:
@@ -375,21 +384,64 @@ class Workers(_Base):
         return (_read_held(rows[0][2]) if rows else Held()).table(await self._store.now())
 
     async def _change_leases(self, change: Callable[[Held, float], Held]) -> LeaseTable:
-        """Read, change, write; again when somebody else was quicker, who has then done what was to be done."""
+        """Read, change, write; again when somebody else was quicker, who has then done what was to be done.
+
+        Raises StoreOutdated, and writes nothing, when this process must not work on the tables; StoreBehind when they
+        want to be upgraded first.
+        """
         while True:
             try:
                 async with self._store.transaction(upkeep=True) as transaction:
-                    rows = await transaction.load_rows(LEASES, [_ONE_ROW])
-                    held = change(_read_held(rows[0][2]) if rows else Held(), transaction.now)
-                    revision = rows[0][1] if rows else 0
-                    row = (_ONE_ROW, self._next(revision), _encode(held).decode())
-                    if rows:
-                        await transaction.update_rows(LEASES, [row], expect=[revision])
-                    else:
-                        await transaction.insert_rows(LEASES, [row])
+                    rows = {row[0]: row for row in await transaction.load_rows(LEASES, [_ONE_ROW, _NUMBERS])}
+                    numbers = _numbers(rows.get(_NUMBERS))
+                    self.schema.check(self._subscription, numbers)
+                    if self.schema.next(numbers) is not None:
+                        raise StoreBehind(
+                            f"{self._subscription}: Ensue's tables are of schema {numbers.schema} again, this process "
+                            f"had brought them to {self.schema.number}: it does so once more"
+                        )
+                    row = rows.get(_ONE_ROW)
+                    held = change(_read_held(row[2]) if row else Held(), transaction.now)
+                    await self._write(transaction, _ONE_ROW, row, held)
                     return held.table(transaction.now)
             except RowConflict:
                 continue
+
+    async def _write(self, transaction: StepTransaction, name: str, found: Row | None, state: Held | Numbers) -> None:
+        """Write a row of LEASES as it is to be after `found`. Raises RowConflict when it is not that any more."""
+        revision = found[1] if found else 0
+        row = (name, self._next(revision), _encode(state).decode())
+        if found:
+            await transaction.update_rows(LEASES, [row], expect=[revision])
+        else:
+            await transaction.insert_rows(LEASES, [row])
+
+    async def has_worked(self) -> bool:
+        """Whether a worker has ever lived on these tables."""
+        return bool(await self._store.rows().get(LEASES, [_ONE_ROW]))
+
+    async def numbers(self) -> Numbers:
+        """What the database says of Ensue's tables."""
+        rows = await self._store.rows().get(LEASES, [_NUMBERS])
+        return _numbers(rows[0] if rows else None)
+
+    async def renumber(self, found: Numbers, following: Numbers, fill: Fill | None = None) -> bool:
+        """Write the numbers if they still are `found`, and with them, and before them, what `fill` writes; return
+        whether they were."""
+        try:
+            async with self._store.transaction(upkeep=True) as transaction:
+                if fill is not None:
+                    await fill(
+                        transaction
+                    )  # first: where rows are written one by one, the numbers speak for the others
+                rows = await transaction.load_rows(LEASES, [_NUMBERS])
+                row = rows[0] if rows else None
+                if _numbers(row) != found:
+                    raise RowConflict("another process upgrades these tables")
+                await self._write(transaction, _NUMBERS, row, following)
+        except RowConflict:
+            return False
+        return True
 
     async def attempt(self, partition: Partition) -> Attempt:
         """What was written before the last attempt of a suspect partition; an empty one when nothing was."""
@@ -457,6 +509,10 @@ class Books(Letters, Once, Workers):
         source = self._store.source
         for name, value in await self._store.rows().get(RELAY, [source, _pruned(source)]):
             yield RELAY, (name, max(value, math.ceil(dropped_before * 1e6)) if name == _pruned(source) else value)
+
+
+def _numbers(row: Row | None) -> Numbers:
+    return Numbers() if row is None else _read_numbers(row[2])
 
 
 def _checkpoint(row: Row) -> Checkpoint:

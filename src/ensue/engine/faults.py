@@ -37,6 +37,9 @@ POINTS: Final[dict[str, str]] = {
     "letter.committed": "the retried dead letter is committed",
     "lease.beaten": "a heartbeat is committed",
     "retention.pruned": "one chunk was pruned",
+    "upgrade.announced": "older processes are told that they must not go on, nothing is changed",
+    "upgrade.made": "what a newer schema adds is made, but for its rows",
+    "upgrade.done": "its rows and its number are written",
 }
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ensue.message import Busy, Lease, LeaseTable
+from ensue.message import Busy, Lease, LeaseTable, Told
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -27,6 +27,8 @@ class Held(msgspec.Struct, frozen=True):
     """Names whose worker ended, or seems to have, without giving them up: what it was at may have killed it."""
     busy: dict[str, tuple[float, str]] = {}
     """worker -> since when its transaction at hand has been running, when that is long, and what it is."""
+    told: dict[str, Told] = {}
+    """worker -> what it tells of itself."""
 
     def beat(
         self,
@@ -39,6 +41,7 @@ class Held(msgspec.Struct, frozen=True):
         *,
         cleared: Sequence[str] = (),
         busy: tuple[float, str] | None = None,
+        told: Told | None = None,
     ) -> Held:
         """This worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of `acquire` that are
         free or expired.
@@ -73,21 +76,25 @@ class Held(msgspec.Struct, frozen=True):
         long = {name: value for name, value in self.busy.items() if name in workers and name != worker}
         if busy is not None:
             long[worker] = (now - busy[0], busy[1])
-        return Held(workers, leases, known, tuple(sorted(suspects)), long)
+        tellers = {name: value for name, value in self.told.items() if name in workers}
+        if told is not None:
+            tellers[worker] = told
+        return Held(workers, leases, known, tuple(sorted(suspects)), long, tellers)
 
     def without(self, gone: Callable[[str], bool], *, suspect: bool = False) -> Held:
         """Workers of which `gone` is true hold nothing, and do not live. suspect: they have not given up by themselves
         what they held.
 
         >>> Held().beat("a", 10.0, 3.0, ["x"]).without("a".__eq__, suspect=True)
-        Held(workers={}, leases={}, handles={}, suspects=('x',), busy={})
+        Held(workers={}, leases={}, handles={}, suspects=('x',), busy={}, told={})
         """
         workers = {name: end for name, end in self.workers.items() if not gone(name)}
         leases = {name: lease for name, lease in self.leases.items() if not gone(lease[0])}
         left = self.leases.keys() - leases.keys() if suspect else ()
         known = {name: kinds for name, kinds in self.handles.items() if name in workers}
         busy = {name: value for name, value in self.busy.items() if not gone(name)}
-        return Held(workers, leases, known, tuple(sorted({*self.suspects, *left})), busy)
+        told = {name: value for name, value in self.told.items() if name in workers}
+        return Held(workers, leases, known, tuple(sorted({*self.suspects, *left})), busy, told)
 
     def table(self, now: float) -> LeaseTable:
         """Who lives and holds what at `now`."""
@@ -97,7 +104,8 @@ class Held(msgspec.Struct, frozen=True):
             Busy(each, max(now - self.busy[each][0], 0.0), self.busy[each][1]) for each in workers if each in self.busy
         )
         known = {name: self.handles[name] for name in workers if name in self.handles}
-        return LeaseTable(workers, tuple(leases), known, self.suspects, tuple(busy))
+        told = {name: self.told[name] for name in workers if name in self.told}
+        return LeaseTable(workers, tuple(leases), known, self.suspects, tuple(busy), told)
 
 
 class Wish(NamedTuple):

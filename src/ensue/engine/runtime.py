@@ -21,8 +21,10 @@ from ensue.engine.fits import check_entity_tables, check_fits, warn_of_equal_ids
 from ensue.engine.home import Home
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
+from ensue.engine.schema import SCHEMA, Schema
+from ensue.engine.upgrade import SchemaWatch, upgrade
 from ensue.engine.worker import Worker
-from ensue.errors import RetryableError, UsageError
+from ensue.errors import RetryableError, StoreOutdated, UsageError
 from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC
 from ensue.origin import Origin, current_origin
@@ -52,7 +54,8 @@ class Runtime:
 
     A broker that is down at start is waited for while steps go on committing: the outbox grows, and is sent later.
 
-    tables: the user's, created at start when they do not exist. work: False serves steps and queries only.
+    tables: the user's, created at start when they do not exist. work: False serves steps and queries only. schema: of
+    Ensue's own tables, which are brought to it at start.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Runtime:
         progress: Callable[[], None] = lambda: None,
         retry: Retry | None = None,
         faults: Faults | None = None,
+        schema: Schema = SCHEMA,
     ) -> None:
         ids, random = ids or UniqueIds(), random or Random()
         self.definition = definition
@@ -78,7 +82,7 @@ class Runtime:
         self.context = Context(
             service=definition.name,
             store=store,
-            books=Books(store, definition.name, random),
+            books=Books(store, definition.name, random, schema),
             broker=broker,
             dispatcher=Dispatcher(
                 definition,
@@ -101,6 +105,8 @@ class Runtime:
         self._tables = tables
         self._worker: Worker | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._watch: SchemaWatch | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._home: Home | None = None
 
     @property
@@ -120,6 +126,9 @@ class Runtime:
             await self._open_store()
             if work:
                 self._worker = Worker(self.context)
+            else:
+                self._watch = SchemaWatch(self.context)
+                self._watching = asyncio.create_task(self._watch.run(), name=f"ensue {self.definition.name} schema")
             try:
                 await self._begin()
             except RetryableError as error:
@@ -137,6 +146,7 @@ class Runtime:
         while True:
             try:
                 await self.store.open()
+                await upgrade(self.context)
                 # Without sessions a table begins with its first row. The database may go away between the two.
                 if self.store.capabilities.sessions:
                     if self._tables is not None:
@@ -204,16 +214,20 @@ class Runtime:
     async def readiness(self, limits: ReadyLimits | None = None) -> list[str]:
         """Why this process should not be given work now, each reason a line for people; empty when it is ready."""
         connecting = self._connecting is not None and not self._connecting.done()
-        return await not_ready(self.context, self._worker, connecting=connecting, limits=limits or ReadyLimits())
+        reasons = await not_ready(self.context, self._worker, connecting=connecting, limits=limits or ReadyLimits())
+        refused = self._watch and self._watch.refused
+        return [*([str(refused)] if refused else []), *reasons]
 
     async def stop(self) -> None:
         """Finish the batches at hand, give up the leases, close."""
         connecting, self._connecting = self._connecting, None
+        watching, self._watching = self._watching, None
         worker, self._worker = self._worker, None
         try:
-            if connecting is not None:
-                connecting.cancel()
-                await asyncio.gather(connecting, return_exceptions=True)
+            if beside := [task for task in (connecting, watching) if task is not None]:
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
             if worker is not None:
                 await worker.stop()
         finally:
@@ -239,10 +253,21 @@ class Runtime:
         self._check_home()
         return self.store.rows()
 
+    @property
+    def _refused(self) -> StoreOutdated | None:
+        """Why this process must not write to its database any more."""
+        failed = self._watch.refused if self._worker is None and self._watch else self._worker and self._worker.failed
+        return failed if isinstance(failed, StoreOutdated) else None
+
     @asynccontextmanager
     async def step(self) -> AsyncIterator[Step]:
-        """A step that begins outside: HTTP, command line, test. Commits when the block ends, else rolls back."""
+        """A step that begins outside: HTTP, command line, test. Commits when the block ends, else rolls back.
+
+        Raises StoreOutdated when a newer Ensue has made the database its own.
+        """
         self._check_home()
+        if (refused := self._refused) is not None:
+            raise refused
         requested = current_origin()
         await check_step(self.definition.name, requested=requested is not None)
         origin = requested or Origin()

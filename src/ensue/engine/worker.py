@@ -19,8 +19,9 @@ from ensue.engine.context import Context
 from ensue.engine.endings import ends_loop
 from ensue.engine.leases import fair_share, until_next
 from ensue.engine.loops import RELAY, Loops
+from ensue.engine.upgrade import upgrade
 from ensue.engine.watch import Watch
-from ensue.errors import EnsueError, HandlerHung, RetryableError
+from ensue.errors import EnsueError, HandlerHung, RetryableError, StoreBehind, StoreOutdated
 from ensue.message import Busy, LeaseTable, Message, Partition
 
 log = logging.getLogger("ensue.worker")
@@ -35,8 +36,8 @@ class Worker:
     """Runs relay and consumers of one service in this process. start, ready, stop; each safe to repeat.
 
     failed: set when it cannot go on (StoreRestored: the relay refuses; HandlerHung: it has given its leases up and
-    works no more); its text tells an operator what to do. when_hung: is called, in another thread, when a handler
-    hangs: the event loop may hang with it.
+    works no more; StoreOutdated: it works no more, and leaves the tables alone, its leases too); its text tells an
+    operator what to do. when_hung: is called, in another thread, when a handler hangs: the event loop may hang with it.
     """
 
     def __init__(self, context: Context, name: str | None = None) -> None:
@@ -100,9 +101,9 @@ class Worker:
     async def _stop(self) -> None:
         assert self._beating is not None
         self._watch.stop()
-        hung = isinstance(self.failed, HandlerHung)
+        hung, outdated = isinstance(self.failed, HandlerHung), isinstance(self.failed, StoreOutdated)
         stopped = list(self.loops.consumers)
-        left = await self.loops.end(None if hung else self._context.config.stop_limit_s, _GIVE_UP_S)
+        left = await self.loops.end(None if hung or outdated else self._context.config.stop_limit_s, _GIVE_UP_S)
         self._beating.cancel()
         await asyncio.wait((self._beating,), timeout=_GIVE_UP_S)
         try:
@@ -110,6 +111,8 @@ class Worker:
                 if hung:
                     await self._accuse()
                     await self._context.books.bury(self.name)
+                elif outdated:
+                    log.info("%s: leases are not given up, they end by themselves: the tables are too new", self.name)
                 elif left:
                     log.error("%s: leases are not given up, they end by themselves: %s", self.name, left)
                 else:
@@ -129,7 +132,7 @@ class Worker:
             self._event_loop.call_soon_threadsafe(self._give_up, error)
         self.when_hung()
 
-    def _give_up(self, error: HandlerHung) -> None:
+    def _give_up(self, error: EnsueError) -> None:
         if self._stopping is None and self._beating is not None:
             self.fail(error)
             self._stopping = asyncio.create_task(self._stop(), name=f"ensue {self._context.service} stop")
@@ -152,6 +155,10 @@ class Worker:
                 pause = until_next(await self._beat(), self.name, pause)
                 well = True
                 self._ready.set()
+            except StoreOutdated as error:
+                log.critical("%s: %s", self.name, error)
+                self._give_up(error)
+                return
             except RetryableError as error:
                 log.warning("%s: no heartbeat: %s", self.name, error)
             except BaseException as error:
@@ -179,7 +186,13 @@ class Worker:
         what afterwards.
         """
         busy = self._busy()
-        table = await self._without_dead(await self._heartbeat(busy=busy))
+        try:
+            table = await self._heartbeat(busy=busy)
+        except StoreBehind as error:
+            log.warning("%s: %s", self.name, error)
+            await upgrade(self._context)
+            table = await self._heartbeat(busy=busy)
+        table = await self._without_dead(table)
         mine = {lease.name for lease in table.leases if lease.owner == self.name}
         if self._stopping is None:
             table = await self._share(table, mine, busy)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
+from ensue.ports import Table
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -24,6 +25,9 @@ def _no_sessions() -> UsageError:
 class SessionlessStore:
     async def create_tables(self, metadata: MetaData, *, dry_run: bool = False) -> Sequence[str]:
         raise _no_sessions()
+
+    async def make_own(self, own: Sequence[Table]) -> None:
+        """Nothing: a table begins with its first row."""
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         raise _no_sessions()

@@ -64,9 +64,7 @@ class MariaDbDialect(Bulk[Statements, str]):
             INDEX ensue_outbox_position (position)
         ){end}""",
     )
-    exists = (
-        "SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'ensue_meta'"
-    )
+    exists = "SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'"
     clock = "SELECT UNIX_TIMESTAMP(SYSDATE(6))"
     read_only = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY"
     catalog = CATALOG

@@ -21,7 +21,7 @@ from ensue.errors import RetryableError, StoreConflict
 from ensue.ports import Row, Table
 from ensue.stores import rules
 from ensue.stores.mongodb.server import Document, Server
-from ensue.tables import CHECKPOINTS, LETTERS, TABLES
+from ensue.tables import CHECKPOINTS, LETTERS
 
 _DUPLICATE = 11000
 _IDS_MAX = 1000
@@ -85,7 +85,6 @@ class OwnRows:
     def __init__(self, server: Server, reached: Callable[[str], None]) -> None:
         self._server = server
         self._reached = reached
-        self._tables = {table.name: table for table in TABLES}
 
     # --- reading
 
@@ -115,19 +114,22 @@ class OwnRows:
 
     async def _move(self, head: Document) -> None:
         for each in head["_waiting"]:
-            await self._apply(self._tables[each["table"]], each)
+            await self._apply(each)
         guard = {"_id": head["_id"], "revision": head["revision"]}
         with self._server.translated():
             await self._server.collection(CHECKPOINTS.name).update_one(guard, {"$unset": {"_waiting": ""}})
         self._reached("settled")
 
-    async def _apply(self, table: Table, change: Mapping[str, Any]) -> None:
-        """Do one change; it may have been done before. What has become of a row since then is left as it is."""
+    async def _apply(self, change: Mapping[str, Any]) -> None:
+        """Do one change; it may have been done before. What has become of a row since then is left as it is.
+
+        Its table may be one that only a newer Ensue knows, which works beside this one.
+        """
         if change["guard"] is None:
-            await insert_missing(self._server, table.name, [change["document"]])
+            await insert_missing(self._server, change["table"], [change["document"]])
         else:
             with self._server.translated():
-                await self._server.collection(table.name).replace_one(change["guard"], change["document"])
+                await self._server.collection(change["table"]).replace_one(change["guard"], change["document"])
         self._reached("moved")
 
     async def _took_place(self, table: Table, document: Document, now: float) -> bool:

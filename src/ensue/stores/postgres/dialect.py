@@ -85,8 +85,7 @@ class PostgresDialect(Bulk[Statements, tuple[str, str]]):
     )
     # No to_regclass: what it found before another process made the table would be remembered.
     exists = (
-        "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'ensue_meta' AND relkind = 'r' "
-        "AND pg_table_is_visible(oid))"
+        "SELECT EXISTS (SELECT FROM pg_class WHERE relname = '{table}' AND relkind = 'r' AND pg_table_is_visible(oid))"
     )
     clock = "SELECT extract(epoch FROM clock_timestamp())::float8"
     read_only = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"

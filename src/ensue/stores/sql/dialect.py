@@ -27,7 +27,7 @@ class Dialect(Protocol):
     inline_indexes: bool
     """Whether indexes are made with their table."""
     exists: str
-    """A query that tells whether `ensue_meta` is there."""
+    """A query that tells whether `{table}`, one of Ensue's own, is there."""
     clock: str
     """A query for the database's clock, epoch seconds."""
     read_only: str

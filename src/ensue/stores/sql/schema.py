@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ensue import tables
+from ensue.ports import Table
 from ensue.stores import rules
 from ensue.stores.identity import Identity, check_tables, new_epoch_name
 from ensue.stores.sql.dialect import Dialect
@@ -53,7 +54,7 @@ RELAYED = (
 
 def statements(dialect: Dialect) -> Sequence[str]:
     """What creates Ensue's tables, the outbox's among them, without the first rows."""
-    own = [creating(table, dialect.types, inline=dialect.inline_indexes) for table in tables.TABLES]
+    own = [_creating(table, dialect) for table in tables.TABLES]
     texts = [text.format_map(dialect.types) for text in (*_TABLES, *dialect.outbox_tables)]
     return [*texts, *(statement for each in own for statement in each)]
 
@@ -70,10 +71,27 @@ def first_rows(service: str, mode: str, epoch: str) -> Sequence[str]:
 
 async def exists(link: Link, dialect: Dialect) -> bool:
     """Whether the tables are there and filled, of whatever version."""
-    [(there,)] = await link.fetch(dialect.exists)
-    if not there:
+    if not await has(link, dialect, "ensue_meta"):
         return False
     return bool(await link.fetch("SELECT 1 FROM ensue_meta"))
+
+
+async def has(link: Link, dialect: Dialect, table: str) -> bool:
+    """Whether one of Ensue's own tables is there."""
+    [(there,)] = await link.fetch(dialect.exists.format(table=table))
+    return bool(there)
+
+
+async def make(link: Link, dialect: Dialect, own: Sequence[Table]) -> None:
+    """Make those tables that are not there, inside what keeps other processes from doing so at once."""
+    for table in own:
+        if not await has(link, dialect, table.name):
+            for text in _creating(table, dialect):
+                await link.script(text)
+
+
+def _creating(table: Table, dialect: Dialect) -> Sequence[str]:
+    return creating(table, dialect.types, inline=dialect.inline_indexes)
 
 
 async def create(link: Link, dialect: Dialect, service: str, mode: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
-from ensue.ports import Capabilities
+from ensue.ports import Capabilities, Table
 from ensue.stores import rules, tables
 from ensue.stores.identity import new_epoch_name
 from ensue.stores.sql import readers, schema, switching
@@ -192,6 +192,14 @@ class SqlStore(abc.ABC):
 
         async with opened.relay_pool.bare() as link:
             return await self._create_once(link, create)
+
+    async def make_own(self, own: Sequence[Table]) -> None:
+        async def all_there(link: Link) -> bool:
+            return all([await schema.has(link, self._dialect, table.name) for table in own])
+
+        async with self._open().relay_pool.bare() as link:
+            if not await all_there(link):  # whoever may not make tables has had a migration do it
+                await self._server.create_once(link, lambda link: schema.make(link, self._dialect, own))
 
     @property
     def source(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ensue import tables
 from ensue.embedded.connection import translated
+from ensue.ports import Table
 from ensue.stores.identity import Identity, check_tables, new_epoch_name
 from ensue.stores.tables import creating
 
@@ -50,7 +51,19 @@ _TABLES = (
 
 
 def exists(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ensue_meta'").fetchone() is not None
+    return has(connection, "ensue_meta")
+
+
+def has(connection: sqlite3.Connection, table: str) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone() is not None
+
+
+def make(connection: sqlite3.Connection, own: Sequence[Table]) -> None:
+    """Make those of Ensue's own tables that are not there, inside the caller's transaction."""
+    for table in own:
+        if not has(connection, table.name):
+            for statement in creating(table, _TYPES):
+                connection.execute(statement)
 
 
 def exists_in_file(path: str) -> bool:

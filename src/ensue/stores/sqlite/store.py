@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ensue.embedded.connection import BUSY_TIMEOUT_S, connect, parse_sqlite_url
 from ensue.embedded.wakeup import Wakeup
 from ensue.message import OutboxRecord
-from ensue.ports import Capabilities
+from ensue.ports import Capabilities, Table
 from ensue.stores import rules, tables
 from ensue.stores.identity import Identity, new_epoch_name
 from ensue.stores.sqlite import outbox, schema
@@ -129,6 +129,9 @@ class SqliteStore:
                 return await (await session.connection()).run_sync(tables.missing, metadata, create=False)
         async with self.transaction() as transaction:
             return await (await transaction.session.connection()).run_sync(tables.missing, metadata, create=True)
+
+    async def make_own(self, own: Sequence[Table]) -> None:
+        await self._open().writer.run(lambda connection: schema.make(connection, own))
 
     @property
     def source(self) -> str:
