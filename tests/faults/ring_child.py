@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.faults.ring import QUICK, SERVICES, Ring
 from tests.faults.ring_checks import counts
+from tests.unit.engine.schemas import SCHEMAS
 
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.engine.faults import Faults
@@ -33,7 +34,8 @@ class Orders:
 
     linger_s: how long to go on when all is done, for what happens in quiet only. serve: run until SIGTERM.
     in_turn: place the next number when the last one has come round, with nobody ever looking unasked.
-    stop_at: `point:n`, where the process stops itself with SIGSTOP. log: a file for what is logged.
+    stop_at: `point:n`, where the process stops itself with SIGSTOP. log: a file for what is logged. schema: of Ensue's
+    tables that its Ensue works with.
     """
 
     directory: Path
@@ -46,6 +48,7 @@ class Orders:
     serve: bool = False
     in_turn: bool = False
     stop_at: str = ""
+    schema: int = 1
     log: str = ""
 
 
@@ -118,7 +121,7 @@ async def _serve(orders: Orders) -> None:
     async with AsyncExitStack() as stack:
         for name in orders.services:
             own = LosingBroker(f"sqlite:///{orders.directory}/broker.db", orders.lose) if orders.lose else None
-            runtime = ring.runtime(name, own, progress=progress.set)
+            runtime = ring.runtime(name, own, progress=progress.set, schema=SCHEMAS[orders.schema])
             if orders.stop_at:
                 runtime.context = dataclasses.replace(runtime.context, faults=StopsItself(orders.stop_at))
             await stack.enter_async_context(ring.service(name).running(runtime))
@@ -148,7 +151,9 @@ async def _live(orders: Orders) -> None:
         world = World(broker)
         for name in orders.services:
             own = LosingBroker(url, orders.lose) if orders.lose and name == "alpha" else None
-            runtime: Runtime = ring.runtime(name, own, progress=lambda: _both(progress, world))
+            runtime: Runtime = ring.runtime(
+                name, own, progress=lambda: _both(progress, world), schema=SCHEMAS[orders.schema]
+            )
             world.runtimes[name] = runtime
             await stack.enter_async_context(ring.service(name).running(runtime))
         while await ring.placed() < orders.total:

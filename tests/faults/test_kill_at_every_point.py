@@ -44,6 +44,9 @@ DEATHS: dict[str, tuple[str, ...]] = {
     "letter.committed": ("beta:1", "beta:2"),
     "lease.beaten": ("alpha:1", "beta:2", "gamma:3"),
     "retention.pruned": ("alpha:1", "gamma:2"),
+    "upgrade.announced": ("alpha:1", "gamma:1"),
+    "upgrade.made": ("alpha:1", "alpha:2", "beta:1"),
+    "upgrade.done": ("alpha:1", "beta:2", "gamma:1"),
 }
 #: Points that are only passed when the log has lost something.
 _AFTER_LOSS = {"relay.resend_read", "relay.resent", "consumer.asked"}
@@ -67,11 +70,20 @@ def test_killed_at_any_point_the_services_recover_and_every_promise_holds(where:
         for name in SERVICES:
             _answers_of_long_ago(tmp_path / f"{name}.db", 2500)
 
+    schema = 1
+    if point.startswith("upgrade."):
+        assert run(Orders(directory=tmp_path, total=TOTAL // 2)) == 0
+        schema = 3
+
     if point in _AFTER_DEATH:
         assert run(Orders(directory=tmp_path, total=TOTAL, fault=f"{service}:consumer.handled:2")) == -signal.SIGKILL
-    died = run(Orders(directory=tmp_path, total=TOTAL, fault=f"{service}:{point}:{times}", lose=lose, linger_s=20.0))
+    died = run(
+        Orders(
+            directory=tmp_path, total=TOTAL, fault=f"{service}:{point}:{times}", lose=lose, linger_s=20.0, schema=schema
+        )
+    )
     assert died == -signal.SIGKILL, f"{where} was not passed {times} times"
-    assert run(Orders(directory=tmp_path, total=TOTAL, lose=lose)) == 0
+    assert run(Orders(directory=tmp_path, total=TOTAL, lose=lose, schema=schema)) == 0
 
     assert set(counts(tmp_path).values()) == {TOTAL}
     assert broken_promises(tmp_path) == []

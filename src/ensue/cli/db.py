@@ -12,9 +12,14 @@ from ensue.app import Service
 from ensue.cli.loading import load_service, opened, refuse_living_workers
 from ensue.cli.move import move
 from ensue.cli.output import confirm, masked, say
+from ensue.engine.books import Books
+from ensue.engine.clock import SystemClock
 from ensue.engine.epoch import Published, begin_epoch, find_published
+from ensue.engine.faults import Faults
 from ensue.engine.fits import check_entity_tables
 from ensue.engine.restored import find_contradiction
+from ensue.engine.schema import SCHEMA
+from ensue.engine.upgrade import Upgrade
 from ensue.errors import UsageError
 from ensue.event import event_type
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
@@ -31,7 +36,8 @@ _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 
 @app.command()
 def init(service: Annotated[str, _TARGET]) -> None:
-    """Create Ensue's tables, and those of the service's `tables=`, where they are missing. Changes no table."""
+    """Create Ensue's tables, and those of the service's `tables=`, where they are missing, and bring Ensue's to this
+    Ensue's schema. Changes no table of yours."""
     definition = load_service(service)
     settings = definition.settings()
 
@@ -39,6 +45,8 @@ def init(service: Annotated[str, _TARGET]) -> None:
         store = definition.make_store()
         await store.open()
         try:
+            books = Books(store, definition.name, schema=SCHEMA)
+            await Upgrade(store, books, SystemClock(), settings.engine.lease_ttl_s, Faults()).run()
             if (tables := _own_tables(definition, store)) is None:
                 return store.source, 0
             await store.create_tables(tables)

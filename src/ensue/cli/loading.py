@@ -19,6 +19,8 @@ from ensue.app import Service
 from ensue.cli.output import masked
 from ensue.config import Settings, database_variable
 from ensue.engine.books import Books
+from ensue.engine.schema import SCHEMA
+from ensue.engine.upgrade import check_upgraded
 from ensue.engine.worker import is_gone
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.ports import Broker, Store
@@ -130,7 +132,8 @@ class Opened:
 async def opened(service: Service, *, broker: bool = False) -> AsyncIterator[Opened]:
     """Open a service's store, and with `broker` its log, for looking and deciding: nothing is made that is not there.
 
-    Raises UsageError when there is no store. A log that is not there is no error here: see `Opened.need_broker`.
+    Raises UsageError when there is no store, or Ensue's tables in it are not for this Ensue. A log that is not there
+    is no error here: see `Opened.need_broker`.
     """
     settings = service.settings()
     store = service.make_store()
@@ -143,6 +146,7 @@ async def opened(service: Service, *, broker: bool = False) -> AsyncIterator[Ope
             )
         await store.open()
         stack.push_async_callback(store.close)
+        await check_upgraded(Books(store, service.name, schema=SCHEMA))
         if not broker:
             yield Opened(service, settings, store, None)
             return

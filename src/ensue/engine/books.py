@@ -72,7 +72,7 @@ class _Base:
 
     def __init__(self, store: Store, subscription: str, random: Random | None = None, schema: Schema = SCHEMA) -> None:
         self._store = store
-        self._subscription = subscription
+        self.subscription = subscription
         self._random = random or Random()
         self.schema = schema
 
@@ -101,7 +101,7 @@ class _Base:
 
     def _partition(self, place: str) -> Partition:
         topic, _, number = place.rpartition("/")
-        return Partition(self._subscription, topic, int(number))
+        return Partition(self.subscription, topic, int(number))
 
 
 class Checkpoints(_Base):
@@ -148,9 +148,9 @@ class Checkpoints(_Base):
         except RowConflict as error:
             if len(checkpoints) > 1:
                 raise CheckpointConflict(
-                    f"{self._subscription}: of the {len(checkpoints)} stored checkpoints of this step at least one is "
+                    f"{self.subscription}: of the {len(checkpoints)} stored checkpoints of this step at least one is "
                     "not as expected any more: another worker moved it; do the partitions one by one",
-                    subscription=self._subscription,
+                    subscription=self.subscription,
                 ) from error
             [(partition, checkpoint)] = checkpoints
             raise _checkpoint_moved(partition, checkpoint.revision) from error
@@ -296,14 +296,14 @@ class Once(_Base):
 
         A rollback gives the claims back. Raises CheckpointConflict when another worker claims one at the same time.
         """
-        wanted = {_digest(self._subscription, *message): message for message in messages}
+        wanted = {_digest(self.subscription, *message): message for message in messages}
         known = {row[0] for row in await transaction.load_rows(CLAIMS, sorted(wanted))}
         fresh = sorted(digest for digest in wanted if digest not in known)
         try:
             await transaction.insert_rows(CLAIMS, [(digest, transaction.now) for digest in fresh])
         except RowConflict as error:
             raise CheckpointConflict(
-                f"{self._subscription}: another worker claimed the same messages at the same time; read them again"
+                f"{self.subscription}: another worker claimed the same messages at the same time; read them again"
             ) from error
         return {wanted[digest] for digest in fresh}
 
@@ -394,10 +394,10 @@ class Workers(_Base):
                 async with self._store.transaction(upkeep=True) as transaction:
                     rows = {row[0]: row for row in await transaction.load_rows(LEASES, [_ONE_ROW, _NUMBERS])}
                     numbers = _numbers(rows.get(_NUMBERS))
-                    self.schema.check(self._subscription, numbers)
+                    self.schema.check(self.subscription, numbers)
                     if self.schema.next(numbers) is not None:
                         raise StoreBehind(
-                            f"{self._subscription}: Ensue's tables are of schema {numbers.schema} again, this process "
+                            f"{self.subscription}: Ensue's tables are of schema {numbers.schema} again, this process "
                             f"had brought them to {self.schema.number}: it does so once more"
                         )
                     row = rows.get(_ONE_ROW)

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.cli import services
 from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, books_of, work_until
 from tests.unit.cli.services import Entry, Sold, ledger, till
+from tests.unit.engine.schemas import SCHEMAS
 
 from ensue import Service
 
@@ -33,6 +34,35 @@ def test_init_creates_what_is_missing_and_may_be_repeated(ensue: Command, home: 
     assert not (home / "broker.db").exists()
     assert ensue("db", "init", LEDGER).out == first.out
     assert ensue("db", "check", LEDGER).code == 0
+
+
+def test_init_brings_ensue_s_tables_to_a_newer_schema(
+    ensue: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensue("db", "init", LEDGER)
+    assert ensue("status", LEDGER).code == 0
+    for module in ("ensue.cli.db", "ensue.cli.loading"):
+        monkeypatch.setattr(f"{module}.SCHEMA", SCHEMAS[2])
+    for command in (("db", "check"), ("status",), ("dead-letters", "list")):
+        ended = ensue(*command, LEDGER)
+        assert ended.code == 1
+        assert "are of schema 1, this Ensue works with 2: they are brought to it when the service starts" in ended.err
+    assert ensue("db", "init", LEDGER).code == 0
+    assert sql(home / "ledger.db", "SELECT id FROM ensue_test_note") == [("first",)]
+    assert ensue("db", "check", LEDGER).code == 0
+
+
+def test_no_command_touches_tables_that_are_too_new(
+    ensue: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr("ensue.cli.db.SCHEMA", SCHEMAS[3])
+        ensue("db", "init", LEDGER)
+    for command in (("db", "init"), ("db", "check"), ("status",), ("dead-letters", "list"), ("db", "new-epoch", "-y")):
+        ended = ensue(*command, LEDGER)
+        assert ended.code == 1
+        assert "of schema 3, for processes of schema 3 or later" in ended.err
+        assert "this process has schema 1" in ended.err
 
 
 def test_check_makes_nothing(ensue: Command, home: Path) -> None:
