@@ -239,6 +239,18 @@ class IgnoresTheRevision(WrappedStore):
             await self.healthy.update_rows(table, rows)
 
 
+class MakesATableAnew(WrappedStore):
+    """Puts a new table in the place of one that another process has made, and filled, already."""
+
+    async def make_own(self, own: Sequence[Table]) -> None:
+        await self.healthy.make_own(own)
+        async with self.healthy.transaction() as healthy:
+            for table in own:
+                [lookup] = table.lookups
+                rows = await self.healthy.rows().find(table, lookup, ["here"], limit=100)
+                await healthy.delete_rows(table, [row[0] for row in rows])
+
+
 class DeletesWhatItDoesNotExpect(WrappedStore):
     """Does not look whether the row was still there, as it was loaded."""
 

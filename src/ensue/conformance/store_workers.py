@@ -20,9 +20,18 @@ from ensue.conformance.store_suite import (
 )
 from ensue.engine.attempt import Attempt
 from ensue.message import LeaseTable, Partition
-from ensue.ports import Store
+from ensue.ports import Kind, Lookup, Store, Table
 
 LONG_S = 600.0
+
+#: Tables of Ensue's own that this Ensue does not have.
+LATER, EVEN_LATER = (
+    Table(
+        name, ("id", "revision", "place"), "id", (Lookup(("place",), ("id",)),),
+        (Kind.NAME, Kind.INT, Kind.NAME), "revision",
+    )
+    for name in ("ensue_conformance_later", "ensue_conformance_even_later")
+)  # fmt: skip
 
 #: Deposits into one account, one step at a time, publishing each new balance. Imports little: it starts often.
 _DEPOSITOR = """
@@ -222,6 +231,23 @@ class Working(StoreSuite):
         finally:
             for store in stores:
                 await store.close()
+
+    async def test_an_own_table_that_is_made_later_keeps_its_rows_whoever_makes_it_again(
+        self, store: Store, other: Store
+    ) -> None:
+        """As a newer Ensue does beside an older one, and several processes of it at once."""
+        [by_place] = LATER.lookups
+        await store.make_own([LATER])
+        async with store.transaction() as transaction:
+            await transaction.insert_rows(LATER, [("b", 1, "here"), ("a", 1, "here")])
+        async with asyncio.timeout(self.patience_s):
+            await asyncio.gather(*(each.make_own([LATER, EVEN_LATER]) for each in (store, other, store, other)))
+        async with other.transaction() as transaction:
+            assert [tuple(row) for row in await transaction.load_rows(LATER, ["a"])] == [("a", 1, "here")]
+            await transaction.update_rows(LATER, [("a", 2, "here")], expect=[1])
+            await transaction.insert_rows(EVEN_LATER, [("c", 1, "there")])
+        assert [row[0] for row in await store.rows().find(LATER, by_place, ["here"], limit=10)] == ["a", "b"]
+        assert len(await store.rows().get(EVEN_LATER, ["c"])) == 1
 
     async def test_creating_tables_is_safe_to_repeat(self, store: Store) -> None:
         self.needs("sessions")

@@ -31,6 +31,7 @@ REJECTED_BY: dict[type[broken.WrappedStore], str] = {
     broken.SendsHistoryAgain: "test_a_new_epoch_sends_the_unsent_records_as_a_chain_of_its_own",
     broken.ForgetsWhatItFollowsOn: "test_an_empty_store_goes_on_with_another_ones_history",
     broken.IgnoresTheRevision: "test_of_two_workers_with_one_partition_exactly_one_commits",
+    broken.MakesATableAnew: "test_an_own_table_that_is_made_later_keeps_its_rows_whoever_makes_it_again",
     broken.DeletesWhatItDoesNotExpect: "test_a_letter_that_is_gone_cannot_be_removed_again",
     broken.InsertsOverARow: "test_an_own_row_that_is_there_already_dooms_the_step",
     broken.PassesOverARowThatIsThere: "test_a_second_answer_to_one_key_does_not_commit",

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from servers import MongoDbServer
+from tests.unit.engine.schemas import NOTES
 from tests.unit.stores.views import TOTALS, Deposited, Total, make_totals, running
 
 from ensue import EngineConfig, Event, Message, Service, Step, TableRepository, UsageError
@@ -185,6 +186,25 @@ async def test_a_message_takes_effect_once_though_the_step_died_before_its_check
         found = await store.outbox_after(0, 100)
         assert texts(found) == ["1", "2", "3", "4", "5"]
         check_chain(found)
+    finally:
+        await crashing.close()
+        await store.close()
+
+
+async def test_what_waits_in_a_checkpoint_is_moved_to_a_table_that_only_a_newer_ensue_knows(url: str) -> None:
+    """Of two releases of Ensue on one database the older one may find what the newer one left half done."""
+    crashing, store = MongoDbStore(url, "orders", reached=crashing_at("checkpoint")), MongoDbStore(url, "orders")
+    await crashing.open()
+    await store.open()
+    try:
+        with pytest.raises(Crash):
+            async with crashing.transaction() as transaction:
+                await transaction.insert_rows(NOTES, [("one", 1, "here", "left")])
+                await Books(crashing, "orders").save_checkpoint(
+                    transaction, Partition("orders", "payments", 0), Checkpoint(offset=1)
+                )
+        assert await Books(store, "orders").letters() == []
+        assert [tuple(row) for row in await store.rows().get(NOTES, ["one"])] == [("one", 1, "here", "left")]
     finally:
         await crashing.close()
         await store.close()
