@@ -10,7 +10,8 @@ from typing import Final
 
 from ensue.ports import Kind, Lookup, Table
 
-#: Of the tables below and of the outbox's; a database with another one is refused.
+#: Of what a store makes by itself, its outbox say; a database with another one is refused. What is added to Ensue's own
+#: tables since has a schema instead, by which older processes may stay: see docs/adr/0032.
 VERSION: Final = 2
 
 _REVISION = ("revision", Kind.INT)

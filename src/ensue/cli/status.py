@@ -63,6 +63,13 @@ class BusyStatus(msgspec.Struct):
     what: str
 
 
+class TablesStatus(msgspec.Struct):
+    """Of Ensue's own. readable_by: the schema that a process must have at least to work with them."""
+
+    schema: int
+    readable_by: int
+
+
 class ServiceStatus(msgspec.Struct):
     """broker_error: why the log could not be asked; empty when it was. counters, dead_letters: sums over partitions.
 
@@ -76,6 +83,7 @@ class ServiceStatus(msgspec.Struct):
     source: str
     epoch: str
     database: str
+    tables: TablesStatus
     broker: str
     broker_error: str
     outbox: OutboxStatus
@@ -121,7 +129,7 @@ async def _look(service: Service) -> ServiceStatus:
 async def service_status(access: Opened) -> ServiceStatus:
     """Gather everything about one service. A log that does not answer is named, and its numbers are left out."""
     store, books, broker, error = access.store, access.books, access.broker, masked(access.broker_error)
-    table = await books.leases()
+    table, numbers = await books.leases(), await books.numbers()
     checkpoints = await books.checkpoints()
     heads = await store.outbox_heads()
     head, sent = max(heads.values(), default=0), await books.relay_position()
@@ -161,6 +169,7 @@ async def service_status(access: Opened) -> ServiceStatus:
         source=store.source,
         epoch=store.source.rpartition("/")[2],
         database=access.database_url,
+        tables=TablesStatus(numbers.schema, numbers.readable_by),
         broker=access.broker_url,
         broker_error=error,
         outbox=OutboxStatus(head, sent, max(head - sent, 0)),
@@ -216,6 +225,7 @@ def _show(status: ServiceStatus) -> None:
         say(f"  the log cannot be asked: {status.broker_error}")
     outbox = status.outbox
     say(f"  outbox   written to position {outbox.head}, sent to {outbox.sent}, {outbox.unsent} unsent; relay: {relay}")
+    say(f"  tables   schema {status.tables.schema}, for processes of schema {status.tables.readable_by} or later")
     workers = ", ".join(_marked(each, status) for each in status.workers)
     say(f"  workers  {workers or 'none: nothing is sent or handled'}")
     say(

@@ -50,6 +50,8 @@ def test_init_brings_ensue_s_tables_to_a_newer_schema(
     assert ensue("db", "init", LEDGER).code == 0
     assert sql(home / "ledger.db", "SELECT id FROM ensue_test_note") == [("first",)]
     assert ensue("db", "check", LEDGER).code == 0
+    assert ensue("status", LEDGER, "--json").json["services"][0]["tables"] == {"schema": 2, "readable_by": 1}
+    assert "schema 2, for processes of schema 1 or later" in ensue("status", LEDGER).out
 
 
 def test_no_command_touches_tables_that_are_too_new(
