@@ -122,6 +122,16 @@ class TopicMismatch(UsageError):
     found: int
 
 
+class OtherLog(UsageError):
+    """Living workers of this service, on the same database, work with another log than this process.
+
+    workers: their names. log: the name of this process's.
+    """
+
+    workers: tuple[str, ...]
+    log: str
+
+
 class StoreRestored(UsageError):
     """The log holds what this store never wrote, or what the relay sent is not in it any more: it is an older copy."""
 

@@ -324,6 +324,21 @@ class Told(msgspec.Struct, frozen=True):
 
     schema: int = 1
     """Of Ensue's own tables, that its process works with."""
+    log: str = ""
+    """The name of the log that it reads and sends to; empty: not known."""
+
+    def differs(self, other: Told) -> bool:
+        """Whether the two work with different logs."""
+        return bool(self.log and other.log) and self.log != other.log
+
+
+class Stranger(msgspec.Struct, frozen=True):
+    """A worker that was not let in, since it works with another log than those that lived then."""
+
+    worker: str
+    log: str
+    seen_s: float
+    """Seconds ago."""
 
 
 class LeaseTable(msgspec.Struct, frozen=True):
@@ -339,6 +354,8 @@ class LeaseTable(msgspec.Struct, frozen=True):
     busy: tuple[Busy, ...] = ()
     told: dict[str, Told] = {}
     """By worker, of those that do tell."""
+    stranger: Stranger | None = None
+    """The last one within the last hour."""
 
 
 class StoredResponse(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from ensue.engine.lookup import records_between
 from ensue.engine.loops import RELAY
 from ensue.engine.worker import is_gone
 from ensue.errors import BrokerUnavailable, EnsueError
-from ensue.message import LOST, TICK, Checkpoint, Counters, Gap, Garbage, LeaseTable, Message, Partition
+from ensue.message import LOST, TICK, Checkpoint, Counters, Gap, Garbage, LeaseTable, Message, Partition, Stranger
 from ensue.ports import Broker
 
 #: With no more than this left to read, what is left is looked at: ticks and duplicates are no lag.
@@ -76,6 +76,7 @@ class ServiceStatus(msgspec.Struct):
     gone: workers, and holders of leases, whose process on this machine no longer runs; others take over from them.
     busy: workers whose transaction of handlers has been running for longer than a heartbeat's lease. suspects:
     partitions whose last worker died, until another one has come past what it was at.
+    stranger: the last worker within an hour that was not let in, since its log was another one than the others'.
     warnings: what holds things back in the database, in words.
     """
 
@@ -92,6 +93,7 @@ class ServiceStatus(msgspec.Struct):
     leases: list[LeaseStatus]
     busy: list[BusyStatus]
     suspects: list[str]
+    stranger: Stranger | None
     partitions: list[PartitionStatus]
     lag: int | None
     dead_letters: dict[str, int]
@@ -177,6 +179,7 @@ async def service_status(access: Opened) -> ServiceStatus:
         gone=sorted(filter(is_gone, {*table.workers, *(each.owner for each in table.leases)})),
         leases=[LeaseStatus(each.name, each.owner, round(each.expires_in_s, 3)) for each in table.leases],
         busy=[BusyStatus(each.worker, round(each.running_s, 3), each.what) for each in table.busy],
+        stranger=table.stranger,
         suspects=[each for each in table.suspects if each != RELAY],
         partitions=partitions,
         lag=None if None in lags else sum(each for each in lags if each is not None),
@@ -239,6 +242,12 @@ def _show(status: ServiceStatus) -> None:
         say(f"  busy     {busy.worker}, for {busy.running_s:.0f} s with one transaction: {busy.what}")
     if status.suspects:
         say(f"  suspect  {', '.join(status.suspects)}: the last worker died there, and messages may go one by one")
+    if status.stranger is not None:
+        stranger = status.stranger
+        say(
+            f"  refused  {stranger.worker}, {stranger.seen_s:.0f} s ago, with another log ({stranger.log}): is another "
+            "environment on this database?"
+        )
     for line in status.warnings:
         say(f"  held up  {line}")
     if status.partitions:

@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from ensue.message import Busy, Lease, LeaseTable, Told
+from ensue.message import Busy, Lease, LeaseTable, Stranger, Told
+
+#: How long it is told that a worker was not let in, seconds.
+_NOTED_S = 3600.0
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -29,6 +32,8 @@ class Held(msgspec.Struct, frozen=True):
     """worker -> since when its transaction at hand has been running, when that is long, and what it is."""
     told: dict[str, Told] = {}
     """worker -> what it tells of itself."""
+    stranger: tuple[str, str, float] | None = None
+    """The last worker that was not let in, its log, and when."""
 
     def beat(
         self,
@@ -46,6 +51,9 @@ class Held(msgspec.Struct, frozen=True):
         """This worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of `acquire` that are
         free or expired.
 
+        One that comes in with another log than one that lives is not let in: nothing changes but that it is noted. Else
+        each would send and read a part of the events in its own log.
+
         No other worker or lease lives for longer than ttl_s from now after it, or a clock that was set back would keep
         a dead worker alive. cleared: those of its names that are suspect no longer. busy: for how many seconds its
         transaction at hand has been running, and what it is.
@@ -54,7 +62,13 @@ class Held(msgspec.Struct, frozen=True):
         {'x': ('a', 13.0), 'y': ('b', 14.0)}
         >>> Held().beat("a", 10.0, 3.0, ["x"]).beat("b", 14.0, 3.0, ["x"]).suspects
         ('x',)
+        >>> held = Held().beat("a", 10.0, 3.0, told=Told(log="one")).beat("b", 11.0, 3.0, told=Told(log="two"))
+        >>> sorted(held.workers), held.stranger
+        (['a'], ('b', 'two', 11.0))
         """
+        comes_in = self.workers.get(worker, now) <= now
+        if told is not None and comes_in and disagreeing(self.table(now), worker, told):
+            return msgspec.structs.replace(self, stranger=(worker, told.log, now))
         until = now + ttl_s
         suspects = set(self.suspects)
         leases: dict[str, tuple[str, float]] = {}
@@ -79,14 +93,15 @@ class Held(msgspec.Struct, frozen=True):
         tellers = {name: value for name, value in self.told.items() if name in workers}
         if told is not None:
             tellers[worker] = told
-        return Held(workers, leases, known, tuple(sorted(suspects)), long, tellers)
+        stranger = self.stranger if self.stranger and 0 <= now - self.stranger[2] < _NOTED_S else None
+        return Held(workers, leases, known, tuple(sorted(suspects)), long, tellers, stranger)
 
     def without(self, gone: Callable[[str], bool], *, suspect: bool = False) -> Held:
         """Workers of which `gone` is true hold nothing, and do not live. suspect: they have not given up by themselves
         what they held.
 
         >>> Held().beat("a", 10.0, 3.0, ["x"]).without("a".__eq__, suspect=True)
-        Held(workers={}, leases={}, handles={}, suspects=('x',), busy={}, told={})
+        Held(workers={}, leases={}, handles={}, suspects=('x',), busy={}, told={}, stranger=None)
         """
         workers = {name: end for name, end in self.workers.items() if not gone(name)}
         leases = {name: lease for name, lease in self.leases.items() if not gone(lease[0])}
@@ -94,7 +109,7 @@ class Held(msgspec.Struct, frozen=True):
         known = {name: kinds for name, kinds in self.handles.items() if name in workers}
         busy = {name: value for name, value in self.busy.items() if not gone(name)}
         told = {name: value for name, value in self.told.items() if name in workers}
-        return Held(workers, leases, known, tuple(sorted({*self.suspects, *left})), busy, told)
+        return Held(workers, leases, known, tuple(sorted({*self.suspects, *left})), busy, told, self.stranger)
 
     def table(self, now: float) -> LeaseTable:
         """Who lives and holds what at `now`."""
@@ -105,7 +120,20 @@ class Held(msgspec.Struct, frozen=True):
         )
         known = {name: self.handles[name] for name in workers if name in self.handles}
         told = {name: self.told[name] for name in workers if name in self.told}
-        return LeaseTable(workers, tuple(leases), known, self.suspects, tuple(busy), told)
+        stranger = None
+        if self.stranger is not None:
+            name, log, at = self.stranger
+            stranger = Stranger(name, log, max(now - at, 0.0))
+        return LeaseTable(workers, tuple(leases), known, self.suspects, tuple(busy), told, stranger)
+
+
+def disagreeing(table: LeaseTable, worker: str, told: Told) -> tuple[str, ...]:
+    """Living workers whose log differs from the one of which `worker` tells.
+
+    >>> disagreeing(Held().beat("a", 1.0, 3.0, told=Told(log="one")).table(1.0), "b", Told(log="two"))
+    ('a',)
+    """
+    return tuple(name for name, other in table.told.items() if name != worker and told.differs(other))
 
 
 class Wish(NamedTuple):

@@ -60,6 +60,11 @@ async def not_ready(context: Context, worker: Worker | None, *, connecting: bool
         return [reason]  # the rest would say it again
     if worker is not None and worker.failed is not None:
         reasons.append(f"the worker cannot go on: {worker.failed}")
+    if worker is not None and worker.same_log.others:
+        reasons.append(
+            f"{', '.join(worker.same_log.others)} works on this database with another log than this process: are two "
+            "environments on one database?"
+        )
     if worker is not None and limits.busy_s is not None:
         reasons += [
             f"for {each.running_s:.0f} s one transaction has been running, limit {limits.busy_s:g} s: {each.what}"

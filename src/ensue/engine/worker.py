@@ -19,9 +19,10 @@ from ensue.engine.context import Context
 from ensue.engine.endings import ends_loop
 from ensue.engine.leases import fair_share, until_next
 from ensue.engine.loops import RELAY, Loops
+from ensue.engine.same_log import SameLog
 from ensue.engine.upgrade import upgrade
 from ensue.engine.watch import Watch
-from ensue.errors import EnsueError, HandlerHung, RetryableError, StoreBehind, StoreOutdated
+from ensue.errors import EnsueError, HandlerHung, OtherLog, RetryableError, StoreBehind, StoreOutdated
 from ensue.message import Busy, LeaseTable, Message, Partition
 
 log = logging.getLogger("ensue.worker")
@@ -30,6 +31,8 @@ log = logging.getLogger("ensue.worker")
 _GIVE_UP_S = 2.0
 #: A relay that has met errors alone for so many lives of a lease is left to others, for so many.
 _TROUBLE_LEASES, _REST_LEASES = 3, 10
+#: How long a worker whose log is another one than that of the others tries to come in, in lives of a lease.
+_JOIN_LEASES = 2
 
 
 class Worker:
@@ -50,6 +53,7 @@ class Worker:
         self._stopping: asyncio.Task[None] | None = None
         at_hand = [lane.at_hand for lane in self.loops.lanes]
         self._watch = Watch(at_hand, context.dispatcher.limit.seconds, self._hangs)
+        self.same_log = SameLog(context.service, self.name, context.broker, context.config.lease_ttl_s)
         self._accused: tuple[Message | None, str, str] = (None, "", "")
         self._relay_again_at = 0.0  # by the monotonic clock; until then others may try
         self._ready = asyncio.Event()
@@ -59,15 +63,33 @@ class Worker:
         self._names = [f"{topic}/{number}" for topic in topics for number in range(context.partitions)]
 
     async def start(self) -> None:
-        """Begin to work. Raises UsageError when the store cannot be written at all: trying again would not help."""
+        """Begin to work. Raises UsageError when the store cannot be written at all, or others live on it with another
+        log: trying again would not help; RetryableError when the broker does not answer."""
         if self._beating is None:
+            await self.same_log.look()
             try:
-                await self._context.books.heartbeat(self.name, self._context.config.lease_ttl_s, handles=self._handles)
+                await self._join()
             except RetryableError as error:
                 log.warning("%s: no heartbeat: %s", self.name, error)
             self._event_loop = asyncio.get_running_loop()
             self._watch.start()
             self._beating = asyncio.create_task(self._beat_forever(), name=f"ensue {self._context.service} worker")
+
+    async def _join(self) -> None:
+        """The first heartbeat. Raises OtherLog when those who live stay with another log than this worker's.
+
+        Not at once: they look whether theirs is another one now, and those that are dead live for a while.
+        """
+        clock, ttl_s = self._context.clock, self._context.config.lease_ttl_s
+        until = clock.monotonic() + _JOIN_LEASES * ttl_s
+        while self.name not in (table := await self._without_dead(await self._heartbeat(busy=None))).workers:
+            self.same_log.agrees(table)
+            error = self.same_log.error()
+            if clock.monotonic() >= until:
+                raise error
+            log.warning("%s: %s", self.name, error)
+            await clock.sleep(ttl_s / 3)
+            await self.same_log.look()
 
     async def ready(self) -> None:
         """Return when this worker has its first leases and its loops run."""
@@ -155,7 +177,7 @@ class Worker:
                 pause = until_next(await self._beat(), self.name, pause)
                 well = True
                 self._ready.set()
-            except StoreOutdated as error:
+            except (StoreOutdated, OtherLog) as error:
                 log.critical("%s: %s", self.name, error)
                 self._give_up(error)
                 return
@@ -192,7 +214,7 @@ class Worker:
             log.warning("%s: %s", self.name, error)
             await upgrade(self._context)
             table = await self._heartbeat(busy=busy)
-        table = await self._without_dead(table)
+        table = await self._without_dead(await self._agreed(table, busy))
         mine = {lease.name for lease in table.leases if lease.owner == self.name}
         if self._stopping is None:
             table = await self._share(table, mine, busy)
@@ -201,6 +223,20 @@ class Worker:
         self.loops.leave([name for name in self.loops.names if name not in mine])
         for name in sorted(mine):
             self.loops.begin(name, suspect=name in table.suspects)
+        return table
+
+    async def _agreed(self, table: LeaseTable, busy: tuple[float, str] | None) -> LeaseTable:
+        """Where somebody has another log, look whether this worker's is another one by now. Raises OtherLog when this
+        worker does not count as living any more, because of one that does."""
+        same = self.same_log
+        if same.agrees(table) and self.name in table.workers:
+            return table
+        if await same.changed() or self.name not in table.workers:
+            table = await self._heartbeat(busy=busy)
+        if not same.agrees(table):
+            if self.name not in table.workers:
+                raise same.error()
+            same.complain()
         return table
 
     async def _share(self, table: LeaseTable, mine: set[str], busy: tuple[float, str] | None) -> LeaseTable:
@@ -236,7 +272,7 @@ class Worker:
     ) -> LeaseTable:
         ttl_s = self._context.config.lease_ttl_s
         return await self._context.books.heartbeat(
-            self.name, ttl_s, acquire, release, self._handles, cleared=cleared, busy=busy
+            self.name, ttl_s, acquire, release, self._handles, cleared=cleared, busy=busy, log=self.same_log.name
         )
 
     async def _without_dead(self, table: LeaseTable) -> LeaseTable:
