@@ -22,7 +22,7 @@ ENGINE = config(lease_ttl_s=0.3)
 _names = count(1)
 
 
-class Answered(Event, topic="answers", key="number"):
+class Wired(Event, topic="same-log-wires", key="number"):
     number: int
 
 
@@ -39,10 +39,10 @@ class Environment:
         return MemoryBroker(f"memory:same-log-{self._number}-{log}")
 
     def runtime(self, broker: MemoryBroker) -> Runtime:
-        service = Service("phone", publishes=[Answered])
+        service = Service("phone", publishes=[Wired])
 
         @service.on
-        def hear(event: Answered) -> None:
+        def hear(event: Wired) -> None:
             self.heard.append(event.number)
 
         settings = Settings(database="", broker="", partitions=2, engine=ENGINE)
@@ -85,7 +85,7 @@ async def test_a_process_with_another_log_is_refused_and_the_others_go_on(
     assert f"{table.stranger.worker} has another log, and this worker goes on with its own" in caplog.text
     assert await first.readiness() == []
     async with first.step() as step:
-        step.publish(Answered(number=1))
+        step.publish(Wired(number=1))
     async with asyncio.timeout(LIMIT_S):
         while environment.heard != [1]:  # noqa: ASYNC110  # handlers tell nobody
             await asyncio.sleep(0.01)
@@ -102,7 +102,7 @@ async def test_after_a_kill_the_move_waits_for_the_end_of_the_leases(environment
     """Of a process on another machine, whose end nobody here can see."""
     runtime = environment.runtime(environment.broker("another"))
     await runtime.store.open()
-    await runtime.context.books.heartbeat("elsewhere:1:0", ENGINE.lease_ttl_s, ["answers/0"], log="one")
+    await runtime.context.books.heartbeat("elsewhere:1:0", ENGINE.lease_ttl_s, ["same-log-wires/0"], log="one")
     await runtime.start()
     async with asyncio.timeout(LIMIT_S):
         await runtime.ready()

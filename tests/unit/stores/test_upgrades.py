@@ -35,12 +35,12 @@ LIMIT_S = 30.0
 _names = count(1)
 
 
-class Paid(Event, topic="payments", key="account"):
+class Paid(Event, topic="upgrade-payments", key="account"):
     account: str
     number: int
 
 
-class Booked(Event, topic="bookings", key="account"):
+class Booked(Event, topic="upgrade-bookings", key="account"):
     account: str
     number: int
 
@@ -158,8 +158,8 @@ class Ledger:
         """Numbers of all bookings, each record of the log once however often it was sent."""
         found: dict[tuple[int, int], int] = {}
         for partition in range(PARTITIONS):
-            first, last = await self.broker.bounds("bookings", partition)
-            for record in await records_between(self.broker, "bookings", partition, first - 1, last):
+            first, last = await self.broker.bounds("upgrade-bookings", partition)
+            for record in await records_between(self.broker, "upgrade-bookings", partition, first - 1, last):
                 assert isinstance(record, Message)
                 if record.type.endswith("Booked.v1"):
                     found[partition, record.position] = json.loads(record.data)["number"]
