@@ -215,13 +215,13 @@ class Runtime:
         """Why this process should not be given work now, each reason a line for people; empty when it is ready."""
         connecting = self._connecting is not None and not self._connecting.done()
         reasons = await not_ready(self.context, self._worker, connecting=connecting, limits=limits or ReadyLimits())
-        refused = self._watch and self._watch.refused
-        return [*([str(refused)] if refused else []), *reasons]
+        refused = self._watch.refused if self._watch is not None else None
+        return reasons if refused is None else [str(refused), *reasons]
 
     async def stop(self) -> None:
         """Finish the batches at hand, give up the leases, close."""
         connecting, self._connecting = self._connecting, None
-        watching, self._watching = self._watching, None
+        watching, self._watching, self._watch = self._watching, None, None
         worker, self._worker = self._worker, None
         try:
             if beside := [task for task in (connecting, watching) if task is not None]:
@@ -256,7 +256,9 @@ class Runtime:
     @property
     def _refused(self) -> StoreOutdated | None:
         """Why this process must not write to its database any more."""
-        failed = self._watch.refused if self._worker is None and self._watch else self._worker and self._worker.failed
+        if self._watch is not None:
+            return self._watch.refused
+        failed = self._worker.failed if self._worker is not None else None
         return failed if isinstance(failed, StoreOutdated) else None
 
     @asynccontextmanager
