@@ -19,7 +19,7 @@ from ensue.engine.faults import Faults
 from ensue.engine.fits import check_entity_tables
 from ensue.engine.restored import find_contradiction
 from ensue.engine.schema import SCHEMA
-from ensue.engine.upgrade import Upgrade
+from ensue.engine.upgrade import Upgrade, check_upgraded
 from ensue.errors import UsageError
 from ensue.event import event_type
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
@@ -65,10 +65,12 @@ def check(service: Annotated[str, _TARGET]) -> None:
 
     async def look() -> tuple[str, Sequence[str], Sequence[str]]:
         expected = await _expected_tables(definition)
-        async with opened(definition) as access:
+        async with opened(definition, any_tables=True) as access:
             store = access.store
             tables = _own_tables(definition, store)
             ours = [] if expected is None else await store.create_tables(expected.metadata(), dry_run=True)
+            if not ours:
+                await check_upgraded(Books(store, definition.name, schema=SCHEMA))
             missing = [] if tables is None else await store.create_tables(tables, dry_run=True)
             if not (ours or missing) and store.capabilities.sessions:
                 await check_entity_tables(definition, store, known=tables)

@@ -129,11 +129,11 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened(service: Service, *, broker: bool = False) -> AsyncIterator[Opened]:
+async def opened(service: Service, *, broker: bool = False, any_tables: bool = False) -> AsyncIterator[Opened]:
     """Open a service's store, and with `broker` its log, for looking and deciding: nothing is made that is not there.
 
     Raises UsageError when there is no store, or Ensue's tables in it are not for this Ensue. A log that is not there
-    is no error here: see `Opened.need_broker`.
+    is no error here: see `Opened.need_broker`. any_tables: for who looks at the tables before their rows are read.
     """
     settings = service.settings()
     store = service.make_store()
@@ -146,7 +146,8 @@ async def opened(service: Service, *, broker: bool = False) -> AsyncIterator[Ope
             )
         await store.open()
         stack.push_async_callback(store.close)
-        await check_upgraded(Books(store, service.name, schema=SCHEMA))
+        if not any_tables:
+            await check_upgraded(Books(store, service.name, schema=SCHEMA))
         if not broker:
             yield Opened(service, settings, store, None)
             return

@@ -26,7 +26,7 @@ class Metered(Event, topic="metered", key="pipe"):
 
 
 class Away(MemoryBroker):
-    away = True
+    away = False
 
     async def append_many(self, *arguments: Any) -> None:
         if self.away:
@@ -69,6 +69,7 @@ async def test_the_outbox_grows_while_the_broker_is_away_and_empties_after(tmp_p
         asyncio.timeout(LIMIT_S),
     ):
         await runtime.ready()
+        broker.away = True
         for _ in range(3):
             async with service.step() as step:
                 step.publish(Metered(pipe="a"))
