@@ -105,7 +105,7 @@ async def check_upgraded(books: Books) -> None:
 
 
 class SchemaWatch(Loop):
-    """For a process without a worker, which has no heartbeat: looks once in the life of a lease whether it may go on.
+    """For a process without a worker, which has no heartbeat: looks as often as others beat whether it may go on.
 
     refused: why it may not.
     """
@@ -118,11 +118,10 @@ class SchemaWatch(Loop):
 
     async def _turn(self) -> None:
         books = self._context.books
+        await self._pause(self._context.config.lease_ttl_s / 3)  # first: the start has looked
         try:
             books.schema.check(self._context.service, await books.numbers())
         except StoreOutdated as error:
             log.critical("%s", error)
             self.refused = error
             self.stop()
-        else:
-            await self._pause(self._context.config.lease_ttl_s)
