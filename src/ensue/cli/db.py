@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensue.app import Service
-from ensue.cli.loading import load_service, opened, refuse_living_workers
+from ensue.cli.loading import load_service, opened, refuse_living_workers, upgrade
 from ensue.cli.move import move
 from ensue.cli.output import confirm, masked, say
 from ensue.engine.books import Books
-from ensue.engine.clock import SystemClock
 from ensue.engine.epoch import Published, begin_epoch, find_published
-from ensue.engine.faults import Faults
 from ensue.engine.fits import check_entity_tables
 from ensue.engine.restored import find_contradiction
 from ensue.engine.schema import SCHEMA
-from ensue.engine.upgrade import Upgrade, check_upgraded
+from ensue.engine.upgrade import check_upgraded
 from ensue.errors import UsageError
 from ensue.event import event_type
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
@@ -45,8 +43,7 @@ def init(service: Annotated[str, _TARGET]) -> None:
         store = definition.make_store()
         await store.open()
         try:
-            books = Books(store, definition.name, schema=SCHEMA)
-            await Upgrade(store, books, SystemClock(), settings.engine.lease_ttl_s, Faults()).run()
+            await upgrade(definition, store)
             if (tables := _own_tables(definition, store)) is None:
                 return store.source, 0
             await store.create_tables(tables)

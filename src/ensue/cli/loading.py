@@ -19,8 +19,10 @@ from ensue.app import Service
 from ensue.cli.output import masked
 from ensue.config import Settings, database_variable
 from ensue.engine.books import Books
+from ensue.engine.clock import SystemClock
+from ensue.engine.faults import Faults
 from ensue.engine.schema import SCHEMA
-from ensue.engine.upgrade import check_upgraded
+from ensue.engine.upgrade import Upgrade, check_upgraded
 from ensue.engine.worker import is_gone
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.ports import Broker, Store
@@ -126,6 +128,12 @@ class Opened:
         if self.broker is None:
             raise UsageError(self.broker_error)
         return self.broker
+
+
+async def upgrade(service: Service, store: Store) -> None:
+    """Bring Ensue's own tables in a store to what this Ensue makes of them."""
+    books = Books(store, service.name, schema=SCHEMA)
+    await Upgrade(store, books, SystemClock(), service.settings().engine.lease_ttl_s, Faults()).run()
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import typer
 
 from ensue.adapters import make_store
 from ensue.addresses import usual
-from ensue.cli.loading import load_service, opened, refuse_living_workers
+from ensue.cli.loading import load_service, opened, refuse_living_workers, upgrade
 from ensue.cli.output import confirm, masked, say
 from ensue.config import database_variable
 from ensue.engine.moving import move as move_books
@@ -40,6 +40,7 @@ def move(
             target = make_store(url, definition.name)
             await target.open()
             try:
+                await upgrade(definition, target)
                 if definition.tables is not None:
                     await _check_own_rows(definition.tables, access.store, target, masked(url))
                 say(f"{definition.name} moves from {access.database_url} to {masked(url)}")

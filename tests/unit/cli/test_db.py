@@ -58,7 +58,7 @@ def test_no_command_touches_tables_that_are_too_new(
     ensue: Command, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr("ensue.cli.db.SCHEMA", SCHEMAS[3])
+        newer.setattr("ensue.cli.loading.SCHEMA", SCHEMAS[3])
         ensue("db", "init", LEDGER)
     for command in (("db", "init"), ("db", "check"), ("status",), ("dead-letters", "list"), ("db", "new-epoch", "-y")):
         ended = ensue(*command, LEDGER)

@@ -199,7 +199,7 @@ class SqlStore(abc.ABC):
 
         async with self._open().relay_pool.bare() as link:
             if not await all_there(link):  # whoever may not make tables has had a migration do it
-                await self._server.create_once(link, lambda link: schema.make(link, self._dialect, own))
+                await self._create_once(link, lambda link: schema.make(link, self._dialect, own))
 
     @property
     def source(self) -> str:
