@@ -18,6 +18,7 @@ from servers.postgres import PostgresServer
 from servers.proxy import TcpProxy
 from servers.rabbitmq import RabbitMqServer
 from servers.redis import RedisServer
+from servers.standby import PostgresStandby
 
 __all__ = [
     "KafkaServer",
@@ -27,6 +28,7 @@ __all__ = [
     "NatsServer",
     "PgBouncer",
     "PostgresServer",
+    "PostgresStandby",
     "RabbitMqServer",
     "RedisServer",
     "Server",

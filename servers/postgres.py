@@ -45,14 +45,14 @@ class PostgresServer(Server):
 
     @classmethod
     def missing(cls) -> str:
-        return "" if _binaries() else "postgres: PostgreSQL is not installed (make servers)"
+        return "" if binaries() else "postgres: PostgreSQL is not installed (make servers)"
 
     def prepare(self) -> None:
         if (self.data / "PG_VERSION").exists():
             (self.data / "postmaster.pid").unlink(missing_ok=True)  # of a killed one; its number may be another's now
             return
         self.run(
-            f"{_binaries()}/initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync",
+            f"{binaries()}/initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync",
             "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
         )  # fmt: skip
         if self._tls:
@@ -75,7 +75,7 @@ class PostgresServer(Server):
             settings |= {"ssl": "on", "ssl_cert_file": str(files.certificate), "ssl_key_file": str(files.key)}
         settings |= self._settings
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [f"{_binaries()}/postgres", "-D", str(self.data), "-p", str(self.port), *options]
+        return [f"{binaries()}/postgres", "-D", str(self.data), "-p", str(self.port), *options]
 
     def environment(self) -> Mapping[str, str]:
         # With TLS its programs look for a certificate of their own at home, and ours may be closed to its account.
@@ -83,7 +83,7 @@ class PostgresServer(Server):
 
     def answers(self) -> bool:
         done = subprocess.run(
-            [f"{_binaries()}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False, timeout=10
+            [f"{binaries()}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False, timeout=10
         )
         return done.returncode == 0
 
@@ -103,7 +103,7 @@ class PostgresServer(Server):
     def client(self, database: str) -> Sequence[str]:
         """The command, for `run`, of which the last argument is SQL; for what takes longer than `psql` waits."""
         return [
-            f"{_binaries()}/psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database,
+            f"{binaries()}/psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database,
             "-v", "ON_ERROR_STOP=1", "-Atqc",
         ]  # fmt: skip
 
@@ -111,7 +111,7 @@ class PostgresServer(Server):
         return self.psql("postgres", f"SELECT 1 FROM pg_database WHERE datname = '{database}'") == "1"
 
 
-def _binaries() -> str:
+def binaries() -> str:
     """The directory of the newest PostgreSQL that can start a server; empty: there is none."""
     found = Server.find("initdb")
     if found:  # a link, perhaps; what belongs to it stands beside what it leads to

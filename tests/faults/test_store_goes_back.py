@@ -7,12 +7,12 @@ import dataclasses
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from servers import MariaDbServer, PostgresServer
+from servers import MariaDbServer, PostgresServer, TcpProxy
 from tests.faults.test_log_damage import Telegraph, Wired, all_of
 from tests.faults.test_restored_store import new_epoch, refusal
 from tests.unit.engine.workbench import Sender, bench, config
@@ -180,6 +180,26 @@ async def test_a_relay_goes_on_when_its_last_record_was_taken_away_by_hand(teleg
         assert await telegraph.received() == all_of()
 
 
+async def test_a_relay_whose_position_is_beyond_all_that_its_store_knows_is_refused_whatever_the_log_has(
+    telegraph: Telegraph,
+) -> None:
+    """As when it begins in the middle of a restore, table by table: the outbox is the copy's, its position is not."""
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        await telegraph.send(0, 30)
+        await world.settle()
+    with closing(sqlite3.connect(telegraph.directory / "sends.db")) as database:
+        database.execute("DELETE FROM ensue_outbox WHERE position > 20")
+        database.execute("UPDATE ensue_outbox_head SET position = 20")
+        database.execute("UPDATE ensue_relay SET position = 30")
+        database.commit()
+    for path in telegraph.directory.glob("broker.db*"):
+        path.unlink()
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        refused = str(await refusal(world))
+        assert "position 30 of sends/" in refused
+        assert "was sent, but the store knows of none after position 20" in refused
+
+
 async def test_an_epoch_that_another_process_begins_below_the_relays_position_is_sent_from_its_beginning(
     telegraph: Telegraph,
 ) -> None:
@@ -301,6 +321,82 @@ async def test_an_idle_subscriber_whose_server_went_back_applies_what_it_has_for
         await telegraph.send(20, 60)
         await telegraph.until_received(world, 60)
         await database.put_back()
+        await telegraph.until_received(world, 60)  # nothing is sent
+        await world.settle()
+        assert await telegraph.received() == all_of()
+
+
+class Dumped:
+    """A MariaDB database that is dropped, table by table, and loaded again from a dump while services live.
+
+    url: its own; away: through a line that is cut while it is loaded.
+    """
+
+    def __init__(self, server: MariaDbServer, name: str, line: TcpProxy) -> None:
+        self._server = server
+        self._name = name
+        self._line = line
+        self.url = server.url(name)
+        self.away = self.url.replace(str(server.port), str(line.port))
+
+    async def save(self) -> None:
+        await asyncio.to_thread(self._server.dump, self._name, "older")
+
+    async def put_back(self) -> None:
+        await self._line.cut()
+        await asyncio.to_thread(self._server.load, self._name, "older")
+        self._line.heal()
+
+
+@pytest.fixture
+async def dumped(mariadb_server: MariaDbServer) -> AsyncIterator[Dumped]:
+    async with TcpProxy(mariadb_server.port) as line:
+        yield Dumped(mariadb_server, "dumped", line)
+    mariadb_server.drop("dumped")
+
+
+@pytest.mark.parametrize("written", [0, 5, 25])
+async def test_tables_that_are_loaded_from_an_older_dump_are_refused(
+    telegraph: Telegraph, dumped: Dumped, written: int
+) -> None:
+    """For a while they are not there at all, and nobody gives up for that."""
+    stores: dict[str, Store] = {"sends": make_store(dumped.url, "sends")}
+    async with bench(
+        telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker(), stores=stores
+    ) as world:
+        await send_at_once(telegraph.sends, 0, 20)
+        await telegraph.until_received(world, 20)
+        while await Books(stores["sends"], "sends").relay_position() < 20:
+            await stores["sends"].outbox_wait(0.01)
+        await dumped.save()
+        await send_at_once(telegraph.sends, 20, 30)
+        await telegraph.until_received(world, 30)
+        await dumped.put_back()
+        if written:
+            await send_at_once(telegraph.sends, 1000, 1000 + written)
+        await refusal(world)
+        assert await numbers(world) == list(range(30))
+
+
+async def test_a_quiet_subscriber_whose_tables_are_loaded_from_an_older_dump_applies_what_they_lack(
+    telegraph: Telegraph, dumped: Dumped
+) -> None:
+    """It lives on without its database until all tables are of one moment again: no commit can fall between two."""
+    stores: dict[str, Store] = {"receives": make_store(dumped.away, "receives")}
+    async with bench(
+        telegraph.directory,
+        telegraph.sends,
+        telegraph.receives,
+        broker=telegraph.broker(),
+        stores=stores,
+        engine=config(lease_ttl_s=0.5),
+    ) as world:
+        await telegraph.send(0, 20)
+        await telegraph.until_received(world, 20)
+        await dumped.save()
+        await telegraph.send(20, 60)
+        await telegraph.until_received(world, 60)
+        await dumped.put_back()
         await telegraph.until_received(world, 60)  # nothing is sent
         await world.settle()
         assert await telegraph.received() == all_of()

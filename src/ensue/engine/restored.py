@@ -52,10 +52,10 @@ async def following(context: Context, sent: Sent, records: Sequence[OutboxRecord
     """
     own = records[0] if records and records[0].position <= sent.position else None
     if own is None:
-        if sent.id:
+        if sent.position:
             await _refuse_shorter(context, sent)
-        if sent.position and records:  # it was pruned, or an epoch begins here: ask the log before they are sent
-            await refuse_restored_store(context)
+            if records:  # it was pruned, or an epoch begins here: ask the log before they are sent
+                await refuse_restored_store(context)
         return records
     if sent.id and decode_envelope(own.envelope).id != sent.id:
         raise _refusal(context, sent, f"the store has message {decode_envelope(own.envelope).id} at that position now")
@@ -63,8 +63,10 @@ async def following(context: Context, sent: Sent, records: Sequence[OutboxRecord
 
 
 async def _refuse_shorter(context: Context, sent: Sent) -> None:
-    head = max((await context.store.outbox_heads()).values(), default=0)
-    if head < sent.position:
+    heads = await context.store.outbox_heads()
+    head = max(heads.values(), default=0)
+    # Where an epoch begins there is no such record, and nothing yet that follows it.
+    if head < sent.position and (sent.id or heads):
         raise _refusal(context, sent, f"the store knows of none after position {head} any more")
 
 
@@ -152,9 +154,12 @@ def _published(context: Context) -> list[EventType[Any]]:
 
 def _refusal(context: Context, last: Message | Sent, found: str) -> StoreRestored:
     service, source = context.service, context.store.source
+    known = f"position {last.position} of {source} was sent"
+    if last.id:
+        where = f"topic {last.topic}, partition {last.partition}"
+        known = f"{where} holds position {last.position} (message {last.id}) of {source}"
     return StoreRestored(
-        f"{service}: topic {last.topic}, partition {last.partition} holds position {last.position} "
-        f"(message {last.id}) of {source}, but {found}: this database is an older copy of the one that wrote it. "
+        f"{service}: {known}, but {found}: this database is an older copy of the one that wrote it. "
         f"Nothing is sent, so that nothing is taken for a duplicate. If the copy is what you want, begin a new epoch: "
         f"ensue db new-epoch MODULE:{service}",
         source=source,
