@@ -13,6 +13,8 @@ import msgspec
 #: Types that Ensue itself puts in a topic. They are never handed to a handler.
 TICK = "ensue.tick"
 LOST = "ensue.lost"
+#: A source asks its subscribers how much of it they have applied. Without a chain.
+WHO = "ensue.who"
 #: The topic through which a subscriber asks a source's relay to send again.
 CONTROL_TOPIC = "ensue.control"
 
@@ -253,6 +255,8 @@ class Checkpoint(msgspec.Struct):
     """By type: the offset behind which its handler began, for those that wanted nothing older."""
     catching_up: CatchUp | None = None
     """What is read again; the rest waits."""
+    ids: dict[str, str] = {}
+    """By source: id of the message at its watermark; empty or missing: not known."""
 
 
 class DeadLetterState(enum.StrEnum):

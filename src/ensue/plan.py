@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
 
 from ensue.chain import Verdict, judge
 from ensue.codec import POSITION_MAX, garbage
-from ensue.message import LOST, TICK, CatchUp, Gap, GapState, Garbage, Message
+from ensue.message import LOST, TICK, WHO, CatchUp, Gap, GapState, Garbage, Message
+
+#: Of a subscription that knows no messages by name.
+NO_IDS: Mapping[str, str] = MappingProxyType({})
 
 Position = Annotated[int, msgspec.Meta(ge=0, le=POSITION_MAX)]
 
@@ -37,7 +41,11 @@ class Plan:
     apply: to hand to handlers. waiting: of keys that a dead letter holds back. garbage: not messages at all.
     foreign: those of `apply` and `waiting` without a chain, to be claimed in the inbox by (source, id).
     watermarks: per source, only where it moves. gaps: per source, the state after this batch where it changed
-    (None: healed). lost: first contacts whose history is gone, accepted by rule: source -> position.
+    (None: healed). ids: per source whose watermark moves, the id of the message there; empty: not known. asked: sources
+    that want to know how much of them was applied. doubts: per source, the position of its last tick when that lies
+    below the watermark: its database went back, or the tick is an old one; None: it does not. others: sources that have
+    another message at the watermark's position than was applied, which is another life's: source -> its id; nothing
+    more of them is applied. lost: first contacts whose history is gone, accepted by rule: source -> position.
     rewind: read on after this offset instead of `offset`: records held back are still in the log (-1: no).
     catches_up: the log is read again for types that were passed over, see `catch_up.py`; catching_up: how far that is
     then (None: it is over); ends: the rest of the batch is not part of it.
@@ -49,6 +57,10 @@ class Plan:
     foreign: int = 0
     watermarks: dict[str, int] = dataclasses.field(default_factory=dict)
     gaps: dict[str, Gap | None] = dataclasses.field(default_factory=dict)
+    ids: dict[str, str] = dataclasses.field(default_factory=dict)
+    asked: set[str] = dataclasses.field(default_factory=set)
+    doubts: dict[str, int | None] = dataclasses.field(default_factory=dict)
+    others: dict[str, str] = dataclasses.field(default_factory=dict)
     lost: dict[str, int] = dataclasses.field(default_factory=dict)
     offset: int = 0
     rewind: int = -1
@@ -79,12 +91,15 @@ def plan(
     now: float,
     began_at: float = 0.0,
     passed_over: Callable[[Message], bool] | None = None,
+    ids: Mapping[str, str] = NO_IDS,
+    others: Container[str] = (),
 ) -> Plan:
     """Plan a batch of one partition.
 
-    watermarks, gaps: of the checkpoint, by source. blocked: (source, key) pairs that a dead letter holds back.
+    watermarks, gaps, ids: of the checkpoint, by source. blocked: (source, key) pairs that a dead letter holds back.
     now: stamped on new gaps. began_at: when the subscription began. Both in seconds since the epoch.
     passed_over: whether a message of a known type is from before its handler wants any; None: each wants all.
+    others: sources that are known already to be of another life, see `Plan.others`.
     """
     result = Plan()
     apply = result.apply
@@ -100,6 +115,9 @@ def plan(
             _note_loss(result, message, watermarks, gaps, began_at)
             continue
         if position:
+            if source in others or source in result.others:
+                result.held += 1
+                continue
             watermark = moved.get(source)
             if watermark is None:
                 watermark = watermarks.get(source, 0)
@@ -107,10 +125,18 @@ def plan(
             if verdict is not Verdict.APPLY:
                 if verdict is Verdict.GAP:
                     _note_gap(result, message, watermark, gaps, now)
-                elif kind != TICK:
-                    result.duplicates += 1
+                    continue
+                result.duplicates += kind != TICK
+                if kind == TICK:
+                    result.doubts[source] = position if position < watermark else None
+                elif position == watermark:
+                    _compare(result, message, ids)
                 continue
             moved[source] = position
+            result.ids[source] = message.envelope.id
+        elif kind == WHO:
+            result.asked.add(source)
+            continue
         if kind not in known_types or (passed_over is not None and passed_over(message)):
             result.unknown += 1
             continue
@@ -124,6 +150,13 @@ def plan(
         result.offset = batch[-1].offset
     _close_gaps(result, gaps)
     return result
+
+
+def _compare(result: Plan, message: Message, ids: Mapping[str, str]) -> None:
+    """A record at the watermark: within an epoch a position has one message."""
+    known = result.ids.get(message.source, ids.get(message.source, ""))
+    if known and known != message.envelope.id:
+        result.others[message.source] = message.envelope.id
 
 
 def _note_gap(result: Plan, message: Message, watermark: int, gaps: Mapping[str, Gap], now: float) -> None:
@@ -174,6 +207,7 @@ def _note_loss(
     if source not in watermarks and source not in result.watermarks and began_at >= notice.before:
         # First contact: what retention removed before this subscription existed was never owed to it.
         result.watermarks[source] = result.lost[source] = through
+        result.ids[source] = ""
         if gap.held_offset:
             result.rewind = gap.held_offset - 1 if result.rewind < 0 else min(result.rewind, gap.held_offset - 1)
     elif gap.state is not GapState.LOST or gap.lost_through != through:

@@ -131,9 +131,9 @@ def new_epoch(
             await refuse_living_workers(access, force)
             declared = [event_type(cls).topic for cls in definition.publishes or ()]
             found = await find_published(access.store, broker, declared, published_through)
-            contradiction = await find_contradiction(access.store, broker, declared)
-            needed = found.diverged_at is not None or contradiction is not None
-            for line in _explained(found, needed):
+            contradicted = await find_contradiction(access.store, broker, declared) is not None
+            needed = found.diverged_at is not None or contradicted or found.witness is not None
+            for line in _explained(found, contradicted):
                 say(line)
             if not (needed or force or published_through is not None):
                 raise UsageError(
@@ -147,12 +147,14 @@ def new_epoch(
     asyncio.run(begin())
 
 
-def _explained(found: Published, needed: bool) -> list[str]:
+def _explained(found: Published, contradicted: bool) -> list[str]:
     lines = [f"{found.source}: published through position {found.through}; {found.left} record(s) after it are new"]
     if found.diverged_at is not None:
         lines.append(f"  the log holds another life's records from position {found.diverged_at} on; they stay")
-    elif needed:
+    elif contradicted:
         lines.append(f"  the log holds another life's records after position {found.through}; they stay")
+    elif found.witness is not None:
+        lines.append(f"  {found.witness}")
     else:
         lines.append("  the log holds nothing that this database did not write: it needs no new epoch")
     if found.missing:

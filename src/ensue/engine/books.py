@@ -56,6 +56,7 @@ class _State(msgspec.Struct, omit_defaults=True):
     missed: dict[str, Missed] = {}
     began: dict[str, int] = {}
     catching_up: CatchUp | None = None
+    ids: dict[str, str] = {}
 
 
 _encode = msgspec.json.Encoder().encode
@@ -133,7 +134,7 @@ class Checkpoints(_Base):
         for partition, checkpoint in checkpoints:
             state = _State(
                 checkpoint.watermarks, checkpoint.gaps, checkpoint.counters, checkpoint.letters, checkpoint.types,
-                checkpoint.missed, checkpoint.began, checkpoint.catching_up,
+                checkpoint.missed, checkpoint.began, checkpoint.catching_up, checkpoint.ids,
             )  # fmt: skip
             revision = self._next(checkpoint.revision)
             rows.append((partition.place, checkpoint.offset, revision, _encode(state).decode()))
@@ -169,6 +170,7 @@ class Checkpoints(_Base):
             if left is not None:
                 checkpoint.gaps[source] = left
             checkpoint.watermarks[source] = gap.lost_through
+            checkpoint.ids.pop(source, None)
             await self.save_checkpoint(transaction, partition, checkpoint)
         return gap.lost_through
 
@@ -482,6 +484,29 @@ class Workers(_Base):
         """Retention is about to take away what was written before this time."""
         await self.save_relay_position(_pruned(self._store.source), math.ceil(before_s * 1e6))
 
+    async def relay_waits(self) -> int | None:
+        """The relay's position when it began with nothing unsent and a log that knew nothing of its source, if it has
+        sent nothing since; -1: something was unsent, or it has sent; None: it never began so."""
+        rows = await self._store.rows().get(RELAY, [_waits(self._store.source)])
+        return int(rows[0][1]) if rows else None
+
+    async def note_waiting(self, position: int, head: int) -> None:
+        """The relay begins so at `position`, with records up to `head` in the outbox.
+
+        A second beginning there says nothing new of what was unsent at the first one.
+        """
+        if await self.relay_waits() != position:
+            await self._set(_waits(self._store.source), position if head <= position else -1)
+
+    async def note_sending(self) -> None:
+        """From here on the relay sends: see `relay_waits`."""
+        await self._set(_waits(self._store.source), -1)
+
+    async def _set(self, name: str, value: int) -> None:
+        async with self._store.transaction(upkeep=True) as transaction:
+            known = await transaction.load_rows(RELAY, [name])
+            await (transaction.update_rows if known else transaction.insert_rows)(RELAY, [(name, value)])
+
     async def save_relay_position(self, source: str, position: int) -> None:
         """Store that position; never moves backwards."""
         async with self._store.transaction(upkeep=True) as transaction:
@@ -521,13 +546,18 @@ def _checkpoint(row: Row) -> Checkpoint:
     found = _read_state(state)
     return Checkpoint(
         offset, revision, found.watermarks, found.gaps, found.counters, found.letters, found.types, found.missed,
-        found.began, found.catching_up,
+        found.began, found.catching_up, found.ids,
     )  # fmt: skip
 
 
 def _pruned(source: str) -> str:
     """The id of the row that says up to when a source's records were taken away."""
     return f"{source} pruned before"
+
+
+def _waits(source: str) -> str:
+    """The id of the row that says where the relay of a source waits to be told what was applied."""
+    return f"{source} waits at"
 
 
 def _row_of(letter: DeadLetter) -> Row:

@@ -16,6 +16,7 @@ from ensue.engine.clock import seconds_of
 from ensue.engine.context import Context
 from ensue.engine.dead_letters import DeadLetters, Reason
 from ensue.engine.dispatch import StepFailed
+from ensue.engine.doubts import Doubts
 from ensue.engine.gap_watch import GapWatch
 from ensue.engine.lane import Lane, Part
 from ensue.engine.loop import Loop
@@ -48,6 +49,8 @@ class PartitionConsumer(Loop):
         self._place = Place(partition, context, self._letters, Suspicion(partition, context) if suspect else None)
         self._reader: Reader | None = None
         self._gaps = GapWatch(partition, context)
+        self._doubts = Doubts(partition, context)
+        self._place.others = self._doubts.others  # as they become known
         self._looked = 0.0
         self._behind_s = 0.0
         self._compared = (-1, 0.0)  # the revision that was found stored, or was written, and when
@@ -65,6 +68,11 @@ class PartitionConsumer(Loop):
     def behind_s(self) -> float:
         """How old the last record read was, while there are more: what is as old as the retention leaves the log."""
         return self._behind_s
+
+    @property
+    def doubted(self) -> list[str]:
+        """Sources of which more was applied than their last word says: their databases went back, perhaps."""
+        return self._doubts.sources
 
     @property
     def settled(self) -> bool:
@@ -98,6 +106,7 @@ class PartitionConsumer(Loop):
         if self._place.suspicion is not None:
             await self._place.suspicion.begin(self._place.checkpoint)
         await self._letters.load()
+        await self._doubts.greet(self._place.checkpoint)
 
     async def _adopt(self, checkpoint: Checkpoint) -> Checkpoint:
         """Store what this process handles, and from where on, where that is not what is stored; return what is then."""
@@ -168,6 +177,7 @@ class PartitionConsumer(Loop):
                 await self._place.suspicion.forget()
                 self._place.suspicion = None
                 context.progress()
+        await self._doubts.tell(self._place.checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
         if self._place.checkpoint.gaps:
             await self._gaps.ask(self._place.checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
 
@@ -249,6 +259,7 @@ class PartitionConsumer(Loop):
             if not records:
                 continue
             todo = self._place.plan(records)
+            self._doubts.note(todo)
             if not todo.has_effect:
                 self._place.forward(todo)
                 continue

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
 from ensue.engine.lookup import records_between
-from ensue.engine.restored import record_at
+from ensue.engine.restored import find_contradiction, last_of_source, record_at
+from ensue.engine.witness import Witness, find_witness
 from ensue.errors import UsageError
 from ensue.message import LOST, TICK, Message, OutboxRecord
 from ensue.ports import Broker, Store
@@ -31,6 +32,7 @@ class Published:
     records) goes out in the new epoch. missing: positions up to `through` that never reached the log, because the old
     life ended in the middle of an append: they go out once more in the old epoch, whose chain they belong to.
     diverged_at: first position, as far as was looked, at which the log has what this store did not write.
+    witness: a subscriber that has applied what this store did not write.
     """
 
     source: str
@@ -38,6 +40,7 @@ class Published:
     missing: tuple[int, ...]
     left: int
     diverged_at: int | None
+    witness: Witness | None = None
 
 
 class Comparison:
@@ -129,18 +132,49 @@ async def find_published(
     declared: topics that the service publishes to, besides those of its outbox. decided: see `Comparison.result`.
     Goes from the end of each partition back, until nothing is open or the beginning is reached: a record sent again
     may stand anywhere, so only the beginning proves that one is missing.
+    Raises UsageError, too, when a subscriber has applied what the store did not write, and nobody can tell from which
+    position on the store has written anew.
     """
-    position = await Books(store, store.source.rpartition("/")[0]).relay_position()
+    books = Books(store, store.source.rpartition("/")[0])
+    position = await books.relay_position()
     heads = await store.outbox_heads()
     if position > max(heads.values(), default=position):
         position = 0  # stored by a relay of the life that is lost: it says nothing of what this one has written
+    witness = await find_witness(store, broker)
+    if witness is not None and decided is not None:
+        position = min(position, decided)  # what was sent since was taken for what it is not
     comparison = Comparison(position, await _own(store, position))
     topics = await broker.topics()
     mine = {*declared, *(topic for topic, _ in heads)}
-    pruned = await _search(
-        broker, {topic: topics[topic] for topic in mine if topic in topics}, store.source, comparison
+    places = {topic: topics[topic] for topic in mine if topic in topics}
+    pruned = await _search(broker, places, store.source, comparison)
+    found = comparison.result(store.source, pruned=pruned, decided=decided)
+    if witness is None:
+        return found
+    told = (
+        decided is not None
+        or found.diverged_at is not None
+        or await find_contradiction(store, broker, declared) is not None
+        # A relay waited here when the log knew nothing of it, and it has sent nothing since.
+        or (await books.relay_waits() == position and await _holds_no_events(broker, places, store.source))
     )
-    return comparison.result(store.source, pruned=pruned, decided=decided)
+    if not told:
+        raise UsageError(
+            f"{witness}. So this store was put back from a copy, but the log does not tell from which position on it "
+            "has written anew, and it may have sent some of that. See `ensue outbox list`: give --published-through "
+            "with the last position that was written before the copy was made",
+            source=store.source,
+        )
+    return dataclasses.replace(found, witness=witness)
+
+
+async def _holds_no_events(broker: Broker, places: Mapping[str, int], source: str) -> bool:
+    for topic, partitions in places.items():
+        for number in range(partitions):
+            last = await last_of_source(broker, topic, number, source)
+            if last is not None and last.type != TICK:
+                return False
+    return True
 
 
 async def begin_epoch(store: Store, broker: Broker, found: Published) -> str:

@@ -43,7 +43,7 @@ class GapWatch:
             if gap.state is GapState.LOST and watermark >= 0:
                 continue  # the outbox has answered that it is gone; an operator decides
             self._asked[source] = (gap.watermark, now)
-            await ask_again(context, self._partition, gap)
+            await ask_again(context, self._partition, gap, checkpoint.ids.get(source, ""))
             context.faults.point("consumer.asked")
 
     async def ask_all(self, checkpoint: Checkpoint) -> None:
@@ -54,7 +54,8 @@ class GapWatch:
         context = self._context
         for source, watermark in checkpoint.watermarks.items():
             if source not in checkpoint.gaps:  # a gap is asked for anyway
-                await ask_again(context, self._partition, Gap(source, watermark, watermark, context.clock.now()))
+                gap = Gap(source, watermark, watermark, context.clock.now())
+                await ask_again(context, self._partition, gap, checkpoint.ids.get(source, ""))
 
     def log_changes(self, todo: Plan) -> None:
         """Log what changed. A gap changes with every record held back: said when it opens, is lost, or closes."""

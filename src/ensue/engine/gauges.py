@@ -43,6 +43,11 @@ READ_AGE = Metric(
     ("topic", "partition"),
 )
 GAPS_OPEN = Metric("ensue_gaps_open", "gaps", "Holes in a source's chain that wait for records to be sent again")
+DOUBTED = Metric(
+    "ensue_sources_doubted",
+    "sources",
+    "Of which more was applied in a partition than their last word says: its database went back, or that word is old",
+)
 DEAD_LETTERS = Metric("ensue_dead_letters", "messages", "Messages set aside, by state", ("state",))
 LEASES = Metric("ensue_leases_held", "leases", "Partitions and relay that this process works on")
 APPLIED = Metric("ensue_applied", "events", "Events that took effect", counter=True)
@@ -60,6 +65,7 @@ METRICS = (
     LAG,
     READ_AGE,
     GAPS_OPEN,
+    DOUBTED,
     DEAD_LETTERS,
     LEASES,
     APPLIED,
@@ -88,6 +94,7 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
             for each in (worker.loops.consumers if worker else ())
         },
         GAPS_OPEN: {(): sum(len(each.gaps) for each in checkpoints.values())},
+        DOUBTED: {(): sum(len(each.doubted) for each in worker.loops.consumers) if worker else 0},
         DEAD_LETTERS: letters,
         LEASES: {(): len(worker.loops.names) if worker else 0},
         APPLIED: _sum(counters, "applied"),

@@ -157,8 +157,11 @@ class RelayAndRetention:
                 task.cancel()
             await asyncio.wait(tasks)
             raise
-        for task in tasks:
-            task.result()
+        failed = [error for task in tasks if (error := task.exception()) is not None]
+        for error in failed[1:]:  # the relay and the one that sends again may both find that the store went back
+            log.error("%s", error)
+        if failed:
+            raise failed[0]
 
     def stop(self) -> None:
         for each in self._loops:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -17,8 +17,9 @@ from ensue.plan import Plan, plan
 
 class Place:
     """checkpoint: as it is stored, but for records without effect. unsaved: what was seen since: duplicates and unknown
-    types need no commit. wanted: the event types that are handled, each with its `since`. suspicion: that a message
-    here has killed its process, until that is cleared."""
+    types need no commit. wanted: the event types that are handled, each with its `since`. others: sources that are of
+    another life than what was applied of them. suspicion: that a message here has killed its process, until that is
+    cleared."""
 
     def __init__(
         self, partition: Partition, context: Context, letters: DeadLetters, suspicion: Suspicion | None
@@ -27,6 +28,7 @@ class Place:
         self.suspicion = suspicion
         self.checkpoint = Checkpoint()
         self.unsaved = Counters()
+        self.others: Collection[str] = ()
         self.wanted = context.dispatcher.definition.wanted(partition.topic)
         self._timed = any(isinstance(since, datetime.datetime) for since in self.wanted.values())
         self._context = context
@@ -47,6 +49,8 @@ class Place:
             context.clock.now(),
             checkpoint.counters.since,
             self._passed_over if checkpoint.began or self._timed else None,
+            checkpoint.ids,
+            self.others,
         )
 
     def _passed_over(self, message: Message) -> bool:
@@ -88,6 +92,7 @@ class Place:
             missed=checkpoint.missed,
             began=checkpoint.began,
             catching_up=checkpoint.catching_up,
+            ids={**checkpoint.ids, **_kept(todo.ids)} if todo.ids else checkpoint.ids,
         )
 
     def moved(self, following: Checkpoint) -> None:
@@ -101,3 +106,11 @@ class Place:
             return
         self.checkpoint.offset = todo.offset
         self.unsaved = self.unsaved.plus(duplicates=todo.duplicates, unknown=todo.unknown)
+
+
+#: Ensue's own ids have some 20 characters. A stranger's may be of any length, and is kept with each commit.
+_ID_MAX = 100
+
+
+def _kept(ids: Mapping[str, str]) -> dict[str, str]:
+    return {source: name if len(name) <= _ID_MAX else "" for source, name in ids.items()}

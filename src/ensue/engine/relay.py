@@ -18,10 +18,14 @@ from ensue.engine.pace import Pace
 from ensue.engine.resend import Resender
 from ensue.engine.restored import Sent, following, record_at, refuse_restored_store
 from ensue.engine.ticks import Ticks
+from ensue.engine.witness import ask_subscribers, refuse_witnessed
 from ensue.errors import RecordRefused, RetryableError, StoreConflict
 from ensue.message import OutboxRecord
 
 log = logging.getLogger("ensue.relay")
+
+#: So many times the pause between two questions of a subscriber are its answers waited for.
+_ANSWERS = 2
 
 
 class Relay(Loop):
@@ -36,6 +40,7 @@ class Relay(Loop):
         self.resender = Resender(context, self._appending, self._sent, self._compare)
         self._ticks = Ticks(context)
         self._source = ""
+        self._asked = ""  # the source whose subscribers were asked what they have applied
         #: The last record that was read; everything through it is sent but for what is held.
         self._last = Sent()
         self._held = Held()
@@ -72,8 +77,34 @@ class Relay(Loop):
         self._saved = position = await self._context.books.relay_position()
         last = await record_at(store, position) if position else None
         self._last = Sent(position) if last is None else Sent.of(last)
-        await refuse_restored_store(self._context)  # after that look: what goes back from here on is seen by it
+        silent = await refuse_restored_store(self._context)  # after that look: what goes back later is seen by it
+        if silent and position and self._asked != self._source:
+            await self._ask(silent, position, max(heads.values(), default=0))
+            self._asked = self._source
+        else:
+            await refuse_witnessed(self._context)
         self._ticks.start(heads)
+
+    async def _ask(self, silent: Sequence[tuple[str, int]], position: int, head: int) -> None:
+        """The log does not know what was sent: whoever has applied any of it may say so before anything new is sent.
+
+        Raises StoreRestored. Those who do not run now say it when they begin.
+        """
+        books = self._context.books
+        await books.note_waiting(position, head)
+        await refuse_witnessed(self._context)
+        limit_s = _ANSWERS * self._context.config.resend_interval_s
+        log.warning(
+            "relay of %s: the log holds nothing of %s in %d partition(s) to which it was sent: asking what subscribers "
+            "have applied, for %g s",
+            self._context.service, self._source, len(silent), limit_s,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._stop.cuts(ask_subscribers(self._context, silent))
+        except TimeoutError:
+            log.info("relay of %s: nobody has applied what this store did not write", self._context.service)
+            await books.note_sending()
 
     async def _turn(self) -> None:
         """Send one batch, or wait for one."""

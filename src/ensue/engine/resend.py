@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from ensue.codec import encode_envelope
-from ensue.engine.ask import ResendRequest, read_request
+from ensue.engine.ask import REQUEST, SEEN, ResendRequest, read_request
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
 from ensue.engine.loop import Loop
+from ensue.engine.witness import refuse_disproved
 from ensue.errors import StoreRestored, UsageError
 from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
 from ensue.plan import LostNotice
@@ -71,10 +72,14 @@ class Resender(Loop):
             await reader.close()
 
     async def _heed(self, record: Message | Garbage) -> None:
-        request = read_request(record) if isinstance(record, Message) else None
+        if isinstance(record, Garbage):
+            return
+        request = read_request(record, REQUEST, SEEN)
         if request is not None:
             try:
-                await self.answer(request)
+                await refuse_disproved(self._context, request)
+                if record.type == REQUEST:
+                    await self.answer(request)
             except StoreRestored:
                 raise
             except UsageError as error:  # one strange request must not stop what is sent to all others

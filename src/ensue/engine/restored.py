@@ -1,7 +1,8 @@
 """A store that was put back from an old copy would give positions out twice: notice it before anything is sent.
 
 At its start the relay compares what it has with the tail of the log. The store's own history is a prefix of what the
-log holds of this source, or the store is not the one that wrote it.
+log holds of this source, or the store is not the one that wrote it. A log that was lost can tell nothing: what
+subscribers have applied can (`witness.py`).
 
 A store can go back while the relay lives, too: an older copy is put into a file that stays open, or a server fails
 over to a standby that lags behind, under the same address. So each look reads the record that was sent last once more,
@@ -70,22 +71,32 @@ async def _refuse_shorter(context: Context, sent: Sent) -> None:
         raise _refusal(context, sent, f"the store knows of none after position {head} any more")
 
 
-async def refuse_restored_store(context: Context) -> None:
-    """Raise StoreRestored, with the command that helps, when the log knows more of this source than the store does."""
-    contradiction = await find_contradiction(
-        context.store, context.broker, [each.topic for each in _published(context)]
-    )
+async def refuse_restored_store(context: Context) -> Sequence[tuple[str, int]]:
+    """Raise StoreRestored, with the command that helps, when the log knows more of this source than the store does.
+
+    Return the partitions in which the log has nothing of this source, though the store has written to them.
+    """
+    silent: list[tuple[str, int]] = []
+    declared = [each.topic for each in _published(context)]
+    contradiction = await find_contradiction(context.store, context.broker, declared, silent)
     if contradiction is not None:
         raise _refusal(context, *contradiction)
+    return silent
 
 
-async def find_contradiction(store: Store, broker: Broker, declared: Iterable[str]) -> tuple[Message, str] | None:
+async def find_contradiction(
+    store: Store, broker: Broker, declared: Iterable[str], silent: list[tuple[str, int]] | None = None
+) -> tuple[Message, str] | None:
     """Return a record of this source that the store did not write, and what the store has instead; None: all agrees.
 
-    declared: topics that the service publishes to, besides those of its outbox.
+    declared: topics that the service publishes to, besides those of its outbox. silent: gets the partitions to which
+    the store has written, and of which the log has nothing of this source.
     """
     topics = await broker.topics()
-    published = {*declared, *(topic for topic, _ in await store.outbox_heads())}
+    heads = await store.outbox_heads()
+    published = {*declared, *(topic for topic, _ in heads)}
+    if silent is not None:
+        silent += [place for place in heads if place[1] >= topics.get(place[0], 0)]
     places = [(topic, number) for topic in sorted(published & set(topics)) for number in range(topics[topic])]
     for begin in range(0, len(places), _AT_ONCE):
         chunk = places[begin : begin + _AT_ONCE]
@@ -94,6 +105,8 @@ async def find_contradiction(store: Store, broker: Broker, declared: Iterable[st
         heads = await store.outbox_heads()
         for place, last in zip(chunk, ends, strict=True):
             if last is None:
+                if silent is not None and place in heads:
+                    silent.append(place)
                 continue
             head = heads.get(place, 0)
             if last.position > head:
@@ -137,7 +150,7 @@ async def last_of_source(broker: Broker, topic: str, number: int, source: str) -
             break
         start = max(end - _WINDOW, first - 1)
         for record in await records_between(broker, topic, number, start, end):
-            if isinstance(record, Message) and record.source == source:
+            if isinstance(record, Message) and record.source == source and record.position:
                 better = best is None or record.position > best.position
                 # A record names its message, a tick only a position: prefer the record.
                 if better or (best is not None and record.position == best.position and best.type == TICK):

@@ -1,0 +1,126 @@
+"""What subscribers have applied, as evidence of whether a store has gone back: for when the log can tell nothing.
+
+A subscriber says "of your source I have applied position 30, which was message m". That was so when it was said, and
+stays so: within an epoch a position has one message. So however late, repeated or out of order it is read, a store that
+has no such record, or another one there, is an older copy of the one that wrote it. See docs/adr/0033.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ensue.codec import decode_envelope, encode_envelope
+from ensue.engine.ask import REQUEST, SEEN, ResendRequest, read_request
+from ensue.engine.clock import rfc3339
+from ensue.engine.context import Context
+from ensue.engine.lookup import records_between
+from ensue.errors import StoreRestored
+from ensue.message import CONTROL_TOPIC, WHO, Envelope, Garbage, Message, OutboxRecord
+from ensue.ports import Broker, Store
+
+#: How far back from its end the control topic is searched for what subscribers have said, in records.
+_WINDOW = 10_000
+
+
+class Witness(NamedTuple):
+    """Something that was applied, and what the store has instead."""
+
+    seen: ResendRequest
+    found: str
+
+    def __str__(self) -> str:
+        seen = self.seen
+        message = f" (message {seen.id})" if seen.id else ""
+        return (
+            f"{seen.subscriber} has applied position {seen.after}{message} of {seen.source} in topic {seen.topic}, "
+            f"partition {seen.partition}, but {self.found}"
+        )
+
+
+def disproved(seen: ResendRequest, own: OutboxRecord | None, head: int) -> str:
+    """What a store has instead of what was applied of it; empty: it may well have written that.
+
+    own: its record at that position, None when it has none (any more). head: the last position of that partition that
+    it knows of.
+    """
+    if own is None:
+        return f"the store knows of none after position {head}" if head < seen.after else ""
+    own_id = decode_envelope(own.envelope).id
+    if seen.id and (own.topic, own.partition, own_id) != (seen.topic, seen.partition, seen.id):
+        return f"the store has message {own_id} at that position"
+    return ""
+
+
+async def examine(store: Store, seen: ResendRequest) -> Witness | None:
+    """Return a witness when the store did not write what was applied of it."""
+    if seen.source != store.source or not seen.after:
+        return None
+    records = await store.outbox_after(seen.after - 1, 1)
+    own = records[0] if records and records[0].position == seen.after else None
+    head = 0 if own is not None else (await store.outbox_heads()).get((seen.topic, seen.partition), 0)
+    found = disproved(seen, own, head)
+    return Witness(seen, found) if found else None
+
+
+async def find_witness(store: Store, broker: Broker) -> Witness | None:
+    """Return one of those who have lately said in the control topic what the store did not write; None: nobody has."""
+    if not await broker.partitions(CONTROL_TOPIC):
+        return None
+    first, last = await broker.bounds(CONTROL_TOPIC, 0)
+    records = await records_between(broker, CONTROL_TOPIC, 0, max(first - 1, last - _WINDOW), last)
+    # Not only the last word of each: whoever said it too late may have gone on with what was written anew.
+    said = {(each.topic, each.partition, each.after, each.id): each for each in map(_said, records) if each is not None}
+    for seen in said.values():
+        if (witness := await examine(store, seen)) is not None:
+            return witness
+    return None
+
+
+async def refuse_witnessed(context: Context) -> None:
+    """Raise StoreRestored when `find_witness` finds one."""
+    witness = await find_witness(context.store, context.broker)
+    if witness is not None:
+        raise refusal(context, witness)
+
+
+async def refuse_disproved(context: Context, seen: ResendRequest) -> None:
+    """Raise StoreRestored when the store did not write what a subscriber has applied of it."""
+    witness = await examine(context.store, seen)
+    if witness is not None:
+        raise refusal(context, witness)
+
+
+async def ask_subscribers(context: Context, places: Iterable[tuple[str, int]]) -> None:
+    """Ask in these places who has applied how much, and listen. Ends when it is cancelled; raises StoreRestored."""
+    broker, source = context.broker, context.store.source
+    await broker.ensure_topic(CONTROL_TOPIC, 1)
+    reader = broker.reader(CONTROL_TOPIC, 0, (await broker.bounds(CONTROL_TOPIC, 0)).last)
+    try:
+        envelope = encode_envelope(Envelope(context.ids.next(), WHO, rfc3339(context.clock.now())))
+        batches = {place: [OutboxRecord(*place, "", envelope, b"")] for place in places}
+        for topic in {topic for topic, _ in batches}:
+            await broker.ensure_topic(topic, context.partitions)
+        await broker.append_many(source, batches)
+        while True:
+            for record in await reader.read(100, context.config.poll_interval_s):
+                if (seen := _said(record)) is not None:
+                    await refuse_disproved(context, seen)
+    finally:
+        await reader.close()
+
+
+def refusal(context: Context, witness: Witness) -> StoreRestored:
+    service, seen = context.service, witness.seen
+    return StoreRestored(
+        f"{service}: {witness}: this database is an older copy of the one that wrote it. Nothing is sent, so that "
+        f"nothing is taken for a duplicate. If the copy is what you want, begin a new epoch: "
+        f"ensue db new-epoch MODULE:{service}",
+        source=seen.source,
+        topic=seen.topic,
+        partition=seen.partition,
+    )
+
+
+def _said(record: Message | Garbage) -> ResendRequest | None:
+    return read_request(record, REQUEST, SEEN) if isinstance(record, Message) else None
