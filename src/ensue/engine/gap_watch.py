@@ -43,7 +43,9 @@ class GapWatch:
             if gap.state is GapState.LOST and watermark >= 0:
                 continue  # the outbox has answered that it is gone; an operator decides
             self._asked[source] = (gap.watermark, now)
-            await ask_again(context, self._partition, gap, checkpoint.ids.get(source, ""))
+            # The id is of the checkpoint's watermark; of another position's message it would be a false witness.
+            known = checkpoint.ids.get(source, "") if checkpoint.watermarks.get(source) == gap.watermark else ""
+            await ask_again(context, self._partition, gap, known)
             context.faults.point("consumer.asked")
 
     async def ask_all(self, checkpoint: Checkpoint) -> None:

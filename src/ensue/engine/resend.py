@@ -48,14 +48,18 @@ class Resender(Loop):
         self._position = position
         self._compare = compare
         self._reader: Reader | None = None
+        self._heeded: int | None = None  # through which offset of the control topic
         self._answered: dict[tuple[str, int], tuple[int, float]] = {}
 
     async def _begin(self) -> None:
         broker = self._context.broker
         await self._let_go()
         await broker.ensure_topic(CONTROL_TOPIC, 1)
-        # Requests are repeated until they are answered, so those from before this start need not be read.
-        self._reader = broker.reader(CONTROL_TOPIC, 0, (await broker.bounds(CONTROL_TOPIC, 0)).last)
+        # Requests are repeated until they are answered, so those from before the start need not be read; the relay has
+        # compared what else was said. After an error it goes on where it was.
+        last = (await broker.bounds(CONTROL_TOPIC, 0)).last
+        self._heeded = last if self._heeded is None else min(self._heeded, last)
+        self._reader = broker.reader(CONTROL_TOPIC, 0, self._heeded)
 
     async def _turn(self) -> None:
         reader = self._reader
@@ -63,6 +67,7 @@ class Resender(Loop):
         batch = await self._stop.cuts(reader.read(100, self._context.config.poll_interval_s))
         for record in batch or ():
             await self._heed(record)
+            self._heeded = record.offset
         if not batch and (await self._context.broker.bounds(CONTROL_TOPIC, 0)).last < reader.after:
             await self._begin()  # the broker was emptied
 

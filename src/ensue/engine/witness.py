@@ -2,7 +2,7 @@
 
 A subscriber says "of your source I have applied position 30, which was message m". That was so when it was said, and
 stays so: within an epoch a position has one message. So however late, repeated or out of order it is read, a store that
-has no such record, or another one there, is an older copy of the one that wrote it. See docs/adr/0033.
+has no such record, or another one there, is an older copy of the one that wrote it. See docs/adr/0034.
 """
 
 from __future__ import annotations

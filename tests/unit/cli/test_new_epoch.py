@@ -12,6 +12,9 @@ from pathlib import Path
 from tests.unit.cli.harness import LEDGER, TILL, Ended, Running, applied, books_of, entries, work_until
 from tests.unit.cli.services import ledger, till
 
+from ensue.adapters import make_broker
+from ensue.engine.witness import find_witness
+
 
 def copy_database(origin: Path, copy: Path) -> None:
     """As an operator's backup does: one consistent file."""
@@ -123,3 +126,39 @@ def test_a_restored_copy_that_has_written_nothing_since_gets_its_new_epoch(
     sell(("ann", 3))
     until_applied(3)
     assert [amount for _, amount in entries()] == [1, 2, 3]
+
+
+def test_a_restored_database_whose_log_is_gone_is_refused_by_what_a_subscriber_has_applied(
+    ensue: Callable[..., Ended], run: Callable[..., Running], sell: Callable[..., None], home: Path, tmp_path: Path
+) -> None:
+    sell(("ann", 1), ("bob", 2))
+    until_applied(2)
+    copy_database(home / "till.db", tmp_path / "copy.db")
+    sell(("ann", 3))
+    until_applied(3)
+    put_back(tmp_path / "copy.db", home / "till.db")
+    for path in home.glob("broker.db*"):
+        path.unlink()
+
+    async def told() -> bool:
+        async with books_of(till) as (store, _):
+            broker = make_broker(till.settings().broker)
+            await broker.open()
+            try:
+                return await find_witness(store, broker) is not None
+            finally:
+                await broker.close()
+
+    asyncio.run(work_until(told, ledger))
+    refused = run(TILL)
+    assert refused.end() == 1
+    assert "ledger has applied position 3 (message " in refused.seen
+    assert "ensue db new-epoch MODULE:till" in refused.seen
+    assert "Traceback" not in refused.seen
+    sell(("ann", 100), ("bob", 101))
+    ended = ensue("db", "new-epoch", TILL, "--yes")
+    assert ended.code == 0, ended.err
+    assert "published through position 2; 2 record(s) after it are new" in ended.out
+    assert "ledger has applied position 3" in ended.out
+    until_applied(5)
+    assert sorted(entries()) == sorted([("ann", 1), ("bob", 2), ("ann", 3), ("ann", 100), ("bob", 101)])
