@@ -142,6 +142,9 @@ async def test_a_subscriber_that_comes_late_stops_the_source_and_misses_nothing_
         assert len(await sent(world)) == written
     async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
         assert "receives has applied position 30" in str(await refusal(world))
+    # It stays refused, although its log knows something of it again, and the subscriber is silent.
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        assert "receives has applied position 30" in str(await refusal(world))
     with pytest.raises(UsageError, match="receives has applied position 30"):
         await new_epoch(telegraph, telegraph.broker())
     await new_epoch(telegraph, telegraph.broker(), decided=20)
@@ -151,10 +154,27 @@ async def test_a_subscriber_that_comes_late_stops_the_source_and_misses_nothing_
         assert await received_numbers(telegraph) == [*range(30), *range(1000, 1000 + written)]
 
 
+async def test_a_source_whose_log_knows_nothing_of_it_asks_before_it_sends(telegraph: Telegraph) -> None:
+    """The subscriber lives, and sees nothing strange: the log is empty, but its offsets go on."""
+    await live(telegraph, 0, 20)
+    backup = copy(telegraph)
+    await live(telegraph, 20, 30)
+    put_back(telegraph, backup)
+    async with bench(telegraph.directory, telegraph.receives, broker=telegraph.broker(), engine=ENGINE) as receiving:
+        await receiving.settle()
+        with telegraph.log() as log:
+            log.execute("DELETE FROM log")
+        await write(telegraph, 1000, 1010)
+        async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker(), engine=ENGINE) as world:
+            assert "receives has applied position 30" in str(await refusal(world))
+            assert await sent(world) == []
+
+
+@pytest.mark.parametrize("written", [0, 25])
 async def test_source_and_log_that_went_back_together_are_stopped_by_a_subscriber_that_did_not(
-    telegraph: Telegraph,
+    telegraph: Telegraph, written: int
 ) -> None:
-    """As one machine of several, put back as a whole: log and database agree."""
+    """As one machine of several, put back as a whole: log and database agree, and may have gone on since."""
     await live(telegraph, 0, 20)
     backup = copy(telegraph)
     log = Path(shutil.copy(telegraph.path, telegraph.directory / "log-copy.db"))
@@ -162,6 +182,9 @@ async def test_source_and_log_that_went_back_together_are_stopped_by_a_subscribe
     put_back(telegraph, backup)
     empty_log(telegraph)
     shutil.copy(log, telegraph.path)
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        await telegraph.send(1000, 1000 + written)
+        await world.settle()
     async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
         assert "receives has applied position 30" in str(await refusal(world))
 
