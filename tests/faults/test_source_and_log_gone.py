@@ -80,7 +80,7 @@ async def sent(world: World) -> list[int]:
 async def test_a_source_put_back_from_a_copy_is_refused_although_the_log_is_empty(
     telegraph: Telegraph, written: int
 ) -> None:
-    """The subscriber starts with it. What the copy has written before: nothing, less than was lost, as much, more."""
+    """The subscriber starts with it. What it writes then: nothing, less than was lost, as much, more."""
     await live(telegraph, 0, 20)
     backup = copy(telegraph)
     await live(telegraph, 20, 30)
@@ -89,9 +89,8 @@ async def test_a_source_put_back_from_a_copy_is_refused_although_the_log_is_empt
     async with bench(
         telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker(), engine=ENGINE
     ) as world:
-        if written:
-            await telegraph.send(1000, 1000 + written)
         refused = str(await refusal(world))
+        await telegraph.send(1000, 1000 + written)
         assert "receives has applied position 30 (message " in refused
         assert "ensue db new-epoch MODULE:sends" in refused
         assert await sent(world) == []
@@ -302,8 +301,8 @@ async def test_on_a_real_broker_a_source_put_back_from_a_copy_is_refused_althoug
     server.spawn()
     await server.ready()
     async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=broker(), engine=ENGINE) as world:
-        await telegraph.send(1000, 1010)
         assert "receives has applied position 30" in str(await refusal(world))
+        await telegraph.send(1000, 1010)
         assert await sent(world) == []
     await new_epoch(telegraph, broker())
     await everything_arrives(telegraph, broker(), [*range(30), *range(1000, 1010)])

@@ -116,9 +116,11 @@ async def new_epoch(telegraph: Telegraph, url: str, service: str) -> None:
     store, broker = make_store(url, service), telegraph.broker()
     await store.open()
     await broker.open()
-    await begin_epoch(store, broker, await find_published(store, broker))
-    await broker.close()
-    await store.close()
+    try:
+        await begin_epoch(store, broker, await find_published(store, broker))
+    finally:
+        await broker.close()
+        await store.close()
 
 
 async def sent_numbers(world: World) -> list[int]:
@@ -170,6 +172,40 @@ async def test_a_source_that_fails_over_to_a_standby_that_lags_is_refused_until_
         await telegraph.until_received(world, 20 + LAG + written + 1)
         await world.settle()
         assert await received_numbers(telegraph) == [*range(20 + LAG), *range(1000, 1000 + written), 2000]
+
+
+@pytest.mark.parametrize("how", ["psycopg-poll", "asyncpg-wal"])
+async def test_a_source_that_fails_over_while_its_log_is_lost_is_refused_by_what_was_applied(
+    telegraph: Telegraph, pair: Pair, how: str
+) -> None:
+    """Its services begin anew meanwhile: neither they nor the log know what was sent."""
+    url = pair.url(how)
+    services = (telegraph.sends, telegraph.receives)
+    store = make_store(url, "sends")
+    stores: dict[str, Store] = {"sends": store}
+    async with bench(telegraph.directory, *services, broker=telegraph.broker(), stores=stores, engine=ENGINE) as world:
+        await committed(telegraph.sends, *range(20))
+        await telegraph.until_received(world, 20)
+        await relayed(store, "sends", 20)
+        await pair.fall_behind()
+        for number in range(20, 20 + LAG):
+            await committed(telegraph.sends, number)
+        await telegraph.until_received(world, 20 + LAG)
+    await pair.fail_over(at_once=True)
+    for path in telegraph.directory.glob("broker.db*"):
+        path.unlink()
+    stores = {"sends": make_store(url, "sends")}
+    patient = config(resend_interval_s=5.0)  # the subscriber has time to say it
+    async with bench(telegraph.directory, *services, broker=telegraph.broker(), stores=stores, engine=patient) as world:
+        await refuses(world, "sends")
+        await committed(telegraph.sends, *range(1000, 1003))
+        assert await sent_numbers(world) == []
+    await new_epoch(telegraph, url, "sends")
+    stores = {"sends": make_store(url, "sends")}
+    async with bench(telegraph.directory, *services, broker=telegraph.broker(), stores=stores, engine=ENGINE) as world:
+        await telegraph.until_received(world, 20 + LAG + 3)
+        await world.settle()
+        assert await received_numbers(telegraph) == [*range(20 + LAG), *range(1000, 1003)]
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,32 @@ async def test_a_server_that_went_back_is_refused_before_anything_of_its_new_lif
         assert await numbers(world) == list(range(30))
 
 
+@pytest.mark.parametrize("database", ["poll", "mariadb"], indirect=True)  # the tail of a log needs a real standby
+async def test_a_server_that_went_back_while_its_log_was_lost_is_refused_by_what_was_applied(
+    telegraph: Telegraph, database: Database
+) -> None:
+    """The log has nothing that could contradict it."""
+    both = (telegraph.sends, telegraph.receives)
+    stores: dict[str, Store] = {"sends": make_store(database.url, "sends")}
+    async with bench(telegraph.directory, *both, broker=telegraph.broker(), stores=stores) as world:
+        await send_at_once(telegraph.sends, 0, 20)
+        await telegraph.until_received(world, 20)
+        while await Books(stores["sends"], "sends").relay_position() < 20:
+            await stores["sends"].outbox_wait(0.01)
+        await database.save()
+        await send_at_once(telegraph.sends, 20, 30)
+        await telegraph.until_received(world, 30)
+    await database.put_back()
+    for path in telegraph.directory.glob("broker.db*"):
+        path.unlink()
+    stores = {"sends": make_store(database.url, "sends")}
+    engine = config(resend_interval_s=5.0)  # the subscriber has time to say it
+    async with bench(telegraph.directory, *both, broker=telegraph.broker(), stores=stores, engine=engine) as world:
+        await send_at_once(telegraph.sends, 1000, 1005)
+        assert "receives has applied position 30 (message " in str(await refusal(world))
+        assert await numbers(world) == []
+
+
 async def test_an_idle_subscriber_whose_server_went_back_applies_what_it_has_forgotten(
     telegraph: Telegraph, database: Database
 ) -> None:
