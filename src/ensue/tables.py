@@ -72,7 +72,8 @@ ANSWERS: Final = _table(
 #: And a row for each suspect partition, named as its checkpoint: what was attempted last (`engine/attempt.py`).
 LEASES: Final = _table("ensue_lease", _REVISION, ("state", Kind.TEXT))
 
-#: Through which position the outbox is in the log: a row a source. And before which time records were taken away.
+#: Through which position the outbox is in the log: a row a source. And before which time records were taken away, and
+#: where its relay stood when the log knew nothing of it.
 RELAY: Final = _table("ensue_relay", ("position", Kind.INT))
 
 TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY)

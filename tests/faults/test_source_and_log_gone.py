@@ -18,9 +18,10 @@ from tests.unit.engine.workbench import LIMIT_S, bench, config
 from ensue import UsageError
 from ensue.adapters import make_broker
 from ensue.codec import decode_envelope, encode_envelope
-from ensue.engine.ask import say_seen
+from ensue.engine.ask import ResendRequest, say_seen
 from ensue.engine.epoch import Published, begin_epoch, find_published
 from ensue.engine.gauges import DOUBTED, measure
+from ensue.engine.witness import examine
 from ensue.message import TICK, Checkpoint, Envelope, OutboxRecord, Partition
 from ensue.ports import Broker
 from ensue.stores.sqlite import SqliteStore
@@ -157,6 +158,41 @@ async def test_a_subscriber_that_comes_late_stops_the_source_and_misses_nothing_
         assert await received_numbers(telegraph) == [*range(30), *range(1000, 1000 + written)]
 
 
+async def test_a_log_that_is_lost_a_second_time_takes_nothing_from_a_subscriber_that_was_not_there(
+    telegraph: Telegraph,
+) -> None:
+    """What was sent in between looks as if the copy had had it: positions up to the relay's, and not in the log."""
+    await live(telegraph, 0, 20)
+    backup = copy(telegraph)
+    await live(telegraph, 20, 30)
+    put_back(telegraph, backup)
+    for start in (1000, 1003):
+        empty_log(telegraph)
+        async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+            await telegraph.send(start, start + 3)
+            await world.settle()
+    empty_log(telegraph)
+    async with bench(
+        telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker(), engine=ENGINE
+    ) as world:
+        await refusal(world)
+    with pytest.raises(UsageError, match="receives has applied position 30"):
+        await new_epoch(telegraph, telegraph.broker())
+    await new_epoch(telegraph, telegraph.broker(), decided=20)
+    await everything_arrives(telegraph, telegraph.broker(), [*range(30), *range(1000, 1006)])
+
+
+async def test_the_first_start_of_a_new_epoch_asks_nobody(
+    telegraph: Telegraph, caplog: pytest.LogCaptureFixture
+) -> None:
+    await live(telegraph, 0, 20)
+    await write(telegraph, 20, 25)
+    await new_epoch(telegraph, telegraph.broker())
+    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
+        await telegraph.until_received(world, 25)
+    assert "asking what subscribers have applied" not in caplog.text
+
+
 async def test_a_source_whose_log_knows_nothing_of_it_asks_before_it_sends(telegraph: Telegraph) -> None:
     """The subscriber lives, and sees nothing strange: the log is empty, but its offsets go on."""
     await live(telegraph, 0, 20)
@@ -266,6 +302,25 @@ async def test_a_position_without_a_message_is_compared_with_the_head_alone(tele
         refused = str(await refusal(world))
         assert "receives has applied position 11 of sends/" in refused
         assert "knows of none after position 10" in refused
+
+
+async def test_what_was_applied_of_an_epoch_that_another_process_has_ended_says_nothing_of_the_new_one(
+    telegraph: Telegraph,
+) -> None:
+    async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
+        await telegraph.send(0, 10)
+        await world.settle()
+    stores = [SqliteStore(f"sqlite:///{telegraph.directory}/sends.db", "sends") for _ in range(2)]
+    for store in stores:
+        await store.open()
+    try:
+        seen = ResendRequest(stores[0].source, "wires", 0, 10, 10, "receives", "another message")
+        assert await examine(stores[0], seen) is not None
+        await stores[1].new_epoch(5)
+        assert await examine(stores[0], seen) is None
+    finally:
+        for store in stores:
+            await store.close()
 
 
 async def test_a_checkpoint_keeps_the_message_at_its_watermark(telegraph: Telegraph) -> None:

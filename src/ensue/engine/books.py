@@ -485,17 +485,19 @@ class Workers(_Base):
         await self.save_relay_position(_pruned(self._store.source), math.ceil(before_s * 1e6))
 
     async def relay_waits(self) -> int | None:
-        """The relay's position when it began with nothing unsent and a log that knew nothing of its source, if it has
-        sent nothing since; -1: something was unsent, or it has sent; None: it never began so."""
+        """The relay's position when it first began with a log that knew nothing of its source, if nothing was unsent
+        then and nothing was sent since; -1: something was; None: it never began so."""
         rows = await self._store.rows().get(RELAY, [_waits(self._store.source)])
         return int(rows[0][1]) if rows else None
 
     async def note_waiting(self, position: int, head: int) -> None:
         """The relay begins so at `position`, with records up to `head` in the outbox.
 
-        A second beginning there says nothing new of what was unsent at the first one.
+        A second beginning there says nothing new of what was unsent at the first one. And what was sent once, and lost
+        again, nobody can tell from what the copy had.
         """
-        if await self.relay_waits() != position:
+        known = await self.relay_waits()
+        if known is None or (known >= 0 and known != position):
             await self._set(_waits(self._store.source), position if head <= position else -1)
 
     async def note_sending(self) -> None:

@@ -78,7 +78,9 @@ class Relay(Loop):
         last = await record_at(store, position) if position else None
         self._last = Sent(position) if last is None else Sent.of(last)
         silent = await refuse_restored_store(self._context)  # after that look: what goes back later is seen by it
-        if silent and position and self._asked != self._source:
+        # Where an epoch begins, nothing was sent of it.
+        begins = last is None and all(head > position for head in heads.values())
+        if silent and position and not begins and self._asked != self._source:
             await self._ask(silent, position, max(heads.values(), default=0))
             self._asked = self._source
         else:

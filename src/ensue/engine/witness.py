@@ -60,7 +60,8 @@ async def examine(store: Store, seen: ResendRequest) -> Witness | None:
     own = records[0] if records and records[0].position == seen.after else None
     head = 0 if own is not None else (await store.outbox_heads()).get((seen.topic, seen.partition), 0)
     found = disproved(seen, own, head)
-    return Witness(seen, found) if found else None
+    # Another process may have begun an epoch, which is known only now: what was read is none of that source's.
+    return Witness(seen, found) if found and seen.source == store.source else None
 
 
 async def find_witness(store: Store, broker: Broker) -> Witness | None:
