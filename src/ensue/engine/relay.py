@@ -40,7 +40,7 @@ class Relay(Loop):
         self.resender = Resender(context, self._appending, self._sent, self._compare)
         self._ticks = Ticks(context)
         self._source = ""
-        self._asked = ""  # the source whose subscribers were asked what they have applied
+        self._examined = ""  # the source that was compared with what subscribers have applied
         #: The last record that was read; everything through it is sent but for what is held.
         self._last = Sent()
         self._held = Held()
@@ -78,13 +78,15 @@ class Relay(Loop):
         last = await record_at(store, position) if position else None
         self._last = Sent(position) if last is None else Sent.of(last)
         silent = await refuse_restored_store(self._context)  # after that look: what goes back later is seen by it
-        # Where an epoch begins, nothing was sent of it.
-        begins = last is None and all(head > position for head in heads.values())
-        if silent and position and not begins and self._asked != self._source:
-            await self._ask(silent, position, max(heads.values(), default=0))
-            self._asked = self._source
-        else:
-            await refuse_witnessed(self._context)
+        if self._examined != self._source:  # else it is known from what was sent since, and subscribers are listened to
+            await self.resender.listen()  # before the look at what was said: nothing falls between the two
+            # Where an epoch begins, nothing was sent of it.
+            begins = last is None and all(head > position for head in heads.values())
+            if silent and position and not begins:
+                await self._ask(silent, position, max(heads.values(), default=0))
+            else:
+                await refuse_witnessed(self._context)
+            self._examined = self._source
         self._ticks.start(heads)
 
     async def _ask(self, silent: Sequence[tuple[str, int]], position: int, head: int) -> None:

@@ -51,15 +51,21 @@ class Resender(Loop):
         self._heeded: int | None = None  # through which offset of the control topic
         self._answered: dict[tuple[str, int], tuple[int, float]] = {}
 
-    async def _begin(self) -> None:
+    async def listen(self) -> int:
+        """From here on what is said is heard, also what comes before it is read; return after which offset.
+
+        Requests are repeated until they are answered, so those from before the start need not be read; the relay
+        compares what else was said. After an error it goes on where it was.
+        """
         broker = self._context.broker
-        await self._let_go()
         await broker.ensure_topic(CONTROL_TOPIC, 1)
-        # Requests are repeated until they are answered, so those from before the start need not be read; the relay has
-        # compared what else was said. After an error it goes on where it was.
         last = (await broker.bounds(CONTROL_TOPIC, 0)).last
         self._heeded = last if self._heeded is None else min(self._heeded, last)
-        self._reader = broker.reader(CONTROL_TOPIC, 0, self._heeded)
+        return self._heeded
+
+    async def _begin(self) -> None:
+        await self._let_go()
+        self._reader = self._context.broker.reader(CONTROL_TOPIC, 0, await self.listen())
 
     async def _turn(self) -> None:
         reader = self._reader
