@@ -535,7 +535,7 @@ class Books(Letters, Once, Workers):
             async for row in self._all(LETTERS, _BY_STATE, [state.value]):
                 yield LETTERS, row
         source = self._store.source
-        for name, value in await self._store.rows().get(RELAY, [source, _pruned(source)]):
+        for name, value in await self._store.rows().get(RELAY, [source, _pruned(source), _waits(source)]):
             yield RELAY, (name, max(value, math.ceil(dropped_before * 1e6)) if name == _pruned(source) else value)
 
 

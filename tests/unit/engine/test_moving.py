@@ -71,6 +71,7 @@ async def live(store: Store) -> None:
     await publish(store, *map(str, range(4, 130)))
     sent = (await everything(store))[-4].position
     await books.save_relay_position(store.source, sent)
+    await books.note_sending()
     await books.note_pruning(1000.0)
     assert await store.outbox_prune(FUTURE, sent - 1, 20) == 20
     checkpoint = await books.checkpoint(PARTITION)
@@ -97,6 +98,7 @@ async def test_all_that_is_kept_is_the_same_in_the_new_database(
         assert await new.outbox_heads() == await old.outbox_heads()
         assert new.source == old.source == moved.source
         assert await after.relay_position() == await before.relay_position()
+        assert await after.relay_waits() == await before.relay_waits() == -1
         assert await after.pruned_before() == await before.pruned_before() == 1000.0
         assert await after.checkpoints() == await before.checkpoints()
         assert await after.letters() == await before.letters()
