@@ -43,6 +43,10 @@ class StoreUnavailable(RetryableError):
     """The service's own database did not answer or was locked for too long."""
 
 
+class StoreLost(StoreUnavailable):
+    """The database gave this transaction up, perhaps for what it did: its connection ended, it had no memory for it."""
+
+
 class StoreConflict(StoreUnavailable):
     """Another transaction changed the same rows first (deadlock, serialization failure): do the step again."""
 
@@ -109,7 +113,7 @@ class HandlerKilled(UsageError):
 
 
 class HandlerLosesStore(RetryableError):
-    """Each attempt of a message loses the connection to the database, which answers others. attempts: in a row."""
+    """The database gives up each attempt of a message, and answers others. attempts: in a row."""
 
     attempts: int
 

@@ -348,7 +348,8 @@ class DocumentTransaction(StepTransaction, Protocol):
 
 
 class Store(Protocol):
-    """A service's own database. Raises StoreUnavailable (retry) when it does not answer or is locked too long."""
+    """A service's own database. Raises StoreUnavailable (retry) when it does not answer, has no room or is locked
+    too long; StoreLost, one of them, for a transaction that it has ended, perhaps for what was done in it."""
 
     capabilities: Capabilities
 

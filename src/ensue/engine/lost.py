@@ -1,6 +1,8 @@
-"""A message whose handler always loses the connection to the database: a statement that the server kills, say.
+"""A message whose handler always loses the database: the server ends the session that its statement is in, say.
 
 Each attempt ends as if the database were away, and no attempt is counted then. It is, when the database answers others.
+What may befall any message is never counted, whatever else the database answers: a full disk, an I/O error, a server
+that lets nobody write. All wait until it has passed.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import asyncio
 from typing import Final
 
 from ensue.engine.context import Context
-from ensue.errors import EnsueError, HandlerLosesStore, StoreConflict, StoreUnavailable
+from ensue.errors import EnsueError, HandlerLosesStore, StoreLost
 
 #: So many attempts in a row of a message alone are one failed attempt.
 LOSSES_MAX: Final = 3
@@ -18,8 +20,8 @@ _ANSWER_S = 2.0
 
 
 async def answers(context: Context, error: BaseException) -> bool:
-    """Whether the store answers although a step has just lost it. A lost race says nothing of that."""
-    if not isinstance(error, StoreUnavailable) or isinstance(error, StoreConflict):
+    """Whether a step has just lost the store, which answers others."""
+    if not isinstance(error, StoreLost):
         return False
     try:
         async with asyncio.timeout(_ANSWER_S):
@@ -32,8 +34,8 @@ async def answers(context: Context, error: BaseException) -> bool:
 def lost_for(error: BaseException, attempts: int) -> HandlerLosesStore:
     """The failure of a message of which so many attempts ended with `error`."""
     lost = HandlerLosesStore(
-        f"the connection to the database was lost in each of {attempts} attempts, while the database answers others; "
-        f"the last time: {error}. Look for a statement that takes too long for the server, or ends its session",
+        f"the database ended each of {attempts} attempts, while it answers others; the last time: {error}. Look for a "
+        "statement that takes too long or too much memory for the server, or ends its session",
         attempts=attempts,
     )
     lost.__cause__ = error

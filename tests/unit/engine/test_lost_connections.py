@@ -1,19 +1,23 @@
-"""A message whose handler always loses a database that answers others has failed; one that is away blames nobody."""
+"""A message whose handler always loses a database that answers others has failed. One that is away blames nobody, and
+neither does one that is full."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
-from tests.unit.engine.workbench import LIMIT_S, Sender, bench, letters, until, until_letters
+from sqlalchemy import Column, LargeBinary, MetaData, String, Table, select, text
+from sqlalchemy.orm import Session
+from tests.unit.engine.workbench import LIMIT_S, Sender, bench, letters, store_of, until, until_letters
 
 from ensue import Event, Retry, Service, Step
 from ensue.adapters import make_store
 from ensue.engine.lost import LOSSES_MAX
-from ensue.errors import StoreUnavailable
+from ensue.errors import StoreLost
 from ensue.message import DeadLetterState
 from ensue.stores.sqlite import SqliteStore
 
@@ -31,7 +35,7 @@ async def test_a_message_that_loses_the_database_each_time_is_set_aside_and_the_
     async def feed(event: Fed, step: Step) -> None:
         calls[event.animal] += 1
         if event.animal == "bear":
-            raise StoreUnavailable("the server has ended the session")
+            raise StoreLost("the server has ended the session")
 
     async with asyncio.timeout(LIMIT_S), bench(tmp_path, service, partitions=2) as running:
         await Sender(running.broker, partitions=2).send(*[Fed(animal=each) for each in ("ant", "bear", "cat", "dog")])
@@ -43,15 +47,16 @@ async def test_a_message_that_loses_the_database_each_time_is_set_aside_and_the_
             for runtime in running.runtimes.values()
         ]
     assert (letter.key, letter.attempts, letter.error_type) == ("bear", 2, "HandlerLosesStore")
-    assert letter.error.startswith("handler feed: the connection to the database was lost in each of 3 attempts")
+    assert letter.error.startswith("handler feed: the database ended each of 3 attempts, while it answers others")
     assert "the server has ended the session" in letter.error
     assert applied == 3
     assert calls["bear"] >= 2 * LOSSES_MAX
 
 
+@pytest.mark.parametrize("savepoint", [False, True])
 @pytest.mark.parametrize("scheme", ["postgresql:", "postgresql+psycopg:"])
 async def test_a_session_that_the_server_ends_each_time_is_such_a_message(
-    tmp_path: Path, scheme: str, request: pytest.FixtureRequest
+    tmp_path: Path, scheme: str, savepoint: bool, request: pytest.FixtureRequest
 ) -> None:
     server = request.getfixturevalue("postgres_server")
     server.drop("lost")
@@ -59,8 +64,9 @@ async def test_a_session_that_the_server_ends_each_time_is_such_a_message(
 
     @service.on
     async def feed(event: Fed, step: Step) -> None:
-        if event.animal == "bear":
-            await step.session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        async with step.session.begin_nested() if savepoint else nullcontext():
+            if event.animal == "bear":
+                await step.session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
         fed.append(event.animal)
 
     stores = {"zoo": make_store(server.url("lost").replace("postgresql:", scheme), "zoo")}
@@ -80,7 +86,7 @@ async def test_while_the_database_answers_nobody_no_attempt_is_counted(tmp_path:
 
         async def now(self) -> float:
             if self.away:
-                raise StoreUnavailable("nobody answers")
+                raise StoreLost("nobody answers")
             return await super().now()
 
     store = Away(f"sqlite:///{tmp_path}/zoo.db?synchronous=OFF", "zoo")
@@ -91,7 +97,7 @@ async def test_while_the_database_answers_nobody_no_attempt_is_counted(tmp_path:
         calls.append(event.animal)
         store.away = len(calls) < 2 * LOSSES_MAX
         if store.away:
-            raise StoreUnavailable("connection lost")
+            raise StoreLost("connection lost")
 
     async with asyncio.timeout(2 * LIMIT_S), bench(tmp_path, service, stores={"zoo": store}) as running:
         await Sender(running.broker).send(Fed(animal="bear"))
@@ -100,3 +106,84 @@ async def test_while_the_database_answers_nobody_no_attempt_is_counted(tmp_path:
         assert await letters(running, service) == []
         [checkpoint] = (await running.runtimes["zoo"].context.books.checkpoints()).values()
     assert (checkpoint.counters.applied, checkpoint.counters.retries) == (1, 0)
+
+
+@pytest.mark.parametrize("shape", ["statement", "savepoint", "thread"])
+async def test_a_disk_without_room_for_what_a_handler_writes_makes_no_letters(tmp_path: Path, shape: str) -> None:
+    tables = MetaData()
+    stalls = Table("stalls", tables, Column("animal", String, primary_key=True), Column("hay", LargeBinary))
+    service, calls = Service("zoo", tables=tables, retry=TWICE), list[str]()
+
+    def hay(event: Fed) -> Any:
+        calls.append(event.animal)
+        return stalls.insert().values(animal=event.animal, hay=bytes(200_000))
+
+    if shape == "statement":
+
+        @service.on
+        async def feed(event: Fed, step: Step) -> None:
+            await step.session.execute(hay(event))
+
+    elif shape == "savepoint":
+
+        @service.on
+        async def feed_carefully(event: Fed, step: Step) -> None:
+            async with step.session.begin_nested():
+                await step.session.execute(hay(event))
+
+    else:
+
+        @service.on
+        def feed_in_thread(event: Fed, session: Session) -> None:
+            session.execute(hay(event))
+
+    store = store_of(tmp_path, "zoo")
+    async with asyncio.timeout(2 * LIMIT_S), bench(tmp_path, service, stores={"zoo": store}) as running:
+        assert store._opened is not None
+        connection = store._opened.writer.connection
+        [pages] = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 20}")  # 80 KB: for letters, and for no hay
+        await Sender(running.broker).send(*[Fed(animal=each) for each in ("ant", "bear", "cat")])
+        await until(lambda: len(calls) >= 2 * LOSSES_MAX, running)
+        assert await letters(running, service) == []
+        connection.execute("PRAGMA max_page_count = 1000000000")
+        await running.settle()
+        assert await letters(running, service) == []
+        async with store.reading() as session:
+            fed = (await session.scalars(select(stalls.c.animal))).all()
+    assert sorted(fed) == ["ant", "bear", "cat"]
+
+
+@pytest.mark.parametrize("what", ["Disk full", "Disk full, in a savepoint", "Deadlock, in a savepoint"])
+@pytest.mark.parametrize("scheme", ["postgresql:", "postgresql+psycopg:", "mariadb:"])
+async def test_a_server_that_is_full_or_chooses_another_one_makes_no_letters(
+    tmp_path: Path, scheme: str, what: str, request: pytest.FixtureRequest
+) -> None:
+    kind = "mariadb" if scheme == "mariadb:" else "postgres"
+    server = request.getfixturevalue(f"{kind}_server")
+    server.drop("full")
+    service, calls, full = Service("zoo", retry=TWICE), list[str](), True
+    disk = what.startswith("Disk")
+    refusal = {  # in the words of a server in that state, which cannot be had here
+        "postgres": f"DO $$ BEGIN RAISE EXCEPTION '{what}' USING ERRCODE = '{'53100' if disk else '40P01'}'; END $$",
+        "mariadb": f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {1021 if disk else 1213}, MESSAGE_TEXT = '{what}'",
+    }[kind]
+
+    @service.on
+    async def feed(event: Fed, step: Step) -> None:
+        calls.append(event.animal)
+        async with step.session.begin_nested() if "savepoint" in what else nullcontext():
+            if full:
+                await step.session.execute(text(refusal))
+
+    stores = {"zoo": make_store(server.url("full").replace("postgresql:", scheme), "zoo")}
+    async with asyncio.timeout(2 * LIMIT_S), bench(tmp_path, service, stores=stores) as running:
+        await Sender(running.broker).send(*[Fed(animal=each) for each in ("ant", "bear", "cat")])
+        await until(lambda: len(calls) >= 2 * LOSSES_MAX, running)
+        assert await letters(running, service) == []
+        full = False
+        await running.settle()
+        assert await letters(running, service) == []
+        [checkpoint] = (await running.runtimes["zoo"].context.books.checkpoints()).values()
+    assert (checkpoint.counters.applied, checkpoint.counters.retries) == (3, 0)
+    server.drop("full")

@@ -135,7 +135,7 @@ class AsyncmyLink(Link):
     def _translated(self, error: BaseException) -> EnsueError | None:
         ours = failures.of_error(error, self.place)
         if ours is None and isinstance(error, errors.Error | RuntimeError | AttributeError) and not self.raw.connected:
-            return failures.unreachable(error, self.place)
+            return failures.gone(error, self.place)
         return ours
 
     async def close(self) -> None:

@@ -22,15 +22,16 @@ from pymongo.errors import (
 )
 
 from ensue.addresses import check_encoded
-from ensue.errors import StoreConflict, StoreUnavailable, UsageError
+from ensue.errors import StoreConflict, StoreLost, StoreUnavailable, UsageError
 
 Document = dict[str, Any]
 #: How long a server may take to answer or to be reached, milliseconds.
 ANSWER_MS = 10_000
 _AUTHENTICATION = (13, 18)
-#: What a server says that cannot do it now: it is not the primary (any more), goes down, does not reach the others, or
-#: was not done in time. Codes of MongoDB's `error_codes.yml`; 43 is a cursor that went with the server it was on.
-_NOT_NOW = frozenset({6, 7, 43, 50, 64, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+#: What a server says that cannot do it now: it is not the primary (any more), goes down, does not reach the others, has
+#: no room on its disk, or was not done in time. Codes of MongoDB's `error_codes.yml`; 43 is a cursor that went with the
+#: server it was on.
+_NOT_NOW = frozenset({6, 7, 43, 50, 64, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 14031})
 
 
 class Server:
@@ -97,7 +98,7 @@ class Server:
         except PyMongoError as error:
             if isinstance(error, ConfigurationError | InvalidURI):
                 raise
-            raise StoreUnavailable(f"{self.place} does not answer: {type(error).__name__}: {error}"[:500]) from error
+            raise StoreLost(f"{self.place} does not answer: {type(error).__name__}: {error}"[:500]) from error
 
 
 def _passing(error: OperationFailure) -> str:

@@ -53,7 +53,7 @@ class AsyncpgLink(PostgresLink):
         gone = isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalServerError) and self.closed
         # asyncpg lost its place in the protocol: so it does, now and then, when the server is killed.
         if gone or isinstance(error, asyncpg.InternalClientError):
-            return failures.unreachable(error, self.place)
+            return failures.gone(error, self.place)
         return failures.of_code(failures.code_of(error), str(error), self.place)
 
     def terminate(self) -> None:

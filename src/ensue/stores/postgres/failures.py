@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ensue.errors import EnsueError, StoreConflict, StoreUnavailable, UsageError
+from ensue.errors import EnsueError, StoreConflict, StoreLost, StoreUnavailable, UsageError
 
 #: Another transaction was in the way: serialization_failure, deadlock_detected, lock_not_available.
 _CONFLICT = frozenset({"40001", "40P01", "55P03"})
@@ -10,15 +10,17 @@ _CONFLICT = frozenset({"40001", "40P01", "55P03"})
 #: idle_in_transaction_session_timeout.
 _UNAVAILABLE = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25006", "25P03", "25P04"})
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "58"})
-#: query_canceled: by statement_timeout or an operator; configuration_limit_exceeded: too big a temporary file. The
-#: server goes on, and every attempt of the same message may end so: it is the statement's own. An internal error, class
-#: XX, is, too.
-_INTERRUPTED = frozenset({"57014", "53400"})
+#: query_canceled: by statement_timeout or an operator; configuration_limit_exceeded: too big a temporary file;
+#: undefined_file, duplicate_file: of a COPY or a library. The server goes on, and every attempt of the same message may
+#: end so: it is the statement's own. An internal error, class XX, is, too.
+_INTERRUPTED = frozenset({"57014", "53400", "58P01", "58P02"})
 #: invalid_authorization, invalid_password, no such database, not allowed.
 _USAGE = frozenset({"28000", "28P01", "3D000", "42501"})
 READ_ONLY = "25006"
 #: The server has ended the connection, or is about to.
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
+#: out_of_memory: the server's, or what one statement wants is too much for it.
+_MEMORY = "53200"
 
 
 def of_code(code: str, text: str, place: str) -> EnsueError | None:
@@ -30,7 +32,8 @@ def of_code(code: str, text: str, place: str) -> EnsueError | None:
     if is_interruption(code):
         return None
     if code in _UNAVAILABLE or code[:2] in _UNAVAILABLE_CLASSES:
-        return StoreUnavailable(f"{place}: {text} ({code})", code=code)
+        kind = StoreLost if is_lost(code) or code == _MEMORY else StoreUnavailable
+        return kind(f"{place}: {text} ({code})", code=code)
     return None
 
 
@@ -50,7 +53,16 @@ def is_interruption(code: str) -> bool:
 
 
 def unreachable(error: BaseException, place: str) -> StoreUnavailable:
-    return StoreUnavailable(f"{place} does not answer: {str(error) or type(error).__name__}")
+    return StoreUnavailable(_silent(error, place))
+
+
+def gone(error: BaseException, place: str) -> StoreLost:
+    """Of a connection that stood."""
+    return StoreLost(_silent(error, place))
+
+
+def _silent(error: BaseException, place: str) -> str:
+    return f"{place} does not answer: {str(error) or type(error).__name__}"
 
 
 def code_of(error: BaseException) -> str:

@@ -74,7 +74,7 @@ class PsycopgLink(PostgresLink):
         ours = failures.of_code(failures.code_of(error), str(error), self.place)
         gone = isinstance(error, psycopg.OperationalError | psycopg.InternalError | OSError) and self.raw.closed
         if ours is None and gone:
-            return failures.unreachable(error, self.place)
+            return failures.gone(error, self.place)
         return ours
 
     def terminate(self) -> None:

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, ResponseError
 
 from ensue.addresses import check_encoded
-from ensue.errors import StoreUnavailable, UsageError
+from ensue.errors import StoreLost, StoreUnavailable, UsageError
 
 T = TypeVar("T")
 
@@ -103,4 +103,4 @@ class Server:
                 raise UsageError(f"{self.place}: {error}: check the URL and the user's rights") from error
             raise
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"{self.place} does not answer: {type(error).__name__}: {error}") from error
+            raise StoreLost(f"{self.place} does not answer: {type(error).__name__}: {error}") from error

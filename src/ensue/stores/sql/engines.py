@@ -44,7 +44,8 @@ class LinkDialect(StepDialect):
 
     def do_rollback_to_savepoint(self, connection: Connection, name: str) -> None:
         link = _link_of(connection)
-        if link is None or link.holder is connection:  # else all is rolled back, or committed, already
+        # Else all is rolled back, or committed, already; or it is to be: then what has ended it must come through.
+        if link is None or (link.holder is connection and not link.ended):
             super().do_rollback_to_savepoint(connection, name)  # type: ignore[misc]
 
     def _run(self, call: Callable[..., Any], arguments: tuple[Any, ...], context: Any) -> None:

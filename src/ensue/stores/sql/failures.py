@@ -1,14 +1,14 @@
 """What failed on a connection, and what it means to the step that is on it.
 
-Failures of the connection or of the server come out as StoreUnavailable or StoreConflict; what a statement itself did
-wrong stays the driver's own error.
+Failures of the connection or of the server come out as StoreUnavailable, StoreLost or StoreConflict; what a statement
+itself did wrong stays the driver's own error.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ensue.errors import EnsueError, StoreUnavailable, causes
+from ensue.errors import EnsueError, StoreLost, StoreUnavailable, causes
 from ensue.stores.sql.driver import Driver
 
 #: How many errors behind one are looked at for its cause.
@@ -49,15 +49,15 @@ class Failures(Driver):
             return None
         if isinstance(error, OSError | TimeoutError):  # the driver's; the one of a handler comes by another way
             self.broken = True
-            ours: EnsueError | None = self._silent(error)
+            ours: EnsueError | None = StoreLost(self._silent(error))
         else:
             ours = self.translated(error)
         if ours is not None:
             self.ended, self.noted = True, (error, ours)
         return ours
 
-    def _silent(self, error: BaseException) -> StoreUnavailable:
-        return StoreUnavailable(f"{self.place} does not answer: {error or type(error).__name__}")
+    def _silent(self, error: BaseException) -> str:
+        return f"{self.place} does not answer: {error or type(error).__name__}"
 
     def behind(self, error: BaseException) -> EnsueError | None:
         """Return what failed in this connection if that is behind a step's error, else None.
@@ -81,11 +81,12 @@ class Failures(Driver):
     def interrupted(self, error: BaseException) -> StoreUnavailable | None:
         """Of Ensue's own work: what is a statement's own fault in a step is nobody's here. None: it is."""
         if isinstance(error, Exception) and self.is_interruption(error):
-            return self._silent(error)
+            return StoreUnavailable(self._silent(error))
         return None
 
     def translated(self, error: BaseException) -> EnsueError | None:
-        """Return StoreUnavailable, StoreConflict or UsageError for what the database itself did; None: not its fault.
+        """Return StoreUnavailable, StoreLost, StoreConflict or UsageError for what the database itself did; None: not
+        its fault.
 
         Looks behind SQLAlchemy's errors, too. A handler's own OSError or TimeoutError stays what it is.
         """

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from ensue.errors import StoreUnavailable
+from ensue.errors import StoreLost
 from ensue.stores import rules
 from ensue.stores.ending import to_end
 from ensue.stores.sql.driver import Rows
@@ -141,7 +141,7 @@ class Link(Failures):
             await self.script(self.restore_text)
 
     async def commit(self) -> None:
-        """Commit. Raises StoreUnavailable when the connection breaks: then nobody knows whether it was committed."""
+        """Commit. Raises StoreLost when the connection breaks: then nobody knows whether it was committed."""
         self.begun = False
         try:
             await self._commit()
@@ -159,8 +159,8 @@ class Link(Failures):
         except TimeoutError as error:
             raise self._outcome_unknown(f"a commit was not answered for {COMMIT_S:g} s") from error
 
-    def _outcome_unknown(self, what: str) -> StoreUnavailable:
-        return StoreUnavailable(
+    def _outcome_unknown(self, what: str) -> StoreLost:
+        return StoreLost(
             f"{self.place}: {what}, whose outcome is not known: "
             "whatever depends on it is decided by the stored checkpoint"
         )

@@ -21,7 +21,7 @@ from sqlalchemy.pool import StaticPool
 # SQLAlchemy 2.0 has `await_only` alone, 2.1 has `await_` as well.
 from sqlalchemy.util.concurrency import await_only, in_greenlet
 
-from ensue.errors import StoreUnavailable
+from ensue.errors import StoreLost
 from ensue.stores import rules
 from ensue.stores.sqlite.failures import raise_unavailable
 from ensue.stores.sqlite.gate import Gate
@@ -58,7 +58,9 @@ class EnsueDialect(StepDialect, SQLiteDialect_pysqlite):
         return connection
 
     def do_rollback_to_savepoint(self, connection: Connection, name: str) -> None:
-        if self.gate is not None and self.gate.lets(connection):  # else all is rolled back, or committed, already
+        gate = self.gate
+        # Else all is rolled back, or committed, already; SQLite does so by itself on a full disk.
+        if gate is not None and gate.lets(connection) and gate.connection.in_transaction:
             super().do_rollback_to_savepoint(connection, name)  # type: ignore[no-untyped-call]
 
     def _run(self, call: Any, arguments: tuple[Any, ...], context: Any) -> None:
@@ -81,7 +83,7 @@ class EnsueDialect(StepDialect, SQLiteDialect_pysqlite):
                 raise_unavailable(error, gate.path)
                 raise
             except MemoryError as error:  # what sqlite3 makes of SQLITE_NOMEM
-                raise StoreUnavailable(f"{gate.path}: out of memory") from error
+                raise StoreLost(f"{gate.path}: out of memory") from error
 
 
 class EnsueSyncDialect(EnsueDialect):

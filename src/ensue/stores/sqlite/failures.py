@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ensue.embedded.connection import translated
-from ensue.errors import EnsueError, StoreUnavailable
+from ensue.errors import EnsueError, StoreLost, StoreUnavailable
 
 #: SQLite's primary result codes that speak of the file, the disk or a lock, and not of a statement.
 _OF_THE_DATABASE = frozenset(
@@ -15,6 +15,8 @@ _OF_THE_DATABASE = frozenset(
         sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM,
     }
 )  # fmt: skip
+#: A transaction that is open has the file's lock: it is itself in the way, or what it asks for is too much.
+_PERHAPS_ITS_OWN = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM})
 
 
 def failure_of_database(error: BaseException, path: str) -> EnsueError | None:
@@ -22,7 +24,7 @@ def failure_of_database(error: BaseException, path: str) -> EnsueError | None:
     cause = getattr(error, "orig", error)
     code = getattr(cause, "sqlite_errorcode", None)
     if isinstance(cause, sqlite3.Error) and isinstance(code, int) and code & 0xFF in _OF_THE_DATABASE:
-        return translated(cause, path)
+        return translated(cause, path, StoreLost if code & 0xFF in _PERHAPS_ITS_OWN else StoreUnavailable)
     return None
 
 
