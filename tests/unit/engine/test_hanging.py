@@ -10,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table
+from sqlalchemy import Column, Integer, MetaData, String, Table, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 from tests.unit.engine.workbench import LIMIT_S, QUICK, Sender, bench, config, letters, store_of, until, until_letters
 
 from ensue import EngineConfig, Event, Retry, Service, Settings, Step, UsageError
@@ -257,6 +259,45 @@ async def test_no_more_threads_than_stated_and_one_that_was_given_up_is_waited_f
         let_go.set()
         assert await next_one == "done"
     threads.close()
+
+
+#: Takes half a minute: counts.
+_LONG = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 40000000) "
+
+
+@pytest.mark.parametrize("rows", ["none", "a few", "half read"])
+async def test_a_statement_that_takes_for_ever_in_a_thread_ends_with_its_step_on_sqlite(
+    tmp_path: Path, rows: str
+) -> None:
+    """Else the rollback would wait for it on the event loop: no heartbeat, no request, and no leases given up."""
+    service = Service("zoo", retry=ONCE, handler_limit_s=0.1)
+    ended: list[str] = []
+
+    @service.on
+    def feed(event: Fed, session: Session) -> None:
+        try:
+            if rows == "a few":
+                session.execute(text(f"{_LONG} SELECT n FROM c WHERE n % 40000000 = 1")).all()
+            kept = session.execute(text(f"{_LONG} SELECT n FROM c"))
+            assert kept.fetchone() == (1,)
+            if rows != "half read":
+                kept.close()
+            session.execute(text(f"{_LONG} SELECT max(n) FROM c")).all()
+        except OperationalError as error:
+            ended.append(str(error.orig))
+            raise
+
+    async with asyncio.timeout(LIMIT_S), bench(tmp_path, service) as running:
+        runtime = running.runtimes["zoo"]
+        assert runtime.worker is not None
+        await Sender(running.broker).send(Fed(animal="bear"))
+        await runtime.worker.wait_failed()
+        await runtime.worker.stop()
+        table = await runtime.context.books.leases()
+        assert (table.workers, table.leases) == ((), ())
+        async with runtime.step() as step:  # the connection is as good as new
+            assert await step.session.scalar(text("SELECT 1")) == 1
+    assert ended == ["interrupted"]
 
 
 # ------------------------------------------------------------------------------------------------------- heartbeats

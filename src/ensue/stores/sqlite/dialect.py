@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.dialects import registry
@@ -35,12 +35,46 @@ class _Cursor(sqlite3.Cursor):
         """SQLAlchemy awaits this of an asyncio driver's cursor after `execute`; here there is nothing to wait for."""
 
 
+class _ThreadsCursor(sqlite3.Cursor):
+    """Reading may take as long as a statement: the gate has to know of it."""
+
+    gate: Gate
+
+    def fetchone(self) -> Any:
+        with self.gate.lock:
+            return super().fetchone()
+
+    def fetchmany(self, *size: Any) -> list[Any]:
+        with self.gate.lock:
+            return super().fetchmany(*size)
+
+    def fetchall(self) -> list[Any]:
+        with self.gate.lock:
+            return super().fetchall()
+
+    def close(self) -> None:
+        with self.gate.lock:
+            super().close()
+
+
 class _ExecutionContext(SQLiteExecutionContext):
     def create_default_cursor(self) -> Any:
         return self._dbapi_connection.cursor(_Cursor)
 
     def create_server_side_cursor(self) -> Any:
         return self._dbapi_connection.cursor(_Cursor)  # for `session.stream`: an sqlite3 cursor streams by itself
+
+
+class _ThreadsContext(_ExecutionContext):
+    def create_default_cursor(self) -> Any:
+        gate = cast("EnsueSyncDialect", self.dialect).gate
+        if gate is None:  # SQLAlchemy itself, getting to know the database
+            return super().create_default_cursor()
+        cursor = self._dbapi_connection.cursor(_ThreadsCursor)
+        cast(_ThreadsCursor, cursor).gate = gate
+        return cursor
+
+    create_server_side_cursor = create_default_cursor
 
 
 class EnsueDialect(StepDialect, SQLiteDialect_pysqlite):
@@ -92,6 +126,7 @@ class EnsueSyncDialect(EnsueDialect):
     driver = "ensue_sync"
     is_async = False
     supports_statement_cache = True
+    execution_ctx_cls = _ThreadsContext
 
 
 registry.register("sqlite.ensue", __name__, "EnsueDialect")

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from ensue.errors import UsageError
 from ensue.stores import rules
@@ -20,15 +21,17 @@ from ensue.stores.statements import Watch
 from ensue.stores.write_lock import LockHolder
 
 _TEMPORARY = "SELECT type, name FROM sqlite_temp_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
+#: How long the event loop waits for a statement that runs in a thread, before it is interrupted (again).
+_LOOKS_S = 0.001
 
 
 class Gate:
-    """Guards one sqlite3 connection. `lock` is held while a statement runs, since that may be in a thread.
+    """Guards one sqlite3 connection. `lock` is held while a statement runs or is read, since that may be in a thread.
 
     doomed: what happened in the transaction after which it cannot commit.
     """
 
-    __slots__ = ("_holder", "_process", "_turn", "connection", "doomed", "lock", "path", "watch")
+    __slots__ = ("_cursors", "_holder", "_process", "_turn", "connection", "doomed", "lock", "path", "watch")
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self.connection = connection
@@ -39,6 +42,7 @@ class Gate:
         self._process = os.getpid()
         self._holder: object = None
         self._turn: LockHolder | None = None
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()  # what was run here, as long as somebody has its result
 
     def begin(self, turn: LockHolder) -> None:
         """From now on only the transaction of this turn may open the gate, until `close`."""
@@ -66,6 +70,21 @@ class Gate:
         """Wait for the statement that runs, if one does, and let no more through."""
         with self.lock:
             self._holder = self._turn = None
+
+    def stop(self) -> None:
+        """As `close`, but what runs is ended, and no row can be read any more: before a rollback. That is done on the
+        event loop, and would wait there for a statement that may take for ever in the thread of a cancelled handler.
+        """
+        while not self.lock.acquire(timeout=_LOOKS_S):
+            self.connection.interrupt()  # again and again: the statement may only be about to begin
+        try:
+            self._holder = self._turn = None
+            # An interruption lasts until no statement is half read, and would meet the ROLLBACK, too.
+            for cursor in list(self._cursors):
+                sqlite3.Cursor.close(cursor)
+            self._cursors.clear()
+        finally:
+            self.lock.release()
 
     def lets(self, holder: object) -> bool:
         return holder is self._holder
@@ -99,6 +118,7 @@ class Gate:
         except UsageError as error:
             self.doomed = error
             raise
+        self._cursors.add(call.__self__)  # type: ignore[attr-defined]  # the method of a cursor
         call(*arguments)
         watch.after(effect)
 

@@ -103,7 +103,7 @@ class SqliteTransaction:
             raise cancelled
 
     def _roll_back(self) -> None:
-        self._writer.gate.close()  # first of all: a thread of a cancelled handler may still be writing
+        self._writer.gate.stop()  # first of all: a thread of a cancelled handler may still be writing
         self._writer.rollback()
         try:
             if self._sessions.abandon():
