@@ -23,32 +23,66 @@ class Shows(Protocol):
 _Work = Callable[[], None]
 
 
+class _Crew:
+    """The threads between two calls of `close`. Belongs to the event loop in which it was made."""
+
+    def __init__(self, size: int) -> None:
+        self.turns = asyncio.Semaphore(size)
+        self.free: list[SimpleQueue[_Work | None]] = []
+        self.closed = False
+
+    def begin(self, name: str) -> SimpleQueue[_Work | None]:
+        queue: SimpleQueue[_Work | None] = SimpleQueue()
+        threading.Thread(target=self._serve, args=(queue,), name=name, daemon=True).start()
+        return queue
+
+    def _serve(self, queue: SimpleQueue[_Work | None]) -> None:
+        while (work := queue.get()) is not None:
+            work()
+            del work  # or it would keep the last message alive
+            if self.closed:
+                return
+
+    def take_back(self, queue: SimpleQueue[_Work | None]) -> None:
+        if self.closed:
+            queue.put(None)
+        else:
+            self.free.append(queue)
+        self.turns.release()
+
+    def close(self) -> None:
+        self.closed = True
+        while self.free:
+            self.free.pop().put(None)
+
+
 class HandlerThreads:
     """size: at most so many calls run at once; a further one waits until a thread is free."""
 
     def __init__(self, size: int, name: str) -> None:
         self.size = size
         self._name = name
-        self._free: list[SimpleQueue[_Work | None]] = []
         self._count = 0
-        self._closed = False
-        self._turns: asyncio.Semaphore | None = None
+        self._crew: _Crew | None = None
 
     async def run(self, shown: Shows, call: Callable[..., Any], *arguments: Any) -> Any:
         """Return or raise what the call does, which sees the context variables of here. When this is cancelled the
         call goes on, and so long its thread is not free."""
-        if self._turns is None:
-            self._turns = asyncio.Semaphore(self.size)
-        await self._turns.acquire()
+        if self._crew is None:
+            self._crew = _Crew(self.size)
+        crew = self._crew
+        await crew.turns.acquire()
+        try:
+            queue = crew.free.pop() if crew.free else self._begin(crew)
+        except BaseException:  # there can be no more threads now
+            crew.turns.release()
+            raise
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         context = contextvars.copy_context()
-        queue = self._free.pop() if self._free else self._begin()
 
         def settle(result: Any, error: BaseException | None) -> None:
-            self._free.append(queue)
-            assert self._turns is not None
-            self._turns.release()
+            crew.take_back(queue)
             if future.cancelled():
                 return
             if error is None:
@@ -74,19 +108,14 @@ class HandlerThreads:
         return await future
 
     def close(self) -> None:
-        """Let the threads end, each as soon as its call has."""
-        self._closed = True
-        while self._free:
-            self._free.pop().put(None)
+        """Let the threads end, each as soon as its call has, and those that wait for their turn have had it.
 
-    def _begin(self) -> SimpleQueue[_Work | None]:
-        queue: SimpleQueue[_Work | None] = SimpleQueue()
+        What is called later gets other threads: one that hangs takes none away from a service that is started again.
+        """
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.close()
+
+    def _begin(self, crew: _Crew) -> SimpleQueue[_Work | None]:
         self._count += 1
-        name = f"{self._name} handler {self._count}"
-        threading.Thread(target=self._serve, args=(queue,), name=name, daemon=True).start()
-        return queue
-
-    def _serve(self, queue: SimpleQueue[_Work | None]) -> None:
-        while not self._closed and (work := queue.get()) is not None:
-            work()
-            del work  # or it would keep the last message alive
+        return crew.begin(f"{self._name} handler {self._count}")

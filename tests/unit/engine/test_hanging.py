@@ -300,6 +300,54 @@ async def test_a_statement_that_takes_for_ever_in_a_thread_ends_with_its_step_on
     assert ended == ["interrupted"]
 
 
+async def test_a_thread_that_cannot_be_started_takes_no_turn_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = HandlerThreads(1, "test")
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with asyncio.timeout(LIMIT_S):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start"):
+                await threads.run(AtHand(), lambda: 1)
+        assert await threads.run(AtHand(), lambda: 2) == 2
+    threads.close()
+
+
+async def test_what_was_called_before_the_threads_are_let_go_is_done_and_later_there_are_others() -> None:
+    threads = HandlerThreads(1, "test")
+    async with asyncio.timeout(LIMIT_S):
+        called = [asyncio.create_task(threads.run(AtHand(), lambda each=each: each)) for each in range(3)]
+        await asyncio.sleep(0)  # the first one has a thread, the others wait for their turn
+        threads.close()
+        assert await asyncio.gather(*called) == [0, 1, 2]
+        assert await threads.run(AtHand(), lambda: 3) == 3
+        threads.close()
+        while any(each.name.startswith("test handler") for each in threading.enumerate()):  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.001)
+
+
+async def test_a_service_that_is_started_again_has_threads_though_one_hangs_still(tmp_path: Path) -> None:
+    zoo, broker = Zoo(), MemoryBroker("memory:again")
+    await broker.open()
+    settings = Settings(database="", broker="", engine=QUICK, partitions=1)
+    runtime = Runtime(zoo.service, store_of(tmp_path, "zoo"), broker, settings)
+    async with asyncio.timeout(LIMIT_S):
+        await runtime.start()
+        assert runtime.worker is not None
+        await Sender(broker).send(Fed(animal="wolf"), Fed(animal="bear"))
+        await runtime.worker.wait_failed()
+        await runtime.stop()
+        zoo.begun.clear()
+        await runtime.start()
+        try:
+            assert await asyncio.to_thread(zoo.begun.wait, LIMIT_S / 2), "no thread for the second run"
+        finally:
+            zoo.let_go.set()
+            await runtime.stop()
+
+
 # ------------------------------------------------------------------------------------------------------- heartbeats
 
 
