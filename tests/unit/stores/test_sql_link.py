@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -175,6 +176,22 @@ async def test_a_cancellation_during_the_rollback_of_work_that_failed_is_not_los
     connection = Held("ROLLBACK")
     task = await cancelled_in(connection, lambda: pool_of(connection).run(failing))
     assert task.cancelled()
+
+
+async def test_a_cancellation_during_the_rollback_of_a_step_that_cannot_begin_leaves_no_place_taken() -> None:
+    connection = Held("ROLLBACK")
+    connection.fails["SELECT now"] = StoreUnavailable("of the clock")
+    pool, nothing = pool_of(connection), cast(Any, None)
+
+    async def one() -> None:
+        async with SqlTransaction(
+            pool, cast(Any, SimpleNamespace(clock="SELECT now()")), nothing, nothing, upkeep=True
+        ):
+            pass
+
+    assert (await cancelled_in(connection, one)).cancelled()
+    async with asyncio.timeout(LIMIT_S):
+        await pool.close()  # waits for whoever has a place
 
 
 async def test_a_cancellation_during_a_commit_that_fails_is_not_lost() -> None:

@@ -62,8 +62,10 @@ class SqlTransaction:
             try:
                 await schema.clock(link, self._dialect)
             except BaseException:
-                await self._roll_back(link)
-                self._pool.give(link)
+                try:
+                    await self._roll_back(link)
+                finally:
+                    self._pool.give(link)
                 raise
         self._now = link.now()
         return self
