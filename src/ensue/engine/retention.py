@@ -15,7 +15,7 @@ from ensue.engine.loop import Loop
 from ensue.message import CONTROL_TOPIC
 
 _CHUNK = 1000
-#: So much may a clock differ from ours between two looks before it counts as put forward.
+#: So much may a clock differ from ours between two looks before it counts as put forward or back.
 _DRIFT_S = 5.0
 
 
@@ -56,6 +56,7 @@ class Retention(Loop):
     def __init__(self, context: Context) -> None:
         super().__init__(f"retention of {context.service}", context)
         self._looked: tuple[float, float] | None = None  # the database's clock, and ours that never jumps
+        self._jumped_s = 0.0  # by so much the database's clock was put forward since the first look
 
     async def _turn(self) -> None:
         context = self._context
@@ -66,18 +67,17 @@ class Retention(Loop):
             await prune_once(context, await self._passed())
 
     async def _passed(self) -> float:
-        """The database's clock, but no later than as much time has passed since the last look: a clock that is put
-        forward makes nothing old."""
+        """The database's clock without what it was put forward: that makes nothing old. Put back, it counts again."""
         clock = self._context.clock
         assert self._looked is not None
         then, at = self._looked
-        ours = then + (clock.monotonic() - at) + _DRIFT_S
-        theirs = await self._context.store.now()
-        if theirs > ours:
+        self._looked = theirs, ours = await self._context.store.now(), clock.monotonic()
+        jump_s = (theirs - then) - (ours - at)
+        if abs(jump_s) > _DRIFT_S:
+            self._jumped_s = max(self._jumped_s + jump_s, 0.0)
+        if jump_s > _DRIFT_S:
             self.log.warning(
                 "%s: the database's clock went %.0f s forward in %.0f s: that time is not counted as the records' age",
-                self.name, theirs - then, ours - then - _DRIFT_S,
+                self.name, theirs - then, ours - at,
             )  # fmt: skip
-        now = min(theirs, ours)
-        self._looked = now, clock.monotonic()
-        return now
+        return theirs - self._jumped_s

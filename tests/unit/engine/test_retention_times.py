@@ -132,6 +132,26 @@ async def test_a_clock_that_is_put_forward_makes_nothing_old(tmp_path: Path, cap
     assert "forward" in caplog.text
 
 
+async def test_a_jump_of_the_clock_is_told_once_and_one_back_takes_it_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, ahead = Clock(), 0.0
+    store = SqliteStore(f"sqlite:///{tmp_path}/jobs.db", "jobs", now=lambda: 1e9 + clock.passed + ahead)
+    engine = config(retention_interval_s=3600.0)
+    async with bench(tmp_path, Jobs(tmp_path).jobs(), stores={"jobs": store}, engine=engine) as world:
+        context = world.runtimes["jobs"].context
+        object.__setattr__(context, "clock", clock)
+        retention = Retention(context)
+        await retention._turn()
+        caplog.clear()
+        for jump in (0.0, 86400.0, 0.0, 0.0, 3600.0, 0.0, -90000.0, 0.0):
+            clock.passed += 3600.0
+            ahead += jump
+            assert await retention._passed() == pytest.approx(1e9 + clock.passed, abs=1.0)
+    told = [each.getMessage().partition("went ")[2] for each in caplog.records if each.name == "ensue.retention"]
+    assert [each.partition(":")[0] for each in told] == ["90000 s forward in 3600 s", "7200 s forward in 3600 s"]
+
+
 @pytest.mark.parametrize("ahead_s", [-3600.0, 3600.0])
 async def test_letters_are_due_by_the_databases_clock(tmp_path: Path, ahead_s: float) -> None:
     """A process whose clock differs from the database's neither hurries nor waits for an hour."""
