@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,9 @@ PARCELS = Rows("rich_parcels", ("id", "owner", "weight", "sent", "note"), "id", 
 amounts = Table("rich_amounts", metadata, Column("id", Uuid, primary_key=True), Column("amount", Numeric(30, 1)))
 BY_AMOUNT = Lookup((), ("amount", "id"))
 AMOUNTS = Rows("rich_amounts", ("id", "amount"), "id", (BY_AMOUNT,))
+prices = Table("rich_prices", metadata, Column("id", String(9), primary_key=True), Column("price", Numeric(10, 2)))
+BY_PRICE = Lookup(("price",), ("id",))
+PRICES = Rows("rich_prices", ("id", "price"), "id", (BY_PRICE,))
 OWNER = uuid.UUID(int=7).hex
 
 
@@ -87,5 +91,26 @@ async def test_what_mariadb_has_types_of_its_own_for_is_found_by_plain_values(ma
         found = await store.rows().find(AMOUNTS, BY_AMOUNT, [], after=[exact[1][1], exact[1][0]], limit=9)
         assert [tuple(each) for each in found] == exact[2:], "as floats they would be equal"
         assert await store.rows().count(PARCELS, BY_OWNER, [OWNER]) == 2
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "postgresql+asyncpg", "postgresql+psycopg", "mariadb"])
+async def test_a_float_finds_the_number_that_it_is_written_as(
+    scheme: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path}/prices.db"
+    if scheme != "sqlite":
+        server = request.getfixturevalue("mariadb_server" if scheme == "mariadb" else "postgres_server")
+        server.drop("rich_prices")
+        url = server.url("rich_prices", scheme)
+    store = make_store(url, "orders")
+    await store.open()
+    try:
+        await store.create_tables(metadata)
+        async with store.transaction() as transaction:
+            await transaction.insert_rows(PRICES, [("pen", 0.1), ("ink", 2.3)])
+        assert [each[0] for each in await store.rows().find(PRICES, BY_PRICE, [0.1], limit=9)] == ["pen"]
+        assert await store.rows().count(PRICES, BY_PRICE, [2.3]) == 1
     finally:
         await store.close()

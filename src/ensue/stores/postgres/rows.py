@@ -31,10 +31,17 @@ def _from_text(kind: Any) -> Change:
     return lambda value: kind.fromisoformat(value) if isinstance(value, str) else value
 
 
+def _decimal(value: Any) -> Any:
+    """A float as it is written: exactly, 0.1 is another number, and not the one in a numeric(10, 2)."""
+    if isinstance(value, float):
+        return decimal.Decimal(str(value))
+    return decimal.Decimal(value) if isinstance(value, str | int) else value
+
+
 #: type -> how a plain value is given to a driver.
 TO_COLUMN: dict[str, Change] = {
     "uuid": lambda value: uuid.UUID(value) if isinstance(value, str) else value,
-    "numeric": lambda value: decimal.Decimal(value) if isinstance(value, str | int | float) else value,
+    "numeric": _decimal,
     "timestamp with time zone": _from_text(datetime.datetime),
     "timestamp without time zone": _from_text(datetime.datetime),
     "date": _from_text(datetime.date),
