@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Container, Sequence
+from pathlib import Path
 from random import Random
 
 from ensue.engine.at_hand import AtHand
@@ -27,6 +28,8 @@ from ensue.message import Busy, LeaseTable, Message, Partition
 
 log = logging.getLogger("ensue.worker")
 
+#: Another one after each start of a kernel: that of a machine and its containers.
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: How long a stop waits for what was cancelled and does not end, and for a database that does not answer.
 _GIVE_UP_S = 2.0
 #: A relay that has met errors alone for so many lives of a lease is left to others, for so many.
@@ -317,8 +320,14 @@ def is_gone(worker: str) -> bool:
 
 
 def _machine() -> str:
+    """Host name, kernel, and where its processes have their numbers. Machines that are made from one image may have
+    one host name, and all kernels number their first namespace alike."""
+    try:
+        boot = _BOOT_ID.read_text().strip().replace("-", "")[:12]
+    except OSError:
+        boot = ""
     try:
         namespace = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         namespace = 0
-    return f"{socket.gethostname()}-{namespace:x}"
+    return f"{socket.gethostname()}-{boot}-{namespace:x}"

@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.unit.engine.workbench import LIMIT_S, config, store_of
 
 from ensue import Event, Service, Settings
 from ensue.brokers.memory import MemoryBroker
+from ensue.engine import worker
 from ensue.engine.books import Books
 from ensue.engine.loops import RELAY
 from ensue.engine.runtime import Runtime
-from ensue.engine.worker import worker_name
+from ensue.engine.worker import is_gone, worker_name
 
 
 class Parcel(Event, topic="parcels", key="street"):
@@ -35,6 +37,17 @@ def name_of_a_dead_worker() -> str:
     process.wait()
     machine, _, random = worker_name().split(":")
     return f"{machine}:{process.pid}:{random}"
+
+
+def test_a_machine_of_the_same_name_does_not_bury_the_workers_of_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = name_of_a_dead_worker()
+    assert is_gone(name)
+    (tmp_path / "boot_id").write_text("7a5f0c1e-0000-4000-8000-000000000000\n")
+    monkeypatch.setattr(worker, "_BOOT_ID", tmp_path / "boot_id")
+    assert not is_gone(name)
+    assert is_gone(name_of_a_dead_worker())
 
 
 async def test_a_new_worker_takes_over_from_killed_ones_before_it_says_that_it_is_ready(tmp_path: Path) -> None:
