@@ -96,6 +96,8 @@ class DeadLetters:
     async def load(self) -> None:
         """Read them anew: at start, and now and then, since an operator may have decided something."""
         letters = await self._context.books.letters(self._partition, _HOLDING, _ALL)
+        ids = {letter.id for letter in letters}
+        self._losses = Counter({each: count for each, count in self._losses.items() if each in ids})
         self._queues = {}
         self._count = 0
         self._soonest = _NEVER

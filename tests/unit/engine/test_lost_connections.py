@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.unit.engine.workbench import LIMIT_S, Sender, bench, letters, store_o
 
 from ensue import Event, Retry, Service, Step
 from ensue.adapters import make_store
+from ensue.engine.dead_letters import DeadLetters
 from ensue.engine.lost import LOSSES_MAX
 from ensue.errors import StoreLost
 from ensue.message import DeadLetterState
@@ -187,3 +189,25 @@ async def test_a_server_that_is_full_or_chooses_another_one_makes_no_letters(
         [checkpoint] = (await running.runtimes["zoo"].context.books.checkpoints()).values()
     assert (checkpoint.counters.applied, checkpoint.counters.retries) == (3, 0)
     server.drop("full")
+
+
+async def test_of_letters_that_an_operator_discards_nothing_is_kept(tmp_path: Path) -> None:
+    service = Service("zoo", retry=TWICE)
+
+    @service.on
+    async def feed(event: Fed, step: Step) -> None:
+        raise ValueError("not today")
+
+    async with asyncio.timeout(LIMIT_S), bench(tmp_path, service) as running:
+        context = running.runtimes["zoo"].context
+        await Sender(running.broker).send(Fed(animal="bear"))
+        await until_letters(running, service, 1, DeadLetterState.DEAD)
+        [letter] = await letters(running, service)
+        queues = DeadLetters(letter.partition, context, Random(0))
+        queues._losses[letter.id] = 1
+        await queues.load()
+        assert dict(queues._losses) == {letter.id: 1}
+        async with context.store.transaction() as transaction:
+            await context.books.remove_letter(transaction, letter)
+        await queues.load()
+        assert not queues._losses
