@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ensue.stores.sessions import StepSession
+
+log = logging.getLogger("ensue.store")
 
 
 class StepSessions:
@@ -82,7 +85,7 @@ class StepSessions:
         session = self._sync
         if session is not None:
             try:
-                session.dispatch.after_commit(session)
+                _tell("after_commit", session)
             finally:
                 self._close()
 
@@ -99,7 +102,7 @@ class StepSessions:
         session = self._sync
         if session is not None:
             try:
-                session.dispatch.after_rollback(session)
+                _tell("after_rollback", session)
             finally:
                 self._close()
         return left
@@ -110,6 +113,15 @@ class StepSessions:
         if session is not None and not table.own:
             await self.flush()
             session.expire_all()
+
+
+def _tell(name: str, session: StepSession) -> None:
+    """Tell the user's listeners how the transaction has ended. That stays so if one of them fails: raised, its error
+    would say of a committed step that it failed, so that it is done again, and hide why another one was rolled back."""
+    try:
+        getattr(session.dispatch, name)(session)
+    except Exception:
+        log.exception("a listener for %s of SQLAlchemy's Session failed; the transaction had ended before", name)
 
 
 async def _spawn(call: Callable[..., Any], *arguments: Any) -> None:

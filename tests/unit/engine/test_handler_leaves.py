@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.event import listen, remove
+from sqlalchemy.orm import Session
 from tests.unit.engine.workbench import LIMIT_S, Sender, bench, config, letters, until_letters
 
 from ensue import Event, Retry, Service, Step
@@ -207,3 +210,27 @@ async def test_given_returns_any_error_of_a_handler() -> None:
 
     result = await given(service).when(Fed(animal="bear"))
     assert isinstance(result.error, Panic)
+
+
+async def test_a_listener_that_fails_after_the_commit_makes_no_handler_run_again(tmp_path: Path) -> None:
+    service, fed, failed = Service("zoo"), list[str](), list[Session]()
+
+    @service.on
+    async def feed(event: Fed, step: Step) -> None:
+        await step.session.execute(text("SELECT 1"))
+        fed.append(event.animal)
+
+    def fail(session: Session) -> None:
+        failed.append(session)
+        raise ValueError("too late")
+
+    listen(Session, "after_commit", fail)
+    try:
+        async with asyncio.timeout(LIMIT_S), bench(tmp_path, service) as running:
+            await Sender(running.broker).send(Fed(animal="ant"), Fed(animal="bear"))
+            await running.settle()
+            assert await letters(running, service) == []
+    finally:
+        remove(Session, "after_commit", fail)
+    assert failed
+    assert fed == ["ant", "bear"]

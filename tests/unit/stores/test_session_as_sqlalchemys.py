@@ -130,17 +130,27 @@ async def test_a_listener_that_fails_before_the_commit_undoes_the_step(store: An
     assert await balances(store) == []
 
 
-async def test_a_listener_that_fails_after_the_commit_leaves_the_store_in_order(store: Any) -> None:
+async def test_a_listener_that_fails_after_the_end_is_logged_and_the_end_stays_what_it_was(
+    store: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(session: Session) -> None:
         raise ValueError("too late")
 
-    event.listen(Session, "after_commit", fail)
+    for name in ("after_commit", "after_rollback"):
+        event.listen(Session, name, fail)
     try:
-        with pytest.raises(ValueError, match="too late"):
+        async with store.transaction() as step:
+            step.session.add(Account(id="a", balance=1))
+        with pytest.raises(KeyError, match="of the step"):
             async with store.transaction() as step:
-                step.session.add(Account(id="a", balance=1))
+                step.session.add(Account(id="c", balance=3))
+                raise KeyError("of the step")
     finally:
-        event.remove(Session, "after_commit", fail)
+        for name in ("after_commit", "after_rollback"):
+            event.remove(Session, name, fail)
+    told = [each.getMessage().split()[3] for each in caplog.records if "a listener" in each.getMessage()]
+    assert told == ["after_commit", "after_rollback"]
+    assert "too late" in caplog.text
     async with store.transaction() as step:
         await step.insert_rows(ACCOUNTS, [("b", 2)])
     assert await balances(store) == [1, 2]
