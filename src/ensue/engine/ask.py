@@ -7,6 +7,7 @@ them until its chain closes, and the relay reads only those that come while it r
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -27,7 +28,7 @@ class ResendRequest(msgspec.Struct, frozen=True):
 
     source: str
     topic: str
-    partition: int
+    partition: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     after: Position
     needed: Position
     subscriber: str

@@ -320,11 +320,12 @@ class PartitionConsumer(Loop):
 
     async def _end(self) -> None:
         """What is not saved would only be read again."""
-        if self._place.checkpoint.revision and (self._place.unsaved.duplicates or self._place.unsaved.unknown):
-            try:
+        try:
+            await self.gave_up()
+            if self._place.checkpoint.revision and (self._place.unsaved.duplicates or self._place.unsaved.unknown):
                 await self._save()
-            except RetryableError as error:
-                log.info("%s: the last offset is not saved (%s); it will be read again", self.partition, error)
+        except RetryableError as error:
+            log.info("%s: the last offset is not saved (%s); it will be read again", self.partition, error)
 
 
 def _split(batch: Sequence[Message | Garbage], todo: Plan, index: int | None) -> list[Sequence[Message | Garbage]]:

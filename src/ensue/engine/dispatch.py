@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any
 
 from ensue.codec import RECORD_BYTES_MAX
@@ -214,12 +215,13 @@ class Dispatcher:
                         continue
                     at_hand.call(index, call)
                     began = budget.now()
+                    inside = copy_context().run  # what a handler sets there (a tenant, say) is of its message alone
                     if call.asynchronous:
-                        result = call.call(None, event, step)
+                        result = inside(call.call, None, event, step)
                     else:
-                        result = await self.threads.run(at_hand, _in_thread, call.call, event, step)
+                        result = await self.threads.run(at_hand, inside, _in_thread, call.call, event, step)
                     if result is not None:
-                        await self.limit.finished(call.handler, result)
+                        await self.limit.finished(call.handler, result, inside)
                     budget.left_s -= budget.now() - began
                     at_hand.rest()
                 if len(route.calls) > 1:

@@ -8,10 +8,12 @@ decided there, before anything more is sent. Another message at a position that 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from ensue.engine.ask import say_seen
 from ensue.engine.context import Context
-from ensue.message import Checkpoint, Partition
+from ensue.errors import RetryableError, UsageError
+from ensue.message import CONTROL_TOPIC, Checkpoint, Partition
 from ensue.plan import Plan
 
 log = logging.getLogger("ensue.consumer")
@@ -27,7 +29,10 @@ class Doubts:
         self._low: dict[str, int] = {}  # source -> the position of its last tick
         self._told: dict[str, tuple[float, float]] = {}  # source -> when it is told again (monotonic), pause after that
         self._asked: set[str] = set()
+        self._ended: set[str] = set()  # sources after which their service has begun another epoch
         self._greeted = False
+        self._pause_s = 0.0  # before the next try to tell anybody anything, after one that failed
+        self._next = 0.0
 
     @property
     def sources(self) -> list[str]:
@@ -39,6 +44,7 @@ class Doubts:
         self._asked |= todo.asked
         for source in todo.watermarks:
             self._low.pop(source, None)
+            self._follows(source)
         for source, position in todo.doubts.items():
             if position is None:
                 self._low.pop(source, None)
@@ -51,25 +57,53 @@ class Doubts:
                 "went back to an older copy. Nothing more of it is applied; it is told", self._partition, source, found
             )  # fmt: skip
 
+    def _follows(self, source: str) -> None:
+        """Something new of `source` was read: an epoch of the same service before it says nothing any more."""
+        for each in [each for each in self._low.keys() | self.others.keys() if _service(each) == _service(source)]:
+            if each != source:
+                self._ended.add(each)
+                self._low.pop(each, None)
+                self._told.pop(each, None)
+        self._ended.discard(source)
+
     async def greet(self, checkpoint: Checkpoint) -> None:
         """At the start tell all sources what was applied of them: they may have gone back while nobody was here."""
         if not self._greeted:
-            await say_seen(self._context, self._partition, checkpoint, checkpoint.watermarks.keys())
-            self._greeted = True
+            self._greeted = await self._say(checkpoint, checkpoint.watermarks.keys())
 
     async def tell(self, checkpoint: Checkpoint, at_the_end: bool) -> None:
         """Tell those who ask; and those who are doubted when the log is read to its end, ever more seldom."""
+        if self._context.clock.monotonic() < self._next:
+            return
+        await self.greet(checkpoint)
         told = set(self._asked)
         if at_the_end:
             told |= self._due(checkpoint)
-        if told:
-            await say_seen(self._context, self._partition, checkpoint, told)
+        if told and await self._say(checkpoint, told):
             self._asked.clear()
+
+    async def _say(self, checkpoint: Checkpoint, sources: Collection[str]) -> bool:
+        """Say what was applied. Nothing that this subscriber does depends on whether it can."""
+        config = self._context.config
+        try:
+            await say_seen(self._context, self._partition, checkpoint, sources)
+        except (RetryableError, UsageError) as error:
+            if not self._pause_s:
+                log.warning(
+                    "%s: cannot tell %s what was applied, which would show that a database went back: %s. Tried again "
+                    "now and then; this process needs the right to append to topic %s",
+                    self._partition, ", ".join(sorted(sources)), error, CONTROL_TOPIC,
+                )  # fmt: skip
+            self._pause_s = min(max(2 * self._pause_s, config.resend_interval_s), max(config.tick_max_s, 1.0))
+            self._next = self._context.clock.monotonic() + self._pause_s
+            return False
+        self._pause_s = 0.0
+        return True
 
     def _due(self, checkpoint: Checkpoint) -> set[str]:
         due: set[str] = set()
         config, now = self._context.config, self._context.clock.monotonic()
-        doubted = self._low.keys() | self.others.keys()
+        doubted = (self._low.keys() | self.others.keys()) - self._ended
         for source in self._told.keys() - doubted:
             log.info("%s: %s is where it should be again", self._partition, source)
             del self._told[source]
@@ -86,3 +120,7 @@ class Doubts:
             self._told[source] = (now + pause_s, min(2 * pause_s, max(config.tick_max_s, pause_s)))
             due.add(source)
         return due
+
+
+def _service(source: str) -> str:
+    return source.rpartition("/")[0]

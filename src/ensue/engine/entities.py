@@ -152,9 +152,10 @@ class EntityRun:
                 if entity is None and not call.optional:
                     raise missing(call.handler, entity_id)
                 outgoing.guarded = guarded and call.awaits
-                result = copy_context().run(call.call, entity, event, step)
+                inside = copy_context().run  # what a handler sets there (a tenant, say) is of its message alone
+                result = inside(call.call, entity, event, step)
                 if result is not None and result is not entity:
-                    result = await entity_of(call.handler, result, entity_id, self._limit)
+                    result = await entity_of(call.handler, result, entity_id, self._limit, inside)
                 if outgoing.asked:
                     raise SessionAsked  # again: the handler has caught it
                 was = entity
@@ -217,11 +218,11 @@ def missing(handler: Handler, entity_id: Any) -> EntityMissing:
     )
 
 
-async def entity_of(handler: Handler, result: Any, entity_id: Any, limit: HandlerLimit) -> Any:
+async def entity_of(handler: Handler, result: Any, entity_id: Any, limit: HandlerLimit, run: Callable[..., Any]) -> Any:
     """What an entity step returned: None or the entity, once what is awaitable is awaited."""
     assert handler.entity is not None
     if not isinstance(result, handler.entity):
-        result = await limit.finished(handler, result)
+        result = await limit.finished(handler, result, run)
         if result is not None and not isinstance(result, handler.entity):
             raise UsageError(
                 f"{handler.where} returned {type(result).__name__}; an entity step returns nothing or a "

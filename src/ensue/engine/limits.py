@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine, Generator
-from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, cast
 
@@ -22,15 +22,21 @@ class HandlerLimit:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
 
-    async def finished(self, handler: Handler, result: Any) -> Any:
-        """As `handling.finished`; raises HandlerTimeout when it takes too long, whatever the handler makes of that."""
-        run = copy_context().run  # what a handler sets there (a tenant, words for the log) is of its message alone
+    async def finished(self, handler: Handler, result: Any, run: Callable[..., Any]) -> Any:
+        """As `handling.finished`; raises HandlerTimeout when it takes too long, whatever the handler makes of that.
+
+        run: calls in the context in which the handler was called, which is of its message alone.
+        """
         coroutine = result if type(result) is CoroutineType else finished(handler.where, result)
         try:
             begun = _Begun(coroutine, run(coroutine.send, None), run)
         except StopIteration as done:
             # Most handlers wait for nothing that is not there, and a timer for each of them would cost more than they.
-            return None if done.value is None else await finished(handler.where, done.value)
+            if done.value is None:
+                return None
+            if inspect.isawaitable(done.value):
+                return await self.finished(handler, done.value, run)
+            return await finished(handler.where, done.value)
         if not self.seconds:
             return await finished(handler.where, await begun)
         limit = asyncio.timeout(self.seconds)

@@ -73,7 +73,6 @@ class Resender(Loop):
         batch = await self._stop.cuts(reader.read(100, self._context.config.poll_interval_s))
         for record in batch or ():
             await self._heed(record)
-            self._heeded = record.offset
         if not batch and (await self._context.broker.bounds(CONTROL_TOPIC, 0)).last < reader.after:
             await self._begin()  # the broker was emptied
 
@@ -83,17 +82,18 @@ class Resender(Loop):
             await reader.close()
 
     async def _heed(self, record: Message | Garbage) -> None:
-        if isinstance(record, Garbage):
-            return
-        request = read_request(record, REQUEST, SEEN)
+        request = None if isinstance(record, Garbage) else read_request(record, REQUEST, SEEN)
         if request is not None:
+            await refuse_disproved(self._context, request)
+        # Whatever comes of the answer, this record is done with: who asks will ask again, and one strange request must
+        # not stop what is sent to all others.
+        self._heeded = record.offset
+        if request is not None and isinstance(record, Message) and record.type == REQUEST:
             try:
-                await refuse_disproved(self._context, request)
-                if record.type == REQUEST:
-                    await self.answer(request)
+                await self.answer(request)
             except StoreRestored:
                 raise
-            except UsageError as error:  # one strange request must not stop what is sent to all others
+            except UsageError as error:
                 log.warning("%s asked for what cannot be sent: %s", request.subscriber, error)
 
     async def answer(self, request: ResendRequest) -> None:

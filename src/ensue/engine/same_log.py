@@ -12,7 +12,7 @@ import logging
 import secrets
 
 from ensue.engine.leases import disagreeing
-from ensue.errors import OtherLog, RetryableError, UsageError
+from ensue.errors import BrokerUnavailable, OtherLog, RetryableError, UsageError
 from ensue.message import LeaseTable, Told
 from ensue.ports import Broker
 
@@ -30,15 +30,18 @@ async def log_name(broker: Broker) -> str:
     found = await _names(broker)
     if not found:
         topic = f"{PREFIX}{secrets.token_hex(4)}"
+        refused: Exception | None = None
         try:
             await broker.ensure_topic(topic, 1)
-        except UsageError as error:
+        except (BrokerUnavailable, UsageError) as error:
+            refused = error  # a broker that answers the next question has refused this one
+        found = await _names(broker)
+        if not found:
             log.warning(
-                "the log has no name, by which processes on another one would be noticed, and this process may not "
-                "give it one: make a topic like %s, of one partition (%s)", topic, error,
+                "the log has no name, by which processes on another one would be noticed, and this process cannot give "
+                "it one: make a topic like %s, of one partition (%s)", topic, refused or "it is not listed",
             )  # fmt: skip
             return ""
-        found = await _names(broker) or [topic]
     return min(found).removeprefix(PREFIX)
 
 

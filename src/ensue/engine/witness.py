@@ -71,7 +71,8 @@ async def find_witness(store: Store, broker: Broker) -> Witness | None:
     first, last = await broker.bounds(CONTROL_TOPIC, 0)
     records = await records_between(broker, CONTROL_TOPIC, 0, max(first - 1, last - _WINDOW), last)
     # Not only the last word of each: whoever said it too late may have gone on with what was written anew.
-    said = {(each.topic, each.partition, each.after, each.id): each for each in map(_said, records) if each is not None}
+    ours = (each for each in map(_said, records) if each is not None and each.source == store.source)
+    said = {(each.topic, each.partition, each.after, each.id): each for each in ours}
     for seen in said.values():
         if (witness := await examine(store, seen)) is not None:
             return witness

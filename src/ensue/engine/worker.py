@@ -144,7 +144,7 @@ class Worker:
                     for each in stopped:
                         await each.gave_up()
                     await self._context.books.resign(self.name)
-        except (RetryableError, TimeoutError) as error:
+        except (RetryableError, StoreOutdated, TimeoutError) as error:
             log.info("%s: leases are not given up (%s); they end by themselves", self.name, error)
 
     # ------------------------------------------------------------------------------------------------------- hanging

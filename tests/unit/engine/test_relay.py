@@ -9,14 +9,15 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.unit.engine.workbench import QUICK, ReadByBroker, bench, config, until
+from tests.unit.engine.workbench import LIMIT_S, QUICK, ReadByBroker, bench, config, until
 
 from ensue import Event, Service, Step
 from ensue.brokers.memory import MemoryReader
 from ensue.chain import partition_of
 from ensue.codec import decode_envelope
+from ensue.engine.ask import ask_again
 from ensue.errors import BrokerUnavailable, StoreUnavailable
-from ensue.message import CONTROL_TOPIC, TICK, Message
+from ensue.message import CONTROL_TOPIC, TICK, Gap, Message, Partition
 from ensue.ports import Entry
 from ensue.stores.sqlite import SqliteStore
 
@@ -189,9 +190,6 @@ async def test_a_busy_partition_does_not_keep_a_quiet_one_from_ticking(tower: To
 
 
 async def test_a_request_for_what_does_not_exist_does_not_stop_the_relay(tower: Tower, tmp_path: Path) -> None:
-    from ensue.engine.ask import ask_again
-    from ensue.message import Gap, Partition
-
     async with bench(tmp_path, tower.rings, tower.hears) as world:
         runtime = world.runtimes["rings"]
         relay = runtime.worker and runtime.worker.loops.relay
@@ -205,6 +203,33 @@ async def test_a_request_for_what_does_not_exist_does_not_stop_the_relay(tower: 
         await world.settle()
         assert (runtime.worker and runtime.worker.loops.relay) is relay
     assert tower.heard == {"bell-0": [1, 2, 3, 4]}
+
+
+async def test_a_request_that_cannot_be_answered_is_not_read_for_ever(tower: Tower, tmp_path: Path) -> None:
+    """Whatever the store makes of it: those behind it are answered."""
+    async with bench(tmp_path, tower.rings, tower.hears) as world:
+        runtime = world.runtimes["rings"]
+        outbox_of = runtime.store.outbox_of
+
+        async def fails(topic: str, partition: int, *rest: Any) -> Any:
+            if topic == "belfries":
+                raise OverflowError("int too large to convert to SQLite INTEGER")
+            return await outbox_of(topic, partition, *rest)
+
+        runtime.store.outbox_of = fails  # type: ignore[assignment,method-assign]
+        await tower.ring(1)
+        await world.settle()
+        source = runtime.store.source
+        await ask_again(runtime.context, Partition("hears", "belfries", 0), Gap(source, 0, 5, 0.0))
+        position = (await world.broker.bounds("bells", 0)).last
+        await ask_again(runtime.context, Partition("hears", "bells", 0), Gap(source, 0, 1, 0.0))
+
+        reader = world.broker.reader("bells", 0, position)
+        async with asyncio.timeout(LIMIT_S):
+            while not any(isinstance(each, Message) and each.type != TICK for each in await reader.read(10, LIMIT_S)):
+                pass
+        await reader.close()
+    assert tower.heard == {"bell-0": [1]}
 
 
 async def test_correlation_flows_through_and_causation_names_the_message_before(tmp_path: Path) -> None:

@@ -168,19 +168,26 @@ async def test_a_process_that_gave_the_log_a_second_name_comes_in(environment: E
 
 
 class Forbidding(MemoryBroker):
-    """Where a process may not make topics."""
+    """Where a process may not make topics. refusal: what the adapters make of that; None: it is made, and not shown."""
+
+    refusal: type[Exception] | None = UsageError
 
     async def ensure_topic(self, topic: str, partitions: int) -> None:
-        if topic.startswith(PREFIX):
-            raise UsageError("not authorized")
-        await super().ensure_topic(topic, partitions)
+        if not topic.startswith(PREFIX):
+            await super().ensure_topic(topic, partitions)
+        elif self.refusal is not None:
+            raise self.refusal("not authorized")
 
 
+@pytest.mark.parametrize("refusal", [UsageError, BrokerUnavailable, None])
 async def test_who_may_not_name_the_log_works_without_a_name(
-    environment: Environment, caplog: pytest.LogCaptureFixture
+    environment: Environment, caplog: pytest.LogCaptureFixture, refusal: type[Exception] | None
 ) -> None:
     name = f"memory:same-log-{environment._number}-one"
-    first, second = await environment.start(Forbidding(name)), await environment.start(Forbidding(name))
+    brokers = Forbidding(name), Forbidding(name)
+    for each in brokers:
+        each.refusal = refusal
+    first, second = [await environment.start(each) for each in brokers]
     assert "make a topic like ensue.log." in caplog.text
     assert await first.readiness() == await second.readiness() == []
     third = await environment.start(MemoryBroker(name))  # may, and so the log has a name from here on
