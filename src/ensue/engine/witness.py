@@ -100,8 +100,10 @@ async def ask_subscribers(context: Context, places: Iterable[tuple[str, int]]) -
     reader = broker.reader(CONTROL_TOPIC, 0, (await broker.bounds(CONTROL_TOPIC, 0)).last)
     try:
         envelope = encode_envelope(Envelope(context.ids.next(), WHO, rfc3339(context.clock.now())))
-        batches = {place: [OutboxRecord(*place, "", envelope, b"")] for place in places}
-        for topic in {topic for topic, _ in batches}:
+        # A log with fewer partitions than the one before it is heard at those that it has.
+        there = [(topic, number) for topic, number in places if number < context.partitions]
+        batches = {place: [OutboxRecord(*place, "", envelope, b"")] for place in there}
+        for topic in {topic for topic, _ in there}:
             await broker.ensure_topic(topic, context.partitions)
         await broker.append_many(source, batches)
         while True:

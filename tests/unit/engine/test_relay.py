@@ -12,7 +12,7 @@ import pytest
 from tests.unit.engine.workbench import LIMIT_S, QUICK, ReadByBroker, bench, config, until
 
 from ensue import Event, Service, Step
-from ensue.brokers.memory import MemoryReader
+from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.chain import partition_of
 from ensue.codec import decode_envelope
 from ensue.engine.ask import ask_again
@@ -230,6 +230,18 @@ async def test_a_request_that_cannot_be_answered_is_not_read_for_ever(tower: Tow
                 pass
         await reader.close()
     assert tower.heard == {"bell-0": [1]}
+
+
+async def test_a_relay_asks_nobody_in_partitions_that_its_new_log_does_not_have(tower: Tower, tmp_path: Path) -> None:
+    """As in a test on a database that was filled with more partitions."""
+    async with bench(tmp_path, tower.rings, tower.hears, partitions=4) as world:
+        await tower.ring(*range(16), bells=16)
+        await world.settle()
+    engine = config(resend_interval_s=0.1)
+    async with bench(tmp_path, tower.rings, broker=MemoryBroker("memory:fewer"), partitions=2, engine=engine) as world:
+        await tower.ring(16)
+        await world.settle()
+        assert await world.runtimes["rings"].store.outbox_after(16, 1), "it was the seventeenth"
 
 
 async def test_correlation_flows_through_and_causation_names_the_message_before(tmp_path: Path) -> None:
