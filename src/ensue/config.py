@@ -27,7 +27,7 @@ class EngineConfig:
     """How the loops run. Times in seconds (`_s`); every bound is checked when the value is made."""
 
     batch_records_max: int = 500
-    """Records in one transaction of a consumer, and in one append of the relay; 1 to 10,000."""
+    """Records of each partition in one transaction, and in one append of the relay; 1 to 10,000."""
     batch_s: float = 0.1
     """A transaction takes no more records once its handlers have run for so long: slow ones hold no locks for long."""
     record_bytes_max: int = RECORD_BYTES_MAX
