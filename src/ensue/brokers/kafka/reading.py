@@ -121,7 +121,8 @@ class Fetcher:
         self._wanted = threading.Event()
         self._soon_until = 0.0
         self._stopping = False
-        self._consumer = Consumer(settings.consumer() | {"error_cb": self._trouble})
+        self._topics: set[str] = set()  # of which this consumer knows where they are
+        self._consumer = Consumer(settings.consumer() | {"error_cb": _trouble})
         self._thread = threading.Thread(target=self._run, name="ensue-kafka-consumer", daemon=True)
         self._thread.start()
 
@@ -202,8 +203,18 @@ class Fetcher:
 
     def _assign(self, cursor: Cursor) -> None:
         """Fetch from where the cursor stands. Whatever was on its way for an older assignment never arrives."""
+        self._locate(cursor.topic)
         self._consumer.incremental_assign([TopicPartition(cursor.topic, cursor.number, cursor.fetched)])
         cursor.assigned = True
+
+    def _locate(self, topic: str) -> None:
+        """Ask for a topic's leaders. librdkafka looks for those of a topic that comes later once a second only."""
+        if topic not in self._topics:
+            try:
+                self._consumer.list_topics(topic, timeout=_POLL_S)
+                self._topics.add(topic)
+            except KafkaException as error:
+                log.debug("consumer: where %s is: %s", topic, text(error.args[0]))
 
     def _unassign(self, cursor: Cursor) -> None:
         if cursor.assigned:
@@ -243,6 +254,7 @@ class Fetcher:
             self._find_place(cursor)
         elif code in GONE or code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION):
             self._unassign(cursor)
+            self._topics.discard(cursor.topic)
             cursor.again_at = time.monotonic() + _AGAIN_S
             cursor.problem = error.str()
         else:
@@ -273,10 +285,6 @@ class Fetcher:
             cursor.problem = problem
         self._wake(list(self._fetching.values()))
         self._wanted.wait(_POLL_S)
-
-    def _trouble(self, error: KafkaError) -> None:
-        """A connection failed; librdkafka goes on trying."""
-        log.debug("consumer: %s", error.str())
 
     def _wake(self, cursors: list[Cursor]) -> None:
         if cursors:
@@ -320,6 +328,11 @@ class Fetchers:
         for fetcher in self._fetchers:
             fetcher.stop()
         return [*self._fetchers, *self._ended]
+
+
+def _trouble(error: KafkaError) -> None:
+    """A connection failed; librdkafka goes on trying."""
+    log.debug("consumer: %s", error.str())
 
 
 def _wake_all(cursors: list[Cursor]) -> None:
