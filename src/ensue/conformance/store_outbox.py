@@ -126,7 +126,7 @@ class Publishing(StoreSuite):
                 await self.until_it_commits(partial(write_once, through, name, round_))
 
         async with asyncio.timeout(self.patience_s), asyncio.TaskGroup() as group:
-            following = group.create_task(self.follow(store, total))
+            following = group.create_task(follow(store, total))
             for name in range(writers):
                 group.create_task(write(other if name % 2 else store, name))
         seen = following.result()
@@ -135,18 +135,6 @@ class Publishing(StoreSuite):
         for name in range(writers):
             own = [text for text in texts(seen) if text.startswith(f"{name}:")]
             assert own == [f"{name}:{round_}:{n}" for round_ in range(rounds) for n in range(3)]
-
-    async def follow(self, store: Store, total: int) -> Sequence[OutboxRecord]:
-        """Read as a relay does until there are `total` records."""
-        seen: list[OutboxRecord] = []
-        while len(seen) < total:
-            batch = await store.outbox_after(seen[-1].position if seen else 0, 7)
-            if batch:
-                seen += batch
-                await asyncio.sleep(0)
-            else:
-                await store.outbox_wait(1.0)
-        return seen
 
     # --- waking
 
@@ -274,3 +262,16 @@ class Publishing(StoreSuite):
         async with self.another(store) as other:
             assert other.source == source
         assert await store.new_epoch(0) != source
+
+
+async def follow(store: Store, total: int) -> Sequence[OutboxRecord]:
+    """Read as a relay does until there are `total` records."""
+    seen: list[OutboxRecord] = []
+    while len(seen) < total:
+        batch = await store.outbox_after(seen[-1].position if seen else 0, 7)
+        if batch:
+            seen += batch
+            await asyncio.sleep(0)
+        else:
+            await store.outbox_wait(1.0)
+    return seen

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from ensue.conformance.store_outbox import Publishing
+from ensue.conformance.store_outbox import Publishing, follow
 from ensue.conformance.store_suite import (
     ACCOUNTS,
     METADATA,
@@ -273,7 +273,7 @@ class Racing(Publishing):
                 assert child.stdin is not None
                 child.stdin.write(b"go\n")
             async with asyncio.timeout(6 * self.patience_s):
-                seen = await self.follow(store, 2 * processes * count) if self.capabilities.publishes else ()
+                seen = await follow(store, 2 * processes * count) if self.capabilities.publishes else ()
                 assert [await child.wait() for child in children] == [0] * processes
         finally:
             for child in children:

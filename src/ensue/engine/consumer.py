@@ -279,17 +279,13 @@ class PartitionConsumer(Loop):
                 return  # the rest of the batch is read again, after what the log still holds before it
 
     def _applied(self, part: Part) -> None:
-        self._ended(part.todo)
+        self._place.ended(part.todo)
         if part.following is None:
             self._place.forward(part.todo)
             return
         self._place.moved(part.following)
         self._letters.added(part.letters)
         self._gaps.log_changes(part.todo)
-
-    def _ended(self, todo: Plan) -> None:
-        if self._place.suspicion is not None and todo.apply:
-            self._place.suspicion.ended(str(todo.apply[0].offset), len(todo.apply))
 
     async def _set_aside(self, todo: Plan, failure: StepFailed) -> None:
         """The message failed alone: keep it with the reason, and let its key wait."""
@@ -308,7 +304,7 @@ class PartitionConsumer(Loop):
         self._place.moved(following)
         self._letters.added([letter])
         self._letters.log_failure(letter, reason)
-        self._ended(todo)
+        self._place.ended(todo)
         self._gaps.log_changes(todo)
 
     async def _save(self) -> None:

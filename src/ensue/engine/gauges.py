@@ -101,7 +101,7 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
         DUPLICATES: _sum(counters, "duplicates"),
         GAPS_SEEN: _sum(counters, "gaps_seen"),
         RETRIES: _sum(counters, "retries"),
-        BUSY: {(): max((each.running_s for each in worker.busy), default=0.0) if worker else 0.0},
+        BUSY: {(): max((each.running_s for each in worker.loops.busy), default=0.0) if worker else 0.0},
     }
 
 

@@ -16,7 +16,7 @@ from ensue.engine.loop import Loop
 from ensue.engine.relay import Relay
 from ensue.engine.retention import Retention
 from ensue.errors import EnsueError, StoreRestored
-from ensue.message import Partition
+from ensue.message import Busy, Partition
 
 log = logging.getLogger("ensue.worker")
 
@@ -59,6 +59,20 @@ class Loops:
     def relay(self) -> Relay | None:
         held = self._running.get(RELAY)
         return held[0].relay if held is not None and isinstance(held[0], RelayAndRetention) else None
+
+    @property
+    def busy(self) -> tuple[Busy, ...]:
+        """The transactions of handlers at hand, and for how long each has been running."""
+        now = self._context.clock.monotonic()
+        found = ((each.since, str(each)) for each in (lane.at_hand for lane in self.lanes))
+        return tuple(Busy(self._worker, now - since, what) for since, what in found if since is not None)
+
+    def long_busy(self) -> tuple[float, str] | None:
+        """The one that has been running longest, when it is so long that somebody may ask."""
+        longest = max(self.busy, key=lambda each: each.running_s, default=None)
+        if longest is None or longest.running_s < self._context.config.lease_ttl_s:
+            return None
+        return longest.running_s, longest.what
 
     def begin(self, name: str, *, suspect: bool) -> None:
         if self.ending or name in self.leaving:

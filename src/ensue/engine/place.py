@@ -53,6 +53,11 @@ class Place:
             self.others,
         )
 
+    def ended(self, todo: Plan) -> None:
+        """The handlers of a plan have been called, and this process lives."""
+        if self.suspicion is not None and todo.apply:
+            self.suspicion.ended(str(todo.apply[0].offset), len(todo.apply))
+
     def _passed_over(self, message: Message) -> bool:
         return passed_over(message, self.wanted, self.checkpoint.began)
 

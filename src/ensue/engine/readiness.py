@@ -68,7 +68,7 @@ async def not_ready(context: Context, worker: Worker | None, *, connecting: bool
     if worker is not None and limits.busy_s is not None:
         reasons += [
             f"for {each.running_s:.0f} s one transaction has been running, limit {limits.busy_s:g} s: {each.what}"
-            for each in worker.busy
+            for each in worker.loops.busy
             if each.running_s > limits.busy_s
         ]
     if connecting:

@@ -24,7 +24,7 @@ from ensue.engine.same_log import SameLog
 from ensue.engine.upgrade import upgrade
 from ensue.engine.watch import Watch
 from ensue.errors import EnsueError, HandlerHung, OtherLog, RetryableError, StoreBehind, StoreOutdated
-from ensue.message import Busy, LeaseTable, Message, Partition
+from ensue.message import LeaseTable, Message, Partition
 
 log = logging.getLogger("ensue.worker")
 
@@ -210,7 +210,7 @@ class Worker:
         Waits for no handler: a lease is given up at the first heartbeat after its loop has ended. Returns who holds
         what afterwards.
         """
-        busy = self._busy()
+        busy = self.loops.long_busy()
         try:
             table = await self._heartbeat(busy=busy)
         except StoreBehind as error:
@@ -284,20 +284,6 @@ class Worker:
         for owner in sorted(gone):
             log.info("%s: %s is gone; taking over", self.name, owner)
         return await self._context.books.bury(*gone) if gone else table
-
-    @property
-    def busy(self) -> tuple[Busy, ...]:
-        """The transactions of handlers at hand, and for how long each has been running."""
-        now = self._context.clock.monotonic()
-        found = ((each.since, str(each)) for each in (lane.at_hand for lane in self.loops.lanes))
-        return tuple(Busy(self.name, now - since, what) for since, what in found if since is not None)
-
-    def _busy(self) -> tuple[float, str] | None:
-        """The one that has been running longest, when it is so long that somebody may ask."""
-        longest = max(self.busy, key=lambda each: each.running_s, default=None)
-        if longest is None or longest.running_s < self._context.config.lease_ttl_s:
-            return None
-        return longest.running_s, longest.what
 
 
 def worker_name() -> str:

@@ -436,7 +436,7 @@ async def test_a_transaction_that_takes_long_is_a_reason_not_to_be_ready(tmp_pat
         assert await runtime.readiness(ReadyLimits(lag_max=None, busy_s=None)) == []
         let_go.set()
         await running.settle()
-        assert runtime.worker.busy == ()
+        assert runtime.worker.loops.busy == ()
 
 
 async def test_a_clean_pass_ends_a_suspicion_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ async def test_a_cancellation_while_postgres_tables_are_made_is_not_lost(word: s
             await failing(given)
 
     store = PostgresStore("postgresql://db.example/orders", "orders")
-    task = await cancelled_in(connection, lambda: store._create_once(connection, work))
+    task = await cancelled_in(connection, lambda: store._database.create_once(connection, work))
     assert task.cancelled()
 
 
@@ -224,7 +224,7 @@ async def test_a_cancellation_while_mariadbs_lock_is_released_is_not_lost() -> N
     async def work(_: Link) -> None: ...
 
     store = MariaDbStore("mariadb://db.example/orders", "orders")
-    task = await cancelled_in(connection, lambda: store._create_once(connection, work))
+    task = await cancelled_in(connection, lambda: store._database.create_once(connection, work))
     assert task.cancelled()
 
 

@@ -9,7 +9,8 @@ from ensue.errors import StoreUnavailable
 from ensue.stores.ending import to_end
 from ensue.stores.mariadb.dialect import MariaDbDialect
 from ensue.stores.mariadb.link import connect
-from ensue.stores.mariadb.url import parse
+from ensue.stores.mariadb.url import MariaDbUrl, parse
+from ensue.stores.sql.database import Database
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import ROLLBACK_S, Link
 from ensue.stores.sql.outbox import Outbox, OutboxContext
@@ -32,30 +33,38 @@ class MariaDbStore(SqlStore):
     """
 
     def __init__(self, url: str, service: str, *, connect_args: Mapping[str, Any] | None = None) -> None:
-        self._url = parse(url, connect_args)
-        self._sql = MariaDbDialect()
-        super().__init__(service, self._sql, self._url.place, self._url.pool_size)
+        super().__init__(service, _MariaDb(parse(url, connect_args)))
 
-    async def _connect(self) -> Link:
+
+class _MariaDb(Database):
+    dialect: MariaDbDialect
+
+    def __init__(self, url: MariaDbUrl) -> None:
+        self._url = url
+        self.dialect = MariaDbDialect()
+        self.place = url.place
+        self.pool_size = url.pool_size
+
+    async def connect(self) -> Link:
         return await connect(self._url)
 
-    def _make_engines(self) -> Engines:
+    def make_engines(self) -> Engines:
         from ensue.stores.mariadb.alchemy import make_engines
 
         return make_engines()
 
-    def _make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
+    def make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
         return Polling(relay_pool, wakeup)
 
-    def _make_outbox(self, context: OutboxContext) -> Outbox:
-        return StampedOutbox(context, self._sql.stamp)
+    def make_outbox(self, context: OutboxContext) -> Outbox:
+        return StampedOutbox(context, self.dialect.stamp)
 
-    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
+    async def create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
         """Tables are not made in transactions here: a lock of the connection's keeps others out."""
         name = "ensue_create"
         [(got,)] = await link.fetch("SELECT GET_LOCK(CONCAT(%s, '.', DATABASE()), %s)", name, _CREATING_S)
         if not got:
-            raise StoreUnavailable(f"{self._place}: another process has been making tables for {_CREATING_S} s")
+            raise StoreUnavailable(f"{self.place}: another process has been making tables for {_CREATING_S} s")
         try:
             result = await work(link)
             release = link.fetch("SELECT RELEASE_LOCK(CONCAT(%s, '.', DATABASE()))", name)
@@ -63,7 +72,7 @@ class MariaDbStore(SqlStore):
         except BaseException as error:
             link.broken = True  # its lock goes with the connection
             if isinstance(error, TimeoutError):
-                raise StoreUnavailable(f"{self._place} does not answer: {error}") from error
+                raise StoreUnavailable(f"{self.place} does not answer: {error}") from error
             raise
         if cancelled is not None:
             raise cancelled

@@ -10,7 +10,8 @@ from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.listen import Listening
 from ensue.stores.postgres.polled import WAITING, PolledOutbox
-from ensue.stores.postgres.url import parse
+from ensue.stores.postgres.url import PostgresUrl, parse
+from ensue.stores.sql.database import Database
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Outbox, OutboxContext
@@ -32,13 +33,19 @@ class PostgresStore(SqlStore):
     """
 
     def __init__(self, url: str, service: str, *, connect_args: Mapping[str, Any] | None = None) -> None:
-        self._url = parse(url, connect_args)
-        # asyncpg parses and runs a statement in two round trips, which a pooler may send to two servers.
-        super().__init__(
-            service, PostgresDialect(), self._url.place, self._url.pool_size, transactions=self._url.pgbouncer
-        )
+        super().__init__(service, _Postgres(parse(url, connect_args)))
 
-    async def _connect(self) -> Link:
+
+class _Postgres(Database):
+    def __init__(self, url: PostgresUrl) -> None:
+        self._url = url
+        self.dialect = PostgresDialect()
+        self.place = url.place
+        self.pool_size = url.pool_size
+        # asyncpg parses and runs a statement in two round trips, which a pooler may send to two servers.
+        self.transactions = url.pgbouncer
+
+    async def connect(self) -> Link:
         if self._url.driver == "psycopg":
             from ensue.stores.postgres import psycopg_link
 
@@ -47,18 +54,18 @@ class PostgresStore(SqlStore):
 
         return await asyncpg_link.connect(self._url)
 
-    def _make_engines(self) -> Engines:
+    def make_engines(self) -> Engines:
         from ensue.stores.postgres.alchemy import make_engines
 
         return make_engines(self._url)
 
-    def _make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
+    def make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
         if self._url.pgbouncer:
             return Polling(relay_pool, wakeup, WAITING)
         channel = f"ensue_{zlib.crc32(self._url.schema.encode()):08x}"
-        return Listening(self._connect, relay_pool, wakeup, channel)
+        return Listening(self.connect, relay_pool, wakeup, channel)
 
-    def _make_outbox(self, context: OutboxContext) -> Outbox:
+    def make_outbox(self, context: OutboxContext) -> Outbox:
         if self._url.outbox == "poll":
             return PolledOutbox(context)
         from ensue.stores.postgres.tail import TailedOutbox
@@ -66,7 +73,7 @@ class PostgresStore(SqlStore):
 
         return TailedOutbox(context, make_access(self._url))
 
-    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
+    async def create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
         await link.begin()
         try:
             await link.fetch("SELECT pg_advisory_xact_lock($1)", _CREATING)

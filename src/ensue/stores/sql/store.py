@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,7 +14,7 @@ from ensue.stores import rules, tables
 from ensue.stores.identity import new_epoch_name
 from ensue.stores.sql import readers, schema, switching
 from ensue.stores.sql.connections import Connections
-from ensue.stores.sql.dialect import Dialect
+from ensue.stores.sql.database import Database
 from ensue.stores.sql.engines import Engines
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import Current, Outbox, OutboxContext
@@ -50,52 +49,27 @@ class Opened:
     outbox: Outbox
 
 
-class SqlStore(abc.ABC):
+class SqlStore:
     """A service's database on a server; any number of processes may open it. Belongs to one event loop.
 
-    service: whose database it is. dialect: of its SQL. place: host and database, for error texts. pool_size:
-    connections of this process. transactions: whether every statement is put into a transaction, for a pooler that may
-    send each one elsewhere.
+    service: whose database it is. database: what differs between databases.
     """
 
     capabilities = Capabilities(concurrent_writers=True, takes_over=True)
 
-    def __init__(
-        self, service: str, dialect: Dialect, place: str, pool_size: int, *, transactions: bool = False
-    ) -> None:
+    def __init__(self, service: str, database: Database) -> None:
         self.service = service
-        self._dialect = dialect
-        self._place = place
-        self._pool_size = pool_size
-        self._transactions = transactions
+        self._database = database
+        self._dialect = database.dialect
         self._opened: Opened | None = None
         self._current = Current(service)
-        self._rows = SqlRows(self.reading, dialect.catalog)
-
-    # --- what a database gives
-
-    @abc.abstractmethod
-    async def _connect(self) -> Link:
-        """Return a fresh connection. Raises StoreUnavailable, UsageError (no such database, no access)."""
-
-    @abc.abstractmethod
-    def _make_engines(self) -> Engines: ...
-
-    @abc.abstractmethod
-    def _make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier: ...
-
-    @abc.abstractmethod
-    def _make_outbox(self, context: OutboxContext) -> Outbox: ...
-
-    @abc.abstractmethod
-    async def _create_once(self, link: Link, work: Callable[[Link], Awaitable[T]]) -> T:
-        """Call `work`, which changes tables, while no other process does; `link` has no open transaction."""
+        self._rows = SqlRows(self.reading, database.dialect.catalog)
 
     # --- its life
 
     async def exists(self) -> bool:
         try:
-            link = await self._connect()
+            link = await self._database.connect()
         except UsageError:
             return False  # no such database
         try:
@@ -107,10 +81,10 @@ class SqlStore(abc.ABC):
         if self._opened is not None:
             return
         async with AsyncExitStack() as opening:
-            engines = self._make_engines()
+            engines = self._database.make_engines()
 
             async def connect() -> Link:
-                link = await self._connect()
+                link = await self._database.connect()
                 try:
                     await engines.attach(link)
                     await schema.clock(link, self._dialect)
@@ -121,16 +95,16 @@ class SqlStore(abc.ABC):
 
             wakeup = Wakeup()
             # The last one listens, or tails the log, for as long as the store is open.
-            connections = Connections(connect, self._pool_size - 1, PURPOSES, self._place)
+            connections = Connections(connect, self._database.pool_size - 1, PURPOSES, self._database.place)
             opening.push_async_callback(connections.close)
-            pools = {each: Pool(connections, each, transactions=self._transactions) for each in PURPOSES}
+            pools = {each: Pool(connections, each, transactions=self._database.transactions) for each in PURPOSES}
             relay_pool = pools["relay"]
-            notifier = self._make_notifier(relay_pool, wakeup)
+            notifier = self._database.make_notifier(relay_pool, wakeup)
             opening.push_async_callback(notifier.close)
-            outbox = self._make_outbox(
+            outbox = self._database.make_outbox(
                 OutboxContext(
                     dialect=self._dialect, relay_pool=relay_pool, wakeup=wakeup, notifier=notifier,
-                    service=self.service, place=self._place, current=self._current,
+                    service=self.service, place=self._database.place, current=self._current,
                 )
             )  # fmt: skip
             await self._prepare(relay_pool, outbox)
@@ -150,7 +124,7 @@ class SqlStore(abc.ABC):
 
         async with relay_pool.bare() as link:
             if not await schema.exists(link, self._dialect):
-                await self._create_once(link, make)
+                await self._database.create_once(link, make)
         stored = await relay_pool.run(lambda link: schema.check(link, self.service))
         await relay_pool.run(self._current.refresh)
         if stored != outbox.mode:
@@ -191,7 +165,7 @@ class SqlStore(abc.ABC):
                 link.holder = None
 
         async with opened.relay_pool.bare() as link:
-            return await self._create_once(link, create)
+            return await self._database.create_once(link, create)
 
     async def make_own(self, own: Sequence[Table]) -> None:
         async def all_there(link: Link) -> bool:
@@ -199,7 +173,7 @@ class SqlStore(abc.ABC):
 
         async with self._open().relay_pool.bare() as link:
             if not await all_there(link):  # whoever may not make tables has had a migration do it
-                await self._create_once(link, lambda link: schema.make(link, self._dialect, own))
+                await self._database.create_once(link, lambda link: schema.make(link, self._dialect, own))
 
     @property
     def source(self) -> str:

@@ -43,6 +43,10 @@ class _Opened:
     readers: Readers
     wakeup: Wakeup
 
+    def wake(self) -> None:
+        """Somebody may wait for what was committed."""
+        self.wakeup.notify((_CHANGED,))
+
 
 class SqliteStore:
     """A service's database in one SQLite file; several processes may open it at once.
@@ -146,7 +150,7 @@ class SqliteStore:
 
         opened = self._open()
         self._identity = await opened.writer.run(begin)
-        self._wake()
+        opened.wake()
         return self._identity.source
 
     def transaction(
@@ -155,7 +159,7 @@ class SqliteStore:
         opened = self._open()
         if upkeep:
             self._file.check()
-        return SqliteTransaction(opened.writer, self._wake, self._now, durable=not upkeep)
+        return SqliteTransaction(opened.writer, opened.wake, self._now, durable=not upkeep)
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         return self._open().readers.session()
@@ -214,7 +218,3 @@ class SqliteStore:
         if self._opened is None:
             raise rules.store_not_open("", self.service)
         return self._opened
-
-    def _wake(self) -> None:
-        if self._opened is not None:
-            self._opened.wakeup.notify((_CHANGED,))

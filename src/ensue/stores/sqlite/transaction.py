@@ -163,25 +163,25 @@ class SqliteTransaction:
 
     async def load_rows(self, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
         self._ready(table)
-        with self._translated():
+        with _translated(self._writer):
             return rows.load(self._connection, table, ids)
 
     async def insert_rows(self, table: Table, rows_: Sequence[Row]) -> None:
         await self._sessions.leave_nothing_old(table)
         self._ready(table)
-        with self._translated():
+        with _translated(self._writer):
             rows.insert(self._connection, table, rows_)
 
     async def update_rows(self, table: Table, rows_: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
         await self._sessions.leave_nothing_old(table)
         self._ready(table)
-        with self._translated():
+        with _translated(self._writer):
             rows.update(self._connection, table, rows_, expect)
 
     async def delete_rows(self, table: Table, ids: Sequence[Any], *, expect: Sequence[Any] = ()) -> None:
         await self._sessions.leave_nothing_old(table)
         self._ready(table)
-        with self._translated():
+        with _translated(self._writer):
             rows.delete(self._connection, table, ids, expect)
 
     def _ready(self, table: Table) -> None:
@@ -191,17 +191,6 @@ class SqliteTransaction:
             self._writer.gate.settle()
         else:
             self._writer.gate.check_going_on()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except RowConflict as error:
-            self._writer.gate.doomed = error  # whoever lost a race must not commit, whatever the caller makes of it
-            raise
-        except sqlite3.Error as error:
-            raise_unavailable(error, self._writer.path)
-            raise
 
     # --- the outbox
 
@@ -219,6 +208,18 @@ class SqliteTransaction:
         except Exception as error:
             self._writer.gate.doomed = error  # a part of the records may be in: the chain would point into nothing
             raise
+
+
+@contextmanager
+def _translated(writer: Writer) -> Iterator[None]:
+    try:
+        yield
+    except RowConflict as error:
+        writer.gate.doomed = error  # whoever lost a race must not commit, whatever the caller makes of it
+        raise
+    except sqlite3.Error as error:
+        raise_unavailable(error, writer.path)
+        raise
 
 
 class _NotOpen:
