@@ -84,8 +84,9 @@ class Service(ServiceDefinition):
         """The running one; raises UsageError when the service does not run in this process."""
         if self._runtime is None:
             raise UsageError(
-                f"service {self.name} does not run here: use install(app, {self.name}) with FastAPI, "
-                f"`async with {self.name}.running():`, ensue.testing.run(...) or `ensue run`"
+                f"service {self.name} does not run here: use install(app, {self.name}) with FastAPI "
+                f"(the outermost app, mounted ones are not started), `async with {self.name}.running():`, "
+                "ensue.testing.run(...) or `ensue run`"
             )
         return self._runtime
 

@@ -158,6 +158,12 @@ class IdempotencyMismatch(UsageError):
     key: str
 
 
+class IdempotencyConflict(RetryableError):
+    """Another request with this Idempotency-Key was answered while this was at work: sent again, this gets that."""
+
+    key: str
+
+
 class EventRefused(UsageError):
     """An event cannot be published with this key, or this value of an extension.
 

@@ -23,36 +23,42 @@ class Origin:
     """idempotency_key: made of what the client sent and who it is, so that nobody meets the answer of somebody else.
 
     fingerprint: of the request, so that one key with another request is noticed.
-    step, keep: set while one is open; `keep` stores the answer in its transaction.
+    keep: set while a step is open; stores the answer in its transaction.
     settled: the integration has kept the answer with the open step, so the step of a request with a key may commit.
+    refused: the answer says that the request failed (5xx), so that the steps of the request are rolled back.
     guarded: the request's dependencies (authentication is one) have not all passed: an earlier answer has to wait.
     earlier: what came of this key before, for a step that began while this was guarded; that step is rolled back.
-    task: of the request. steps: services of which that task has a step open; those of other tasks are their own affair.
+    task: of the request. steps: those that it has open; those of other tasks are their own affair.
     """
 
     correlation_id: str = ""
     traceparent: str = ""
     idempotency_key: str = ""
     fingerprint: str = ""
-    step: Step | None = None
     keep: Callable[[StoredResponse], Awaitable[None]] | None = None
     settled: bool = False
+    refused: bool = False
     guarded: bool = False
     earlier: AlreadyAnswered | IdempotencyMismatch | None = None
     task: asyncio.Task[Any] | None = None
-    steps: list[str] = dataclasses.field(default_factory=list)
+    steps: list[Step] = dataclasses.field(default_factory=list)
 
     @contextmanager
-    def stepping(self, service: str) -> Iterator[None]:
-        """A step of this service is open in this block."""
+    def holding(self, step: Step) -> Iterator[None]:
+        """The step is open in this block."""
         counts = self.task is not None and self.task is asyncio.current_task()
         if counts:
-            self.steps.append(service)
+            self.steps.append(step)
         try:
             yield
         finally:
             if counts:
-                self.steps.remove(service)
+                self.steps.remove(step)
+
+    async def flush(self) -> None:
+        """Write what the open steps have changed, so that what the database makes of it is known."""
+        for step in self.steps:
+            await step.transaction.flush()
 
     def met(self, stored: StoredResponse) -> None:
         """The key was answered before. Raises AlreadyAnswered or IdempotencyMismatch, at once or in `admit`."""

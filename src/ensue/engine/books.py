@@ -19,7 +19,7 @@ from ensue.engine.attempt import Attempt
 from ensue.engine.decisions import accepted, check_decision
 from ensue.engine.leases import Held
 from ensue.engine.schema import SCHEMA, Fill, Numbers, Schema
-from ensue.errors import CheckpointConflict, RetryableError, RowConflict, StoreBehind
+from ensue.errors import CheckpointConflict, IdempotencyConflict, RowConflict, StoreBehind
 from ensue.message import (
     CatchUp,
     Checkpoint,
@@ -318,7 +318,8 @@ class Once(_Base):
         return StoredResponse(key, fingerprint, status, _read_headers(headers), bytes(body))
 
     async def keep_answer(self, transaction: StepTransaction, response: StoredResponse) -> None:
-        """Keep the answer to an Idempotency-Key. A second one of a key raises RetryableError, here or at the commit."""
+        """Keep the answer to an Idempotency-Key. A second one of a key raises IdempotencyConflict; a
+        store that looks at the commit raises RetryableError there."""
         row = (
             _digest(response.key), response.key, response.fingerprint, response.status,
             _encode(response.headers).decode(), response.body, transaction.now,
@@ -326,7 +327,7 @@ class Once(_Base):
         try:
             await transaction.insert_rows(ANSWERS, [row])
         except RowConflict as error:
-            raise RetryableError(
+            raise IdempotencyConflict(
                 f"Idempotency-Key {response.key!r} was answered meanwhile: try again, and that answer is given",
                 key=response.key,
             ) from error

@@ -45,8 +45,8 @@ _PAUSE_FIRST_S = 0.1
 _PAUSE_MAX_S = 5.0
 
 
-class _Replayed(Exception):
-    """Rolls back the step of a request that was answered before."""
+class _Undone(Exception):
+    """Rolls back the step of a request that was answered before, or that is answered 5xx."""
 
 
 class Runtime:
@@ -276,7 +276,7 @@ class Runtime:
         keyed = bool(origin.idempotency_key)  # a task that outlives the request has its origin, without the key
         faults, books = self.context.faults, self.context.books
         try:
-            with stepping(self.definition.name), origin.stepping(self.definition.name):
+            with stepping(self.definition.name):
                 async with self.store.transaction() as transaction:
                     if keyed:
                         stored = await books.answer(transaction, origin.idempotency_key)
@@ -286,13 +286,14 @@ class Runtime:
                     step = self.context.dispatcher.outside_step(
                         transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
                     )
-                    origin.step, origin.keep = step, partial(books.keep_answer, transaction)
-                    try:
-                        yield step
-                    finally:
-                        origin.step = origin.keep = None
-                    if keyed and origin.earlier is not None:
-                        raise _Replayed
+                    origin.keep = partial(books.keep_answer, transaction)
+                    with origin.holding(step):
+                        try:
+                            yield step
+                        finally:
+                            origin.keep = None
+                        if (keyed and origin.earlier is not None) or (origin.refused and step in origin.steps):
+                            raise _Undone
                     if origin.fingerprint and not origin.settled:
                         raise UsageError(
                             "a request with an Idempotency-Key: this step would commit before the answer is known, "
@@ -305,7 +306,7 @@ class Runtime:
                         await transaction.outbox_add(records)
                     faults.point("step.outbox_written")
             faults.point("step.committed")
-        except _Replayed:  # the request gets its earlier answer; what its dependencies did in this step is undone
+        except _Undone:  # the request gets its answer all the same
             return
 
 

@@ -25,6 +25,8 @@ try:
 except ImportError as error:
     raise UsageError('ensue.integrations.fastapi: pip install "ensue[fastapi]"') from error
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from ensue.app import Service
 from ensue.engine.readiness import ReadyLimits
 from ensue.integrations.body_limit import BodyLimit
@@ -77,12 +79,13 @@ def install(
         if any(isinstance(route, APIRoute) for route in app.routes):
             raise UsageError("install(app, ...) came after the first route: call it right after FastAPI(...)")
         app.router.route_class = StepRoute
-        setattr(app.state, PRINCIPAL, principal)
-        setattr(app.state, _INSTALLED, {"body_bytes_max": body_bytes_max})
+        setattr(app.state, _INSTALLED, {"body_bytes_max": body_bytes_max, PRINCIPAL: principal, "steps": []})
+        app.add_middleware(_Installed, of=app)
         app.add_middleware(BodyLimit, body_bytes_max=body_bytes_max)
         add_handlers(app)
         describe(app)
     _check_later(app, service, principal, body_bytes_max, health=health is not False, metrics=metrics)
+    getattr(app.state, _INSTALLED)["steps"].append(service.step)
     if health is not False:
         app.include_router(health_routes(service, ReadyLimits() if health is True else health))
     if metrics:
@@ -97,7 +100,7 @@ def _check_later(
 ) -> None:
     """Refuse what a call after the first one would say in vain."""
     said: dict[str, Any] = getattr(app.state, _INSTALLED)
-    if principal not in (credentials, getattr(app.state, PRINCIPAL)):
+    if principal not in (credentials, said[PRINCIPAL]):
         raise UsageError(f"install(app, {service.name}, principal=...): say it in the first call, it holds for the app")
     if body_bytes_max not in (_BODY_BYTES_MAX, said["body_bytes_max"]):
         raise UsageError(
@@ -119,6 +122,29 @@ def step_of(service: Service) -> Any:
     `Depends(orders.query, scope="function")` and `Depends(orders.rows, scope="function")`.
     """
     return Depends(service.step, scope="function")
+
+
+class _Installed:
+    """A middleware: what holds for all requests of an app, or of one that is mounted in it.
+
+    The steps' scopes are looked at before the first request, in case the app's lifespan did not: it may be another one,
+    or not run at all, as that of an app which is mounted.
+    """
+
+    def __init__(self, app: ASGIApp, of: FastAPI) -> None:
+        self.app = app
+        self._of = of
+        self._said = getattr(of.state, _INSTALLED)
+        self._checked = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            if not self._checked:
+                for step in self._said["steps"]:
+                    check_step_scope(self._of, step)
+                self._checked = True
+            scope[PRINCIPAL] = self._said[PRINCIPAL]
+        await self.app(scope, receive, send)
 
 
 def _run_within(app: FastAPI, service: Service, work: bool) -> None:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from ensue.errors import EventRefused, EventTooLarge, IdempotencyMismatch, RetryableError
+from ensue.errors import EventRefused, EventTooLarge, IdempotencyConflict, IdempotencyMismatch, RetryableError
 from ensue.integrations import problems
 from ensue.integrations.problems import Problem
 from ensue.integrations.routes import allowed_methods
@@ -22,6 +22,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(IdempotencyMismatch, _idempotency_mismatch)
+    app.add_exception_handler(IdempotencyConflict, _idempotency_conflict)
     app.add_exception_handler(EventRefused, _event_refused)
     app.add_exception_handler(EventTooLarge, _event_too_large)
     app.add_exception_handler(RetryableError, _try_again)
@@ -70,6 +71,12 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
 async def _idempotency_mismatch(request: Request, error: Exception) -> Response:
     detail = "This Idempotency-Key came before with another request; a new request needs a new key"
     return problems.response(request, 422, "Idempotency-Key used before", detail, type=problems.IDEMPOTENCY_MISMATCH)
+
+
+async def _idempotency_conflict(request: Request, error: Exception) -> Response:
+    detail = "A request with this Idempotency-Key was answered meanwhile; send this one again to get that answer"
+    headers = {"Retry-After": "1"}
+    return problems.response(request, 409, detail=detail, type=problems.IDEMPOTENCY_CONFLICT, headers=headers)
 
 
 async def _event_refused(request: Request, error: Exception) -> Response:

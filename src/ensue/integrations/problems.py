@@ -26,6 +26,7 @@ MALFORMED_HEADER = "urn:ensue:problem:malformed-header"
 BODY_TOO_LARGE = "urn:ensue:problem:body-too-large"
 EVENT_REFUSED = "urn:ensue:problem:event-refused"
 EVENT_TOO_LARGE = "urn:ensue:problem:event-too-large"
+IDEMPOTENCY_CONFLICT = "urn:ensue:problem:idempotency-conflict"
 IDEMPOTENCY_MISMATCH = "urn:ensue:problem:idempotency-mismatch"
 TRY_AGAIN = "urn:ensue:problem:try-again"
 

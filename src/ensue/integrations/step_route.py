@@ -6,11 +6,14 @@ import asyncio
 import functools
 import hashlib
 import hmac
+import inspect
 import re
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from email.message import Message
 from typing import Any
 
+from anyio import from_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
@@ -24,21 +27,46 @@ from ensue.origin import AlreadyAnswered, Origin, coming_from, current_origin
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HEADER_TEXT = re.compile(r"[ -~]{1,255}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_KEPT_HEADERS = ("content-type", "location", "retry-after")
+#: Headers of an answer that are not given again: those of one connection, those that are made anew, and what the answer
+#: told a browser to keep.
+_NOT_KEPT = frozenset(
+    {
+        "age", "connection", "content-length", "date", "idempotency-replayed", "keep-alive", "proxy-authenticate",
+        "proxy-connection", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade", "x-correlation-id",
+    }
+)  # fmt: skip
 
 
-#: Where `install` puts what names a request's principal, in the app's state; `credentials` where it was not called.
-PRINCIPAL = "ensue_principal"
-#: Headers by which clients usually say who they are.
-_CREDENTIALS = ("authorization", "cookie", "x-api-key")
+#: Where `install` puts what names a request's principal, in the request's scope, so that apps that are mounted find it;
+#: `credentials` where it was not called.
+PRINCIPAL = "ensue.principal"
+#: Names of headers by which clients say who they are, or a proxy says whom it has let in.
+_CREDENTIALS = re.compile(
+    "account|api-?key|assertion|auth|cert|cookie|email|identity|jwt|login|principal|session|subject|tenant|token"
+    "|user(?!-agent)"
+)
 
 
 def credentials(request: Request) -> str:
-    """Who asks, unless `install(..., principal=...)` says better: the headers Authorization, Cookie and X-API-Key.
+    """Who asks, unless `install(..., principal=...)` says better.
 
-    A client that renews its token between two tries is another principal to it, so that its request takes effect twice.
+    The headers by which clients or proxies usually say it (Authorization, Cookie, X-API-Key, X-Forwarded-User and
+    whatever else is named like that), the client's certificate, and the user whom a middleware has set. A client that
+    renews its token between two tries is another principal to it, so that its request takes effect twice.
     """
-    return repr([(name, request.headers.getlist(name)) for name in _CREDENTIALS])
+    headers = sorted(each for each in request.headers.items() if _CREDENTIALS.search(each[0]))
+    tls = (request.scope.get("extensions") or {}).get("tls") or {}
+    certificate = [tls.get(name) for name in ("client_cert_name", "client_cert_chain")]
+    return repr([headers, certificate, _identity(request.scope.get("user"))])
+
+
+def _identity(user: object) -> str:
+    for name in ("identity", "display_name"):
+        try:
+            return str(getattr(user, name))
+        except (AttributeError, NotImplementedError):
+            continue  # Starlette's BaseUser leaves both to the application
+    return ""
 
 
 class StepRoute(APIRoute):
@@ -69,8 +97,9 @@ class StepRoute(APIRoute):
                 except AlreadyAnswered as answered:
                     response = _again(answered.response)
                 else:
-                    # Also one that says 5xx: whatever a route returns commits, and must not be done again.
-                    if given.idempotency_key and given.keep is not None:
+                    if response.status_code >= 500:
+                        given.refused = True
+                    elif given.idempotency_key and given.keep is not None:
                         await given.keep(_to_store(request, given, response))
                         given.settled = True
             # A task that the request began inherits its origin; the key belongs to the request alone.
@@ -109,10 +138,11 @@ def _no_step_left_open(request: Request, given: Origin) -> Callable[..., None]:
 
     def check(kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and given.steps:
+            service = given.steps[-1].outgoing.service
             raise UsageError(
-                f"{request.method} {request.scope['path']}: a step of {given.steps[-1]} is open when the answer is "
-                "sent, so the client would be told of something that may not be committed. A dependency with `yield` "
-                'in which a step is open needs Depends(..., scope="function"); so does everything that depends on it'
+                f"{request.method} {request.scope['path']}: a step of {service} is open when the answer is sent, so "
+                "the client would be told of something that may not be committed. A dependency with `yield` in which "
+                'a step is open needs Depends(..., scope="function"); so does everything that depends on it'
             )
 
     return check
@@ -124,23 +154,45 @@ def _admitted(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(endpoint)
     def admitted(*args: Any, **kwargs: Any) -> Any:
         given = current_origin()
-        if given is not None:
-            given.admit()
-        return endpoint(*args, **kwargs)
+        if given is None:
+            return endpoint(*args, **kwargs)
+        given.admit()
+        returned = endpoint(*args, **kwargs)
+        if inspect.isawaitable(returned):
+            return _flushed(returned, given)
+        if given.steps and not (inspect.isgenerator(returned) or inspect.isasyncgen(returned)):
+            from_thread.run(given.flush)  # a plain function, which FastAPI runs in a thread
+        return returned
 
     return admitted
 
 
+async def _flushed(returned: Awaitable[Any], given: Origin) -> Any:
+    """What a route returns, when the database has been told: a row that is part of it then has the id that it got."""
+    result = await returned
+    await given.flush()
+    return result
+
+
 def _own(key: str, request: Request) -> str:
-    """The key as this principal's own: two principals who choose the same one never meet, here or where a step hands
-    it on. The client's key is the secret of the hash, so that no credentials can be guessed from what is stored."""
-    principal = getattr(request.app.state, PRINCIPAL, credentials)(request)
+    """The key as this principal's own, for this method and path: two principals who choose the same one never meet,
+    here or where a step hands it on, and neither do two routes. The client's key is the secret of the hash, so that no
+    credentials can be guessed from what is stored."""
+    principal = request.scope.get(PRINCIPAL, credentials)(request)
     if not isinstance(principal, str):
         raise UsageError(
             f"{request.method} {request.scope['path']!r}: principal= returned a {type(principal).__name__}, expected a "
             'str that names who asks ("" for nobody in particular)'
         )
-    return hmac.new(key.encode(), principal.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+    digest = hmac.new(key.encode(), digestmod=hashlib.sha256)
+    for part in (principal, request.method, request.scope["path"]):
+        _add(digest, part.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _add(digest: Any, part: bytes) -> None:
+    digest.update(b"%d:" % len(part))  # so that nothing can move from one part into the next
+    digest.update(part)
 
 
 def _check_header(name: str, value: str) -> None:
@@ -153,18 +205,26 @@ def _malformed(name: str, why: str) -> Problem:
 
 
 async def _fingerprint(request: Request, own_key: str) -> str:
-    """Hash what makes two requests the same: who asks (in the key), method, path with query, body."""
-    scope = request.scope
+    """Hash what makes two requests the same: who asks for what (in the key), the query, the body and its type."""
     try:
         body = await request.body()
     except ClientDisconnect as error:
         raise Problem(400, detail="The connection ended before the body did") from error
     digest = hashlib.sha256()
-    path = scope["path"].encode("utf-8", "replace")
-    for part in (own_key.encode(), scope["method"].encode(), path, scope["query_string"], body):
-        digest.update(b"%d:" % len(part))  # so that nothing can move from one part into the next
-        digest.update(part)
+    _add(digest, own_key.encode())
+    _add(digest, request.scope["query_string"])
+    for part in _parts(request.headers.get("content-type", ""), body):
+        _add(digest, part)
     return digest.hexdigest()
+
+
+def _parts(content_type: str, body: bytes) -> Iterable[bytes]:
+    """A request's media type and body. A form in parts is without its boundary, which clients draw anew each time."""
+    parsed = Message()
+    parsed["content-type"] = content_type
+    boundary = parsed.get_boundary() if parsed.get_content_maintype() == "multipart" else None
+    yield parsed.get_content_type().encode()
+    yield from body.split(b"--" + boundary.encode()) if boundary else (body,)
 
 
 def _to_store(request: Request, given: Origin, response: Response) -> StoredResponse:
@@ -174,7 +234,12 @@ def _to_store(request: Request, given: Origin, response: Response) -> StoredResp
             f"{request.method} {request.scope['path']}: a {type(response).__name__} has no body that could be kept "
             "for its Idempotency-Key; return a response with a body"
         )
-    headers = {name: value for name in _KEPT_HEADERS if (value := response.headers.get(name)) is not None}
+    hop_by_hop = {name.strip().lower() for name in response.headers.get("connection", "").split(",")}
+    headers = {
+        name: ", ".join(response.headers.getlist(name))
+        for name in dict.fromkeys(response.headers.keys())
+        if name not in _NOT_KEPT and name not in hop_by_hop
+    }
     return StoredResponse(given.idempotency_key, given.fingerprint, response.status_code, headers, body)
 
 

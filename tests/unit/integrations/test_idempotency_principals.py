@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from starlette.authentication import SimpleUser, UnauthenticatedUser
+from starlette.types import Receive, Scope, Send
 
 import ensue.testing
 from ensue import Event, Service, Step, UsageError
@@ -198,9 +200,119 @@ async def test_nobody_can_take_a_key_away_by_using_it_first(
 
 
 async def test_cookies_and_api_keys_tell_principals_apart(client: httpx.AsyncClient) -> None:
-    for headers in ({"Cookie": "s=1"}, {"Cookie": "s=2"}, {"X-API-Key": "1"}, {"X-API-Key": "2"}, {}):
+    for headers in (
+        {"Cookie": "s=1"}, {"Cookie": "s=2"}, {"X-API-Key": "1"}, {"X-API-Key": "2"}, {},
+        {"X-Forwarded-User": "1"}, {"X-Forwarded-User": "2"}, {"Remote-User": "1"}, {"X-Auth-Request-Email": "1"},
+        {"Cf-Access-Jwt-Assertion": "1"}, {"X-Forwarded-Client-Cert": "Hash=1"}, {"SSL-Client-Subject": "CN=1"},
+        {"X-Goog-Authenticated-User-Id": "1"}, {"X-Session": "1"}, {"X-Tenant-Id": "1"}, {"X-MS-Client-Principal": "1"},
+        {"Authorization": "1", "Cookie": "s=1"}, {"Authorization": "1", "Cookie": "s=2"},
+    ):  # fmt: skip
         answers = [await client.post("/asked-inside", headers=headers) for _ in range(2)]
         assert ["idempotency-replayed" in each.headers for each in answers] == [False, True]
+
+
+async def test_what_differs_between_two_tries_of_one_client_makes_no_other_principal(client: httpx.AsyncClient) -> None:
+    for number, replayed in ((1, False), (2, True)):
+        headers = {
+            name: str(number)
+            for name in ("User-Agent", "Traceparent", "X-Request-Id", "X-Forwarded-For", "X-Amzn-Trace-Id", "Date")
+        }
+        answer = await client.post("/asked-inside", headers=headers)
+        assert ("idempotency-replayed" in answer.headers) == replayed
+
+
+class Named(SimpleUser):
+    """As an application writes one that knows no identity."""
+
+    @property
+    def identity(self) -> str:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("kind", [SimpleUser, Named])
+async def test_users_whom_a_middleware_names_and_clients_certificates_are_told_apart(
+    world: ensue.testing.World, kind: type[SimpleUser]
+) -> None:
+    app = make_app()
+    scopes: list[dict[str, Any]] = [
+        {"user": kind("alice")},
+        {"user": kind("bob")},
+        {"user": UnauthenticatedUser()},
+        {"extensions": {"tls": {"client_cert_name": "CN=alice"}}},
+        {"extensions": {"tls": {"client_cert_name": "CN=bob"}}},
+    ]
+
+    async def named(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, **scopes[int(scope["query_string"])]}, receive, send)
+
+    principals = set()
+    for number in range(len(scopes)):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(named), base_url="http://test") as client:
+            answers = [await client.post(f"/asked-inside?{number}", headers=KEY) for _ in range(2)]
+        assert ["idempotency-replayed" in each.headers for each in answers] == [False, True]
+        principals.add(kept_keys[-1])
+    assert len(principals) == len(scopes)
+
+
+async def test_who_asks_is_the_same_to_an_app_that_is_mounted(world: ensue.testing.World) -> None:
+    app, mounted = FastAPI(), FastAPI()
+    install(app, shop, principal=lambda request: request.headers["who"])
+    mounted.router.route_class = StepRoute
+    app.mount("/mounted", mounted)
+
+    @mounted.post("/order")
+    async def order(step: ShopStep) -> str:
+        step.publish(Ordered(who="x"))
+        return "ordered"
+
+    async with client_of(app) as client:
+        answers = [
+            await client.post("/mounted/order", headers={"who": who, "Authorization": token})
+            for who, token in (("alice", "1"), ("alice", "2"), ("bob", "2"))
+        ]
+    assert ["idempotency-replayed" in each.headers for each in answers] == [False, True, False]
+
+
+async def test_a_router_that_is_included_twice_has_two_routes(world: ensue.testing.World) -> None:
+    app = FastAPI()
+    install(app, shop)
+    router = APIRouter(route_class=StepRoute)
+
+    @router.post("/order")
+    async def order(step: ShopStep) -> str:
+        step.publish(Ordered(who="x"))
+        return step.idempotency_key
+
+    app.include_router(router, prefix="/open")
+    app.include_router(router, prefix="/guarded", dependencies=[Depends(user)])
+    async with client_of(app) as client:
+        first = await client.post("/open/order")
+        assert (await client.post("/guarded/order")).status_code == 422  # user() wants the header
+        guarded = await client.post("/guarded/order", headers={"Authorization": "alice"})
+        assert "idempotency-replayed" not in guarded.headers
+        assert guarded.json() != first.json()
+        assert (await client.post("/guarded/order", headers={"Authorization": "mallory"})).status_code == 401
+
+
+async def test_dependencies_of_the_whole_app_and_scopes_come_before_an_earlier_answer(
+    world: ensue.testing.World,
+) -> None:
+    def allowed(scopes: SecurityScopes, authorization: Annotated[str, Header()]) -> None:
+        if not set(scopes.scopes) <= set(authorization.split()):
+            raise HTTPException(403)
+
+    app = FastAPI(dependencies=[Security(allowed, scopes=["app"])])
+    install(app, shop, principal=lambda request: "everybody")
+
+    @app.post("/order", dependencies=[Security(allowed, scopes=["write"])])
+    async def order(step: ShopStep) -> str:
+        return "ordered"
+
+    async with client_of(app) as client:
+        sent = ["app write", "app", "write", "app write"]
+        answers = [await client.post("/order", headers={"Authorization": each}) for each in sent]
+    assert [each.status_code for each in answers] == [200, 403, 403, 200]
+    assert ["idempotency-replayed" in each.headers for each in answers] == [False, False, False, True]
 
 
 async def test_a_named_principal_keeps_its_answer_when_its_token_is_renewed(world: ensue.testing.World) -> None:
@@ -259,13 +371,13 @@ async def test_a_task_that_outlives_an_answered_request_commits_steps_of_its_own
     assert await ordered(world) == ["late", "late", "whoever"]
 
 
-async def test_a_5xx_that_a_route_returned_has_committed_so_it_is_kept_and_not_done_again(
+async def test_a_5xx_that_a_route_returned_is_rolled_back_and_not_kept_so_that_it_can_be_tried_again(
     client: httpx.AsyncClient, world: ensue.testing.World
 ) -> None:
     answers = [await client.post("/unavailable") for _ in range(3)]
     assert [each.status_code for each in answers] == [503] * 3
-    assert ["idempotency-replayed" in each.headers for each in answers] == [False, True, True]
-    assert await ordered(world) == ["whoever"]
+    assert ["idempotency-replayed" in each.headers for each in answers] == [False, False, False]
+    assert await ordered(world) == []
 
 
 async def test_a_cookie_that_was_set_is_not_set_again(client: httpx.AsyncClient) -> None:

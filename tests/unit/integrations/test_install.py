@@ -90,7 +90,7 @@ async def test_one_app_may_run_two_services(tmp_path: Path) -> None:
     install(app, parcels)
     async with app.router.lifespan_context(app):
         assert [each.runtime.definition.name for each in (letters, parcels)] == ["letters", "parcels"]
-    assert len(app.user_middleware) == 1
+    assert len(app.user_middleware) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 
@@ -129,3 +131,47 @@ async def test_an_app_with_such_a_route_does_not_start() -> None:
     with pytest.raises(UsageError, match=r"POST /orders: .*step_of\(\.\.\.\)"):
         async with app.router.lifespan_context(app):
             pass
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+async def test_such_a_route_answers_nothing_where_the_lifespan_did_not_look(mounted: bool) -> None:
+    """The app's lifespan is another one, or does not run, as that of an app which is mounted."""
+    service = Service("shop", database="sqlite://", broker="memory://")
+    app = FastAPI()
+    install(app, service)
+    app.router.lifespan_context = contextlib.nullcontext
+
+    @app.post("/orders")
+    async def create(step: Step = Depends(service.step)) -> None: ...
+
+    @app.post("/others")
+    async def create_other() -> None: ...
+
+    outer = FastAPI()
+    outer.mount("/inner", app)
+    asked, prefix = (outer, "/inner") if mounted else (app, "")
+    async with (
+        service.running(work=False),
+        asked.router.lifespan_context(asked),
+        httpx.AsyncClient(transport=httpx.ASGITransport(asked), base_url="http://test") as client,
+    ):
+        for path in ("/orders", "/others", "/orders"):
+            with pytest.raises(UsageError, match=r"POST /orders: .*step_of\(\.\.\.\)"):
+                await client.post(prefix + path)
+
+
+async def test_a_service_that_only_a_mounted_app_would_run_says_where_to_install_it() -> None:
+    service = Service("shop", database="sqlite://", broker="memory://")
+    outer, app = FastAPI(), FastAPI()
+    install(app, service)
+    outer.mount("/inner", app)
+
+    @app.post("/orders")
+    async def create(step: Step = Depends(service.step, scope="function")) -> None: ...
+
+    async with (
+        outer.router.lifespan_context(outer),
+        httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://test") as client,
+    ):
+        with pytest.raises(UsageError, match=r"install\(app, shop\) .*the outermost app, mounted ones are not started"):
+            await client.post("/inner/orders")
