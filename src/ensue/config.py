@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -18,8 +17,9 @@ from ensue.addresses import usual
 from ensue.codec import RECORD_BYTES_MAX
 from ensue.errors import UsageError
 from ensue.retry import Retry
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.config")
+log = logger("ensue.config")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,9 +15,10 @@ from ensue.embedded.connection import begin_immediate, connect, is_busy, retry_w
 from ensue.embedded.wakeup import Wakeup
 from ensue.embedded.write_ahead import BACKSTOP_PAGES, WriteAheadLog
 from ensue.errors import BrokerUnavailable, UsageError
+from ensue.texts import logger
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class LogFile:

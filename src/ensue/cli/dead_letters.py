@@ -79,12 +79,12 @@ def show(
     say(f"  key      {found.key}")
     reason = f"{found.error_type}: {found.error}" if found.error_type else "waits behind its key's first"
     first, *more = reason.split("\n")
-    say("\n".join([f"  reason   {first}", *(f"         {line}" for line in more)]))
+    say(f"  reason   {first}", *(f"         {line}" for line in more))
     if found.state is DeadLetterState.RETRYING:
         say(f"  next     {when(found.due_at)}")
     for name, value in _headers(found).items():
         say(f"  {name:<16} {value}")
-    say(shown_data(found.data))
+    say(*shown_data(found.data).split("\n"))
     if behind:
         say(f"waiting behind it: {len(behind)} of the same key: {', '.join(behind)}")
     elif _is_garbage(found):

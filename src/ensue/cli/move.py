@@ -50,9 +50,9 @@ def move(
                 await target.close()
         say(
             f"{moved.source}: {moved.records} record(s) of the outbox ({moved.unsent} not known to be sent), "
-            f"{moved.checkpoints} checkpoint(s), {moved.letters} dead letter(s)\n"
+            f"{moved.checkpoints} checkpoint(s), {moved.letters} dead letter(s)",
             f"Set {database_variable(definition.name)} to the new URL, and start the service. Never start it on the "
-            "old database again"
+            "old database again",
         )
 
     asyncio.run(copy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,9 +14,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ensue.texts import plain
+
 #: Wide enough for a line of anything when the output goes to a file or a pipe.
 _WIDE = 200
 
+#: What JSON may hold as it is, and a terminal or a log takes for an order.
+_UNSEEN = re.compile("[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _USER = re.compile(r"(?<=://)/*[^/\s@]+(?=@)")
 _SECRET = re.compile(r"(?<=[?&])([^=&\s]*(?:password|passwd|secret|token|key)[^=&\s]*)=[^&\s]*", re.IGNORECASE)
 
@@ -29,30 +34,25 @@ def masked(text: str) -> str:
     return _SECRET.sub(r"\1=***", _USER.sub("***", text))
 
 
-def plain(text: str) -> str:
-    """Return the text with control characters as escapes: what came from a message must not steer the terminal."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
-    )
-
-
 def console() -> Console:
     """Made when asked for, since tests and pipes replace standard output. Nothing in the data is taken for markup."""
     width = None if sys.stdout.isatty() else _WIDE
     return Console(markup=False, highlight=False, emoji=False, width=width)
 
 
-def say(text: str) -> None:
-    console().print(plain(text), soft_wrap=True)
+def say(*lines: str) -> None:
+    """Each is one line, whatever it holds."""
+    console().print("\n".join(map(plain, lines)), soft_wrap=True)
 
 
 def complain(text: str) -> None:
-    """One message on standard error."""
-    print(f"ensue: {plain(masked(text))}", file=sys.stderr, flush=True)
+    """One message on standard error; where it has several lines, the others are set in."""
+    print("\n  ".join(map(plain, f"ensue: {masked(text)}".split("\n"))), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    print("\n".join(_UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], line) for line in text.split("\n")))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

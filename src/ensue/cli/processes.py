@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -12,8 +11,9 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 
 from ensue.cli.serving import STOP_S
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.run")
+log = logger("ensue.run")
 
 #: A child that is not gone this long after the wish to stop is killed.
 _PATIENCE_S = STOP_S + 1.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import threading
@@ -16,8 +15,9 @@ from ensue.app import Service
 from ensue.cli.output import complain, masked
 from ensue.engine.runtime import Runtime
 from ensue.errors import EnsueError, HandlerHung
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.run")
+log = logger("ensue.run")
 
 #: Seconds in which a stop must be done; after that the process ends by force, and its batches roll back.
 STOP_S = 5.0

@@ -11,7 +11,7 @@ import typer
 
 from ensue.app import Service
 from ensue.cli.loading import Opened, load_services, opened
-from ensue.cli.output import complain, masked, plain, print_json, print_table, say
+from ensue.cli.output import complain, masked, print_json, print_table, say
 from ensue.engine.lookup import records_between
 from ensue.engine.loops import RELAY
 from ensue.engine.worker import is_gone
@@ -269,5 +269,5 @@ def _row(each: PartitionStatus, status: ServiceStatus) -> tuple[object, ...]:
     return (
         f"{each.topic}/{each.partition}", each.offset, "?" if each.log_end is None else each.log_end,
         "?" if each.lag is None else each.lag, gaps, aside,
-        plain(_marked(each.worker, status) if each.worker else "-"),
+        _marked(each.worker, status) if each.worker else "-",
     )  # fmt: skip

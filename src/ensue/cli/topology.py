@@ -31,7 +31,7 @@ def topology(
     definitions = load_services(services)
     flows = find_flows(definitions)
     if mermaid:
-        say(as_mermaid(definitions, flows))
+        say(*as_mermaid(definitions, flows).split("\n"))
     else:
         rows = [(flow.topic, flow.type, _listed(flow.publishers), _handlers(flow)) for flow in flows]
         print_table("", ("topic", "event", "published by", "handled by"), rows)

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import errno
 import hashlib
-import logging
 import os
 import secrets
 import socket
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from ensue.embedded.leftovers import sweep
 from ensue.errors import UsageError
+from ensue.texts import logger
 
 #: Where there are no Unix datagram sockets, a wait ends after this long and its caller looks again.
 POLL_S = 0.05
@@ -38,7 +38,7 @@ _OVERFLOW = 4
 _SOCKET_PATH_MAX = 100
 _QUEUE_FULL = frozenset({errno.ENOBUFS, errno.ENOMEM})
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class Wakeup:

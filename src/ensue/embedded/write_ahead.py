@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import time
 from collections.abc import Callable
 
 from ensue.embedded.connection import connect
 from ensue.errors import EnsueError
+from ensue.texts import logger
 
 PAGE_BYTES = 4096
 #: Pages of this process's commits after which the write-ahead log is copied; SQLite's own default.
@@ -26,7 +26,7 @@ _LOOK_S = 0.0002
 #: Pages that a commit writes whatever its size: a row here and there, and the path to the end of a table.
 _PAGES_A_COMMIT = 4
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class WriteAheadLog:

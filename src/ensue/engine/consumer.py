@@ -7,7 +7,6 @@ docs/explanation/promises.md.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from random import Random
 
@@ -26,8 +25,9 @@ from ensue.errors import CheckpointConflict, RetryableError, RowConflict
 from ensue.message import Checkpoint, Counters, GapState, Garbage, Message, Partition
 from ensue.plan import Plan
 from ensue.ports import Reader
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.consumer")
+log = logger("ensue.consumer")
 
 
 class PartitionConsumer(Loop):

@@ -28,8 +28,9 @@ from ensue.engine.suspicion import Suspicion
 from ensue.errors import BadMessage, HandlerKilled, UsageError
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Garbage, Message, Partition
 from ensue.plan import Plan
+from ensue.texts import Lines, logger
 
-log = logging.getLogger("ensue.consumer")
+log = logger("ensue.consumer")
 
 _HOLDING = (
     DeadLetterState.RETRYING,
@@ -149,7 +150,7 @@ class DeadLetters:
             self._partition, f"handler {reason.handler}" if reason.handler else "a message", letter.attempts,
             letter.error_type, reason.message if whole else reason.message.partition("\n")[0],
             kind, message_id, letter.key, letter.offset, then,
-            f"\n{reason.trace}" if whole and reason.trace else "",
+            Lines(f"\n{reason.trace}" if whole and reason.trace else ""),
         )  # fmt: skip
 
     def is_dead(self, letter: DeadLetter) -> bool:

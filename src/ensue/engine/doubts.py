@@ -7,7 +7,6 @@ decided there, before anything more is sent. Another message at a position that 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 
 from ensue.engine.ask import say_seen
@@ -15,8 +14,9 @@ from ensue.engine.context import Context
 from ensue.errors import RetryableError, UsageError
 from ensue.message import CONTROL_TOPIC, Checkpoint, Partition
 from ensue.plan import Plan
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.consumer")
+log = logger("ensue.consumer")
 
 
 class Doubts:

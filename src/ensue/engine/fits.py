@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,12 @@ from ensue.mapped import SqlAlchemyRepository
 from ensue.ports import Capabilities, Store
 from ensue.repository import TableRepository
 from ensue.service import ServiceDefinition
+from ensue.texts import logger
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
 
-log = logging.getLogger("ensue.runtime")
+log = logger("ensue.runtime")
 
 
 def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> None:

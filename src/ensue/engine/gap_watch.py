@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 from ensue.engine.ask import ask_again
 from ensue.engine.context import Context
 from ensue.message import Checkpoint, Gap, GapState, Partition
 from ensue.plan import Plan
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.consumer")
+log = logger("ensue.consumer")
 
 
 class GapWatch:

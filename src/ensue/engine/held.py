@@ -7,14 +7,14 @@ after its limit was raised.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from ensue.codec import decode_envelope
 from ensue.errors import RecordRefused
 from ensue.message import OutboxRecord
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.relay")
+log = logger("ensue.relay")
 
 #: How often a refused record is tried, and logged.
 RETRY_S = 10.0

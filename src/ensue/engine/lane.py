@@ -10,7 +10,6 @@ See docs/adr/0029.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
@@ -28,8 +27,9 @@ from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord
 from ensue.plan import Plan
 from ensue.ports import StepTransaction
 from ensue.step import SessionAsked
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.consumer")
+log = logger("ensue.consumer")
 
 #: So often a transaction that lost a race is done again at once, ever smaller, before its loop pauses for longer.
 _RACES_MAX = 12

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Container, Iterable
 from random import Random
 from typing import Final, Protocol
@@ -17,8 +16,9 @@ from ensue.engine.relay import Relay
 from ensue.engine.retention import Retention
 from ensue.errors import EnsueError, StoreRestored
 from ensue.message import Busy, Partition
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.worker")
+log = logger("ensue.worker")
 
 #: The name of the lease under which a service's outbox is sent.
 RELAY: Final = "relay"

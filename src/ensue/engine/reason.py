@@ -8,6 +8,7 @@ import traceback
 from types import FrameType, TracebackType
 
 from ensue.errors import EnsueError
+from ensue.texts import said_by
 
 _INSIDE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _ENGINE = os.path.join(_INSIDE, "engine", "")
@@ -23,10 +24,7 @@ _Frame = tuple[str, int, str]
 
 def message_of(error: BaseException) -> str:
     """What the error says, at most 4,000 characters; an error that cannot say anything is shown as such."""
-    try:
-        return str(error)[:_MESSAGE_MAX]
-    except Exception as broken:
-        return f"<its text cannot be had: {type(broken).__qualname__}>"
+    return said_by(error)[:_MESSAGE_MAX]
 
 
 def trace_of(error: BaseException) -> str:

@@ -8,7 +8,6 @@ Microservices Patterns, ch. 3; the chain is ours (docs/adr/0002-chain-and-waterm
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
 from ensue.engine.context import Context
@@ -21,8 +20,9 @@ from ensue.engine.ticks import Ticks
 from ensue.engine.witness import ask_subscribers, refuse_witnessed
 from ensue.errors import RecordRefused, RetryableError, StoreConflict
 from ensue.message import OutboxRecord
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.relay")
+log = logger("ensue.relay")
 
 #: So many times the pause between two questions of a subscriber are its answers waited for.
 _ANSWERS = 2

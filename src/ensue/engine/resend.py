@@ -7,7 +7,6 @@ asking for ever.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -22,8 +21,9 @@ from ensue.errors import StoreRestored, UsageError
 from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
 from ensue.plan import LostNotice
 from ensue.ports import Reader
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.relay")
+log = logger("ensue.relay")
 
 
 class Resender(Loop):

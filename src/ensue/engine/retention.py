@@ -8,11 +8,10 @@ that a subscriber can tell what it was owed: the setting may have been another o
 
 from __future__ import annotations
 
-import logging
-
 from ensue.engine.context import Context
 from ensue.engine.loop import Loop
 from ensue.message import CONTROL_TOPIC
+from ensue.texts import logger
 
 _CHUNK = 1000
 #: So much may a clock differ from ours between two looks before it counts as put forward or back.
@@ -51,7 +50,7 @@ async def _chunk(context: Context, count: int) -> int:
 
 
 class Retention(Loop):
-    log = logging.getLogger("ensue.retention")
+    log = logger("ensue.retention")
 
     def __init__(self, context: Context) -> None:
         super().__init__(f"retention of {context.service}", context)

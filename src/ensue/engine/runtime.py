@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -32,12 +31,13 @@ from ensue.ports import Broker, Clock, Ids, RowReader, Store
 from ensue.retry import Retry
 from ensue.service import ServiceDefinition
 from ensue.step import Step
+from ensue.texts import logger
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
     from sqlalchemy.ext.asyncio import AsyncSession
 
-log = logging.getLogger("ensue.runtime")
+log = logger("ensue.runtime")
 
 #: How long a start waits for the service's own database, in seconds; after that whoever started the process decides.
 STORE_WAIT_S = 30.0

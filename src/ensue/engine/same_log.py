@@ -8,15 +8,15 @@ retention takes away. A log that was lost or made anew gets another name. See do
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 
 from ensue.engine.leases import disagreeing
 from ensue.errors import BrokerUnavailable, OtherLog, RetryableError, UsageError
 from ensue.message import LeaseTable, Told
 from ensue.ports import Broker
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.worker")
+log = logger("ensue.worker")
 
 #: Before the name. Topics that begin with `ensue.` are Ensue's own.
 PREFIX = "ensue.log."

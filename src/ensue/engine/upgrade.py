@@ -18,8 +18,9 @@ from ensue.engine.schema import Numbers, release
 from ensue.errors import StoreOutdated
 from ensue.message import Told
 from ensue.ports import Clock, Store
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.upgrade")
+log = logger("ensue.upgrade")
 
 #: How long older processes are waited for, in lives of a lease; a living one looks at each heartbeat.
 _WAIT_LEASES = 10

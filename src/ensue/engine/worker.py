@@ -7,7 +7,6 @@ once when it was a process of this machine that is gone.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import socket
@@ -25,8 +24,9 @@ from ensue.engine.upgrade import upgrade
 from ensue.engine.watch import Watch
 from ensue.errors import EnsueError, HandlerHung, OtherLog, RetryableError, StoreBehind, StoreOutdated
 from ensue.message import LeaseTable, Message, Partition
+from ensue.texts import Lines, logger
 
-log = logging.getLogger("ensue.worker")
+log = logger("ensue.worker")
 
 #: Another one after each start of a kernel: that of a machine and its containers.
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -151,7 +151,7 @@ class Worker:
 
     def _hangs(self, at_hand: AtHand, error: HandlerHung) -> None:
         """In the watching thread: a handler does not return, and perhaps the event loop does not turn."""
-        log.critical("%s: %s", self.name, error)
+        log.critical("%s: %s", self.name, Lines(error))
         self._accused = (at_hand.message, at_hand.target, str(error))
         if not self._event_loop.is_closed():
             self._event_loop.call_soon_threadsafe(self._give_up, error)

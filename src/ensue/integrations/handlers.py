@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -14,8 +13,9 @@ from ensue.errors import EventRefused, EventTooLarge, IdempotencyConflict, Idemp
 from ensue.integrations import problems
 from ensue.integrations.problems import Problem
 from ensue.integrations.routes import allowed_methods
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.http")
+log = logger("ensue.http")
 
 
 def add_handlers(app: FastAPI) -> None:

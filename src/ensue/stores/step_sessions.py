@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from ensue.errors import UsageError
 from ensue.ports import Table
+from ensue.texts import logger
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ensue.stores.sessions import StepSession
 
-log = logging.getLogger("ensue.store")
+log = logger("ensue.store")
 
 
 class StepSessions:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,7 @@ from tests.unit.cli.harness import LEDGER, TILL, Ended
 
 from ensue.cli.loading import load_service, load_services
 from ensue.cli.main import main
-from ensue.cli.output import masked, plain, shown_data
+from ensue.cli.output import complain, masked, print_json, print_table, say, shown_data
 from ensue.errors import UsageError
 
 
@@ -72,8 +73,20 @@ def test_a_password_in_a_setting_is_in_no_error(ensue: Callable[..., Ended], mon
     assert "s3cret" not in ended.out + ended.err
 
 
-def test_what_a_message_brings_cannot_steer_the_terminal() -> None:
-    assert plain("red \x1b[31m\r\n ü 漢") == "red \\x1b[31m\\r\n ü 漢"
+def test_what_a_message_brings_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "red \x1b[31m\r\u2028\u202e\x9b ü 漢"
+    say(f"key {text}\nforged", text)
+    print_table(text, ("key",), [(f"{text}\nforged",)])
+    complain(f"key {text}\nforged")
+    print_json({"key": f"{text}\nforged", text: 1})
+    printed = capsys.readouterr()
+    for line in (printed.out + printed.err).split("\n"):
+        assert line.isprintable()
+        assert not line.startswith("forged")
+    shown = "red \\x1b[31m\\r\\u2028\\u202e\\x9b ü 漢"
+    assert printed.out.startswith(f"key {shown}\\nforged\n{shown}\n")
+    assert printed.err == f"ensue: key {shown}\n  forged\n"
+    assert json.loads(printed.out[printed.out.index("{") :]) == {"key": f"{text}\nforged", text: 1}
 
 
 def test_data_is_shown_as_json_or_as_its_bytes() -> None:

@@ -196,6 +196,22 @@ async def test_retryable_error_is_503_with_retry_after(client: httpx.AsyncClient
     assert "secret" not in answer.text
 
 
+async def test_a_path_and_an_error_are_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    install(app, Service("shop"))
+
+    @app.get("/raise/{text:path}")
+    async def fail(text: str) -> None:
+        raise StoreUnavailable(f"{text}\nforged")
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        await client.get("/raise/a%0d2026-01-01 CRITICAL root: forged%1b[2J%e2%80%a8%e2%80%ae")
+    [said] = [record.getMessage() for record in caplog.records if record.name == "ensue.http"]
+    assert said.endswith(r"503: a\r2026-01-01 CRITICAL root: forged\x1b[2J\u2028\u202e\nforged")
+    assert said.isprintable()
+
+
 async def test_idempotency_mismatch_is_422(client: httpx.AsyncClient) -> None:
     assert "new key" in document(await client.get("/raise/mismatch"), 422)["detail"]
 

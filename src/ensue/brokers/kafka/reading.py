@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
@@ -24,8 +23,9 @@ from confluent_kafka import Message as KafkaRecord
 
 from ensue.brokers.kafka.failures import GONE, text
 from ensue.brokers.kafka.settings import KafkaSettings
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.kafka")
+log = logger("ensue.kafka")
 
 #: Below these a cursor wants more; above the others it takes no more.
 LOW_RECORDS, HIGH_RECORDS = 1500, 6000

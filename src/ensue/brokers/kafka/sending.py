@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -19,8 +18,9 @@ from ensue.brokers.kafka.failures import unavailable
 from ensue.brokers.kafka.settings import KafkaSettings
 from ensue.brokers.kafka.wire import Record
 from ensue.errors import BrokerUnavailable
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.kafka")
+log = logger("ensue.kafka")
 
 #: How long the thread waits for a report before it looks whether it should end.
 _POLL_S = 0.1

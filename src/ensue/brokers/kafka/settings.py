@@ -9,9 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 from ensue.addresses import Options, check_encoded
 from ensue.errors import UsageError
+from ensue.texts import logger
 
 #: librdkafka's own log lines go here, never to standard error.
-client_log = logging.getLogger("ensue.kafka.client")
+client_log = logger("ensue.kafka.client")
 
 
 def _of_this_client(record: logging.LogRecord) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import logging
 import secrets
 from typing import Any
 
 from ensue.brokers.nats.options import NatsOptions
 from ensue.brokers.nats.wire import Wire
 from ensue.errors import BrokerUnavailable, UsageError
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.nats")
+log = logger("ensue.nats")
 
 _FIRST_PAUSE_S = 0.05
 _PAUSE_MAX_S = 2.0

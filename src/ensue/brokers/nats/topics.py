@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,8 +12,9 @@ import msgspec
 from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.nats.jetstream import SUBJECTS_OVERLAP, ApiError, JetStream, StreamInfo
 from ensue.errors import BrokerUnavailable, UsageError
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.nats")
+log = logger("ensue.nats")
 
 #: A topic of these characters is a part of subjects as it stands; of any other one the bytes are escaped.
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import ssl
 from itertools import count
 from typing import Any, Protocol, cast
 
 from ensue.brokers.flow import PacedProtocol
 from ensue.errors import BrokerUnavailable
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.nats")
+log = logger("ensue.nats")
 
 _MSG, _HMSG, _PING, _ERR, _INFO = b"M"[0], b"H"[0], b"P"[0], b"-"[0], b"I"[0]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from ensue.brokers.postgres.failures import FAILURES
 from ensue.brokers.postgres.sql import Statements
 from ensue.embedded.wakeup import Wakeup
+from ensue.texts import logger
 
 if TYPE_CHECKING:
     import asyncpg
@@ -34,7 +34,7 @@ _PAUSE_MAX_S = 5.0
 _IDS_MAX = 300
 _EVERYTHING = "*"
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class Signals:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 
 from redis.asyncio import Connection
@@ -12,13 +11,14 @@ from redis.exceptions import RedisError, ResponseError
 
 from ensue.brokers.redis.client import Client
 from ensue.errors import BrokerUnavailable
+from ensue.texts import logger
 
 #: After this long the connection looks whether the log is still the same one, and waits again.
 _ROUND_MS = 1000
 #: Where CLIENT UNBLOCK is not allowed: how long a new waiter may have to wait for its turn.
 _SHORT_ROUND_MS = 20
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class Waiting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +18,9 @@ from ensue.stores.mariadb.url import MariaDbUrl
 from ensue.stores.mariadb.words import WORDS
 from ensue.stores.sql.driver import Rows, checked_arguments
 from ensue.stores.sql.link import Link
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.store")
+log = logger("ensue.store")
 
 #: MariaDB's own default, whatever the server is set to: other modes change what a statement means, Ensue's among them
 #: ("position" is a function in IGNORE_SPACE, '' is NULL in EMPTY_STRING_IS_NULL), or cut values without a word.

@@ -6,13 +6,13 @@ A slot keeps the server's log for whoever will read it, and nobody will: everyth
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.pool import Pool
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.postgres")
+log = logger("ensue.postgres")
 
 #: Inside the switch, which may still come to nothing: dropping a slot is in no transaction.
 LEAVE = "UPDATE ensue_tail SET leaving = slot, slot = '' WHERE slot <> ''"

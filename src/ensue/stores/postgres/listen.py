@@ -16,8 +16,9 @@ from ensue.stores.postgres.polled import WAITING
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.pool import Pool
 from ensue.stores.sql.wakeup import Polling, Wakeup
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.store")
+log = logger("ensue.store")
 
 #: Between two notifications of one process.
 DEBOUNCE_S = 0.005

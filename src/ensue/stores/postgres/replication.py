@@ -7,7 +7,6 @@ since the driver itself does not speak COPY BOTH.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from typing import Self
@@ -18,8 +17,9 @@ from psycopg.abc import Query
 
 from ensue.errors import StoreUnavailable, UsageError
 from ensue.stores.postgres.pgoutput import Keepalive, WalData, feedback, unwrap
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.postgres.tail")
+log = logger("ensue.postgres.tail")
 
 CONNECT_TIMEOUT_S = 10
 #: Bytes of the log taken from the socket in one turn of the event loop.

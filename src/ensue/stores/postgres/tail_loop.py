@@ -7,7 +7,6 @@ server need not keep its log for them. One connection at a time can read the slo
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
@@ -22,8 +21,9 @@ from ensue.stores.postgres.tail_recent import Recent
 from ensue.stores.postgres.tail_session import Session
 from ensue.stores.postgres.tail_slot import SlotBusy, SlotLost, failure
 from ensue.stores.postgres.tail_stamp import Stamper
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.tail")
+log = logger("ensue.tail")
 
 #: How long somebody may not have asked before the slot is left to another process that wants it.
 IDLE_S = 5.0

@@ -8,7 +8,6 @@ everything later comes from the log. So nothing is missed and nothing comes twic
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 
 import psycopg
@@ -21,8 +20,9 @@ from ensue.stores.postgres.tail_server import check_server, ensure_publication
 from ensue.stores.postgres.tail_slot import SlotState, create_slot, drop_slot, slot_name, slot_state
 from ensue.stores.postgres.tail_stamp import State, load_state
 from ensue.stores.postgres.unsent import UNREAD
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.tail")
+log = logger("ensue.tail")
 
 #: A slot begins only when every transaction that is open has ended.
 CREATE_S = 60.0
