@@ -21,6 +21,8 @@ class ReadyLimits:
     broker: whether it must answer. False for a service that takes requests from outside while the broker is down: its
     steps commit, the outbox grows, and nothing is lost; what hangs on the broker is then left out of the answer.
     answer_s: how long store and broker may take, in seconds.
+    details: whether the answers over HTTP say what errors say, with hosts, databases, workers, keys: for probes that
+    nobody else can ask.
     """
 
     lag_max: int | None = 10_000
@@ -28,6 +30,7 @@ class ReadyLimits:
     busy_s: float | None = 60.0
     broker: bool = True
     answer_s: float = 2.0
+    details: bool = False
 
     def __post_init__(self) -> None:
         for name in ("lag_max", "backlog_max", "busy_s"):
@@ -38,6 +41,26 @@ class ReadyLimits:
             raise UsageError(f"answer_s is {self.answer_s}, expected more than 0 seconds")
 
 
+class Detailed(str):
+    """A reason that names what is nobody's business but the operator's. brief: the same, for everybody."""
+
+    __slots__ = ("brief",)
+    brief: str
+
+    def __new__(cls, text: str, brief: str) -> Detailed:
+        reason = super().__new__(cls, text)
+        reason.brief = brief
+        return reason
+
+
+def _with(brief: str, details: str) -> Detailed:
+    return Detailed(f"{brief}: {details}", brief)
+
+
+def _of(what: str, error: EnsueError) -> Detailed:
+    return Detailed(f"{what}: {error}", f"{what}: {type(error).__name__}; `ensue status` tells more")
+
+
 async def store_reason(context: Context, answer_s: float) -> str:
     """Why the store cannot be used; empty when it answers."""
     try:
@@ -46,7 +69,7 @@ async def store_reason(context: Context, answer_s: float) -> str:
     except TimeoutError:
         return f"the database did not answer within {answer_s:g} s"
     except EnsueError as error:
-        return f"the database: {error}"
+        return _of("the database", error)
     return ""
 
 
@@ -55,19 +78,17 @@ async def not_ready(context: Context, worker: Worker | None, *, connecting: bool
 
     connecting: the broker was not reached yet since the start.
     """
-    reasons = []
+    reasons: list[str] = []
     if reason := await store_reason(context, limits.answer_s):
         return [reason]  # the rest would say it again
     if worker is not None and worker.failed is not None:
-        reasons.append(f"the worker cannot go on: {worker.failed}")
+        reasons.append(_of("the worker cannot go on", worker.failed))
     if worker is not None and worker.same_log.others:
-        reasons.append(
-            f"{', '.join(worker.same_log.others)} works on this database with another log than this process: are two "
-            "environments on one database?"
-        )
+        doubt = "works on this database with another log than this process: are two environments on one database?"
+        reasons.append(Detailed(f"{', '.join(worker.same_log.others)} {doubt}", f"another worker {doubt}"))
     if worker is not None and limits.busy_s is not None:
         reasons += [
-            f"for {each.running_s:.0f} s one transaction has been running, limit {limits.busy_s:g} s: {each.what}"
+            _with(f"for {each.running_s:.0f} s one transaction has been running, limit {limits.busy_s:g} s", each.what)
             for each in worker.loops.busy
             if each.running_s > limits.busy_s
         ]
@@ -83,7 +104,7 @@ async def not_ready(context: Context, worker: Worker | None, *, connecting: bool
             reasons.append(f"broker and database did not answer within {limits.answer_s:g} s")
     except EnsueError as error:
         if limits.broker:
-            reasons.append(f"the broker: {error}")
+            reasons.append(_of("the broker", error))
     return reasons
 
 
@@ -92,7 +113,10 @@ async def _behind(context: Context, worker: Worker | None, limits: ReadyLimits) 
     if worker is None:
         return []
     relay = worker.loops.relay
-    reasons = [] if relay is None else list(relay.held)
+    held = [] if relay is None else list(relay.held)
+    reasons: list[str] = [
+        Detailed(each, "the broker refuses a partition's record; `ensue status` tells more") for each in held
+    ]
     if limits.lag_max is not None:
         consumers = worker.loops.consumers
         lags = await asyncio.gather(*(_lag(context, each) for each in consumers))

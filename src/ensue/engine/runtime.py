@@ -19,7 +19,7 @@ from ensue.engine.faults import Faults
 from ensue.engine.fits import check_entity_tables, check_fits, warn_of_equal_ids
 from ensue.engine.home import Home
 from ensue.engine.nesting import check_step, stepping
-from ensue.engine.readiness import ReadyLimits, not_ready, store_reason
+from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, store_reason
 from ensue.engine.schema import SCHEMA, Schema
 from ensue.engine.upgrade import SchemaWatch, upgrade
 from ensue.engine.worker import Worker
@@ -216,7 +216,7 @@ class Runtime:
         connecting = self._connecting is not None and not self._connecting.done()
         reasons = await not_ready(self.context, self._worker, connecting=connecting, limits=limits or ReadyLimits())
         refused = self._watch.refused if self._watch is not None else None
-        return reasons if refused is None else [str(refused), *reasons]
+        return reasons if refused is None else [Detailed(str(refused), type(refused).__name__), *reasons]
 
     async def stop(self) -> None:
         """Finish the batches at hand, give up the leases, close."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from ensue.app import Service
-from ensue.engine.readiness import ReadyLimits
+from ensue.engine.readiness import Detailed, ReadyLimits
 from ensue.engine.runtime import Runtime
 from ensue.errors import UsageError
 from ensue.integrations import problems
@@ -26,7 +26,8 @@ def health_routes(service: Service, limits: ReadyLimits) -> APIRouter:
     """Return a router with three probes of a service; `install(app, orders, health=True)` adds it to an app.
 
     `/livez`: the process answers (restart it when not). `/healthz`: so does its database. `/readyz`: its worker has its
-    share, and all is within `limits`. Else 503, a problem document with the list `reasons`.
+    share, and all is within `limits`. Else 503, a problem document with the list `reasons`, without names of hosts,
+    databases or keys unless `limits.details`.
     """
     router = APIRouter(tags=["health"])
 
@@ -36,6 +37,13 @@ def health_routes(service: Service, limits: ReadyLimits) -> APIRouter:
         except UsageError:
             return None
 
+    def unavailable(request: Request, title: str, type: str, reasons: list[str]) -> Response:
+        told = reasons if limits.details else [each.brief if isinstance(each, Detailed) else each for each in reasons]
+        shown = [problems.printable(each) for each in told]
+        return problems.response(
+            request, 503, title, "; ".join(shown), type=type, headers={"Retry-After": "1"}, reasons=shown
+        )
+
     @router.get("/livez")
     async def livez() -> Health:
         return Health()
@@ -44,22 +52,15 @@ def health_routes(service: Service, limits: ReadyLimits) -> APIRouter:
     async def healthz(request: Request) -> Any:
         running = runtime()
         reasons = [_NOT_RUNNING] if running is None else await running.unhealthy(limits.answer_s)
-        return _unavailable(request, "Unhealthy", UNHEALTHY, reasons) if reasons else Health()
+        return unavailable(request, "Unhealthy", UNHEALTHY, reasons) if reasons else Health()
 
     @router.get("/readyz", response_model=Health, responses=problem_responses(503))
     async def readyz(request: Request) -> Any:
         running = runtime()
         reasons = [_NOT_RUNNING] if running is None else await running.readiness(limits)
-        return _unavailable(request, "Not ready", NOT_READY, reasons) if reasons else Health()
+        return unavailable(request, "Not ready", NOT_READY, reasons) if reasons else Health()
 
     return router
 
 
 _NOT_RUNNING = "the service does not run in this process"
-
-
-def _unavailable(request: Request, title: str, type: str, reasons: list[str]) -> Response:
-    shown = [problems.printable(reason) for reason in reasons]
-    return problems.response(
-        request, 503, title, "; ".join(shown), type=type, headers={"Retry-After": "1"}, reasons=shown
-    )

@@ -132,7 +132,7 @@ async def test_a_service_that_does_not_run_here_is_alive_and_nothing_else(tmp_pa
 
 
 async def test_a_database_that_does_not_answer_is_told_by_healthz_and_readyz(tmp_path: Path) -> None:
-    async with running(tmp_path, post_office(), answer_s=0.05) as bench:
+    async with running(tmp_path, post_office(), answer_s=0.05, details=True) as bench:
         for name, told in (("locked", "nobody answers at the database"), ("silent", "did not answer within 0.05 s")):
             setattr(bench.store, name, True)
             for path, type_ in (("/healthz", "unhealthy"), ("/readyz", "not-ready")):
@@ -154,7 +154,7 @@ async def test_a_broker_that_does_not_answer_makes_a_service_unready_unless_it_c
     for need_broker, status in ((True, 503), (False, 200)):
         directory = tmp_path / str(need_broker)
         directory.mkdir()
-        async with running(directory, post_office(), broker=need_broker) as bench:
+        async with running(directory, post_office(), broker=need_broker, details=True) as bench:
             bench.broker.open_for_business = False
             answer = await bench.ask("/readyz")
             assert answer.status_code == status
@@ -213,7 +213,7 @@ async def test_a_backlog_of_the_relay_is_told_and_the_limit_itself_is_fine(tmp_p
 
 
 async def test_a_worker_that_cannot_go_on_is_told(tmp_path: Path) -> None:
-    async with running(tmp_path, post_office()) as bench:
+    async with running(tmp_path, post_office(), details=True) as bench:
         assert bench.runtime.worker is not None
         bench.runtime.worker.fail(UsageError("an operator is wanted"))
         answer = await bench.ask("/readyz")
@@ -245,3 +245,46 @@ async def test_no_limit_is_no_reason(tmp_path: Path) -> None:
 def test_the_probes_are_described(tmp_path: Path) -> None:
     paths = Bench(tmp_path, post_office()).app.openapi()["paths"]
     assert {"200", "503"} <= paths["/readyz"]["get"]["responses"].keys()
+
+
+async def test_probes_tell_strangers_no_hosts_databases_workers_or_keys(tmp_path: Path) -> None:
+    async with running(tmp_path, post_office()) as bench:
+        bench.store.locked = True
+        for path in ("/healthz", "/readyz"):
+            answer = await bench.ask(path)
+            assert answer.json()["reasons"] == ["the database: StoreUnavailable; `ensue status` tells more"]
+            assert "nobody answers" not in answer.text
+        bench.store.locked = False
+        bench.broker.open_for_business = False
+        answer = await bench.ask("/readyz")
+        assert answer.json()["reasons"] == ["the broker: BrokerUnavailable; `ensue status` tells more"]
+        assert bench.runtime.worker is not None
+        bench.runtime.worker.fail(UsageError("look at host db.example"))
+        bench.runtime.worker.same_log.others = ("secret-host:1",)
+        answer = await bench.ask("/readyz")
+        assert [each.partition(";")[0] for each in answer.json()["reasons"]] == [
+            "the worker cannot go on: UsageError",
+            "another worker works on this database with another log than this process: are two environments on one "
+            "database?",
+            "the broker: BrokerUnavailable",
+        ]
+        told = " ".join(await bench.runtime.readiness())  # for whoever has the service in hand
+        for text in ("db.example", "secret-host", "nobody answers at the broker"):
+            assert text in told
+            assert text not in answer.text
+
+
+async def test_probes_tell_no_stranger_what_a_busy_handler_has_at_hand(tmp_path: Path) -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def deliver(event: Parcel) -> None:
+        began.set()
+        await go_on.wait()
+
+    service = post_office(deliver)
+    async with running(tmp_path, service, busy_s=0.0) as bench:
+        await publish(service, 1)
+        await began.wait()
+        [reason] = (await bench.ask("/readyz")).json()["reasons"]
+        assert reason.endswith("one transaction has been running, limit 0 s")
+        go_on.set()
