@@ -55,6 +55,8 @@ class EngineConfig:
     """How long one call of a handler may take, unless the service says so itself; 0 or None: any time."""
     dead_letters_max: int = 10_000
     """With more set aside in one partition than this, that partition waits for an operator."""
+    show_values: bool = False
+    """Dead letters and the log have the values that errors of SQLAlchemy and pydantic quote; for development."""
     retry: Retry = dataclasses.field(default_factory=Retry)
     """When a failed message is tried again, unless the service has a `Retry` of its own."""
 
@@ -162,9 +164,13 @@ def _engine(env: Mapping[str, str]) -> EngineConfig:
         if text is None or field.name == "retry":
             continue
         try:
-            changes[field.name] = int(text) if field.type in ("int", int) else float(text)
-        except ValueError:
-            raise UsageError(f"ENSUE_{field.name.upper()} is {text!r}, expected a number") from None
+            if field.type == "bool":
+                changes[field.name] = {"0": False, "false": False, "1": True, "true": True}[text.lower()]
+            else:
+                changes[field.name] = int(text) if field.type in ("int", int) else float(text)
+        except (ValueError, KeyError):
+            expected = "0 or 1" if field.type == "bool" else "a number"
+            raise UsageError(f"ENSUE_{field.name.upper()} is {text!r}, expected {expected}") from None
     return EngineConfig(**changes)  # type: ignore[arg-type]  # names and kinds come from the class itself
 
 

@@ -19,6 +19,7 @@ from ensue.errors import BadMessage, UsageError
 from ensue.formats import Format, of_msgspec
 from ensue.refusals import cannot_encode, no_reader, would_change
 from ensue.roundtrip import difference, fields_of
+from ensue.texts import said_by
 
 E = TypeVar("E")
 _SPEC = "__ensue_event_type__"
@@ -77,7 +78,7 @@ class EventType(Generic[E]):
             return self.format.decode(data)
         except (ValueError, RecursionError) as error:  # msgspec's and pydantic's errors; data nested too deeply
             raise BadMessage(
-                f"{self.type}: the data does not fit {self.cls.__qualname__}: {error}. "
+                f"{self.type}: the data does not fit {self.cls.__qualname__}: {said_by(error)}. "
                 "Expected what the class declares; correct the sender, or give the field a default",
                 type=self.type,
             ) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from ensue.errors import EventMismatch
 from ensue.roundtrip import Difference, fields_of
+from ensue.texts import said_by
 
 _SHOWN_CHARS = 120
 #: Where msgspec says that it was: "... - at `$.lines[...].price`", "Object missing required field `total`".
@@ -18,13 +19,13 @@ _GENERAL = "Give its fields values of the types that it declares, and declare ty
 
 def cannot_encode(kind: str, event: Any, encode_field: Callable[[Any, str], object], error: Exception) -> EventMismatch:
     field = next((name for name in fields_of(type(event)) if _fails(encode_field, event, name)), "")
-    return _mismatch(kind, event, field, "what JSON can carry", _value(event, field), f"{error}. {_GENERAL}")
+    return _mismatch(kind, event, field, "what JSON can carry", _value(event, field), f"{said_by(error)}. {_GENERAL}")
 
 
 def no_reader(kind: str, event: Any, error: Exception) -> EventMismatch:
     field = _place(error)
     found = _value(event, re.split(r"[.\[]", field)[0])
-    return _mismatch(kind, event, field, "what a subscriber can read", found, f"{error}. {_GENERAL}")
+    return _mismatch(kind, event, field, "what a subscriber can read", found, f"{said_by(error)}. {_GENERAL}")
 
 
 def would_change(kind: str, event: Any, found: Difference) -> EventMismatch:

@@ -125,11 +125,19 @@ def test_a_variable_that_is_no_setting_is_warned_of_once(
     assert {each.levelname for each in caplog.records} == {"WARNING"}
 
 
+def test_a_setting_that_is_on_or_off_is_told_by_0_or_1() -> None:
+    for text, expected in (("0", False), ("false", False), ("1", True), ("True", True)):
+        assert load_settings("orders", environment={"ENSUE_SHOW_VALUES": text}).engine.show_values is expected
+    with pytest.raises(UsageError, match="ENSUE_SHOW_VALUES is 'yes', expected 0 or 1"):
+        load_settings("orders", environment={"ENSUE_SHOW_VALUES": "yes"})
+
+
 def test_settings_of_other_services_and_of_tests_are_not_warned_of(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config, "_warned", set())
     numbers = {f"ENSUE_{each.name.upper()}": "60" for each in dataclasses.fields(EngineConfig) if each.name != "retry"}
+    numbers["ENSUE_SHOW_VALUES"] = "1"
     names = ["BROKER", "HOME", "OTHER_DATABASE", "TEST_POSTGRESQL", "REQUIRE_POSTGRESQL"]
     load_settings("orders", environment=numbers | {f"ENSUE_{name}": "x" for name in names} | {"ENSUE_PARTITIONS": "2"})
     assert caplog.records == []

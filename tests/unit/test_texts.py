@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError, StatementError
 
 import ensue
-from ensue.texts import Lines, logger, plain
+from ensue.texts import Lines, logger, plain, said_by
 
 FORGED = "x\n2026-01-01 00:00:00 CRITICAL root: forged\r\x1b[2J\x9b2J\x7f\u2028\u2029\u202e\u2066\ufeff\x00\ud800"
 ESCAPED = r"x\n2026-01-01 00:00:00 CRITICAL root: forged\r\x1b[2J\x9b2J\x7f\u2028\u2029\u202e\u2066\ufeff\x00\ud800"
@@ -68,3 +71,40 @@ def test_every_logger_of_ensue_is_one_of_these() -> None:
     root = Path(ensue.__file__).parent
     direct = [path.name for path in root.rglob("*.py") if "getLogger(" in path.read_text(encoding="utf-8")]
     assert direct == ["texts.py"]
+
+
+def test_no_traceback_in_the_log_has_the_values_of_a_statement(log: tuple[logging.Logger, io.StringIO]) -> None:
+    engine = create_engine("sqlite://")
+    try:
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("SELECT * FROM nowhere WHERE secret = :secret"), {"secret": "hunter2"})
+        except DBAPIError as error:
+            raise RuntimeError("no answer") from error
+    except RuntimeError as error:
+        log[0].exception("unexpected: %s, %s", error, error.__cause__)
+    assert log[1].getvalue().count("SELECT * FROM nowhere WHERE secret = ?") == 2
+    assert "RuntimeError: no answer" in log[1].getvalue()
+    assert "hunter2" not in log[1].getvalue().replace('{"secret": "hunter2"}', "")  # the line of this test
+
+
+class DriverError(sqlite3.IntegrityError): ...
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "(pymysql.err.IntegrityError) (1062, \"Duplicate entry 'hunter2' for key 'customers.email'\")",
+        "(psycopg.errors.UniqueViolation) duplicate key value violates it\nDETAIL:  Key (email)=(hunter2).",
+        '(asyncpg.InvalidTextRepresentation) invalid input syntax for type integer: "hunter2"',
+        "(asyncpg.DataError) invalid input for query argument $1: 'hunter2' (an integer is required)",
+        "(pymysql.err.DataError) (1366, \"Incorrect integer value: 'hunter2' for column 'x' at row 1\")",
+    ],
+)
+def test_values_that_a_database_quotes_are_left_out(said: str) -> None:
+    error = StatementError(said, "INSERT INTO customers VALUES (?)", ("hunter2",), Exception())
+    assert "hunter2" not in said_by(error)
+    assert said_by(error).startswith(said.partition(" ")[0])
+    assert "INSERT INTO customers" in said_by(error)
+    assert "hunter2" in said_by(error, values=True)
+    assert "hunter2" not in said_by(DriverError(said))

@@ -290,7 +290,7 @@ class PartitionConsumer(Loop):
     async def _set_aside(self, todo: Plan, failure: StepFailed) -> None:
         """The message failed alone: keep it with the reason, and let its key wait."""
         message = todo.apply[0]
-        reason = Reason.of(failure)
+        reason = Reason.of(failure, values=self._context.config.show_values)
         books = self._context.books
         async with self._context.store.transaction() as transaction:
             if todo.foreign:

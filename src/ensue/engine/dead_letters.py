@@ -58,8 +58,10 @@ class Reason:
     trace: str
 
     @classmethod
-    def of(cls, failure: StepFailed) -> Reason:
-        return cls(failure.error, failure.handler, message_of(failure.error), trace_of(failure.error))
+    def of(cls, failure: StepFailed, *, values: bool) -> Reason:
+        """values: as EngineConfig.show_values has it."""
+        error = failure.error
+        return cls(error, failure.handler, message_of(error, values=values), trace_of(error, values=values))
 
     @property
     def text(self) -> str:
@@ -271,7 +273,7 @@ class DeadLetters:
         return following
 
     async def _keep(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:
-        reason = Reason.of(failure)
+        reason = Reason.of(failure, values=self._context.config.show_values)
         books = self._context.books
         async with self._context.store.transaction() as transaction:
             self._clock.tells(transaction.now)

@@ -22,12 +22,12 @@ _CAUSES_MAX = 3
 _Frame = tuple[str, int, str]
 
 
-def message_of(error: BaseException) -> str:
-    """What the error says, at most 4,000 characters; an error that cannot say anything is shown as such."""
-    return said_by(error)[:_MESSAGE_MAX]
+def message_of(error: BaseException, *, values: bool = False) -> str:
+    """What the error says, at most 4,000 characters. values: also those that SQLAlchemy and pydantic quote."""
+    return said_by(error, values=values)[:_MESSAGE_MAX]
 
 
-def trace_of(error: BaseException) -> str:
+def trace_of(error: BaseException, *, values: bool = False) -> str:
     """File, line, function and source line of each call from the user's code on, then those of its causes.
 
     Calls inside Ensue are left out. An error that arose there is a place to look too, so its last calls are shown,
@@ -41,7 +41,7 @@ def trace_of(error: BaseException) -> str:
     while cause is not None and id(cause) not in seen and len(seen) <= _CAUSES_MAX:
         seen.add(id(cause))
         if beneath := _of_user(_frames(cause.__traceback__)):
-            said = message_of(cause).partition("\n")[0][:200]
+            said = message_of(cause, values=values).partition("\n")[0][:200]
             lines += [f"  caused by {type(cause).__qualname__}: {said}", *_lines(beneath)]
         cause = _cause(cause)
     return _shortened(lines)

@@ -6,12 +6,17 @@ import asyncio
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel, field_validator
+from sqlalchemy import String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.unit.engine.workbench import Sender, bench, letters, until
 
-from ensue import Event, Service, Step
+import ensue.testing
+from ensue import EngineConfig, Event, Retry, Service, Step
+from ensue.adapters import make_store
 from ensue.engine.reason import message_of, trace_of
 
 
@@ -187,3 +192,77 @@ async def test_the_log_says_truly_what_of_a_gap_is_known(tmp_path: Path, caplog:
     [lost] = _lines(caplog, level=logging.ERROR)
     assert "positions 2 to 2 of elsewhere/1" in lost
     assert lost.endswith("ensue gaps accept MODULE:zoo")
+
+
+class Base(DeclarativeBase): ...
+
+
+class Animal(Base):
+    __tablename__ = "animals"
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    secret: Mapped[str] = mapped_column(String(40), unique=True)
+
+
+class Measured(BaseModel):
+    grams: int
+    kind: Literal["cat"] = "cat"
+    owner: str = "x"
+
+    @field_validator("owner")
+    @classmethod
+    def known(cls, owner: str) -> str:
+        if owner != "x":
+            raise ValueError(f"who is {owner}?")
+        return owner
+
+
+SECRET = "hunter2@example.org"
+
+
+def _measure() -> None:
+    Measured.model_validate({"grams": SECRET, "kind": SECRET, "owner": SECRET})
+
+
+def _measure_within() -> None:
+    try:
+        _measure()
+    except ValueError as error:
+        raise RuntimeError("cannot measure") from error
+
+
+@pytest.mark.parametrize("shown", [False, True])
+async def test_errors_of_databases_and_models_say_what_and_where_and_no_values(
+    sql_database: str, shown: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service("zoo", tables=Base.metadata)
+
+    @service.on
+    async def note(event: Weighed, step: Step) -> None:
+        if event.animal == "cat":
+            _measure()
+        if event.animal == "dog":
+            _measure_within()
+        step.session.add_all(Animal(name=f"{event.animal}{number}", secret=SECRET) for number in range(2))
+
+    config = EngineConfig(show_values=shown, retry=Retry(attempts_max=1))
+    async with ensue.testing.run(
+        service, engine=config, make_store=lambda name: make_store(sql_database, name)
+    ) as world:
+        async with service.step() as step:
+            for animal in ("cat", "dog", "emu"):
+                step.publish(Weighed(animal=animal, grams=1))
+        await world.settle()
+        told = {each.key: each.error for each in await world.runtimes["zoo"].context.books.letters()}
+    log = "\n".join(_lines(caplog))
+    model, within, statement = told["cat"], told["dog"], told["emu"]
+    assert (SECRET in log) == shown
+    assert [SECRET in each for each in (model, statement)] == [shown] * 2
+    assert SECRET not in within
+    for each in ("grams", "kind", "owner"):
+        assert each in model
+    assert "valid integer" in model
+    assert "INSERT INTO animals" in statement
+    if not shown:
+        assert "caused by ValidationError: grams: Input should be a valid integer" in within
+        assert "owner: value_error" in model
+        assert re.search("unique|duplicate", statement, re.IGNORECASE)
