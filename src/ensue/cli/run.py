@@ -13,6 +13,7 @@ from ensue.cli.loading import load_services
 from ensue.cli.processes import follow_parent, supervise
 from ensue.cli.serving import Stop, serve
 from ensue.errors import UsageError
+from ensue.texts import logger
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -21,7 +22,10 @@ def run(
     services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
     processes: Annotated[int, typer.Option(min=1, max=64, help="Child processes that share the work")] = 1,
     log_level: Annotated[
-        str, typer.Option(metavar="|".join(LEVELS), help="How much to log, on standard error")
+        str,
+        typer.Option(
+            metavar="|".join(LEVELS), help="How much to log, on standard error, unless the application sets logging up"
+        ),
     ] = "info",
     child: Annotated[bool, typer.Option("--follow-parent", hidden=True)] = False,
 ) -> None:
@@ -31,8 +35,10 @@ def run(
     Ends with status 1 when a service cannot start, or may not publish (its database was restored from an old copy), and
     with 70 when a handler hangs: start it again, and after some times that message is set aside.
     """
-    _log_to_stderr(log_level)
+    if log_level not in LEVELS:
+        raise UsageError(f"--log-level is {log_level!r}, expected one of {', '.join(LEVELS)}")
     definitions = load_services(services)
+    _log_to_stderr(log_level)
     if processes > 1:
         command = [sys.executable, "-m", "ensue", "run", *services, "--log-level", log_level, "--follow-parent"]
         code = asyncio.run(supervise(command, processes))
@@ -45,8 +51,9 @@ def run(
 
 
 def _log_to_stderr(level: str) -> None:
-    if level not in LEVELS:
-        raise UsageError(f"--log-level is {level!r}, expected one of {', '.join(LEVELS)}")
+    """Unless the application has set logging up, which it does when its modules are imported."""
+    if logger("ensue").hasHandlers():
+        return
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
     )

@@ -9,7 +9,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from ensue.errors import EventRefused, EventTooLarge, IdempotencyConflict, IdempotencyMismatch, RetryableError
+from ensue.errors import (
+    EventMismatch,
+    EventRefused,
+    EventTooLarge,
+    IdempotencyConflict,
+    IdempotencyMismatch,
+    RetryableError,
+)
 from ensue.integrations import problems
 from ensue.integrations.problems import Problem
 from ensue.integrations.routes import allowed_methods
@@ -25,6 +32,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(IdempotencyConflict, _idempotency_conflict)
     app.add_exception_handler(EventRefused, _event_refused)
     app.add_exception_handler(EventTooLarge, _event_too_large)
+    app.add_exception_handler(EventMismatch, _event_mismatch)
     app.add_exception_handler(RetryableError, _try_again)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -94,6 +102,17 @@ async def _event_too_large(request: Request, error: Exception) -> Response:
         f"at most {refused.expected} are expected. Send less at once"
     )
     return problems.response(request, 413, "Event too large", detail, type=problems.EVENT_TOO_LARGE)
+
+
+async def _event_mismatch(request: Request, error: Exception) -> Response:
+    """What JSON cannot carry comes from the client, if the types fit; a wrong type is a fault of the service."""
+    refused = cast(EventMismatch, error)
+    no_number = {refused.found, refused.expected} & {"nan", "inf", "-inf"}
+    if not (no_number or isinstance(error.__cause__, UnicodeError | RecursionError)):
+        raise error
+    log.info("%s was answered 422: %s", _where(request), error)
+    detail = "What was sent cannot be recorded: it holds NaN, an infinity, half a character, or is nested too deeply"
+    return problems.response(request, 422, "Event refused", detail, type=problems.EVENT_REFUSED)
 
 
 async def _try_again(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,3 +184,35 @@ def test_a_service_that_cannot_start_stops_the_others_and_says_why(
     assert "till.db is the database of service 'till', not of 'ledger'" in running.seen
     assert "Traceback" not in running.seen
     assert ensue("status", TILL, "--json").json["services"][0]["workers"] == []
+
+
+@pytest.mark.parametrize(
+    ("application", "shown"),
+    [
+        ("", ("", "WARNING")),
+        ("logging.basicConfig(stream=sys.stdout, format='app: %(message)s')", ("app: told once\n", "")),
+        (
+            "logging.getLogger('ensue').addHandler(logging.StreamHandler(sys.stdout))",
+            ("told once\n", ""),
+        ),
+    ],
+    ids=["none", "all of it", "ours only"],
+)
+def test_logging_is_set_up_where_the_application_has_not(application: str, shown: tuple[str, str]) -> None:
+    """The application does it when its modules are imported."""
+    program = f"""if True:
+        import logging, sys
+        from ensue.cli import run
+        def load_services(names):
+            {application or "pass"}
+            return []
+        async def serve(services, stop):
+            logging.getLogger("ensue.run").warning("told once")
+            return 0
+        run.load_services, run.serve = load_services, serve
+        run.run(["x"], 1, "info", False)
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
+    assert ended.stdout == shown[0]
+    assert ended.stderr.count("told once") == (0 if shown[0] else 1)
+    assert shown[1] in ended.stderr
