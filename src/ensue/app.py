@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,13 @@ from ensue.retry import Retry
 from ensue.rows import Rows
 from ensue.service import ServiceDefinition
 from ensue.step import Step
+from ensue.tls import exposed
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
     from sqlalchemy.ext.asyncio import AsyncSession
+
+log = logging.getLogger("ensue.runtime")
 
 
 class Service(ServiceDefinition):
@@ -77,7 +81,15 @@ class Service(ServiceDefinition):
     def make_runtime(self) -> Runtime:
         """A new runtime by the settings, not started."""
         settings = self.settings()
-        return Runtime(self, self.make_store(), make_broker(settings.broker), settings, tables=self.tables)
+        runtime = Runtime(self, self.make_store(), make_broker(settings.broker), settings, tables=self.tables)
+        in_code = {"ssl", "sslmode"} & set(self._connect_args or ())
+        for said in (
+            "" if in_code else exposed("database URL", settings.database),
+            exposed("broker URL", settings.broker),
+        ):
+            if said:
+                log.warning("%s: %s", self.name, said)
+        return runtime
 
     @property
     def runtime(self) -> Runtime:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import secrets
 import shutil
-import ssl
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from servers import RabbitMqServer, RedisServer
+from servers.tls_front import tls_in_front_of
 
 from ensue.adapters import make_broker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, positions, read
@@ -43,35 +39,6 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return made
 
 
-@asynccontextmanager
-async def tls_in_front_of(port: int, signed: Certificate) -> AsyncIterator[int]:
-    """A port that speaks TLS and hands on what is in it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(signed.certificate, signed.key)
-    connections: set[asyncio.Task[None]] = set()
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):  # either side hung up
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        connections.add(task)
-        inward, outward = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, outward), pump(inward, writer))
-        connections.discard(task)
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-        if connections:
-            await asyncio.wait(connections, timeout=10)
-
-
 async def works(url: str) -> None:
     broker = make_broker(url)
     await broker.open()
@@ -87,7 +54,7 @@ async def works(url: str) -> None:
 
 
 async def test_redis_speaks_tls_and_checks_the_certificate(redis_server: RedisServer, signed: Certificate) -> None:
-    async with tls_in_front_of(redis_server.port, signed) as port:
+    async with tls_in_front_of(redis_server.port, *signed) as port:
         url = f"rediss://127.0.0.1:{port}/0?prefix={secrets.token_hex(6)}:"
         await works(f"{url}&ssl_ca_certs={signed.certificate}")
         with pytest.raises(BrokerUnavailable, match="certificate"):
@@ -97,7 +64,7 @@ async def test_redis_speaks_tls_and_checks_the_certificate(redis_server: RedisSe
 async def test_rabbitmq_speaks_tls_and_checks_the_certificate(
     rabbitmq_server: RabbitMqServer, signed: Certificate
 ) -> None:
-    async with tls_in_front_of(rabbitmq_server.port, signed) as port:
+    async with tls_in_front_of(rabbitmq_server.port, *signed) as port:
         url = f"amqps://guest:guest@127.0.0.1:{port}/?prefix={secrets.token_hex(6)}."
         await works(f"{url}&cafile={signed.certificate}")
         with pytest.raises(BrokerUnavailable, match="certificate"):

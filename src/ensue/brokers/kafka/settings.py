@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from ensue.addresses import Options, check_encoded
 from ensue.errors import UsageError
 from ensue.texts import logger
+from ensue.tls import demanded
 
 #: librdkafka's own log lines go here, never to standard error.
 client_log = logger("ensue.kafka.client")
@@ -108,16 +109,19 @@ def parse_kafka_url(url: str) -> KafkaSettings:
     if not servers:
         raise UsageError("Kafka URL without a server: expected kafka://host:9092, or kafka://a:9092,b:9092")
     options = Options("Kafka URL", parts.query)
+    secure = demanded("Kafka URL", parts.scheme, options.left)
     extra = {name[5:]: options.left.pop(name) for name in [*options.left] if name.startswith("conf.")}
     for name in extra.keys() & _OURS:
         raise UsageError(f"Kafka URL: {name} cannot be set, Ensue's guarantees rest on its own value")
+    if "security.protocol" in extra:
+        raise UsageError("Kafka URL: conf.security.protocol: write security=, or the scheme kafkas:// for TLS")
     settings = KafkaSettings(
         servers=servers,
         prefix=options.text("prefix"),
         replication=options.whole("replication", -1, 1, 2**15 - 1),
         timeout_s=options.whole("timeout_s", 10, 1, 3600),
         max_message_bytes=options.whole("max_message_bytes", 8 * 1024 * 1024, 1, 2**31 - 1),
-        security=_security(parts.scheme == "kafkas", credentials, options),
+        security=_security(secure, credentials, options),
         extra=extra,
     )
     options.check_none_left("conf.<librdkafka property>")

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from ensue.addresses import Options, check_encoded
 from ensue.errors import UsageError
+from ensue.tls import demanded
 
 _DEFAULT_PORT = 4222
 #: Words of a subject, with dots between them.
@@ -76,7 +77,7 @@ def parse_nats_url(url: str) -> NatsOptions:
     options = Options("NATS URL", parts.query)
     found = NatsOptions(
         hosts=hosts,
-        tls=parts.scheme == "tls",
+        tls=demanded("NATS URL", parts.scheme, options.left),
         user=unquote(user) if colon else "",
         password=unquote(password),
         token=options.text("token", "" if colon else unquote(user)),

@@ -6,6 +6,7 @@ import dataclasses
 from urllib.parse import urlsplit, urlunsplit
 
 from ensue.addresses import Options, check_encoded
+from ensue.tls import say_for_postgresql
 
 #: PostgreSQL cuts longer names off without a word.
 _NAME_BYTES_MAX = 63
@@ -21,7 +22,7 @@ class Address:
     timeout_s: how long a connect or a statement may take, in seconds.
     """
 
-    dsn: str
+    dsn: str = dataclasses.field(repr=False)
     place: str
     schema: str = "ensue_log"
     pgbouncer: bool = False
@@ -38,6 +39,7 @@ def parse_address(url: str) -> Address:
     schema = options.text("schema", "ensue_log")
     if not schema or "\0" in schema or len(schema.encode()) > _NAME_BYTES_MAX:
         raise options.wrong("schema", schema, f"a name of 1 to {_NAME_BYTES_MAX} bytes")
+    say_for_postgresql("broker URL", options.left)
     return Address(
         place=f"{parts.netloc.rpartition('@')[2]}{parts.path} (schema {schema})",
         schema=schema,

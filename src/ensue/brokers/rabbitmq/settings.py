@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from ensue.addresses import Options, check_encoded
 from ensue.errors import UsageError
+from ensue.tls import demanded
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +36,11 @@ class RabbitMqSettings:
         check_encoded("broker URL", url)
         parts = urlsplit(url)
         options = Options("broker URL", parts.query)
+        secure = demanded("broker URL", parts.scheme, options.left)
         cafile, certfile, keyfile = map(options.given, ("cafile", "certfile", "keyfile"))
         tls = None
         try:
-            if parts.scheme == "amqps":
+            if secure:
                 tls = ssl.create_default_context(cafile=cafile)
                 if certfile is not None:
                     tls.load_cert_chain(certfile, keyfile)

@@ -14,8 +14,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, RedisError
 
-from ensue.addresses import Options, check_encoded
+from ensue.addresses import Options
 from ensue.errors import BrokerUnavailable, UsageError
+from ensue.redis_url import redis_url
 
 #: `XADD 0-*`, and XINFO's `entries-added`.
 VERSION_MIN = (7, 0)
@@ -29,8 +30,7 @@ class Client:
     """
 
     def __init__(self, url: str) -> None:
-        check_encoded("broker URL", url)
-        parts = urlsplit(url)
+        parts = urlsplit(redis_url("broker URL", url))
         options = Options("broker URL", parts.query)
         self.prefix = options.text("prefix")
         self.timeout_s = options.number("timeout_s", 5, 0.001, 3600)

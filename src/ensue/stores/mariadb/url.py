@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from ensue.addresses import Options, check_encoded
 from ensue.errors import UsageError
+from ensue.tls import demanded
 
 POOL_SIZE, POOL_SIZE_MIN, LOCK_TIMEOUT_S, CONNECT_S = 8, 5, 30, 10
 #: Options that asyncmy takes as they are.
@@ -26,9 +27,9 @@ class MariaDbUrl:
     whole seconds.
     """
 
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any] = dataclasses.field(repr=False)
     place: str
-    connect_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    connect_args: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     pool_size: int = POOL_SIZE
     lock_timeout_s: int = LOCK_TIMEOUT_S
 
@@ -55,7 +56,11 @@ def parse(url: str, connect_args: Mapping[str, Any] | None = None) -> MariaDbUrl
         "connect_timeout": options.whole("connect_timeout", CONNECT_S, 1, 3600),
         **_given(options, _DRIVERS),
     }
-    tls = _tls(options)
+    tls = _tls(parts.scheme, options)
+    if tls is not None and "ssl" in (connect_args or {}):
+        raise UsageError(
+            "database URL: it has options of TLS, and connect_args has ssl: say all of it in one of the two"
+        )
     if tls is not None:
         arguments["ssl"] = tls
     found = MariaDbUrl(
@@ -73,17 +78,17 @@ def _given(options: Options, names: Iterable[str]) -> dict[str, str]:
     return {name: text for name in names if (text := options.given(name)) is not None}
 
 
-def _tls(options: Options) -> ssl.SSLContext | None:
+def _tls(scheme: str, options: Options) -> ssl.SSLContext | None:
     """What the connections speak TLS with; None: no TLS asked for. Its files are read now, for as long as we run.
 
     A context and not asyncmy's dict: with an empty one, as of `ssl=1`, asyncmy speaks no TLS and does not tell; without
     an authority in it, it leaves out what proves who the server is. Without `ssl_ca` we take the system's authorities.
     """
+    asked = demanded("database URL", scheme, options.left)
     named = _given(options, _TLS_FILES)
-    asked = bool(named) or not {"ssl_verify_cert", "ssl_check_hostname"}.isdisjoint(options.left)
     trusted = options.flag("ssl_verify_cert", True)
     by_name = options.flag("ssl_check_hostname", trusted)
-    if not options.flag("ssl") and not asked:
+    if not (options.flag("ssl") or asked):
         return None
     if by_name and not trusted:
         raise UsageError("database URL: ssl_check_hostname=1 needs the certificate: leave out ssl_verify_cert=0")

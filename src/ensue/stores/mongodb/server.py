@@ -21,8 +21,9 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
-from ensue.addresses import check_encoded
+from ensue.addresses import Options, check_encoded
 from ensue.errors import StoreConflict, StoreLost, StoreUnavailable, UsageError
+from ensue.tls import demanded
 
 Document = dict[str, Any]
 #: How long a server may take to answer or to be reached, milliseconds.
@@ -43,6 +44,10 @@ class Server:
         name = unquote(parts.path.strip("/")) or default
         hosts = parts.netloc.rpartition("@")[2]
         self.place = f"{parts.scheme}://{hosts}/{name}"
+        options = Options("database URL", parts.query).left
+        tls: dict[str, Any] = {}
+        if demanded("database URL", parts.scheme, options) and not {"tls", "ssl"} & {each.lower() for each in options}:
+            tls["tls"] = True  # else pymongo takes tlsInsecure=true, say, for what it would do if it were to speak TLS
         try:
             # Whether a write without an answer happened must be found out, not tried again: no retries by the driver.
             self._client: AsyncMongoClient[Document] = AsyncMongoClient(
@@ -51,6 +56,7 @@ class Server:
                 serverSelectionTimeoutMS=ANSWER_MS,
                 connectTimeoutMS=ANSWER_MS,
                 socketTimeoutMS=ANSWER_MS,
+                **tls,
             )
         except (ConfigurationError, InvalidURI, ValueError) as error:
             raise UsageError(f"{self.place}: the URL does not fit: {error}") from error

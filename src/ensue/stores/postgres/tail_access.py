@@ -18,7 +18,7 @@ Rows = psycopg.AsyncConnection[tuple[object, ...]]
 class Access:
     """conninfo: of the server itself, not of a pooler. schema: Ensue's; empty, the server's default."""
 
-    conninfo: str
+    conninfo: str = dataclasses.field(repr=False)
     schema: str
 
     @property

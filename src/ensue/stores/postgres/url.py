@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ensue.addresses import Options, check_encoded
 from ensue.errors import UsageError
+from ensue.tls import say_for_postgresql
 
 DRIVERS = ("asyncpg", "psycopg")
 OUTBOXES = ("poll", "wal")
@@ -27,7 +28,7 @@ class PostgresUrl:
     """
 
     driver: str
-    dsn: str
+    dsn: str = dataclasses.field(repr=False)
     place: str
     outbox: str = "poll"
     pgbouncer: bool = False
@@ -37,7 +38,7 @@ class PostgresUrl:
     replication_host: str = ""
     replication_port: str = ""
     application: str = "ensue"
-    connect_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    connect_args: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
 
 def parse(url: str, connect_args: Mapping[str, Any] | None = None) -> PostgresUrl:
@@ -68,6 +69,7 @@ def parse(url: str, connect_args: Mapping[str, Any] | None = None) -> PostgresUr
             f"connect_args={sorted(connect_args)} with outbox=wal: who reads the server's log connects without the "
             "driver. Say it in the URL (sslmode, sslrootcert, ...), or use outbox=poll"
         )
+    say_for_postgresql("database URL", options.left, connect_args)
     return PostgresUrl(
         driver=driver,
         place=f"PostgreSQL {host}/{parts.path.lstrip('/')}" + (f" schema {schema}" if schema else ""),

@@ -13,8 +13,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, ResponseError
 
-from ensue.addresses import check_encoded
 from ensue.errors import StoreLost, StoreUnavailable, UsageError
+from ensue.redis_url import redis_url
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Server:
     """One pool of connections. url: `redis://[user:password@]host:port/database`, `rediss://` with TLS."""
 
     def __init__(self, url: str) -> None:
-        check_encoded("database URL", url)
+        url = redis_url("database URL", url)
         parts = urlsplit(url)
         if parts.path.strip("/") and not parts.path.strip("/").isdigit():
             raise UsageError(
