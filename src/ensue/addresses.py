@@ -84,6 +84,22 @@ def _is_port(host: str) -> bool:
     return not port or (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
 
 
+def hosts_of(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
+    """Return host and port of each that a URL names, which `check_encoded` has let through.
+
+    >>> hosts_of("shop:s3cret@a,b:4333,[::1]:4444", 4222)
+    (('a', 4222), ('b', 4333), ('::1', 4444))
+    """
+    return tuple(host_and_port(each, default_port) for each in netloc.rpartition("@")[2].split(",") if each)
+
+
+def host_and_port(place: str, default_port: int) -> tuple[str, int]:
+    """Of `host`, `host:port`, `[address]:port`."""
+    bracket, colon = place.rfind("]"), place.rfind(":")
+    host, port = (place[:colon], place[colon + 1 :]) if colon > bracket else (place, "")
+    return host.strip("[]"), int(port or default_port)
+
+
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 

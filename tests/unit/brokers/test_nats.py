@@ -19,7 +19,8 @@ from ensue.ports import Broker, Capabilities
 async def publish(url: str, subject: str, headers: bytes, data: bytes) -> None:
     """Put bytes in the log as a stranger would, past the adapter's encoder; return when they are in it."""
     options = parse_nats_url(url)
-    wire = await connect(options, *options.hosts[0])
+    host, port = options.hosts[0]
+    wire = await connect(options, host, port, host)
     try:
         answer = OneAnswer()
         reply = wire.inbox.encode() + b"." + wire.expect(answer)

@@ -161,10 +161,10 @@ class NatsReader(BaseReader[NatsBroker]):
                 anew = True
 
     async def _standing(self, stream: Stream) -> Cursor:
-        """The cursor, or another one in its place when it is broken."""
-        if self._cursor is None or self._cursor.broken is not None:
+        """The cursor, or another one in its place when it is broken, or its server is to stop and another was found."""
+        wire = await self._broker._link.wire()
+        if self._cursor is None or self._cursor.broken is not None or self._cursor.wire is not wire:
             self._let_go()
-            wire = await self._broker._link.wire()
             cursor = Cursor(wire, self._broker._jetstream, stream.name, self.after)
             await cursor.open()
             self._cursor = cursor

@@ -6,11 +6,11 @@ import dataclasses
 import ssl
 from urllib.parse import unquote, urlsplit
 
-from ensue.addresses import Options, check_encoded
+from ensue.addresses import Options, check_encoded, hosts_of
 from ensue.errors import UsageError
 from ensue.tls import demanded
 
-_DEFAULT_PORT = 4222
+DEFAULT_PORT = 4222
 #: Words of a subject, with dots between them.
 _WORDS = r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})*"
 _PATH = (".+", "a path")
@@ -21,6 +21,7 @@ class NatsOptions:
     """`nats://[user:password@|token@]host[:port][,host…]?…`; scheme `tls` insists on encryption.
 
     prefix: first part of the names of streams and subjects, so that several systems share a server.
+    creds, nkey: a file with a user's token and seed; one with a seed alone.
     replicas, storage, compression: of streams that are made; existing ones stay as they are.
     timeout_s: how long the server may take to answer. synced: it is known to sync before it acknowledges.
     inbox: first part of the subjects of answers, for accounts whose permissions ask for one. domain: of JetStream.
@@ -32,6 +33,7 @@ class NatsOptions:
     password: str = dataclasses.field(default="", repr=False)
     token: str = dataclasses.field(default="", repr=False)
     creds: str = ""
+    nkey: str = ""
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
@@ -69,9 +71,9 @@ def parse_nats_url(url: str) -> NatsOptions:
     """Raises UsageError that names the option and what was expected, and shows no part that may be a secret."""
     check_encoded("broker URL", url)
     parts = urlsplit(url)
-    credentials, _, places = parts.netloc.rpartition("@")
+    credentials = parts.netloc.rpartition("@")[0]
     user, colon, password = credentials.partition(":")
-    hosts = tuple(_host(place) for place in places.split(",") if place)
+    hosts = hosts_of(parts.netloc, DEFAULT_PORT)
     if not hosts:
         raise UsageError("a NATS URL names no host: expected e.g. nats://localhost:4222")
     options = Options("NATS URL", parts.query)
@@ -82,6 +84,7 @@ def parse_nats_url(url: str) -> NatsOptions:
         password=unquote(password),
         token=options.text("token", "" if colon else unquote(user)),
         creds=options.text("creds", "", *_PATH),
+        nkey=options.text("nkey", "", *_PATH),
         tls_ca=options.text("tls_ca", "", *_PATH),
         tls_cert=options.text("tls_cert", "", *_PATH),
         tls_key=options.text("tls_key", "", *_PATH),
@@ -99,12 +102,3 @@ def parse_nats_url(url: str) -> NatsOptions:
     )
     options.check_none_left()
     return found
-
-
-def _host(place: str) -> tuple[str, int]:
-    bracket = place.rfind("]")  # of an IPv6 address
-    colon = place.rfind(":")
-    host, port = (place[:colon], place[colon + 1 :]) if colon > bracket else (place, "")
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError(f"a NATS URL has the port {port!r}: expected a number, e.g. nats://localhost:4222")
-    return host.strip("[]"), int(port or _DEFAULT_PORT)

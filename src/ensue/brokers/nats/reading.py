@@ -54,7 +54,7 @@ class Cursor:
         self.position = after
         self.broken: BrokerUnavailable | None = None
         self.lost = False
-        self._wire = wire
+        self.wire = wire
         self._jetstream = jetstream
         self._stream = stream
         self._name = ""
@@ -72,7 +72,7 @@ class Cursor:
 
     async def open(self) -> None:
         """Make the consumer. Raises ApiError (no such stream), BrokerUnavailable."""
-        self._number, self._inbox = self._wire.subscribe(self)
+        self._number, self._inbox = self.wire.subscribe(self)
         config = {
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": self.position + 1,
@@ -85,18 +85,18 @@ class Cursor:
         verb = f"CONSUMER.CREATE.{self._stream}"
         try:
             body = {"stream_name": self._stream, "config": config}
-            self._name = _decode_info(await self._jetstream.call(verb, body, wire=self._wire)).name
+            self._name = _decode_info(await self._jetstream.call(verb, body, wire=self.wire)).name
         except BaseException:
-            self._wire.unsubscribe(self._number)
+            self.wire.unsubscribe(self._number)
             raise
         self._checked_at = asyncio.get_running_loop().time()
 
     def close(self) -> None:
         """Let go of it; the server is told, and forgets it by itself if that is lost."""
-        self._wire.unsubscribe(self._number)
-        if self._name and self._wire.alive:
+        self.wire.unsubscribe(self._number)
+        if self._name and self.wire.alive:
             subject = f"{self._jetstream.options.api}.CONSUMER.DELETE.{self._stream}.{self._name}"
-            self._wire.send(f"PUB {subject} 0\r\n\r\n".encode())
+            self.wire.send(f"PUB {subject} 0\r\n\r\n".encode())
 
     # --- what the connection calls
 
@@ -138,7 +138,7 @@ class Cursor:
     def _break(self, why: str) -> None:
         self.lost = True
         self.broken = BrokerUnavailable(
-            f"NATS at {self._wire.address}: reading {self._stream} after {self.position}: {why}",
+            f"NATS at {self.wire.address}: reading {self._stream} after {self.position}: {why}",
             stream=self._stream,
         )
         self._arrived.set()
@@ -180,23 +180,23 @@ class Cursor:
 
     def _ask(self) -> None:
         """Have a pull out."""
-        if self._pull or self._wire.lost is not None:
+        if self._pull or self.wire.lost is not None:
             return
         self._pulls += 1
         self._pull = self._pulls
         self._wanted = _PULL_RECORDS
         self._brought = False
-        size = max(_PULL_BYTES, 2 * self._wire.max_payload)
+        size = max(_PULL_BYTES, 2 * self.wire.max_payload)
         body = _encode({"batch": _PULL_RECORDS, "max_bytes": size, "expires": int(_PULL_S * 1e9)})
         subject = f"{self._jetstream.options.api}.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
         head = f"PUB {subject} {self._inbox}.{self._pull} {len(body)}\r\n"
-        self._wire.send(head.encode() + body + b"\r\n")
+        self.wire.send(head.encode() + body + b"\r\n")
 
     async def _is_coming(self) -> bool:
         """Whether the stream has something for us that has not come yet, deleted records not counted."""
         verb = f"CONSUMER.INFO.{self._stream}.{self._name}"
         try:
-            info = _decode_info(await self._jetstream.call(verb, wire=self._wire))
+            info = _decode_info(await self._jetstream.call(verb, wire=self.wire))
         except ApiError as error:
             if error.code not in (CONSUMER_NOT_FOUND, STREAM_NOT_FOUND):
                 raise

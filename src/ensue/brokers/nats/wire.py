@@ -48,13 +48,15 @@ class OneAnswer:
 class Wire(PacedProtocol):
     """A connection, from INFO to its loss; it never reconnects (see Link).
 
+    name: what the server's certificate has to be for, where it shows one.
     answers: by token, the last part of a subject below `inbox`, of which there is one subscription (number 1).
     """
 
-    def __init__(self, address: str, inbox: str) -> None:
+    def __init__(self, address: str, inbox: str, name: str = "") -> None:
         super().__init__()
         loop = asyncio.get_running_loop()
         self.address = address
+        self.name = name
         self.inbox = inbox
         self.info: dict[str, Any] = {}
         self.informed: asyncio.Future[None] = loop.create_future()
@@ -154,7 +156,10 @@ class Wire(PacedProtocol):
                 if not pong.done():
                     pong.set_result(None)
         elif kind == _INFO:
+            told = self.leaving
             self.info |= json.loads(line[5:])
+            if self.leaving and not told:
+                log.info("NATS at %s is about to stop (lame duck mode): another server is looked for", self.address)
             if not self.informed.done():
                 self.informed.set_result(None)
         elif kind == _ERR:
@@ -170,6 +175,11 @@ class Wire(PacedProtocol):
     @property
     def alive(self) -> bool:
         return self.lost is None and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the server has said that it stops soon (lame duck mode). It answers until then."""
+        return bool(self.info.get("ldm"))
 
     @property
     def max_payload(self) -> int:

@@ -14,15 +14,14 @@ class Line(Protocol):
     """What a channel and its publisher need of their connection."""
 
     frame_max: int
+    place: str
+    blocked: str
 
     def write(self, data: bytes) -> None: ...
 
     async def drain(self) -> None: ...
 
     def release(self, number: int) -> None: ...
-
-    @property
-    def place(self) -> str: ...
 
     @property
     def timeout_s(self) -> float: ...

@@ -7,6 +7,7 @@ counted rather than awaited one by one, and with channels that survive the cance
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from typing import cast
 
@@ -15,6 +16,8 @@ from ensue.brokers.rabbitmq import frames
 from ensue.brokers.rabbitmq.channel import Channel
 from ensue.brokers.rabbitmq.settings import RabbitMqSettings
 from ensue.errors import BrokerUnavailable
+
+log = logging.getLogger("ensue.rabbitmq")
 
 _FRAME = struct.Struct(">BHI")
 #: Stream queues came with 3.9.
@@ -29,9 +32,14 @@ class Refused(BrokerUnavailable):
 class Connection(PacedProtocol):
     """`await Connection.open(settings)`; then `channel()`. Everything after a loss raises BrokerUnavailable."""
 
-    def __init__(self, settings: RabbitMqSettings) -> None:
+    def __init__(self, settings: RabbitMqSettings, where: tuple[str, int]) -> None:
         super().__init__()
         self.settings = settings
+        self.place = settings.place_of(where)
+        #: Why the server takes nothing that is published now; empty: it does.
+        self.blocked = ""
+        self._unblocked = asyncio.Event()
+        self._unblocked.set()
         self.frame_max = _FRAME_MAX
         self._channels: dict[int, Channel] = {}
         self._free: list[int] = []
@@ -47,23 +55,39 @@ class Connection(PacedProtocol):
 
     @classmethod
     async def open(cls, settings: RabbitMqSettings) -> Connection:
-        """Connect within settings.timeout_s. Raises BrokerUnavailable; Refused when it is no use to try again."""
-        connection = cls(settings)
+        """Connect to one of the hosts, in turn, within settings.timeout_s.
+
+        Raises BrokerUnavailable; Refused when it is no use to try again.
+        """
+        failures: list[BrokerUnavailable] = []
+        for each in settings.hosts:
+            try:
+                return await cls._open_at(settings, each)
+            except Refused:
+                raise
+            except BrokerUnavailable as error:
+                failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+        raise BrokerUnavailable("; ".join(map(str, failures)), place=settings.place) from failures[-1]
+
+    @classmethod
+    async def _open_at(cls, settings: RabbitMqSettings, where: tuple[str, int]) -> Connection:
+        connection = cls(settings, where)
         loop = asyncio.get_running_loop()
+        limit_s = settings.timeout_s / len(settings.hosts)
         try:
-            async with asyncio.timeout(settings.timeout_s):
-                await loop.create_connection(
-                    lambda: connection, settings.host, settings.port, ssl=settings.tls,
-                )  # fmt: skip
+            async with asyncio.timeout(limit_s):
+                await loop.create_connection(lambda: connection, *where, ssl=settings.tls)
                 await connection._handshake()
         except TimeoutError as error:
             await connection.close()
             raise BrokerUnavailable(
-                f"rabbitmq at {settings.place} did not answer within {settings.timeout_s:g} s", place=settings.place
+                f"rabbitmq at {connection.place} did not answer within {limit_s:g} s", place=connection.place
             ) from error
         except OSError as error:
             await connection.close()
-            raise BrokerUnavailable(f"rabbitmq at {settings.place}: {error}", place=settings.place) from error
+            raise BrokerUnavailable(f"rabbitmq at {connection.place}: {error}", place=connection.place) from error
         except BaseException:
             await connection.close()
             raise
@@ -76,7 +100,7 @@ class Connection(PacedProtocol):
             if self._error is None:
                 bye = struct.pack(">H", 200) + frames.short("bye") + bytes(4)
                 transport.write(frames.method_frame(0, frames.CONNECTION_CLOSE, bye))
-            self._fail(BrokerUnavailable(f"the broker at {self.settings.place} is closed"))
+            self._fail(BrokerUnavailable(f"the broker at {self.place} is closed"))
             transport.close()
             try:
                 async with asyncio.timeout(1.0):
@@ -98,10 +122,6 @@ class Connection(PacedProtocol):
             raise self._error.again()
 
     @property
-    def place(self) -> str:
-        return self.settings.place
-
-    @property
     def timeout_s(self) -> float:
         return self.settings.timeout_s
 
@@ -116,7 +136,7 @@ class Connection(PacedProtocol):
             number, self._next = self._next, self._next + 1
         else:
             raise BrokerUnavailable(
-                f"rabbitmq at {self.settings.place} allows {self._channel_max} channels of a connection: all in use"
+                f"rabbitmq at {self.place} allows {self._channel_max} channels of a connection: all in use"
             )
         channel = Channel(self, number)
         self._channels[number] = channel
@@ -138,14 +158,15 @@ class Connection(PacedProtocol):
         self._transport.write(data)
 
     async def drain(self) -> None:
-        """Wait while the server takes less than we write, at most timeout_s. Raises BrokerUnavailable."""
-        if not self._writable.is_set():
+        """Wait while the server takes less than we write, or nothing, at most timeout_s. Raises BrokerUnavailable."""
+        if not (self._writable.is_set() and self._unblocked.is_set()):
             try:
                 async with asyncio.timeout(self.settings.timeout_s):
                     await self._writable.wait()
+                    await self._unblocked.wait()
             except TimeoutError as error:
                 raise BrokerUnavailable(
-                    f"rabbitmq at {self.settings.place} takes no data (a memory or disk alarm?)"
+                    f"rabbitmq at {self.place} takes no data: {self.blocked or 'a memory or disk alarm?'}"
                 ) from error
         self.check()
 
@@ -158,7 +179,7 @@ class Connection(PacedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closed.set()
-        self._fail(BrokerUnavailable(f"rabbitmq at {self.settings.place}: {error or 'the connection was closed'}"))
+        self._fail(BrokerUnavailable(f"rabbitmq at {self.place}: {error or 'the connection was closed'}"))
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
@@ -177,7 +198,7 @@ class Connection(PacedProtocol):
             self._rest = data[at:] if at else data
         except Exception as error:
             # After this nobody knows where the next frame begins.
-            self._fail(BrokerUnavailable(f"rabbitmq at {self.settings.place} sent what is no AMQP 0.9.1: {error!r}"))
+            self._fail(BrokerUnavailable(f"rabbitmq at {self.place} sent what is no AMQP 0.9.1: {error!r}"))
             assert self._transport is not None
             self._transport.abort()
 
@@ -190,8 +211,19 @@ class Connection(PacedProtocol):
             method = int.from_bytes(payload[:4], "big")
             if method == frames.CONNECTION_CLOSE:
                 self._closed_by_server(payload)
+            elif method in (frames.CONNECTION_BLOCKED, frames.CONNECTION_UNBLOCKED):
+                self._note_blocked(frames.read_short(payload, 4)[0] if method == frames.CONNECTION_BLOCKED else "")
             else:
                 self._methods.put_nowait((method, payload))
+
+    def _note_blocked(self, reason: str) -> None:
+        self.blocked = reason and f"it has blocked publishing ({reason})"
+        if reason:
+            self._unblocked.clear()
+            log.warning("rabbitmq at %s: %s: what is published waits", self.place, self.blocked)
+        else:
+            self._unblocked.set()
+            log.info("rabbitmq at %s takes what is published again", self.place)
 
     def _closed_by_server(self, payload: bytes) -> None:
         code = int.from_bytes(payload[4:6], "big")
@@ -200,7 +232,7 @@ class Connection(PacedProtocol):
         kind = Refused if code in (403, 530) else BrokerUnavailable
         assert self._transport is not None
         self._transport.write(frames.method_frame(0, frames.CONNECTION_CLOSE_OK))
-        self._fail(kind(f"rabbitmq at {self.settings.place} closed the connection: {code} {text}", code=code))
+        self._fail(kind(f"rabbitmq at {self.place} closed the connection: {code} {text}", code=code))
         self._transport.close()
 
     def _fail(self, error: BrokerUnavailable) -> None:
@@ -208,6 +240,7 @@ class Connection(PacedProtocol):
             return
         self._error = error
         self._writable.set()
+        self._unblocked.set()
         self._methods.put_nowait(None)
         if self._heartbeat is not None:
             self._heartbeat.cancel()
@@ -220,18 +253,27 @@ class Connection(PacedProtocol):
     async def _handshake(self) -> None:
         settings = self.settings
         start = await self._method(frames.CONNECTION_START)
-        server, _ = frames.read_table(start, 6)
+        server, at = frames.read_table(start, 6)
         version = server.get(b"version")
-        _check_version(version.decode(errors="replace") if isinstance(version, bytes) else "", settings.place)
+        _check_version(version.decode(errors="replace") if isinstance(version, bytes) else "", self.place)
+        offered = start[at + 4 : at + 4 + int.from_bytes(start[at : at + 4], "big")].decode(errors="replace").split()
+        if settings.mechanism not in offered:
+            raise Refused(
+                f"rabbitmq at {self.place} does not offer {settings.mechanism} here, but {', '.join(offered)}: see "
+                "mechanism= in the URL, and auth_mechanisms (and rabbitmq_auth_mechanism_ssl) on the server",
+                found=offered, expected=settings.mechanism,
+            )  # fmt: skip
         capabilities = {
             "publisher_confirms": True, "consumer_cancel_notify": True, "authentication_failure_close": True,
-            "basic.nack": True,
+            "basic.nack": True, "connection.blocked": True,
         }  # fmt: skip
         about = frames.table({"product": "ensue", "capabilities": capabilities})
-        plain = frames.long(f"\0{settings.user}\0{settings.password}".encode())
+        proof = f"\0{settings.user}\0{settings.password}" if settings.mechanism == "PLAIN" else ""
         self.write(
             frames.method_frame(
-                0, frames.CONNECTION_START_OK, about + frames.short("PLAIN") + plain + frames.short("en_US")
+                0,
+                frames.CONNECTION_START_OK,
+                about + frames.short(settings.mechanism) + frames.long(proof.encode()) + frames.short("en_US"),
             )
         )
         tune = await self._method(frames.CONNECTION_TUNE)
@@ -264,7 +306,7 @@ class Connection(PacedProtocol):
             silent = 0 if self._heard else silent + 1
             self._heard = False
             if silent >= 4:
-                self._fail(BrokerUnavailable(f"rabbitmq at {self.settings.place} is silent for {2 * seconds} s"))
+                self._fail(BrokerUnavailable(f"rabbitmq at {self.place} is silent for {2 * seconds} s"))
                 assert self._transport is not None
                 self._transport.abort()
                 return

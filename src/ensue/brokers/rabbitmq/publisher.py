@@ -49,8 +49,10 @@ class Publisher(Listener):
     async def publish(self, messages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
         """Publish (arguments, properties, body) in order; return when all are confirmed.
 
-        Raises BrokerUnavailable when one is not, or when no confirmation at all comes for timeout_s.
+        Waits while the server has blocked publishing. Raises BrokerUnavailable when that lasts for timeout_s, when one
+        is not confirmed, or when no confirmation at all comes for timeout_s.
         """
+        await self._line.drain()
         batch = _Batch(asyncio.get_running_loop().create_future())
         parts: list[bytes] = []
         size = 0
@@ -90,7 +92,7 @@ class Publisher(Listener):
             if progress == self._progress:
                 raise BrokerUnavailable(
                     f"rabbitmq at {self._place} confirmed nothing for {self._timeout_s:g} s: {batch.missing} records "
-                    "of a batch may or may not be in the log"
+                    f"of a batch may or may not be in the log{self._line.blocked and ': ' + self._line.blocked}"
                 )
 
     # --- what comes in

@@ -6,7 +6,7 @@ import dataclasses
 import ssl
 from urllib.parse import unquote, urlsplit
 
-from ensue.addresses import Options, check_encoded
+from ensue.addresses import Options, check_encoded, hosts_of
 from ensue.errors import UsageError
 from ensue.tls import demanded
 
@@ -15,14 +15,15 @@ from ensue.tls import demanded
 class RabbitMqSettings:
     """timeout_s: how long to wait for a connection, an answer, a confirmation. max_age, max_length_bytes: what a
     stream keeps at most (RabbitMQ's `x-max-age`, e.g. `7D`; empty and 0: all), dropped by whole segments.
+    hosts: with their ports, tried in turn. mechanism: how it is proven who we are, PLAIN or EXTERNAL.
     """
 
-    host: str
-    port: int
+    hosts: tuple[tuple[str, int], ...]
     user: str = dataclasses.field(repr=False)
     password: str = dataclasses.field(repr=False)
     vhost: str
     tls: ssl.SSLContext | None
+    mechanism: str = "PLAIN"
     prefix: str = ""
     timeout_s: float = 5.0
     heartbeat_s: int = 10
@@ -46,13 +47,15 @@ class RabbitMqSettings:
                     tls.load_cert_chain(certfile, keyfile)
         except (OSError, ValueError) as error:
             raise UsageError(f"the URL of the RabbitMQ broker: {error}") from error
+        user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+        port = 5671 if tls else 5672
         settings = cls(
-            host=parts.hostname or "localhost",
-            port=parts.port or (5671 if tls else 5672),
-            user=unquote(parts.username or "guest"),
-            password=unquote(parts.password or "guest"),
+            hosts=hosts_of(parts.netloc, port) or (("localhost", port),),
+            user=unquote(user or "guest"),
+            password=unquote(password or "guest"),
             vhost=unquote(parts.path[1:]) or "/",
             tls=tls,
+            mechanism=options.one_of("mechanism", "PLAIN", "EXTERNAL"),
             prefix=options.text("prefix"),
             timeout_s=options.number("timeout_s", 5, 0.1, 3600),
             heartbeat_s=options.whole("heartbeat_s", 10, 1, 65_535),
@@ -61,9 +64,18 @@ class RabbitMqSettings:
             segment_bytes=options.whole("segment_bytes", 0, 0, 2**53),
         )
         options.check_none_left()
+        if settings.mechanism == "EXTERNAL" and (certfile is None or user):
+            raise UsageError(
+                "broker URL: mechanism=EXTERNAL proves who we are by a certificate: write certfile=, keyfile= and "
+                "cafile=, and no user"
+            )
         return settings
 
     @property
     def place(self) -> str:
         """What may be shown: no user, no password."""
-        return f"{'amqps' if self.tls else 'amqp'}://{self.host}:{self.port}/{self.vhost.lstrip('/')}"
+        return self.place_of(*self.hosts)
+
+    def place_of(self, *hosts: tuple[str, int]) -> str:
+        names = ",".join(f"{host}:{port}" for host, port in hosts)
+        return f"{'amqps' if self.tls else 'amqp'}://{names}/{self.vhost.lstrip('/')}"
