@@ -7,6 +7,8 @@ meets a lock comes back a little later (`begin_immediate`, `retry_while_busy`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
@@ -77,7 +79,7 @@ def connect(path: str | Path, *, synchronous: str = "FULL") -> sqlite3.Connectio
     level = _synchronous(synchronous)
     try:
         if str(path) != ":memory:":
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            _make(Path(path))
         connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=512
         )
@@ -89,6 +91,16 @@ def connect(path: str | Path, *, synchronous: str = "FULL") -> sqlite3.Connectio
         connection.close()
         raise translated(error, path) from error
     return connection
+
+
+def _make(path: Path) -> None:
+    """Make file and directory where they are missing, for their owner alone, whatever the umask: events are in there.
+
+    What SQLite keeps beside the file gets the same rights. What is there already stays as it is.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _prepare(connection: sqlite3.Connection, level: str) -> None:

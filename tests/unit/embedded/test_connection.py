@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from ensue import Service
 from ensue.embedded.connection import (
     PAUSE_MAX_S,
     begin_immediate,
@@ -210,3 +213,31 @@ def _error(code: int) -> sqlite3.OperationalError:
     error.sqlite_errorcode = code
     error.sqlite_errorname = "SQLITE_SOMETHING"
     return error
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+async def test_what_is_made_is_for_its_owner_alone_whatever_the_umask(umask: None, tmp_path: Path) -> None:
+    home = tmp_path / ".ensue"
+    service = Service("orders", database=f"sqlite:///{home}/orders.db", broker=f"sqlite:///{home}/broker.db")
+    async with service.running(), service.step():
+        made = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [home, *home.iterdir()]}
+    assert made.pop(".ensue") == 0o700
+    assert {"orders.db", "orders.db-wal", "orders.db-shm", "broker.db", "broker.db-wal"} <= made.keys()
+    assert set(made.values()) == {0o600}
+
+
+def test_what_is_there_keeps_the_rights_that_somebody_gave_it(tmp_path: Path) -> None:
+    home = tmp_path / "shared"
+    home.mkdir(mode=0o755)
+    path = home / "a.db"
+    path.touch()
+    path.chmod(0o660)
+    with closing(connect(path)) as opened:
+        opened.execute("CREATE TABLE t (n INTEGER)")
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (home, path)] == [0o755, 0o660]
