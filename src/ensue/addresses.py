@@ -49,6 +49,19 @@ def usual(url: str) -> str:
     return same + url[len(scheme) :]
 
 
+_USER = re.compile(r"(?<=:/)/*[^/\s@]+(?=@)")
+_SECRET = re.compile(r"(?<=[?&])([^=&\s]*(?:password|passwd|secret|token|key)[^=&\s]*)=[^&\s]*", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """Return the text with user names and passwords of its URLs replaced.
+
+    >>> masked("postgresql://shop:s3cret@db/orders?sslpassword=x&sslmode=require")
+    'postgresql://***@db/orders?sslpassword=***&sslmode=require'
+    """
+    return _SECRET.sub(r"\1=***", _USER.sub("/***", text))
+
+
 def check_encoded(what: str, url: str, *, host_needed: bool = False) -> None:
     """Raise UsageError, which shows nothing of the URL, when user or password hold what has to be percent-encoded.
 
@@ -61,8 +74,11 @@ def check_encoded(what: str, url: str, *, host_needed: bool = False) -> None:
     raise UsageError(
         f"the {what} cannot be read: expected {scheme_of(url) or 'scheme'}://user:password@host:port/..., with special "
         "characters of user, password and values of options percent-encoded "
-        "(/ as %2F, @ as %40, # as %23, ? as %3F, : as %3A, [ as %5B, ] as %5D), and ports from 1 to 65535"
+        "(% as %25, / as %2F, @ as %40, # as %23, ? as %3F, : as %3A, [ as %5B, ] as %5D), and ports from 1 to 65535"
     )
+
+
+_NO_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 def _is_readable(url: str, host_needed: bool) -> bool:
@@ -72,6 +88,8 @@ def _is_readable(url: str, host_needed: bool) -> bool:
         return False
     user, _, hosts = parts.netloc.rpartition("@")
     if "@" in f"{user}{parts.path}{parts.query}{parts.fragment}":
+        return False
+    if _NO_ESCAPE.search(f"{parts.netloc}{parts.path}?{parts.query}"):  # a driver would quote what it cannot decode
         return False
     if host_needed and (not hosts or hosts.startswith(":")):
         return False

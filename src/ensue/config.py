@@ -83,9 +83,9 @@ class EngineConfig:
 class Settings:
     """Where a service's database and the broker are, and how the engine runs."""
 
-    database: str
+    database: str = dataclasses.field(repr=False)
     """URL of the service's own database."""
-    broker: str
+    broker: str = dataclasses.field(repr=False)
     """URL of the broker, the same in all services."""
     partitions: int = 8
     """Of every topic that this service publishes or reads: the same in all services. It cannot be changed later without

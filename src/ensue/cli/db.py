@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ensue.addresses import masked
 from ensue.app import Service
 from ensue.cli.loading import load_service, opened, refuse_living_workers, upgrade
 from ensue.cli.move import move
-from ensue.cli.output import confirm, masked, say
+from ensue.cli.output import confirm, say
 from ensue.engine.books import Books
 from ensue.engine.epoch import Published, begin_epoch, find_published
 from ensue.engine.fits import check_entity_tables

@@ -15,8 +15,8 @@ from types import ModuleType
 
 import ensue
 from ensue.adapters import make_broker
+from ensue.addresses import masked
 from ensue.app import Service
-from ensue.cli.output import masked
 from ensue.config import Settings, database_variable
 from ensue.engine.books import Books
 from ensue.engine.clock import SystemClock

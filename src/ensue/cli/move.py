@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensue.adapters import make_store
-from ensue.addresses import usual
+from ensue.addresses import masked, usual
 from ensue.cli.loading import load_service, opened, refuse_living_workers, upgrade
-from ensue.cli.output import confirm, masked, say
+from ensue.cli.output import confirm, say
 from ensue.config import database_variable
 from ensue.engine.moving import move as move_books
 from ensue.errors import UsageError

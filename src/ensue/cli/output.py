@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ensue.addresses import masked
 from ensue.texts import plain
 
 #: Wide enough for a line of anything when the output goes to a file or a pipe.
@@ -21,17 +22,6 @@ _WIDE = 200
 
 #: What JSON may hold as it is, and a terminal or a log takes for an order.
 _UNSEEN = re.compile("[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-_USER = re.compile(r"(?<=://)/*[^/\s@]+(?=@)")
-_SECRET = re.compile(r"(?<=[?&])([^=&\s]*(?:password|passwd|secret|token|key)[^=&\s]*)=[^&\s]*", re.IGNORECASE)
-
-
-def masked(text: str) -> str:
-    """Return the text with user names and passwords of its URLs replaced.
-
-    >>> masked("postgresql://shop:s3cret@db/orders?sslpassword=x&sslmode=require")
-    'postgresql://***@db/orders?sslpassword=***&sslmode=require'
-    """
-    return _SECRET.sub(r"\1=***", _USER.sub("***", text))
 
 
 def console() -> Console:

@@ -11,8 +11,9 @@ from contextlib import AsyncExitStack
 from types import FrameType, TracebackType
 from typing import Any
 
+from ensue.addresses import masked
 from ensue.app import Service
-from ensue.cli.output import complain, masked
+from ensue.cli.output import complain
 from ensue.engine.runtime import Runtime
 from ensue.errors import EnsueError, HandlerHung
 from ensue.texts import logger

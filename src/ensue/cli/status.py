@@ -9,9 +9,10 @@ from typing import Annotated
 import msgspec
 import typer
 
+from ensue.addresses import masked
 from ensue.app import Service
 from ensue.cli.loading import Opened, load_services, opened
-from ensue.cli.output import complain, masked, print_json, print_table, say
+from ensue.cli.output import complain, print_json, print_table, say
 from ensue.engine.lookup import records_between
 from ensue.engine.loops import RELAY
 from ensue.engine.worker import is_gone

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
+from ensue.addresses import masked
 from ensue.errors import EnsueError, RetryableError, StoreUnavailable, UsageError
 
 SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
@@ -46,14 +47,16 @@ def parse_sqlite_url(url: str, known: tuple[str, ...] = ("synchronous",)) -> tup
     address, _, query = url.partition("?")
     prefix = "sqlite://"
     if not address.startswith(prefix):
-        raise UsageError(f"SQLite URL {url!r}: expected sqlite:///relative/path.db or sqlite:////absolute/path.db")
+        raise UsageError(
+            f"SQLite URL {masked(url)!r}: expected sqlite:///relative/path.db or sqlite:////absolute/path.db"
+        )
     rest = address[len(prefix) :]
     if rest and not rest.startswith("/"):
-        raise UsageError(f"SQLite URL {url!r} names a host: write three slashes, {prefix}/{rest}")
+        raise UsageError(f"SQLite URL {masked(url)!r} names a host: write three slashes, {masked(prefix + '/' + rest)}")
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
         if name not in known:
-            raise UsageError(f"SQLite URL {url!r}: unknown option {name!r}, expected {' or '.join(known)}")
+            raise UsageError(f"SQLite URL {masked(url)!r}: unknown option {name!r}, expected {' or '.join(known)}")
     if "synchronous" in options:
         options["synchronous"] = _synchronous(options["synchronous"])
     return rest[1:] or ":memory:", options

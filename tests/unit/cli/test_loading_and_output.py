@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from tests.unit.cli.harness import LEDGER, TILL, Ended
 
+from ensue.addresses import masked
 from ensue.cli.loading import load_service, load_services
 from ensue.cli.main import main
-from ensue.cli.output import complain, masked, print_json, print_table, say, shown_data
+from ensue.cli.output import complain, print_json, print_table, say, shown_data
 from ensue.errors import UsageError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC as _UTC
@@ -50,16 +51,20 @@ class Server:
             tls["tls"] = True  # else pymongo takes tlsInsecure=true, say, for what it would do if it were to speak TLS
         try:
             # Whether a write without an answer happened must be found out, not tried again: no retries by the driver.
-            self._client: AsyncMongoClient[Document] = AsyncMongoClient(
-                url,
-                retryWrites=False,
-                serverSelectionTimeoutMS=ANSWER_MS,
-                connectTimeoutMS=ANSWER_MS,
-                socketTimeoutMS=ANSWER_MS,
-                **tls,
-            )
-        except (ConfigurationError, InvalidURI, ValueError) as error:
-            raise UsageError(f"{self.place}: the URL does not fit: {error}") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # of an option that it does not know, and leaves out
+                self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+                    url,
+                    retryWrites=False,
+                    serverSelectionTimeoutMS=ANSWER_MS,
+                    connectTimeoutMS=ANSWER_MS,
+                    socketTimeoutMS=ANSWER_MS,
+                    **tls,
+                )
+        except (ConfigurationError, InvalidURI, ValueError, UserWarning) as error:
+            raise UsageError(
+                f"{self.place}: the URL does not fit: {error} (its options: {', '.join(options) or 'none'})"
+            ) from error
         # Acknowledged means: on the disks of a majority of the servers.
         self._database = self._client.get_database(name, write_concern=WriteConcern("majority", j=True))
 

@@ -36,14 +36,19 @@ class Server:
             )
         self.place = f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path}"
         # No retry by the driver: whether a commit that got no answer happened must be found out, not tried again.
-        self._client = driver.Redis.from_url(
-            url,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=ANSWER_S,
-            socket_connect_timeout=ANSWER_S,
-            decode_responses=False,
-            protocol=2,
-        )
+        try:
+            self._client = driver.Redis.from_url(
+                url,
+                retry=Retry(NoBackoff(), 0),
+                socket_timeout=ANSWER_S,
+                socket_connect_timeout=ANSWER_S,
+                decode_responses=False,
+                protocol=2,
+            )
+            # Not connected, and not kept: it tells of an option that redis-py does not know.
+            self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # the driver's
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{self.place}: the URL does not fit: {error}") from error
         self._client.response_callbacks.clear()  # answers as the protocol has them, whatever the driver's version
         self._scripts: dict[str, Any] = {}
 
