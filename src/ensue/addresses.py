@@ -111,6 +111,12 @@ def hosts_of(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
     return tuple(host_and_port(each, default_port) for each in netloc.rpartition("@")[2].split(",") if each)
 
 
+def check_one_host(what: str, url: str) -> None:
+    """Raise UsageError where the URL names several, which its driver takes for one of an odd name."""
+    if "," in urlsplit(url).netloc.rpartition("@")[2]:
+        raise UsageError(f"the {what} names several hosts: {scheme_of(url)}:// takes one, or a name for all of them")
+
+
 def host_and_port(place: str, default_port: int) -> tuple[str, int]:
     """Of `host`, `host:port`, `[address]:port`."""
     bracket, colon = place.rfind("]"), place.rfind(":")

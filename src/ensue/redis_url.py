@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from ensue.addresses import Options, check_encoded
+from ensue.addresses import Options, check_encoded, check_one_host
 from ensue.errors import UsageError
 from ensue.tls import demanded
 
@@ -18,6 +18,7 @@ def redis_url(what: str, url: str) -> str:
     Raises UsageError that names the option, never the URL.
     """
     check_encoded(what, url)
+    check_one_host(what, url)
     parts = urlsplit(url)
     options = Options(what, parts.query).left
     for name in _OURS:

@@ -128,3 +128,17 @@ def _take(options: Options) -> tuple[object, ...]:
     )
     options.check_none_left("more")
     return taken
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        ("store", "mariadb://u:s3cret@a:1,b:2/d"),
+        ("store", "redis://u:s3cret@a,b/0"),
+        ("broker", "redis://u:s3cret@a:1,b:2/0"),
+    ],
+)
+async def test_several_hosts_are_refused_where_one_is_all_that_the_driver_takes(kind: str, url: str) -> None:
+    with pytest.raises(UsageError, match="names several hosts") as caught:
+        await _make_and_open(kind, url)
+    assert "s3cret" not in str(caught.value)

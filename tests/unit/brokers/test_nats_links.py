@@ -85,7 +85,7 @@ async def test_a_reader_goes_on_at_the_other_server(nats_cluster: Any) -> None:
         reader = broker.reader(TOPIC, 0, 0)
         assert positions(await reader.read(2, 10.0)) == [1, 2]
         old = await broker._link.wire()
-        old.info["ldm"] = True  # as if it had said so
+        old.leaving = True  # as if it had said so
         async with asyncio.timeout(LIMIT_S):
             while await broker._link.wire() is old:
                 await old.ping()

@@ -80,6 +80,8 @@ async def test_publishing_waits_while_the_server_is_short_of_memory_and_says_why
         for first in (3, 4):
             with pytest.raises(BrokerUnavailable, match=r"blocked publishing \(low on memory\)"):
                 await broker.append_many(SOURCE, {(TOPIC, 0): entries(first, 1)})
+        with pytest.raises(BrokerUnavailable, match=r"blocked publishing \(low on memory\)"):
+            await broker.topics()  # what readiness asks
         waiting = asyncio.create_task(_until_it_goes(broker))
         await memory("0.6")
         async with asyncio.timeout(LIMIT_S):

@@ -61,6 +61,8 @@ class Wire(PacedProtocol):
         self.info: dict[str, Any] = {}
         self.informed: asyncio.Future[None] = loop.create_future()
         self.lost: BrokerUnavailable | None = None
+        #: The server has said that it stops soon (lame duck mode). It answers until then.
+        self.leaving = False
         self.answers: dict[bytes, Expecting] = {}
         self.subscriptions: dict[bytes, Expecting] = {}
         self._token_at = len(inbox) + 1
@@ -156,9 +158,9 @@ class Wire(PacedProtocol):
                 if not pong.done():
                     pong.set_result(None)
         elif kind == _INFO:
-            told = self.leaving
             self.info |= json.loads(line[5:])
-            if self.leaving and not told:
+            if self.info.get("ldm") and not self.leaving:
+                self.leaving = True
                 log.info("NATS at %s is about to stop (lame duck mode): another server is looked for", self.address)
             if not self.informed.done():
                 self.informed.set_result(None)
@@ -175,11 +177,6 @@ class Wire(PacedProtocol):
     @property
     def alive(self) -> bool:
         return self.lost is None and self._transport is not None and not self._transport.is_closing()
-
-    @property
-    def leaving(self) -> bool:
-        """Whether the server has said that it stops soon (lame duck mode). It answers until then."""
-        return bool(self.info.get("ldm"))
 
     @property
     def max_payload(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
+from ensue.brokers.rabbitmq.channel import check_unblocked
 from ensue.brokers.rabbitmq.connection import Connection, Refused
 from ensue.brokers.rabbitmq.frames import publish_arguments
 from ensue.brokers.rabbitmq.session import Following, Session, new_token
@@ -126,7 +127,9 @@ class RabbitMqBroker(HasReaders):
         return session.topics.counts.get(topic, 0)
 
     async def topics(self) -> Mapping[str, int]:
+        """Raises BrokerUnavailable also while publishing is blocked: readiness asks for the topics."""
         session = await self._get()
+        check_unblocked(session.connection)
         await session.refresh_topics()
         return dict(session.topics.counts)
 

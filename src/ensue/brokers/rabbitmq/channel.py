@@ -27,6 +27,12 @@ class Line(Protocol):
     def timeout_s(self) -> float: ...
 
 
+def check_unblocked(line: Line) -> None:
+    """Raise BrokerUnavailable while the server has blocked publishing: it reads nothing of such a connection then."""
+    if line.blocked:
+        raise BrokerUnavailable(f"rabbitmq at {line.place}: {line.blocked}", place=line.place)
+
+
 class Listener:
     """Who wants to hear what the server sends on a channel by itself. A subclass hears what it asked for."""
 
@@ -76,6 +82,7 @@ class Channel:
         A call that is cancelled or takes too long closes the channel: its answer would be taken for another's.
         """
         self.check()
+        check_unblocked(self._line)
         self._reply = asyncio.get_running_loop().create_future()
         self._expected = expected
         self.send(method, arguments)

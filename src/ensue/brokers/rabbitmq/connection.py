@@ -62,7 +62,7 @@ class Connection(PacedProtocol):
         failures: list[BrokerUnavailable] = []
         for each in settings.hosts:
             try:
-                return await cls._open_at(settings, each)
+                return await _open_at(settings, each)
             except Refused:
                 raise
             except BrokerUnavailable as error:
@@ -70,28 +70,6 @@ class Connection(PacedProtocol):
         if len(failures) == 1:
             raise failures[0]
         raise BrokerUnavailable("; ".join(map(str, failures)), place=settings.place) from failures[-1]
-
-    @classmethod
-    async def _open_at(cls, settings: RabbitMqSettings, where: tuple[str, int]) -> Connection:
-        connection = cls(settings, where)
-        loop = asyncio.get_running_loop()
-        limit_s = settings.timeout_s / len(settings.hosts)
-        try:
-            async with asyncio.timeout(limit_s):
-                await loop.create_connection(lambda: connection, *where, ssl=settings.tls)
-                await connection._handshake()
-        except TimeoutError as error:
-            await connection.close()
-            raise BrokerUnavailable(
-                f"rabbitmq at {connection.place} did not answer within {limit_s:g} s", place=connection.place
-            ) from error
-        except OSError as error:
-            await connection.close()
-            raise BrokerUnavailable(f"rabbitmq at {connection.place}: {error}", place=connection.place) from error
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
 
     async def close(self) -> None:
         """Tell the server, at most for a moment, and release everything."""
@@ -320,3 +298,25 @@ def _check_version(version: str, place: str) -> None:
             f"rabbitmq at {place} is version {version}, expected 3.9 or newer (stream queues)",
             found=version, expected="3.9",
         )  # fmt: skip
+
+
+async def _open_at(settings: RabbitMqSettings, where: tuple[str, int]) -> Connection:
+    connection = Connection(settings, where)
+    loop = asyncio.get_running_loop()
+    limit_s = settings.timeout_s / len(settings.hosts)
+    try:
+        async with asyncio.timeout(limit_s):
+            await loop.create_connection(lambda: connection, *where, ssl=settings.tls)
+            await connection._handshake()
+    except TimeoutError as error:
+        await connection.close()
+        raise BrokerUnavailable(
+            f"rabbitmq at {connection.place} did not answer within {limit_s:g} s", place=connection.place
+        ) from error
+    except OSError as error:
+        await connection.close()
+        raise BrokerUnavailable(f"rabbitmq at {connection.place}: {error}", place=connection.place) from error
+    except BaseException:
+        await connection.close()
+        raise
+    return connection

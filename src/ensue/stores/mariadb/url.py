@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ensue.addresses import Options, check_encoded
+from ensue.addresses import Options, check_encoded, check_one_host
 from ensue.errors import UsageError
 from ensue.tls import demanded
 
@@ -37,6 +37,7 @@ class MariaDbUrl:
 def parse(url: str, connect_args: Mapping[str, Any] | None = None) -> MariaDbUrl:
     """Read a URL. Raises UsageError that names the option, never the URL, which may hold a password."""
     check_encoded("database URL", url)
+    check_one_host("database URL", url)
     parts = urlsplit(url)
     if parts.scheme not in ("mariadb", "mysql"):
         raise UsageError(f"database URL with scheme {parts.scheme!r}: expected mariadb or mysql")
