@@ -10,7 +10,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from servers import KafkaServer, MariaDbServer, NatsServer, PostgresServer, Server
@@ -23,6 +23,7 @@ from ensue import Service
 from ensue.adapters import make_broker, make_store
 from ensue.errors import BrokerUnavailable, StoreUnavailable, UsageError
 from ensue.ports import Broker, Store
+from ensue.stores.postgres.url import parse as parse_postgres
 from ensue.tls import demanded, exposed
 
 #: pymongo and asyncio leave sockets to the garbage collector when a handshake fails, on our side or the server's.
@@ -302,9 +303,10 @@ def test_tls_is_said_in_the_url_or_in_the_code_but_not_in_both(database: str) ->
         make_store(database, "orders", {"ssl": False})
 
 
-def test_the_driver_is_told_to_verify_even_where_the_environment_says_otherwise() -> None:
-    store: Any = make_store("postgresql://h/d?sslrootcert=/a.pem", "orders")
-    assert store._url.dsn.endswith("sslmode=verify-full")
+@pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg"])
+def test_the_driver_is_told_to_verify_even_where_the_environment_says_otherwise(driver: str) -> None:
+    assert parse_postgres(f"{driver}://h/d?sslrootcert=/a.pem").dsn.endswith("&sslmode=verify-full")
+    assert parse_postgres(f"{driver}://h/d", {"sslrootcert": "/a.pem"}).dsn.endswith("?sslmode=verify-full")
 
 
 # ------------------------------------------------------------------------------------- a password in plain text is told
