@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,16 @@ from ensue.repository import TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
 from ensue.service import ServiceDefinition
+from ensue.signatures import Trust
 from ensue.step import Step
+from ensue.texts import logger
 from ensue.tls import exposed
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
     from sqlalchemy.ext.asyncio import AsyncSession
 
-log = logging.getLogger("ensue.runtime")
+log = logger("ensue.runtime")
 
 
 class Service(ServiceDefinition):
@@ -36,7 +37,7 @@ class Service(ServiceDefinition):
     lanes: how many transactions of handlers may be open at once in one process. With one they never race with each
     other; more are for handlers that wait for something else, another service say, and partitions are shared out.
     handler_limit_s: how long one call of a handler may take, else as EngineConfig says; 0: any time.
-    retry, database, broker, partitions, engine: override the environment (see `ensue.config`).
+    retry, database, broker, partitions, engine, trust: override the environment (see `ensue.config`).
     connect_args: what the database's driver takes for a connection and no URL can say, as SQLAlchemy's engines have it:
     `connect_args={"ssl": context}` for asyncpg. For PostgreSQL, MariaDB and MySQL.
     """
@@ -55,6 +56,7 @@ class Service(ServiceDefinition):
         broker: str | None = None,
         partitions: int | None = None,
         engine: EngineConfig | None = None,
+        trust: Trust | None = None,
         connect_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -66,7 +68,9 @@ class Service(ServiceDefinition):
             handler_limit_s=handler_limit_s,
         )
         self.tables = _metadata(name, tables)
-        self._given = {"database": database, "broker": broker, "partitions": partitions, "engine": engine}
+        self._given = {
+            "database": database, "broker": broker, "partitions": partitions, "engine": engine, "trust": trust,
+        }  # fmt: skip
         self._connect_args = connect_args
         self._runtime: Runtime | None = None
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from ensue.errors import BadMessage
-from ensue.message import Envelope, Garbage, Message
+from ensue.message import Envelope, Flaw, Garbage, Message
 
 _encoder = msgspec.json.Encoder()
 _envelope_decoder = msgspec.json.Decoder(Envelope)
@@ -59,7 +59,7 @@ RESERVED = frozenset(
     {
         "specversion", "id", "source", "type", "time", "datacontenttype", "partitionkey",
         "correlationid", "causationid", "traceparent",
-        "ensuepartition", "ensueposition", "ensueprevious",
+        "ensuepartition", "ensueposition", "ensueprevious", "ensuesignature", "ensuecrc",
     }
 )  # fmt: skip
 
@@ -83,7 +83,7 @@ def within_bounds(message: Message) -> Message:
         )
     together = (
         f"{message.key}{message.source}{envelope.id}{envelope.type}{envelope.time}{envelope.correlation_id}"
-        f"{envelope.causation_id}{envelope.traceparent}{envelope.content_type}"
+        f"{envelope.causation_id}{envelope.traceparent}{envelope.content_type}{envelope.signature}{envelope.crc}"
     )
     size = len(together)
     if (
@@ -97,7 +97,7 @@ def within_bounds(message: Message) -> Message:
         return message  # the usual case, in one look
     texts = (
         message.key, message.source, envelope.id, envelope.type, envelope.time, envelope.correlation_id,
-        envelope.causation_id, envelope.traceparent, envelope.content_type,
+        envelope.causation_id, envelope.traceparent, envelope.content_type, envelope.signature, envelope.crc,
     )  # fmt: skip
     for (name, chars_max, bytes_max), text in zip(_BOUNDS, texts, strict=True):
         _check_text(name, text, chars_max, bytes_max)
@@ -121,6 +121,8 @@ _BOUNDS = (
     ("causationid", ID_CHARS_MAX, 4 * ID_CHARS_MAX),
     ("traceparent", ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX),
     ("datacontenttype", ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX),
+    ("ensuesignature", ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX),
+    ("ensuecrc", ATTRIBUTE_BYTES_MAX, ATTRIBUTE_BYTES_MAX),
 )
 
 
@@ -141,14 +143,25 @@ def _shown(number: int) -> str:
     return str(number) if abs(number) <= 2**64 else "of more than 64 bits"
 
 
-def garbage(topic: str, partition: int, offset: int, key: str, reason: object, data: bytes) -> Garbage:
-    """Return a record that is no message so that every store can keep it: its texts cleaned and cut, its data cut."""
+def garbage(
+    topic: str, partition: int, offset: int, key: str, reason: object, data: bytes, *, ours: bool = False
+) -> Garbage:
+    """Return a record that is no message so that every store can keep it: its texts cleaned and cut, its data cut.
+
+    ours: it bears the marks of Ensue (`is_ours`), so it was damaged on its way, and its source sends it again.
+    """
     said = str(reason)
     if len(data) > GARBAGE_BYTES_MAX:
         said = f"{said[:GARBAGE_REASON_CHARS_MAX]} (of {len(data)} bytes of data {GARBAGE_BYTES_MAX} are kept)"
         data = data[:GARBAGE_BYTES_MAX]
+    flaw = Flaw.DAMAGED if ours else Flaw.STRANGE
     readable = _storable(key, KEY_BYTES_MAX).encode()[:KEY_BYTES_MAX].decode(errors="ignore")
-    return Garbage(topic, partition, offset, readable, _storable(said, GARBAGE_REASON_CHARS_MAX + 100), data)
+    return Garbage(topic, partition, offset, readable, _storable(said, GARBAGE_REASON_CHARS_MAX + 100), data, flaw)
+
+
+def is_ours(names: Iterable[str]) -> bool:
+    """Whether any of a record's attributes is one that Ensue alone writes. No single damage takes all of them away."""
+    return any("ensuep" in name or "ensuecrc" in name for name in names)
 
 
 def _storable(text: str, chars_max: int) -> str:
@@ -220,6 +233,8 @@ def from_attributes(
             traceparent=attributes.get("traceparent", ""),
             content_type=content_type or "application/json",
             extensions=extensions or None,
+            signature=attributes.get("ensuesignature", ""),
+            crc=attributes.get("ensuecrc", ""),
         ),
         data=data,
     )

@@ -17,6 +17,7 @@ from ensue.addresses import usual
 from ensue.codec import RECORD_BYTES_MAX
 from ensue.errors import UsageError
 from ensue.retry import Retry
+from ensue.signatures import Trust, read_keys
 from ensue.texts import logger
 
 log = logger("ensue.config")
@@ -92,6 +93,8 @@ class Settings:
     losing the order of keys, so the default leaves room to grow."""
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     """How the loops run."""
+    trust: Trust = dataclasses.field(default_factory=Trust)
+    """Whether records must be signed, and the keys."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= 4096:
@@ -114,6 +117,7 @@ def load_settings(
     broker: str | None = None,
     partitions: int | None = None,
     engine: EngineConfig | None = None,
+    trust: Trust | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
     """Arguments first, then the environment, then the embedded default. Warns of variables that no setting reads."""
@@ -125,7 +129,31 @@ def load_settings(
         broker=_url("broker", broker or env.get("ENSUE_BROKER") or f"sqlite:///{home}/broker.db"),
         partitions=partitions or _whole(env, "ENSUE_PARTITIONS", 8),
         engine=engine or _engine(env),
+        trust=trust or _trust(env),
     )
+
+
+def _trust(env: Mapping[str, str]) -> Trust:
+    asked = env.get("ENSUE_TRUST", "")
+    if asked not in ("", "any", "signed"):
+        raise UsageError(f"ENSUE_TRUST is {asked!r}, expected any or signed")
+    keys = read_keys(env.get("ENSUE_KEYS", "").split(), "ENSUE_KEYS")
+    if path := env.get("ENSUE_KEYS_FILE", ""):
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"ENSUE_KEYS_FILE is {path}, which cannot be read: {error}") from error
+        keys += read_keys(lines, f"ENSUE_KEYS_FILE {path}")
+    return Trust(
+        signed=asked == "signed",
+        keys=keys,
+        unsigned_topics=_names(env, "ENSUE_UNSIGNED_TOPICS"),
+        unsigned_sources=_names(env, "ENSUE_UNSIGNED_SOURCES"),
+    )
+
+
+def _names(env: Mapping[str, str], variable: str) -> frozenset[str]:
+    return frozenset(each.strip() for each in env.get(variable, "").split(",") if each.strip())
 
 
 def _url(what: str, given: object) -> str:
@@ -138,7 +166,8 @@ def _url(what: str, given: object) -> str:
 
 
 _KNOWN = frozenset(
-    {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_PARTITIONS"}
+    {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_PARTITIONS", "ENSUE_TRUST", "ENSUE_KEYS", "ENSUE_KEYS_FILE"}
+    | {"ENSUE_UNSIGNED_TOPICS", "ENSUE_UNSIGNED_SOURCES"}
     | {f"ENSUE_{field.name.upper()}" for field in dataclasses.fields(EngineConfig) if field.name != "retry"}
 )
 #: A service's database (perhaps another service's), and what tests of adapters are told.

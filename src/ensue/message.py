@@ -38,6 +38,10 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Media type of the data."""
     extensions: dict[str, str] | None = None
     """The user's own CloudEvents extension attributes."""
+    signature: str = msgspec.field(default="", name="ensuesignature")
+    """`<key id>.<HMAC>`, see `ensue.seal`; empty: its sender signs nothing."""
+    crc: str = msgspec.field(default="", name="ensuecrc")
+    """The checksum, eight hexadecimal digits, see `ensue.seal`; empty: a stranger's. The last, as `seal` needs it."""
 
 
 class OutboxRecord(msgspec.Struct, gc=False):
@@ -116,12 +120,20 @@ class Message(msgspec.Struct, frozen=True, gc=False):
             attributes["ensuepartition"] = str(self.partition)
             attributes["ensueposition"] = str(self.position)
             attributes["ensueprevious"] = str(self.previous)
+        attributes["ensuesignature"] = envelope.signature
+        attributes["ensuecrc"] = envelope.crc
         attributes.update(envelope.extensions or {})
         return {name: value for name, value in attributes.items() if value}
 
 
+class Flaw(enum.StrEnum):
+    STRANGE = "strange"  # bytes of somebody else: kept as a dead letter
+    DAMAGED = "damaged"  # ours, and not whole: passed over, the chain brings it again
+    REFUSED = "refused"  # not signed by its source: the last ones are kept, for a look at them
+
+
 class Garbage(msgspec.Struct, frozen=True, gc=False):
-    """A record of the log that is no message: bytes of someone else, or a damaged header. Kept as a dead letter."""
+    """A record of the log that is no message."""
 
     topic: str
     partition: int
@@ -131,6 +143,7 @@ class Garbage(msgspec.Struct, frozen=True, gc=False):
     """Why it is no message."""
     data: bytes
     """The record's value, as it is in the log."""
+    flaw: Flaw = Flaw.STRANGE
 
 
 class Partition(NamedTuple):
@@ -200,6 +213,10 @@ class Counters(msgspec.Struct, frozen=True):
     """Further attempts of messages that had failed."""
     dead: int = 0
     """Messages whose last attempt failed."""
+    damaged: int = 0
+    """Records that were not as they were written: passed over, and sent again."""
+    refused: int = 0
+    """Records that their source did not sign."""
 
     def plus(self, **more: int) -> Counters:
         """These counters with more added to some of them."""
@@ -265,6 +282,7 @@ class DeadLetterState(enum.StrEnum):
     WAITING = "waiting"  # behind another of its key
     RELEASED = "released"  # an operator asked for another try; the loop takes it next
     DISCARDED = "discarded"  # an operator gave it up; kept as a record, holds nothing back
+    REFUSED = "refused"  # its source did not sign it: holds nothing back, and gives way to later ones
 
 
 class DeadLetter(msgspec.Struct):

@@ -15,7 +15,7 @@ import msgspec
 
 from ensue.chain import Verdict, judge
 from ensue.codec import POSITION_MAX, garbage
-from ensue.message import LOST, TICK, WHO, CatchUp, Gap, GapState, Garbage, Message
+from ensue.message import LOST, TICK, WHO, CatchUp, Flaw, Gap, GapState, Garbage, Message
 
 #: Of a subscription that knows no messages by name.
 NO_IDS: Mapping[str, str] = MappingProxyType({})
@@ -39,6 +39,7 @@ class Plan:
     """What to do with one batch, in log order.
 
     apply: to hand to handlers. waiting: of keys that a dead letter holds back. garbage: not messages at all.
+    refused: what its source did not sign. damaged: how many were not whole, which come again.
     foreign: those of `apply` and `waiting` without a chain, to be claimed in the inbox by (source, id).
     watermarks: per source, only where it moves. gaps: per source, the state after this batch where it changed
     (None: healed). ids: per source whose watermark moves, the id of the message there; empty: not known. asked: sources
@@ -54,6 +55,7 @@ class Plan:
     apply: list[Message] = dataclasses.field(default_factory=list)
     waiting: list[Message] = dataclasses.field(default_factory=list)
     garbage: list[Garbage] = dataclasses.field(default_factory=list)
+    refused: list[Garbage] = dataclasses.field(default_factory=list)
     foreign: int = 0
     watermarks: dict[str, int] = dataclasses.field(default_factory=dict)
     gaps: dict[str, Gap | None] = dataclasses.field(default_factory=dict)
@@ -67,6 +69,7 @@ class Plan:
     duplicates: int = 0
     unknown: int = 0
     held: int = 0
+    damaged: int = 0
     gaps_seen: int = 0
     gaps_healed: int = 0
     catches_up: bool = False
@@ -76,7 +79,9 @@ class Plan:
     @property
     def has_effect(self) -> bool:
         """Whether anything must be stored now; otherwise the offset alone moved, which may be stored later."""
-        return bool(self.apply or self.waiting or self.garbage or self.watermarks or self.gaps or self.ends)
+        return bool(
+            self.apply or self.waiting or self.garbage or self.refused or self.watermarks or self.gaps or self.ends
+        )
 
 
 _read_lost = msgspec.json.Decoder(LostNotice).decode
@@ -106,7 +111,7 @@ def plan(
     moved: dict[str, int] = result.watermarks
     for record in batch:
         if isinstance(record, Garbage):
-            result.garbage.append(record)
+            _pass_over(result, record)
             continue
         message: Message = record
         source, position = message.source, message.position
@@ -150,6 +155,15 @@ def plan(
         result.offset = batch[-1].offset
     _close_gaps(result, gaps)
     return result
+
+
+def _pass_over(result: Plan, record: Garbage) -> None:
+    """What is no message. Nothing that a damaged one says of itself counts: the next of its source shows that one is
+    missing."""
+    if record.flaw is Flaw.DAMAGED:
+        result.damaged += 1
+    else:
+        (result.refused if record.flaw is Flaw.REFUSED else result.garbage).append(record)
 
 
 def _compare(result: Plan, message: Message, ids: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from ensue.codec import (
 from ensue.errors import EventRefused, EventTooLarge, UsageError
 from ensue.event import EventType, event_type
 from ensue.message import Envelope, Message, OutboxRecord
+from ensue.seal import stamped
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -177,6 +178,8 @@ class Step:
                 _checked(spec.type, key, extensions) if extensions else None,
             )
         )
+        partition = partition_of(key, outgoing.partitions)
+        envelope = stamped(spec.topic, partition, key, envelope, data)
         # What the broker would refuse is refused here, where the mistake is made: once committed it would hold back
         # everything behind it.
         if len(envelope) > ENVELOPE_BYTES_MAX:
@@ -187,7 +190,7 @@ class Step:
                 spec.type, key, "the event with its key and attributes", outgoing.record_bytes_max, size,
                 "publish a reference instead of the data, or raise the broker's limit and then record_bytes_max",
             )  # fmt: skip
-        outgoing.records.append(OutboxRecord(spec.topic, partition_of(key, outgoing.partitions), key, envelope, data))
+        outgoing.records.append(OutboxRecord(spec.topic, partition, key, envelope, data))
         return message_id
 
 
@@ -230,7 +233,7 @@ def _too_large(event: str, key: str, what: str, expected: int, found: int, todo:
     )
 
 
-def _checked(event: str, key: str, extensions: Mapping[str, str]) -> dict[str, str]:
+def _checked(event: str, key: str, extensions: Mapping[str, str]) -> dict[str, str] | None:
     if len(extensions) > EXTENSIONS_MAX:
         raise UsageError(f"{event} has {len(extensions)} extensions, expected at most {EXTENSIONS_MAX}")
     for name, value in extensions.items():
@@ -254,4 +257,4 @@ def _checked(event: str, key: str, extensions: Mapping[str, str]) -> dict[str, s
             raise _too_large(event, key, f"extension {name}", ATTRIBUTE_BYTES_MAX, size, "carry it in the data")
         if "\0" in value:
             raise _refused(event, key, f"extension {name}", "text without NUL characters", "a NUL character")
-    return dict(extensions)
+    return {name: value for name, value in sorted(extensions.items()) if value} or None  # as `seal` wants them

@@ -24,6 +24,7 @@ from ensue.engine.gauges import DOUBTED, measure
 from ensue.engine.witness import examine
 from ensue.message import TICK, Checkpoint, Envelope, OutboxRecord, Partition
 from ensue.ports import Broker
+from ensue.seal import sealed
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing import World
 
@@ -246,7 +247,7 @@ async def test_old_ticks_make_a_subscriber_ask_and_never_stop_a_source_that_is_w
         async def tick(position: int) -> None:
             envelope = encode_envelope(Envelope("old", TICK))
             record = OutboxRecord("wires", 0, "", envelope, b"", position, position)
-            await world.broker.append("wires", 0, source, [record])
+            await world.broker.append("wires", 0, source, [sealed("wires", 0, source, record)])
 
         async def doubted(count: int) -> None:
             async with asyncio.timeout(LIMIT_S):

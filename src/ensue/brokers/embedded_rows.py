@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ensue.brokers import embedded_sql as sql
-from ensue.codec import decode_envelope, garbage, within_bounds
+from ensue.codec import decode_envelope, garbage, is_ours, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Garbage, Message
 
@@ -46,7 +46,8 @@ def _decoded(
                 found.append(within_bounds(Message(*where, decode_envelope(envelope), data)))
             except (BadMessage, UnicodeDecodeError) as error:
                 readable = key.decode(errors="replace") if type(key) is bytes else key
-                found.append(garbage(topic, partition, id_ & mask, readable, error, data))
+                ours = position != 0 or is_ours((envelope.decode(errors="replace"),))
+                found.append(garbage(topic, partition, id_ & mask, readable, error, data, ours=ours))
             size += len(data)
             if size > READ_BYTES_MAX:
                 break

@@ -10,7 +10,7 @@ from itertools import count
 
 from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.reading import BaseBroker, LookingReader
-from ensue.codec import decode_envelope, garbage, within_bounds
+from ensue.codec import decode_envelope, garbage, is_ours, within_bounds
 from ensue.embedded.wakeup import Wakeup
 from ensue.errors import BadMessage, BrokerUnavailable
 from ensue.message import Bounds, Garbage, Message
@@ -164,5 +164,6 @@ def _records(topic: str, partition: int, first: int, source: str, entries: Seque
             where = (topic, partition, offset, entry.key, source, entry.position, entry.previous)
             records.append(within_bounds(Message(*where, envelope, entry.data)))
         except BadMessage as error:
-            records.append(garbage(topic, partition, offset, entry.key, error, entry.data))
+            ours = entry.position != 0 or is_ours((entry.envelope.decode(errors="replace"),))
+            records.append(garbage(topic, partition, offset, entry.key, error, entry.data, ours=ours))
     return records

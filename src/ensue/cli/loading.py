@@ -22,6 +22,7 @@ from ensue.engine.books import Books
 from ensue.engine.clock import SystemClock
 from ensue.engine.faults import Faults
 from ensue.engine.schema import SCHEMA
+from ensue.engine.sealing import SealedBroker
 from ensue.engine.upgrade import Upgrade, check_upgraded
 from ensue.engine.worker import is_gone
 from ensue.errors import BrokerUnavailable, UsageError
@@ -159,7 +160,7 @@ async def opened(service: Service, *, broker: bool = False, any_tables: bool = F
         if not broker:
             yield Opened(service, settings, store, None)
             return
-        log = make_broker(settings.broker)
+        log = SealedBroker(make_broker(settings.broker), service.name, settings.trust)
         text = ""
         try:
             if await log.exists():

@@ -39,6 +39,8 @@ from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LEASES, LETTERS, RELAY
 _BY_PLACE, _BY_STATE = LETTERS.lookups
 _ONE_ROW = "leases"
 _NUMBERS = "schema"
+#: So many records that were not signed are kept of each partition.
+REFUSED_MAX = 100
 #: Rows read in one query, where there may be many.
 _PAGE = 500
 #: Answers hold whole bodies: fewer of them are looked at in one go.
@@ -199,10 +201,20 @@ class Letters(Checkpoints):
         self, transaction: StepTransaction, checkpoint: Checkpoint, letters: Sequence[DeadLetter]
     ) -> None:
         """Keep the letters, in order; give them the next numbers of their partition's `checkpoint`, which the caller
-        saves in the same transaction: so a number is given once, however often this is done again."""
+        saves in the same transaction: so a number is given once, however often this is done again.
+
+        What was refused has one of REFUSED_MAX places, below 0, by its offset: it takes that of an older one.
+        """
         for letter in letters:
-            checkpoint.letters += 1
-            letter.number, letter.revision = checkpoint.letters, 1
+            if letter.state is DeadLetterState.REFUSED:
+                letter.number = -1 - letter.offset % REFUSED_MAX
+            else:
+                checkpoint.letters += 1
+                letter.number = checkpoint.letters
+            letter.revision = 1
+        if refused := {each.id: each for each in letters if each.number < 0}:
+            letters = [each for each in letters if refused.get(each.id, each) is each]
+            await transaction.delete_rows(LETTERS, sorted(refused))
         try:
             await transaction.insert_rows(LETTERS, [_row_of(letter) for letter in letters])
         except RowConflict as error:

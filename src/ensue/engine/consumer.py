@@ -234,7 +234,8 @@ class PartitionConsumer(Loop):
                     + ("the database has lost what it had" if older else "an operator or another worker changed it"),
                     expected_revision=checkpoint.revision,
                 )
-        if self._place.unsaved.duplicates + self._place.unsaved.unknown >= 1000:
+        unsaved = self._place.unsaved
+        if unsaved.duplicates + unsaved.unknown + unsaved.damaged >= 1000:
             await self._save()
 
     def _compare_is_due(self) -> bool:
@@ -318,7 +319,8 @@ class PartitionConsumer(Loop):
         """What is not saved would only be read again."""
         try:
             await self.gave_up()
-            if self._place.checkpoint.revision and (self._place.unsaved.duplicates or self._place.unsaved.unknown):
+            unsaved = self._place.unsaved
+            if self._place.checkpoint.revision and (unsaved.duplicates or unsaved.unknown or unsaved.damaged):
                 await self._save()
         except RetryableError as error:
             log.info("%s: the last offset is not saved (%s); it will be read again", self.partition, error)

@@ -26,7 +26,7 @@ from ensue.engine.lost import LOSSES_MAX, answers, lost_for
 from ensue.engine.reason import message_of, trace_of
 from ensue.engine.suspicion import Suspicion
 from ensue.errors import BadMessage, HandlerKilled, UsageError
-from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Garbage, Message, Partition
+from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Flaw, Garbage, Message, Partition
 from ensue.plan import Plan
 from ensue.texts import Lines, logger
 
@@ -109,7 +109,7 @@ class DeadLetters:
         self.added(letters)
 
     def added(self, letters: Sequence[DeadLetter]) -> None:
-        self._count += len(letters)
+        self._count += sum(each.state is not DeadLetterState.REFUSED for each in letters)
         for letter in letters:
             if not letter.source:
                 continue  # garbage has no key to hold back
@@ -127,7 +127,7 @@ class DeadLetters:
     def waiting_letters(self, todo: Plan, now: float) -> list[DeadLetter]:
         """Letters for what `todo` cannot apply: keys held back, and records that are no messages."""
         letters = [self._letter(each, DeadLetterState.WAITING, now) for each in todo.waiting]
-        letters += [self._garbage(each, now) for each in todo.garbage]
+        letters += [self._garbage(each, now) for each in (*todo.garbage, *todo.refused)]
         return letters
 
     def failed_letter(self, message: Message, reason: Reason, now: float) -> DeadLetter:
@@ -165,9 +165,11 @@ class DeadLetters:
         )  # fmt: skip
 
     def _garbage(self, record: Garbage, now: float) -> DeadLetter:
+        refused = record.flaw is Flaw.REFUSED
+        state, kind = (DeadLetterState.REFUSED, "Unsigned") if refused else (DeadLetterState.DEAD, "Garbage")
         return DeadLetter(
-            self._partition, record.offset, "", 0, 0, record.key, b"", record.data, DeadLetterState.DEAD,
-            error_type="Garbage", error=record.reason, parked_at=now,
+            self._partition, record.offset, "", 0, 0, record.key, b"", record.data, state,
+            error_type=kind, error=record.reason, parked_at=now,
         )  # fmt: skip
 
     def _failed_again(self, letter: DeadLetter, reason: Reason, now: float) -> None:

@@ -53,6 +53,10 @@ LEASES = Metric("ensue_leases_held", "leases", "Partitions and relay that this p
 APPLIED = Metric("ensue_applied", "events", "Events that took effect", counter=True)
 DUPLICATES = Metric("ensue_duplicates", "records", "Records skipped because they had taken effect", counter=True)
 GAPS_SEEN = Metric("ensue_gaps_seen", "gaps", "Losses of the broker that were noticed", counter=True)
+DAMAGED = Metric(
+    "ensue_records_damaged", "records", "Records that were not as they were written, and are sent again", counter=True
+)
+REFUSED = Metric("ensue_records_refused", "records", "Records that their source did not sign", counter=True)
 RETRIES = Metric("ensue_retries", "attempts", "Attempts after the first of messages that failed", counter=True)
 BUSY = Metric(
     "ensue_transaction_running",
@@ -71,6 +75,8 @@ METRICS = (
     APPLIED,
     DUPLICATES,
     GAPS_SEEN,
+    DAMAGED,
+    REFUSED,
     RETRIES,
     BUSY,
 )
@@ -100,6 +106,8 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
         APPLIED: _sum(counters, "applied"),
         DUPLICATES: _sum(counters, "duplicates"),
         GAPS_SEEN: _sum(counters, "gaps_seen"),
+        DAMAGED: _sum(counters, "damaged"),
+        REFUSED: _sum(counters, "refused"),
         RETRIES: _sum(counters, "retries"),
         BUSY: {(): max((each.running_s for each in worker.loops.busy), default=0.0) if worker else 0.0},
     }

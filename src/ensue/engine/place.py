@@ -87,6 +87,8 @@ class Place:
                 applied=applied,
                 duplicates=unsaved.duplicates + todo.duplicates + duplicates,
                 unknown=unsaved.unknown + todo.unknown,
+                damaged=unsaved.damaged + todo.damaged,
+                refused=len(todo.refused),
                 gaps_seen=todo.gaps_seen,
                 gaps_healed=todo.gaps_healed,
                 retries=retries,
@@ -110,7 +112,7 @@ class Place:
             self.checkpoint.catching_up = todo.catching_up
             return
         self.checkpoint.offset = todo.offset
-        self.unsaved = self.unsaved.plus(duplicates=todo.duplicates, unknown=todo.unknown)
+        self.unsaved = self.unsaved.plus(duplicates=todo.duplicates, unknown=todo.unknown, damaged=todo.damaged)
 
 
 #: Ensue's own ids have some 20 characters. A stranger's may be of any length, and is kept with each commit.

@@ -21,9 +21,12 @@ from ensue.errors import StoreRestored, UsageError
 from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
 from ensue.plan import LostNotice
 from ensue.ports import Reader
+from ensue.seal import is_whole
 from ensue.texts import logger
 
 log = logger("ensue.relay")
+
+DAMAGED = "has a record that is not as it was published: the database's file was damaged"
 
 
 class Resender(Loop):
@@ -125,6 +128,7 @@ class Resender(Loop):
                 through = self._position((topic, number))
                 records = await context.store.outbox_of(topic, number, after, through, context.config.batch_records_max)
                 missing = await self._missing_through(request, records) if first else 0
+                damaged = next((each for each in records if not is_whole(each)), None)
                 await self._compare()
                 context.faults.point("relay.resend_read")
                 first = False
@@ -132,8 +136,12 @@ class Resender(Loop):
                     await self._gone(request, source, request.after, missing)
                 if not records:
                     return
+                if damaged is not None:
+                    records = records[: records.index(damaged)]
                 await context.broker.append(topic, number, source, records)
-            after = records[-1].position
+                if damaged is not None:
+                    await self._gone(request, source, damaged.previous, damaged.position, DAMAGED)
+            after = records[-1].position if damaged is None else damaged.position
             context.faults.point("relay.resent")
 
     async def _missing_through(self, request: ResendRequest, records: object) -> int:
@@ -144,11 +152,18 @@ class Resender(Loop):
         head = heads.get((request.topic, request.partition), 0)
         return head if head <= self._position((request.topic, request.partition)) else 0
 
-    async def _gone(self, request: ResendRequest, source: str, after: int, through: int) -> None:
+    async def _gone(
+        self,
+        request: ResendRequest,
+        source: str,
+        after: int,
+        through: int,
+        why: str = "has nothing any more (retention)",
+    ) -> None:
         context = self._context
         log.error(
-            "%s asked for %s/%d after position %d: the outbox has nothing up to %d any more (retention)",
-            request.subscriber, request.topic, request.partition, after, through,
+            "%s asked for %s/%d after position %d: up to %d the outbox %s",
+            request.subscriber, request.topic, request.partition, after, through, why,
         )  # fmt: skip
         # Retention alone takes records away; by nothing else can be told how old they were.
         before = await context.books.pruned_before()

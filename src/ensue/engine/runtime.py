@@ -21,6 +21,7 @@ from ensue.engine.home import Home
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, store_reason
 from ensue.engine.schema import SCHEMA, Schema
+from ensue.engine.sealing import SealedBroker
 from ensue.engine.upgrade import SchemaWatch, upgrade
 from ensue.engine.worker import Worker
 from ensue.errors import RetryableError, StoreOutdated, UsageError
@@ -83,7 +84,7 @@ class Runtime:
             service=definition.name,
             store=store,
             books=Books(store, definition.name, random, schema),
-            broker=broker,
+            broker=SealedBroker(broker, definition.name, settings.trust),
             dispatcher=Dispatcher(
                 definition,
                 ids,

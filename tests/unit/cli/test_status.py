@@ -11,8 +11,10 @@ from tests.unit.cli.services import ledger, till
 
 from ensue.adapters import make_broker, make_store
 from ensue.codec import encode_envelope
+from ensue.engine.sealing import SealedBroker
 from ensue.engine.worker import worker_name
 from ensue.message import TICK, Envelope, OutboxRecord
+from ensue.signatures import Trust
 
 
 def test_a_missing_database_is_an_error_and_nothing_is_made(ensue: Callable[..., Ended], home: Path) -> None:
@@ -57,7 +59,8 @@ def test_a_quiet_system_has_no_lag_although_ticks_and_duplicates_lie_unread(
     async def tick_and_repeat() -> None:
         """As a quiet relay and one that restarts do: records that say nothing new."""
         settings = till.settings()
-        broker, store = make_broker(settings.broker), make_store(settings.database, "till")
+        broker = SealedBroker(make_broker(settings.broker), "till", Trust())
+        store = make_store(settings.database, "till")
         await broker.open()
         await store.open()
         try:

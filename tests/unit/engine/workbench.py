@@ -14,13 +14,14 @@ from typing import Any
 from ensue.app import Service
 from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.chain import partition_of
-from ensue.codec import encode_envelope
+from ensue.codec import decode_envelope, encode_envelope
 from ensue.config import EngineConfig, Settings
 from ensue.engine.runtime import Runtime
 from ensue.event import event_type
 from ensue.message import LOST, TICK, DeadLetter, DeadLetterState, Envelope, Garbage, Message, OutboxRecord
 from ensue.ports import Broker, Clock, Store
 from ensue.retry import Retry
+from ensue.seal import sealed
 from ensue.stores.sqlite import SqliteStore
 from ensue.stores.sqlite.transaction import SqliteTransaction
 from ensue.testing import World
@@ -169,7 +170,9 @@ class Sender:
         """Into the log, in one append where they are of one partition."""
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
         for record in records:
-            batches.setdefault((record.topic, record.partition), []).append(record)
+            where = record.topic, record.partition
+            ours = record.position != 0 or decode_envelope(record.envelope).type.startswith("ensue.")
+            batches.setdefault(where, []).append(sealed(*where, self.source, record) if ours else record)
         await self._broker.append_many(self.source, batches)
 
     async def send(self, *events: object) -> None:

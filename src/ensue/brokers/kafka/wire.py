@@ -11,7 +11,7 @@ from typing import cast
 
 from confluent_kafka import Message as KafkaRecord
 
-from ensue.codec import KAFKA, decode_envelope, from_attributes, from_structured, garbage, within_bounds
+from ensue.codec import KAFKA, decode_envelope, from_attributes, from_structured, garbage, is_ours, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Envelope, Garbage, Message
 from ensue.ports import Entry
@@ -52,6 +52,10 @@ def encode(source: str, partition: int, entries: Sequence[Entry]) -> list[Record
             headers.append(("ce_causationid", envelope.causation_id))
         if envelope.traceparent:
             headers.append(("ce_traceparent", envelope.traceparent))
+        if envelope.crc:
+            headers.append(("ce_ensuecrc", envelope.crc))
+        if envelope.signature:
+            headers.append(("ce_ensuesignature", envelope.signature))
         if envelope.extensions:
             headers += [("ce_" + name, value) for name, value in envelope.extensions.items() if value]
         records.append((key.encode(), headers, entry.data))
@@ -80,6 +84,7 @@ def _ours(headers: dict[str, bytes], data: bytes, topic: str, partition: int, of
         raise ValueError
     del headers["ce_ensuepartition"]
     key = take("ce_partitionkey", b"").decode()
+    seal = take("ce_ensuesignature", b"").decode(), take("ce_ensuecrc", b"").decode()
     envelope = Envelope(
         id_,
         type_,
@@ -89,6 +94,7 @@ def _ours(headers: dict[str, bytes], data: bytes, topic: str, partition: int, of
         take("ce_traceparent", b"").decode(),
         take("content-type").decode(),
         {_extension(name): value.decode() for name, value in headers.items()} if headers else None,
+        *seal,
     )
     return within_bounds(Message(topic, partition, offset, key, source, int(position), int(previous), envelope, data))
 
@@ -102,8 +108,11 @@ def _extension(header: str) -> str:
 def _anyone(record: KafkaRecord, topic: str, partition: int, offset: int) -> Message | Garbage:
     key = (record.key() or b"").decode(errors="replace")
     data = record.value() or b""
+    names: list[str] = []
     try:
-        headers = {name.lower(): _text(name, value) for name, value in _headers(record)}
+        found = _headers(record)
+        names = [name.lower() for name, _ in found]
+        headers = {name.lower(): _text(name, value) for name, value in found}
         content_type = headers.get("content-type", "")
         if content_type.lower().startswith("application/cloudevents"):
             return from_structured(content_type, data, topic=topic, partition=partition, offset=offset, key=key)
@@ -111,7 +120,7 @@ def _anyone(record: KafkaRecord, topic: str, partition: int, offset: int) -> Mes
             headers.setdefault("ce_partitionkey", key)
         return from_attributes(headers, data, topic=topic, partition=partition, offset=offset, binding=KAFKA)
     except BadMessage as error:
-        return garbage(topic, partition, offset, key, error, data)
+        return garbage(topic, partition, offset, key, error, data, ours=is_ours(names))
 
 
 def _headers(record: KafkaRecord) -> Headers:

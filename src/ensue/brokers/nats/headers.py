@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote, unquote
 
-from ensue.codec import NATS, decode_envelope, from_attributes, from_structured, garbage, within_bounds
+from ensue.codec import NATS, decode_envelope, from_attributes, from_structured, garbage, is_ours, within_bounds
 from ensue.errors import BadMessage, UsageError
 from ensue.message import Envelope, Garbage, Message
 from ensue.ports import Entry
@@ -28,6 +28,7 @@ _OURS = re.compile(
     r"(?:ce-time: ([^\r]+)\r\n)?(?:ce-partitionkey: ([^\r]+)\r\n)?"
     r"(?:ce-correlationid: ([^\r]+)\r\n)?(?:ce-causationid: ([^\r]+)\r\n)?(?:ce-traceparent: ([^\r]+)\r\n)?"
     r"(?:ce-ensuepartition: [0-9]+\r\nce-ensueposition: ([0-9]{1,19})\r\nce-ensueprevious: ([0-9]{1,19})\r\n)?"
+    r"(?:ce-ensuecrc: ([^\r]+)\r\n)?(?:ce-ensuesignature: ([^\r]+)\r\n)?"
     r"content-type: ([^\r]+)\r\n\r\n"
 )
 
@@ -64,6 +65,10 @@ def encoder(source: str, partition: int) -> Callable[[Entry], bytes]:
                 f"ce-ensuepartition: {partition}\r\nce-ensueposition: {entry.position}\r\n"
                 f"ce-ensueprevious: {entry.previous}\r\n"
             )
+        if envelope.crc:
+            text += f"ce-ensuecrc: {envelope.crc}\r\n"
+        if envelope.signature:
+            text += f"ce-ensuesignature: {_quoted(envelope.signature)}\r\n"
         if envelope.extensions:
             text += _extensions(envelope)
         return f"{text}content-type: {_BREAK.sub(' ', envelope.content_type)}\r\n\r\n".encode()
@@ -89,18 +94,20 @@ def decode(topic: str, partition: int, offset: int, headers: bytes, data: bytes)
         except UnicodeDecodeError:
             ours = None
         if ours is not None:
-            id_, source, type_, time, key, correlation, causation, parent, position, previous, content = ours.groups("")
+            id_, source, type_, time, key, correlation, causation, parent, *chain, content = ours.groups("")
+            position, previous, crc, signature = chain
             if b"%" in headers:
                 id_, source, type_, time, key = map(unquote, (id_, source, type_, time, key))
                 correlation, causation, parent = map(unquote, (correlation, causation, parent))
+                crc, signature = unquote(crc), unquote(signature)
             message = Message(
                 topic, partition, offset, key, source, int(position or 0), int(previous or 0),
-                Envelope(id_, type_, time, correlation, causation, parent, content), data,
+                Envelope(id_, type_, time, correlation, causation, parent, content, None, signature, crc), data,
             )  # fmt: skip
             try:
                 return within_bounds(message)
             except BadMessage as error:
-                return garbage(topic, partition, offset, key, error, data)
+                return garbage(topic, partition, offset, key, error, data, ours=position != "" or crc != "")
     return _decode_any(topic, partition, offset, headers, data)
 
 
@@ -117,7 +124,8 @@ def _decode_any(topic: str, partition: int, offset: int, headers: bytes, data: b
         return from_attributes(fields, data, topic=topic, partition=partition, offset=offset, binding=NATS)
     except BadMessage as error:
         key = unquote(fields.get("ce-partitionkey", ""))
-        return garbage(topic, partition, offset, key, error, data)
+        ours = is_ours((headers.decode(errors="replace").lower(),))
+        return garbage(topic, partition, offset, key, error, data, ours=ours)
 
 
 def parse_headers(block: bytes) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from ensue.codec import decode_envelope, garbage, within_bounds
+from ensue.codec import decode_envelope, garbage, is_ours, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Garbage, Message
 
@@ -16,4 +16,5 @@ def message_of(topic: str, partition: int, row: asyncpg.Record) -> Message | Gar
         where = (topic, partition, offset, key.decode(), source.decode(), position, previous)
         return within_bounds(Message(*where, decode_envelope(envelope), data))
     except (BadMessage, UnicodeDecodeError) as error:
-        return garbage(topic, partition, offset, key.decode(errors="replace"), error, data)
+        ours = position != 0 or is_ours((envelope.decode(errors="replace"),))
+        return garbage(topic, partition, offset, key.decode(errors="replace"), error, data, ours=ours)

@@ -7,7 +7,6 @@ counted rather than awaited one by one, and with channels that survive the cance
 from __future__ import annotations
 
 import asyncio
-import logging
 import struct
 from typing import cast
 
@@ -16,8 +15,9 @@ from ensue.brokers.rabbitmq import frames
 from ensue.brokers.rabbitmq.channel import Channel
 from ensue.brokers.rabbitmq.settings import RabbitMqSettings
 from ensue.errors import BrokerUnavailable
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.rabbitmq")
+log = logger("ensue.rabbitmq")
 
 _FRAME = struct.Struct(">BHI")
 #: Stream queues came with 3.9.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ensue.brokers.rabbitmq.frames import Value, properties, text_field
-from ensue.codec import Binding, decode_envelope, from_attributes, garbage, within_bounds
+from ensue.codec import Binding, decode_envelope, from_attributes, garbage, is_ours, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Envelope, Garbage, Message
 from ensue.ports import Entry
@@ -28,7 +28,7 @@ _KNOWN = frozenset(
     PREFIX.encode() + name
     for name in (
         b"specversion", b"id", b"source", b"type", b"time", b"partitionkey", b"correlationid", b"causationid",
-        b"traceparent", b"ensuepartition", b"ensueposition", b"ensueprevious",
+        b"traceparent", b"ensuepartition", b"ensueposition", b"ensueprevious", b"ensuecrc", b"ensuesignature",
     )
 ) | {OFFSET}  # fmt: skip
 
@@ -46,6 +46,8 @@ def head_of(entry: Entry, chain_start: bytes, message_id: str = "") -> bytes:
         ("cloudEvents:correlationid", envelope.correlation_id),
         ("cloudEvents:causationid", envelope.causation_id),
         ("cloudEvents:traceparent", envelope.traceparent),
+        ("cloudEvents:ensuecrc", envelope.crc),
+        ("cloudEvents:ensuesignature", envelope.signature),
     ):
         if value:
             fields.append(text_field(name, value))
@@ -81,6 +83,7 @@ def message_of(
                     _text(id_), _text(type_), _text(get(b"cloudEvents:time", b"")),
                     _text(get(b"cloudEvents:correlationid", b"")), _text(get(b"cloudEvents:causationid", b"")),
                     _text(get(b"cloudEvents:traceparent", b"")), content_type.decode() or "application/json",
+                    None, _text(get(b"cloudEvents:ensuesignature", b"")), _text(get(b"cloudEvents:ensuecrc", b"")),
                 )  # fmt: skip
                 key = _text(get(b"cloudEvents:partitionkey", b""))
                 where = (topic, partition, offset, key, _text(source), int(position), int(previous))
@@ -91,7 +94,8 @@ def message_of(
     except (BadMessage, UnicodeDecodeError) as error:
         raw = get(b"cloudEvents:partitionkey", b"")
         readable = raw.decode(errors="replace") if isinstance(raw, bytes) else ""
-        return garbage(topic, partition, offset, readable, error, data)
+        ours = is_ours(name.decode(errors="replace") for name in headers)
+        return garbage(topic, partition, offset, readable, error, data, ours=ours)
 
 
 def _name(name: bytes) -> str:

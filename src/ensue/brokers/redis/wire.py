@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ensue.codec import KAFKA, decode_envelope, from_attributes, garbage, within_bounds
+from ensue.codec import KAFKA, decode_envelope, from_attributes, garbage, is_ours, within_bounds
 from ensue.errors import BadMessage
 from ensue.message import Envelope, Garbage, Message
 from ensue.ports import Entry
@@ -25,7 +25,7 @@ _KNOWN = frozenset(
     {
         "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type", "ce_partitionkey",
         "ce_correlationid", "ce_causationid", "ce_traceparent", "ce_ensuepartition", "ce_ensueposition",
-        "ce_ensueprevious", "ensueappended",
+        "ce_ensueprevious", "ce_ensuecrc", "ce_ensuesignature", "ensueappended",
     }
 )  # fmt: skip
 
@@ -52,6 +52,10 @@ def fields_of(entry: Entry, source: str, partition: str, appended_ms: str) -> li
         fields += "ce_causationid", envelope.causation_id
     if envelope.traceparent:
         fields += "ce_traceparent", envelope.traceparent
+    if envelope.crc:
+        fields += "ce_ensuecrc", envelope.crc
+    if envelope.signature:
+        fields += "ce_ensuesignature", envelope.signature
     for name, value in (envelope.extensions or {}).items():
         fields += f"ce_{name}", value
     return fields
@@ -74,12 +78,13 @@ def message_of(topic: str, partition: int, offset: int, head: Sequence[str], dat
             envelope = Envelope(
                 id_, type_, get("ce_time", ""), get("ce_correlationid", ""), get("ce_causationid", ""),
                 get("ce_traceparent", ""), get("content-type", "") or "application/json",
+                None, get("ce_ensuesignature", ""), get("ce_ensuecrc", ""),
             )  # fmt: skip
             where = (topic, partition, offset, get("ce_partitionkey", ""), source, int(position), int(previous))
             return within_bounds(Message(*where, envelope, data))
         return from_attributes(fields, data, topic=topic, partition=partition, offset=offset, binding=KAFKA)
     except BadMessage as error:
-        return garbage(topic, partition, offset, get("ce_partitionkey", ""), error, data)
+        return garbage(topic, partition, offset, get("ce_partitionkey", ""), error, data, ours=is_ours(fields))
 
 
 def message_of_bytes(topic: str, partition: int, id_: bytes, fields: Mapping[bytes, bytes]) -> Message | Garbage:
@@ -90,5 +95,6 @@ def message_of_bytes(topic: str, partition: int, id_: bytes, fields: Mapping[byt
         head = [each.decode() for pair in fields.items() if pair[0] != b"data" for each in pair]
     except UnicodeDecodeError as error:
         key = fields.get(b"ce_partitionkey", b"").decode(errors="replace")
-        return garbage(topic, partition, offset, key, f"a field is no UTF-8 text: {error}", data)
+        ours = is_ours(name.decode(errors="replace") for name in fields)
+        return garbage(topic, partition, offset, key, f"a field is no UTF-8 text: {error}", data, ours=ours)
     return message_of(topic, partition, offset, head, data)

@@ -1,0 +1,107 @@
+"""The seal of a record: a checksum that shows damage, and, with a key, a signature that shows who wrote it.
+
+Both are attributes at the end of the envelope's JSON, so every outbox keeps them and every broker carries them as it
+carries the others. The checksum grows in two steps: over what is known when an event is published, which the outbox
+keeps; then the relay adds source and place in the chain. So what was damaged anywhere on the way is found by whoever
+reads it. A bit that flips is always found, other damage but once in four thousand million times. See docs/adr/0036.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from zlib import crc32
+
+import msgspec
+
+from ensue.codec import encode_envelope
+from ensue.message import Envelope, Message, OutboxRecord
+from ensue.ports import Entry
+
+#: What makes a signature of the bytes that it covers.
+Sign = Callable[[bytes], str]
+
+_CRC = b',"ensuecrc":"'
+#: `,"ensuecrc":"01234567"}`
+_CRC_BYTES = len(_CRC) + 10
+#: `,"ensuesignature":""`
+_SIGNATURE_BYTES = 20
+
+_encode = msgspec.json.Encoder().encode
+
+
+def stamped(topic: str, partition: int, key: str, envelope: bytes, data: bytes) -> bytes:
+    """Return the encoded envelope of an event that is published, with the checksum of what is known by then."""
+    body = envelope[:-1]
+    return b'%b,"ensuecrc":"%08x"}' % (body, _content(topic, partition, key, body, data))
+
+
+def is_whole(record: OutboxRecord) -> bool:
+    """Whether a record of an outbox is as it was published. One without a checksum was not published by a step."""
+    if record.envelope[-_CRC_BYTES:-10] != _CRC:
+        return True
+    body = record.envelope[:-_CRC_BYTES]
+    expected = _content(record.topic, record.partition, record.key, body, record.data)
+    return record.envelope[-10:-2] == b"%08x" % expected
+
+
+def sealed(topic: str, partition: int, source: str, entry: Entry, sign: Sign | None = None) -> OutboxRecord:
+    """Return the entry as it goes into the log. The one given stays as it is, since it may be sent again."""
+    envelope, key, data, position, previous = entry.envelope, entry.key, entry.data, entry.position, entry.previous
+    content = -1
+    if envelope[-_CRC_BYTES:-10] == _CRC:
+        body = envelope[:-_CRC_BYTES]
+        try:
+            content = int(envelope[-10:-2], 16)
+        except ValueError:
+            content = -1  # the checksum itself is damaged
+    else:
+        body = envelope[:-1]
+    if content < 0:
+        content = _content(topic, partition, key, body, data)
+    crc = crc32(f"{source}\n{position}\n{previous}".encode(), content)
+    if sign is not None:
+        signature = sign(_signed(topic, partition, source, entry, body))
+        envelope = b'%b,"ensuesignature":"%b","ensuecrc":"%08x"}' % (body, signature.encode(), crc)
+    else:
+        envelope = b'%b,"ensuecrc":"%08x"}' % (body, crc)
+    return OutboxRecord(topic, partition, key, envelope, data, position, previous)
+
+
+def damage(message: Message) -> str:
+    """Why a record is not as it was written; empty: it is, or a stranger wrote it, who has neither chain nor seal."""
+    envelope = message.envelope
+    crc = envelope.crc
+    if not crc:
+        if message.position or envelope.type.startswith("ensue."):
+            return "it has the marks of Ensue and no checksum"
+        return ""
+    # What `_content` and then `sealed` come to, in one go: this is done for each record that is read.
+    end = (
+        f"{message.topic}\n{message.partition}\n{message.key}\n{message.source}\n{message.position}\n{message.previous}"
+    )
+    expected = b"%08x" % crc32(end.encode(), crc32(message.data, crc32(_body(envelope))))
+    return "" if crc.encode() == expected else f"its checksum is {crc[:8]!r}, expected {expected.decode()!r}"
+
+
+def signed_bytes(message: Message) -> bytes:
+    """What the signature of a message covers."""
+    return _signed(message.topic, message.partition, message.source, message, _body(message.envelope))
+
+
+def _body(envelope: Envelope) -> bytes:
+    """The envelope's JSON without the seal and the closing brace, as its publisher had it."""
+    extensions, signature = envelope.extensions, envelope.signature
+    if extensions is not None:  # brokers keep no order of theirs, and no empty ones
+        extensions = {name: value for name, value in sorted(extensions.items()) if value} or None
+        envelope = msgspec.structs.replace(envelope, extensions=extensions)
+    return encode_envelope(envelope)[: -_CRC_BYTES - (_SIGNATURE_BYTES + len(signature) if signature else 0)]
+
+
+def _content(topic: str, partition: int, key: str, body: bytes, data: bytes) -> int:
+    return crc32(f"{topic}\n{partition}\n{key}\n".encode(), crc32(data, crc32(body)))
+
+
+def _signed(topic: str, partition: int, source: str, entry: Entry | Message, body: bytes) -> bytes:
+    """A JSON array, a JSON object, the data: each ends where it ends, so no byte can pass from one to the next."""
+    head = _encode((topic, partition, source, entry.position, entry.previous, entry.key))
+    return b"%b%b}%b" % (head, body, entry.data)
