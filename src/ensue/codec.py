@@ -12,12 +12,13 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections.abc import Iterable, Mapping
+from sys import intern
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from ensue.errors import BadMessage
-from ensue.message import Envelope, Flaw, Garbage, Message
+from ensue.message import JSON, Envelope, Flaw, Garbage, Message
 
 _encoder = msgspec.json.Encoder()
 _envelope_decoder = msgspec.json.Decoder(Envelope)
@@ -231,7 +232,7 @@ def from_attributes(
             correlation_id=attributes.get("correlationid", ""),
             causation_id=attributes.get("causationid", ""),
             traceparent=attributes.get("traceparent", ""),
-            content_type=content_type or "application/json",
+            content_type=intern(content_type) or JSON,
             extensions=extensions or None,
             signature=attributes.get("ensuesignature", ""),
             crc=attributes.get("ensuecrc", ""),

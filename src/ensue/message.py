@@ -6,10 +6,13 @@ Everything here is a plain value without behaviour beyond small properties; `cod
 from __future__ import annotations
 
 import enum
+import sys
 from typing import NamedTuple
 
 import msgspec
 
+#: The media type of all that Ensue writes. Interned: what *is* a field's default is left out of its JSON, see `seal`.
+JSON = sys.intern("application/json")
 #: Types that Ensue itself puts in a topic. They are never handed to a handler.
 TICK = "ensue.tick"
 LOST = "ensue.lost"
@@ -34,7 +37,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Id of the message in whose handling this one was published; empty: the step came from outside."""
     traceparent: str = ""
     """W3C trace context of the step."""
-    content_type: str = msgspec.field(default="application/json", name="datacontenttype")
+    content_type: str = msgspec.field(default=JSON, name="datacontenttype")
     """Media type of the data."""
     extensions: dict[str, str] | None = None
     """The user's own CloudEvents extension attributes."""

@@ -14,7 +14,7 @@ from zlib import crc32
 import msgspec
 
 from ensue.codec import encode_envelope
-from ensue.message import Envelope, Message, OutboxRecord
+from ensue.message import JSON, Envelope, Message, OutboxRecord
 from ensue.ports import Entry
 
 #: What makes a signature of the bytes that it covers.
@@ -41,7 +41,7 @@ def is_whole(record: OutboxRecord) -> bool:
         return True
     body = record.envelope[:-_CRC_BYTES]
     expected = _content(record.topic, record.partition, record.key, body, record.data)
-    return record.envelope[-10:-2] == b"%08x" % expected
+    return record.envelope[-10:] == b'%08x"}' % expected
 
 
 def sealed(topic: str, partition: int, source: str, entry: Entry, sign: Sign | None = None) -> OutboxRecord:
@@ -91,6 +91,8 @@ def signed_bytes(message: Message) -> bytes:
 def _body(envelope: Envelope) -> bytes:
     """The envelope's JSON without the seal and the closing brace, as its publisher had it."""
     extensions, signature = envelope.extensions, envelope.signature
+    if envelope.content_type is not JSON and envelope.content_type == JSON:  # an adapter that does not intern it
+        envelope = msgspec.structs.replace(envelope, content_type=JSON)
     if extensions is not None:  # brokers keep no order of theirs, and no empty ones
         extensions = {name: value for name, value in sorted(extensions.items()) if value} or None
         envelope = msgspec.structs.replace(envelope, extensions=extensions)

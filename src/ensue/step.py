@@ -22,7 +22,7 @@ from ensue.codec import (
 )
 from ensue.errors import EventRefused, EventTooLarge, UsageError
 from ensue.event import EventType, event_type
-from ensue.message import Envelope, Message, OutboxRecord
+from ensue.message import JSON, Envelope, Message, OutboxRecord
 from ensue.seal import stamped
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Step:
                 self.correlation_id,
                 "" if message is None else message.envelope.id,
                 self._traceparent,
-                "application/json",
+                JSON,
                 _checked(spec.type, key, extensions) if extensions else None,
             )
         )

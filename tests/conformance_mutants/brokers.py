@@ -284,6 +284,22 @@ class CutsBigRecords(WrappedBroker):
             return [msgspec.structs.replace(each, data=each.data[:65536]) for each in found]
 
 
+class DropsTheSeal(WrappedBroker):
+    """Carries the attributes that it knows by name, and no checksum among them."""
+
+    class reads_by(WrappedReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            found = await super().read(limit, wait_s)
+            return [
+                each
+                if isinstance(each, Garbage)
+                else msgspec.structs.replace(
+                    each, envelope=msgspec.structs.replace(each.envelope, crc="", signature="")
+                )
+                for each in found
+            ]
+
+
 class StopsAtGarbage(WrappedBroker):
     """Raises on a record that is no message, so that no subscriber gets past it."""
 

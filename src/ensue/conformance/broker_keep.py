@@ -8,11 +8,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from ensue.codec import encode_envelope
+from ensue.codec import decode_envelope, encode_envelope
 from ensue.conformance.broker_suite import SOURCE, TOPIC, BrokerSuite, entries, entry, later, positions, read
 from ensue.errors import TopicMismatch
 from ensue.message import Envelope, Garbage, Message, OutboxRecord
 from ensue.ports import Broker
+from ensue.seal import damage, sealed, signed_bytes
+from ensue.signatures import Key, Trust
 
 
 class Keeping(BrokerSuite):
@@ -167,6 +169,27 @@ class Keeping(BrokerSuite):
         assert (message.position, message.previous, message.source) == (0, 0, "/mycontext")
         assert message.envelope == envelope
         assert (message.key, message.data) == ("subject", b"<much wow='xml'/>")
+
+    async def test_the_seal_of_a_record_comes_back_and_what_it_covers(self, broker: Broker) -> None:
+        """Not a byte of what a checksum and a signature cover may change, whatever the attributes hold."""
+        trust = Trust(keys=(Key("orders", "k1", "x" * 40),), signed=True)
+        plain, rich = Envelope("1", "t"), Envelope(
+            "ü/2", "T .v1", "2024-01-01T00:00:00Z", "flow 1", 'cause "1"', "00-0a-0b-01",
+            extensions={"a": "% é", "b": " x "},
+        )  # fmt: skip
+        written = [OutboxRecord(TOPIC, 0, "k %25", encode_envelope(each), b"\x00d") for each in (plain, rich)]
+        for number, record in enumerate(written, 1):
+            record.position, record.previous = number, number - 1
+        signs = (None, trust.signer("orders"))
+        entries = [sealed(TOPIC, 0, "orders/1", each, sign) for each in written for sign in signs]
+        await broker.append(TOPIC, 0, "orders/1", entries)
+        found = await self.everything(broker)
+        assert [each.envelope.crc for each in found if isinstance(each, Message)] == [
+            decode_envelope(each.envelope).crc for each in entries
+        ]
+        assert [damage(each) for each in found if isinstance(each, Message)] == [""] * 4
+        refused = [trust.refusal(each, signed_bytes) for each in found if isinstance(each, Message)]
+        assert refused == ["it is not signed", ""] * 2
 
     async def test_keys_of_any_text_come_back(self, broker: Broker) -> None:
         keys = ["", " ", "a" * 1000, "Straße 1", "顧客-42", "🛒", "a\nb\tc", "o'neil\"; --", "é", "e\u0301"]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ensue.conformance.store_suite import PARTITION, SERVICE, SOURCE, StoreSuite, Undo, letter, response
-from ensue.engine.books import Books
+from ensue.engine.books import REFUSED_MAX, Books
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict, UsageError
 from ensue.message import Checkpoint, Counters, DeadLetterState, Gap, GapState, Partition
 from ensue.ports import Store
@@ -235,6 +235,22 @@ class Consuming(StoreSuite):
             await self.books(store).decide(stored.id, DeadLetterState.RELEASED)
         decided = await self.books(store).decide(stored.id, DeadLetterState.DISCARDED)
         assert decided.state is DeadLetterState.DISCARDED
+
+    async def test_what_was_refused_gives_way_to_what_is_refused_later(self, store: Store) -> None:
+        """However much is refused, the last ones are kept, and the numbers of letters go on as if there was none."""
+        for start in (0, REFUSED_MAX - 1, 3 * REFUSED_MAX):
+            refused = [letter(state=DeadLetterState.REFUSED) for _ in range(REFUSED_MAX // 2 + 1)]
+            for offset, each in enumerate(refused, start):
+                each.offset = offset
+            await self.add_letters(store, *refused, letter())
+        found = await self.books(store).letters(None, (DeadLetterState.REFUSED,), 10 * REFUSED_MAX)
+        assert len(found) == REFUSED_MAX
+        newest = range(3 * REFUSED_MAX, 3 * REFUSED_MAX + REFUSED_MAX // 2 + 1)
+        assert {*newest} <= {each.offset for each in found}
+        dead = await self.books(store).letters(None, (DeadLetterState.DEAD,))
+        assert [each.number for each in dead] == [1, 2, 3]
+        with pytest.raises(UsageError, match="refused"):
+            await self.books(store).decide(found[0].id, DeadLetterState.RELEASED)
 
     async def test_a_discarded_letter_stays_discarded(self, store: Store) -> None:
         """An operator gave up what a worker is about to put through: one of them is right, and it was first."""

@@ -34,6 +34,7 @@ REJECTED_BY = {
     broken.TakesAnyNumberOfPartitions: "test_another_number_of_partitions_is_refused_with_both_numbers",
     broken.DropsExtensions: "test_a_foreign_cloudevent_without_a_chain_is_carried_faithfully",
     broken.CutsBigRecords: "test_any_data_comes_back_empty_binary_or_a_megabyte",
+    broken.DropsTheSeal: "test_the_seal_of_a_record_comes_back_and_what_it_covers",
     broken.StopsAtGarbage: "test_garbage_comes_with_its_offset_and_stops_nobody",
 }
 RESTART = "test_what_was_appended_is_there_after_close_and_open"

@@ -7,6 +7,7 @@ which says what is wrong with it. Source: CloudEvents Kafka protocol binding 1.0
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import intern
 from typing import cast
 
 from confluent_kafka import Message as KafkaRecord
@@ -92,7 +93,7 @@ def _ours(headers: dict[str, bytes], data: bytes, topic: str, partition: int, of
         take("ce_correlationid", b"").decode(),
         take("ce_causationid", b"").decode(),
         take("ce_traceparent", b"").decode(),
-        take("content-type").decode(),
+        intern(take("content-type").decode()),
         {_extension(name): value.decode() for name, value in headers.items()} if headers else None,
         *seal,
     )

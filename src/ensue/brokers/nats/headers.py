@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from sys import intern
 from urllib.parse import quote, unquote
 
 from ensue.codec import NATS, decode_envelope, from_attributes, from_structured, garbage, is_ours, within_bounds
@@ -102,7 +103,7 @@ def decode(topic: str, partition: int, offset: int, headers: bytes, data: bytes)
                 crc, signature = unquote(crc), unquote(signature)
             message = Message(
                 topic, partition, offset, key, source, int(position or 0), int(previous or 0),
-                Envelope(id_, type_, time, correlation, causation, parent, content, None, signature, crc), data,
+                Envelope(id_, type_, time, correlation, causation, parent, intern(content), None, signature, crc), data,
             )  # fmt: skip
             try:
                 return within_bounds(message)

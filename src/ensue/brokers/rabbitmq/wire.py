@@ -8,11 +8,12 @@ Headers with `cloudEvents_` are read as well, as its 1.0.2 allows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from sys import intern
 
 from ensue.brokers.rabbitmq.frames import Value, properties, text_field
 from ensue.codec import Binding, decode_envelope, from_attributes, garbage, is_ours, within_bounds
 from ensue.errors import BadMessage
-from ensue.message import Envelope, Garbage, Message
+from ensue.message import JSON, Envelope, Garbage, Message
 from ensue.ports import Entry
 
 PREFIX = "cloudEvents:"
@@ -82,7 +83,7 @@ def message_of(
                 envelope = Envelope(
                     _text(id_), _text(type_), _text(get(b"cloudEvents:time", b"")),
                     _text(get(b"cloudEvents:correlationid", b"")), _text(get(b"cloudEvents:causationid", b"")),
-                    _text(get(b"cloudEvents:traceparent", b"")), content_type.decode() or "application/json",
+                    _text(get(b"cloudEvents:traceparent", b"")), intern(content_type.decode()) or JSON,
                     None, _text(get(b"cloudEvents:ensuesignature", b"")), _text(get(b"cloudEvents:ensuecrc", b"")),
                 )  # fmt: skip
                 key = _text(get(b"cloudEvents:partitionkey", b""))
@@ -94,7 +95,9 @@ def message_of(
     except (BadMessage, UnicodeDecodeError) as error:
         raw = get(b"cloudEvents:partitionkey", b"")
         readable = raw.decode(errors="replace") if isinstance(raw, bytes) else ""
-        ours = is_ours(name.decode(errors="replace") for name in headers)
+        # Values too: a length that is damaged makes one field swallow those behind it.
+        found = (each for pair in headers.items() for each in pair if isinstance(each, bytes))
+        ours = is_ours(each.decode(errors="replace") for each in found)
         return garbage(topic, partition, offset, readable, error, data, ours=ours)
 
 

@@ -8,12 +8,13 @@ Fields: `ce_<attribute>` as the Kafka binding names them, `content-type`, `data`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from sys import intern
 
 import msgspec
 
 from ensue.codec import KAFKA, decode_envelope, from_attributes, garbage, is_ours, within_bounds
 from ensue.errors import BadMessage
-from ensue.message import Envelope, Garbage, Message
+from ensue.message import JSON, Envelope, Garbage, Message
 from ensue.ports import Entry
 
 #: Redis unpacks and packs these with cmsgpack, which has text only: data goes beside it.
@@ -77,7 +78,7 @@ def message_of(topic: str, partition: int, offset: int, head: Sequence[str], dat
             # One of ours without extensions, the usual case; everything else goes the general way below.
             envelope = Envelope(
                 id_, type_, get("ce_time", ""), get("ce_correlationid", ""), get("ce_causationid", ""),
-                get("ce_traceparent", ""), get("content-type", "") or "application/json",
+                get("ce_traceparent", ""), intern(get("content-type", "")) or JSON,
                 None, get("ce_ensuesignature", ""), get("ce_ensuecrc", ""),
             )  # fmt: skip
             where = (topic, partition, offset, get("ce_partitionkey", ""), source, int(position), int(previous))
