@@ -49,10 +49,23 @@ def test_every_field_of_retry_is_listed_with_its_default() -> None:
     assert found == defaults(Retry)
 
 
+def test_every_variable_of_trust_is_listed_and_read(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"customers/1:{'c' * 40}")
+    given = {
+        "ENSUE_TRUST": "signed", "ENSUE_KEYS": f"orders/1:{'o' * 40}", "ENSUE_KEYS_FILE": str(file),
+        "ENSUE_UNSIGNED_TOPICS": "mail", "ENSUE_UNSIGNED_SOURCES": "https://old.example",
+    }  # fmt: skip
+    assert rows("Who is believed").keys() == given.keys()
+    trust = load_settings("orders", environment=given).trust
+    assert (trust.signed, len(trust.keys)) == (True, 2)
+    assert trust.unsigned_topics | trust.unsigned_sources == {"mail", "https://old.example"}
+
+
 def test_where_things_are_is_as_listed() -> None:
     listed = rows("Where things are")
     arguments = {cells[0].rstrip("=") for cells in listed.values() if cells[0].endswith("=")}
-    assert arguments == {field.name for field in dataclasses.fields(Settings)} - {"engine"}
+    assert arguments == {field.name for field in dataclasses.fields(Settings)} - {"engine", "trust"}
     settings = load_settings("orders", environment={"ENSUE_HOME": "/home"})
     assert settings.database == listed["ENSUE_<SERVICE>_DATABASE"][1].replace("<home>", "/home").replace(
         "<service>", "orders"

@@ -22,7 +22,8 @@ app = typer.Typer(help="Messages set aside after their last attempt: look, try a
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")
 #: What holds something back. A record of what was discarded is shown only when asked for.
-_HOLDING = tuple(state for state in DeadLetterState if state is not DeadLetterState.DISCARDED)
+_DONE_WITH = (DeadLetterState.DISCARDED, DeadLetterState.REFUSED)
+_HOLDING = tuple(state for state in DeadLetterState if state not in _DONE_WITH)
 
 
 @app.command("list")
@@ -32,7 +33,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1)] = 100,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """List what is set aside, in the order of setting aside; discarded ones only with --state discarded."""
+    """List what is set aside, in the order of setting aside; discarded and refused ones only with --state."""
     states = tuple(state) if state else _HOLDING
     definition = load_service(service)
 
