@@ -204,7 +204,7 @@ def _note_loss(
 ) -> None:
     try:
         notice = _read_lost(message.data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         where = (message.topic, message.partition, message.offset, message.key)
         result.garbage.append(garbage(*where, f"LOST notice: {error}", message.data))
         return

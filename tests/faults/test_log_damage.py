@@ -190,6 +190,11 @@ def flip(log: Log, place: int, column: str, bit: int) -> None:
     log.execute(f"UPDATE log SET {column} = CAST(? AS {kind}) WHERE id = ?", (spoilt, ids(log)[place]))
 
 
+def flip_each(log: Log) -> None:
+    for place in range(TOTAL):
+        flip(log, place, "data", 100 + place)
+
+
 def swap_with_the_first(log: Log, place: int) -> None:
     if place:
         swap(log, 0, place)
@@ -222,7 +227,7 @@ DAMAGE: dict[str, Callable[[Log], None]] = {
     "a bit of the previous position": lambda log: flip(log, 30, "previous", 2),
     "a bit of the last record": lambda log: flip(log, TOTAL - 1, "data", 77),
     "a bit of the first record": lambda log: flip(log, 0, "data", 77),
-    "a bit of every record": lambda log: [flip(log, each, "data", 100 + each) for each in range(TOTAL)],
+    "a bit of every record": flip_each,
 }
 
 

@@ -80,5 +80,5 @@ def read_request(message: Message, *kinds: str) -> ResendRequest | None:
         return None
     try:
         return _decode(message.data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -18,6 +18,8 @@ from ensue.texts import logger
 
 log = logger("ensue.nats")
 
+#: A server is believed to keep to these: INFO names all servers of a cluster, max_payload is 64 MB at most.
+_LINE_BYTES_MAX, _MESSAGE_BYTES_MAX = 1 << 20, 1 << 27
 _MSG, _HMSG, _PING, _ERR, _INFO = b"M"[0], b"H"[0], b"P"[0], b"-"[0], b"I"[0]
 
 
@@ -107,7 +109,13 @@ class Wire(PacedProtocol):
                 return
             data = b"".join(self._rest)
             self._rest = []
-        at = self._parse(data)
+        try:
+            at = self._parse(data)
+        except Exception as error:
+            # After this nobody knows where the next message begins.
+            self._error = f"the server sent what is no NATS: {error!r}"
+            self.abort()
+            return
         if at < len(data):
             self._rest = [data[at:]]
             self._have = len(data) - at
@@ -120,13 +128,18 @@ class Wire(PacedProtocol):
         while True:
             end = find(b"\r\n", at)
             if end < 0:
+                if size - at > _LINE_BYTES_MAX:
+                    raise ValueError(f"a line of more than {_LINE_BYTES_MAX} bytes")
                 self._need = 0
                 return at
             kind = data[at]
             if kind in (_HMSG, _MSG):
                 words = data[at:end].split()
                 body = end + 2
-                whole = body + int(words[-1]) + 2
+                length = int(words[-1])
+                if not 0 <= length <= _MESSAGE_BYTES_MAX:
+                    raise ValueError(f"a message of {words[-1][:40]!r} bytes")
+                whole = body + length + 2
                 if whole > size:
                     self._need = whole
                     return at
@@ -134,6 +147,8 @@ class Wire(PacedProtocol):
                 headers = b""
                 if kind == _HMSG:
                     start += int(words[-2])
+                    if not body <= start <= whole - 2:
+                        raise ValueError(f"headers of {words[-2][:40]!r} bytes")
                     headers = data[body:start]
                 subject, number = words[1], words[2]
                 if number == b"1":

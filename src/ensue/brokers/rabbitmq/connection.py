@@ -167,6 +167,8 @@ class Connection(PacedProtocol):
             while length - at >= 8:
                 kind, number, size = _FRAME.unpack_from(data, at)
                 end = at + 7 + size
+                if size > self.frame_max:
+                    raise ValueError(f"a frame of {size} bytes, more than the {self.frame_max} that were agreed on")
                 if end >= length:
                     break
                 if data[end] != 0xCE:
