@@ -20,6 +20,7 @@ from ensue.ports import Lookup
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
+from ensue.signatures import Key, Trust
 from ensue.step import Step
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "EnsueError",
     "EntityMissing",
     "Event",
+    "Key",
     "Lookup",
     "Message",
     "Origin",
@@ -39,6 +41,7 @@ __all__ = [
     "Settings",
     "Step",
     "TableRepository",
+    "Trust",
     "UsageError",
     "as_event",
     "coming_from",
