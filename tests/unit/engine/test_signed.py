@@ -50,11 +50,14 @@ class Shop:
             self.got.append((event.customer, event.number))
 
     @asynccontextmanager
-    async def open(self, orders: Trust, customers: Trust) -> AsyncIterator[None]:
+    async def open(self, orders: Trust, customers: Trust | None) -> AsyncIterator[None]:
+        """customers: None: they do not run."""
         async with AsyncExitStack() as stack:
             await self.world.broker.open()
             stack.push_async_callback(self.world.broker.close)
             for service, trust in ((self.orders, orders), (self.customers, customers)):
+                if trust is None:
+                    continue
                 runtime = Runtime(
                     service, store_of(self.directory, service.name), MemoryBroker(self.log),
                     Settings(database="", broker="", partitions=1, engine=QUICK, trust=trust),
@@ -226,6 +229,16 @@ async def test_signing_comes_before_trusting(shop: Shop) -> None:
     async with shop.open(Trust(keys=KEYS), SIGNED):
         await shop.publish(2)
         await shop.applied(1, 2)
+
+
+async def test_what_was_sent_before_anybody_signed_comes_again_signed(shop: Shop) -> None:
+    async with shop.open(Trust(), None):
+        await shop.publish(1, 2, 3)
+        await shop.world.settle()
+    shop.world.runtimes.clear()
+    async with shop.open(SIGNED, SIGNED):
+        await shop.applied(1, 2, 3)
+        assert len(await shop.refused()) >= 3
 
 
 @pytest.mark.parametrize("exempt", ["topic", "source"])
