@@ -22,6 +22,7 @@ from ensue.errors import BadMessage
 from ensue.event import as_event, event_type
 from ensue.message import LOST, TICK, DeadLetterState, Envelope, Garbage, Message, OutboxRecord
 from ensue.ports import Broker
+from ensue.seal import sealed
 
 ANY = st.text(st.characters() | st.characters(categories=["Cs"]), max_size=40) | st.integers(250, 3000).map(
     lambda size: "x" * size
@@ -120,9 +121,8 @@ def record(data: bytes = b"{}", key: str = "k", position: int = 0, previous: int
 STRANGE: list[tuple[str, OutboxRecord]] = [
     ("evil/2", record(position=1, type=LOST, data=b'{"after":0,"through":99999999999999999999,"before":0}')),
     ("evil/3", record(position=1, type=LOST, data=b'{"after":0,"through":5,"before":0,"x":' + NESTED + b"}")),
-    ("evil/4", record(position=1, previous=2)),
-    ("e" * 300, record(position=1)),
-    ("evil\0", record(position=1)),
+    ("e" * 300, record()),
+    ("evil\0", record()),
     ("evil/5", record(id="i" * 20_000)),
     ("evil/6", record(id="a\0b")),
     ("evil/7", record(key="k" * 20_000)),
@@ -133,6 +133,14 @@ STRANGE: list[tuple[str, OutboxRecord]] = [
     ("evil/c", record(b'{"name":"k","x":' + NESTED + b"}", id="nested")),
     ("evil/d", record(b'{"name":"k","count":"\\u0000"}', id="zero in an error", key="other")),
 ]  # fmt: skip
+#: With the marks of a chain, which nobody can tell from a record of ours that was damaged: passed over.
+MARKED: list[tuple[str, OutboxRecord]] = [
+    ("evil/4", record(position=1, previous=2)),
+    ("e" * 300, record(position=1)),
+    ("evil\0", record(position=1)),
+    ("evil/e", record(position=1)),
+    ("evil/f", record(type=TICK)),
+]
 HUGE = ("evil/1", record(position=9_999_999_999_999_999_999))
 
 Urls = Callable[[Any, Path], str]
@@ -163,7 +171,7 @@ async def test_a_partition_goes_on_behind_whatever_a_stranger_wrote(
     async def count(event: Counted) -> None:
         pass
 
-    strange = STRANGE if broker == "embedded" else [HUGE, *STRANGE]  # its own table refuses so large a number
+    marked = MARKED if broker == "embedded" else [HUGE, *MARKED]  # its own table refuses so large a number
     log: Broker = make_broker(BROKERS[broker](request.getfixturevalue, tmp_path))
     database = make_store(STORES[store](request.getfixturevalue, tmp_path), "strange")
     async with (
@@ -172,14 +180,17 @@ async def test_a_partition_goes_on_behind_whatever_a_stranger_wrote(
     ):
         sender = Sender(running.broker)
         await sender.send(Counted(name="k", count=1))
-        for source, each in strange:
-            await running.broker.append("counted", 0, source, [each])
+        for source, each in (*STRANGE, *marked):
+            lost = codec.decode_envelope(each.envelope).type == LOST  # which is heard of whom can seal it
+            entry = sealed("counted", 0, source, each) if lost else each
+            await running.broker.append("counted", 0, source, [entry])
         await sender.send(Counted(name="k", count=2))
         [consumer] = running.runtimes["strange"].worker.loops.consumers  # type: ignore[union-attr]  # it works
         await until(lambda: consumer._place.checkpoint.counters.applied == 2, running, "both are applied")
-        await until_letters(running, service, len(strange), DeadLetterState.DEAD)
+        await until_letters(running, service, len(STRANGE), DeadLetterState.DEAD)
         found = await letters(running, service)
-    assert [letter.state for letter in found] == [DeadLetterState.DEAD] * len(strange)
+        assert consumer._place.checkpoint.counters.damaged == len(marked)
+    assert [letter.state for letter in found] == [DeadLetterState.DEAD] * len(STRANGE)
     assert all(letter.error for letter in found)
 
 
