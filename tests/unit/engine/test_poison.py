@@ -248,7 +248,7 @@ async def test_garbage_in_the_log_is_kept_with_the_reason_and_holds_nothing_back
     async with bench(tmp_path, zoo.service) as world:
         sender = Sender(world.broker)
         await sender.send(Fed(animal="a", number=1))
-        await sender.append(OutboxRecord("zoo", 0, "a", b"\x00not an envelope", b"whatever", 2, 1))
+        await sender.append(OutboxRecord("zoo", 0, "a", b"\x00not an envelope", b"whatever"))
         sender._position = 1
         await sender.send(Fed(animal="a", number=2))
         await world.settle()

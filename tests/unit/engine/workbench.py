@@ -14,7 +14,7 @@ from typing import Any
 from ensue.app import Service
 from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.chain import partition_of
-from ensue.codec import decode_envelope, encode_envelope
+from ensue.codec import encode_envelope
 from ensue.config import EngineConfig, Settings
 from ensue.engine.runtime import Runtime
 from ensue.event import event_type
@@ -171,7 +171,7 @@ class Sender:
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
         for record in records:
             where = record.topic, record.partition
-            ours = record.position != 0 or decode_envelope(record.envelope).type.startswith("ensue.")
+            ours = record.position != 0 or b'"type":"ensue.' in record.envelope
             batches.setdefault(where, []).append(sealed(*where, self.source, record) if ours else record)
         await self._broker.append_many(self.source, batches)
 
