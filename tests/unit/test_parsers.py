@@ -253,7 +253,8 @@ def nats_connection() -> tuple[asyncio.Protocol, bytes]:
 
 
 def amqp_connection() -> tuple[asyncio.Protocol, bytes]:
-    connection = Connection(RabbitMqSettings.of("amqp://guest:guest@a"))
+    settings = RabbitMqSettings.of("amqp://guest:guest@a")
+    connection = Connection(settings, settings.hosts[0])
     deliver = frames.short("c") + (7).to_bytes(8, "big") + b"\0" + frames.short("") + frames.short("q")
     messages = frames.method_frame(0, frames.CONNECTION_START, b"\0\x09" + frames.table({"version": "4.1.0"}))
     messages += frames.method_frame(1, frames.BASIC_DELIVER, deliver)
