@@ -19,6 +19,7 @@ _TLS_ONLY = "hostssl all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/
 class PostgresServer(Server):
     """settings: more `-c` settings of the server, by name.
 
+    language: of its messages, e.g. "de"; no locale of the machine's is needed.
     tls: it takes TLS connections alone, and a password from everybody but `postgres`; see `certificates`.
     """
 
@@ -33,11 +34,13 @@ class PostgresServer(Server):
         port: int | None = None,
         durable: bool = False,
         tls: bool = False,
+        language: str = "",
         settings: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(port=port, durable=durable)
         self._tls = tls
-        self._settings = dict(settings or {})
+        self._settings = dict(settings or {}) | ({"lc_messages": "C.UTF-8"} if language else {})
+        self._language = language
 
     @property
     def certificates(self) -> Certificates:
@@ -79,7 +82,8 @@ class PostgresServer(Server):
 
     def environment(self) -> Mapping[str, str]:
         # With TLS its programs look for a certificate of their own at home, and ours may be closed to its account.
-        return os.environ | ({"HOME": str(self.directory)} if self._tls else {})
+        own = {"HOME": str(self.directory)} if self._tls else {}
+        return os.environ | own | ({"LANGUAGE": self._language} if self._language else {})  # as gettext looks for it
 
     def answers(self) -> bool:
         done = subprocess.run(

@@ -59,6 +59,7 @@ def test_of_postgres(code: str, expected: type[StoreUnavailable] | None) -> None
         (3, "Error writing file '/tmp/MLfd' (Errcode: 28 \"No space left on device\")", StoreUnavailable),
         (1030, 'Got error 5 "Input/output error" from storage engine InnoDB', StoreUnavailable),
         (1180, 'Got error 28 "No space left on device" during COMMIT', StoreUnavailable),
+        (1180, 'Fehler 28 "No space left on device" beim COMMIT', StoreUnavailable),  # lc_messages=de_DE
         (1030, 'Got error 168 "Unknown (generic) error from engine" from storage engine CONNECT', None),
         (1290, "The server is running with the --read-only option", StoreUnavailable),
         (1038, "Out of sort memory", StoreLost),

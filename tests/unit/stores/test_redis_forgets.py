@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from servers import RedisServer
 from tests.unit.stores.views import LIMIT_S, running
 
@@ -156,3 +157,38 @@ async def test_a_wrong_url_says_what_is_wrong_and_shows_no_password(start: Start
         with pytest.raises(UsageError, match=text) as caught:
             await RedisStore(url, "view").open()
         assert "secret" not in str(caught.value)
+
+
+def tell(server: RedisServer, *words: str) -> None:
+    with Redis.from_url(server.url()) as client:
+        client.execute_command(*words)
+
+
+async def test_a_server_that_became_a_replica_or_is_full_is_waited_for(start: Start) -> None:
+    server = start(RedisServer)
+    store = RedisStore(server.url(), "view")
+    await store.open()
+    try:
+        for set_up, undo in (
+            (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),  # READONLY, as after a failover
+            (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),  # OOM
+        ):
+            tell(server, *set_up)
+            with pytest.raises(StoreUnavailable, match="cannot serve now"):
+                await store.new_epoch(0)
+            tell(server, *undo)
+            await store.new_epoch(0)
+    finally:
+        await store.close()
+
+
+async def test_a_right_that_is_missing_is_the_operators(start: Start) -> None:
+    server = start(RedisServer)
+    tell(server, "ACL", "SETUSER", "anna", "on", ">s3cret", "~*", "+@all", "-hset")
+    store = RedisStore(f"redis://anna:s3cret@127.0.0.1:{server.port}/0", "view")
+    await store.open()
+    try:
+        with pytest.raises(UsageError, match="check the user's rights"):
+            await store.new_epoch(0)
+    finally:
+        await store.close()

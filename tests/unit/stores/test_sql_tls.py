@@ -160,8 +160,8 @@ async def test_postgresql_under_a_name_that_is_not_in_its_certificate_is_refused
 @SCHEMES
 async def test_postgresql_that_demands_tls_refuses_a_plain_connection(postgres: PostgresServer, scheme: str) -> None:
     said = await refusal(on(postgres, scheme, "sslmode=disable"), UsageError)
-    assert "refuses this connection without TLS" in said
-    assert "see sslmode" in said
+    assert "28000" in said
+    assert "and sslmode" in said
 
 
 @SCHEMES

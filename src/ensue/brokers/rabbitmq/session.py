@@ -98,7 +98,8 @@ class Session:
             passive = b"\x00\x00" + frames.short(queue) + b"\x01" + frames.table({})
             await channel.call(frames.QUEUE_DECLARE, passive, frames.QUEUE_DECLARE_OK)
         except BrokerUnavailable as error:
-            # The same code says that a server which has just started has not found its streams yet.
+            # The same code says that a server which has just started has not found its streams yet. Only the words,
+            # which RabbitMQ has in one language, tell the two apart.
             if error.values.get("code") == _NOT_FOUND:
                 if "no queue" in str(error):
                     return False

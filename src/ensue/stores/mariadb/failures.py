@@ -23,6 +23,8 @@ _USAGE = frozenset({1044, 1045, 1049, 1698})
 _LOST = frozenset({1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 2002, 2003, 2006, 2013, 2055, 4031})
 #: The server's, or what one statement wants is too much for it.
 _MEMORY = frozenset({1037, 1038, 1041})
+#: What follows it is the system's own word: in quotes by MariaDB, after a dash by MySQL.
+_SYSTEM_ERROR = re.compile(r'\b(\d+)(?: "| - )')
 DUPLICATE = 1062
 #: Access denied: a privilege is missing.
 DENIED = 1227
@@ -76,13 +78,17 @@ def gone(error: BaseException, place: str) -> StoreLost:
 
 
 def _system_error(error: BaseException) -> int:
-    """The operating system's number in the text of a server's error; 0: it tells none.
+    r"""The operating system's number in the text of a server's error, whose language `lc_messages` decides; 0: none.
 
     >>> _system_error(ValueError(1030, 'Got error 28 "No space left on device" from storage engine InnoDB'))
     28
+    >>> _system_error(ValueError(1026, "Fehler beim Speichern der Datei 'a' (Fehler: 28 \"No space left on device\")"))
+    28
+    >>> _system_error(ValueError(3, "Error writing file 'a' (OS errno 28 - No space left on device)"))
+    28
     """
-    found = re.search(r"(?:errno:|Errcode:|Got error) (\d+)", _text(error))
-    return int(found[1]) if found else 0
+    found = _SYSTEM_ERROR.findall(_text(error))
+    return int(found[-1]) if found else 0
 
 
 def _text(error: BaseException) -> str:

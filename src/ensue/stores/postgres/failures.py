@@ -16,6 +16,8 @@ _UNAVAILABLE_CLASSES = frozenset({"08", "53", "58"})
 _INTERRUPTED = frozenset({"57014", "53400", "58P01", "58P02"})
 #: invalid_authorization, invalid_password, no such database, not allowed.
 _USAGE = frozenset({"28000", "28P01", "3D000", "42501"})
+#: No such role, or pg_hba.conf has no line for such a connection.
+_NOT_ALLOWED = "28000"
 READ_ONLY = "25006"
 #: The server has ended the connection, or is about to.
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
@@ -39,7 +41,8 @@ def of_code(code: str, text: str, place: str) -> EnsueError | None:
 
 def at_connecting(code: str, text: str, place: str) -> EnsueError | None:
     if code in _USAGE:
-        return UsageError(f"{place}: {text} ({code}): see user, password and database in the URL", code=code)
+        hint = "; and sslmode, where the server takes no connection without TLS" if code == _NOT_ALLOWED else ""
+        return UsageError(f"{place}: {text} ({code}): see user, password and database in the URL{hint}", code=code)
     return of_code(code, text, place)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.array import ListBinaryDumper
 
 from ensue.errors import EnsueError, UsageError
 from ensue.stores.postgres import failures, handshake, tls
 from ensue.stores.postgres.handshake import PostgresLink
+from ensue.stores.postgres.refusal import sqlstate
 from ensue.stores.postgres.url import PostgresUrl
 from ensue.stores.sql.driver import Rows, checked_arguments
 
@@ -101,7 +102,11 @@ async def connect(url: PostgresUrl) -> PsycopgLink:
     except psycopg.ProgrammingError as error:  # an option that libpq does not know
         raise UsageError(f"{url.place}: options in the URL, or connect_args: {str(error).strip()}") from error
     except (psycopg.Error, OSError, TimeoutError) as error:
-        ours = tls.explained(error, url) or failures.at_connecting(_connecting_code(error), str(error), url.place)
+        ours = tls.explained(error, url)
+        if ours is None:
+            del options["prepare_threshold"]  # psycopg's, all others are libpq's
+            code = failures.code_of(error) or await sqlstate(make_conninfo(url.dsn, **options))
+            ours = failures.at_connecting(code, str(error), url.place)
         raise ours or failures.unreachable(error, url.place) from error
     raw.adapters.register_dumper(Array, ListBinaryDumper)
     return await handshake.settled(PsycopgLink(raw, url.place, "BEGIN"), url)
@@ -119,13 +124,3 @@ def _options(url: PostgresUrl) -> str:
     parts = [f"-c {name}={value.replace(chr(92), chr(92) * 2).replace(' ', chr(92) + ' ')}"
              for name, value in settings.items()]  # fmt: skip
     return " ".join([given, *parts]).strip()
-
-
-def _connecting_code(error: BaseException) -> str:
-    """libpq gives no SQLSTATE for what goes wrong before a connection stands: the server's text has to do."""
-    text = str(error)
-    if "does not exist" in text and ("database" in text or "role" in text):
-        return "3D000"
-    if "password authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
-        return "28P01"
-    return failures.code_of(error)

@@ -14,9 +14,12 @@ from typing import Self
 import psycopg
 from psycopg import pq
 from psycopg.abc import Query
+from psycopg.conninfo import make_conninfo
 
 from ensue.errors import StoreUnavailable, UsageError
+from ensue.stores.postgres import failures
 from ensue.stores.postgres.pgoutput import Keepalive, WalData, feedback, unwrap
+from ensue.stores.postgres.refusal import ready, sqlstate
 from ensue.texts import logger
 
 log = logger("ensue.postgres.tail")
@@ -24,6 +27,8 @@ log = logger("ensue.postgres.tail")
 CONNECT_TIMEOUT_S = 10
 #: Bytes of the log taken from the socket in one turn of the event loop.
 _TURN_BYTES = 1 << 20
+#: protocol_violation, feature_not_supported: what no server answers to it.
+_OF_A_POOLER = ("08P01", "0A000")
 
 
 class ReplicationConnection:
@@ -51,7 +56,7 @@ class ReplicationConnection:
                 client_encoding="utf8",  # what is read is decoded as that, whatever the database keeps it in
             )
         except psycopg.Error as error:
-            raise refused(error) from error
+            raise refused(error, failures.code_of(error) or await sqlstate(_replicating(conninfo))) from error
         return cls(connection)
 
     @property
@@ -84,9 +89,9 @@ class ReplicationConnection:
         pgconn = self._pgconn
         pgconn.send_query(command.encode())
         while pgconn.flush():
-            await self._ready(writing=True)
+            await ready(pgconn.socket, writing=True)
         while pgconn.is_busy():
-            await self._ready()
+            await ready(pgconn.socket)
             pgconn.consume_input()
         result = pgconn.get_result()
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
@@ -95,16 +100,6 @@ class ReplicationConnection:
             raise StoreUnavailable("the server did not begin to stream its log")
         self.resume()
         self._take()  # what came together with the answer makes no socket readable
-
-    async def _ready(self, *, writing: bool = False) -> None:
-        loop, socket = asyncio.get_running_loop(), self._pgconn.socket
-        ready: asyncio.Future[None] = loop.create_future()
-        add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
-        add(socket, _set, ready)
-        try:
-            await ready
-        finally:
-            remove(socket)
 
     # --- streaming
 
@@ -183,34 +178,32 @@ class ReplicationConnection:
         await self._connection.close()
 
 
-def _set(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
-
-
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def refused(error: psycopg.Error) -> UsageError | StoreUnavailable:
-    """What a refused replication connection means, and what to set."""
+def _replicating(conninfo: str) -> str:
+    return make_conninfo(conninfo, replication="database")
+
+
+def refused(error: psycopg.Error, code: str) -> UsageError | StoreUnavailable:
+    """What a refused replication connection means, and what to set. code: the SQLSTATE."""
     text = _first_line(error)
-    whole = str(error)
-    if "unsupported startup parameter" in whole or "not supported by pgbouncer" in whole.lower():
+    if code in _OF_A_POOLER:
         return UsageError(
             f"no replication connection: {text}. A connection pooler stands before the server: give the server's own "
             "address by ?replication_host=HOST&replication_port=PORT, or use ?outbox=poll"
         )
-    if "must be superuser or replication role" in whole or "permission denied to start WAL sender" in whole:
+    if code == "42501":
         return UsageError(
             f"no replication connection: {text}. The user may not read the log: run as a superuser "
             "ALTER ROLE <user> REPLICATION, or use ?outbox=poll"
         )
-    if "pg_hba.conf" in whole:
+    if code in ("28000", "28P01", "3D000"):
         return UsageError(
-            f"no replication connection: {text}. Allow it in pg_hba.conf for this user and database, "
-            "or use ?outbox=poll"
+            f"no replication connection: {text}. See user, password and database in the URL; allow it in pg_hba.conf "
+            "for this user and database, or use ?outbox=poll"
         )
-    if "max_wal_senders" in whole:
+    if code == "53300":
         return StoreUnavailable(f"no replication connection: {text}. Raise max_wal_senders, now in use by others")
     return StoreUnavailable(f"no replication connection: {text}")

@@ -109,7 +109,6 @@ class Tail:
             except SlotLost:
                 try:
                     await self._ensure()
-                    continue
                 except EnsueError as failed:
                     self.error = failed  # whoever asks is told; tried again: an operator may have acted
             except RetryableError as failed:

@@ -91,7 +91,7 @@ def failure(error: psycopg.Error, slot: str) -> EnsueError:
     text = str(error).strip().partition("\n")[0]
     if isinstance(error, psycopg.errors.ObjectInUse):
         return SlotBusy(f"{text}: another worker tails the log", slot=slot)
-    if isinstance(error, psycopg.errors.UndefinedObject) or "invalidated" in str(error) or "no longer" in text:
+    if isinstance(error, psycopg.errors.UndefinedObject):
         return SlotLost(f"{slot}: {text}", slot=slot)
     if isinstance(error, psycopg.errors.ConfigurationLimitExceeded):
         return UsageError(f"no replication slot: {text}. Raise max_replication_slots, or drop slots that nobody reads")
@@ -99,11 +99,9 @@ def failure(error: psycopg.Error, slot: str) -> EnsueError:
         return UsageError(
             f"no replication slot: {text}. Run as a superuser: ALTER ROLE <user> REPLICATION; or use ?outbox=poll"
         )
-    if "wal_level" in text:
-        return UsageError(
-            f"no replication slot: {text}. Set wal_level = logical in postgresql.conf and restart the server, "
-            "or use ?outbox=poll"
-        )
+    if isinstance(error, psycopg.errors.ObjectNotInPrerequisiteState):
+        # Invalidated; or wal_level is not logical: whoever makes it anew looks at both first.
+        return SlotLost(f"{slot}: {text}", slot=slot)
     return StoreUnavailable(f"slot {slot}: {text}")
 
 

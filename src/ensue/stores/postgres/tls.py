@@ -14,12 +14,11 @@ from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.postgres.url import PostgresUrl
 
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+#: Of the drivers, which say it in English and give no code; what a server says in its own language is told by code.
 _UNTRUSTED = ("certificate verify failed", "does not match host name")
 _NO_TLS = ("rejected SSL upgrade", "server does not support SSL")
 #: libpq's words for a file or an option that it cannot use.
 _UNUSABLE = ("certificate file", "private key file", "certificate revocation list", "sslmode")
-#: In what the server says when no line of pg_hba.conf is for a plain connection.
-_PLAIN_REFUSED = "no encryption"
 
 
 def explained(error: BaseException, url: PostgresUrl) -> EnsueError | None:
@@ -34,10 +33,6 @@ def explained(error: BaseException, url: PostgresUrl) -> EnsueError | None:
         return StoreUnavailable(
             f"{place}: the server does not speak TLS, which sslmode in the URL demands: {text}. Set ssl = on, "
             "ssl_cert_file and ssl_key_file there"
-        )
-    if _PLAIN_REFUSED in text:
-        return UsageError(
-            f"{place}: {text}. The server refuses this connection without TLS: see sslmode and sslrootcert in the URL"
         )
     for name, file in parse_qsl(urlsplit(url.dsn).query):
         unreadable = _unreadable(file) if name in _FILES else ""

@@ -11,7 +11,18 @@ from urllib.parse import urlsplit
 import redis.asyncio as driver
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterDownError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from ensue.errors import StoreLost, StoreUnavailable, UsageError
 from ensue.redis_url import redis_url
@@ -20,8 +31,10 @@ T = TypeVar("T")
 
 #: How long a server may take to answer or to be reached, seconds.
 ANSWER_S = 10.0
-#: What a server says that is up but cannot serve now.
-_NOT_NOW = ("LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS")
+#: What a server that is up, but cannot serve now, begins its answer with; and the same where redis-py knows the word,
+#: and has cut it off.
+_NOT_NOW = ("BUSY", "MISCONF", "NOREPLICAS")
+_UNABLE = (ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 
 
 class Server:
@@ -102,10 +115,11 @@ class Server:
                 f"{self.place} refuses the user or password of the URL ({type(error).__name__}): check them"
             ) from error
         except ResponseError as error:
-            if str(error).startswith(_NOT_NOW):
+            word = str(error).partition(" ")[0]
+            if isinstance(error, _UNABLE) or word in _NOT_NOW:
                 raise StoreUnavailable(f"{self.place} cannot serve now: {error}") from error
-            if "DB index" in str(error) or str(error).startswith(("NOPERM", "NOAUTH", "WRONGPASS")):
-                raise UsageError(f"{self.place}: {error}: check the URL and the user's rights") from error
+            if isinstance(error, NoPermissionError):
+                raise UsageError(f"{self.place}: {error}: check the user's rights") from error
             raise
         except (RedisError, OSError) as error:
             raise StoreLost(f"{self.place} does not answer: {type(error).__name__}: {error}") from error

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from ensue import tables
 from ensue.errors import StoreOutdated, UsageError
@@ -134,7 +135,12 @@ class RedisStore(ServedStore[Server]):
 
 async def _check_memory(server: Server) -> None:
     """Refuse a server that throws keys away when memory is short: a view would lose rows without a word."""
-    text = (await server.command("INFO", "memory")).decode()
+    try:
+        text = (await server.command("INFO", "memory")).decode()
+    except (
+        ResponseError
+    ) as error:  # to the first command of all: to the SELECT, that is, with which a connection begins
+        raise UsageError(f"{server.place}: {error}: check the number of the database in the URL") from error
     found = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     if found.get("maxmemory", "0") != "0" and found.get("maxmemory_policy", "noeviction") != "noeviction":
         raise UsageError(
