@@ -351,6 +351,8 @@ class Told(msgspec.Struct, frozen=True):
     """Of Ensue's own tables, that its process works with."""
     log: str = ""
     """The name of the log that it reads and sends to; empty: not known."""
+    relay: tuple[str, ...] = ()
+    """Why its relay sends nothing, or not everything."""
 
     def differs(self, other: Told) -> bool:
         """Whether the two work with different logs."""

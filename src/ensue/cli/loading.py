@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib
 import importlib.util
@@ -25,7 +26,7 @@ from ensue.engine.schema import SCHEMA
 from ensue.engine.sealing import SealedBroker
 from ensue.engine.upgrade import Upgrade, check_upgraded
 from ensue.engine.worker import is_gone
-from ensue.errors import BrokerUnavailable, UsageError
+from ensue.errors import BrokerUnavailable, StoreUnavailable, UsageError
 from ensue.ports import Broker, Store
 
 
@@ -138,38 +139,54 @@ async def upgrade(service: Service, store: Store) -> None:
 
 
 @asynccontextmanager
-async def opened(service: Service, *, broker: bool = False, any_tables: bool = False) -> AsyncIterator[Opened]:
+async def opened(
+    service: Service, *, broker: bool = False, any_tables: bool = False, answer_s: float | None = None
+) -> AsyncIterator[Opened]:
     """Open a service's store, and with `broker` its log, for looking and deciding: nothing is made that is not there.
 
     Raises UsageError when there is no store, or Ensue's tables in it are not for this Ensue. A log that is not there
     is no error here: see `Opened.need_broker`. any_tables: for who looks at the tables before their rows are read.
+    answer_s: how long database and log may each take to open; None: as long as their drivers wait.
     """
     settings = service.settings()
     store = service.make_store()
     async with AsyncExitStack() as stack:
-        if not await store.exists():
-            raise UsageError(
-                f"service {service.name} has no database at {masked(settings.database)} (or not Ensue's tables in it): "
-                "run the service once, or `ensue db init`; is ENSUE_HOME or "
-                f"{database_variable(service.name)} set as the service has it?"
-            )
-        await store.open()
-        stack.push_async_callback(store.close)
-        if not any_tables:
-            await check_upgraded(Books(store, service.name, schema=SCHEMA))
+        try:
+            async with asyncio.timeout(answer_s):
+                if not await store.exists():
+                    raise UsageError(
+                        f"service {service.name} has no database at {masked(settings.database)} (or not Ensue's tables "
+                        f"in it): run the service once, or `ensue db init`; is ENSUE_HOME or "
+                        f"{database_variable(service.name)} set as the service has it?"
+                    )
+                await store.open()
+                stack.push_async_callback(store.close)
+                if not any_tables:
+                    await check_upgraded(Books(store, service.name, schema=SCHEMA))
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"service {service.name}: {masked(settings.database)} did not answer within {answer_s} s"
+            ) from error
         if not broker:
             yield Opened(service, settings, store, None)
             return
         log = SealedBroker(make_broker(settings.broker), service.name, settings.trust)
         text = ""
         try:
-            if await log.exists():
-                await log.open()
-                stack.push_async_callback(log.close)
-            else:
-                where = masked(settings.broker)
-                text = f"there is no broker at {where}: start a service, or set ENSUE_BROKER as it has it"
+            async with asyncio.timeout(answer_s):
+                if await log.exists():
+                    await log.open()
+                    stack.push_async_callback(log.close)
+                else:
+                    where = masked(settings.broker)
+                    text = f"there is no broker at {where}: start a service, or set ENSUE_BROKER as it has it"
+        except TimeoutError:
+            text = f"{masked(settings.broker)} did not answer within {answer_s} s"
         except BrokerUnavailable as error:
+            text = masked(str(error))
+        except UsageError as error:  # it refuses the password, say: what asks the database alone goes on
+            if answer_s is None:
+                raise
             text = masked(str(error))
         if text:
             await log.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Annotated, TypeVar
 
 import msgspec
 import typer
@@ -15,13 +16,29 @@ from ensue.cli.loading import Opened, load_services, opened
 from ensue.cli.output import complain, print_json, print_table, say
 from ensue.engine.lookup import records_between
 from ensue.engine.loops import RELAY
+from ensue.engine.schema import Numbers
 from ensue.engine.worker import is_gone
-from ensue.errors import BrokerUnavailable, EnsueError
-from ensue.message import LOST, TICK, Checkpoint, Counters, Gap, Garbage, LeaseTable, Message, Partition, Stranger
+from ensue.errors import EnsueError
+from ensue.message import (
+    LOST,
+    TICK,
+    Checkpoint,
+    Counters,
+    Gap,
+    Garbage,
+    LeaseTable,
+    Message,
+    Partition,
+    Stranger,
+)
 from ensue.ports import Broker
 
 #: With no more than this left to read, what is left is looked at: ticks and duplicates are no lag.
 _LOOK_MAX = 500
+#: How long each part may take to answer, seconds.
+ANSWER_S = 5.0
+
+T = TypeVar("T")
 
 
 class OutboxStatus(msgspec.Struct):
@@ -74,6 +91,8 @@ class TablesStatus(msgspec.Struct):
 class ServiceStatus(msgspec.Struct):
     """broker_error: why the log could not be asked; empty when it was. counters, dead_letters: sums over partitions.
 
+    unanswered: what the database did not tell, and why; its numbers are left out (0, or nothing).
+    relay: why nothing is sent, or not everything; empty when it is.
     gone: workers, and holders of leases, whose process on this machine no longer runs; others take over from them.
     busy: workers whose transaction of handlers has been running for longer than a heartbeat's lease. suspects:
     partitions whose last worker died, until another one has come past what it was at.
@@ -88,6 +107,8 @@ class ServiceStatus(msgspec.Struct):
     tables: TablesStatus
     broker: str
     broker_error: str
+    unanswered: dict[str, str]
+    relay: list[str]
     outbox: OutboxStatus
     workers: list[str]
     gone: list[str]
@@ -115,6 +136,8 @@ def status(
         except EnsueError as error:
             complain(str(error))
             failed = True
+        else:
+            failed = failed or bool(found[-1].unanswered)
     if json:
         print_json({"services": found})
     else:
@@ -125,48 +148,69 @@ def status(
 
 
 async def _look(service: Service) -> ServiceStatus:
-    async with opened(service, broker=True) as access:
-        return await service_status(access)
+    async with opened(service, broker=True, answer_s=ANSWER_S) as access:
+        return await service_status(access, ANSWER_S)
 
 
-async def service_status(access: Opened) -> ServiceStatus:
-    """Gather everything about one service. A log that does not answer is named, and its numbers are left out."""
-    store, books, broker, error = access.store, access.books, access.broker, masked(access.broker_error)
-    table, numbers = await books.leases(), await books.numbers()
-    checkpoints = await books.checkpoints()
-    heads = await store.outbox_heads()
-    head, sent = max(heads.values(), default=0), await books.relay_position()
-    letters = await books.letter_counts()
-    topics: dict[str, int] = {}
-    if broker is not None:
+class _Asked:
+    """Each part of the answer for itself: one that fails, or takes too long, leaves the others as they are."""
+
+    def __init__(self, answer_s: float) -> None:
+        self._answer_s = answer_s
+        self.unanswered: dict[str, str] = {}
+
+    async def __call__(self, part: str, asked: Awaitable[T], otherwise: T) -> T:
         try:
-            topics = dict(await broker.topics())
-        except BrokerUnavailable as problem:
-            broker, error = None, masked(str(problem))
+            async with asyncio.timeout(self._answer_s):
+                return await asked
+        except TimeoutError:
+            self.unanswered[part] = f"no answer within {self._answer_s:g} s"
+        except EnsueError as error:
+            self.unanswered[part] = masked(str(error))
+        return otherwise
+
+
+async def service_status(access: Opened, answer_s: float = ANSWER_S) -> ServiceStatus:
+    """Gather everything about one service. What does not answer within answer_s is named, and its numbers left out."""
+    store, books = access.store, access.books
+    ask, ask_log = _Asked(answer_s), _Asked(answer_s)
+    warnings = asyncio.create_task(ask("warnings", store.warnings(), ()))
+    table, numbers, checkpoints, heads, sent, letters = await asyncio.gather(
+        ask("workers and leases", books.leases(), LeaseTable((), ())),
+        ask("tables", books.numbers(), Numbers()),
+        ask("partitions", books.checkpoints(), {}),
+        ask("outbox", store.outbox_heads(), {}),
+        ask("relay", books.relay_position(), 0),
+        ask("dead letters", books.letter_counts(), {}),
+    )
+    head = max(heads.values(), default=0)
+    topics = {*access.service.subscribed_topics, *(each.topic for each in checkpoints)}
+    ends = await ask_log("log", _ends(access, topics), {})
+    counts = Counter(topic for topic, _ in ends)
     for topic in access.service.subscribed_topics:
-        for number in range(topics.get(topic, access.settings.partitions)):
+        for number in range(counts[topic] or access.settings.partitions):
             checkpoints.setdefault(Partition(access.service.name, topic, number), Checkpoint())
-    partitions: list[PartitionStatus] = []
-    for partition, checkpoint in sorted(checkpoints.items()):
-        known = broker if partition.number < topics.get(partition.topic, 0) else None
-        end = None if known is None else (await known.bounds(partition.topic, partition.number)).last
-        partitions.append(
-            PartitionStatus(
-                topic=partition.topic,
-                partition=partition.number,
-                offset=checkpoint.offset,
-                log_end=end,
-                lag=None if known is None else await _lag(known, access, partition, checkpoint),
-                worker=_holder(table, f"{partition.topic}/{partition.number}"),
-                watermarks=dict(sorted(checkpoint.watermarks.items())),
-                gaps=[gap for _, gap in sorted(checkpoint.gaps.items())],
-                dead_letters={
-                    state.value: count for (where, state), count in sorted(letters.items()) if where == partition
-                },
-                counters=checkpoint.counters,
-            )
+    lags = await ask_log("log", _lags(access, checkpoints, ends), {})
+    error = masked(access.broker_error) or ask_log.unanswered.get("log", "")
+    partitions = [
+        PartitionStatus(
+            topic=partition.topic,
+            partition=partition.number,
+            offset=checkpoint.offset,
+            log_end=ends.get((partition.topic, partition.number)),
+            lag=lags.get(partition),
+            worker=_holder(table, f"{partition.topic}/{partition.number}"),
+            watermarks=dict(sorted(checkpoint.watermarks.items())),
+            gaps=[gap for _, gap in sorted(checkpoint.gaps.items())],
+            dead_letters={
+                state.value: count for (where, state), count in sorted(letters.items()) if where == partition
+            },
+            counters=checkpoint.counters,
         )
-    lags = [each.lag for each in partitions]
+        for partition, checkpoint in sorted(checkpoints.items())
+    ]
+    found = [each.lag for each in partitions]
+    unknown = None in found or "partitions" in ask.unanswered
     return ServiceStatus(
         service=access.service.name,
         source=store.source,
@@ -175,6 +219,8 @@ async def service_status(access: Opened) -> ServiceStatus:
         tables=TablesStatus(numbers.schema, numbers.readable_by),
         broker=access.broker_url,
         broker_error=error,
+        unanswered=ask.unanswered,
+        relay=_relay_reasons(table, unsent=head > sent),
         outbox=OutboxStatus(head, sent, max(head - sent, 0)),
         workers=list(table.workers),
         gone=sorted(filter(is_gone, {*table.workers, *(each.owner for each in table.leases)})),
@@ -183,11 +229,42 @@ async def service_status(access: Opened) -> ServiceStatus:
         stranger=table.stranger,
         suspects=[each for each in table.suspects if each != RELAY],
         partitions=partitions,
-        lag=None if None in lags else sum(each for each in lags if each is not None),
+        lag=None if unknown else sum(each for each in found if each is not None),
         dead_letters=_summed([each.dead_letters for each in partitions]),
         counters=Counters(**_summed([msgspec.structs.asdict(each.counters) for each in partitions])),
-        warnings=list(await store.warnings()),
+        warnings=list(await warnings),
     )
+
+
+def _relay_reasons(table: LeaseTable, *, unsent: bool) -> list[str]:
+    """Why nothing is sent, or not everything, as the workers tell it; and that none of them is to send."""
+    told = [f"{name}: {reason}" for name, each in sorted(table.told.items()) for reason in each.relay]
+    if unsent and _holder(table, RELAY) is None:
+        none = "no worker lives" if not table.workers else "no worker has taken the relay's lease"
+        told.append(f"{none}, so nothing is sent")
+    return told
+
+
+async def _ends(access: Opened, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    """The end of each partition of these topics; empty without a log to ask."""
+    broker = access.broker
+    if broker is None:
+        return {}
+    there = await broker.topics()
+    places = [(topic, number) for topic in topics for number in range(there.get(topic, 0))]
+    bounds = await asyncio.gather(*(broker.bounds(*place) for place in places))
+    return {place: each.last for place, each in zip(places, bounds, strict=True)}
+
+
+async def _lags(
+    access: Opened, checkpoints: Mapping[Partition, Checkpoint], ends: Mapping[tuple[str, int], int]
+) -> dict[Partition, int]:
+    broker = access.broker
+    if broker is None:
+        return {}
+    known = {each: at for each, at in checkpoints.items() if (each.topic, each.number) in ends}
+    lags = await asyncio.gather(*(_lag(broker, access, each, at) for each, at in known.items()))
+    return dict(zip(known, lags, strict=True))
 
 
 async def _lag(broker: Broker, access: Opened, partition: Partition, checkpoint: Checkpoint) -> int:
@@ -227,8 +304,12 @@ def _show(status: ServiceStatus) -> None:
     say(f"{status.service}: source {status.source}, database {status.database}, broker {status.broker}")
     if status.broker_error:
         say(f"  the log cannot be asked: {status.broker_error}")
+    for part, reason in status.unanswered.items():
+        say(f"  unknown  {part}: {reason}")
     outbox = status.outbox
     say(f"  outbox   written to position {outbox.head}, sent to {outbox.sent}, {outbox.unsent} unsent; relay: {relay}")
+    for reason in status.relay:
+        say(f"  unsent   {reason}")
     say(f"  tables   schema {status.tables.schema}, for processes of schema {status.tables.readable_by} or later")
     workers = ", ".join(_marked(each, status) for each in status.workers)
     say(f"  workers  {workers or 'none: nothing is sent or handled'}")

@@ -377,9 +377,11 @@ class Workers(_Base):
         cleared: Sequence[str] = (),
         busy: tuple[float, str] | None = None,
         log: str = "",
+        relay: Sequence[str] = (),
     ) -> LeaseTable:
-        """See `Held.beat`. Of two workers that acquire one lease at once, exactly one gets it. log: its log's name."""
-        told = Told(self.schema.number, log)
+        """See `Held.beat`. Of two workers that acquire one lease at once, exactly one gets it. log: its log's name.
+        relay: why its relay does not send."""
+        told = Told(self.schema.number, log, tuple(relay))
         return await self._change_leases(
             lambda held, now: held.beat(
                 worker, now, ttl_s, acquire, release, handles, cleared=cleared, busy=busy, told=told

@@ -30,6 +30,8 @@ class Loop:
         self._context = context
         self._stop = Stop()
         self.troubled_since: float | None = None
+        #: The last error since then, in words.
+        self.trouble = ""
 
     async def run(self) -> None:
         """Go on until `stop`. Errors of database and broker are waited out."""
@@ -42,7 +44,7 @@ class Loop:
                     while not self._stop.asked:
                         await self._turn()
                         pause = _PAUSE_FIRST_S
-                        self.troubled_since = None
+                        self.troubled_since, self.trouble = None, ""
                 except self.at_once as error:
                     self.log.info("%s: %s; beginning anew", self.name, error)
                     if pause > _PAUSE_FIRST_S:
@@ -51,14 +53,14 @@ class Loop:
                 except StoreRestored:
                     raise
                 except RetryableError as error:
-                    self._trouble()
+                    self._troubled(error)
                     self.log.warning("%s: %s; again in %.2f s", self.name, error, pause)
                     await self._pause(pause)
                     pause = min(pause * 2, _PAUSE_MAX_S)
                 except BaseException as error:
                     if ends_loop(error):
                         raise
-                    self._trouble()
+                    self._troubled(error)
                     # A defect of ours or of an adapter: stay visible and alive, since the other loops may be well.
                     self.log.exception("%s: unexpected; again in %.2f s", self.name, pause)
                     await self._pause(pause)
@@ -67,7 +69,8 @@ class Loop:
             await self._let_go()
         await self._end()
 
-    def _trouble(self) -> None:
+    def _troubled(self, error: BaseException) -> None:
+        self.trouble = str(error) or type(error).__name__
         if self.troubled_since is None:
             self.troubled_since = self._context.clock.monotonic()
 

@@ -36,6 +36,8 @@ _GIVE_UP_S = 2.0
 _TROUBLE_LEASES, _REST_LEASES = 3, 10
 #: How long a worker whose log is another one than that of the others tries to come in, in lives of a lease.
 _JOIN_LEASES = 2
+#: Of each reason why nothing is sent, with every heartbeat.
+_TOLD_CHARS = 300
 
 
 class Worker:
@@ -275,8 +277,17 @@ class Worker:
     ) -> LeaseTable:
         ttl_s = self._context.config.lease_ttl_s
         return await self._context.books.heartbeat(
-            self.name, ttl_s, acquire, release, self._handles, cleared=cleared, busy=busy, log=self.same_log.name
-        )
+            self.name, ttl_s, acquire, release, self._handles, cleared=cleared, busy=busy, log=self.same_log.name,
+            relay=[each[:_TOLD_CHARS] for each in self.relay_reasons],
+        )  # fmt: skip
+
+    @property
+    def relay_reasons(self) -> list[str]:
+        """Why this worker's relay sends nothing, or not everything; empty: it does, or is another worker's."""
+        failed, relay = self.failed, self.loops.relay
+        if failed is not None:
+            return [str(failed)]
+        return [] if relay is None else [*([relay.trouble] if relay.trouble else []), *relay.held]
 
     async def _without_dead(self, table: LeaseTable) -> LeaseTable:
         """Bury killed processes of this machine, whose leases nobody will renew; return what is left."""
