@@ -144,11 +144,12 @@ class Wish(NamedTuple):
 
 
 def fair_share(names: Sequence[str], table: LeaseTable, worker: str) -> Wish:
-    """Return this worker's wish so that living workers end with equal shares of `names` (they differ by one at most).
+    """Return this worker's wish so that living workers end with equal shares of `names`, and of each topic's (they
+    differ by one at most): a process with all partitions of the busiest topic would do the work alone.
 
     names: `<topic>/<number>` each. A topic of which another one handles all that a worker does, and more, is left to
     that other one: of two versions of a service the newer must not find that the older has passed something over.
-    A worker with too many gives up its last ones; one with too few wants what nobody living holds.
+    Who has too many of a topic gives up its last ones; who has too few wants what nobody living holds.
 
     >>> from ensue.message import Lease
     >>> fair_share(["a", "b"], LeaseTable(("w",), ()), "w")
@@ -184,17 +185,49 @@ def _share_of(names: Sequence[str], workers: Sequence[str], table: LeaseTable, w
     if worker not in workers:
         return Wish((), tuple(lease.name for lease in table.leases if lease.owner == worker and lease.name in names))
     holder = {lease.name: lease.owner for lease in table.leases}
-    mine = [name for name in names if holder.get(name) == worker]
-    base, extra = divmod(len(names), len(workers))
-    # The extra ones go to whoever holds more already, so that nothing moves for the sake of evenness.
-    held = {each: sum(holder.get(name) == each for name in names) for each in workers}
-    richest = sorted(workers, key=lambda each: (-held[each], each))
-    quota = base + (worker in richest[:extra])
-    release = tuple(mine[quota:])
-    free = [name for name in names if holder.get(name) not in workers]
-    start = workers.index(worker) * len(free) // len(workers)  # begin at different places: fewer races
-    acquire = tuple((free[start:] + free[:start])[: max(quota - len(mine), 0)])
-    return Wish(acquire, release)
+    topics = _by_topic(names)
+    held = {
+        topic: {each: sum(holder.get(name) == each for name in of_topic) for each in workers}
+        for topic, of_topic in topics.items()
+    }
+    if _is_fair(held, names, workers):
+        return Wish((), ())
+    acquire: list[str] = []
+    release: list[str] = []
+    for topic, quota in _quotas(held, topics, workers, worker).items():
+        mine = [name for name in topics[topic] if holder.get(name) == worker]
+        release += mine[quota:]
+        free = [name for name in topics[topic] if holder.get(name) not in workers]
+        start = workers.index(worker) * len(free) // len(workers)  # begin at different places: fewer races
+        acquire += (free[start:] + free[:start])[: max(quota - len(mine), 0)]
+    return Wish(tuple(acquire), tuple(release))
+
+
+def _is_fair(held: Mapping[str, Mapping[str, int]], names: Sequence[str], workers: Sequence[str]) -> bool:
+    """Whether nothing is free, and shares are equal already: then nothing moves for the sake of another order."""
+    sums = {each: sum(of_topic[each] for of_topic in held.values()) for each in workers}
+    return sum(sums.values()) == len(names) and all(
+        max(shares.values()) - min(shares.values()) <= 1 for shares in (sums, *held.values())
+    )
+
+
+def _quotas(
+    held: Mapping[str, Mapping[str, int]], topics: Mapping[str, Sequence[str]], workers: Sequence[str], worker: str
+) -> dict[str, int]:
+    """By topic, how many are this worker's.
+
+    What a topic has beyond equal shares goes to those who got least of that from the topics before, and of these to
+    those who hold most of it already: so the sums differ by one at most as well, and little moves.
+    """
+    extras = dict.fromkeys(workers, 0)
+    found: dict[str, int] = {}
+    for topic in sorted(topics):
+        base, extra = divmod(len(topics[topic]), len(workers))
+        first = [name for _, _, name in sorted((extras[name], -held[topic][name], name) for name in workers)][:extra]
+        for each in first:
+            extras[each] += 1
+        found[topic] = base + (worker in first)
+    return found
 
 
 #: After a lease's end; and the shortest pause between two heartbeats.

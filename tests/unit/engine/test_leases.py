@@ -130,6 +130,46 @@ def test_a_worker_never_wants_what_a_living_one_holds_nor_gives_up_and_takes_at_
         assert not (wish.acquire and wish.release)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.integers(1, 5),
+    st.lists(st.integers(0, 6), min_size=45, max_size=45),
+    st.integers(0, 2**32),
+)
+def test_each_topic_is_spread_and_the_sums_are_equal_too(
+    sizes: list[int], workers: int, owned: list[int], seed: int
+) -> None:
+    names = [f"topic-{topic}/{number}" for topic, size in enumerate(sizes) for number in range(size)]
+    alive, random = [f"worker-{number}" for number in range(workers)], Random(seed)
+    owners = {name: f"worker-{owner}" for name, owner in zip(names, owned, strict=False) if owner < workers}
+    house = House(names, owners)
+
+    def settle(rounds: int) -> None:
+        for _ in range(rounds):
+            for worker in random.sample(alive, len(alive)):
+                house.beat(worker)
+
+    def shares(start: str) -> list[int]:
+        held = [(name, owner) for name, owner in house.owners.items() if name.startswith(start)]
+        return [sum(owner == worker for _, owner in held) for worker in alive]
+
+    settle(12)
+    assert set(house.owners) == set(names)
+    for start in ("topic-", *(f"topic-{topic}/" for topic in range(len(sizes)))):
+        assert max(shares(start)) - min(shares(start)) <= 1, start
+    settled, moves = dict(house.owners), house.moves
+    settle(3)
+    assert (house.owners, house.moves) == (settled, moves)
+
+
+def test_two_topics_of_two_partitions_are_shared_by_two_workers_each_a_half_of_both() -> None:
+    names = ["busy/0", "busy/1", "idle/0", "idle/1"]
+    leases = tuple(Lease(name, "a" if name.startswith("busy") else "b", 1.0) for name in names)
+    assert fair_share(names, LeaseTable(("a", "b"), leases), "a") == ((), ("busy/1",))
+    assert fair_share(names, LeaseTable(("a", "b"), leases), "b") == ((), ("idle/1",))
+
+
 def test_the_next_heartbeat_comes_when_a_lease_of_another_ends_if_that_is_sooner() -> None:
     mine, soon, late = Lease("a", "me", 0.1), Lease("b", "other", 0.4), Lease("c", "third", 2.5)
     assert until_next(LeaseTable(("me",), (mine,)), "me", 1.0) == 1.0
