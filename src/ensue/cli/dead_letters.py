@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from ensue.cli.loading import load_service, opened
-from ensue.cli.output import confirm, print_json, print_table, read_json, say, shown_data, when
+from ensue.cli.output import confirm, print_json, print_lines, print_table, read_json, say, shown_data, when
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
-from ensue.engine.decisions import found_letter
+from ensue.engine.decisions import Decided, found_letter
 from ensue.engine.worker import is_gone
-from ensue.errors import BadMessage, UsageError
+from ensue.errors import BadMessage, CheckpointConflict, UsageError
 from ensue.message import DeadLetter, DeadLetterState
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
@@ -24,6 +27,11 @@ _JSON = typer.Option("--json", help="For a machine")
 #: What holds something back. A record of what was discarded is shown only when asked for.
 _DONE_WITH = (DeadLetterState.DISCARDED, DeadLetterState.REFUSED)
 _HOLDING = tuple(state for state in DeadLetterState if state not in _DONE_WITH)
+
+#: More letters than these are listed a line each, as they are read.
+_TABLE_MAX = 200
+#: Deleted in one transaction.
+_PURGED_AT_ONCE = 500
 
 
 @app.command("list")
@@ -37,23 +45,44 @@ def list_(
     states = tuple(state) if state else _HOLDING
     definition = load_service(service)
 
-    async def look() -> tuple[list[DeadLetter], int]:
+    async def look() -> None:
         async with opened(definition) as access:
             totals = await access.books.letter_totals()
             there = sum(count for state, count in totals.items() if state in states)
-            return await access.books.letters(None, states, limit), there
+            async with aclosing(access.books.letters_by_time(states)) as letters:
+                await _print(letters, limit, there, json=json)
 
-    letters, there = asyncio.run(look())
+    asyncio.run(look())
+
+
+async def _print(letters: AsyncIterator[DeadLetter], limit: int, there: int, *, json: bool) -> None:
+    """What is long is written as it is read, a line a letter: nothing of it is kept, and no column waits for all."""
+    seen = 0
+    rows: list[tuple[object, ...]] = []
     if json:
-        print_json({"letters": [_summary(each) for each in letters], "total": there})
+        print('{"letters": [')
+    async for each in letters:
+        seen += 1
+        if json:
+            print((", " if seen > 1 else "  ") + msgspec.json.encode(_summary(each)).decode())
+        else:
+            rows.append(_row(each))
+        if len(rows) > _TABLE_MAX:
+            print_lines(rows)
+            rows.clear()
+        if seen == limit:
+            break
+    if json:
+        print(f'], "total": {there}}}')
         return
-    if not letters:
+    if not seen:
         say("no dead letters")
-        return
-    columns = ("id", "state", "partition", "key", "type", "attempts#", "set aside", "error")
-    print_table("", columns, [_row(each) for each in letters])
-    if there > len(letters):
-        say(f"{there - len(letters)} more: --limit {there}")
+    elif seen > _TABLE_MAX:
+        print_lines(rows)
+    else:
+        print_table("", ("id", "state", "partition", "key", "type", "attempts#", "set aside", "error"), rows)
+    if there > seen:
+        say(f"{there - seen} more: --limit {there}")
 
 
 @app.command()
@@ -100,7 +129,10 @@ def retry(
     letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every letter that is dead")] = False,
 ) -> None:
-    """Let letters be tried again, with all their attempts; what waits behind them follows in order."""
+    """Let letters be tried again, with all their attempts; what waits behind them follows in order.
+
+    With --all, what somebody else decides meanwhile is passed over.
+    """
     _decide(service, letters or [], all_, DeadLetterState.RELEASED, yes=True)
 
 
@@ -125,37 +157,89 @@ def _decide(service: str, ids: list[str], all_: bool, state: DeadLetterState, *,
     async def decide() -> None:
         async with opened(definition) as access:
             books = access.books
-            letters = [await _get(books, each) for each in ids] if ids else await _all_dead(books)
+            letters = [await _get(books, each) for each in ids]
             garbage = [each for each in letters if releasing and _is_garbage(each)]
-            if garbage and ids:
+            if garbage:
                 raise UsageError(
                     f"dead letter {garbage[0].id} is no message ({garbage[0].error}): no handler can take it, so "
                     f"trying again cannot help. Give it up: ensue dead-letters discard {service} {garbage[0].id}"
                 )
-            decided = [each for each in letters if not (releasing and _is_garbage(each))]
-            if decided and not releasing:
-                some = ", ".join(each.id for each in decided[:10]) + (", ..." if len(decided) > 10 else "")
-                confirm(f"Give up {len(decided)} message(s) for good ({some})?", yes)
-            for each in decided:
-                await books.decide(each.id, state)
-                say(f"dead letter {each.id}, key {each.key}: {state.value}")
-            if garbage:
-                say(f"{len(garbage)} left as they are: no messages, they can only be discarded")
-            if not letters:
-                say("no dead letters")
+            there = len(ids) or (await books.letter_totals()).get(DeadLetterState.DEAD, 0)
+            if there and not releasing:
+                some = f" ({', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''})" if ids else ""
+                confirm(f"Give up {there} message(s) for good{some}?", yes)
+            if ids:
+                for each in letters:
+                    await books.decide(each.id, state)
+                    say(f"dead letter {each.id}, key {each.key}: {state.value}")
+                decided = len(ids)
+            else:
+                decided = await _decide_all(books, state)
             if decided and all(map(is_gone, (await books.leases()).workers)):
                 say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
 
     asyncio.run(decide())
 
 
+async def _decide_all(books: Books, state: DeadLetterState) -> int:
+    """Decide on every letter that is dead, and return how many that were; others may do the same meanwhile."""
+    decided = passed = garbage = 0
+    async with aclosing(books.letters_by_time([DeadLetterState.DEAD])) as letters:
+        async for each in letters:
+            if state is DeadLetterState.RELEASED and _is_garbage(each):
+                garbage += 1
+                continue
+            try:
+                await books.decide(each.id, state)
+            except (CheckpointConflict, Decided):
+                passed += 1
+            else:
+                decided += 1
+                say(f"dead letter {each.id}, key {each.key}: {state.value}")
+    if garbage:
+        say(f"{garbage} left as they are: no messages, they can only be discarded")
+    if passed:
+        say(f"{passed} passed over: somebody else has decided them meanwhile; {decided} {state.value} here")
+    if not decided + passed + garbage:
+        say("no dead letters")
+    return decided
+
+
+@app.command()
+def purge(
+    service: Annotated[str, _TARGET],
+    older: Annotated[str, typer.Option(metavar="AGE", help="Set aside longer ago than this: 30d, 12h; 0d for all")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Delete discarded letters with their data, for good. Every other letter stays: it may still take effect."""
+    definition = load_service(service)
+    age_s = _age_s(older)
+
+    async def delete() -> int:
+        async with opened(definition) as access:
+            confirm(f"Delete the discarded letters of {definition.name} that are older than {older}?", yes)
+            before_s = await access.store.now() - age_s
+            deleted = 0
+            while count := await access.books.prune_letters(before_s, _PURGED_AT_ONCE):
+                deleted += count
+            return deleted
+
+    say(f"{asyncio.run(delete())} deleted")
+
+
+def _age_s(text: str) -> float:
+    """
+    >>> _age_s("30d"), _age_s("12h")
+    (2592000.0, 43200.0)
+    """
+    found = re.fullmatch(r"(\d+)([dh])", text)
+    if found is None:
+        raise UsageError(f"--older {text!r}: expected a number of days or hours, such as 30d or 12h", found=text)
+    return float(found[1]) * {"d": 86_400, "h": 3600}[found[2]]
+
+
 async def _get(books: Books, letter_id: str) -> DeadLetter:
     return found_letter(letter_id, await books.letter(letter_id))
-
-
-async def _all_dead(books: Books) -> list[DeadLetter]:
-    dead = (await books.letter_totals()).get(DeadLetterState.DEAD, 0)
-    return await books.letters(None, (DeadLetterState.DEAD,), dead)
 
 
 async def _behind(books: Books, letter: DeadLetter) -> list[str]:

@@ -56,6 +56,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     console().print(table)
 
 
+def print_lines(rows: Iterable[Sequence[object]]) -> None:
+    """As many as there are, without columns."""
+    for row in rows:
+        print("  ".join(plain(str(each)).replace("\n", "\\n") for each in row))
+
+
 def when(seconds: float) -> str:
     """UTC of seconds since the epoch, as the log of a server has it; 0: none.
 

@@ -8,8 +8,9 @@ holds on every store. See docs/adr/0028.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -101,6 +102,15 @@ class _Base:
                 return
             after = [rows[-1][at] for at in columns]
             left = None if left is None else left - page
+
+    async def _prune(self, table: Table, before_s: float, limit: int, lookup: Lookup, equal: Sequence[Any] = ()) -> int:
+        at = table.columns.index(lookup.order[0])
+        rows = await self._store.rows().find(table, lookup, equal, limit=limit)
+        old = [row[0] for row in rows if row[at] < before_s]
+        if old:
+            async with self._store.transaction(upkeep=True) as transaction:
+                await transaction.delete_rows(table, old)
+        return len(old)
 
     def _partition(self, place: str) -> Partition:
         topic, _, number = place.rpartition("/")
@@ -245,10 +255,44 @@ class Letters(Checkpoints):
             lookup = _BY_STATE if partition is None else _BY_PLACE
             found += [self._letter(row) async for row in self._all(LETTERS, lookup, equal, limit)]
         if partition is None:
-            found.sort(key=lambda letter: (letter.parked_at, letter.partition, letter.number))
+            found.sort(key=_time_of)
         else:
             found.sort(key=lambda letter: letter.number)
         return found[:limit]
+
+    async def letters_by_time(self, states: Sequence[DeadLetterState]) -> AsyncGenerator[DeadLetter, None]:
+        """Letters of all partitions in the order of setting aside, read in pages: there may be many."""
+        heads: list[tuple[tuple[float, Partition, int], int, DeadLetter]] = []
+        streams = [self._by_time(state) for state in states]
+        for at, stream in enumerate(streams):
+            async for each in stream:
+                heapq.heappush(heads, (_time_of(each), at, each))
+                break
+        while heads:
+            _, at, letter = heads[0]
+            yield letter
+            following = await anext(streams[at], None)
+            if following is None:
+                heapq.heappop(heads)
+            else:
+                heapq.heapreplace(heads, (_time_of(following), at, following))
+
+    async def _by_time(self, state: DeadLetterState) -> AsyncGenerator[DeadLetter, None]:
+        """The store orders those of one moment by their names, in which 10 comes before 2."""
+        moment: list[DeadLetter] = []
+        async for row in self._all(LETTERS, _BY_STATE, [state.value]):
+            letter = self._letter(row)
+            if moment and letter.parked_at != moment[0].parked_at:
+                for each in sorted(moment, key=_time_of):
+                    yield each
+                moment = []
+            moment.append(letter)
+        for each in sorted(moment, key=_time_of):
+            yield each
+
+    async def prune_letters(self, before_s: float, limit: int) -> int:
+        """Delete up to `limit` discarded letters that were set aside before `before_s`; return how many."""
+        return await self._prune(LETTERS, before_s, limit, _BY_STATE, [DeadLetterState.DISCARDED.value])
 
     async def letter(self, letter_id: str) -> DeadLetter | None:
         rows = await self._store.rows().get(LETTERS, [letter_id])
@@ -346,21 +390,11 @@ class Once(_Base):
 
     async def prune_claims(self, before_s: float, limit: int) -> int:
         """Forget up to `limit` claims made before `before_s` (epoch seconds); return how many."""
-        return await self._prune(CLAIMS, before_s, limit)
+        return await self._prune(CLAIMS, before_s, limit, CLAIMS.lookups[0])
 
     async def prune_answers(self, before_s: float, limit: int) -> int:
         """Forget up to `limit` answers kept before `before_s` (epoch seconds); return how many."""
-        return await self._prune(ANSWERS, before_s, min(limit, _ANSWERS_PAGE))
-
-    async def _prune(self, table: Table, before_s: float, limit: int) -> int:
-        [lookup] = table.lookups
-        at = table.columns.index(lookup.order[0])
-        rows = await self._store.rows().find(table, lookup, (), limit=limit)
-        old = [row[0] for row in rows if row[at] < before_s]
-        if old:
-            async with self._store.transaction(upkeep=True) as transaction:
-                await transaction.delete_rows(table, old)
-        return len(old)
+        return await self._prune(ANSWERS, before_s, min(limit, _ANSWERS_PAGE), ANSWERS.lookups[0])
 
 
 class Workers(_Base):
@@ -552,6 +586,10 @@ class Books(Letters, Once, Workers):
         source = self._store.source
         for name, value in await self._store.rows().get(RELAY, [source, _pruned(source), _waits(source)]):
             yield RELAY, (name, max(value, math.ceil(dropped_before * 1e6)) if name == _pruned(source) else value)
+
+
+def _time_of(letter: DeadLetter) -> tuple[float, Partition, int]:
+    return letter.parked_at, letter.partition, letter.number
 
 
 def _numbers(row: Row | None) -> Numbers:

@@ -9,10 +9,17 @@ _DECIDABLE = (DeadLetterState.DEAD, DeadLetterState.RETRYING)
 _DECISIONS = (DeadLetterState.RELEASED, DeadLetterState.DISCARDED)
 
 
+class Decided(UsageError):
+    """There is nothing to decide about the letter any more: somebody else has, or it took effect.
+
+    attributes: id, found.
+    """
+
+
 def found_letter(letter_id: str, letter: DeadLetter | None) -> DeadLetter:
     """Return the letter; raise UsageError if there is none of that id."""
     if letter is None:
-        raise UsageError(
+        raise Decided(
             f"there is no dead letter {letter_id}: it took effect, or its id is mistyped: expected "
             "<topic>/<partition>:<number>, as `ensue dead-letters list` shows it",
             id=letter_id,
@@ -26,7 +33,7 @@ def check_decision(letter_id: str, letter: DeadLetter | None, state: DeadLetterS
         raise UsageError(f"dead letter {letter_id}: {state} is no decision, expected released or discarded")
     letter = found_letter(letter_id, letter)
     if letter.state not in _DECIDABLE:
-        raise UsageError(
+        raise Decided(
             f"dead letter {letter_id} is {letter.state}: only one that is dead or retrying can be decided"
             + (" (decide on the first letter of its key)" if letter.state is DeadLetterState.WAITING else ""),
             id=letter_id,

@@ -11,7 +11,9 @@ from tests.unit.cli.harness import LEDGER, Ended, applied, books_of, entries, wo
 from tests.unit.cli.services import flag, ledger, till
 
 from ensue.adapters import make_broker
-from ensue.message import DeadLetterState, OutboxRecord
+from ensue.conformance.store_suite import letter
+from ensue.engine.books import Books
+from ensue.message import DeadLetterState, OutboxRecord, Partition
 
 
 async def _letters(*states: DeadLetterState) -> list[Any]:
@@ -160,3 +162,67 @@ def test_a_letter_that_is_not_there_is_an_error_that_says_where_to_look(ensue: C
         assert "ensue dead-letters list" in ended.err
     assert "say which" in ensue("dead-letters", "retry", LEDGER).err
     assert "say which" in ensue("dead-letters", "retry", LEDGER, "sales/0:1", "--all").err
+
+
+async def _set_aside(count: int, *states: DeadLetterState) -> None:
+    """Letters of one moment, in these states in turn."""
+    partition = Partition("ledger", "sales", 0)
+    async with books_of(ledger) as (store, books):
+        checkpoint = await books.checkpoint(partition)
+        async with store.transaction() as transaction:
+            letters = []
+            for at in range(count):
+                each = letter()
+                each.partition, each.state, each.parked_at = partition, states[at % len(states)], 1000.0
+                letters.append(each)
+            await books.add_letters(transaction, checkpoint, letters)
+            await books.save_checkpoint(transaction, partition, checkpoint)
+
+
+async def test_many_are_listed_in_order_a_line_each(ensue: Callable[..., Ended]) -> None:
+    await asyncio.to_thread(ensue, "db", "init", LEDGER)
+    await _set_aside(1201, DeadLetterState.DEAD, DeadLetterState.WAITING)
+    ended = await asyncio.to_thread(ensue, "dead-letters", "list", LEDGER, "--limit", 1200)
+    lines = ended.out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == [f"sales/0:{number}" for number in range(1, 1201)]
+    assert lines[-1] == "1 more: --limit 1201"
+    shown = (await asyncio.to_thread(ensue, "dead-letters", "list", LEDGER, "--limit", 1200, "--json")).json
+    assert [each["id"] for each in shown["letters"]] == [f"sales/0:{number}" for number in range(1, 1201)]
+    assert shown["total"] == 1201
+
+
+async def test_what_somebody_else_decides_meanwhile_is_passed_over(
+    ensue: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(ensue, "db", "init", LEDGER)
+    await _set_aside(3, DeadLetterState.DEAD)
+    decide = Books.decide
+
+    async def twice(books: Books, letter_id: str, state: DeadLetterState) -> Any:
+        """The second letter is decided in another shell right before, the third one takes effect."""
+        if letter_id != "sales/0:1":
+            await decide(books, letter_id, state)
+        if letter_id == "sales/0:3":
+            async with books_of(ledger) as (store, others), store.transaction() as transaction:
+                found = await others.letter(letter_id)
+                assert found is not None
+                await others.remove_letter(transaction, found)
+        return await decide(books, letter_id, state)
+
+    monkeypatch.setattr(Books, "decide", twice)
+    ended = await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, "--all")
+    assert ended.code == 0
+    assert "2 passed over: somebody else has decided them meanwhile; 1 released here" in ended.out
+
+
+async def test_discarded_letters_can_be_deleted_and_no_others(ensue: Callable[..., Ended]) -> None:
+    await asyncio.to_thread(ensue, "db", "init", LEDGER)
+    await _set_aside(1300, DeadLetterState.DISCARDED, DeadLetterState.DEAD)
+    refused = await asyncio.to_thread(ensue, "dead-letters", "purge", LEDGER, "--older", "soon", "--yes")
+    assert (refused.code, "such as 30d or 12h" in refused.err) == (1, True)
+    none = await asyncio.to_thread(ensue, "dead-letters", "purge", LEDGER, "--older", "99999d", "--yes")
+    assert none.out == "0 deleted\n"
+    ended = await asyncio.to_thread(ensue, "dead-letters", "purge", LEDGER, "--older", "30d", "--yes")
+    assert ended.out == "650 deleted\n"
+    async with books_of(ledger) as (_, books):
+        assert await books.letter_totals() == {DeadLetterState.DEAD: 650}
