@@ -18,36 +18,39 @@ from ensue.stores.postgres.refusal import sqlstate
 from ensue.stores.postgres.replication import ReplicationConnection
 from ensue.stores.postgres.tail_slot import SlotLost, failure
 
+_WHO_MAY = "host all postgres 127.0.0.1/32 trust\nhost all anna,nobody 127.0.0.1/32 scram-sha-256\n"
 SCHEMES = pytest.mark.parametrize("scheme", ["postgresql+asyncpg", "postgresql+psycopg"])
 
 
 @pytest.fixture(scope="module")
 def german() -> Iterator[PostgresServer]:
-    """It takes TLS alone, and a password of everybody but `postgres`."""
+    """It knows anna and nobody by their passwords, and lets no others in."""
     settings = {"max_slot_wal_keep_size": "1MB", "max_wal_size": "32MB"}
-    for server in started(PostgresServer, tls=True, language="de", settings=settings):
+    for server in started(PostgresServer, language="de", settings=settings):
         server.psql("postgres", "CREATE ROLE anna LOGIN PASSWORD 'right'")
+        (server.data / "pg_hba.conf").write_text(_WHO_MAY)
+        server.psql("postgres", "SELECT pg_reload_conf()")
         yield server
 
 
-def address(server: PostgresServer, user: str, database: str = "postgres", options: str = "sslmode=require") -> str:
+def address(server: PostgresServer, user: str, database: str = "postgres", options: str = "") -> str:
     return f"postgresql://{user}@127.0.0.1:{server.port}/{database}?{options}"
 
 
 @SCHEMES
 @pytest.mark.parametrize(
-    ("user", "database", "options", "code"),
+    ("user", "database", "code"),
     [
-        ("postgres", "nowhere", "sslmode=require", "3D000"),
-        ("anna:wrong", "postgres", "sslmode=require", "28P01"),
-        ("nobody:s3cret", "postgres", "sslmode=require", "28P01"),
-        ("anna:right", "postgres", "sslmode=disable", "28000"),
+        ("postgres", "nowhere", "3D000"),
+        ("anna:wrong", "postgres", "28P01"),
+        ("nobody:s3cret", "postgres", "28P01"),
+        ("bert:right", "postgres", "28000"),
     ],
 )
 async def test_a_refusal_in_another_language_is_the_operators(
-    german: PostgresServer, scheme: str, user: str, database: str, options: str, code: str
+    german: PostgresServer, scheme: str, user: str, database: str, code: str
 ) -> None:
-    url = address(german, user, database, options).replace("postgresql", scheme, 1)
+    url = address(german, user, database).replace("postgresql", scheme, 1)
     with pytest.raises(UsageError, match=code) as caught:
         await PostgresStore(url, SERVICE).open()
     assert "FATAL" in str(caught.value) or scheme.endswith("asyncpg")
@@ -99,7 +102,7 @@ async def test_a_slot_that_was_invalidated_or_dropped_is_lost(german: PostgresSe
 
 async def test_a_tail_whose_slot_is_dropped_makes_it_anew(german: PostgresServer) -> None:
     german.psql("postgres", "CREATE DATABASE orders")
-    async with opened(address(german, "postgres", "orders", "sslmode=require&outbox=wal")) as store:
+    async with opened(address(german, "postgres", "orders", "outbox=wal")) as store:
         await publish(store, "1")
         assert texts(await follow(store, 1)) == ["1"]
         drop_slot(german, "orders")
