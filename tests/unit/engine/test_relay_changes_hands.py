@@ -66,5 +66,7 @@ async def test_a_relay_without_a_way_is_left_to_a_process_that_has_one(tmp_path:
                 while not first.worker._relays_nothing():  # noqa: ASYNC110  # it fails untold
                     await asyncio.sleep(0.01)
             await first.worker._beat()
-            [lease] = (await first.context.books.leases()).leases
+            table = await first.context.books.leases()
+            assert table.told[first.worker.name].relay == ("no way to the broker from here",)
+            [lease] = table.leases
             assert (lease.name, lease.owner) == (RELAY, first.worker.name)
