@@ -59,7 +59,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 def print_lines(rows: Iterable[Sequence[object]]) -> None:
     """As many as there are, without columns."""
     for row in rows:
-        print("  ".join(plain(str(each)).replace("\n", "\\n") for each in row))
+        print("  ".join(plain(str(each)) for each in row))
 
 
 def when(seconds: float) -> str:
