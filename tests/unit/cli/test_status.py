@@ -16,8 +16,8 @@ from ensue.cli import status as status_command
 from ensue.cli.loading import opened
 from ensue.cli.status import service_status
 from ensue.codec import encode_envelope
-from ensue.engine.sealing import SealedBroker
 from ensue.engine.books import Books
+from ensue.engine.sealing import SealedBroker
 from ensue.engine.worker import worker_name
 from ensue.errors import BrokerUnavailable, StoreUnavailable
 from ensue.message import TICK, Envelope, OutboxRecord
