@@ -34,6 +34,7 @@ class Service(ServiceDefinition):
     name: lower-case letters, digits, - and _. publishes: events it may publish; leave it out and it may publish any
     (then `ensue topology` cannot show them). repositories: how entities that are dataclasses are stored.
     tables: SQLAlchemy metadata whose missing tables are created at start (for development; use migrations later).
+    prunes: topics that this service reads and nobody who uses Ensue publishes: it takes old records out of them.
     lanes: how many transactions of handlers may be open at once in one process. With one they never race with each
     other; more are for handlers that wait for something else, another service say, and partitions are shared out.
     handler_limit_s: how long one call of a handler may take, else as EngineConfig says; 0: any time.
@@ -49,6 +50,7 @@ class Service(ServiceDefinition):
         publishes: Iterable[type] | None = None,
         repositories: Iterable[TableRepository[Any]] = (),
         retry: Retry | None = None,
+        prunes: Iterable[str] = (),
         lanes: int = 1,
         handler_limit_s: float | None = None,
         tables: MetaData | None = None,
@@ -64,6 +66,7 @@ class Service(ServiceDefinition):
             publishes=publishes,
             repositories=repositories,
             retry=retry,
+            prunes=prunes,
             lanes=lanes,
             handler_limit_s=handler_limit_s,
         )

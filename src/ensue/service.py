@@ -36,6 +36,7 @@ class ServiceDefinition:
         publishes: Iterable[type] | None = None,
         repositories: Iterable[TableRepository[Any]] = (),
         retry: Retry | None = None,
+        prunes: Iterable[str] = (),
         lanes: int = 1,
         handler_limit_s: float | None = None,
     ) -> None:
@@ -48,6 +49,9 @@ class ServiceDefinition:
         self.publishes: tuple[type, ...] | None = None if publishes is None else tuple(publishes)
         for cls in self.publishes or ():
             event_type(cls)
+        if isinstance(prunes, str):
+            raise UsageError(f"service {name}: prunes={prunes!r} is no list; write prunes=[{prunes!r}]")
+        self.prunes = frozenset(prunes)
         self.retry = retry
         if not 1 <= lanes <= 64:
             raise UsageError(f"service {name}: lanes={lanes}, expected 1 to 64")

@@ -28,6 +28,13 @@ def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> Non
             f"service {name} publishes {events}, and its database is a store for views, which has no outbox: "
             f"give {name} another one (e.g. postgresql://), or move what publishes into a service of its own"
         )
+    for topic in sorted(definition.prunes):
+        if topic not in definition.subscribed_topics:
+            raise UsageError(
+                f"service {name} prunes the topic {topic!r}, which none of its handlers reads (they read "
+                f"{', '.join(definition.subscribed_topics) or 'nothing'}): a topic is pruned by whoever publishes to "
+                "it or, where only other applications do, by one who reads it"
+            )
     for handlers in definition.handlers.values():
         for handler in handlers:
             where = f"service {name}, handler {handler.name} of {handler.event.type}"

@@ -13,7 +13,8 @@ from ensue import Event, Service
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.engine.clock import SystemClock
 from ensue.engine.gauges import READ_AGE, Values, measure
-from ensue.engine.retention import Retention
+from ensue.engine.retention import Retention, prune_once
+from ensue.errors import UsageError
 from ensue.message import GapState
 from ensue.retry import Retry
 from ensue.stores.sqlite import SqliteStore
@@ -210,3 +211,33 @@ async def test_a_subscriber_that_reads_what_is_about_to_leave_the_log_says_so(
         assert ages == dict.fromkeys(ages, 0.0)
         assert ages
     assert of.applied == list("abcde")
+
+
+async def test_a_topic_of_other_applications_is_pruned_by_the_reader_that_says_so(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path)
+    service = Service("work", publishes=[], prunes=["jobs"])
+    other = Service("idle", publishes=[])
+    for each in (service, other):
+
+        @each.on
+        async def handle(event: Did) -> None:
+            jobs.applied.append(event.who)
+
+    async with bench(tmp_path, service, other, broker=jobs.log()) as world:
+        sender = Sender(world.broker, "their/application")
+        for name in "abc":
+            await world.broker.append("jobs", 0, sender.source, [sender.foreign(Did(who=name), name)])
+        await until(lambda: len(jobs.applied) == 6, world)
+        later = time.time() + 2 * WEEK_S
+        await prune_once(world.runtimes["idle"].context, later)
+        assert (await world.broker.bounds("jobs", 0)).first == 1
+        await prune_once(world.runtimes["work"].context, later)
+        assert (await world.broker.bounds("jobs", 0)).first == 4
+
+
+async def test_a_service_that_prunes_what_it_does_not_read_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="prunes the topic 'jobs', which none of its handlers reads"):
+        async with bench(tmp_path, Service("work", publishes=[], prunes=["jobs"])):
+            pass
+    with pytest.raises(UsageError, match=r"write prunes=\['jobs'\]"):
+        Service("work", prunes="jobs")
