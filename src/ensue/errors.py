@@ -201,11 +201,12 @@ class EventTooLarge(UsageError):
 
 
 class RecordRefused(UsageError):
-    """A broker will not take this record however often it is sent. expected, found: in bytes."""
+    """A broker will not take a record however often it is sent, or not so many at once.
 
-    position: int
-    expected: int
-    found: int
+    position: the record's; None: it is one of those that were sent, or they are too much together.
+    """
+
+    position: int | None = None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -65,6 +65,25 @@ class OutboxRecord(msgspec.Struct, gc=False):
     """Position of the record before it, of the same source in the same partition; 0: it is the first there."""
 
 
+class HeldPartition(msgspec.Struct, frozen=True):
+    """A partition that waits, in the outbox, behind a record which the broker does not take."""
+
+    topic: str
+    partition: int
+    position: int
+    """Of that record."""
+    type: str
+    """Of its event."""
+    id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.topic}/{self.partition} is held at position {self.position}, {self.type} with id {self.id}: "
+            f"{self.reason}"
+        )
+
+
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One record as read from a log."""
 

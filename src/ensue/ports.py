@@ -143,8 +143,9 @@ class Broker(Protocol):
         """Append entries in order, all or a prefix; return the last offset. When it returns, they are in the log.
 
         On an error any prefix may have been appended: the caller sends again from the first one (the chain makes
-        duplicates harmless). Raises RecordRefused, where it knows, for one that it will not take however often it is
-        sent: its partition is held, others go on.
+        duplicates harmless). Raises RecordRefused for one that it will not take however often it is sent (too large, no
+        permission), or for too many at once: they are sent in smaller parts then, and at last the one is known. Its
+        partition is held, others go on.
         Offsets of one partition grow by at least 1 in append order and are never reused.
         """
 

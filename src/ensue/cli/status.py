@@ -26,6 +26,7 @@ from ensue.message import (
     Counters,
     Gap,
     Garbage,
+    HeldPartition,
     LeaseTable,
     Message,
     Partition,
@@ -42,11 +43,14 @@ T = TypeVar("T")
 
 
 class OutboxStatus(msgspec.Struct):
-    """head: last position written. sent: known to be in the log (stored now and then, so it may lag by a moment)."""
+    """head: last position written. sent: known to be in the log (stored now and then, so it may lag by a moment).
+    held: partitions that wait behind a record which the broker does not take; others may be sent further than `sent`.
+    """
 
     head: int
     sent: int
     unsent: int
+    held: list[HeldPartition]
 
 
 class PartitionStatus(msgspec.Struct):
@@ -183,6 +187,7 @@ async def service_status(access: Opened, answer_s: float = ANSWER_S) -> ServiceS
         ask("relay", books.relay_position(), 0),
         ask("dead letters", books.letter_counts(), {}),
     )
+    held = await ask("held partitions", books.held(), [])
     head = max(heads.values(), default=0)
     topics = {*access.service.subscribed_topics, *(each.topic for each in checkpoints)}
     ends = await ask_log("log", _ends(access, topics), {})
@@ -221,7 +226,7 @@ async def service_status(access: Opened, answer_s: float = ANSWER_S) -> ServiceS
         broker_error=error,
         unanswered=ask.unanswered,
         relay=_relay_reasons(table, unsent=head > sent),
-        outbox=OutboxStatus(head, sent, max(head - sent, 0)),
+        outbox=OutboxStatus(head, sent, max(head - sent, 0), held),
         workers=list(table.workers),
         gone=sorted(filter(is_gone, {*table.workers, *(each.owner for each in table.leases)})),
         leases=[LeaseStatus(each.name, each.owner, round(each.expires_in_s, 3)) for each in table.leases],
@@ -310,6 +315,8 @@ def _show(status: ServiceStatus) -> None:
     say(f"  outbox   written to position {outbox.head}, sent to {outbox.sent}, {outbox.unsent} unsent; relay: {relay}")
     for reason in status.relay:
         say(f"  unsent   {reason}")
+    for held in outbox.held:
+        say(f"  held     {held}")
     say(f"  tables   schema {status.tables.schema}, for processes of schema {status.tables.readable_by} or later")
     workers = ", ".join(_marked(each, status) for each in status.workers)
     say(f"  workers  {workers or 'none: nothing is sent or handled'}")

@@ -28,6 +28,7 @@ from ensue.message import (
     DeadLetter,
     DeadLetterState,
     Gap,
+    HeldPartition,
     LeaseTable,
     Missed,
     Partition,
@@ -42,6 +43,7 @@ _ONE_ROW = "leases"
 _NUMBERS = "schema"
 #: So many records that were not signed are kept of each partition.
 REFUSED_MAX = 100
+_HELD = "held"
 #: Rows read in one query, where there may be many.
 _PAGE = 500
 #: Answers hold whole bodies: fewer of them are looked at in one go.
@@ -66,6 +68,7 @@ _encode = msgspec.json.Encoder().encode
 _read_state = msgspec.json.Decoder(_State).decode
 _read_numbers = msgspec.json.Decoder(Numbers).decode
 _read_held = msgspec.json.Decoder(Held).decode
+_read_held_partitions = msgspec.json.Decoder(list[HeldPartition]).decode
 _read_attempt = msgspec.json.Decoder(Attempt).decode
 _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -459,7 +462,7 @@ class Workers(_Base):
             except RowConflict:
                 continue
 
-    async def _write(self, transaction: StepTransaction, name: str, found: Row | None, state: Held | Numbers) -> None:
+    async def _write(self, transaction: StepTransaction, name: str, found: Row | None, state: object) -> None:
         """Write a row of LEASES as it is to be after `found`. Raises RowConflict when it is not that any more."""
         revision = found[1] if found else 0
         row = (name, self._next(revision), _encode(state).decode())
@@ -516,6 +519,18 @@ class Workers(_Base):
     async def forget_attempt(self, partition: Partition) -> None:
         async with self._store.transaction(upkeep=True) as transaction:
             await transaction.delete_rows(LEASES, [partition.place])
+
+    async def tell_held(self, held: Sequence[HeldPartition]) -> None:
+        """Tell which partitions the relay holds, for whoever asks in another process."""
+        async with self._store.transaction(upkeep=True) as transaction:
+            rows = await transaction.load_rows(LEASES, [_HELD])
+            if rows or held:
+                await self._write(transaction, _HELD, rows[0] if rows else None, list(held))
+
+    async def held(self) -> list[HeldPartition]:
+        """Partitions that the relay holds, as it told last."""
+        rows = await self._store.rows().get(LEASES, [_HELD])
+        return _read_held_partitions(rows[0][2]) if rows else []
 
     async def relay_position(self) -> int:
         """Position through which everything of the store's source is known to be in the log. May lag: sending again is

@@ -28,6 +28,11 @@ class Metric(NamedTuple):
 OUTBOX_UNSENT = Metric(
     "ensue_outbox_unsent", "records", "Published and not known to be in the log; grows while the broker is down"
 )
+OUTBOX_HELD = Metric(
+    "ensue_outbox_held",
+    "partitions",
+    "Wait in the outbox behind a record that the broker does not take, see the status",
+)
 BROKER_UP = Metric("ensue_broker_up", "1 or 0", "Whether the broker answered this process just now")
 LAG = Metric(
     "ensue_lag",
@@ -65,6 +70,7 @@ BUSY = Metric(
 )
 METRICS = (
     OUTBOX_UNSENT,
+    OUTBOX_HELD,
     BROKER_UP,
     LAG,
     READ_AGE,
@@ -93,6 +99,7 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
     lags = await _lags(context, worker, answer_s)
     return {
         OUTBOX_UNSENT: {(): await _unsent(context, worker)},
+        OUTBOX_HELD: {(): len(await context.books.held())},
         BROKER_UP: {(): float(lags is not None)},
         LAG: lags or {},
         READ_AGE: {

@@ -1,70 +1,80 @@
-"""Partitions that wait behind a record which the broker refuses, while the relay goes on with all others.
+"""Partitions that wait behind a record which the broker does not take, while the relay goes on with all others.
 
 Nothing of a held partition is sent, so its order stays; nothing at or behind its first record counts as sent, so that a
-relay that starts anew begins there. Records are sent again from a held partition when the broker takes the one refused:
-after its limit was raised.
+relay that starts anew begins there. The key alone cannot be held: each record names the one before it in its partition,
+so whatever is sent behind it would be a gap to every subscriber. Records are sent again from a held partition when the
+broker takes the first one: after its limit was raised, or when it answers again. See docs/adr/0037.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from typing import NamedTuple
 
 from ensue.codec import decode_envelope
-from ensue.errors import RecordRefused
-from ensue.message import OutboxRecord
+from ensue.engine.sending import Left, Where
+from ensue.message import HeldPartition
 from ensue.texts import logger
 
 log = logger("ensue.relay")
 
-#: How often a refused record is tried, and logged.
+#: How often a refused record is tried, and logged; and one that nobody has answered for.
 RETRY_S = 10.0
+AGAIN_S = 1.0
 
-Where = tuple[str, int]
+
+class _Held(NamedTuple):
+    first: int
+    """Position of the first record that is not sent."""
+    shown: HeldPartition
+    refused: bool
+    due: float
+    """When it is tried again: monotonic seconds."""
 
 
 class Held:
-    """Held partitions: the position of the first record that is not sent, and why. Times are monotonic seconds."""
+    """Held partitions, and why. Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._held: dict[Where, tuple[int, str]] = {}
-        self._due = float("inf")
+        self._held: dict[Where, _Held] = {}
 
     def __contains__(self, where: Where) -> bool:
         return where in self._held
 
     @property
-    def reasons(self) -> list[str]:
-        """One line for each held partition: which record, its id, position and size, and what to do."""
-        return [reason for _, reason in self._held.values()]
+    def shown(self) -> list[HeldPartition]:
+        return [each.shown for each in self._held.values()]
 
     def clear(self) -> None:
         self._held.clear()
 
-    def hold(self, refused: RecordRefused, records: Sequence[OutboxRecord], now: float) -> OutboxRecord:
-        """Hold the partition of the refused record and return that record. Raises `refused` when `records` lack it."""
-        record = next((each for each in records if each.position == refused.position), None)
-        if record is None:
-            raise refused
+    def hold(self, left: Left, now: float) -> None:
+        """Hold the partition of a record that was not taken."""
+        record, error = left
+        where = record.topic, record.partition
         envelope = decode_envelope(record.envelope)
-        reason = (
-            f"{record.topic}/{record.partition} is held at position {record.position}, {envelope.type} with id "
-            f"{envelope.id}: {refused}"
-        )
-        log.error("%s. Other partitions go on; tried again every %g s", reason, RETRY_S)
-        self._held[record.topic, record.partition] = record.position, reason
-        self._due = now + RETRY_S
-        return record
+        shown = HeldPartition(*where, record.position, envelope.type, envelope.id, str(error))
+        pause_s = RETRY_S if left.refused else AGAIN_S
+        known = self._held.get(where)
+        news = known is None or left.refused or known.first != record.position
+        log.log(
+            logging.ERROR if news else logging.DEBUG,
+            "%s. Other partitions go on; tried again every %g s", shown, pause_s,
+        )  # fmt: skip
+        self._held[where] = _Held(record.position, shown, left.refused, now + pause_s)
 
     def due(self, now: float) -> list[Where]:
-        """Partitions to try now; each is asked for once in RETRY_S."""
-        if not self._held or now < self._due:
-            return []
-        self._due = now + RETRY_S
-        return list(self._held)
+        """Partitions to try now."""
+        return [where for where, each in self._held.items() if each.due <= now]
+
+    def answers(self, where: Where) -> bool:
+        """Whether the broker answers for the partition, as far as known, if only by a refusal."""
+        held = self._held.get(where)
+        return held is None or held.refused
 
     def advance(self, where: Where, position: int) -> None:
         """Everything of a held partition below `position` was sent."""
-        self._held[where] = position, self._held[where][1]
+        self._held[where] = self._held[where]._replace(first=position)
 
     def release(self, where: Where) -> None:
         del self._held[where]
@@ -73,8 +83,8 @@ class Held:
     def sent(self, where: Where, position: int) -> int:
         """Through which position a partition is sent, when the relay has read up to `position`."""
         held = self._held.get(where)
-        return position if held is None else held[0] - 1
+        return position if held is None else held.first - 1
 
     def through(self, position: int) -> int:
         """Through which position everything is sent, when the relay has read up to `position`."""
-        return min((first - 1 for first, _ in self._held.values()), default=position)
+        return min((each.first - 1 for each in self._held.values()), default=position)

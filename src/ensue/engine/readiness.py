@@ -113,9 +113,9 @@ async def _behind(context: Context, worker: Worker | None, limits: ReadyLimits) 
     if worker is None:
         return []
     relay = worker.loops.relay
-    held = [] if relay is None else list(relay.held)
+    held = [] if relay is None else relay.held
     reasons: list[str] = [
-        Detailed(each, "the broker refuses a partition's record; `ensue status` tells more") for each in held
+        Detailed(str(each), "the broker does not take a partition's record; `ensue status` tells more") for each in held
     ]
     if limits.lag_max is not None:
         consumers = worker.loops.consumers
@@ -134,11 +134,8 @@ async def _behind(context: Context, worker: Worker | None, limits: ReadyLimits) 
             )
     if limits.backlog_max is not None and relay is not None and context.store.capabilities.publishes:
         head = max((await context.store.outbox_heads()).values(), default=0)
-        # Positions grow by at least 1 a record, so the difference is enough where it is small; else count.
-        if head - relay.position > limits.backlog_max:
-            unsent = await context.store.outbox_after(relay.position, limits.backlog_max + 1)
-            if len(unsent) > limits.backlog_max:
-                reasons.append(f"more than {limits.backlog_max} outbox records are not sent yet")
+        if head - relay.read_through > limits.backlog_max:  # positions have no holes
+            reasons.append(f"more than {limits.backlog_max} outbox records are not sent yet")
     return reasons
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from ensue.engine.context import Context
 from ensue.engine.held import Held
@@ -16,10 +17,11 @@ from ensue.engine.loop import Loop
 from ensue.engine.pace import Pace
 from ensue.engine.resend import Resender
 from ensue.engine.restored import Sent, following, record_at, refuse_restored_store
+from ensue.engine.sending import Sending, Where
 from ensue.engine.ticks import Ticks
 from ensue.engine.witness import ask_subscribers, refuse_witnessed
-from ensue.errors import RecordRefused, RetryableError, StoreConflict
-from ensue.message import OutboxRecord
+from ensue.errors import RetryableError, StoreConflict
+from ensue.message import HeldPartition, OutboxRecord
 from ensue.texts import logger
 
 log = logger("ensue.relay")
@@ -37,16 +39,18 @@ class Relay(Loop):
         super().__init__(f"relay of {context.service}", context)
         # One append at a time: a batch sent again must not fall between two halves of a live one.
         self._appending = asyncio.Lock()
-        self.resender = Resender(context, self._appending, self._sent, self._compare)
-        self._ticks = Ticks(context)
+        self._held = Held()
+        self.resender = Resender(context, self._appending, self._sent, self._held.answers, self._compare)
+        self._sending = Sending(context)
+        self._ticks = Ticks(context, self._sending)
         self._source = ""
         self._examined = ""  # the source that was compared with what subscribers have applied
         #: The last record that was read; everything through it is sent but for what is held.
         self._last = Sent()
-        self._held = Held()
+        self._retries: dict[Where, asyncio.Task[None]] = {}
+        self._told: list[HeldPartition] | None = None  # what the database says of what is held; None: not known
         self._saved = 0
         self._saved_at = 0.0
-        self._known_topics: set[str] = set()
         self._pace = Pace(context.clock.monotonic())
         # A backlog: the next batch is read while the last one is on its way to the broker.
         self._ahead: asyncio.Task[Sequence[OutboxRecord]] | None = None
@@ -57,23 +61,30 @@ class Relay(Loop):
         return self._held.through(self._last.position)
 
     @property
-    def held(self) -> list[str]:
-        """What the broker refuses, a line for each partition that waits behind it; empty: nothing."""
-        return self._held.reasons
+    def held(self) -> list[HeldPartition]:
+        """Partitions that wait behind a record which the broker does not take."""
+        return self._held.shown
 
-    def _sent(self, where: tuple[str, int]) -> int:
+    @property
+    def read_through(self) -> int:
+        """Everything at or below it is in the log, or held."""
+        return self._last.position
+
+    def _sent(self, where: Where) -> int:
         """Through which position a partition is sent."""
         return self._held.sent(where, self._last.position)
 
     async def _begin(self) -> None:
         await self._let_go()
         store = self._context.store
-        self._known_topics.clear()  # the broker may have lost them
+        self._sending.forget()
+        self._told = None
         heads = await store.outbox_heads()
         if self._source == store.source:  # begun before: what was sent then is known here, whatever the log has lost
             await self._compare()
-        self._source = store.source
-        self._held.clear()  # the stored position is before all that is held
+        else:
+            self._held.clear()
+        self._source = store.source  # its stored position is before all that is held
         self._saved = position = await self._context.books.relay_position()
         last = await record_at(store, position) if position else None
         self._last = Sent(position) if last is None else Sent.of(last)
@@ -117,20 +128,19 @@ class Relay(Loop):
         if records:
             context.faults.point("relay.read")
             async with self._appending:
-                if len(records) >= context.config.batch_records_max and not self._stop.asked:
+                more = len(records) >= context.config.batch_records_max
+                if more and not self._stop.asked:
                     self._ahead = asyncio.create_task(self._read(Sent.of(records[-1])))
-                await self._append([each for each in records if (each.topic, each.partition) not in self._held])
+                await self._append([each for each in records if (each.topic, each.partition) not in self._held], more)
                 self._last = Sent.of(records[-1])
             context.faults.point("relay.appended")
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
-        for where in self._held.due(context.clock.monotonic()):
-            async with self._appending:
-                await self._try_held(where)
+        await self._try_held()
         await self._save_when_due()
         if self._ticks.next_due_s() == 0:
             async with self._appending:
-                await self._ticks.send_due(self._sent, self._source)
+                await self._ticks.send_due(self._sent, self._held.answers, self._source)
         if records:
             if (pause := self._pace.turn(context.clock.monotonic())) and self._ahead is None:
                 await self._pause(pause)
@@ -168,31 +178,69 @@ class Relay(Loop):
 
     async def _let_go(self) -> None:
         """After a failure or at a stop: what was read ahead is read again from the position that is sent."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.cancel()
-            await asyncio.wait((ahead,))
-            if not ahead.cancelled() and (error := ahead.exception()) is not None:
-                log.debug("relay of %s: what was read ahead failed: %s", self._context.service, error)
+        beside: list[asyncio.Task[Any]] = [*self._retries.values(), *([self._ahead] if self._ahead else [])]
+        self._retries, self._ahead = {}, None
+        for task in beside:
+            task.cancel()
+        if beside:
+            await asyncio.wait(beside)
+        for task in beside:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.debug("relay of %s: what was done beside failed: %s", self._context.service, error)
 
-    async def _try_held(self, where: tuple[str, int]) -> None:
-        """Send what is held of a partition, up to where the relay is; it stays held while the broker refuses it."""
-        store = self._context.store
-        while True:
-            after = self._sent(where)
-            records = await store.outbox_of(*where, after, self._last.position, self._context.config.batch_records_max)
-            await self._compare()  # between the read and its append: these must be of the life that was sent
-            if not records:
-                self._held.release(where)
-                return
-            if where in await self._append(records):
-                return
-            self._held.advance(where, records[-1].position + 1)
+    async def _try_held(self) -> None:
+        """Try those whose time it is, beside the turns: a partition that is not answered for may take long each time.
 
-    async def _append(self, records: Sequence[OutboxRecord]) -> set[tuple[str, int]]:
-        """Append all records but those that the broker refuses and what is behind them; return their partitions."""
-        broker = self._context.broker
-        batches: dict[tuple[str, int], list[OutboxRecord]] = {}
+        Raises what ended such a try, and keeps the list of what is held where operators find it.
+        """
+        for where in [where for where, task in self._retries.items() if task.done()]:
+            self._retries.pop(where).result()
+        for where in self._held.due(self._context.clock.monotonic()):
+            if where not in self._retries:
+                self._retries[where] = asyncio.create_task(self._try(where))
+        if self._held.shown != self._told:
+            await self._context.books.tell_held(self._held.shown)
+            self._told = self._held.shown
+            self._context.progress()
+
+    async def _try(self, where: Where) -> None:
+        """Send what is held of a partition, up to where the relay is; it stays held while the broker does not take it.
+
+        Not under the lock while it is far behind, and not before the broker has taken something: others go on.
+        """
+        taken = await self._send_held(where)
+        while taken and self._last.position - self._sent(where) > self._context.config.batch_records_max:
+            taken = await self._send_held(where)
+        if taken is not None:
+            async with (
+                self._appending
+            ):  # no turn in which it counts as held comes between the last look and its release
+                while taken := await self._send_held(where):
+                    pass
+                if taken is not None:
+                    self._held.release(where)
+
+    async def _send_held(self, where: Where) -> int | None:
+        """Send a batch of a held partition; return how many records, or None when the broker does not take all."""
+        context = self._context
+        limit, through = context.config.batch_records_max, self._last.position
+        records = await context.store.outbox_of(*where, self._sent(where), through, limit)
+        await self._compare()  # between the read and its append: these must be of the life that was sent
+        if not records:
+            return 0
+        left = await self._sending.append_alone(self._source, where, records)
+        if left is not None:
+            self._held.hold(left, context.clock.monotonic())
+            return None
+        self._held.advance(where, records[-1].position + 1)
+        self._ticks.sent({where: records[-1].position})
+        context.progress()
+        return len(records)
+
+    async def _append(self, records: Sequence[OutboxRecord], more: bool) -> None:
+        """Append all records but those that the broker does not take and what is behind them, which are held then.
+        more: there are records behind these."""
+        batches: dict[Where, list[OutboxRecord]] = {}
         for record in records:
             where = (record.topic, record.partition)
             batch = batches.get(where)
@@ -200,24 +248,11 @@ class Relay(Loop):
                 batches[where] = [record]
             else:
                 batch.append(record)
-        for topic, _ in batches:
-            if topic not in self._known_topics:
-                await broker.ensure_topic(topic, self._context.partitions)
-                self._known_topics.add(topic)
-        refused: set[tuple[str, int]] = set()
-        while True:
-            try:
-                await broker.append_many(self._source, batches)
-                break
-            except RecordRefused as error:
-                first = self._held.hold(error, records, self._context.clock.monotonic())
-                where = first.topic, first.partition
-                refused.add(where)
-                batches[where] = [each for each in batches[where] if each.position < first.position]
-                if not batches[where]:
-                    del batches[where]
-        self._ticks.sent({where: batch[-1].position for where, batch in batches.items()})
-        return refused
+        left = await self._sending.append(self._source, batches, more=more)
+        for each in left.values():
+            self._held.hold(each, self._context.clock.monotonic())
+        sent = {where: batch[-1].position for where, batch in batches.items() if where not in left}
+        self._ticks.sent(sent)
 
     def _pause_s(self) -> float:
         config = self._context.config

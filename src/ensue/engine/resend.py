@@ -33,8 +33,9 @@ class Resender(Loop):
     """Reads the control topic from its end and sends again what is asked of this source.
 
     appending: held for each append, shared with the live relay. position: what the live relay has sent so far of a
-    partition. compare: raises StoreRestored when the store has gone back. It is called between what is read and its
-    append, or another life's records would be sent as what the subscriber misses.
+    partition. answers: whether the broker does, for that partition. compare: raises StoreRestored when the store has
+    gone back. It is called between what is read and its append, or another life's records would be sent as what the
+    subscriber misses.
     """
 
     log = log
@@ -44,11 +45,13 @@ class Resender(Loop):
         context: Context,
         appending: asyncio.Lock,
         position: Callable[[tuple[str, int]], int],
+        answers: Callable[[tuple[str, int]], bool],
         compare: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(f"relay of {context.service}, requests", context)
         self._appending = appending
         self._position = position
+        self._answers = answers
         self._compare = compare
         self._reader: Reader | None = None
         self._heeded: int | None = None  # through which offset of the control topic
@@ -110,6 +113,8 @@ class Resender(Loop):
                 await self._gone(request, request.source, request.after, request.needed)
             return
         where = (request.topic, request.partition)
+        if not self._answers(where):
+            return  # it is asked for again, and until then nobody waits for it
         now = context.clock.monotonic()
         after, when = self._answered.get(where, (-1, 0.0))
         if 0 <= after <= request.after and now - when < context.config.resend_interval_s / 2:

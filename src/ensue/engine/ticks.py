@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping
 from ensue.codec import encode_envelope
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
+from ensue.engine.sending import Sending
 from ensue.message import TICK, Envelope, OutboxRecord
 
 
 class Ticks:
     """When each partition's next tick is due. Times are monotonic seconds."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, sending: Sending) -> None:
         self._context = context
+        self._sending = sending
         self._due: dict[tuple[str, int], tuple[float, float]] = {}  # when, interval
         self._heads: dict[tuple[str, int], int] = {}
         self._next = float("inf")
@@ -44,8 +46,11 @@ class Ticks:
     def next_due_s(self) -> float:
         return max(self._next - self._context.clock.monotonic(), 0.0)
 
-    async def send_due(self, sent: Callable[[tuple[str, int]], int], source: str) -> None:
+    async def send_due(
+        self, sent: Callable[[tuple[str, int]], int], answers: Callable[[tuple[str, int]], bool], source: str
+    ) -> None:
         """Append the ticks of `source` that are due, of partitions whose last record was sent. sent: through which.
+        answers: whether the broker does, for that partition.
 
         One busy partition does not keep the quiet ones silent: a loss there would stay unseen for as long.
         """
@@ -58,13 +63,14 @@ class Ticks:
         for where, (due, interval) in self._due.items():
             if due <= now:
                 head = self._heads[where]
-                if head <= sent(where):
+                if head <= sent(where) and answers(where):
                     batches[where] = [OutboxRecord(*where, "", envelope, b"", head, head)]
                 longer = min(interval * 2, context.config.tick_max_s)
                 self._due[where] = (now + longer, longer)
         self._next = min(due for due, _ in self._due.values())
         if batches:
-            for topic in {topic for topic, _ in batches}:
-                await context.broker.ensure_topic(topic, context.partitions)
-            await context.broker.append_many(source, batches)
+            self._sending.forget()  # what the broker has lost is made again, though nobody publishes
+            # A partition that is not answered for ticks again later, as seldom as any: each try may take long.
+            for where in await self._sending.append(source, batches):
+                self._due[where] = (now + context.config.tick_max_s, context.config.tick_max_s)
             context.faults.point("relay.ticked")

@@ -283,11 +283,11 @@ class Worker:
 
     @property
     def relay_reasons(self) -> list[str]:
-        """Why this worker's relay sends nothing, or not everything; empty: it does, or is another worker's."""
+        """Why this worker's relay sends nothing; empty: it does, or is another worker's. See `Relay.held` too."""
         failed, relay = self.failed, self.loops.relay
         if failed is not None:
             return [str(failed)]
-        return [] if relay is None else [*([relay.trouble] if relay.trouble else []), *relay.held]
+        return [relay.trouble] if relay is not None and relay.trouble else []
 
     async def _without_dead(self, table: LeaseTable) -> LeaseTable:
         """Bury killed processes of this machine, whose leases nobody will renew; return what is left."""

@@ -48,7 +48,7 @@ def test_without_a_broker_the_store_is_shown_and_no_broker_is_made(ensue: Callab
 def test_what_is_unsent_is_counted(ensue: Callable[..., Ended], sell: Callable[..., None]) -> None:
     sell(("ann", 1), ("bob", 2), ("ann", 3))
     [status] = ensue("status", TILL, "--json").json["services"]
-    assert status["outbox"] == {"head": 3, "sent": 0, "unsent": 3}
+    assert status["outbox"] == {"head": 3, "sent": 0, "unsent": 3, "held": []}
     assert status["workers"] == []
     assert status["epoch"] == status["source"].removeprefix("till/")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from servers import NatsServer
-from tests.unit.engine.workbench import bench, until
+from tests.unit.engine.workbench import LIMIT_S, QUICK, bench, until, until_held
 
 from ensue import Event, Service
 from ensue.brokers.memory import MemoryBroker
@@ -33,10 +34,30 @@ class Small(Event, topic="t-held-small", key="lane"):
 
 
 class Broker(MemoryBroker):
-    """Takes data up to `limit` bytes; `fail_after`: so many appends until it is away for one."""
+    """Takes data up to `limit` bytes; `fail_after`: so many appends until it is away for one.
+
+    batch_max: so many records of a partition at once. silent: a partition that it does not answer for; `waits` is set
+    while somebody waits for that, and the wait ends with `gives_up`.
+    """
 
     limit = 100
     fail_after = -1
+    batch_max = 10_000
+    silent: tuple[str, int] | None = None
+    names = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = asyncio.Event()
+        self.gives_up = asyncio.Event()
+        self.away = False
+        self.asked_while_away = asyncio.Event()
+
+    async def topics(self) -> Mapping[str, int]:
+        if self.away:
+            self.asked_while_away.set()
+            raise BrokerUnavailable("away")
+        return await super().topics()
 
     async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
         await self.append_many(source, {(topic, partition): entries})
@@ -47,14 +68,18 @@ class Broker(MemoryBroker):
             self.fail_after -= 1
             if self.fail_after < 0:
                 raise BrokerUnavailable("away")
+        if self.silent in batches:
+            self.waits.set()
+            await self.gives_up.wait()
+            raise BrokerUnavailable(f"no leader of {self.silent}")
         for entries in batches.values():
+            if len(entries) > self.batch_max:
+                raise RecordRefused(f"{len(entries)} records, at most {self.batch_max}", position=None)
             for each in entries:
                 if len(each.data) > self.limit:
                     raise RecordRefused(
                         f"{len(each.data)} bytes, at most {self.limit}: raise the limit",
-                        position=each.position,
-                        expected=self.limit,
-                        found=len(each.data),
+                        position=each.position if self.names else None,
                     )
         await super().append_many(source, batches)
 
@@ -91,6 +116,7 @@ assert partition_of("a", 2) != partition_of("d", 2)
 @pytest.fixture
 def lanes(monkeypatch: pytest.MonkeyPatch) -> Lanes:
     monkeypatch.setattr(held, "RETRY_S", 0.05)
+    monkeypatch.setattr(held, "AGAIN_S", 0.05)
     return Lanes()
 
 
@@ -141,6 +167,106 @@ async def test_a_relay_that_starts_anew_sends_what_was_held(lanes: Lanes, tmp_pa
         await sender(lanes, world).start()
         await until(lambda: len(lanes.seen["a"]) == 3, world)
         assert lanes.seen == {"a": [0, 1, 2], "d": [0, 1, 2], "small": [0, 1, 2]}
+
+
+async def test_a_broker_that_names_no_record_holds_the_one_that_is_too_large(lanes: Lanes, tmp_path: Path) -> None:
+    broker = Broker()
+    broker.names = False
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        async with lanes.sender.step() as step:
+            for number in range(30):
+                step.publish(Sent(lane="a", number=number, load="x" * 200 * (number == 17)))
+                step.publish(Sent(lane="d", number=number))
+                step.publish(Small(lane="a", number=number))
+        await until(lanes.others_have(30), world)
+        await until(lambda: len(lanes.seen["a"]) == 17, world)
+        assert lanes.seen["a"] == [*range(17)]
+        [held] = await until_held(world, lanes.sender, 1)
+        records = await sender(lanes, world).store.outbox_after(0, 100)
+        assert held.position == next(each.position for each in records if len(each.data) > 100)
+        broker.limit = 1000
+        await until(lambda: len(lanes.seen["a"]) == 30, world)
+        assert lanes.seen["a"] == [*range(30)]
+        assert await until_held(world, lanes.sender, 0) == []
+
+
+async def test_a_batch_that_is_too_much_at_once_goes_in_parts_and_nothing_is_held(lanes: Lanes, tmp_path: Path) -> None:
+    broker = Broker()
+    broker.batch_max = 3
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        async with lanes.sender.step() as step:
+            for number in range(50):
+                step.publish(Sent(lane="a", number=number))
+                step.publish(Sent(lane="d", number=number))
+                step.publish(Small(lane="a", number=number))
+        await until(lambda: all(len(each) == 50 for each in lanes.seen.values()), world)
+        await world.settle()
+        assert all(each == [*range(50)] for each in lanes.seen.values())
+        assert await sender(lanes, world).readiness() == []
+
+
+async def test_a_partition_that_is_not_answered_for_keeps_no_other_waiting(lanes: Lanes, tmp_path: Path) -> None:
+    broker = Broker()
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        await lanes.publish(0)
+        await until(lambda: all(len(each) == 1 for each in lanes.seen.values()), world)
+        broker.silent = "t-held", partition_of("a", 2)
+        broker.gives_up.set()
+        await lanes.publish(1)
+        await until(lanes.others_have(2), world)
+        assert lanes.seen["a"] == [0]
+        [held] = await until_held(world, lanes.sender, 1)
+        assert (held.topic, held.partition) == broker.silent
+        assert "no leader" in held.reason
+        # From now on nobody gives up: it is waited for while all others go on.
+        broker.gives_up.clear()
+        broker.waits.clear()
+        async with asyncio.timeout(LIMIT_S):
+            await broker.waits.wait()
+        for number in range(2, 12):
+            await lanes.publish(number)
+            await until(lanes.others_have(number + 1), world)
+        assert lanes.seen["a"] == [0]
+        broker.silent = None
+        broker.gives_up.set()
+        await until(lambda: len(lanes.seen["a"]) == 12, world)
+        assert lanes.seen["a"] == [*range(12)]
+        assert await until_held(world, lanes.sender, 0) == []
+
+
+async def test_a_full_batch_of_a_partition_that_is_not_answered_for_lets_others_pass(
+    lanes: Lanes, tmp_path: Path
+) -> None:
+    broker = Broker()
+    broker.silent = "t-held", partition_of("a", 2)
+    broker.gives_up.set()
+    engine = dataclasses.replace(QUICK, batch_records_max=5)
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2, engine=engine) as world:
+        async with lanes.sender.step() as step:
+            for number in range(12):
+                step.publish(Sent(lane="a", number=number))
+            step.publish(Sent(lane="d", number=0))
+            step.publish(Small(lane="a", number=0))
+        await until(lanes.others_have(1), world)
+        assert lanes.seen["a"] == []
+        broker.silent = None
+        await until(lambda: len(lanes.seen["a"]) == 12, world)
+        assert lanes.seen["a"] == [*range(12)]
+
+
+async def test_a_broker_that_is_away_holds_no_partition(lanes: Lanes, tmp_path: Path) -> None:
+    broker = Broker()
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        await lanes.publish(0)
+        await until(lanes.others_have(1), world)
+        broker.away, broker.fail_after = True, 0
+        await lanes.publish(1)
+        async with asyncio.timeout(LIMIT_S):
+            await broker.asked_while_away.wait()
+        assert sender(lanes, world).worker.loops.relay.held == []
+        broker.away = False
+        await until(lanes.others_have(2), world)
+        assert sender(lanes, world).worker.loops.relay.held == []
 
 
 async def test_a_nats_server_with_a_lower_limit_holds_one_partition_only(

@@ -39,6 +39,13 @@ class Broker(MemoryBroker):
         super().__init__()
         self._store = store
         self.waited = self.failed = 0
+        self.away = False
+
+    async def topics(self) -> Mapping[str, int]:
+        if self.away:
+            self.away = False
+            raise BrokerUnavailable("the broker is away for a moment")
+        return await super().topics()
 
     async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
         entries = [each for (topic, _), found in batches.items() if topic == "bells" for each in found]
@@ -49,6 +56,7 @@ class Broker(MemoryBroker):
             self.waited += 1
             if self.waited % 2:
                 self.failed += 1
+                self.away = True
                 raise BrokerUnavailable("the broker is away for a moment")
             self._store.sent = entries[-1].position
         await super().append_many(source, batches)

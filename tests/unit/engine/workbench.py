@@ -18,7 +18,17 @@ from ensue.codec import encode_envelope
 from ensue.config import EngineConfig, Settings
 from ensue.engine.runtime import Runtime
 from ensue.event import event_type
-from ensue.message import LOST, TICK, DeadLetter, DeadLetterState, Envelope, Garbage, Message, OutboxRecord
+from ensue.message import (
+    LOST,
+    TICK,
+    DeadLetter,
+    DeadLetterState,
+    Envelope,
+    Garbage,
+    HeldPartition,
+    Message,
+    OutboxRecord,
+)
 from ensue.ports import Broker, Clock, Store
 from ensue.retry import Retry
 from ensue.seal import sealed
@@ -226,6 +236,17 @@ async def until_letters(world: World, service: Service, count: int, *states: Dea
         return len(await letters(world, service, *states)) >= count
 
     await _until(met, world, f"{count} letters of {service.name}")
+
+
+async def until_held(world: World, service: Service, count: int) -> list[HeldPartition]:
+    """What the database says of the held partitions of a service, as soon as they are so many."""
+    books = world.runtimes[service.name].context.books
+
+    async def met() -> bool:
+        return len(await books.held()) == count
+
+    await _until(met, world, f"{count} held partitions of {service.name}")
+    return await books.held()
 
 
 async def _until(met: Callable[[], Awaitable[bool]], world: World, why: str) -> None:

@@ -151,8 +151,6 @@ def encoded(
                 f"{len(headers) + len(data)} bytes with its headers, and the NATS server takes {largest}: raise "
                 "max_payload in its configuration, or publish a reference instead of the data",
                 position=entry.position,
-                expected=largest,
-                found=len(headers) + len(data),
             )
     return records
 
