@@ -17,15 +17,16 @@ _COORDINATOR = b"rabbit_stream_coordinator"
 
 
 class RabbitMqServer(Server):
-    """guest/guest. stream_port: of the stream protocol."""
+    """guest/guest. stream_port: of the stream protocol. settings: more lines of rabbitmq.conf."""
 
     name = "rabbitmq"
     program = "rabbitmq-server"
     user = "rabbitmq"
     ready_s = 60.0
 
-    def __init__(self, *, port: int | None = None, durable: bool = False) -> None:
+    def __init__(self, *, port: int | None = None, durable: bool = False, settings: Sequence[str] = ()) -> None:
         super().__init__(port=port, durable=durable)
+        self._settings = tuple(settings)
         self.stream_port = free_port()
         self._distribution_port = free_port()
         self._epmd_port = free_port()
@@ -43,6 +44,7 @@ class RabbitMqServer(Server):
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nlog.console = true\nlog.file = false\n"
             f"stream.listeners.tcp.1 = 127.0.0.1:{self.stream_port}\n"
             f"stream.advertised_host = 127.0.0.1\nstream.advertised_port = {self.stream_port}\n"
+            + "".join(f"{each}\n" for each in self._settings)
         )
         self._own(self.directory)
         if self._epmd is None or self._epmd.poll() is not None:

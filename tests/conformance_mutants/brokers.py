@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ensue.errors import BadMessage, TopicMismatch
+from ensue.errors import BadMessage, BrokerUnavailable, RecordRefused, TopicMismatch
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Broker, Entry, Reader
 
@@ -102,6 +102,16 @@ class GoesOnAfterAFailedRecord(WrappedBroker):
         if failed is not None:
             raise failed
         return (await self.bounds(topic, partition)).last
+
+
+class CallsARefusalAnOutage(WrappedBroker):
+    """Says of a record that it refuses for ever that it is away, so that it is sent again and again."""
+
+    async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
+        try:
+            return await super().append(topic, partition, source, entries)
+        except RecordRefused as error:
+            raise BrokerUnavailable(str(error)) from error
 
 
 class MixesPartitions(WrappedBroker):

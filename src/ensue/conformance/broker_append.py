@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from ensue.conformance.broker_suite import SOURCE, TOPIC, BrokerSuite, entries, entry, positions
+from ensue.errors import RecordRefused
 from ensue.message import Garbage, Message
 from ensue.ports import Broker
 
@@ -71,6 +72,22 @@ class Appending(BrokerSuite):
         assert len(left) <= 5
         await broker.append(TOPIC, 0, SOURCE, entries(6, 5))
         assert positions(await self.everything(broker)) == [*left, 6, 7, 8, 9, 10]
+
+    async def test_a_record_that_is_refused_for_ever_is_told_from_a_broker_that_is_away(self, broker: Broker) -> None:
+        too_many = await self.limit_records(broker, TOPIC, 0)
+        small, large = entries(1, 3), entry(4, data=b"x" * too_many)
+        with pytest.raises(RecordRefused) as caught:
+            await broker.append(TOPIC, 0, SOURCE, [*small, large])
+        assert caught.value.position in (4, None), "another record is named than the one that is too large"
+        with pytest.raises(RecordRefused):
+            await broker.append_many(SOURCE, {(TOPIC, 1): entries(1, 1), (TOPIC, 0): [large]})
+        left = positions(await self.everything(broker))
+        assert left == [*range(1, len(left) + 1)]
+        assert len(left) <= 3
+        # Whoever was refused goes on with what is not.
+        await broker.append_many(SOURCE, {(TOPIC, 0): small, (TOPIC, 1): entries(1, 3)})
+        assert positions(await self.everything(broker)) == [*left, 1, 2, 3]
+        assert positions(await self.everything(broker, partition=1))[-3:] == [1, 2, 3]
 
     async def test_a_cancelled_append_leaves_a_prefix_and_a_working_broker(self, broker: Broker) -> None:
         for first in range(1, 201, 20):

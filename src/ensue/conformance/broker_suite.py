@@ -78,6 +78,11 @@ class BrokerSuite:
         """Append one record that is no message, as a stranger would. Skipped where nobody can."""
         pytest.skip("this adapter's test does not say how to put a stranger's bytes in the log")
 
+    async def limit_records(self, broker: Broker, topic: str, partition: int) -> int:
+        """Make the log refuse larger records in that partition, as an administrator would; return how many bytes of
+        data are too many. Skipped where nobody can."""
+        pytest.skip("this adapter's test does not say how to set a limit for records")
+
     # --- helpers
 
     def needs_pruning(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
+from collections.abc import Mapping, Sequence
 
 import pytest
 from tests.conformance_mutants import brokers as broken
@@ -11,14 +12,15 @@ from tests.conformance_mutants.running import run
 
 from ensue.brokers.memory import MemoryBroker
 from ensue.conformance.broker import SOURCE, BrokerConformance
-from ensue.errors import BadMessage
+from ensue.errors import BadMessage, BrokerUnavailable, RecordRefused
 from ensue.message import OutboxRecord
-from ensue.ports import Broker, Capabilities
+from ensue.ports import Broker, Capabilities, Entry
 
 REJECTED_BY = {
     broken.LosesTheTail: "test_a_batch_comes_back_whole_and_in_order",
     broken.Reorders: "test_a_batch_comes_back_whole_and_in_order",
     broken.GoesOnAfterAFailedRecord: "test_an_append_that_fails_leaves_a_prefix",
+    broken.CallsARefusalAnOutage: "test_a_record_that_is_refused_for_ever_is_told_from_a_broker_that_is_away",
     broken.MixesPartitions: "test_append_many_keeps_the_order_of_each_partition",
     broken.RepeatsOldOffsets: "test_a_read_begins_after_the_given_offset",
     broken.ReturnsTheNewest: "test_reads_of_any_limit_leave_nothing_out",
@@ -42,6 +44,21 @@ RESTART = "test_what_was_appended_is_there_after_close_and_open"
 SHORT_PATIENCE_S = 0.5
 
 
+class Limited(MemoryBroker):
+    """limits: bytes of data that are too many, by partition; of all brokers of a suite."""
+
+    def __init__(self, url: str, limits: dict[tuple[str, int], int]) -> None:
+        super().__init__(url)
+        self.limits = limits
+
+    async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
+        for where, entries in batches.items():
+            for each in entries:
+                if len(each.data) >= self.limits.get(where, 2**31):
+                    raise RecordRefused(f"{len(each.data)} bytes", position=each.position)
+        return await super()._append(source, batches)
+
+
 class Suite(BrokerConformance):
     """The suite around a healthy log in memory, with a fault put over it or none."""
 
@@ -52,9 +69,14 @@ class Suite(BrokerConformance):
         self.patience_s = patience_s
         self.url = f"memory:{secrets.token_hex(8)}"
         self.kept = MemoryBroker(self.url)
+        self.limits: dict[tuple[str, int], int] = {}
 
     async def make_broker(self) -> Broker:
-        return self.fault(MemoryBroker(self.url))
+        return self.fault(Limited(self.url, self.limits))
+
+    async def limit_records(self, broker: Broker, topic: str, partition: int) -> int:
+        self.limits[topic, partition] = 1_000
+        return 1_000
 
     async def inject_garbage(self, broker: Broker, topic: str, partition: int) -> None:
         await broker.append(topic, partition, SOURCE, [OutboxRecord(topic, partition, "", b"\xff{", b"?")])
@@ -90,7 +112,9 @@ async def test_a_healthy_adapter_is_accepted(name: str) -> None:
 @pytest.mark.parametrize("fault", REJECTED_BY, ids=lambda fault: fault.__name__)
 async def test_a_broken_adapter_is_rejected(fault: type[broken.WrappedBroker]) -> None:
     suite = Suite(fault, SHORT_PATIENCE_S)
-    with pytest.raises((AssertionError, TimeoutError, BadMessage, pytest.fail.Exception, ExceptionGroup)) as caught:
+    with pytest.raises(
+        (AssertionError, TimeoutError, BadMessage, BrokerUnavailable, pytest.fail.Exception, ExceptionGroup)
+    ) as caught:
         await run(suite, REJECTED_BY[fault])
     assert "pytest-timeout" not in str(caught.value), "the suite itself did not notice"
     if isinstance(caught.value, ExceptionGroup):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 
@@ -34,3 +35,7 @@ class TestKafkaBroker(BrokerConformance):
         stranger.produce(self.prefix + topic, b"?", b"\xff", partition)
         assert stranger.flush(self.patience_s) == 0
         stranger.close()
+
+    async def limit_records(self, broker: Broker, topic: str, partition: int) -> int:
+        await asyncio.to_thread(self.server.configure, self.prefix + topic, {"max.message.bytes": "20000"})
+        return 20_000

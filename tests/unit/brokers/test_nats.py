@@ -9,7 +9,8 @@ import pytest
 from servers import NatsCluster, NatsServer
 
 from ensue.brokers.nats import NatsBroker
-from ensue.brokers.nats.link import connect
+from ensue.brokers.nats.jetstream import JetStream
+from ensue.brokers.nats.link import Link, connect
 from ensue.brokers.nats.options import parse_nats_url
 from ensue.brokers.nats.wire import OneAnswer
 from ensue.conformance.broker import BrokerConformance
@@ -33,6 +34,20 @@ async def publish(url: str, subject: str, headers: bytes, data: bytes) -> None:
         await wire.close()
 
 
+async def change_stream(url: str, name: str, **settings: object) -> None:
+    """Change a stream as an administrator would."""
+    options = parse_nats_url(url)
+    link = Link(options)
+    await link.open()
+    try:
+        jetstream = JetStream(link, options)
+        info = await jetstream.stream_info(name)
+        assert info is not None
+        await jetstream.call(f"STREAM.UPDATE.{name}", info.config | settings)
+    finally:
+        await link.close()
+
+
 class TestNatsBroker(BrokerConformance):
     capabilities = Capabilities(sessions=False, power_loss_safe=False)
 
@@ -48,6 +63,10 @@ class TestNatsBroker(BrokerConformance):
 
     async def inject_garbage(self, broker: Broker, topic: str, partition: int) -> None:
         await publish(self.url, f"{self.prefix}.{topic}.{partition}", b"NATS/1.0\r\nce-id: \xff\r\n\r\n", b"\x00?")
+
+    async def limit_records(self, broker: Broker, topic: str, partition: int) -> int:
+        await change_stream(self.url, f"{self.prefix}-{topic}-{partition}", max_msg_size=20_000)
+        return 20_000
 
 
 class TestNatsBrokerOnAClusterWithThreeReplicas(TestNatsBroker):

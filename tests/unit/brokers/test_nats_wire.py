@@ -144,6 +144,9 @@ class Heard:
     def failed(self, error: BrokerUnavailable) -> None:
         self.errors.append(error)
 
+    def forbidden(self, subject: str, error: BrokerUnavailable) -> None:
+        self.errors.append(error)
+
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_lines_are_read_however_the_network_cuts_them(seed: int) -> None:

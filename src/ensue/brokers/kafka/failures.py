@@ -5,7 +5,7 @@ from __future__ import annotations
 from confluent_kafka import KafkaError
 
 from ensue.brokers.kafka.settings import KafkaSettings
-from ensue.errors import BrokerUnavailable
+from ensue.errors import BrokerUnavailable, RecordRefused
 
 #: A topic or partition that is not there, or not any more.
 GONE = frozenset(
@@ -27,6 +27,13 @@ _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TO
 _TIMED_OUT = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT})
 
 
+#: The same record is refused however often it is sent, or it was too much at once.
+_REFUSED = _TOO_LARGE | {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.POLICY_VIOLATION, KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_MSG,
+}  # fmt: skip
+
+
 def code(error: object) -> int:
     """The code of a KafkaError, 0 for anything else."""
     return error.code() if isinstance(error, KafkaError) else 0
@@ -42,10 +49,16 @@ def unavailable(settings: KafkaSettings, what: str, error: object, hint: str = "
     if code(error) in _TOO_LARGE:
         said += (
             f". A record is larger than the client ({settings.max_message_bytes} bytes, the URL's max_message_bytes) "
-            "or the topic (max.message.bytes) takes: raise the limit, nothing behind it is sent before"
+            "or the topic (max.message.bytes) takes: raise the limit, or publish a reference instead of the data"
         )
     elif code(error) in _TIMED_OUT:
         said += f" after {settings.timeout_s:g} s"
     if hint and hint not in said:
         said += f" ({hint})"
     return BrokerUnavailable(said, code=code(error))
+
+
+def not_appended(settings: KafkaSettings, error: object, hint: str = "") -> BrokerUnavailable | RecordRefused:
+    """Why records were not appended. RecordRefused: they will not be, all of them or one, or not so many at once."""
+    failed = unavailable(settings, "append", error, hint)
+    return RecordRefused(str(failed)) if code(error) in _REFUSED else failed

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as KafkaRecord
 
-from ensue.brokers.kafka.failures import unavailable
+from ensue.brokers.kafka.failures import not_appended, unavailable
 from ensue.brokers.kafka.settings import KafkaSettings
 from ensue.brokers.kafka.wire import Record
 from ensue.errors import BrokerUnavailable
@@ -86,7 +86,7 @@ class Sender:
     async def send(self, batches: Mapping[tuple[str, int], Sequence[Record]]) -> dict[tuple[str, int], int]:
         """Append batches by full topic name and partition; return the last offset (Kafka's) of each that has any.
 
-        Raises BrokerUnavailable. Cancelled: what was handed to the producer goes its way, in order.
+        Raises BrokerUnavailable, RecordRefused. Cancelled: what was handed to the producer goes its way, in order.
         """
         append = Append(sum(map(len, batches.values())), self)
         if not append.expected:
@@ -98,11 +98,11 @@ class Sender:
             await append.result
         except KafkaException as error:
             self.broken = True
-            raise self._unavailable(error.args[0]) from error
+            raise not_appended(self._settings, error.args[0], self._last_trouble) from error
         finally:
             self._pending.discard(append)
         if append.error is not None:
-            raise self._unavailable(append.error)
+            raise not_appended(self._settings, append.error, self._last_trouble)
         return append.last
 
     async def _hand(self, append: Append, topic: str, number: int, records: Sequence[Record]) -> None:

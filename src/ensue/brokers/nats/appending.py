@@ -67,12 +67,18 @@ class Acks:
     def failed(self, error: BrokerUnavailable) -> None:
         self._tally.fail(error)
 
+    def forbidden(self, subject: str, error: BrokerUnavailable) -> None:
+        if subject == self.stream.subject:
+            self._tally.fail(RecordRefused(f"{error}: let the account of the broker's URL publish to it"))
+
 
 def _refusal(stream: Stream, ack: _Ack) -> EnsueError:
     if ack.error is not None:
         description, number = ack.error.get("description", ""), ack.error.get("err_code", 0)
         text = f"stream {stream.name} took no record: {description} ({number})"
-        return UsageError(text) if number == _TOO_LARGE else BrokerUnavailable(text)
+        if number == _TOO_LARGE:
+            return RecordRefused(f"{text}: raise its max_msg_size, or publish a reference instead of the data")
+        return BrokerUnavailable(text)
     if ack.duplicate:
         # We send no message id, so no server of ours may say this.
         return UsageError(

@@ -135,6 +135,10 @@ class Cursor:
         self.broken = error
         self._arrived.set()
 
+    def forbidden(self, subject: str, error: BrokerUnavailable) -> None:
+        if self._name and subject.endswith(f".{self._name}"):
+            self.failed(error)
+
     def _break(self, why: str) -> None:
         self.lost = True
         self.broken = BrokerUnavailable(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from itertools import count
 from typing import Any, Protocol, cast
@@ -20,6 +21,8 @@ log = logger("ensue.nats")
 
 #: A server is believed to keep to these: INFO names all servers of a cluster, max_payload is 64 MB at most.
 _LINE_BYTES_MAX, _MESSAGE_BYTES_MAX = 1 << 20, 1 << 27
+#: What the server says when it takes nothing for a subject: all others go on.
+_FORBIDDEN = re.compile(rb'Permissions Violation for Publish to "([^"]+)"')
 _MSG, _HMSG, _PING, _ERR, _INFO = b"M"[0], b"H"[0], b"P"[0], b"-"[0], b"I"[0]
 
 
@@ -31,11 +34,15 @@ class Expecting(Protocol):
     def failed(self, error: BrokerUnavailable) -> None:
         """The connection is lost, or the server forbids something: nothing more arrives."""
 
+    def forbidden(self, subject: str, error: BrokerUnavailable) -> None:
+        """The server lets nobody send to that subject on this connection."""
+
 
 class OneAnswer:
-    """The answer to one request."""
+    """The answer to one request, sent to a subject."""
 
-    def __init__(self) -> None:
+    def __init__(self, subject: str = "") -> None:
+        self._subject = subject
         self.future: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
 
     def arrived(self, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
@@ -45,6 +52,10 @@ class OneAnswer:
     def failed(self, error: BrokerUnavailable) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+    def forbidden(self, subject: str, error: BrokerUnavailable) -> None:
+        if subject == self._subject:
+            self.failed(error)
 
 
 class Wire(PacedProtocol):
@@ -184,8 +195,14 @@ class Wire(PacedProtocol):
             self._error = f"the server says {line[5:].decode(errors='replace')}"
             log.warning("NATS at %s: %s", self.address, self._error)
             if b"Permissions Violation" in line:
-                self._fail_all(BrokerUnavailable(f"NATS at {self.address}: {self._error}", address=self.address))
+                error = BrokerUnavailable(f"NATS at {self.address}: {self._error}", address=self.address)
                 self._error = ""
+                subject = _FORBIDDEN.search(line)
+                if subject is None:
+                    self._fail_all(error)
+                    return
+                for each in [*self.answers.values(), *self.subscriptions.values()]:
+                    each.forbidden(subject[1].decode(errors="replace"), error)
 
     # --- what we do
 
@@ -244,7 +261,7 @@ class Wire(PacedProtocol):
 
     async def request(self, subject: str, payload: bytes, limit_s: float) -> tuple[bytes, bytes]:
         """Return headers and payload of the first answer. Raises BrokerUnavailable after limit_s."""
-        answer = OneAnswer()
+        answer = OneAnswer(subject)
         token = self.expect(answer)
         try:
             reply = f"{self.inbox}.{token.decode()}"

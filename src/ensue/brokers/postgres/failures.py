@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from ensue.errors import BrokerUnavailable, EnsueError, UsageError
+from ensue.errors import BrokerUnavailable, EnsueError, RecordRefused, UsageError
 
 #: What the driver and the network raise. (TimeoutError is an OSError.)
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
@@ -35,5 +35,5 @@ def translated(error: BaseException, place: str, *, opening: bool = False) -> En
         return UsageError(f"the log in PostgreSQL at {place} cannot be opened: {what}. See ENSUE_BROKER", place=place)
     unfit = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)  # found before it was sent
     if unfit or isinstance(error, _REFUSED):
-        return UsageError(f"the log in PostgreSQL at {place} refuses a record: {what}", place=place)
+        return RecordRefused(f"the log in PostgreSQL at {place} refuses a record: {what}", place=place)
     return BrokerUnavailable(f"the log in PostgreSQL at {place} does not answer: {what}", place=place)

@@ -18,7 +18,7 @@ from ensue.brokers.rabbitmq.publisher import Publisher
 from ensue.brokers.rabbitmq.reader import Reader, Record
 from ensue.brokers.rabbitmq.streams import Streams
 from ensue.brokers.rabbitmq.topics import RECORD_PROPERTIES, Topics, encode_topic
-from ensue.errors import BrokerUnavailable
+from ensue.errors import BrokerUnavailable, RecordRefused
 
 #: A read stops after this much data, so that 500 records of 10 MB do not come at once.
 READ_BYTES_MAX = 8 * 1024 * 1024
@@ -51,7 +51,7 @@ class Session:
     # --- publishing
 
     async def publish(self, messages: Sequence[tuple[bytes, bytes, bytes]]) -> None:
-        """As Publisher.publish, on a channel that is opened again when it was lost."""
+        """As Publisher.publish, on a channel that is opened again when it was lost; raises RecordRefused too."""
         async with self._publisher_lock:
             publisher = self._publisher
             if publisher is None or not publisher.is_open:
@@ -64,7 +64,15 @@ class Session:
                     channel.close()
                     raise
                 self._publisher = publisher
-        await publisher.publish(messages)
+        try:
+            await publisher.publish(messages)
+        except BrokerUnavailable as error:
+            if error.values.get("code") not in _REFUSED:
+                raise
+            raise RecordRefused(
+                f"{error}: raise its max_message_size or grant the permission, or publish a reference instead of the "
+                "data"
+            ) from error
 
     async def publish_marker(self, queue: str) -> None:
         await self.publish([(frames.publish_arguments(queue), _MARKER_PROPERTIES, b"")])
@@ -199,6 +207,8 @@ class Following:
 
 
 _NOT_FOUND = 404
+#: Content too large, access refused, precondition failed (3.8 and later: larger than max_message_size).
+_REFUSED = frozenset({311, 403, 406})
 _MARKER_PROPERTIES = frames.properties("", frames.text_field("ensuemarker", "1"))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.reading import BaseBroker, LookingReader
@@ -17,7 +17,7 @@ from ensue.brokers.redis import scripts
 from ensue.brokers.redis.client import Client
 from ensue.brokers.redis.waiting import Waiting
 from ensue.brokers.redis.wire import fields_of, message_of, message_of_bytes, pack, unpack_heads
-from ensue.errors import BrokerUnavailable
+from ensue.errors import BrokerUnavailable, RecordRefused
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
 
@@ -129,7 +129,14 @@ class RedisBroker(BaseBroker):
             partition = str(number)
             heads.append([fields_of(each, source, partition, appended) for each in entries])
             data += [each.data for each in entries]
-        lasts = await self._client.run(scripts.APPEND, keys, (pack(heads), *data))
+        try:
+            lasts = await self._client.run(scripts.APPEND, keys, (pack(heads), *data))
+        except BrokerUnavailable as error:
+            if _is_refusal(error.__cause__):
+                raise RecordRefused(
+                    f"{error}: the account may not write to {', '.join(keys)}, or one is no stream"
+                ) from error
+            raise
         return [_offset(last) for last in lasts]
 
     # --- read
@@ -221,6 +228,13 @@ class RedisReader(LookingReader[RedisBroker]):
 def _pairs(flat: Any) -> list[tuple[Any, Any]]:
     """Name and value in turn, or a mapping where redis-py has made one of it."""
     return list(flat.items()) if isinstance(flat, dict) else list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether Redis would say the same each time: no permission for a key, or a key that is no stream."""
+    if isinstance(error, NoPermissionError):
+        return True
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def _offset(id_: bytes) -> int:

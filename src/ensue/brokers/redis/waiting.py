@@ -108,9 +108,18 @@ class Waiting:
         ]
         await connection.send_packed_command(connection.pack_commands(commands))
         self._watched = watched
+        name_read = False
         try:
             self._seen(await connection.read_response())
+            name_read = True
             found = await connection.read_response()
+        except ResponseError as error:
+            if not name_read:
+                raise
+            # One of the streams is refused, and it is not said which: whoever waits looks for itself, round by round.
+            _log.warning("%s", self._client.unavailable(error))
+            await asyncio.sleep(self._round_ms / 1000)
+            found = [(key.encode(),) for key in watched]
         finally:
             self._watched = {}
         keys = [entry[0].decode() for entry in found or ()]
