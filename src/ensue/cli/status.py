@@ -14,7 +14,7 @@ from ensue.addresses import masked
 from ensue.app import Service
 from ensue.cli.loading import Opened, load_services, opened
 from ensue.cli.output import complain, print_json, print_table, say
-from ensue.engine.lookup import records_between
+from ensue.engine.lookup import each_between
 from ensue.engine.loops import RELAY
 from ensue.engine.schema import Numbers
 from ensue.engine.worker import is_gone
@@ -279,8 +279,8 @@ async def _lag(broker: Broker, access: Opened, partition: Partition, checkpoint:
     offset = max(checkpoint.offset, first - 1)
     if last - offset > _LOOK_MAX:
         return last - offset
-    records = await records_between(broker, partition.topic, partition.number, offset, last)
-    return sum(_matters(record, checkpoint, access) for record in records)
+    records = each_between(broker, partition.topic, partition.number, offset, last)
+    return sum([_matters(record, checkpoint, access) async for record in records])
 
 
 def _matters(record: Message | Garbage, checkpoint: Checkpoint, access: Opened) -> bool:

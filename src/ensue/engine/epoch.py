@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
-from ensue.engine.lookup import records_between
+from ensue.engine.lookup import each_between
 from ensue.engine.restored import find_contradiction, last_of_source, record_at
 from ensue.engine.witness import Witness, find_witness
 from ensue.errors import UsageError
@@ -222,7 +222,7 @@ async def _search(broker: Broker, topics: Mapping[str, int], source: str, compar
             if begin >= end:
                 del open_windows[topic, number]
                 continue
-            for record in await records_between(broker, topic, number, begin, end):
+            async for record in each_between(broker, topic, number, begin, end):
                 if isinstance(record, Message) and record.source == source:
                     comparison.see(record)
             open_windows[topic, number] = (first, begin)

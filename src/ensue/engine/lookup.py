@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from ensue.message import Garbage, Message
 from ensue.ports import Broker
 
@@ -10,13 +12,18 @@ async def records_between(
     broker: Broker, topic: str, partition: int, after: int, through: int
 ) -> list[Message | Garbage]:
     """Return the records with offsets in (after, through] that are there now."""
-    found: list[Message | Garbage] = []
+    return [each async for each in each_between(broker, topic, partition, after, through)]
+
+
+async def each_between(
+    broker: Broker, topic: str, partition: int, after: int, through: int
+) -> AsyncIterator[Message | Garbage]:
+    """As `records_between`, one by one: no more of them are in memory than one read brings."""
     reader = broker.reader(topic, partition, after)
     try:
         while reader.after < through and (batch := await reader.read(through - reader.after, 0.0)):
-            found += batch
+            for each in batch:
+                if each.offset <= through:
+                    yield each
     finally:
         await reader.close()
-    while found and found[-1].offset > through:
-        found.pop()
-    return found

@@ -15,6 +15,7 @@ from ensue.engine.context import Context
 from ensue.engine.held import Held
 from ensue.engine.loop import Loop
 from ensue.engine.pace import Pace
+from ensue.engine.portion import Portion
 from ensue.engine.resend import Resender
 from ensue.engine.restored import Sent, following, record_at, refuse_restored_store
 from ensue.engine.sending import Sending, Where
@@ -52,6 +53,7 @@ class Relay(Loop):
         self._saved = 0
         self._saved_at = 0.0
         self._pace = Pace(context.clock.monotonic())
+        self._portion = Portion(context.config.batch_records_max)
         # A backlog: the next batch is read while the last one is on its way to the broker.
         self._ahead: asyncio.Task[Sequence[OutboxRecord]] | None = None
 
@@ -128,7 +130,7 @@ class Relay(Loop):
         if records:
             context.faults.point("relay.read")
             async with self._appending:
-                more = len(records) >= context.config.batch_records_max
+                more = self._portion.full
                 if more and not self._stop.asked:
                     self._ahead = asyncio.create_task(self._read(Sent.of(records[-1])))
                 await self._append([each for each in records if (each.topic, each.partition) not in self._held], more)
@@ -159,17 +161,20 @@ class Relay(Loop):
             raise
 
     async def _read(self, sent: Sent, limit: int | None = None) -> Sequence[OutboxRecord]:
-        """Return up to `limit` records after `sent`, as many as a batch holds unless told.
+        """Return up to `limit` records after `sent`, a portion unless told.
 
         Raises StoreRestored when the store has gone back, StoreConflict when another process began an epoch.
         """
         store = self._context.store
-        limit = self._context.config.batch_records_max if limit is None else limit
+        portion = self._portion.limit if limit is None else limit
         # From its own position on: the store that has it is still the one it was read from. See `restored`.
-        found = await store.outbox_after(max(sent.position - 1, 0), limit + min(sent.position, 1))
+        found = await store.outbox_after(max(sent.position - 1, 0), portion + min(sent.position, 1))
         if store.source != self._source:
             raise StoreConflict(f"{self._source} has ended, this store is {store.source} now: beginning anew")
-        return await following(self._context, sent, found)
+        records = await following(self._context, sent, found)
+        if limit is None:
+            self._portion.took(records)
+        return records
 
     async def _compare(self) -> None:
         """Raise as `_read` does."""
@@ -223,8 +228,8 @@ class Relay(Loop):
     async def _send_held(self, where: Where) -> int | None:
         """Send a batch of a held partition; return how many records, or None when the broker does not take all."""
         context = self._context
-        limit, through = context.config.batch_records_max, self._last.position
-        records = await context.store.outbox_of(*where, self._sent(where), through, limit)
+        last = self._last.position
+        records = await context.store.outbox_of(*where, self._sent(where), last, self._portion.limit)
         await self._compare()  # between the read and its append: these must be of the life that was sent
         if not records:
             return 0

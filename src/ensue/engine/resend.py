@@ -16,6 +16,7 @@ from ensue.engine.ask import REQUEST, SEEN, ResendRequest, read_request
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
 from ensue.engine.loop import Loop
+from ensue.engine.portion import Portion
 from ensue.engine.witness import refuse_disproved
 from ensue.errors import StoreRestored, UsageError
 from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
@@ -127,11 +128,13 @@ class Resender(Loop):
         context = self._context
         topic, number, after = request.topic, request.partition, request.after
         first = True
+        portion = Portion(context.config.batch_records_max)
         while True:
             # The live relay waits for one batch only; the last batch runs up to what it has sent by then.
             async with self._appending:
                 through = self._position((topic, number))
-                records = await context.store.outbox_of(topic, number, after, through, context.config.batch_records_max)
+                records = await context.store.outbox_of(topic, number, after, through, portion.limit)
+                portion.took(records)
                 missing = await self._missing_through(request, records) if first else 0
                 damaged = next((each for each in records if not is_whole(each)), None)
                 await self._compare()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ensue.codec import decode_envelope
 from ensue.engine.context import Context
-from ensue.engine.lookup import records_between
+from ensue.engine.lookup import each_between
 from ensue.errors import StoreRestored
 from ensue.event import EventType, event_type
 from ensue.message import LOST, TICK, Message, OutboxRecord
@@ -149,7 +149,7 @@ async def last_of_source(broker: Broker, topic: str, number: int, source: str) -
         if end < first:
             break
         start = max(end - _WINDOW, first - 1)
-        for record in await records_between(broker, topic, number, start, end):
+        async for record in each_between(broker, topic, number, start, end):
             if isinstance(record, Message) and record.source == source and record.position:
                 better = best is None or record.position > best.position
                 # A record names its message, a tick only a position: prefer the record.

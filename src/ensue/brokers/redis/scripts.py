@@ -66,9 +66,11 @@ READ = (
     + """
 local limit, bytes_max = tonumber(ARGV[2]), tonumber(ARGV[3])
 local heads, bodies, size = {}, {}, 0
+-- Few at first, then as many as fit if they are as large as those: what XRANGE finds is copied before it is looked at.
+local fitting = 10
 local from = '(0-' .. ARGV[1]
 while #heads < limit and size < bytes_max do
-  local wanted = math.min(limit - #heads, 100)
+  local wanted = math.min(limit - #heads, fitting)
   local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', wanted)
   if #entries > 0 and string.sub(entries[#entries][1], 1, 2) ~= '0-' then
     renumber(KEYS[1])
@@ -92,6 +94,7 @@ while #heads < limit and size < bytes_max do
     if size >= bytes_max then break end
   end
   if #entries < wanted then break end
+  fitting = math.min(2 * fitting, 100, math.max(1, math.floor((bytes_max - size) * #heads / math.max(size, 1))))
   from = '(' .. entries[#entries][1]
 end
 if #heads == 0 then return {} end
