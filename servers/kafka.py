@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 from servers.base import Server, free_port, home, listens
@@ -70,7 +71,7 @@ class KafkaServer(Server):
             return False
 
     def configure(self, topic: str, settings: Mapping[str, str]) -> None:
-        """Change settings of a topic, as an administrator would."""
+        """Change settings of a topic, as an administrator would; return when the broker goes by them."""
         # The library does not list what it exports.
         from confluent_kafka.admin import (  # type: ignore[attr-defined]
             AdminClient,
@@ -86,6 +87,12 @@ class KafkaServer(Server):
         client = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}"})
         [done] = client.incremental_alter_configs([changes]).values()
         done.result(30)
+        while True:  # the controller has it before the broker: a poll, since Kafka tells nobody
+            [asked] = client.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]).values()
+            found = asked.result(30)
+            if all(found[name].value == value for name, value in settings.items()):
+                return
+            time.sleep(0.05)
 
     def url(self) -> str:
         return f"kafka://127.0.0.1:{self.port}"

@@ -83,6 +83,21 @@ class Entry(Protocol):
     previous: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TopicTerms:
+    """What a broker does with a topic's records, as far as it tells.
+
+    record_bytes_max: a record with more than this, with key and envelope, is refused for certain. keeps_s: after so
+    many seconds it deletes records by itself. drops: by what else it does, a setting and its value; empty: by nothing.
+    todo: what to set instead of what deletes records.
+    """
+
+    record_bytes_max: int | None = None
+    keeps_s: float | None = None
+    drops: str = ""
+    todo: str = ""
+
+
 class Reader(Protocol):
     """Reads one partition of a log on from a place, and keeps that place. For one task at a time.
 
@@ -130,8 +145,11 @@ class Broker(Protocol):
     async def close(self) -> None:
         """Release everything, its readers too; safe to repeat. A read that waits ends at once with nothing."""
 
-    async def ensure_topic(self, topic: str, partitions: int) -> None:
-        """Create the topic, or check it. Safe to repeat and to race. Raises TopicMismatch on another count."""
+    async def ensure_topic(self, topic: str, partitions: int) -> TopicTerms | None:
+        """Create the topic, or check it. Safe to repeat and to race. Raises TopicMismatch on another count.
+
+        Returns what the broker tells of it; None: it tells nothing that matters.
+        """
 
     async def partitions(self, topic: str) -> int:
         """Return the topic's number of partitions, 0 when there is no such topic."""

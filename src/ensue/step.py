@@ -42,13 +42,13 @@ class Outgoing:
     """What the steps of one transaction publish, in order, ready for the outbox.
 
     time: RFC 3339, of the transaction. partitions: of every topic. allowed: event classes that the service declares
-    to publish; None: any. record_bytes_max: of each, see EngineConfig. guarded: the session is not to be had now;
-    asked: it was asked for all the same.
+    to publish; None: any. record_bytes_max: of each, see EngineConfig. limits: less than that, for topics of which the
+    broker has said so. guarded: the session is not to be had now; asked: it was asked for all the same.
     """
 
     __slots__ = (
-        "allowed", "asked", "closed", "guarded", "ids", "partitions", "record_bytes_max", "records", "service", "time",
-        "types",
+        "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "record_bytes_max", "records",
+        "service", "time", "types",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,7 @@ class Outgoing:
         types: dict[type, EventType[Any]],
         allowed: Container[type] | None = None,
         record_bytes_max: int = RECORD_BYTES_MAX,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         self.service = service
         self.ids = ids
@@ -68,6 +69,7 @@ class Outgoing:
         self.types = types  # a cache, shared by all transactions of a service
         self.allowed = allowed
         self.record_bytes_max = record_bytes_max
+        self.limits = {} if limits is None else limits
         self.records: list[OutboxRecord] = []
         self.closed = False
         self.guarded = False
@@ -185,9 +187,10 @@ class Step:
         if len(envelope) > ENVELOPE_BYTES_MAX:
             raise _too_large(spec.type, key, "the attributes", ENVELOPE_BYTES_MAX, len(envelope), "carry less in them")
         size = len(envelope) + key_bytes + len(data)
-        if size > outgoing.record_bytes_max:
+        largest = outgoing.limits.get(spec.topic, outgoing.record_bytes_max)
+        if size > largest:
             raise _too_large(
-                spec.type, key, "the event with its key and attributes", outgoing.record_bytes_max, size,
+                spec.type, key, "the event with its key and attributes", largest, size,
                 "publish a reference instead of the data, or raise the broker's limit and then record_bytes_max",
             )  # fmt: skip
         outgoing.records.append(OutboxRecord(spec.topic, partition, key, envelope, data))

@@ -28,7 +28,7 @@ from ensue.handler import Handler
 from ensue.handling import wraps_async
 from ensue.mapped import SqlAlchemyRepository
 from ensue.message import Message
-from ensue.ports import Ids, StepTransaction
+from ensue.ports import Ids, StepTransaction, TopicTerms
 from ensue.repository import Repository
 from ensue.service import ServiceDefinition
 from ensue.step import Outgoing, SessionAsked, Step
@@ -93,6 +93,7 @@ class Dispatcher:
         self._documents = documents
         self._sessions = sessions
         self._record_bytes_max = record_bytes_max
+        self._limits: dict[str, int] = {}
         places: dict[Repository[Any] | None, int] = {}
         self.routes = {kind: _route(handlers, places, sessions) for kind, handlers in definition.handlers.items()}
         self._ids = ids
@@ -111,6 +112,14 @@ class Dispatcher:
         found = [routes[message.envelope.type] for message in messages]
         return not all(route.together and route.locked for route in found)
 
+    def heed(self, topic: str, terms: TopicTerms | None) -> None:
+        """From now on publish nothing to the topic that the broker is known to refuse."""
+        told = None if terms is None else terms.record_bytes_max
+        if told is not None and told < self._record_bytes_max:
+            self._limits[topic] = told
+        else:
+            self._limits.pop(topic, None)
+
     def outgoing(self, transaction: StepTransaction) -> Outgoing:
         """What steps of this transaction publish; it goes with their savepoints."""
         outgoing = Outgoing(
@@ -121,6 +130,7 @@ class Dispatcher:
             self._types,
             self._allowed,
             self._record_bytes_max,
+            self._limits,
         )
         transaction.follow(outgoing.records)
         return outgoing

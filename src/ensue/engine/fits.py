@@ -1,4 +1,4 @@
-"""Whether a service's declaration fits what its store can do: refused at start, with what to write instead."""
+"""Whether a service's declaration fits what its store and its topics can do: refused at start, with what to write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ensue.errors import UsageError
 from ensue.handler import Handler
 from ensue.mapped import SqlAlchemyRepository
-from ensue.ports import Capabilities, Store
+from ensue.ports import Capabilities, Store, TopicTerms
 from ensue.repository import TableRepository
 from ensue.service import ServiceDefinition
 from ensue.texts import logger
@@ -64,6 +64,21 @@ def _check_without_sessions(handler: Handler, where: str) -> None:
         raise UsageError(
             f"{where}: {handler.entity.__name__} is mapped by SQLAlchemy, which needs an SQL database: make it a "
             "dataclass, stored by a TableRepository"
+        )
+
+
+def check_kept(topic: str, terms: TopicTerms | None, retention_s: float) -> None:
+    """Raise UsageError when the log of a topic deletes records that a subscriber may count on."""
+    if terms is None:
+        return
+    lost = terms.drops
+    if terms.keeps_s is not None and terms.keeps_s < retention_s:
+        lost = f"after {terms.keeps_s:g} s, before Ensue's retention of {retention_s:g} s ends"
+    if lost:
+        raise UsageError(
+            f"the broker deletes records of topic {topic} {lost}: a subscriber that is away meanwhile would lose them. "
+            f"Set {terms.todo}",
+            topic=topic,
         )
 
 

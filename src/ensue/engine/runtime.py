@@ -16,7 +16,7 @@ from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
-from ensue.engine.fits import check_entity_tables, check_fits, warn_of_equal_ids
+from ensue.engine.fits import check_entity_tables, check_fits, check_kept, warn_of_equal_ids
 from ensue.engine.home import Home
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, store_reason
@@ -166,7 +166,9 @@ class Runtime:
         """Open the broker, check the topics, begin to work. Raises RetryableError when the broker is down."""
         await self.broker.open()
         for topic in self._topics():
-            await self.broker.ensure_topic(topic, self.settings.partitions)
+            terms = await self.broker.ensure_topic(topic, self.settings.partitions)
+            check_kept(topic, terms, self.settings.engine.retention_s)
+            self.context.dispatcher.heed(topic, terms)
         await self.broker.ensure_topic(CONTROL_TOPIC, 1)
         if self._worker is not None:
             await self._worker.start()

@@ -81,9 +81,10 @@ class Sending:
         """Make a topic that is not known; return why it cannot be."""
         if topic not in self._known_topics:
             try:
-                await self._context.broker.ensure_topic(topic, self._context.partitions)
+                terms = await self._context.broker.ensure_topic(topic, self._context.partitions)
             except (BrokerUnavailable, UsageError) as error:
                 return error
+            self._context.dispatcher.heed(topic, terms)
             self._known_topics.add(topic)
         return None
 

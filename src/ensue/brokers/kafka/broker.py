@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from ensue.brokers.kafka.wire import decode, encode
 from ensue.brokers.reading import BaseBroker, BaseReader
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Bounds, Garbage, Message
-from ensue.ports import Capabilities, Entry
+from ensue.ports import Capabilities, Entry, TopicTerms
 
 T = TypeVar("T")
 
@@ -106,12 +107,16 @@ class KafkaBroker(BaseBroker):
 
     # --- topics
 
-    async def ensure_topic(self, topic: str, partitions: int) -> None:
+    async def ensure_topic(self, topic: str, partitions: int) -> TopicTerms:
         check_partitions_wanted(topic, partitions)
         state, name = self._opened(), self._prefix + topic
         found = await self._ask(state, state.topics.ensure, name, partitions)
         state.known[name] = found
         check_partitions(topic, partitions, found)
+        terms = await self._ask(state, state.topics.terms, name)
+        if self._settings.compresses:  # how large a record is then, nobody knows before it is sent
+            return dataclasses.replace(terms, record_bytes_max=None)
+        return terms
 
     async def partitions(self, topic: str) -> int:
         state, name = self._opened(), self._prefix + topic

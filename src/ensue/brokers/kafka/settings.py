@@ -52,6 +52,11 @@ class KafkaSettings:
     security: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
     extra: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
+    @property
+    def compresses(self) -> bool:
+        names = ("compression.type", "compression.codec")
+        return any(self.extra.get(name, "none") != "none" for name in names)
+
     def common(self) -> dict[str, Any]:
         return {
             "bootstrap.servers": self.servers,

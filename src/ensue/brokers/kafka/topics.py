@@ -6,17 +6,18 @@ Names here are full names, with the prefix. Offsets are Kafka's.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # not in its __all__
 from confluent_kafka.cimpl import NewTopic
 
 from ensue.brokers.kafka.failures import GONE, MOVING, code, text, unavailable
 from ensue.brokers.kafka.settings import KafkaSettings
 from ensue.errors import UsageError
+from ensue.ports import TopicTerms
 
 T = TypeVar("T")
 
@@ -33,6 +34,9 @@ _REFUSED = frozenset(
         KafkaError.INVALID_CONFIG, KafkaError.POLICY_VIOLATION,
     }
 )  # fmt: skip
+_MAY_NOT_ASK = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
+#: How long a topic's settings are believed.
+_TERMS_S = 60.0
 #: How often a topic that was just made is looked for.
 _LOOK_S = 0.02
 
@@ -45,6 +49,8 @@ class Topics:
         self._timeout_s = settings.timeout_s
         self._consumer = Consumer(settings.consumer())
         self._admin: AdminClient | None = None
+        #: What was told of topics, and until when that is believed.
+        self._terms: dict[str, tuple[float, TopicTerms]] = {}
 
     def close(self) -> None:
         self._consumer.close()
@@ -67,13 +73,15 @@ class Topics:
         return found
 
     def ensure(self, topic: str, partitions: int) -> int:
-        """Create the topic unless it is there; return how many partitions it has, once they can be used."""
+        """Create the topic unless it is there; return how many partitions it has, once those made now can be used."""
         until = time.monotonic() + self._timeout_s
+        made = False
         while True:
             found, led = self._look(topic)
             if not found and led:
                 self._create(topic, partitions)
-            elif led:
+                made = True
+            elif led or (found and not made):  # a leader that is missing is missed by its partition alone
                 return found
             if time.monotonic() > until:
                 raise unavailable(self._settings, f"topic {topic}", f"no leader after {self._timeout_s:g} s")
@@ -106,6 +114,23 @@ class Topics:
                 raise UsageError(f"Kafka refuses to {what}: {text(error.args[0])}", topic=topic) from error
             if code(error.args[0]) != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise unavailable(settings, what, error.args[0]) from error
+
+    def terms(self, topic: str) -> TopicTerms:
+        """What the topic's settings mean for its records. Of an account that may not ask nothing is known."""
+        known = self._terms.get(topic)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        where = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        what = f"settings of topic {topic}"
+        try:
+            found = self._await(what, self._admins().describe_configs([where], request_timeout=self._timeout_s)[where])
+        except KafkaException as error:
+            if code(error.args[0]) not in _MAY_NOT_ASK:
+                raise unavailable(self._settings, what, error.args[0]) from error
+            found = {}
+        terms = _terms(topic, {name: str(entry.value) for name, entry in found.items()})
+        self._terms[topic] = time.monotonic() + _TERMS_S, terms
+        return terms
 
     def watermarks(self, topic: str, number: int) -> tuple[int, int]:
         """First offset held, and the one that the next record will get. Raises LookupError when it is gone."""
@@ -165,3 +190,21 @@ class Topics:
         if self._admin is None:
             self._admin = AdminClient(self._settings.common())
         return self._admin
+
+
+def _terms(topic: str, settings: Mapping[str, str]) -> TopicTerms:
+    todo = f"cleanup.policy=delete, retention.ms=-1 and retention.bytes=-1 for Kafka's topic {topic}"
+    policy, size_max = settings.get("cleanup.policy", ""), settings.get("retention.bytes", "-1")
+    drops = ""
+    if "compact" in policy:
+        drops = f"by cleanup.policy={policy}"
+    elif not size_max.startswith("-"):
+        drops = f"by retention.bytes={size_max}"
+    age_ms = int(settings.get("retention.ms", "-1"))
+    largest = settings.get("max.message.bytes")
+    return TopicTerms(
+        record_bytes_max=None if largest is None else int(largest),
+        keeps_s=None if age_ms < 0 else age_ms / 1000,
+        drops=drops,
+        todo=todo,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +16,7 @@ from ensue.brokers.nats.topics import Stream, Topics
 from ensue.brokers.reading import BaseBroker, BaseReader
 from ensue.errors import BrokerUnavailable
 from ensue.message import Bounds, Garbage, Message
-from ensue.ports import Capabilities, Entry
+from ensue.ports import Capabilities, Entry, TopicTerms
 
 
 class NatsBroker(BaseBroker):
@@ -70,8 +71,9 @@ class NatsBroker(BaseBroker):
 
     # --- topics
 
-    async def ensure_topic(self, topic: str, partitions: int) -> None:
-        await self._topics.ensure(topic, partitions)
+    async def ensure_topic(self, topic: str, partitions: int) -> TopicTerms:
+        terms = await self._topics.ensure(topic, partitions)
+        return dataclasses.replace(terms, record_bytes_max=(await self._link.wire()).max_payload)
 
     async def partitions(self, topic: str) -> int:
         return await self._topics.partitions(topic)

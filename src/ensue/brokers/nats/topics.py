@@ -12,6 +12,7 @@ import msgspec
 from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.nats.jetstream import SUBJECTS_OVERLAP, ApiError, JetStream, StreamInfo
 from ensue.errors import BrokerUnavailable, UsageError
+from ensue.ports import TopicTerms
 from ensue.texts import logger
 
 log = logger("ensue.nats")
@@ -60,6 +61,8 @@ class Topics:
         self._name_prefix = escaped(self._prefix).replace("-", "=2D") + "-"
         self._streams: dict[str, list[Stream]] = {}
         self._seen: set[str] = set()
+        #: Of topics that others have made, or changed.
+        self._terms: dict[str, TopicTerms] = {}
 
     def stream(self, topic: str, partition: int) -> Stream:
         tokens = topic if _PLAIN.fullmatch(topic) else escaped(topic)
@@ -125,10 +128,11 @@ class Topics:
 
     # --- making them
 
-    async def ensure(self, topic: str, partitions: int) -> None:
+    async def ensure(self, topic: str, partitions: int) -> TopicTerms:
         check_partitions_wanted(topic, partitions)
         known = self._streams.get(topic)
         if known is None:
+            self._terms.pop(topic, None)
             # One whose first stream was lost keeps its number.
             if found := await self.partitions(topic):
                 check_partitions(topic, partitions, found)
@@ -144,6 +148,7 @@ class Topics:
             known = self._streams[topic] = [self.stream(topic, number) for number in range(partitions)]
             self._seen.add(topic)
         check_partitions(topic, partitions, len(known))
+        return self._terms.get(topic, TopicTerms())
 
     async def _make(self, topic: str, number: int, partitions: int) -> None:
         stream = self.stream(topic, number)
@@ -225,6 +230,8 @@ class Topics:
             raise self._strange(stream, info)
         check_partitions(topic, partitions, note.partitions)
         differing = {name: info.config.get(name) for name, value in wanted.items() if info.config.get(name) != value}
+        if (terms := _terms(stream.name, info.config)) is not None:
+            self._terms[topic] = terms
         if differing:
             log.info("stream %s is there with other settings than the URL's, and stays so: %s", stream.name, differing)
 
@@ -234,6 +241,19 @@ class Topics:
             f"{info.config.get('subjects')}, expected {stream.subject}): choose another prefix (?prefix=…)",
             stream=stream.name,
         )
+
+
+def _terms(stream: str, config: dict[str, Any]) -> TopicTerms | None:
+    """How a stream with this configuration loses records by itself; None: it does not."""
+    todo = f"retention limits, and max_age, max_msgs, max_bytes and max_msgs_per_subject to no limit in stream {stream}"
+    if (retention := config.get("retention", "limits")) != "limits":
+        return TopicTerms(drops=f"by retention={retention}", todo=todo)
+    names = ("max_msgs", "max_bytes", "max_msgs_per_subject")
+    # With discard=new the stream takes no more instead: what it does not take is held in the outbox.
+    if config.get("discard") != "new" and (found := [each for each in names if int(config.get(each) or 0) > 0]):
+        return TopicTerms(drops=f"by {found[0]}={config[found[0]]}", todo=todo)
+    age_ns = int(config.get("max_age") or 0)
+    return TopicTerms(keeps_s=age_ns / 1e9, todo=todo) if age_ns > 0 else None
 
 
 def _note(info: StreamInfo | None) -> _Note | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,11 @@ from ensue.brokers.redis import scripts
 from ensue.brokers.redis.client import Client
 from ensue.brokers.redis.waiting import Waiting
 from ensue.brokers.redis.wire import fields_of, message_of, message_of_bytes, pack, unpack_heads
-from ensue.errors import BrokerUnavailable, RecordRefused
+from ensue.errors import BrokerUnavailable, RecordRefused, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
+
+_log = logging.getLogger("ensue.redis")
 
 #: A read stops after this much data, so that 500 records of 10 MB do not come at once.
 READ_BYTES_MAX = 8 * 1024 * 1024
@@ -91,12 +94,24 @@ class RedisBroker(BaseBroker):
     async def _find_capabilities(self) -> Capabilities:
         """Whether each write is on the disk before it is acknowledged. A server that does not say is not trusted."""
         try:
-            flat = await self._client.call("CONFIG", "GET", "append*")
+            flat = await self._client.call("CONFIG", "GET", "append*", "save", "maxmemory", "maxmemory-policy")
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, ResponseError):  # the account may not ask, or the service hides it
                 return self.capabilities
             raise
         settings = {bytes(name): bytes(value) for name, value in _pairs(flat)}
+        policy = settings.get(b"maxmemory-policy", b"").decode()
+        if policy.startswith("allkeys") and settings.get(b"maxmemory", b"0") != b"0":
+            raise UsageError(
+                f"redis at {self._client.place} has maxmemory-policy {policy}: when its memory is full it would delete "
+                "whole partitions of the log. Set maxmemory-policy noeviction, or one of volatile-*"
+            )
+        if settings.get(b"appendonly") == b"no" and not settings.get(b"save"):
+            _log.warning(
+                "redis at %s writes nothing to disk: a restart empties the log, and what the outboxes no longer have "
+                "is lost then. Set appendonly yes",
+                self._client.place,
+            )
         syncs = settings.get(b"appendonly") == b"yes" and settings.get(b"appendfsync") == b"always"
         return dataclasses.replace(self.capabilities, power_loss_safe=syncs)
 

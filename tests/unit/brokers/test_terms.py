@@ -1,0 +1,167 @@
+"""What a topic's own settings would lose is refused at a start; what they do not take, where it is published."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from servers import KafkaServer, NatsServer, RedisServer
+from tests.unit.brokers.test_nats import change_stream
+
+from ensue import EngineConfig, Event, Service, UsageError
+from ensue.adapters import make_broker
+from ensue.brokers.redis import RedisBroker
+from ensue.engine.fits import check_kept
+from ensue.errors import EventTooLarge
+from ensue.ports import TopicTerms
+
+RETENTION_S = 3600.0
+
+
+class Shelved(Event, topic="t-shelved", key="number"):
+    number: int
+    load: str = ""
+
+
+def shelf(tmp_path: Path, url: str) -> Service:
+    return Service(
+        "shelf", database=f"sqlite:///{tmp_path}/s.db", broker=url, partitions=1, publishes=[Shelved],
+        engine=EngineConfig(retention_s=RETENTION_S),
+    )  # fmt: skip
+
+
+async def refusal(service: Service) -> str:
+    """What a start says that is refused."""
+    with pytest.raises(UsageError) as caught:
+        async with service.running():
+            pytest.fail("it started")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("terms", [None, TopicTerms(), TopicTerms(keeps_s=RETENTION_S), TopicTerms(record_bytes_max=1)])
+def test_a_log_that_keeps_what_it_has_for_the_retention_is_let_be(terms: TopicTerms | None) -> None:
+    check_kept("t-shelved", terms, RETENTION_S)
+
+
+async def made(url: str) -> None:
+    broker = make_broker(url)
+    await broker.open()
+    try:
+        await broker.ensure_topic("t-shelved", 1)
+    finally:
+        await broker.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_age": int((RETENTION_S - 60) * 1e9)}, "after 3540 s, before Ensue's retention of 3600 s ends"),
+        ({"max_msgs": 100}, "by max_msgs=100"),
+        ({"max_bytes": 1_000_000}, "by max_bytes=1000000"),
+        ({"max_msgs_per_subject": 100}, "by max_msgs_per_subject=100"),
+    ],
+)
+async def test_a_stream_that_loses_records_is_refused_at_the_start(
+    nats_server: NatsServer, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    prefix = f"t{secrets.token_hex(6)}"
+    url = f"{nats_server.url()}?prefix={prefix}"
+    await made(url)
+    await change_stream(url, f"{prefix}-t-shelved-0", **settings)
+    text = await refusal(shelf(tmp_path, url))
+    assert f"deletes records of topic t-shelved {said}" in text
+    assert f"stream {prefix}-t-shelved-0" in text
+    changed = dict.fromkeys(settings, -1) if "max_age" not in settings else {"max_age": 0}
+    await change_stream(url, f"{prefix}-t-shelved-0", **changed)
+    async with shelf(tmp_path, url).running():
+        pass
+
+
+async def test_a_stream_that_takes_no_more_when_it_is_full_loses_nothing(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    prefix = f"t{secrets.token_hex(6)}"
+    url = f"{nats_server.url()}?prefix={prefix}"
+    await made(url)
+    await change_stream(url, f"{prefix}-t-shelved-0", max_msgs=100, discard="new")
+    async with shelf(tmp_path, url).running():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"retention.ms": "3540000"}, "after 3540 s, before Ensue's retention of 3600 s ends"),
+        ({"retention.bytes": "1000000"}, "by retention.bytes=1000000"),
+        ({"cleanup.policy": "compact"}, "by cleanup.policy=compact"),
+        ({"cleanup.policy": "compact,delete"}, "by cleanup.policy=compact,delete"),
+    ],
+)
+async def test_a_kafka_topic_that_loses_records_is_refused_at_the_start(
+    kafka_server: KafkaServer, tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    prefix = f"t{secrets.token_hex(6)}."
+    topic = f"{prefix}t-shelved"
+    admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{kafka_server.port}"})
+    await asyncio.to_thread(admin.create_topics([NewTopic(topic, 1, 1, config=settings)])[topic].result, 30)
+    url = f"{kafka_server.url()}?timeout_s=30&prefix={prefix}"
+    text = await refusal(shelf(tmp_path, url))
+    assert f"deletes records of topic t-shelved {said}" in text
+    assert topic in text
+    kept = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+    await asyncio.to_thread(kafka_server.configure, topic, kept)
+    async with shelf(tmp_path, url).running():
+        pass
+
+
+async def test_a_redis_that_deletes_partitions_when_it_is_full_is_refused(start: Callable[..., Any]) -> None:
+    server = start(RedisServer)
+    async with redis.asyncio.Redis.from_url(server.url()) as admin:
+        await admin.config_set("maxmemory", "100mb")
+        for policy in ("noeviction", "volatile-lru"):
+            await admin.config_set("maxmemory-policy", policy)
+            await made(server.url())
+        await admin.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(UsageError, match="maxmemory-policy allkeys-lru"):
+            await RedisBroker(server.url()).open()
+
+
+async def test_a_redis_that_writes_nothing_to_disk_is_warned_of(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    await made(start(RedisServer).url())
+    assert [each for each in caplog.messages if "writes nothing to disk" in each]
+    caplog.clear()
+    await made(start(RedisServer, durable=True).url())
+    assert not [each for each in caplog.messages if "writes nothing to disk" in each]
+
+
+def small_nats(start: Callable[..., Any], request: pytest.FixtureRequest) -> str:
+    return str(start(NatsServer, settings=["max_payload: 20000"]).url())
+
+
+def small_kafka(start: Callable[..., Any], request: pytest.FixtureRequest) -> str:
+    server: KafkaServer = request.getfixturevalue("kafka_server")
+    topic = f"t{secrets.token_hex(6)}.t-shelved"
+    admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{server.port}"})
+    admin.create_topics([NewTopic(topic, 1, 1, config={"max.message.bytes": "20000"})])[topic].result(30)
+    return f"{server.url()}?timeout_s=30&prefix={topic.removesuffix('t-shelved')}"
+
+
+@pytest.mark.parametrize("broker", [small_nats, small_kafka], ids=lambda each: each.__name__)
+async def test_what_the_broker_says_it_refuses_is_refused_where_it_is_published(
+    broker: Callable[..., str], start: Callable[..., Any], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    service = shelf(tmp_path, broker(start, request))
+    async with service.running(), service.step() as step:
+        step.publish(Shelved(number=1, load="x" * 15_000))
+        with pytest.raises(EventTooLarge) as caught:
+            step.publish(Shelved(number=2, load="x" * 20_000))
+        assert caught.value.expected == 20_000
