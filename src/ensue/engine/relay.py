@@ -90,8 +90,10 @@ class Relay(Loop):
         self._saved = position = await self._context.books.relay_position()
         last = await record_at(store, position) if position else None
         self._last = Sent(position) if last is None else Sent.of(last)
-        silent = await refuse_restored_store(self._context)  # after that look: what goes back later is seen by it
-        if self._examined != self._source:  # else it is known from what was sent since, and subscribers are listened to
+        looked = self._examined == self._source
+        # After the look at the last record: what goes back later is seen by that.
+        silent = await refuse_restored_store(self._context, looked=looked)
+        if not looked:  # else it is known from what was sent since, and subscribers are listened to
             await self.resender.listen()  # before the look at what was said: nothing falls between the two
             # Where an epoch begins, nothing was sent of it.
             begins = last is None and all(head > position for head in heads.values())

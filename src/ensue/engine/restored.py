@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from ensue.codec import decode_envelope
 from ensue.engine.context import Context
 from ensue.engine.lookup import each_between
-from ensue.errors import StoreRestored
+from ensue.errors import BrokerUnavailable, StoreRestored
 from ensue.event import EventType, event_type
 from ensue.message import LOST, TICK, Message, OutboxRecord
 from ensue.ports import Broker, Store
@@ -71,27 +71,42 @@ async def _refuse_shorter(context: Context, sent: Sent) -> None:
         raise _refusal(context, sent, f"the store knows of none after position {head} any more")
 
 
-async def refuse_restored_store(context: Context) -> Sequence[tuple[str, int]]:
+async def refuse_restored_store(context: Context, *, looked: bool = False) -> Sequence[tuple[str, int]]:
     """Raise StoreRestored, with the command that helps, when the log knows more of this source than the store does.
 
+    looked: all of the log was compared before, in this life: partitions that are not answered for now are passed over.
     Return the partitions in which the log has nothing of this source, though the store has written to them.
     """
     silent: list[tuple[str, int]] = []
     declared = [each.topic for each in _published(context)]
-    contradiction = await find_contradiction(context.store, context.broker, declared, silent)
+    contradiction = await find_contradiction(context.store, context.broker, declared, silent, looked=looked)
     if contradiction is not None:
         raise _refusal(context, *contradiction)
     return silent
 
 
 async def find_contradiction(
-    store: Store, broker: Broker, declared: Iterable[str], silent: list[tuple[str, int]] | None = None
+    store: Store,
+    broker: Broker,
+    declared: Iterable[str],
+    silent: list[tuple[str, int]] | None = None,
+    *,
+    looked: bool = False,
 ) -> tuple[Message, str] | None:
     """Return a record of this source that the store did not write, and what the store has instead; None: all agrees.
 
     declared: topics that the service publishes to, besides those of its outbox. silent: gets the partitions to which
-    the store has written, and of which the log has nothing of this source.
+    the store has written, and of which the log has nothing of this source. looked: see `refuse_restored_store`.
     """
+
+    async def end(place: tuple[str, int]) -> Message | None:
+        try:
+            return await last_of_source(broker, *place, store.source)
+        except BrokerUnavailable:
+            if not looked:
+                raise
+            return None  # one partition must not keep all others waiting
+
     topics = await broker.topics()
     heads = await store.outbox_heads()
     published = {*declared, *(topic for topic, _ in heads)}
@@ -100,7 +115,7 @@ async def find_contradiction(
     places = [(topic, number) for topic in sorted(published & set(topics)) for number in range(topics[topic])]
     for begin in range(0, len(places), _AT_ONCE):
         chunk = places[begin : begin + _AT_ONCE]
-        ends = await _together(last_of_source(broker, *place, store.source) for place in chunk)
+        ends = await _together(end(place) for place in chunk)
         # The store after the log: another process may publish right now, and it commits before it appends.
         heads = await store.outbox_heads()
         for place, last in zip(chunk, ends, strict=True):

@@ -53,8 +53,8 @@ class Sending:
     async def append(self, source: str, batches: Batches, *, more: bool = False) -> dict[Where, Left]:
         """Append all that the broker takes, each partition up to the first record that it does not; return those.
 
-        more: records of other partitions wait behind these. Raises BrokerUnavailable when the broker takes nothing: who
-        alone is not answered for cannot be told from a broker that is away, and need not be while nobody waits.
+        more: records of other partitions wait behind these. Raises BrokerUnavailable when the broker takes nothing at
+        two tries: who alone is not answered for cannot be told from a broker that is away, nor need be if nobody waits.
         """
         left: dict[Where, Left] = {}
         for topic in dict.fromkeys(topic for topic, _ in batches):
@@ -64,7 +64,7 @@ class Sending:
         for part in parts:
             going = {where: records for where, records in part.items() if where not in left}
             if going:
-                left |= await self._append_part(source, going, more=more or len(parts) > 1)
+                left |= await self._append_part(source, going)
         if left and len(left) == len(batches) and not any(each.refused for each in left.values()):
             if not more:
                 raise next(iter(left.values())).error.again()
@@ -88,7 +88,7 @@ class Sending:
             self._known_topics.add(topic)
         return None
 
-    async def _append_part(self, source: str, batches: Batches, *, more: bool) -> dict[Where, Left]:
+    async def _append_part(self, source: str, batches: Batches) -> dict[Where, Left]:
         broker = self._context.broker
         try:
             await broker.append_many(source, batches)
@@ -97,8 +97,6 @@ class Sending:
             found = {where: await self._in_pieces(source, where, records) for where, records in batches.items()}
             return {where: left for where, left in found.items() if left is not None}
         except BrokerUnavailable as error:
-            if len(batches) == 1 and not more:
-                raise
             await broker.topics()  # raises when it is not only some partitions that do not answer
             log.warning("relay of %s: %s; once more, each partition by itself", self._context.service, error)
             return await self._alone(source, batches)

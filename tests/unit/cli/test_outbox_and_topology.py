@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, books_of
 from tests.unit.cli.services import ledger, shy, till
 
 from ensue import Event, Service
 from ensue.cli.topology import as_mermaid, find_flows, find_warnings
+from ensue.message import HeldPartition
 
 Command = Callable[..., Ended]
 
@@ -51,6 +53,33 @@ def test_the_outbox_can_be_paged_and_narrowed(ensue: Command, sell: Callable[...
     assert "more: --after 1" in ensue("outbox", "list", TILL, "--limit", 1).out
     save_sent(3)
     assert ensue("outbox", "list", TILL, "--unsent").out == "nothing unsent\n"
+
+
+def test_what_the_broker_does_not_take_is_told(ensue: Command, sell: Callable[..., None]) -> None:
+    sell(("ann", 1), ("ann", 2), ("ann", 3))
+    save_sent(1)
+    [second] = [each for each in ensue("outbox", "list", TILL, "--json").json["records"] if each["position"] == 2]
+    held = HeldPartition("sales", second["partition"], 2, "sales.Sold.v1", second["headers"]["id"], "2 MB are too much")
+
+    async def tell(*told: HeldPartition) -> None:
+        async with books_of(till) as (_, books):
+            await books.tell_held(told)
+            assert await books.held() == [*told]
+
+    asyncio.run(tell(held))
+    listed = ensue("outbox", "list", TILL, "--json").json["records"]
+    assert [(each["position"], each["sent"], each["held"]) for each in listed] == [
+        (1, True, False),
+        (2, False, True),
+        (3, False, True),
+    ]
+    lines = ensue("outbox", "list", TILL).out.splitlines()
+    assert ["held" in line.split() for line in lines if "ann" in line] == [False, True, True]
+    [status] = ensue("status", TILL, "--json").json["services"]
+    assert status["outbox"]["held"] == [msgspec.to_builtins(held)]
+    assert f"  held     {held}" in ensue("status", TILL).out
+    asyncio.run(tell())
+    assert ensue("status", TILL, "--json").json["services"][0]["outbox"]["held"] == []
 
 
 class Dropped(Event, topic="sales", key="customer"):
