@@ -115,6 +115,15 @@ class _Base:
                 await transaction.delete_rows(table, old)
         return len(old)
 
+    async def _write(self, transaction: StepTransaction, name: str, found: Row | None, state: object) -> None:
+        """Write a row of LEASES as it is to be after `found`. Raises RowConflict when it is not that any more."""
+        revision = found[1] if found else 0
+        row = (name, self._next(revision), _encode(state).decode())
+        if found:
+            await transaction.update_rows(LEASES, [row], expect=[revision])
+        else:
+            await transaction.insert_rows(LEASES, [row])
+
     def _partition(self, place: str) -> Partition:
         topic, _, number = place.rpartition("/")
         return Partition(self.subscription, topic, int(number))
@@ -401,7 +410,7 @@ class Once(_Base):
 
 
 class Workers(_Base):
-    """Who lives and works on what, and how far the relay is."""
+    """Who lives and works on what."""
 
     async def heartbeat(
         self,
@@ -462,15 +471,6 @@ class Workers(_Base):
             except RowConflict:
                 continue
 
-    async def _write(self, transaction: StepTransaction, name: str, found: Row | None, state: object) -> None:
-        """Write a row of LEASES as it is to be after `found`. Raises RowConflict when it is not that any more."""
-        revision = found[1] if found else 0
-        row = (name, self._next(revision), _encode(state).decode())
-        if found:
-            await transaction.update_rows(LEASES, [row], expect=[revision])
-        else:
-            await transaction.insert_rows(LEASES, [row])
-
     async def has_worked(self) -> bool:
         """Whether a worker has ever lived on these tables."""
         return bool(await self._store.rows().get(LEASES, [_ONE_ROW]))
@@ -519,6 +519,10 @@ class Workers(_Base):
     async def forget_attempt(self, partition: Partition) -> None:
         async with self._store.transaction(upkeep=True) as transaction:
             await transaction.delete_rows(LEASES, [partition.place])
+
+
+class Relays(_Base):
+    """How far the relay is, and what it holds."""
 
     async def tell_held(self, held: Sequence[HeldPartition]) -> None:
         """Tell which partitions the relay holds, for whoever asks in another process."""
@@ -583,7 +587,7 @@ class Workers(_Base):
                 await transaction.update_rows(RELAY, [(source, position)])
 
 
-class Books(Letters, Once, Workers):
+class Books(Letters, Once, Workers, Relays):
     """All of it. What takes a transaction is written with the step; everything else opens its own."""
 
     async def kept(self, dropped_before: float) -> AsyncIterator[tuple[Table, Row]]:

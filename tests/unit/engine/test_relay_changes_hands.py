@@ -28,7 +28,7 @@ class Rang(Event, topic="calls", key="number"):
 class CutOff(MemoryBroker):
     """Nothing that is appended arrives, as behind a firewall that the other process is not behind."""
 
-    async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+    async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
         raise BrokerUnavailable("no way to the broker from here")
 
 
