@@ -15,7 +15,7 @@ from servers.base import free_port
 
 from ensue.brokers.kafka import KafkaBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
-from ensue.errors import BrokerUnavailable
+from ensue.errors import BrokerUnavailable, RecordRefused
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Broker
 
@@ -262,7 +262,7 @@ async def _bounds_for_ever(broker: Broker) -> None:
 
 async def test_a_record_larger_than_the_limit_is_refused_with_both_limits_named(kafka_server: KafkaServer) -> None:
     async with opened(f"{kafka_server.url()}?prefix=large.&max_message_bytes=100000") as broker:
-        with pytest.raises(BrokerUnavailable, match=r"100000 bytes.*max\.message\.bytes"):
+        with pytest.raises(RecordRefused, match=r"100000 bytes.*max\.message\.bytes"):
             await broker.append(TOPIC, 0, SOURCE, [entry(1), entry(2, data=b"x" * 300_000), entry(3)])
         await _appended(broker, 1, 1)
 
