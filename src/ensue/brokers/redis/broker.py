@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +20,9 @@ from ensue.brokers.redis.wire import fields_of, message_of, message_of_bytes, pa
 from ensue.errors import BrokerUnavailable, RecordRefused, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
+from ensue.texts import logger
 
-_log = logging.getLogger("ensue.redis")
+_log = logger("ensue.redis")
 
 #: A read stops after this much data, so that 500 records of 10 MB do not come at once.
 READ_BYTES_MAX = 8 * 1024 * 1024
