@@ -7,7 +7,7 @@ asking for ever.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -17,6 +17,7 @@ from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
 from ensue.engine.loop import Loop
 from ensue.engine.portion import Portion
+from ensue.engine.repeats import Repeats
 from ensue.engine.witness import refuse_disproved
 from ensue.errors import StoreRestored, UsageError
 from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
@@ -28,6 +29,10 @@ from ensue.texts import logger
 log = logger("ensue.relay")
 
 DAMAGED = "has a record that is not as it was published: the database's file was damaged"
+
+
+#: So many notices of ended epochs are remembered, and written within half a `resend_interval_s`.
+_TOLD_MAX = 1000
 
 
 class Resender(Loop):
@@ -56,7 +61,8 @@ class Resender(Loop):
         self._compare = compare
         self._reader: Reader | None = None
         self._heeded: int | None = None  # through which offset of the control topic
-        self._answered: dict[tuple[str, int], tuple[int, float]] = {}
+        self._repeats: dict[tuple[str, int], Repeats] = {}
+        self._told: dict[tuple[str, str, int], float] = {}  # of an ended source, in which partition it was told, when
 
     async def listen(self) -> int:
         """From here on what is said is heard, also what comes before it is read; return after which offset.
@@ -104,27 +110,52 @@ class Resender(Loop):
                 log.warning("%s asked for what cannot be sent: %s", request.subscriber, error)
 
     async def answer(self, request: ResendRequest) -> None:
-        """Send again, or say that it is gone. Passes over requests of others and repetitions of one just answered."""
+        """Send again, or say that it is gone. Passes over requests of others, for what was never sent, and for what was
+        sent again just now, whoever asks for it."""
         context = self._context
         source = context.store.source
         if request.source != source:
-            ended = request.source.rpartition("/")[0] == context.service  # an epoch of ours
-            if ended and request.needed > request.after:
-                await self._compare()
-                await self._gone(request, request.source, request.after, request.needed)
+            if request.source.rpartition("/")[0] == context.service:  # an epoch of ours
+                await self._answer_of_old(request)
             return
         where = (request.topic, request.partition)
         if not self._answers(where):
             return  # it is asked for again, and until then nobody waits for it
-        now = context.clock.monotonic()
-        after, when = self._answered.get(where, (-1, 0.0))
-        if 0 <= after <= request.after and now - when < context.config.resend_interval_s / 2:
-            return  # what it wants was part of what was just sent
-        log.warning("%s asked for %s/%d after position %d again: sending", request.subscriber, *where, request.after)
-        await self._send(request, source)
-        self._answered[where] = (request.after, context.clock.monotonic())
+        lately = self._repeats.get(where)
+        began = context.clock.monotonic()
+        through = 0 if lately is None else lately.allowed(request.after, began)
+        if through is None:
+            return
+        if lately is None:
+            if where not in await context.store.outbox_heads():
+                return  # nothing was ever sent there
+            config = context.config
+            longest_s = max(config.tick_max_s, config.resend_interval_s)
+            lately = self._repeats[where] = Repeats(config.resend_interval_s / 2, longest_s)
+        sent = await self._send(request, source, through)
+        if sent > request.after:
+            lately.sent(request.after, sent, began, context.clock.monotonic())
 
-    async def _send(self, request: ResendRequest, source: str) -> None:
+    async def _answer_of_old(self, request: ResendRequest) -> None:
+        """An ended epoch is sent no more. Said once in a while, in the topics that there are."""
+        context, where = self._context, (request.source, request.topic, request.partition)
+        now = context.clock.monotonic()
+        since = now - context.config.resend_interval_s / 2
+        if request.needed <= request.after or self._told.get(where, since) > since or request.topic == CONTROL_TOPIC:
+            return
+        if len(self._told) >= _TOLD_MAX:
+            self._told = {each: when for each, when in self._told.items() if when > since}
+            if len(self._told) >= _TOLD_MAX:
+                return  # whoever asks will ask again
+        if request.partition >= (await context.broker.topics()).get(request.topic, 0):
+            return
+        await self._compare()
+        await self._gone(request, request.source, request.after, request.needed)
+        self._told[where] = now
+
+    async def _send(self, request: ResendRequest, source: str, through: int) -> int:
+        """Send what follows the request's position, through which position (0: to the end); return through which it
+        was sent."""
         context = self._context
         topic, number, after = request.topic, request.partition, request.after
         first = True
@@ -132,18 +163,23 @@ class Resender(Loop):
         while True:
             # The live relay waits for one batch only; the last batch runs up to what it has sent by then.
             async with self._appending:
-                through = self._position((topic, number))
-                records = await context.store.outbox_of(topic, number, after, through, portion.limit)
+                end = self._position((topic, number))
+                end = min(end, through) if through else end
+                records = await context.store.outbox_of(topic, number, after, end, portion.limit)
                 portion.took(records)
-                missing = await self._missing_through(request, records) if first else 0
+                missing = await self._missing_through(request, records, through) if first else 0
                 damaged = next((each for each in records if not is_whole(each)), None)
                 await self._compare()
                 context.faults.point("relay.resend_read")
+                if first and records:
+                    log.warning(
+                        "%s asked for %s/%d after position %d again: sending", request.subscriber, topic, number, after
+                    )
                 first = False
                 if missing > request.after:
                     await self._gone(request, source, request.after, missing)
                 if not records:
-                    return
+                    return max(after, missing)
                 if damaged is not None:
                     records = records[: records.index(damaged)]
                 await context.broker.append(topic, number, source, records)
@@ -152,10 +188,12 @@ class Resender(Loop):
             after = records[-1].position if damaged is None else damaged.position
             context.faults.point("relay.resent")
 
-    async def _missing_through(self, request: ResendRequest, records: object) -> int:
-        """The last position after the request's that the outbox no longer has; 0: it has all."""
+    async def _missing_through(self, request: ResendRequest, records: Sequence[OutboxRecord], through: int) -> int:
+        """The last position after the request's that the outbox no longer has; 0: it has all. through: as asked for."""
         if records:
-            return int(records[0].previous)  # type: ignore[index]  # a sequence of records
+            return records[0].previous
+        if through:
+            return through
         heads = await self._context.store.outbox_heads()
         head = heads.get((request.topic, request.partition), 0)
         return head if head <= self._position((request.topic, request.partition)) else 0
