@@ -16,7 +16,7 @@ import msgspec
 
 from ensue.chain import Verdict, judge
 from ensue.message import LOST, TICK, CatchUp, Checkpoint, Garbage, Message, Missed
-from ensue.plan import Plan
+from ensue.plan import Plan, Queue, queue_of
 
 Since = Literal["beginning", "now"] | datetime.datetime
 """What a new handler wants: all that the log still has, what is to come, or what was published from then on."""
@@ -102,7 +102,7 @@ def plan_catch_up(
     batch: Sequence[Message | Garbage],
     checkpoint: Checkpoint,
     wanted: Mapping[str, Since],
-    blocked: Collection[tuple[str, str]],
+    blocked: Collection[Queue],
 ) -> Plan:
     """Plan a batch that is read again. `ends` is set where it is over: the rest of the batch is not part of it.
 
@@ -121,6 +121,8 @@ def plan_catch_up(
             continue
         source, position, kind = record.source, record.position, record.envelope.type
         if position:
+            if position > checkpoint.watermarks.get(source, 0):
+                continue  # nor may one that is no part of it, a stranger's perhaps, move on what is
             verdict = judge(watermarks.get(source, 0), record.previous, position)
             if verdict is Verdict.GAP:
                 holes[source] = min(holes.get(source, record.previous), record.previous)
@@ -129,12 +131,12 @@ def plan_catch_up(
             watermarks[source] = position
             if source in holes and holes[source] <= position:
                 del holes[source]  # the chain has come to what was held back, which comes again
-            if position > checkpoint.watermarks.get(source, 0) or position <= done.get(kind, {}).get(source, 0):
+            if position <= done.get(kind, {}).get(source, 0):
                 continue
         if kind not in running.types or passed_over(record, wanted, {}):
             continue
         plan.foreign += not position
-        (plan.waiting if (source, record.key) in blocked else plan.apply).append(record)
+        (plan.waiting if queue_of(record) in blocked else plan.apply).append(record)
     following = msgspec.structs.replace(running, offset=offset, watermarks=watermarks, holes=holes)
     over = offset >= running.through or (bool(batch) and batch[-1].offset > running.through)
     plan.catching_up = ended(following) if over else following

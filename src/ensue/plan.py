@@ -15,7 +15,7 @@ import msgspec
 
 from ensue.chain import Verdict, judge
 from ensue.codec import POSITION_MAX, garbage
-from ensue.message import LOST, TICK, WHO, CatchUp, Flaw, Gap, GapState, Garbage, Message
+from ensue.message import LOST, TICK, WHO, CatchUp, DeadLetter, Flaw, Gap, GapState, Garbage, Message
 
 #: Of a subscription that knows no messages by name.
 NO_IDS: Mapping[str, str] = MappingProxyType({})
@@ -44,9 +44,10 @@ class Plan:
     watermarks: per source, only where it moves. gaps: per source, the state after this batch where it changed
     (None: healed). ids: per source whose watermark moves, the id of the message there; empty: not known. asked: sources
     that want to know how much of them was applied. doubts: per source, the position of its last tick when that lies
-    below the watermark: its database went back, or the tick is an old one; None: it does not. others: sources that have
-    another message at the watermark's position than was applied, which is another life's: source -> its id; nothing
-    more of them is applied. lost: first contacts whose history is gone, accepted by rule: source -> position.
+    below the watermark: its database went back, or the tick is an old one; None: it does not. behind: per source, the
+    position of its last record, where that lies below the watermark: a duplicate, or the watermark is wrong. others:
+    sources that have another message at the watermark's position than was applied, which is another life's: source ->
+    its id; nothing more of them is applied. lost: first contacts whose history is gone, accepted by rule: source -> position.
     rewind: read on after this offset instead of `offset`: records held back are still in the log (-1: no).
     catches_up: the log is read again for types that were passed over, see `catch_up.py`; catching_up: how far that is
     then (None: it is over); ends: the rest of the batch is not part of it.
@@ -62,6 +63,7 @@ class Plan:
     ids: dict[str, str] = dataclasses.field(default_factory=dict)
     asked: set[str] = dataclasses.field(default_factory=set)
     doubts: dict[str, int | None] = dataclasses.field(default_factory=dict)
+    behind: dict[str, int] = dataclasses.field(default_factory=dict)
     others: dict[str, str] = dataclasses.field(default_factory=dict)
     lost: dict[str, int] = dataclasses.field(default_factory=dict)
     offset: int = 0
@@ -84,6 +86,16 @@ class Plan:
         )
 
 
+#: What waits for what: of a source, those of one key; those with a chain apart from those without, which anybody can
+#: write in the name of a source whose chain is whole.
+Queue = tuple[str, str, bool]
+
+
+def queue_of(message: Message | DeadLetter) -> Queue:
+    """The queue in which a message waits, or is set aside."""
+    return message.source, message.key, message.position > 0
+
+
 _read_lost = msgspec.json.Decoder(LostNotice).decode
 
 
@@ -92,7 +104,7 @@ def plan(
     watermarks: Mapping[str, int],
     gaps: Mapping[str, Gap],
     known_types: Container[str],
-    blocked: Collection[tuple[str, str]],
+    blocked: Collection[Queue],
     now: float,
     began_at: float = 0.0,
     passed_over: Callable[[Message], bool] | None = None,
@@ -101,7 +113,7 @@ def plan(
 ) -> Plan:
     """Plan a batch of one partition.
 
-    watermarks, gaps, ids: of the checkpoint, by source. blocked: (source, key) pairs that a dead letter holds back.
+    watermarks, gaps, ids: of the checkpoint, by source. blocked: what a dead letter holds back.
     now: stamped on new gaps. began_at: when the subscription began. Both in seconds since the epoch.
     passed_over: whether a message of a known type is from before its handler wants any; None: each wants all.
     others: sources that are known already to be of another life, see `Plan.others`.
@@ -126,6 +138,9 @@ def plan(
             watermark = moved.get(source)
             if watermark is None:
                 watermark = watermarks.get(source, 0)
+            if (message.previous != watermark or kind == TICK) and (wrong := _forged(result, message, watermark, ids)):
+                result.garbage.append(_garbage_of(message, wrong))
+                continue
             verdict = judge(watermark, message.previous, position)
             if verdict is not Verdict.APPLY:
                 if verdict is Verdict.GAP:
@@ -136,6 +151,9 @@ def plan(
                     result.doubts[source] = position if position < watermark else None
                 elif position == watermark:
                     _compare(result, message, ids)
+                    result.doubts[source] = None
+                else:
+                    result.behind[source] = position
                 continue
             moved[source] = position
             result.ids[source] = message.envelope.id
@@ -147,7 +165,7 @@ def plan(
             continue
         if not position:
             result.foreign += 1
-        if blocked and (source, message.key) in blocked:
+        if blocked and queue_of(message) in blocked:
             result.waiting.append(message)
         else:
             apply.append(message)
@@ -164,6 +182,30 @@ def _pass_over(result: Plan, record: Garbage) -> None:
         result.damaged += 1
     else:
         (result.refused if record.flaw is Flaw.REFUSED else result.garbage).append(record)
+
+
+def _forged(result: Plan, message: Message, watermark: int, ids: Mapping[str, str]) -> str:
+    """Why a record cannot be of the chain that it claims to be of, whatever was lost, repeated or late; empty: it can.
+
+    In a chain each record follows on the one before it. One that would be applied, and follows on an earlier one than
+    the last that was applied, passes over that: one of the two is not the source's.
+    """
+    if message.envelope.type == TICK:
+        follows = message.previous == message.position
+        return "" if follows else f"a tick of position {message.position} after {message.previous}, expected the same"
+    if not message.previous < watermark < message.position:
+        return ""
+    known = result.ids.get(message.source, ids.get(message.source, ""))
+    if not known:
+        return ""  # the loss of what was there was accepted: the next one may follow on anything before that
+    return (
+        f"position {message.position} of {message.source} says that it follows on {message.previous}, but {watermark} "
+        f"(message {known}) was applied, which lies between: one of them was not written by {message.source}"
+    )
+
+
+def _garbage_of(message: Message, why: str) -> Garbage:
+    return garbage(message.topic, message.partition, message.offset, message.key, why, message.data)
 
 
 def _compare(result: Plan, message: Message, ids: Mapping[str, str]) -> None:
@@ -205,8 +247,7 @@ def _note_loss(
     try:
         notice = _read_lost(message.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        where = (message.topic, message.partition, message.offset, message.key)
-        result.garbage.append(garbage(*where, f"LOST notice: {error}", message.data))
+        result.garbage.append(_garbage_of(message, f"LOST notice: {error}"))
         return
     source = message.source
     gap = result.gaps[source] if source in result.gaps else gaps.get(source)

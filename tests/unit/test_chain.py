@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from ensue.chain import Verdict, judge, partition_of
 from ensue.message import LOST, TICK, Envelope, Gap, GapState, Garbage, Message
-from ensue.plan import Plan, plan
+from ensue.plan import Plan, Queue, plan
 
 SOURCES = ("orders/1", "customers/1")
 
@@ -35,12 +35,14 @@ class Subscriber:
     def __init__(self) -> None:
         self.watermarks: dict[str, int] = {}
         self.gaps: dict[str, Gap] = {}
+        self.ids: dict[str, str] = {}
         self.applied: dict[str, list[int]] = {name: [] for name in SOURCES}
         self.began_at = 200.0
 
-    def take(self, batch: list[Message | Garbage], blocked: tuple[tuple[str, str], ...] = ()) -> Plan:
-        todo = plan(batch, self.watermarks, self.gaps, {"t"}, blocked, now=1.0, began_at=self.began_at)
+    def take(self, batch: list[Message | Garbage], blocked: tuple[Queue, ...] = ()) -> Plan:
+        todo = plan(batch, self.watermarks, self.gaps, {"t"}, blocked, 1.0, self.began_at, ids=self.ids)
         self.watermarks.update(todo.watermarks)
+        self.ids.update(todo.ids)
         for source, gap in todo.gaps.items():
             if gap is None:
                 self.gaps.pop(source, None)
@@ -228,10 +230,37 @@ def test_a_notice_of_somebody_elses_loss_changes_nothing() -> None:
 def test_a_message_of_a_blocked_key_waits_and_the_watermark_goes_on() -> None:
     subscriber = Subscriber()
     batch: list[Message | Garbage] = [record("orders/1", 1, 0, 1, key="a"), record("orders/1", 2, 1, 2, key="b")]
-    todo = subscriber.take(batch, blocked=(("orders/1", "a"),))
+    todo = subscriber.take(batch, blocked=(("orders/1", "a", True),))
     assert [each.key for each in todo.waiting] == ["a"]
     assert [each.key for each in todo.apply] == ["b"]
     assert subscriber.watermarks == {"orders/1": 2}
+
+
+def test_a_message_without_a_chain_holds_back_none_with_one_and_the_reverse() -> None:
+    subscriber = Subscriber()
+    batch: list[Message | Garbage] = [record("orders/1", 0, 0, 1, key="a"), record("orders/1", 1, 0, 2, key="a")]
+    todo = subscriber.take(batch, blocked=(("orders/1", "a", False),))
+    assert ([each.position for each in todo.waiting], [each.position for each in todo.apply]) == ([0], [1])
+    todo = Subscriber().take(batch, blocked=(("orders/1", "a", True),))
+    assert ([each.position for each in todo.waiting], [each.position for each in todo.apply]) == ([1], [0])
+
+
+def test_what_passes_over_an_applied_record_is_no_record_of_the_chain() -> None:
+    subscriber = Subscriber()
+    subscriber.take([record("orders/1", 1, 0, 1), record("orders/1", 5, 1, 2)])
+    [forged] = subscriber.take([record("orders/1", 10**15, 0, 3), record("orders/1", 6, 5, 4)]).garbage
+    assert isinstance(forged, Garbage)
+    assert "follows on 0, but 5 (message orders/1-5) was applied" in forged.reason
+    assert subscriber.watermarks == {"orders/1": 6}
+    del subscriber.ids["orders/1"]  # as after an accepted loss
+    assert not subscriber.take([record("orders/1", 7, 5, 5)]).garbage
+
+
+def test_a_tick_whose_two_numbers_differ_is_none() -> None:
+    subscriber = Subscriber()
+    assert len(subscriber.take([record("orders/1", 10**15, 0, 1, kind=TICK)]).garbage) == 1
+    assert subscriber.watermarks == {}
+    assert subscriber.take([record("orders/1", 7, 7, 2, kind=TICK)]).gaps_seen == 1
 
 
 def test_an_unknown_type_is_counted_and_passed_over() -> None:

@@ -19,6 +19,7 @@ from ensue.engine.decisions import Decided, found_letter
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, CheckpointConflict, UsageError
 from ensue.message import DeadLetter, DeadLetterState
+from ensue.plan import queue_of
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
 
@@ -248,7 +249,7 @@ async def _behind(books: Books, letter: DeadLetter) -> list[str]:
         return []
     waiting = (await books.letter_totals()).get(DeadLetterState.WAITING, 0)
     letters = await books.letters(letter.partition, (DeadLetterState.WAITING,), waiting)
-    return [each.id for each in letters if (each.source, each.key) == (letter.source, letter.key)]
+    return [each.id for each in letters if queue_of(each) == queue_of(letter)]
 
 
 def _is_garbage(letter: DeadLetter) -> bool:

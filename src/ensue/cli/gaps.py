@@ -11,6 +11,7 @@ import typer
 from ensue.cli.loading import load_service, opened
 from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.engine.books import Books
+from ensue.engine.rewind import before_last
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.message import Gap, GapState, Partition
@@ -72,6 +73,83 @@ def accept(
             say(f"accepted: {where} goes on after position {watermark} of {gap.source}")
             if all(map(is_gone, (await access.books.leases()).workers)):
                 say(f"No worker of {definition.name} lives: it goes on when one runs (ensue run {service})")
+
+    asyncio.run(decide())
+
+
+@app.command()
+def forget(
+    service: Annotated[str, _TARGET],
+    partition: Annotated[int, typer.Argument(metavar="PARTITION")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="As `ensue gaps list` shows it")],
+    topic: Annotated[str | None, typer.Option(help="When the service reads several")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Ask a source no more, which does not exist: somebody invented it. One that does exist shows its gap again."""
+    definition = load_service(service)
+
+    async def decide() -> None:
+        async with opened(definition) as access:
+            named = [
+                where
+                for where, gap in await _gaps(access.books)
+                if gap.source == source and where.number == partition and topic in (None, where.topic)
+            ]
+            if len(named) != 1:
+                found = f"{len(named)} gaps: give --topic" if named else "no gap; `ensue gaps list` shows what there is"
+                raise UsageError(f"{source} has {found} in partition {partition}", source=source)
+            say(
+                f"{named[0]}: {source} is asked no more for what is missing. What it sends next may show the gap again."
+            )
+            confirm("Forget the gap?", yes)
+            await access.books.forget_gap(named[0], source)
+            say(f"forgotten: {named[0]} {source}")
+
+    asyncio.run(decide())
+
+
+@app.command()
+def rewind(
+    service: Annotated[str, _TARGET],
+    topic: Annotated[str, typer.Option()],
+    partition: Annotated[int, typer.Option()],
+    source: Annotated[str, typer.Option(help="As the error in the log, or `ensue status`, names it")],
+    to: Annotated[
+        int | None, typer.Option(metavar="POSITION", help="When the log cannot tell: what was applied before")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Take back how far a source was applied, to before its last record, which it did not write.
+
+    All that it has written since is skipped as long as that stands, and is sent again after this. Make sure that the
+    source did not write that record (`ensue outbox list` of its service): if it did, events take effect twice.
+    """
+    definition = load_service(service)
+    where = Partition(definition.name, topic, partition)
+
+    async def decide() -> None:
+        async with opened(definition, broker=True) as access:
+            checkpoint = await access.books.checkpoint(where)
+            if source not in checkpoint.watermarks:
+                raise UsageError(f"{where}: nothing of {source} was applied", source=source)
+            position = to
+            if position is None:
+                position = await before_last(access.need_broker(), where, checkpoint, source)
+            watermark, last = checkpoint.watermarks[source], checkpoint.ids.get(source, "")
+            if position is None:
+                raise UsageError(
+                    f"{where}: the log does not tell what was applied of {source} before position {watermark} "
+                    f"(message {last or 'unknown'}): give --to with the last position that it wrote and that was "
+                    "applied",
+                    source=source,
+                )
+            say(
+                f"{where}: {source} is applied up to position {watermark} (message {last or 'unknown'}), and was "
+                f"up to {position} before that. What it has written after {position} will be asked for and applied."
+            )
+            confirm(f"Is position {watermark} none of {source}'s?", yes)
+            await access.books.rewind(where, source, position)
+            say(f"taken back: {where} goes on after position {position} of {source}")
 
     asyncio.run(decide())
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ensue.engine.attempt import Attempt
-from ensue.engine.decisions import accepted, check_decision
+from ensue.engine.decisions import accepted, check_decision, forgotten, rewound
 from ensue.engine.leases import Held
 from ensue.engine.schema import SCHEMA, Fill, Numbers, Schema
 from ensue.errors import CheckpointConflict, IdempotencyConflict, RowConflict, StoreBehind
@@ -197,6 +197,22 @@ class Checkpoints(_Base):
             checkpoint.ids.pop(source, None)
             await self.save_checkpoint(transaction, partition, checkpoint)
         return gap.lost_through
+
+    async def rewind(self, partition: Partition, source: str, position: int) -> None:
+        """An operator takes back how far a source was applied. What follows is asked for again. Raises UsageError."""
+        await self._decide_on(partition, lambda found: rewound(partition, source, found, position))
+
+    async def forget_gap(self, partition: Partition, source: str) -> None:
+        """An operator wants a source not to be asked any more. Its next record may show the gap anew. Raises
+        UsageError when there is none."""
+        await self._decide_on(partition, lambda found: forgotten(partition, source, found))
+
+    async def _decide_on(self, partition: Partition, decision: Callable[[Checkpoint], Checkpoint]) -> None:
+        """The revision moves, so a running worker notices."""
+        async with self._store.transaction() as transaction:
+            rows = await transaction.load_rows(CHECKPOINTS, [partition.place])
+            following = decision(_checkpoint(rows[0]) if rows else Checkpoint())
+            await self.save_checkpoint(transaction, partition, following)
 
     async def replay(self, partition: Partition, kind: str, known: Iterable[str]) -> None:
         """An operator wants a type handled again from the log's beginning. The revision moves, so a running worker

@@ -98,6 +98,7 @@ class PartitionConsumer(Loop):
             # Letters outlive a checkpoint that an operator deleted, to read anew: their numbers stay taken.
             stored.letters = await self._context.books.last_letter(self.partition)
         self._gaps.forget()
+        self._doubts.rewound(self._place.checkpoint, stored)
         self._place.moved(await self._adopt(stored))
         for gap in self._place.checkpoint.gaps.values():
             if gap.state is GapState.OPEN and gap.held_offset and gap.watermark >= gap.held_previous:

@@ -27,7 +27,7 @@ from ensue.engine.reason import message_of, trace_of
 from ensue.engine.suspicion import Suspicion
 from ensue.errors import BadMessage, HandlerKilled, UsageError
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Flaw, Garbage, Message, Partition
-from ensue.plan import Plan
+from ensue.plan import Plan, Queue, queue_of
 from ensue.texts import Lines, logger
 
 log = logger("ensue.consumer")
@@ -71,13 +71,13 @@ class Reason:
 
 
 class DeadLetters:
-    """The dead letters of one partition, as this worker knows them: a queue for each (source, key)."""
+    """The dead letters of one partition, as this worker knows them: a queue for each source and key."""
 
     def __init__(self, partition: Partition, context: Context, random: Random) -> None:
         self._partition = partition
         self._context = context
         self._random = random
-        self._queues: dict[tuple[str, str], list[DeadLetter]] = {}
+        self._queues: dict[Queue, list[DeadLetter]] = {}
         self._count = 0
         self._clock = DatabaseClock(context.clock)  # letters are due by it
         self._losses: Counter[str] = Counter()  # by letter: attempts in a row that lost the database
@@ -93,7 +93,7 @@ class DeadLetters:
         return self._count >= self._context.config.dead_letters_max
 
     @property
-    def blocked(self) -> dict[tuple[str, str], list[DeadLetter]]:
+    def blocked(self) -> dict[Queue, list[DeadLetter]]:
         return self._queues
 
     async def load(self) -> None:
@@ -113,7 +113,7 @@ class DeadLetters:
         for letter in letters:
             if not letter.source:
                 continue  # garbage has no key to hold back
-            queue = self._queues.setdefault((letter.source, letter.key), [])
+            queue = self._queues.setdefault(queue_of(letter), [])
             queue.append(letter)
             if len(queue) == 1:
                 self._soonest = min(self._soonest, _due_at(letter))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ensue.errors import UsageError
-from ensue.message import DeadLetter, DeadLetterState, Gap, GapState, Partition
+from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Gap, GapState, Partition
 
 _DECIDABLE = (DeadLetterState.DEAD, DeadLetterState.RETRYING)
 _DECISIONS = (DeadLetterState.RELEASED, DeadLetterState.DISCARDED)
@@ -60,3 +62,26 @@ def accepted(partition: Partition, source: str, gap: Gap | None) -> Gap | None:
         held = (gap.held_offset, gap.held_previous)
         return Gap(source, gap.lost_through, gap.needed, gap.since, GapState.OPEN, 0, *held)
     return None
+
+
+def rewound(partition: Partition, source: str, checkpoint: Checkpoint, position: int) -> Checkpoint:
+    """Return the checkpoint in which `source` is applied up to an earlier position. Raise UsageError if it never was
+    beyond that."""
+    watermark = checkpoint.watermarks.get(source)
+    if watermark is None or not 0 <= position < watermark:
+        found = "nothing of it was applied" if watermark is None else f"it was applied up to {watermark}"
+        raise UsageError(
+            f"{partition}: {source} cannot be taken back to position {position}: {found}", found=found, source=source
+        )
+    kept = {name: left for name, left in checkpoint.ids.items() if name != source}
+    gaps = {name: gap for name, gap in checkpoint.gaps.items() if name != source}
+    watermarks = {**checkpoint.watermarks, source: position}
+    return msgspec.structs.replace(checkpoint, watermarks=watermarks, gaps=gaps, ids=kept)
+
+
+def forgotten(partition: Partition, source: str, checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint without the gap in a source. Raise UsageError when it has none."""
+    if source not in checkpoint.gaps:
+        raise UsageError(f"{partition}: {source} has no gap; `ensue gaps list` shows what there is", source=source)
+    gaps = {name: gap for name, gap in checkpoint.gaps.items() if name != source}
+    return msgspec.structs.replace(checkpoint, gaps=gaps)

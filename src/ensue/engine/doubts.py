@@ -3,6 +3,10 @@
 A source's last tick lies below what was applied of it: an old tick, or its database is an older copy. The subscriber
 cannot know. It tells the source what it has applied, which the source can compare (`witness.py`); what is certain is
 decided there, before anything more is sent. Another message at a position that was applied is certain here, too.
+
+Or somebody else has written a record in the name of the source, far ahead of it: then all that it writes is skipped as
+a duplicate. A source that never falls silent does not tick; so what is skipped for longer than a tick may be late, with
+nothing at the watermark meanwhile, counts as a low tick does. See docs/adr/0035.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ class Doubts:
         self._partition = partition
         self._context = context
         self._low: dict[str, int] = {}  # source -> the position of its last tick
+        self._behind: dict[str, float] = {}  # source -> since when (monotonic) all that is read of it is skipped
         self._told: dict[str, tuple[float, float]] = {}  # source -> when it is told again (monotonic), pause after that
         self._asked: set[str] = set()
         self._ended: set[str] = set()  # sources after which their service has begun another epoch
@@ -43,12 +48,18 @@ class Doubts:
         """Take note of what was read."""
         self._asked |= todo.asked
         for source in todo.watermarks:
-            self._low.pop(source, None)
+            self._is_well(source)
             self._follows(source)
         for source, position in todo.doubts.items():
             if position is None:
-                self._low.pop(source, None)
+                self._is_well(source)
             else:
+                self._low[source] = position
+        now, config = self._context.clock.monotonic(), self._context.config
+        for source, position in todo.behind.items():
+            if source in todo.watermarks or source in todo.doubts:
+                continue
+            if now - self._behind.setdefault(source, now) > config.tick_max_s + config.resend_interval_s:
                 self._low[source] = position
         for source, found in todo.others.items():
             self.others[source] = found
@@ -57,12 +68,22 @@ class Doubts:
                 "went back to an older copy. Nothing more of it is applied; it is told", self._partition, source, found
             )  # fmt: skip
 
+    def _is_well(self, source: str) -> None:
+        self._low.pop(source, None)
+        self._behind.pop(source, None)
+
+    def rewound(self, before: Checkpoint, after: Checkpoint) -> None:
+        """The checkpoint was loaded anew: what was found at a watermark that an operator took back says nothing now."""
+        for source in [each for each in self.others if each in after.watermarks]:
+            if after.watermarks[source] < before.watermarks.get(source, 0):
+                del self.others[source]
+
     def _follows(self, source: str) -> None:
         """Something new of `source` was read: an epoch of the same service before it says nothing any more."""
         for each in [each for each in self._low.keys() | self.others.keys() if _service(each) == _service(source)]:
             if each != source:
                 self._ended.add(each)
-                self._low.pop(each, None)
+                self._is_well(each)
                 self._told.pop(each, None)
         self._ended.discard(source)
 
@@ -114,8 +135,11 @@ class Doubts:
             if source not in self._told and source not in self.others:
                 log.error(
                     "%s: %s says that its last position is %d, and position %d of it was applied: its database went "
-                    "back to an older copy, or this is an old word of it. It is told, and can find out",
-                    self._partition, source, self._low[source], checkpoint.watermarks.get(source, 0),
+                    "back to an older copy, or somebody else has written as %s, and all that it writes now is skipped; "
+                    "or this is an old word of it. It is told, and says in its log what it finds. If it did not write "
+                    "position %d: ensue gaps rewind MODULE:%s --topic %s --partition %d --source %s",
+                    self._partition, source, self._low[source], checkpoint.watermarks.get(source, 0), source,
+                    checkpoint.watermarks.get(source, 0), *self._partition, source,
                 )  # fmt: skip
             self._told[source] = (now + pause_s, min(2 * pause_s, max(config.tick_max_s, pause_s)))
             due.add(source)
