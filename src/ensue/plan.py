@@ -47,7 +47,8 @@ class Plan:
     below the watermark: its database went back, or the tick is an old one; None: it does not. behind: per source, the
     position of its last record, where that lies below the watermark: a duplicate, or the watermark is wrong. others:
     sources that have another message at the watermark's position than was applied, which is another life's: source ->
-    its id; nothing more of them is applied. lost: first contacts whose history is gone, accepted by rule: source -> position.
+    its id; nothing more of them is applied. lost: first contacts whose history is gone, accepted by rule: source ->
+    position.
     rewind: read on after this offset instead of `offset`: records held back are still in the log (-1: no).
     catches_up: the log is read again for types that were passed over, see `catch_up.py`; catching_up: how far that is
     then (None: it is over); ends: the rest of the batch is not part of it.

@@ -73,7 +73,7 @@ ANSWERS: Final = _table(
 LEASES: Final = _table("ensue_lease", _REVISION, ("state", Kind.TEXT))
 
 #: Through which position the outbox is in the log: a row a source. And before which time records were taken away, and
-#: where its relay stood when the log knew nothing of it.
+#: where its relay stood when the log knew nothing of it. And the key of its ids.
 RELAY: Final = _table("ensue_relay", ("position", Kind.INT))
 
 TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY)

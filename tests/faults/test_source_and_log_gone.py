@@ -19,11 +19,13 @@ from ensue import UsageError
 from ensue.adapters import make_broker
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine.ask import ResendRequest, say_seen
+from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.epoch import Published, begin_epoch, find_published
 from ensue.engine.gauges import DOUBTED, measure
+from ensue.engine.seal import SealedIds
 from ensue.engine.witness import examine
 from ensue.message import TICK, Checkpoint, Envelope, OutboxRecord, Partition
-from ensue.ports import Broker
+from ensue.ports import Broker, Store
 from ensue.seal import sealed
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing import World
@@ -290,19 +292,37 @@ async def test_a_log_that_is_emptied_under_a_source_that_is_well_stops_nobody(te
         assert await world.runtimes["sends"].context.books.relay_waits() == -1
 
 
-async def test_a_position_without_a_message_is_compared_with_the_head_alone(telegraph: Telegraph) -> None:
-    """As a subscriber says it that has forgotten the message, or never knew it."""
+async def test_words_that_name_no_message_of_the_store_prove_nothing(
+    telegraph: Telegraph, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a subscriber says it that has forgotten the message, or anybody who can write to the control topic."""
     async with bench(telegraph.directory, telegraph.sends, broker=telegraph.broker()) as world:
         await telegraph.send(0, 10)
         await world.settle()
         runtime = world.runtimes["sends"]
         source, where = runtime.store.source, Partition("receives", "wires", 0)
-        await say_seen(runtime.context, where, Checkpoint(watermarks={source: 10}), {source})
-        await say_seen(runtime.context, where, Checkpoint(watermarks={"sends/elsewhere": 99}), {"sends/elsewhere"})
-        await say_seen(runtime.context, where, Checkpoint(watermarks={source: 11}), {source})
+        mine = await another_lifes_id(runtime.store)
+        for said in (
+            Checkpoint(watermarks={source: 10}),
+            Checkpoint(watermarks={"sends/elsewhere": 99}),
+            Checkpoint(watermarks={source: 11}),
+            Checkpoint(watermarks={source: 11}, ids={source: "forged.1.0123456789abcdef"}),
+        ):
+            await say_seen(runtime.context, where, said, said.watermarks)
+        await telegraph.send(10, 12)
+        await world.settle()
+        assert "has applied position 11 (message unknown)" in caplog.text
+        await say_seen(runtime.context, where, Checkpoint(watermarks={source: 13}, ids={source: mine}), {source})
         refused = str(await refusal(world))
-        assert "receives has applied position 11 of sends/" in refused
-        assert "knows of none after position 10" in refused
+        assert f"receives has applied position 13 (message {mine}) of sends/" in refused
+        assert "knows of none after position 12" in refused
+
+
+async def another_lifes_id(store: Store) -> str:
+    """As a process makes it that works on a copy of this store."""
+    ids = SealedIds(UniqueIds(), SystemClock())
+    await ids.begin(store)
+    return ids.next()
 
 
 async def test_what_was_applied_of_an_epoch_that_another_process_has_ended_says_nothing_of_the_new_one(
@@ -315,7 +335,8 @@ async def test_what_was_applied_of_an_epoch_that_another_process_has_ended_says_
     for store in stores:
         await store.open()
     try:
-        seen = ResendRequest(stores[0].source, "wires", 0, 10, 10, "receives", "another message")
+        mine = await another_lifes_id(stores[0])
+        seen = ResendRequest(stores[0].source, "wires", 0, 10, 10, "receives", mine)
         assert await examine(stores[0], seen) is not None
         await stores[1].new_epoch(5)
         assert await examine(stores[0], seen) is None

@@ -38,6 +38,8 @@ from ensue.message import (
 from ensue.ports import Lookup, Row, StepTransaction, Store, Table
 from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LEASES, LETTERS, RELAY
 
+#: Rows of RELAY with the two halves of the store's key, see `ensue.engine.seal`.
+SEAL = ("seal 1", "seal 2")
 _BY_PLACE, _BY_STATE = LETTERS.lookups
 _ONE_ROW = "leases"
 _NUMBERS = "schema"
@@ -619,7 +621,7 @@ class Books(Letters, Once, Workers, Relays):
             async for row in self._all(LETTERS, _BY_STATE, [state.value]):
                 yield LETTERS, row
         source = self._store.source
-        for name, value in await self._store.rows().get(RELAY, [source, _pruned(source), _waits(source)]):
+        for name, value in await self._store.rows().get(RELAY, [source, _pruned(source), _waits(source), *SEAL]):
             yield RELAY, (name, max(value, math.ceil(dropped_before * 1e6)) if name == _pruned(source) else value)
 
 

@@ -73,7 +73,8 @@ class Dispatcher:
     """The handlers of one service, ready to run.
 
     documents: each entity is a document of its own, see `EntityRun`. sessions: of the store; where there is none, no
-    entity step can do anything beside its entities. handler_limit_s: for one call of a handler; 0: any time.
+    entity step can do anything beside its entities. sealed: ids for what is published, and for nothing else.
+    handler_limit_s: for one call of a handler; 0: any time.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Dispatcher:
         partitions: int,
         record_bytes_max: int = RECORD_BYTES_MAX,
         *,
+        sealed: Ids | None = None,
         documents: bool = False,
         sessions: bool = True,
         handler_limit_s: float = 0.0,
@@ -97,6 +99,7 @@ class Dispatcher:
         places: dict[Repository[Any] | None, int] = {}
         self.routes = {kind: _route(handlers, places, sessions) for kind, handlers in definition.handlers.items()}
         self._ids = ids
+        self._sealed = sealed or ids
         self._partitions = partitions
         self._types: dict[type, EventType[Any]] = {}
         self._allowed = None if definition.publishes is None else frozenset(definition.publishes)
@@ -124,7 +127,7 @@ class Dispatcher:
         """What steps of this transaction publish; it goes with their savepoints."""
         outgoing = Outgoing(
             self.definition.name,
-            self._ids,
+            self._sealed,
             self._partitions,
             rfc3339(transaction.now),
             self._types,

@@ -14,6 +14,7 @@ from ensue.codec import decode_envelope
 from ensue.engine.books import Books
 from ensue.engine.lookup import each_between
 from ensue.engine.restored import find_contradiction, last_of_source, record_at
+from ensue.engine.seal import Seal, seal_of
 from ensue.engine.witness import Witness, find_witness
 from ensue.errors import UsageError
 from ensue.message import LOST, TICK, Message, OutboxRecord
@@ -56,6 +57,10 @@ class Comparison:
         self._unseen = set(own)
         self._seen_through = position
         self.diverged_at: int | None = None
+
+    def has(self, message: Message) -> bool:
+        """Whether the store has this very record."""
+        return self._own.get(message.position) == (message.topic, message.partition, message.id)
 
     def see(self, message: Message) -> None:
         """Take note of one record of this source."""
@@ -147,7 +152,7 @@ async def find_published(
     topics = await broker.topics()
     mine = {*declared, *(topic for topic, _ in heads)}
     places = {topic: topics[topic] for topic in mine if topic in topics}
-    pruned = await _search(broker, places, store.source, comparison)
+    pruned = await _search(broker, places, store.source, await seal_of(store), comparison)
     found = comparison.result(store.source, pruned=pruned, decided=decided)
     if witness is None:
         return found
@@ -171,7 +176,7 @@ async def find_published(
 async def _holds_no_events(broker: Broker, places: Mapping[str, int], source: str) -> bool:
     for topic, partitions in places.items():
         for number in range(partitions):
-            last = await last_of_source(broker, topic, number, source)
+            last, _ = await last_of_source(broker, topic, number, source)
             if last is not None and last.type != TICK:
                 return False
     return True
@@ -209,8 +214,9 @@ async def _own(store: Store, position: int) -> dict[int, tuple[str, int, str]]:
     return own
 
 
-async def _search(broker: Broker, topics: Mapping[str, int], source: str, comparison: Comparison) -> bool:
-    """Show the log to `comparison`, all partitions side by side; return whether retention has taken a part of it."""
+async def _search(broker: Broker, topics: Mapping[str, int], source: str, seal: Seal, comparison: Comparison) -> bool:
+    """Show the log to `comparison`, all partitions side by side, but for what others wrote in the source's name; return
+    whether retention has taken a part of it."""
     open_windows: dict[tuple[str, int], tuple[int, int]] = {}
     for topic, partitions in topics.items():
         for number in range(partitions):
@@ -223,7 +229,9 @@ async def _search(broker: Broker, topics: Mapping[str, int], source: str, compar
                 del open_windows[topic, number]
                 continue
             async for record in each_between(broker, topic, number, begin, end):
-                if isinstance(record, Message) and record.source == source:
+                if not isinstance(record, Message) or record.source != source:
+                    continue
+                if comparison.has(record) or seal.wrote(record):
                     comparison.see(record)
             open_windows[topic, number] = (first, begin)
     return pruned

@@ -18,7 +18,7 @@ from ensue.engine.context import Context
 from ensue.engine.loop import Loop
 from ensue.engine.portion import Portion
 from ensue.engine.repeats import Repeats
-from ensue.engine.witness import refuse_disproved
+from ensue.engine.witness import Hearing
 from ensue.errors import StoreRestored, UsageError
 from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
 from ensue.plan import LostNotice
@@ -59,6 +59,7 @@ class Resender(Loop):
         self._position = position
         self._answers = answers
         self._compare = compare
+        self._hearing = Hearing(context)
         self._reader: Reader | None = None
         self._heeded: int | None = None  # through which offset of the control topic
         self._repeats: dict[tuple[str, int], Repeats] = {}
@@ -97,7 +98,7 @@ class Resender(Loop):
     async def _heed(self, record: Message | Garbage) -> None:
         request = None if isinstance(record, Garbage) else read_request(record, REQUEST, SEEN)
         if request is not None:
-            await refuse_disproved(self._context, request)
+            await self._hearing.refuse_disproved(request)
         # Whatever comes of the answer, this record is done with: who asks will ask again, and one strange request must
         # not stop what is sent to all others.
         self._heeded = record.offset

@@ -1,7 +1,8 @@
 """A store that was put back from an old copy would give positions out twice: notice it before anything is sent.
 
 At its start the relay compares what it has with the tail of the log. The store's own history is a prefix of what the
-log holds of this source, or the store is not the one that wrote it. A log that was lost can tell nothing: what
+log holds of this source, or the store is not the one that wrote it. Anybody may write in the name of a source, so only
+a record whose id a store with this one's key has made counts (`seal.py`). A log that was lost can tell nothing: what
 subscribers have applied can (`witness.py`).
 
 A store can go back while the relay lives, too: an older copy is put into a file that stays open, or a server fails
@@ -12,16 +13,20 @@ in the very read of what comes after it: no row is sent that was not read togeth
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ensue.codec import decode_envelope
 from ensue.engine.context import Context
 from ensue.engine.lookup import each_between
+from ensue.engine.seal import Seal, seal_of, unknown_to
 from ensue.errors import BrokerUnavailable, StoreRestored
 from ensue.event import EventType, event_type
-from ensue.message import LOST, TICK, Message, OutboxRecord
+from ensue.message import LOST, TICK, Garbage, Message, OutboxRecord
 from ensue.ports import Broker, Store
+
+log = logging.getLogger("ensue.relay")
 
 #: How far back from its end a partition is searched for this source's last record, in records.
 _WINDOW = 1000
@@ -99,13 +104,13 @@ async def find_contradiction(
     the store has written, and of which the log has nothing of this source. looked: see `refuse_restored_store`.
     """
 
-    async def end(place: tuple[str, int]) -> Message | None:
+    async def end(place: tuple[str, int]) -> tuple[Message | None, list[Message]]:
         try:
-            return await last_of_source(broker, *place, store.source)
+            return await last_of_source(broker, *place, store.source, seal)
         except BrokerUnavailable:
             if not looked:
                 raise
-            return None  # one partition must not keep all others waiting
+            return None, []  # one partition must not keep all others waiting
 
     topics = await broker.topics()
     heads = await store.outbox_heads()
@@ -113,26 +118,60 @@ async def find_contradiction(
     if silent is not None:
         silent += [place for place in heads if place[1] >= topics.get(place[0], 0)]
     places = [(topic, number) for topic in sorted(published & set(topics)) for number in range(topics[topic])]
+    seal = await seal_of(store)
     for begin in range(0, len(places), _AT_ONCE):
         chunk = places[begin : begin + _AT_ONCE]
         ends = await _together(end(place) for place in chunk)
         # The store after the log: another process may publish right now, and it commits before it appends.
         heads = await store.outbox_heads()
-        for place, last in zip(chunk, ends, strict=True):
+        for place, (last, others) in zip(chunk, ends, strict=True):
+            foremost = max(others, key=lambda each: each.position, default=None)
+            if foremost is not None and await _contradicts(store, foremost, heads.get(place, 0)):
+                log.error(
+                    "%s/%d holds message %s at position %d of %s, which neither this database nor one that it is a "
+                    "copy of has written: who else may write there? It is passed over",
+                    *place, foremost.id, foremost.position, store.source,
+                )  # fmt: skip
             if last is None:
-                if silent is not None and place in heads:
+                if silent is not None and not others and place in heads:
                     silent.append(place)
                 continue
-            head = heads.get(place, 0)
-            if last.position > head:
-                return last, f"the store knows of none after position {head}"
-            own = await record_at(store, last.position)
-            if own is None or last.type in (TICK, LOST):
-                continue  # pruned: nothing to compare
-            own_id = decode_envelope(own.envelope).id
-            if own_id != last.id:
-                return last, f"the store has message {own_id} at that position"
+            if found := await _contradicts(store, last, heads.get(place, 0)):
+                if last.type == TICK or await unknown_to(store, seal, [last.id]):
+                    return last, found
+                # Somebody has put a record of ours where it does not belong: what is behind it has to be asked, too.
+                if (copied := await _among_copies(store, broker, place, seal, heads.get(place, 0))) is not None:
+                    return copied
     return None
+
+
+async def _contradicts(store: Store, last: Message, head: int) -> str:
+    """What the store has instead of a record of the log; empty: it may well have written it."""
+    if last.position > head:
+        return f"the store knows of none after position {head}"
+    own = await record_at(store, last.position)
+    if own is None or last.type == TICK:
+        return ""  # pruned: nothing to compare
+    own_id = decode_envelope(own.envelope).id
+    return "" if own_id == last.id else f"the store has message {own_id} at that position"
+
+
+async def _among_copies(
+    store: Store, broker: Broker, place: tuple[str, int], seal: Seal, head: int
+) -> tuple[Message, str] | None:
+    """As `find_contradiction`, of one partition, where copies of the store's own records stand at wrong positions."""
+    first, end = await broker.bounds(*place)
+    begin = max(first - 1, end - _WINDOW * _WINDOWS_MAX)
+    found: dict[str, tuple[Message, str]] = {}
+    async for record in each_between(broker, *place, begin, end):
+        if isinstance(record, Garbage) or record.source != store.source or not (record.position and seal.wrote(record)):
+            continue
+        if instead := await _contradicts(store, record, head):
+            if record.type == TICK:
+                return record, instead
+            found[record.id] = (record, instead)
+    unknown = await unknown_to(store, seal, found)
+    return next((found[each] for each in found if each in unknown), None)
 
 
 async def record_at(store: Store, position: int) -> OutboxRecord | None:
@@ -152,20 +191,28 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         await asyncio.wait(tasks)
 
 
-async def last_of_source(broker: Broker, topic: str, number: int, source: str) -> Message | None:
-    """The record of `source` with the highest position near the end of a partition, or None.
+async def last_of_source(
+    broker: Broker, topic: str, number: int, source: str, seal: Seal | None = None
+) -> tuple[Message | None, Sequence[Message]]:
+    """The record of `source` with the highest position near the end of a partition, or None; and those that others have
+    written in its name, as far as was looked. seal: of the source's store; None: all counts as written by it.
 
     Behind the ticks of a long silence too: a tick names no message, so it could not tell one life from another.
     """
     first, last = await broker.bounds(topic, number)
     end = last
     best: Message | None = None
+    others: list[Message] = []
     for _ in range(_WINDOWS_MAX):
         if end < first:
             break
         start = max(end - _WINDOW, first - 1)
         async for record in each_between(broker, topic, number, start, end):
             if isinstance(record, Message) and record.source == source and record.position:
+                if seal is not None and not seal.wrote(record):
+                    if record.type != LOST:
+                        others.append(record)
+                    continue
                 better = best is None or record.position > best.position
                 # A record names its message, a tick only a position: prefer the record.
                 if better or (best is not None and record.position == best.position and best.type == TICK):
@@ -173,7 +220,7 @@ async def last_of_source(broker: Broker, topic: str, number: int, source: str) -
         if best is not None and best.type != TICK:
             break
         end = start
-    return best
+    return best, others
 
 
 def _published(context: Context) -> list[EventType[Any]]:

@@ -21,6 +21,7 @@ from ensue.engine.home import Home
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, store_reason
 from ensue.engine.schema import SCHEMA, Schema
+from ensue.engine.seal import SealedIds
 from ensue.engine.sealing import SealedBroker
 from ensue.engine.upgrade import SchemaWatch, upgrade
 from ensue.engine.worker import Worker
@@ -75,7 +76,8 @@ class Runtime:
         faults: Faults | None = None,
         schema: Schema = SCHEMA,
     ) -> None:
-        ids, random = ids or UniqueIds(), random or Random()
+        ids, random, clock = ids or UniqueIds(), random or Random(), clock or SystemClock()
+        self._sealed = SealedIds(ids, clock)
         self.definition = definition
         self.store = store
         self.broker = broker
@@ -90,13 +92,14 @@ class Runtime:
                 ids,
                 settings.partitions,
                 settings.engine.record_bytes_max,
+                sealed=self._sealed,
                 documents=not store.capabilities.transactions,
                 sessions=store.capabilities.sessions,
                 handler_limit_s=_first(definition.handler_limit_s, settings.engine.handler_limit_s),
             ),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,
-            clock=clock or SystemClock(),
+            clock=clock,
             ids=ids,
             random=random,
             faults=faults or Faults.of_this_process(),
@@ -148,6 +151,8 @@ class Runtime:
             try:
                 await self.store.open()
                 await upgrade(self.context)
+                if self.store.capabilities.publishes:
+                    await self._sealed.begin(self.store)
                 # Without sessions a table begins with its first row. The database may go away between the two.
                 if self.store.capabilities.sessions:
                     if self._tables is not None:

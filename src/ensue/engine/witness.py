@@ -3,10 +3,14 @@
 A subscriber says "of your source I have applied position 30, which was message m". That was so when it was said, and
 stays so: within an epoch a position has one message. So however late, repeated or out of order it is read, a store that
 has no such record, or another one there, is an older copy of the one that wrote it. See docs/adr/0034.
+
+Whoever can write to the control topic can say so, and whoever can write to a topic can make a subscriber believe it. So
+it counts only where a store with this one's key has made that message's id (`seal.py`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,10 +19,15 @@ from ensue.engine.ask import REQUEST, SEEN, ResendRequest, read_request
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
 from ensue.engine.lookup import records_between
+from ensue.engine.seal import seal_of, unknown_to
 from ensue.errors import StoreRestored
 from ensue.message import CONTROL_TOPIC, WHO, Envelope, Garbage, Message, OutboxRecord
 from ensue.ports import Broker, Store
 
+log = logging.getLogger("ensue.relay")
+
+#: Words that are remembered as proving nothing.
+_KNOWN_MAX = 1000
 #: How far back from its end the control topic is searched for what subscribers have said, in records.
 _WINDOW = 10_000
 
@@ -52,8 +61,8 @@ def disproved(seen: ResendRequest, own: OutboxRecord | None, head: int) -> str:
     return ""
 
 
-async def examine(store: Store, seen: ResendRequest) -> Witness | None:
-    """Return a witness when the store did not write what was applied of it."""
+async def contradiction(store: Store, seen: ResendRequest) -> Witness | None:
+    """Return a witness when the store does not have what was applied of it, whoever wrote that."""
     if seen.source != store.source or not seen.after:
         return None
     records = await store.outbox_after(seen.after - 1, 1)
@@ -62,6 +71,13 @@ async def examine(store: Store, seen: ResendRequest) -> Witness | None:
     found = disproved(seen, own, head)
     # Another process may have begun an epoch, which is known only now: what was read is none of that source's.
     return Witness(seen, found) if found and seen.source == store.source else None
+
+
+async def examine(store: Store, *said: ResendRequest) -> Witness | None:
+    """Return a witness when the store did not write what was applied of it, and what it is a copy of did."""
+    found = [each for seen in said if (each := await contradiction(store, seen)) is not None]
+    unknown = await unknown_to(store, await seal_of(store), {each.seen.id for each in found}) if found else ()
+    return next((each for each in found if each.seen.id in unknown), None)
 
 
 async def find_witness(store: Store, broker: Broker) -> Witness | None:
@@ -73,10 +89,7 @@ async def find_witness(store: Store, broker: Broker) -> Witness | None:
     # Not only the last word of each: whoever said it too late may have gone on with what was written anew.
     ours = (each for each in map(_said, records) if each is not None and each.source == store.source)
     said = {(each.topic, each.partition, each.after, each.id): each for each in ours}
-    for seen in said.values():
-        if (witness := await examine(store, seen)) is not None:
-            return witness
-    return None
+    return await examine(store, *said.values())
 
 
 async def refuse_witnessed(context: Context) -> None:
@@ -86,17 +99,46 @@ async def refuse_witnessed(context: Context) -> None:
         raise refusal(context, witness)
 
 
-async def refuse_disproved(context: Context, seen: ResendRequest) -> None:
-    """Raise StoreRestored when the store did not write what a subscriber has applied of it."""
-    witness = await examine(context.store, seen)
-    if witness is not None:
-        raise refusal(context, witness)
+class Hearing:
+    """What subscribers say while a relay runs, compared with its store.
+
+    Words that contradict it and prove nothing are logged, and each of them is looked into once: that reads the outbox.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._known: set[ResendRequest] = set()
+        self._next = float("-inf")
+
+    async def refuse_disproved(self, seen: ResendRequest) -> None:
+        """Raise StoreRestored when the store did not write what a subscriber has applied of it."""
+        context = self._context
+        now = context.clock.monotonic()
+        if seen in self._known or await contradiction(context.store, seen) is None:
+            return
+        if now < self._next:
+            return  # whoever means it says it again
+        witness = await examine(context.store, seen)
+        if witness is not None:
+            raise refusal(context, witness)
+        self._next = context.clock.monotonic() + context.config.resend_interval_s / 2
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.clear()
+        self._known.add(seen)
+        log.error(
+            "%s says that it has applied position %d (message %s) of %s in %s/%d, which neither this database nor one "
+            "that it is a copy of has written: somebody else writes as %s, or as %s. If it was applied, that "
+            "subscriber skips what is sent now: ensue gaps rewind MODULE:%s tells more",
+            seen.subscriber, seen.after, seen.id or "unknown", seen.source, seen.topic, seen.partition, seen.source,
+            seen.subscriber, seen.subscriber,
+        )  # fmt: skip
 
 
 async def ask_subscribers(context: Context, places: Iterable[tuple[str, int]]) -> None:
     """Ask in these places who has applied how much, and listen. Ends when it is cancelled; raises StoreRestored."""
     broker, source = context.broker, context.store.source
     await broker.ensure_topic(CONTROL_TOPIC, 1)
+    hearing = Hearing(context)
     reader = broker.reader(CONTROL_TOPIC, 0, (await broker.bounds(CONTROL_TOPIC, 0)).last)
     try:
         envelope = encode_envelope(Envelope(context.ids.next(), WHO, rfc3339(context.clock.now())))
@@ -109,7 +151,7 @@ async def ask_subscribers(context: Context, places: Iterable[tuple[str, int]]) -
         while True:
             for record in await reader.read(100, context.config.poll_interval_s):
                 if (seen := _said(record)) is not None:
-                    await refuse_disproved(context, seen)
+                    await hearing.refuse_disproved(seen)
     finally:
         await reader.close()
 

@@ -12,7 +12,9 @@ from tests.unit.engine.workbench import LIMIT_S, Sender, bench, config, letters
 from ensue import Event, Service
 from ensue.brokers.memory import MemoryBroker
 from ensue.engine.ask import say_seen
+from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.doubts import Doubts
+from ensue.engine.seal import SealedIds
 from ensue.engine.witness import find_witness
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import CONTROL_TOPIC, Checkpoint, Partition
@@ -82,12 +84,16 @@ async def test_a_source_is_doubted_no_longer_when_its_service_has_begun_another_
 
 
 async def test_a_word_about_another_source_hides_none_about_ours(tmp_path: Path) -> None:
-    """Both without the id of a message, at the same place."""
+    """Both at the same place."""
     zoo = Service("zoo")
     async with bench(tmp_path, zoo) as running:
         runtime = running.runtimes["zoo"]
         await running.broker.ensure_topic(CONTROL_TOPIC, 1)
-        checkpoint = Checkpoint(watermarks={runtime.store.source: 30, "zzz/1": 30})
+        ids = SealedIds(UniqueIds(), SystemClock())
+        await ids.begin(runtime.store)
+        checkpoint = Checkpoint(
+            watermarks={runtime.store.source: 30, "zzz/1": 30}, ids={runtime.store.source: ids.next(), "zzz/1": "m"}
+        )
         for source in checkpoint.watermarks:
             await say_seen(runtime.context, Partition("farm", "doubts", 0), checkpoint, [source])
         witness = await find_witness(runtime.store, running.broker)

@@ -1,0 +1,106 @@
+"""Which message ids a store has made: only it can make them, so that a stranger's record is no evidence against it.
+
+Each id ends with a keyed hash (BLAKE2b, RFC 7693) of its first part and of the source. The key is made by chance and
+kept in the store: a copy of the store has it too, and knows what the original has written after the copy. See
+docs/adr/0035.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from hashlib import blake2b
+from hmac import compare_digest
+
+from ensue.codec import decode_envelope
+from ensue.engine.books import SEAL, Books
+from ensue.errors import RowConflict
+from ensue.message import LOST, TICK, Message
+from ensue.ports import Clock, Ids, Store
+from ensue.tables import RELAY
+
+#: Of the hash in an id: to hit it by chance takes 2^63 tries, each of which is a record in the log.
+_BYTES = 8
+#: Of each half of the key: what every database holds in a whole number.
+_HALF_BITS = 63
+#: Records of the outbox that are looked at in one read.
+_CHUNK = 1000
+
+
+class Seal:
+    """Of one store. See `seal_of`."""
+
+    def __init__(self, store: Store, key: bytes) -> None:
+        self._store = store
+        self._key = key
+
+    def of(self, *parts: object) -> str:
+        """The hash of these parts, for the source that the store is now."""
+        text = "\n".join(map(str, (self._store.source, *parts)))
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES, key=self._key).hexdigest()
+
+    def made(self, message_id: str) -> float | None:
+        """When the store's source has made this id, seconds since the epoch; None: it has not."""
+        first, _, mark = message_id.rpartition(".")
+        if not first or not mark.isascii() or not compare_digest(mark, self.of(first)):
+            return None
+        return float(int(first.rpartition(".")[2], 16))
+
+    def wrote(self, message: Message) -> bool:
+        """Whether a record or tick of the log, with the store's source, was written by it or a copy of it."""
+        if message.type == TICK:
+            return message.id == self.tick(message.topic, message.partition, message.position)
+        return message.type != LOST and self.made(message.id) is not None
+
+    def tick(self, topic: str, partition: int, position: int) -> str:
+        """The id of a tick: it says a position, so that is sealed with it."""
+        return f"tick.{self.of(TICK, topic, partition, position)}"
+
+
+class SealedIds:
+    """Ids for what is published. `begin` before the first one."""
+
+    def __init__(self, ids: Ids, clock: Clock) -> None:
+        self._ids = ids
+        self._clock = clock
+        self._seal: Seal | None = None
+
+    async def begin(self, store: Store) -> None:
+        self._seal = await seal_of(store)
+
+    def next(self) -> str:
+        assert self._seal is not None
+        first = f"{self._ids.next()}.{int(self._clock.now()):x}"
+        return f"{first}.{self._seal.of(first)}"
+
+
+async def seal_of(store: Store) -> Seal:
+    """The store's seal; its key is made when it is asked for first, by whoever comes first."""
+    while len(rows := await store.rows().get(RELAY, SEAL)) < len(SEAL):
+        try:
+            async with store.transaction(upkeep=True) as transaction:
+                known = {row[0] for row in await transaction.load_rows(RELAY, SEAL)}
+                new = [(name, secrets.randbits(_HALF_BITS)) for name in SEAL if name not in known]
+                await transaction.insert_rows(RELAY, new)
+        except RowConflict:
+            continue  # another process has made it
+    halves = {row[0]: int(row[1]) for row in rows}
+    return Seal(store, b"".join(halves[name].to_bytes(8, "big") for name in SEAL))
+
+
+async def unknown_to(store: Store, seal: Seal, ids: Collection[str]) -> set[str]:
+    """Those of these ids that a store has made and does not have: a copy of it has made them, or what it came from.
+
+    Not one that is in its outbox, at whatever position somebody else has put it, nor one that is older than what
+    retention took. Reads the whole outbox: only for ids that contradict it.
+    """
+    made = {each: when for each in ids if (when := seal.made(each)) is not None}
+    if not made:
+        return set()
+    pruned = await Books(store, store.source.rpartition("/")[0]).pruned_before()
+    unknown = {each for each, when in made.items() if pruned is None or when >= pruned}
+    position = 0
+    while unknown and (records := await store.outbox_after(position, _CHUNK)):
+        unknown.difference_update(decode_envelope(each.envelope).id for each in records)
+        position = records[-1].position
+    return unknown
