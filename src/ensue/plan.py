@@ -20,6 +20,10 @@ from ensue.message import LOST, TICK, WHO, CatchUp, DeadLetter, Flaw, Gap, GapSt
 #: Of a subscription that knows no messages by name.
 NO_IDS: Mapping[str, str] = MappingProxyType({})
 
+#: So many gaps of sources of which nothing was applied yet are kept at once in a partition. A further one takes the
+#: place of the oldest: that source is still applied when its records come, and its next one shows the gap again.
+STRANGERS_MAX = 100
+
 Position = Annotated[int, msgspec.Meta(ge=0, le=POSITION_MAX)]
 
 
@@ -42,7 +46,8 @@ class Plan:
     refused: what its source did not sign. damaged: how many were not whole, which come again.
     foreign: those of `apply` and `waiting` without a chain, to be claimed in the inbox by (source, id).
     watermarks: per source, only where it moves. gaps: per source, the state after this batch where it changed
-    (None: healed). ids: per source whose watermark moves, the id of the message there; empty: not known. asked: sources
+    (None: healed, or dropped). dropped: those of `gaps` that made room, see `STRANGERS_MAX`. ids: per source whose
+    watermark moves, the id of the message there; empty: not known. asked: sources
     that want to know how much of them was applied. doubts: per source, the position of its last tick when that lies
     below the watermark: its database went back, or the tick is an old one; None: it does not. behind: per source, the
     position of its last record, where that lies below the watermark: a duplicate, or the watermark is wrong. others:
@@ -63,6 +68,7 @@ class Plan:
     gaps: dict[str, Gap | None] = dataclasses.field(default_factory=dict)
     ids: dict[str, str] = dataclasses.field(default_factory=dict)
     asked: set[str] = dataclasses.field(default_factory=set)
+    dropped: set[str] = dataclasses.field(default_factory=set)
     doubts: dict[str, int | None] = dataclasses.field(default_factory=dict)
     behind: dict[str, int] = dataclasses.field(default_factory=dict)
     others: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -219,9 +225,11 @@ def _compare(result: Plan, message: Message, ids: Mapping[str, str]) -> None:
 def _note_gap(result: Plan, message: Message, watermark: int, gaps: Mapping[str, Gap], now: float) -> None:
     source = message.source
     result.held += message.envelope.type != TICK
-    known = result.gaps.get(source) or gaps.get(source)
+    known = result.gaps[source] if source in result.gaps else gaps.get(source)
     if known is None:
         result.gaps_seen += 1
+        if not watermark:
+            _make_room(result, gaps)
         held = (message.offset, message.previous)
         result.gaps[source] = Gap(source, watermark, message.position, now, GapState.OPEN, 0, *held)
     elif (
@@ -235,6 +243,16 @@ def _note_gap(result: Plan, message: Message, watermark: int, gaps: Mapping[str,
         held = _still_held(known, watermark) or (message.offset, message.previous)
         held = (min(held[0], message.offset), min(held[1], message.previous))
         result.gaps[source] = Gap(source, watermark, needed, known.since, known.state, known.lost_through, *held)
+
+
+def _make_room(result: Plan, gaps: Mapping[str, Gap]) -> None:
+    if len(gaps) + len(result.gaps) < STRANGERS_MAX:
+        return  # the usual case
+    there = {source: gap for source, gap in {**gaps, **result.gaps}.items() if gap is not None and not gap.watermark}
+    if len(there) >= STRANGERS_MAX:
+        oldest = min(there, key=lambda source: (there[source].state is GapState.LOST, there[source].since))
+        result.gaps[oldest] = None
+        result.dropped.add(oldest)
 
 
 def _still_held(gap: Gap, watermark: int) -> tuple[int, int] | tuple[()]:
@@ -273,7 +291,7 @@ def _note_loss(
 
 def _close_gaps(result: Plan, gaps: Mapping[str, Gap]) -> None:
     for source, watermark in result.watermarks.items():
-        gap = result.gaps.get(source) or gaps.get(source)
+        gap = result.gaps[source] if source in result.gaps else gaps.get(source)
         if gap is not None and watermark >= gap.needed:
             result.gaps_healed += 1
             if source in gaps:

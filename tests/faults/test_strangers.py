@@ -238,6 +238,23 @@ async def test_a_record_far_ahead_of_its_source_is_an_alarm_and_can_be_taken_bac
     assert town.got == [1, 2, 3, -1, 4, 5, 6]
 
 
+async def test_a_log_that_holds_the_forged_record_no_more_does_not_tell_what_was_before_it(
+    town: Town, tmp_path: Path
+) -> None:
+    async with bench(tmp_path, town.till, town.shop) as world:
+        await town.order(1, 2, 3)
+        await world.settle()
+        source, books = world.runtimes["till"].store.source, world.runtimes["shop"].context.books
+        await forge(world, source, forged(HUGE, 3), forged(HUGE + 1, HUGE))
+        await until(lambda: len(town.got) == 5, world)
+        assert await before_last(world.broker, WHERE, await books.checkpoint(WHERE), source) == HUGE
+        await books.rewind(WHERE, source, HUGE)
+        checkpoint = await books.checkpoint(WHERE)
+        assert await before_last(world.broker, WHERE, checkpoint, source) == 3, "step by step"
+        await world.broker.prune("orders", 0, float("inf"), 1000)
+        assert await before_last(world.broker, WHERE, checkpoint, source) is None
+
+
 async def test_a_source_that_never_ticks_is_doubted_too(town: Town, tmp_path: Path) -> None:
     class NoTicks(MemoryBroker):
         async def append_many(self, source: str, batches: Any) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from ensue.chain import Verdict, judge, partition_of
 from ensue.message import LOST, TICK, Envelope, Gap, GapState, Garbage, Message
-from ensue.plan import Plan, Queue, plan
+from ensue.plan import STRANGERS_MAX, Plan, Queue, plan
 
 SOURCES = ("orders/1", "customers/1")
 
@@ -49,7 +49,7 @@ class Subscriber:
             else:
                 self.gaps[source] = gap
         for message in todo.apply:
-            self.applied[message.source].append(message.position)
+            self.applied.setdefault(message.source, []).append(message.position)
         return todo
 
 
@@ -254,6 +254,23 @@ def test_what_passes_over_an_applied_record_is_no_record_of_the_chain() -> None:
     assert subscriber.watermarks == {"orders/1": 6}
     del subscriber.ids["orders/1"]  # as after an accepted loss
     assert not subscriber.take([record("orders/1", 7, 5, 5)]).garbage
+
+
+def test_sources_that_somebody_invents_take_no_more_room_than_there_is_and_lock_nobody_out() -> None:
+    subscriber = Subscriber()
+    subscriber.take([record("known/1", 1, 0, 1), record("known/1", 3, 2, 2)])
+    for batch in range(20):
+        todo = subscriber.take([record(f"ghost-{batch}-{each}/1", 10, 9, 3) for each in range(37)])
+        assert len(subscriber.gaps) <= STRANGERS_MAX + 1
+    assert len(todo.dropped) == 37
+    assert "known/1" in subscriber.gaps, "it has a chain here"
+    subscriber.take([record("orders/1", 5, 4, 50)])
+    assert "orders/1" in subscriber.gaps, "and so has one that is new"
+    subscriber.take([record(f"ghost-{each}/2", 10, 9, 51) for each in range(200)])
+    assert "orders/1" not in subscriber.gaps
+    subscriber.take([record("orders/1", 4, 0, 52), record("orders/1", 5, 4, 53)])
+    assert subscriber.applied["orders/1"] == [4, 5], "the answer comes all the same"
+    assert subscriber.watermarks["orders/1"] == 5
 
 
 def test_a_tick_whose_two_numbers_differ_is_none() -> None:

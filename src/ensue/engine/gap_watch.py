@@ -5,7 +5,7 @@ from __future__ import annotations
 from ensue.engine.ask import ask_again
 from ensue.engine.context import Context
 from ensue.message import Checkpoint, Gap, GapState, Partition
-from ensue.plan import Plan
+from ensue.plan import STRANGERS_MAX, Plan
 from ensue.texts import logger
 
 log = logger("ensue.consumer")
@@ -17,7 +17,8 @@ class GapWatch:
     def __init__(self, partition: Partition, context: Context) -> None:
         self._partition = partition
         self._context = context
-        self._asked: dict[str, tuple[int, float]] = {}  # source -> watermark asked from, when (monotonic)
+        # source -> watermark asked from, last position that it was known to need, when (monotonic), pause after that
+        self._asked: dict[str, tuple[int, int, float, float]] = {}
         self._logged: dict[str, tuple[GapState, int, int]] = {}  # what was last logged of each gap
 
     def forget(self) -> None:
@@ -31,17 +32,23 @@ class GapWatch:
         """
         context = self._context
         now = context.clock.monotonic()
+        first_s = context.config.resend_interval_s
         for source, gap in checkpoint.gaps.items():
-            watermark, when = self._asked.get(source, (-1, 0.0))
+            watermark, needed, when, pause_s = self._asked.get(source, (-1, 0, 0.0, 0.0))
             if 0 <= watermark < gap.watermark:
                 # The answer is coming in. Asking anew with each batch of it would have it sent as often as it is long.
-                self._asked[source] = (gap.watermark, now)
+                self._asked[source] = (gap.watermark, gap.needed, now, first_s)
                 continue
-            if watermark == gap.watermark and (not at_the_end or now - when < context.config.resend_interval_s):
+            if needed < gap.needed:
+                pause_s = min(pause_s, first_s)  # it lives: it has sent something
+            if watermark == gap.watermark and (not at_the_end or now - when < pause_s):
                 continue
             if gap.state is GapState.LOST and watermark >= 0:
                 continue  # the outbox has answered that it is gone; an operator decides
-            self._asked[source] = (gap.watermark, now)
+            # Ever more seldom: a source that does not answer is down, or somebody has invented it.
+            longest_s = max(context.config.tick_max_s, first_s)
+            following_s = min(2 * pause_s, longest_s) if watermark == gap.watermark else first_s
+            self._asked[source] = (gap.watermark, gap.needed, now, following_s)
             # The id is of the checkpoint's watermark; of another position's message it would be a false witness.
             known = checkpoint.ids.get(source, "") if checkpoint.watermarks.get(source) == gap.watermark else ""
             await ask_again(context, self._partition, gap, known)
@@ -62,7 +69,14 @@ class GapWatch:
         """Log what changed. A gap changes with every record held back: said when it opens, is lost, or closes."""
         for source, gap in todo.gaps.items():
             if gap is None:
-                log.warning("%s: the gap in %s is closed", self._partition, source)
+                if source in todo.dropped:
+                    log.warning(
+                        "%s: more than %d sources that are not known here have a gap: %s, of which nothing was ever "
+                        "applied, is not asked any more until it sends something. Does somebody invent them?",
+                        self._partition, STRANGERS_MAX, source,
+                    )  # fmt: skip
+                else:
+                    log.warning("%s: the gap in %s is closed", self._partition, source)
                 self._logged.pop(source, None)
                 self._asked.pop(source, None)
                 continue

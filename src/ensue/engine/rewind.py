@@ -25,7 +25,7 @@ async def before_last(broker: Broker, partition: Partition, checkpoint: Checkpoi
         for record in await records_between(broker, partition.topic, partition.number, begin, through):
             if isinstance(record, Garbage) or record.source != source or not _moves(record):
                 continue
-            if (record.position, record.id) == (watermark, last):
+            if record.position == watermark and last in ("", record.id):
                 return applied
             if applied is None or judge(applied, record.previous, record.position) is Verdict.APPLY:
                 applied = record.position

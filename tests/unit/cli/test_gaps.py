@@ -99,3 +99,29 @@ def test_no_gaps_is_said(ensue: Command) -> None:
     ensue("db", "init", LEDGER)
     assert ensue("gaps", "list", LEDGER).out == "no gaps\n"
     assert ensue("gaps", "list", LEDGER, "--json").json == {"gaps": []}
+
+
+def test_the_gap_of_an_invented_source_can_be_forgotten(ensue: Command, put_gaps: Callable[..., None]) -> None:
+    put_gaps(LOST, OPEN)
+    assert "no gap" in ensue("gaps", "forget", LEDGER, 0, "till/c", "--yes").err
+    assert "no gap" in ensue("gaps", "forget", LEDGER, 1, "till/b", "--yes").err
+    assert ensue("gaps", "forget", LEDGER, 0, "till/b", answer="n\n").code == 1
+    assert set(stored().gaps) == {"till/a", "till/b"}
+    assert ensue("gaps", "forget", LEDGER, 0, "till/b", "--topic", "sales", "--yes").code == 0
+    assert set(stored().gaps) == {"till/a"}
+    assert stored().watermarks == {"till/a": 4, "till/b": 1}
+
+
+def test_a_source_is_taken_back_to_where_it_was_before_its_last_record(
+    ensue: Command, put_gaps: Callable[..., None]
+) -> None:
+    put_gaps(OPEN)
+    gap = ("gaps", "rewind", LEDGER, "--topic", "sales", "--partition", 0, "--source", "till/b")
+    assert "there is no broker" in ensue(*gap, "--yes").err, "whose log would tell"
+    assert "it was applied up to 1" in ensue(*gap, "--to", 1, "--yes").err
+    assert "nothing of till/c was applied" in ensue(*gap[:-1], "till/c", "--yes").err
+    assert ensue(*gap, "--to", 0, answer="n\n").code == 1
+    assert stored().watermarks == {"till/b": 1}
+    ended = ensue(*gap, "--to", 0, "--yes")
+    assert "goes on after position 0 of till/b" in ended.out
+    assert (stored().watermarks, stored().gaps) == ({"till/b": 0}, {})
