@@ -33,7 +33,7 @@ PROCESSES = (1, 2, 4)
 FULL = (40_000, 5, 9)
 _ENOUGH_S = 600
 _numbers = itertools.count(1)
-_DONE = "SELECT (SELECT sum(changes) FROM accounts), (SELECT position FROM ensue_relay)"
+_DONE = "SELECT (SELECT sum(changes) FROM accounts), (SELECT position FROM ensue_relay WHERE id LIKE '%/%')"
 _CHECK = "SELECT sum(changes), sum(balance), (SELECT count(*) FROM ensue_outbox) FROM accounts"
 
 

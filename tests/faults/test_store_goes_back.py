@@ -108,7 +108,7 @@ async def test_a_relay_that_stops_does_not_tell_an_older_copy_that_it_was_sent(t
     ) as world:
         copied(await gone_on(telegraph, world), telegraph.directory / "sends.db")
     with closing(sqlite3.connect(telegraph.directory / "sends.db")) as database:
-        assert database.execute("SELECT position FROM ensue_relay").fetchone() <= (20,)
+        assert database.execute("SELECT position FROM ensue_relay WHERE id LIKE '%/%'").fetchone() <= (20,)
 
 
 async def test_a_new_epoch_sends_what_an_older_copy_wrote_although_the_relays_position_says_that_it_is_sent(
@@ -121,7 +121,7 @@ async def test_a_new_epoch_sends_what_an_older_copy_wrote_although_the_relays_po
         await send_at_once(telegraph.sends, 1000, 1005)
         await refusal(world)
     with closing(sqlite3.connect(telegraph.directory / "sends.db")) as database:
-        database.execute("UPDATE ensue_relay SET position = 30")
+        database.execute("UPDATE ensue_relay SET position = 30 WHERE id LIKE 'sends/%'")
         database.commit()
     await new_epoch(telegraph)
     async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
@@ -190,7 +190,7 @@ async def test_a_relay_whose_position_is_beyond_all_that_its_store_knows_is_refu
     with closing(sqlite3.connect(telegraph.directory / "sends.db")) as database:
         database.execute("DELETE FROM ensue_outbox WHERE position > 20")
         database.execute("UPDATE ensue_outbox_head SET position = 20")
-        database.execute("UPDATE ensue_relay SET position = 30")
+        database.execute("UPDATE ensue_relay SET position = 30 WHERE id LIKE 'sends/%'")
         database.commit()
     for path in telegraph.directory.glob("broker.db*"):
         path.unlink()

@@ -87,6 +87,7 @@ class Resender(Loop):
         batch = await self._stop.cuts(reader.read(100, self._context.config.poll_interval_s))
         for record in batch or ():
             await self._heed(record)
+        await self._hearing.look()
         if not batch and (await self._context.broker.bounds(CONTROL_TOPIC, 0)).last < reader.after:
             await self._begin()  # the broker was emptied
 

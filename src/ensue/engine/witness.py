@@ -26,7 +26,7 @@ from ensue.ports import Broker, Store
 
 log = logging.getLogger("ensue.relay")
 
-#: Words that are remembered as proving nothing.
+#: Words that are remembered as proving nothing, and that wait to be looked into.
 _KNOWN_MAX = 1000
 #: How far back from its end the control topic is searched for what subscribers have said, in records.
 _WINDOW = 10_000
@@ -102,26 +102,41 @@ async def refuse_witnessed(context: Context) -> None:
 class Hearing:
     """What subscribers say while a relay runs, compared with its store.
 
-    Words that contradict it and prove nothing are logged, and each of them is looked into once: that reads the outbox.
+    Words that contradict it and prove nothing are logged. Those whose message a store with its key has made are looked
+    into together, now and then: that reads the outbox, and whoever saw such an id can say anything of it.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._known: set[ResendRequest] = set()
+        self._open: set[ResendRequest] = set()
         self._next = float("-inf")
 
     async def refuse_disproved(self, seen: ResendRequest) -> None:
         """Raise StoreRestored when the store did not write what a subscriber has applied of it."""
-        context = self._context
-        now = context.clock.monotonic()
-        if seen in self._known or await contradiction(context.store, seen) is None:
+        store = self._context.store
+        if seen in self._known or len(self._open) >= _KNOWN_MAX or await contradiction(store, seen) is None:
             return
-        if now < self._next:
-            return  # whoever means it says it again
-        witness = await examine(context.store, seen)
+        if (await seal_of(store)).made(seen.id) is None:
+            self._proves_nothing(seen)
+        else:
+            self._open.add(seen)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look into what is open, if it is time. Raises StoreRestored."""
+        context = self._context
+        if not self._open or context.clock.monotonic() < self._next:
+            return
+        witness = await examine(context.store, *self._open)
         if witness is not None:
             raise refusal(context, witness)
         self._next = context.clock.monotonic() + context.config.resend_interval_s / 2
+        for seen in self._open:
+            self._proves_nothing(seen)
+        self._open.clear()
+
+    def _proves_nothing(self, seen: ResendRequest) -> None:
         if len(self._known) >= _KNOWN_MAX:
             self._known.clear()
         self._known.add(seen)
@@ -152,6 +167,7 @@ async def ask_subscribers(context: Context, places: Iterable[tuple[str, int]]) -
             for record in await reader.read(100, context.config.poll_interval_s):
                 if (seen := _said(record)) is not None:
                     await hearing.refuse_disproved(seen)
+            await hearing.look()
     finally:
         await reader.close()
 

@@ -115,7 +115,7 @@ def test_a_restored_copy_that_has_written_nothing_since_gets_its_new_epoch(
     sell(("ann", 1))
     until_applied(1)
     with closing(sqlite3.connect(home / "till.db")) as database:
-        assert database.execute("SELECT position FROM ensue_relay").fetchone() == (1,)
+        assert database.execute("SELECT position FROM ensue_relay WHERE id LIKE '%/%'").fetchone() == (1,)
     copy_database(home / "till.db", tmp_path / "copy.db")
     sell(("ann", 2))
     until_applied(2)
