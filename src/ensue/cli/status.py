@@ -57,6 +57,7 @@ class PartitionStatus(msgspec.Struct):
     """One partition of one topic as this subscription has read it. `worker` holds its lease; null: nobody does.
 
     lag: records that are still to be dealt with; null when the log cannot be asked. dead_letters: by state.
+    doubted: sources whose last word in the log lies below what was applied of them: what they send is skipped.
     """
 
     topic: str
@@ -67,6 +68,7 @@ class PartitionStatus(msgspec.Struct):
     worker: str | None
     watermarks: dict[str, int]
     gaps: list[Gap]
+    doubted: list[str]
     dead_letters: dict[str, int]
     counters: Counters
 
@@ -196,6 +198,7 @@ async def service_status(access: Opened, answer_s: float = ANSWER_S) -> ServiceS
         for number in range(counts[topic] or access.settings.partitions):
             checkpoints.setdefault(Partition(access.service.name, topic, number), Checkpoint())
     lags = await ask_log("log", _lags(access, checkpoints, ends), {})
+    doubts = await ask_log("log", _doubts(access, checkpoints, ends), {})
     error = masked(access.broker_error) or ask_log.unanswered.get("log", "")
     partitions = [
         PartitionStatus(
@@ -207,6 +210,7 @@ async def service_status(access: Opened, answer_s: float = ANSWER_S) -> ServiceS
             worker=_holder(table, f"{partition.topic}/{partition.number}"),
             watermarks=dict(sorted(checkpoint.watermarks.items())),
             gaps=[gap for _, gap in sorted(checkpoint.gaps.items())],
+            doubted=doubts.get(partition, []),
             dead_letters={
                 state.value: count for (where, state), count in sorted(letters.items()) if where == partition
             },
@@ -283,6 +287,27 @@ async def _lag(broker: Broker, access: Opened, partition: Partition, checkpoint:
     return sum([_matters(record, checkpoint, access) async for record in records])
 
 
+async def _doubts(
+    access: Opened, checkpoints: Mapping[Partition, Checkpoint], ends: Mapping[tuple[str, int], int]
+) -> dict[Partition, list[str]]:
+    broker = access.broker
+    if broker is None:
+        return {}
+    known = {each: at for each, at in checkpoints.items() if (each.topic, each.number) in ends}
+    doubted = await asyncio.gather(*(_doubted(broker, each, at) for each, at in known.items()))
+    return dict(zip(known, doubted, strict=True))
+
+
+async def _doubted(broker: Broker, partition: Partition, checkpoint: Checkpoint) -> list[str]:
+    first, last = await broker.bounds(partition.topic, partition.number)
+    words: dict[str, int] = {}
+    begin = max(first - 1, last - _LOOK_MAX)
+    for record in await records_between(broker, partition.topic, partition.number, begin, last):
+        if isinstance(record, Message) and record.position and record.type != LOST:
+            words[record.source] = record.position
+    return sorted(source for source, at in words.items() if at < checkpoint.watermarks.get(source, 0))
+
+
 def _matters(record: Message | Garbage, checkpoint: Checkpoint, access: Opened) -> bool:
     if isinstance(record, Garbage):
         return True
@@ -337,6 +362,12 @@ def _show(status: ServiceStatus) -> None:
             f"  refused  {stranger.worker}, {stranger.seen_s:.0f} s ago, with another log ({stranger.log}): is another "
             "environment on this database?"
         )
+    for each in status.partitions:
+        for source in each.doubted:
+            say(
+                f"  doubted  {source} in {each.topic}/{each.partition}: applied up to {each.watermarks[source]}, and "
+                "its last word lies below: its database went back, or somebody else wrote as it (ensue gaps rewind)"
+            )
     for line in status.warnings:
         say(f"  held up  {line}")
     if status.partitions:

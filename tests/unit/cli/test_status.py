@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, books_of, work_until
-from tests.unit.cli.services import ledger, till
+from tests.unit.cli.harness import LEDGER, TILL, Ended, applied, books_of, entries, work_until
+from tests.unit.cli.services import Sold, ledger, till
 
 from ensue.adapters import make_broker, make_store
 from ensue.cli import status as status_command
@@ -17,10 +17,12 @@ from ensue.cli.loading import opened
 from ensue.cli.status import service_status
 from ensue.codec import encode_envelope
 from ensue.engine.books import Books
+from ensue.engine.lookup import records_between
 from ensue.engine.sealing import SealedBroker
 from ensue.engine.worker import worker_name
 from ensue.errors import BrokerUnavailable, StoreUnavailable
-from ensue.message import TICK, Envelope, OutboxRecord
+from ensue.event import event_type
+from ensue.message import TICK, Envelope, Message, OutboxRecord
 from ensue.signatures import Trust
 
 
@@ -87,6 +89,60 @@ def test_a_quiet_system_has_no_lag_although_ticks_and_duplicates_lie_unread(
     assert sum(each["log_end"] - each["offset"] for each in status["partitions"]) > 0
     sources = {source for each in status["partitions"] for source in each["watermarks"]}
     assert len(sources) == 1
+
+
+def test_a_source_in_whose_name_somebody_wrote_is_shown_and_can_be_taken_back(
+    ensue: Callable[..., Ended], sell: Callable[..., None]
+) -> None:
+    def work(count: int) -> None:
+        async def done() -> bool:
+            return await applied() == count
+
+        asyncio.run(work_until(done, till, ledger))
+
+    sell(("ann", 1))
+    work(1)
+    [before] = [each for each in ensue("status", LEDGER, "--json").json["services"][0]["partitions"] if each["offset"]]
+    [(source, watermark)] = before["watermarks"].items()
+
+    async def forge() -> None:
+        broker = make_broker(till.settings().broker)
+        await broker.open()
+        try:
+            envelope = encode_envelope(Envelope("forged", event_type(Sold).type))
+            data = b'{"customer":"ann","amount":-1}'
+            record = OutboxRecord("sales", before["partition"], "ann", envelope, data, 10**15, watermark)
+            await broker.append("sales", before["partition"], source, [record])
+        finally:
+            await broker.close()
+
+    asyncio.run(forge())
+    work(2)
+    sell(("ann", 2))
+
+    async def sent() -> bool:
+        broker = make_broker(till.settings().broker)
+        await broker.open()
+        try:
+            last = (await broker.bounds("sales", before["partition"])).last
+            records = await records_between(broker, "sales", before["partition"], 0, last)
+            return any(isinstance(each, Message) and each.position == 2 for each in records)
+        finally:
+            await broker.close()
+
+    asyncio.run(work_until(sent, till))
+    [doubted] = [each["doubted"] for each in ensue("status", LEDGER, "--json").json["services"][0]["partitions"]
+                 if each["doubted"]]  # fmt: skip
+    assert doubted == [source]
+    assert f"doubted  {source} in sales/{before['partition']}" in ensue("status", LEDGER).out
+    ended = ensue(
+        "gaps", "rewind", LEDGER, "--topic", "sales", "--partition", before["partition"], "--source", source,
+        answer="y\n",
+    )  # fmt: skip
+    assert (ended.code, ended.err) == (0, "")
+    assert f"up to position {10**15} (message forged), and was up to {watermark} before that" in ended.out
+    work(3)
+    assert entries() == [("ann", 1), ("ann", -1), ("ann", 2)]
 
 
 def test_what_lies_in_the_log_unread_is_the_lag(ensue: Callable[..., Ended], sell: Callable[..., None]) -> None:
