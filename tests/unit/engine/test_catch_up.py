@@ -18,14 +18,14 @@ from tests.unit.engine.workbench import Sender, bench, config, letters, store_of
 from ensue import Event, Retry, Service
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.brokers.memory import MemoryBroker, MemoryReader
-from ensue.catch_up import adopted
+from ensue.catch_up import adopted, plan_catch_up
 from ensue.chain import partition_of
 from ensue.engine.attempt import DEATHS_MAX, Attempt
 from ensue.engine.books import Books
 from ensue.engine.consumer import PartitionConsumer
 from ensue.errors import UsageError
 from ensue.event import event_type
-from ensue.message import DeadLetterState, Garbage, Message, OutboxRecord, Partition
+from ensue.message import CatchUp, Checkpoint, DeadLetterState, Envelope, Garbage, Message, OutboxRecord, Partition
 from ensue.testing import World
 
 PARTITIONS = 2
@@ -387,3 +387,16 @@ async def test_a_message_that_kills_in_a_reading_again_is_found_too(
         await world.settle()
         found = [each.error_type for each in await letters(world, new.service) if each.error_type]
     assert found == (["HandlerKilled"] if deaths == DEATHS_MAX - 1 else [])
+
+
+def test_a_record_ahead_of_what_was_applied_does_not_end_the_chain_of_what_is_read_again() -> None:
+    """It was taken back since, say: what follows on it in the log is the source's own."""
+    chain = [(1, 0), (10**15, 1), (2, 1), (3, 2)]
+    records = [
+        Message("t", 0, offset, "k", "s/1", position, previous, Envelope(f"m{position}", "new"), b"")
+        for offset, (position, previous) in enumerate(chain, 1)
+    ]
+    running = CatchUp(("new",), 0, len(records), {}, {}, {})
+    todo = plan_catch_up(records, Checkpoint(watermarks={"s/1": 3}, catching_up=running), {"new": "beginning"}, ())
+    assert [each.position for each in todo.apply] == [1, 2, 3]
+    assert (todo.ends, todo.catching_up) == (True, None)
