@@ -41,7 +41,7 @@ class EngineConfig:
     tick_max_s: float = 60.0
     """And then ever less often, but at least this often."""
     resend_interval_s: float = 2.0
-    """How often a subscriber with a gap asks again."""
+    """A subscriber with a gap asks again after this, then ever more seldom, up to `tick_max_s`."""
     lease_ttl_s: float = 3.0
     """After this long without a heartbeat a worker's partitions go to others."""
     relay_save_interval_s: float = 0.5
