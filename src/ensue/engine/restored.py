@@ -13,7 +13,6 @@ in the very read of what comes after it: no row is sent that was not read togeth
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,8 +24,9 @@ from ensue.errors import BrokerUnavailable, StoreRestored
 from ensue.event import EventType, event_type
 from ensue.message import LOST, TICK, Garbage, Message, OutboxRecord
 from ensue.ports import Broker, Store
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.relay")
+log = logger("ensue.relay")
 
 #: How far back from its end a partition is searched for this source's last record, in records.
 _WINDOW = 1000

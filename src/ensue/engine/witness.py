@@ -10,7 +10,6 @@ it counts only where a store with this one's key has made that message's id (`se
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -23,8 +22,9 @@ from ensue.engine.seal import seal_of, unknown_to
 from ensue.errors import StoreRestored
 from ensue.message import CONTROL_TOPIC, WHO, Envelope, Garbage, Message, OutboxRecord
 from ensue.ports import Broker, Store
+from ensue.texts import logger
 
-log = logging.getLogger("ensue.relay")
+log = logger("ensue.relay")
 
 #: Words that are remembered as proving nothing, and that wait to be looked into.
 _KNOWN_MAX = 1000
