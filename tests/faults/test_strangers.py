@@ -22,6 +22,7 @@ from ensue.engine.rewind import before_last
 from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC, TICK, Envelope, Message, OutboxRecord, Partition
 from ensue.ports import Broker
+from ensue.seal import sealed
 from ensue.testing import World
 
 Urls = Callable[[Any, Path], str]
@@ -63,7 +64,8 @@ def forged(position: int, previous: int, kind: str = "", **envelope: Any) -> Out
 
 
 async def forge(world: World, source: str, *records: OutboxRecord) -> None:
-    await world.broker.append("orders", 0, source, records)
+    """With the checksum that a whole record has: anybody can make that."""
+    await world.broker.append("orders", 0, source, [sealed("orders", 0, source, each) for each in records])
 
 
 async def say(world: World, kind: str, *said: ResendRequest | bytes) -> None:
@@ -74,7 +76,7 @@ async def say(world: World, kind: str, *said: ResendRequest | bytes) -> None:
         )
         for at, each in enumerate(said)
     ]  # fmt: skip
-    await world.broker.append(CONTROL_TOPIC, 0, "evil", records)
+    await world.broker.append(CONTROL_TOPIC, 0, "evil", [sealed(CONTROL_TOPIC, 0, "evil", each) for each in records])
 
 
 async def eventually(met: Callable[[], Awaitable[bool]]) -> None:

@@ -23,6 +23,7 @@ from ensue.engine.worker import worker_name
 from ensue.errors import BrokerUnavailable, StoreUnavailable
 from ensue.event import event_type
 from ensue.message import TICK, Envelope, Message, OutboxRecord
+from ensue.seal import sealed
 from ensue.signatures import Trust
 
 
@@ -112,7 +113,8 @@ def test_a_source_in_whose_name_somebody_wrote_is_shown_and_can_be_taken_back(
             envelope = encode_envelope(Envelope("forged", event_type(Sold).type))
             data = b'{"customer":"ann","amount":-1}'
             record = OutboxRecord("sales", before["partition"], "ann", envelope, data, 10**15, watermark)
-            await broker.append("sales", before["partition"], source, [record])
+            whole = sealed("sales", before["partition"], source, record)
+            await broker.append("sales", before["partition"], source, [whole])
         finally:
             await broker.close()
 
