@@ -302,7 +302,7 @@ async def _doubted(broker: Broker, partition: Partition, checkpoint: Checkpoint)
     first, last = await broker.bounds(partition.topic, partition.number)
     words: dict[str, int] = {}
     begin = max(first - 1, last - _LOOK_MAX)
-    for record in await records_between(broker, partition.topic, partition.number, begin, last):
+    async for record in each_between(broker, partition.topic, partition.number, begin, last):
         if isinstance(record, Message) and record.position and record.type != LOST:
             words[record.source] = record.position
     return sorted(source for source, at in words.items() if at < checkpoint.watermarks.get(source, 0))

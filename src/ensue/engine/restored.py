@@ -104,7 +104,7 @@ async def find_contradiction(
     the store has written, and of which the log has nothing of this source. looked: see `refuse_restored_store`.
     """
 
-    async def end(place: tuple[str, int]) -> tuple[Message | None, list[Message]]:
+    async def end(place: tuple[str, int]) -> tuple[Message | None, Sequence[Message]]:
         try:
             return await last_of_source(broker, *place, store.source, seal)
         except BrokerUnavailable:
