@@ -84,6 +84,17 @@ class HeldPartition(msgspec.Struct, frozen=True):
         )
 
 
+class Timer(OutboxRecord):
+    """An event that is published later: it waits in the database, and becomes a record of the outbox when it is due."""
+
+    id: str = ""
+    """The event's message id."""
+    due_at: float = 0.0
+    """Seconds since the epoch, by the database's clock."""
+    cancelled: bool = False
+    """A step takes the timer of this id back, and says nothing else of it."""
+
+
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One record as read from a log."""
 

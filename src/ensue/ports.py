@@ -297,7 +297,7 @@ class StepTransaction(Protocol):
         forget: and let it know nothing any more, so that objects are read anew as in a transaction of their own.
         """
 
-    def follow(self, published: list[OutboxRecord]) -> None:
+    def follow(self, published: list[Any]) -> None:
         """From now on take out of this list what was appended to it since a savepoint, when the session goes back to
         that savepoint; a no-op without a session."""
 

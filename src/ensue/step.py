@@ -22,7 +22,7 @@ from ensue.codec import (
 )
 from ensue.errors import EventRefused, EventTooLarge, UsageError
 from ensue.event import EventType, event_type
-from ensue.message import JSON, Envelope, Message, OutboxRecord
+from ensue.message import JSON, Envelope, Message, OutboxRecord, Timer
 from ensue.seal import stamped
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ class Outgoing:
 
     time: RFC 3339, of the transaction. partitions: of every topic. allowed: event classes that the service declares
     to publish; None: any. record_bytes_max: of each, see EngineConfig. limits: less than that, for topics of which the
-    broker has said so. guarded: the session is not to be had now; asked: it was asked for all the same.
+    broker has said so. timers: whether the store keeps what is published later. guarded: the session is not to be had
+    now; asked: it was asked for all the same.
     """
 
     __slots__ = (
         "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "record_bytes_max", "records",
-        "service", "time", "types",
+        "service", "time", "timers", "types",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class Outgoing:
         allowed: Container[type] | None = None,
         record_bytes_max: int = RECORD_BYTES_MAX,
         limits: Mapping[str, int] | None = None,
+        timers: bool = True,
     ) -> None:
         self.service = service
         self.ids = ids
@@ -70,13 +72,14 @@ class Outgoing:
         self.allowed = allowed
         self.record_bytes_max = record_bytes_max
         self.limits = {} if limits is None else limits
+        self.timers = timers
         self.records: list[OutboxRecord] = []
         self.closed = False
         self.guarded = False
         self.asked = False
 
     def close(self) -> list[OutboxRecord]:
-        """Return the records for the outbox; nothing can be published after that."""
+        """Return what belongs into the outbox, or among the timers; nothing can be published after that."""
         self.closed = True
         return self.records
 
@@ -149,14 +152,24 @@ class Step:
             return self._idempotency_key
         return f"{self.outgoing.service}:{message.source}:{message.id}"
 
-    def publish(self, event: object, extensions: Mapping[str, str] | None = None) -> str:
+    def publish(
+        self,
+        event: object,
+        extensions: Mapping[str, str] | None = None,
+        *,
+        after: datetime.timedelta | None = None,
+        at: datetime.datetime | None = None,
+    ) -> str:
         """Publish an event with this step: it goes out if and only if the step commits. Returns its message id.
 
         extensions: further CloudEvents attributes (names of lower-case letters and digits).
+        after: it goes out so long after `now`, at: or at that time, by the database's clock; at once when that is past.
+        It waits in the database, which a step can have it leave again: see `cancel`.
         Raises UsageError for what is no declared event, for values that do not fit its fields, for a key of None, and
         after the step has ended; EventRefused and EventTooLarge, also UsageErrors, for what the brokers do not carry.
         """
         outgoing = self.outgoing
+        due = None if after is None and at is None else self._due(after, at)
         if outgoing.closed:
             raise UsageError(
                 f"{type(event).__qualname__} is published after its step has ended, so nothing would come of it: "
@@ -172,7 +185,7 @@ class Step:
             Envelope(
                 message_id,
                 spec.type,
-                outgoing.time,
+                outgoing.time if due is None else due.isoformat(timespec="microseconds").replace("+00:00", "Z"),
                 self.correlation_id,
                 "" if message is None else message.envelope.id,
                 self._traceparent,
@@ -193,8 +206,53 @@ class Step:
                 spec.type, key, "the event with its key and attributes", largest, size,
                 "publish a reference instead of the data, or raise the broker's limit and then record_bytes_max",
             )  # fmt: skip
-        outgoing.records.append(OutboxRecord(spec.topic, partition, key, envelope, data))
+        outgoing.records.append(
+            OutboxRecord(spec.topic, partition, key, envelope, data)
+            if due is None
+            else Timer(spec.topic, partition, key, envelope, data, id=message_id, due_at=due.timestamp())
+        )
         return message_id
+
+    def cancel(self, message_id: str) -> None:
+        """Take back what was to be published later, if and only if this step commits. For one that went out already,
+        or was never to be, this does nothing: its subscribers decide by the state that they find.
+
+        message_id: what `publish` returned. Raises UsageError where the store keeps no such events.
+        """
+        self._keeps_timers("cancel")
+        self.outgoing.records.append(Timer("", 0, "", b"", b"", id=message_id, cancelled=True))
+
+    def _due(self, after: datetime.timedelta | None, at: datetime.datetime | None) -> datetime.datetime:
+        """When an event goes out, in UTC."""
+        self._keeps_timers("publish(..., after= or at=)")
+        if after is not None:
+            if at is not None:
+                raise UsageError("publish with after= and at=: an event goes out once, so give one of them")
+            if after < datetime.timedelta():
+                raise UsageError(f"publish with after={after}: give a time from now on, or leave it out")
+            at = self._time_after(after)
+        assert at is not None
+        if at.tzinfo is None:
+            raise UsageError(
+                f"publish with at={at.isoformat()}, which has no time zone and so may mean any of 24 hours: give "
+                "datetime(..., tzinfo=UTC), or after="
+            )
+        return at.astimezone(datetime.UTC)
+
+    def _time_after(self, after: datetime.timedelta) -> datetime.datetime:
+        try:
+            return self.now + after
+        except OverflowError:
+            raise UsageError(f"publish with after={after}: that is beyond the year 9999") from None
+
+    def _keeps_timers(self, what: str) -> None:
+        if self.outgoing.closed:
+            raise UsageError(f"{what} after its step has ended: nothing would come of it")
+        if not self.outgoing.timers:
+            raise UsageError(
+                f"{what}: the database of service {self.outgoing.service} cannot keep an event together with others "
+                "until it is due. SQLite, PostgreSQL and MariaDB can"
+            )
 
 
 def _checked_key(event: str, key: str) -> int:

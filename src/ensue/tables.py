@@ -12,7 +12,7 @@ from ensue.ports import Kind, Lookup, Table
 
 #: Of what a store makes by itself, its outbox say; a database with another one is refused. What is added to Ensue's own
 #: tables since has a schema instead, by which older processes may stay: see docs/adr/0032.
-VERSION: Final = 2
+VERSION: Final = 3
 
 _REVISION = ("revision", Kind.INT)
 
@@ -76,4 +76,18 @@ LEASES: Final = _table("ensue_lease", _REVISION, ("state", Kind.TEXT))
 #: where its relay stood when the log knew nothing of it. And the key of its ids.
 RELAY: Final = _table("ensue_relay", ("position", Kind.INT))
 
-TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY)
+#: Events that are published later, by message id. ordinal: among those of one transaction. record_key as bytes, like
+#: that of a letter.
+TIMERS: Final = _table(
+    "ensue_timer",
+    ("due_at", Kind.FLOAT),
+    ("ordinal", Kind.INT),
+    ("topic", Kind.NAME),
+    ("number", Kind.INT),
+    ("record_key", Kind.BYTES),
+    ("envelope", Kind.BYTES),
+    ("data", Kind.BYTES),
+    lookups=(Lookup((), ("due_at", "ordinal", "id")),),
+)
+
+TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS)

@@ -1,13 +1,15 @@
 """Three services in a ring, made so that every promise can be read off their tables afterwards.
 
 alpha places numbers for accounts (a plain step with a session); beta applies each to its account (an entity step on a
-dataclass) and says so; gamma sees everything (a plain handler with a session); alpha settles what beta has done (a
-plain `def` in a thread). Whoever applies a message writes it down, with nothing unique that could hide a second time.
+dataclass) and says so; gamma sees everything (a plain handler with a session), and a little later reminds alpha of what
+beta has done; alpha settles that (a plain `def` in a thread). Whoever applies a message writes it down, with nothing
+unique that could hide a second time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
@@ -34,6 +36,7 @@ ACCOUNTS = 5
 #: it has failed among those of all partitions and among those of its own.
 ODD_EVERY = 11
 ODD_FAILURES = 3
+REMIND_AFTER = timedelta(milliseconds=30)
 SERVICES = ("alpha", "beta", "gamma")
 
 #: Everything happens soon, so that a test of recovery does not wait for it.
@@ -65,6 +68,11 @@ class Done(Event, topic="beta", key="account"):
     number: int
 
 
+class Reminded(Event, topic="gamma", key="account"):
+    account: str
+    number: int
+
+
 @dataclasses.dataclass
 class Account:
     """`applied` lists the numbers in the order in which they took effect."""
@@ -87,6 +95,9 @@ _settled = Table(
     Column("id", Integer, primary_key=True),
     Column("account", String, nullable=False),
     Column("number", Integer, nullable=False),
+)
+_reminded = Table(
+    "reminded", _alpha_tables, Column("id", Integer, primary_key=True), Column("number", Integer, nullable=False)
 )
 _beta_tables = MetaData()
 _accounts = Table(
@@ -155,8 +166,15 @@ class Ring:
             await see(event, message, session)
 
         @self.gamma.on
-        async def see_done(event: Done, message: Message, session: AsyncSession) -> None:
+        async def see_done(event: Done, message: Message, session: AsyncSession, step: Step) -> None:
             await see(event, message, session)
+            # Each is cancelled, and published once more.
+            step.cancel(step.publish(Reminded(account=event.account, number=event.number), after=REMIND_AFTER))
+            step.publish(Reminded(account=event.account, number=event.number), after=REMIND_AFTER)
+
+        @self.alpha.on
+        async def remind(event: Reminded, session: AsyncSession) -> None:
+            await session.execute(insert(_reminded).values(number=event.number))
 
         @self.alpha.on
         def settle(event: Done, session: Session) -> None:

@@ -37,7 +37,7 @@ def broken_promises(directory: Path, *, log_was_deleted: bool = False) -> list[s
     from_rows = {account: [int(each) for each in text.split(",")] for account, text in applied}
     if by_account != from_rows:
         broken.append(f"G1: beta published {by_account}, its entities say {from_rows}")
-    for name in ("alpha", "beta"):
+    for name in ("alpha", "beta", "gamma"):
         broken += _log_holds_outbox(directory, name, log_was_deleted)
 
     # G2, G3: each takes effect once in each subscription, or is set aside.
@@ -48,6 +48,12 @@ def broken_promises(directory: Path, *, log_was_deleted: bool = False) -> list[s
     for topic, wanted in (("alpha", numbers), ("beta", done)):
         got = [number for each, _, number, _ in seen if each == topic]
         broken += _once("gamma", topic, wanted, got, aside["gamma"])
+
+    reminded = [number for (number,) in query(directory / "alpha.db", "SELECT number FROM reminded")]
+    seen_done = [number for topic, _, number, _ in seen if topic == "beta"]
+    broken += _once("alpha", "gamma", seen_done, reminded, aside["alpha"])
+    if waiting := query(directory / "gamma.db", "SELECT count(*) FROM ensue_timer")[0][0]:
+        broken.append(f"G2: {waiting} of gamma's timers are still there")
 
     # G4: per key in commit order.
     order = numbers_by_account((account, number) for number, account, _ in placed)
@@ -73,6 +79,7 @@ def counts(directory: Path) -> dict[str, int]:
         "seen of alpha": query(directory / "gamma.db", "SELECT count(*) FROM seen WHERE topic = 'alpha'")[0][0],
         "seen of beta": query(directory / "gamma.db", "SELECT count(*) FROM seen WHERE topic = 'beta'")[0][0],
         "settled": query(directory / "alpha.db", "SELECT count(*) FROM settled")[0][0],
+        "reminded": query(directory / "alpha.db", "SELECT count(*) FROM reminded")[0][0],
     }
 
 

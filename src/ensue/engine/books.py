@@ -36,7 +36,7 @@ from ensue.message import (
     Told,
 )
 from ensue.ports import Lookup, Row, StepTransaction, Store, Table
-from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LEASES, LETTERS, RELAY
+from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LEASES, LETTERS, RELAY, TIMERS
 
 #: Rows of RELAY with the two halves of the store's key, see `ensue.engine.seal`.
 SEAL = ("seal 1", "seal 2")
@@ -613,7 +613,7 @@ class Books(Letters, Once, Workers, Relays):
 
         dropped_before: the records that do not go along were written before that time, seconds since the epoch.
         """
-        for table in (CHECKPOINTS, CLAIMS, ANSWERS):
+        for table in (CHECKPOINTS, CLAIMS, ANSWERS, TIMERS):
             [lookup] = table.lookups
             async for row in self._all(table, lookup):
                 yield table, row

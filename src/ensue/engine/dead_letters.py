@@ -25,6 +25,7 @@ from ensue.engine.gate import Gate
 from ensue.engine.lost import LOSSES_MAX, answers, lost_for
 from ensue.engine.reason import message_of, trace_of
 from ensue.engine.suspicion import Suspicion
+from ensue.engine.timers import put
 from ensue.errors import BadMessage, HandlerKilled, UsageError
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Flaw, Garbage, Message, Partition
 from ensue.plan import Plan, Queue, queue_of
@@ -267,7 +268,7 @@ class DeadLetters:
             await context.dispatcher.apply(transaction, [message], outgoing, at_hand=at_hand)
             await transaction.flush()
             if records := outgoing.close():
-                await transaction.outbox_add(records)
+                await put(transaction, records)
             await context.books.remove_letter(transaction, letter)
             following = _counted(checkpoint, applied=1)
             following.revision = await context.books.save_checkpoint(transaction, self._partition, following)

@@ -74,7 +74,8 @@ class Dispatcher:
 
     documents: each entity is a document of its own, see `EntityRun`. sessions: of the store; where there is none, no
     entity step can do anything beside its entities. sealed: ids for what is published, and for nothing else.
-    handler_limit_s: for one call of a handler; 0: any time.
+    handler_limit_s: for one call of a handler; 0: any time. timers: see
+    `Outgoing`.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Dispatcher:
         *,
         sealed: Ids | None = None,
         documents: bool = False,
+        timers: bool = True,
         sessions: bool = True,
         handler_limit_s: float = 0.0,
     ) -> None:
@@ -93,6 +95,7 @@ class Dispatcher:
         self.threads = HandlerThreads(definition.lanes, f"ensue {definition.name}")
         self.definition = definition
         self._documents = documents
+        self._timers = timers
         self._sessions = sessions
         self._record_bytes_max = record_bytes_max
         self._limits: dict[str, int] = {}
@@ -134,6 +137,7 @@ class Dispatcher:
             self._allowed,
             self._record_bytes_max,
             self._limits,
+            self._timers,
         )
         transaction.follow(outgoing.records)
         return outgoing

@@ -22,6 +22,7 @@ from ensue.engine.gate import Gate
 from ensue.engine.lost import LOSSES_MAX, answers, lost_for
 from ensue.engine.place import Place
 from ensue.engine.suspicion import Suspicion
+from ensue.engine.timers import put
 from ensue.errors import CheckpointConflict, HandlerKilled, RowConflict, StoreConflict, StoreUnavailable
 from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord
 from ensue.plan import Plan
@@ -289,7 +290,7 @@ class Lane:
                 faults.point("consumer.handled")
                 await transaction.flush()  # entities first: their row locks put the outbox records in order
                 if records:
-                    await transaction.outbox_add(records)
+                    await put(transaction, records)
                     faults.point("consumer.outbox_written")
             for part, known in zip(done, claimed, strict=True):
                 await self._prepare(transaction, part, known)

@@ -14,6 +14,7 @@ from ensue.engine.lane import Lane
 from ensue.engine.loop import Loop
 from ensue.engine.relay import Relay
 from ensue.engine.retention import Retention
+from ensue.engine.timers import Timers
 from ensue.errors import EnsueError, StoreRestored
 from ensue.message import Busy, Partition
 from ensue.texts import logger
@@ -154,11 +155,12 @@ class Loops:
 
 
 class RelayAndRetention:
-    """What only one worker of a service needs to do, under the relay's lease: publish, send again, prune."""
+    """What only one worker of a service needs to do, under the relay's lease: publish, at once and later, send again,
+    prune."""
 
     def __init__(self, context: Context) -> None:
         self.relay = Relay(context)
-        self._loops: tuple[Loop, ...] = (self.relay, self.relay.resender, Retention(context))
+        self._loops: tuple[Loop, ...] = (self.relay, self.relay.resender, Retention(context), Timers(context))
 
     async def run(self) -> None:
         tasks = [asyncio.create_task(each.run()) for each in self._loops]

@@ -23,6 +23,7 @@ from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, store_reaso
 from ensue.engine.schema import SCHEMA, Schema
 from ensue.engine.seal import SealedIds
 from ensue.engine.sealing import SealedBroker
+from ensue.engine.timers import put
 from ensue.engine.upgrade import SchemaWatch, upgrade
 from ensue.engine.worker import Worker
 from ensue.errors import RetryableError, StoreOutdated, UsageError
@@ -94,6 +95,7 @@ class Runtime:
                 settings.engine.record_bytes_max,
                 sealed=self._sealed,
                 documents=not store.capabilities.transactions,
+                timers=store.capabilities.transactions and store.capabilities.publishes,
                 sessions=store.capabilities.sessions,
                 handler_limit_s=_first(definition.handler_limit_s, settings.engine.handler_limit_s),
             ),
@@ -311,7 +313,7 @@ class Runtime:
                     faults.point("step.handled")
                     await transaction.flush()  # entities first: their row locks put the outbox records in order
                     if records := step.outgoing.close():
-                        await transaction.outbox_add(records)
+                        await put(transaction, records)
                     faults.point("step.outbox_written")
             faults.point("step.committed")
         except _Undone:  # the request gets its answer all the same

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ensue.errors import UsageError
-from ensue.message import OutboxRecord
 from ensue.ports import Table
 
 if TYPE_CHECKING:
@@ -47,4 +46,4 @@ class SessionlessTransaction:
 
     async def flush(self, *, forget: bool = False) -> None: ...
 
-    def follow(self, published: list[OutboxRecord]) -> None: ...
+    def follow(self, published: list[Any]) -> None: ...

@@ -22,6 +22,7 @@ from ensue.app import Service
 from ensue.codec import decode_envelope
 from ensue.engine.clock import UniqueIds, rfc3339
 from ensue.engine.dispatch import Dispatcher, StepFailed, blamed
+from ensue.engine.timers import put
 from ensue.errors import RetryableError, UsageError
 from ensue.event import EventType, event_type
 from ensue.handling import finished, name_of
@@ -194,7 +195,7 @@ async def _step(store: SqliteStore, dispatcher: Dispatcher, messages: Sequence[M
                 outgoing = dispatcher.outgoing(transaction)
                 await dispatcher.apply(transaction, messages, outgoing)
                 await transaction.flush()
-                await transaction.outbox_add(outgoing.records)
+                await put(transaction, outgoing.records)
             return outgoing
         except SessionAsked:
             continue  # as the engine does

@@ -14,11 +14,13 @@ from ensue.conformance.store_suite import PARTITION, SERVICE, letter, record, re
 from ensue.engine import moving
 from ensue.engine.books import Books
 from ensue.engine.moving import move
+from ensue.engine.timers import put, timer_of
 from ensue.errors import UsageError
-from ensue.message import OutboxRecord
+from ensue.message import OutboxRecord, Timer
 from ensue.ports import Store
 from ensue.stores.memory import MemoryStore
 from ensue.stores.sqlite import SqliteStore
+from ensue.tables import TIMERS
 
 FUTURE = time.time() + 3600
 PAIRS = [
@@ -81,7 +83,18 @@ async def live(store: Store) -> None:
         await books.save_checkpoint(transaction, PARTITION, checkpoint)
         assert await books.claim(transaction, [("shop", "1")]) == {("shop", "1")}
         await books.keep_answer(transaction, response())
+        await put(transaction, [timer(2.0, "b"), timer(1.0, "a")])
     await books.heartbeat("worker", 60.0, ["relay"])
+
+
+def timer(due_at: float, name: str) -> Timer:
+    of = record("later")
+    return Timer(of.topic, of.partition, of.key, of.envelope, of.data, id=name, due_at=due_at)
+
+
+async def timers(store: Store) -> list[Timer]:
+    [lookup] = TIMERS.lookups
+    return [timer_of(row) for row in await store.rows().find(TIMERS, lookup, (), limit=10)]
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
@@ -102,6 +115,8 @@ async def test_all_that_is_kept_is_the_same_in_the_new_database(
         assert await after.pruned_before() == await before.pruned_before() == 1000.0
         assert await after.checkpoints() == await before.checkpoints()
         assert await after.letters() == await before.letters()
+        assert [each.id for each in await timers(new)] == ["a", "b"]
+        assert await timers(new) == await timers(old)
         assert (await after.leases()).workers == ()
         async with new.transaction() as transaction:
             assert await after.claim(transaction, [("shop", "1")]) == set()

@@ -138,7 +138,7 @@ class SqlTransaction:
         if forget:
             link.watch.forget_savepoints()
 
-    def follow(self, published: list[OutboxRecord]) -> None:
+    def follow(self, published: list[Any]) -> None:
         self._opened().watch.follow(published)
 
     # --- rows

@@ -155,7 +155,7 @@ class SqliteTransaction:
         if forget:
             self._writer.gate.watch.forget_savepoints()
 
-    def follow(self, published: list[OutboxRecord]) -> None:
+    def follow(self, published: list[Any]) -> None:
         self._opened()
         self._writer.gate.watch.follow(published)
 

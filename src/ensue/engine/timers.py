@@ -1,0 +1,102 @@
+"""Events that are published later: they wait in a table, and move into the outbox when they are due.
+
+One transaction takes an event out of the table and puts it into the outbox, so it goes out once in effect, whoever dies
+meanwhile and however many try; a step that cancels it deletes the same row. What is due is told by the database's
+clock. See docs/adr/0038.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ensue.engine.context import Context
+from ensue.engine.loop import Loop
+from ensue.message import OutboxRecord, Timer
+from ensue.ports import Row, StepTransaction
+from ensue.tables import TIMERS
+
+[_BY_TIME] = TIMERS.lookups
+_DUE = TIMERS.columns.index("due_at")
+
+
+async def put(transaction: StepTransaction, published: Sequence[OutboxRecord]) -> None:
+    """Write what steps of a transaction have published: into the outbox, or among the timers."""
+    records = [each for each in published if not isinstance(each, Timer)]
+    if len(records) < len(published):
+        found = [each for each in published if isinstance(each, Timer)]
+        # A step may cancel what it has published itself, or a neighbour in its transaction has; never the reverse.
+        timers = {each.id: _row_of(each, number) for number, each in enumerate(found) if not each.cancelled}
+        cancelled = {each.id for each in found if each.cancelled}
+        if rows := [row for name, row in timers.items() if name not in cancelled]:
+            await transaction.insert_rows(TIMERS, rows)
+        if ids := sorted(cancelled - timers.keys()):
+            await transaction.delete_rows(TIMERS, ids)
+    if records:
+        await transaction.outbox_add(records)
+
+
+def _row_of(timer: Timer, ordinal: int) -> Row:
+    """In the order of `TIMERS`."""
+    return (
+        timer.id, timer.due_at, ordinal, timer.topic, timer.partition, timer.key.encode(), timer.envelope, timer.data
+    )  # fmt: skip
+
+
+def timer_of(row: Row) -> Timer:
+    """What a row of `TIMERS` says."""
+    name, due_at, _, topic, number, key, envelope, data = row
+    return Timer(topic, number, bytes(key).decode(), bytes(envelope), bytes(data), id=name, due_at=due_at)
+
+
+def _place(row: Row) -> tuple[float, int, str]:
+    """What goes out first: as `_BY_TIME` has it."""
+    return row[_DUE], row[_DUE + 1], row[0]
+
+
+def _due(timer: Timer) -> OutboxRecord:
+    return OutboxRecord(timer.topic, timer.partition, timer.key, timer.envelope, timer.data)
+
+
+class Timers(Loop):
+    """Moves what is due into the outbox. One runs in a service; two do no harm."""
+
+    log = logging.getLogger("ensue.timers")
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(f"timers of {context.service}", context)
+        self._kept = context.store.capabilities.transactions and context.store.capabilities.publishes
+
+    async def _turn(self) -> None:
+        """Move one batch, or wait for one to be due. What is set meanwhile is seen within poll_interval_s."""
+        wait_s = self._context.config.poll_interval_s
+        if self._kept:
+            due_s = await self._due_s()
+            if due_s <= 0:
+                await self.move()
+                return
+            wait_s = min(wait_s, due_s)
+        await self._pause(wait_s)
+
+    async def _due_s(self) -> float:
+        """In how many seconds the next one is due, by the database's clock: one row is read, however many wait."""
+        store = self._context.store
+        first = await store.rows().find(TIMERS, _BY_TIME, (), limit=1)
+        return first[0][_DUE] - await store.now() if first else float("inf")
+
+    async def move(self) -> int:
+        """Move what is due, up to a batch; return how many."""
+        store, faults = self._context.store, self._context.faults
+        rows = await store.rows().find(TIMERS, _BY_TIME, (), limit=self._context.config.batch_records_max)
+        faults.point("timers.read")
+        async with store.transaction() as transaction:
+            names = [row[0] for row in rows if row[_DUE] <= transaction.now]
+            # Locked: what another worker has moved, or a step has cancelled since, is not there.
+            found = sorted(await transaction.load_rows(TIMERS, names), key=_place)
+            if found:
+                await transaction.delete_rows(TIMERS, [row[0] for row in found])
+                await transaction.outbox_add([_due(timer_of(row)) for row in found])
+                faults.point("timers.moved")
+        faults.point("timers.committed")
+        self._context.progress()
+        return len(found)
