@@ -7,7 +7,6 @@ clock. See docs/adr/0038.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from ensue.engine.context import Context
@@ -15,6 +14,7 @@ from ensue.engine.loop import Loop
 from ensue.message import OutboxRecord, Timer
 from ensue.ports import Row, StepTransaction
 from ensue.tables import TIMERS
+from ensue.texts import logger
 
 [_BY_TIME] = TIMERS.lookups
 _DUE = TIMERS.columns.index("due_at")
@@ -61,7 +61,7 @@ def _due(timer: Timer) -> OutboxRecord:
 class Timers(Loop):
     """Moves what is due into the outbox. One runs in a service; two do no harm."""
 
-    log = logging.getLogger("ensue.timers")
+    log = logger("ensue.timers")
 
     def __init__(self, context: Context) -> None:
         super().__init__(f"timers of {context.service}", context)
