@@ -397,6 +397,10 @@ class Store(Protocol):
         Safe to repeat and to race; a table that is there stays as it is, with its rows.
         """
 
+    async def check_rights(self) -> None:
+        """Raise UsageError when the user of the database may not do what a service does with Ensue's tables: who only
+        looks need not be able to."""
+
     @property
     def source(self) -> str:
         """`<service>/<epoch>`: names this store's history. A new store, or a new epoch of it, is a new source.

@@ -152,6 +152,7 @@ class Runtime:
         while True:
             try:
                 await self.store.open()
+                await self.store.check_rights()
                 await upgrade(self.context)
                 if self.store.capabilities.publishes:
                     await self._sealed.begin(self.store)

@@ -66,6 +66,14 @@ def has_history(place: str) -> UsageError:
     )
 
 
+def not_allowed(place: str, service: str, what: str) -> UsageError:
+    return UsageError(
+        f"{place}: the user of service {service} lacks a right: {what}. Grant it (deploy/postgres/roles and "
+        "deploy/mariadb/roles have all that are needed); where tables are to be made, let their owner do it first: "
+        "`ensue db init`, or a migration"
+    )
+
+
 def store_not_open(kind: str, service: str) -> UsageError:
     return UsageError(f"the {kind}store of {service} is not open: call open() first")
 

@@ -64,6 +64,7 @@ class MariaDbDialect(Bulk[Statements, str]):
             INDEX ensue_outbox_position (position)
         ){end}""",
     )
+    outbox_rights: Mapping[str, str] = {"ensue_outbox": "SELECT, INSERT, UPDATE, DELETE"}
     exists = "SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'"
     clock = "SELECT UNIX_TIMESTAMP(SYSDATE(6))"
     read_only = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY"
@@ -90,6 +91,9 @@ class MariaDbDialect(Bulk[Statements, str]):
     def refused_write(self, error: BaseException) -> UsageError | None:
         refused = any(failures.code_of(each) == failures.READ_ONLY for each in causes(error))
         return rules.writes_nothing() if refused else None
+
+    def denied(self, error: BaseException) -> bool:
+        return any(failures.code_of(each) in failures.DENIED_TABLE for each in causes(error))
 
     async def warnings(self, link: Link) -> Sequence[str]:
         return await warnings(link)

@@ -28,6 +28,8 @@ _SYSTEM_ERROR = re.compile(r'\b(\d+)(?: "| - )')
 DUPLICATE = 1062
 #: Access denied: a privilege is missing.
 DENIED = 1227
+#: The same, of a table or of one of its columns.
+DENIED_TABLE = frozenset({1142, 1143})
 UNKNOWN_VARIABLE = 1193
 READ_ONLY = 1792
 

@@ -83,6 +83,12 @@ class PostgresDialect(Bulk[Statements, tuple[str, str]]):
         )""",
         "INSERT INTO ensue_tail (one) VALUES (1)",
     )
+    outbox_rights: Mapping[str, str] = {
+        "ensue_outbox": "SELECT, INSERT, DELETE",
+        "ensue_stamp": "SELECT, INSERT, DELETE",
+        "ensue_polled": "SELECT, UPDATE",
+        "ensue_tail": "SELECT, UPDATE",
+    }
     # No to_regclass: what it found before another process made the table would be remembered.
     exists = (
         "SELECT EXISTS (SELECT FROM pg_class WHERE relname = '{table}' AND relkind = 'r' AND pg_table_is_visible(oid))"
@@ -110,6 +116,9 @@ class PostgresDialect(Bulk[Statements, tuple[str, str]]):
     def refused_write(self, error: BaseException) -> UsageError | None:
         refused = any(failures.code_of(each) == failures.READ_ONLY for each in causes(error))
         return rules.writes_nothing() if refused else None
+
+    def denied(self, error: BaseException) -> bool:
+        return any(failures.code_of(each) in (failures.DENIED, failures.NO_SCHEMA) for each in causes(error))
 
     async def warnings(self, link: Link) -> Sequence[str]:
         return await warnings(link)

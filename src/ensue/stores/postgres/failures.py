@@ -15,7 +15,10 @@ _UNAVAILABLE_CLASSES = frozenset({"08", "53", "58"})
 #: end so: it is the statement's own. An internal error, class XX, is, too.
 _INTERRUPTED = frozenset({"57014", "53400", "58P01", "58P02"})
 #: invalid_authorization, invalid_password, no such database, not allowed.
-_USAGE = frozenset({"28000", "28P01", "3D000", "42501"})
+DENIED = "42501"
+#: Of a table that is made: nothing in the search path is a schema, or one that the user may look into.
+NO_SCHEMA = "3F000"
+_USAGE = frozenset({"28000", "28P01", "3D000", DENIED})
 #: No such role, or pg_hba.conf has no line for such a connection.
 _NOT_ALLOWED = "28000"
 READ_ONLY = "25006"

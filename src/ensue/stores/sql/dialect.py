@@ -24,6 +24,8 @@ class Dialect(Protocol):
     the columns of a table that is made."""
     outbox_tables: Sequence[str]
     """The outbox, and what giving positions needs; filled with `types`."""
+    outbox_rights: Mapping[str, str]
+    """What a service does with these tables at work: `SELECT, INSERT`, by table."""
     inline_indexes: bool
     """Whether indexes are made with their table."""
     exists: str
@@ -49,6 +51,9 @@ class Dialect(Protocol):
 
     def refused_write(self, error: BaseException) -> UsageError | None:
         """Return the error for a reader that tried to write; None: it was something else."""
+
+    def denied(self, error: BaseException) -> bool:
+        """Whether the user lacks a right."""
 
     async def warnings(self, link: Link) -> Sequence[str]:
         """What holds things back in the database: transactions held open, settings under which commits are lost."""

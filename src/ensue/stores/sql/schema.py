@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from ensue import tables
 from ensue.ports import Table
@@ -14,6 +15,7 @@ from ensue.stores import rules
 from ensue.stores.identity import Identity, check_tables, new_epoch_name
 from ensue.stores.sql.dialect import Dialect
 from ensue.stores.sql.link import Link
+from ensue.stores.sql.pool import Pool
 from ensue.stores.tables import creating
 
 VERSION = tables.VERSION
@@ -45,6 +47,15 @@ _TABLES = (
 )
 
 
+#: Each right, used on no row.
+_USING = {
+    "SELECT": "SELECT 1 FROM {table} WHERE 1 = 0",
+    "INSERT": "INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0",
+    "UPDATE": "UPDATE {table} SET {column} = {column} WHERE 1 = 0",
+    "DELETE": "DELETE FROM {table} WHERE 1 = 0",
+}
+#: A column of those tables that have no `id`.
+_COLUMNS = {"ensue_outbox_head": "topic"} | dict.fromkeys(("ensue_counter", "ensue_polled", "ensue_tail"), "one")
 #: Through which position the present source's records are known to be in the log: see `ensue.tables.RELAY`.
 RELAYED = (
     "(SELECT coalesce(max(r.position), 0) FROM ensue_relay r, ensue_meta m, ensue_counter c "
@@ -105,6 +116,36 @@ async def check(link: Link, service: str) -> str:
     [(found, owner, mode)] = await link.fetch("SELECT schema_version, service, outbox_mode FROM ensue_meta")
     check_tables(link.place, found, owner, service, "another database, or another schema (?schema=) in this one")
     return str(mode)
+
+
+def rights(dialect: Dialect) -> Mapping[str, str]:
+    """What a service needs, table by table, which does not make its tables itself."""
+    return {
+        "ensue_meta": "SELECT",
+        "ensue_counter": "SELECT, UPDATE",
+        "ensue_outbox_head": "SELECT, INSERT, UPDATE, DELETE",
+        **dialect.outbox_rights,
+        **dict.fromkeys((each.name for each in tables.TABLES), "SELECT, INSERT, UPDATE, DELETE"),
+    }
+
+
+async def lacking(pool: Pool, dialect: Dialect) -> Sequence[str]:
+    """Return which of `rights` the user has not: found by using each of them on no row."""
+    missing: list[str] = []
+    for table, needed in rights(dialect).items():
+        for right in needed.split(", "):
+            text = _USING[right].format(table=table, column=_COLUMNS.get(table, "id"))
+            try:
+                await pool.run(partial(Link.script, text=text))
+            except Exception as error:
+                if dialect.denied(error):
+                    missing.append(f"{right} on {table}")
+                elif await pool.read(partial(has, dialect=dialect, table=table)):
+                    raise
+                # Else it comes with the upgrade.
+                if right == "SELECT":
+                    break  # without it, the others are refused whether they are there or not
+    return missing
 
 
 async def identity(link: Link, service: str) -> Identity:

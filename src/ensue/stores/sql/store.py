@@ -107,8 +107,13 @@ class SqlStore:
                     service=self.service, place=self._database.place, current=self._current,
                 )
             )  # fmt: skip
-            await self._prepare(relay_pool, outbox)
-            await outbox.open()
+            try:
+                await self._prepare(relay_pool, outbox)
+                await outbox.open()
+            except Exception as error:
+                if isinstance(error, UsageError) or not self._dialect.denied(error):
+                    raise
+                raise rules.not_allowed(self._database.place, self.service, str(error)) from error
             opening.pop_all()  # all went well: it stays open
         self._opened = Opened(
             engines, connections, pools["steps"], relay_pool, pools["heartbeat"], pools["readings"], notifier, outbox
@@ -174,6 +179,10 @@ class SqlStore:
         async with self._open().relay_pool.bare() as link:
             if not await all_there(link):  # whoever may not make tables has had a migration do it
                 await self._database.create_once(link, lambda link: schema.make(link, self._dialect, own))
+
+    async def check_rights(self) -> None:
+        if missing := await schema.lacking(self._open().relay_pool, self._dialect):
+            raise rules.not_allowed(self._database.place, self.service, ", ".join(missing))
 
     @property
     def source(self) -> str:
