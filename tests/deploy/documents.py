@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def routes_of(app: FastAPI) -> set[str]:
 
 
 def check_image(image: str) -> None:
-    name, _, tag = image.rpartition(":")
+    tagged, _, digest = image.partition("@")
+    name, _, tag = tagged.rpartition(":")
     assert name, f"{image} has no version"
+    assert not digest or re.fullmatch("sha256:[0-9a-f]{64}", digest), f"{image}: {digest} is no digest"
     assert tag[0].isdigit(), f"{image} does not say which version"

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # see documents.py
@@ -21,7 +22,7 @@ from ensue.config import EngineConfig
 
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
-SCHEMES = {"postgres-only": "postgresql", "postgres-nats": "nats", "postgres-kafka": "kafka"}
+SCHEMES = {"postgres-only": "postgresql", "postgres-nats": "tls", "postgres-kafka": "kafkas"}
 Manifest = Mapping[str, Any]
 
 
@@ -54,6 +55,48 @@ def container(deployment: Manifest) -> Manifest:
 
 def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
     return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
+
+
+def mounts(deployment: Manifest) -> set[str]:
+    """The directories in which it finds files of a ConfigMap."""
+    volumes = {each["name"] for each in deployment["spec"]["template"]["spec"]["volumes"] if "configMap" in each}
+    return {each["mountPath"] for each in container(deployment)["volumeMounts"] if each["name"] in volumes}
+
+
+def check_verified(url: SplitResult) -> str:
+    """The URL demands TLS by the name of an authority; return the directory of its file."""
+    options = dict(parse_qsl(url.query))
+    [file] = [Path(value) for name, value in options.items() if name in ("sslrootcert", "tls_ca", "ca")]
+    assert "sslmode" not in options
+    return str(file.parent)
+
+
+def policies(manifests: list[Manifest], name: str) -> list[Manifest]:
+    """The network policies of a service's pods."""
+    found = []
+    for policy in of_kind(manifests, "NetworkPolicy").values():
+        selector = policy["spec"]["podSelector"]
+        [key, names] = (
+            [next(iter(selector["matchLabels"])), list(selector["matchLabels"].values())]
+            if "matchLabels" in selector
+            else [selector["matchExpressions"][0]["key"], selector["matchExpressions"][0]["values"]]
+        )
+        assert key == "app.kubernetes.io/name"
+        if name in names:
+            found.append(policy["spec"])
+    return found
+
+
+def reachable(manifests: list[Manifest], name: str) -> set[tuple[str, int]]:
+    """Pods, by the label with their name, and ports that a service may reach."""
+    found = set()
+    for policy in policies(manifests, name):
+        assert "Egress" in policy["policyTypes"]
+        for rule in policy["egress"]:
+            for to in rule["to"]:
+                [label] = to["podSelector"]["matchLabels"].values()
+                found |= {(label, port["port"]) for port in rule["ports"]}
+    return found
 
 
 def check_probes(deployment: Manifest) -> None:
@@ -99,9 +142,16 @@ def test_settings_come_from_what_is_rendered_and_are_read(overlay: str, caplog: 
             reference = variable["valueFrom"]["secretKeyRef"]
             value = secrets[reference["name"]]["data"][reference["key"]]
             environment[variable["name"]] = base64.b64decode(value).decode()
-        service = deployment["metadata"]["name"].replace("-", "_")
+        name = deployment["metadata"]["name"]
+        service = name.replace("-", "_")
         settings = check_settings(service, environment, caplog)
         assert settings.broker.partition(":")[0] == SCHEMES[overlay]
+        urls = [urlsplit(each) for each in (settings.database, settings.broker)]
+        for each in urls:
+            assert check_verified(each) in mounts(deployment)
+        assert reachable(manifests, name) == {("kube-dns", 53), *((each.hostname, each.port) for each in urls)}
+        assert urls[0].hostname == f"{name}-postgres", "its own database, and nobody else's"
+        assert urls[0].username == f"{service}_service", "the role of deploy/postgres/roles"
         assert settings.engine.stop_limit_s < deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
 
 
@@ -135,8 +185,32 @@ def test_pods_run_an_app_that_exists_without_rights_they_do_not_need(overlay: st
         user = re.search(r"--uid (\d+)", (DEPLOY / "Dockerfile").read_text())
         assert user is not None
         assert pod["securityContext"]["runAsUser"] == int(user[1])
-        assert each["securityContext"]["readOnlyRootFilesystem"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert "serviceAccountName" not in pod
+        assert each["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
         assert {"cpu", "memory"} <= set(each["resources"]["requests"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_nobody_but_the_ingress_reaches_a_service(overlay: str) -> None:
+    manifests = rendered(overlay)
+    for deployment in deployments(manifests):
+        rules = [
+            rule for each in policies(manifests, deployment["metadata"]["name"]) for rule in each.get("ingress", ())
+        ]
+        assert rules == [
+            {
+                "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}],
+                "ports": [{"port": container(deployment)["ports"][0]["name"]}],
+            }
+        ]
+        assert any("Ingress" in each["policyTypes"] for each in policies(manifests, deployment["metadata"]["name"]))
 
 
 def test_no_password_but_an_example_is_checked_in() -> None:
