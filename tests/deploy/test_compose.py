@@ -95,6 +95,25 @@ def test_what_a_service_waits_for_is_there_and_has_a_health_check(name: str) -> 
 
 
 @pytest.mark.parametrize("name", STACKS)
+def test_a_service_shares_a_network_with_what_it_needs_and_with_no_other_service(name: str) -> None:
+    project = stack(name)
+    for service, each in ours(project).items():
+        assert each["networks"] == [service]
+        assert service in project["networks"]
+        met = {other for other, found in project["services"].items() if service in found["networks"]}
+        assert met == {service, *each["depends_on"]}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_services_run_without_rights_they_do_not_need(name: str) -> None:
+    assert re.search(r"^USER 10001$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    for each in ours(stack(name)).values():
+        assert each["read_only"] is True
+        assert each["cap_drop"] == ["ALL"]
+        assert each["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", STACKS)
 def test_volumes_and_files_that_are_mounted_exist(name: str) -> None:
     project = stack(name)
     for each in project["services"].values():
