@@ -147,8 +147,8 @@ def test_settings_come_from_what_is_rendered_and_are_read(overlay: str, caplog: 
         settings = check_settings(service, environment, caplog)
         assert settings.broker.partition(":")[0] == SCHEMES[overlay]
         urls = [urlsplit(each) for each in (settings.database, settings.broker)]
-        for each in urls:
-            assert check_verified(each) in mounts(deployment)
+        for url in urls:
+            assert check_verified(url) in mounts(deployment)
         assert reachable(manifests, name) == {("kube-dns", 53), *((each.hostname, each.port) for each in urls)}
         assert urls[0].hostname == f"{name}-postgres", "its own database, and nobody else's"
         assert urls[0].username == f"{service}_service", "the role of deploy/postgres/roles"

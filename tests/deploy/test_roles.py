@@ -165,6 +165,21 @@ async def test_without_one_right_a_service_does_not_start_and_says_which(role_of
         pass
 
 
+async def test_a_table_that_comes_with_an_upgrade_is_not_missed_before_it(role_of: Callable[[str], Role]) -> None:
+    role = role_of("orders")
+    service = Service("orders", database=role.owners_url, broker="memory://", tables=orders.tables)
+    await init(service)
+    role.make()
+    store = Service("orders", database=role.url, broker="memory://").make_store()
+    await store.open()
+    try:
+        await store.check_rights()
+        role.sql("DROP TABLE ensue_timer")
+        await store.check_rights()
+    finally:
+        await store.close()
+
+
 async def test_without_a_way_to_the_tables_it_says_so(postgres_server: PostgresServer) -> None:
     role = Role(postgres_server, "orders")
     try:
