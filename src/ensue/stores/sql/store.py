@@ -108,7 +108,7 @@ class SqlStore:
                 )
             )  # fmt: skip
             try:
-                await self._prepare(relay_pool, outbox)
+                await _prepare(self._database, self.service, self._current, relay_pool, outbox)
                 await outbox.open()
             except Exception as error:
                 if isinstance(error, UsageError) or not self._dialect.denied(error):
@@ -118,23 +118,6 @@ class SqlStore:
         self._opened = Opened(
             engines, connections, pools["steps"], relay_pool, pools["heartbeat"], pools["readings"], notifier, outbox
         )
-
-    async def _prepare(self, relay_pool: Pool, outbox: Outbox) -> None:
-        """Make what is missing, check what is there."""
-
-        async def make(link: Link) -> None:
-            if not await schema.exists(link, self._dialect):  # else another process was quicker
-                await schema.create(link, self._dialect, self.service, outbox.mode)
-                await outbox.prepare(link)
-
-        async with relay_pool.bare() as link:
-            if not await schema.exists(link, self._dialect):
-                await self._database.create_once(link, make)
-        stored = await relay_pool.run(lambda link: schema.check(link, self.service))
-        await relay_pool.run(self._current.refresh)
-        if stored != outbox.mode:
-            await relay_pool.run(lambda link: switching.switch(link, self._dialect, stored, outbox))
-            await relay_pool.run(self._current.refresh)
 
     async def close(self) -> None:
         opened = self._opened
@@ -251,3 +234,22 @@ class SqlStore:
         if self._opened is None:
             raise rules.store_not_open("", self.service)
         return self._opened
+
+
+async def _prepare(database: Database, service: str, current: Current, relay_pool: Pool, outbox: Outbox) -> None:
+    """Make what is missing, check what is there."""
+    dialect = database.dialect
+
+    async def make(link: Link) -> None:
+        if not await schema.exists(link, dialect):  # else another process was quicker
+            await schema.create(link, dialect, service, outbox.mode)
+            await outbox.prepare(link)
+
+    async with relay_pool.bare() as link:
+        if not await schema.exists(link, dialect):
+            await database.create_once(link, make)
+    stored = await relay_pool.run(lambda link: schema.check(link, service))
+    await relay_pool.run(current.refresh)
+    if stored != outbox.mode:
+        await relay_pool.run(lambda link: switching.switch(link, dialect, stored, outbox))
+        await relay_pool.run(current.refresh)
