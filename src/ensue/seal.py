@@ -1,9 +1,8 @@
 """The seal of a record: a checksum that shows damage, and, with a key, a signature that shows who wrote it.
 
-Both are attributes at the end of the envelope's JSON, so every outbox keeps them and every broker carries them as it
-carries the others. The checksum grows in two steps: over what is known when an event is published, which the outbox
-keeps; then the relay adds source and place in the chain. So what was damaged anywhere on the way is found by whoever
-reads it. A bit that flips is always found, other damage but once in four thousand million times. See docs/adr/0036.
+Both are attributes at the end of the envelope's JSON, put there when a record leaves the outbox. So every broker
+carries them as it carries the others, and what was damaged in the log or on the way is found by whoever reads it: a bit
+that flips always, other damage but once in four thousand million times. See docs/adr/0036.
 """
 
 from __future__ import annotations
@@ -29,36 +28,11 @@ _SIGNATURE_BYTES = 20
 _encode = msgspec.json.Encoder().encode
 
 
-def stamped(topic: str, partition: int, key: str, envelope: bytes, data: bytes) -> bytes:
-    """Return the encoded envelope of an event that is published, with the checksum of what is known by then."""
-    body = envelope[:-1]
-    return b'%b,"ensuecrc":"%08x"}' % (body, _content(topic, partition, key, body, data))
-
-
-def is_whole(record: OutboxRecord) -> bool:
-    """Whether a record of an outbox is as it was published. One without a checksum was not published by a step."""
-    if record.envelope[-_CRC_BYTES:-10] != _CRC:
-        return True
-    body = record.envelope[:-_CRC_BYTES]
-    expected = _content(record.topic, record.partition, record.key, body, record.data)
-    return record.envelope[-10:] == b'%08x"}' % expected
-
-
 def sealed(topic: str, partition: int, source: str, entry: Entry, sign: Sign | None = None) -> OutboxRecord:
     """Return the entry as it goes into the log. The one given stays as it is, since it may be sent again."""
-    envelope, key, data, position, previous = entry.envelope, entry.key, entry.data, entry.position, entry.previous
-    content = -1
-    if envelope[-_CRC_BYTES:-10] == _CRC:
-        body = envelope[:-_CRC_BYTES]
-        try:
-            content = int(envelope[-10:-2], 16)
-        except ValueError:
-            content = -1  # the checksum itself is damaged
-    else:
-        body = envelope[:-1]
-    if content < 0:
-        content = _content(topic, partition, key, body, data)
-    crc = crc32(f"{source}\n{position}\n{previous}".encode(), content)
+    key, data, position, previous = entry.key, entry.data, entry.position, entry.previous
+    body = entry.envelope[:-1]
+    crc = _checksum(topic, partition, source, key, position, previous, body, data)
     if sign is not None:
         signature = sign(_signed(topic, partition, source, entry, body))
         envelope = b'%b,"ensuesignature":"%b","ensuecrc":"%08x"}' % (body, signature.encode(), crc)
@@ -75,12 +49,11 @@ def damage(message: Message) -> str:
         if message.position or envelope.type.startswith("ensue."):
             return "it has the marks of Ensue and no checksum"
         return ""
-    # What `_content` and then `sealed` come to, in one go: this is done for each record that is read.
-    end = (
-        f"{message.topic}\n{message.partition}\n{message.key}\n{message.source}\n{message.position}\n{message.previous}"
-    )
-    expected = b"%08x" % crc32(end.encode(), crc32(message.data, crc32(_body(envelope))))
-    return "" if crc.encode() == expected else f"its checksum is {crc[:8]!r}, expected {expected.decode()!r}"
+    found = _checksum(
+        message.topic, message.partition, message.source, message.key, message.position, message.previous,
+        _body(envelope), message.data,
+    )  # fmt: skip
+    return "" if crc == f"{found:08x}" else f"its checksum is {crc[:8]!r}, expected '{found:08x}'"
 
 
 def signed_bytes(message: Message) -> bytes:
@@ -99,8 +72,11 @@ def _body(envelope: Envelope) -> bytes:
     return encode_envelope(envelope)[: -_CRC_BYTES - (_SIGNATURE_BYTES + len(signature) if signature else 0)]
 
 
-def _content(topic: str, partition: int, key: str, body: bytes, data: bytes) -> int:
-    return crc32(f"{topic}\n{partition}\n{key}\n".encode(), crc32(data, crc32(body)))
+def _checksum(
+    topic: str, partition: int, source: str, key: str, position: int, previous: int, body: bytes, data: bytes
+) -> int:
+    end = f"{topic}\n{partition}\n{key}\n{source}\n{position}\n{previous}"
+    return crc32(end.encode(), crc32(data, crc32(body)))
 
 
 def _signed(topic: str, partition: int, source: str, entry: Entry | Message, body: bytes) -> bytes:

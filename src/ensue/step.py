@@ -23,7 +23,6 @@ from ensue.codec import (
 from ensue.errors import EventRefused, EventTooLarge, UsageError
 from ensue.event import EventType, event_type
 from ensue.message import JSON, Envelope, Message, OutboxRecord, Timer
-from ensue.seal import stamped
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -194,7 +193,6 @@ class Step:
             )
         )
         partition = partition_of(key, outgoing.partitions)
-        envelope = stamped(spec.topic, partition, key, envelope, data)
         # What the broker would refuse is refused here, where the mistake is made: once committed it would hold back
         # everything behind it.
         if len(envelope) > ENVELOPE_BYTES_MAX:

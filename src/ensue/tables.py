@@ -1,7 +1,7 @@
 """What Ensue itself keeps in a service's database, besides the outbox: tables declared as a user declares theirs.
 
 Every store makes them when it is opened, and reads and writes them with the verbs that it has for entities. What the
-rows mean is known to `engine/books.py` alone. See docs/adr/0028.
+rows mean is known to `engine/books` alone. See docs/adr/0028.
 """
 
 from __future__ import annotations

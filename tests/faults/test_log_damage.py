@@ -280,36 +280,6 @@ async def test_bits_that_flip_anywhere_are_noticed_and_what_they_were_in_comes_a
         assert checkpoint.counters.damaged >= len(places)
 
 
-@pytest.mark.parametrize("sent", [True, False])
-async def test_what_is_damaged_in_the_outbox_is_never_applied_and_an_alarm(telegraph: Telegraph, sent: bool) -> None:
-    """There is no other copy: only an operator goes past it. sent: before it was damaged, to a log that is gone."""
-    async with bench(telegraph.directory, telegraph.sends) as world:  # on a log that is gone then
-        await telegraph.send(0, TOTAL)
-        await world.settle()
-    with closing(sqlite3.connect(telegraph.directory / "sends.db")) as outbox:
-        [data] = outbox.execute("SELECT data FROM ensue_outbox WHERE position = 31").fetchone()
-        spoilt = data.replace(b'"number":30', b'"number":20')
-        assert spoilt != data
-        if not sent:
-            outbox.execute("DELETE FROM ensue_relay")
-        outbox.execute("UPDATE ensue_outbox SET data = ? WHERE position = 31", (spoilt,))
-        outbox.commit()
-    async with bench(telegraph.directory, telegraph.sends, telegraph.receives, broker=telegraph.broker()) as world:
-        # The log is a new one: what subscribers have of it is sent again from the outbox.
-        await telegraph.send(TOTAL, TOTAL + 1)
-        await until_lost(world)
-        assert await gap_of(world) == (GapState.LOST, 30, 31, TOTAL + 1)
-        assert sum(map(len, (await telegraph.received()).values())) == 30
-        books, source = world.runtimes["receives"].context.books, world.runtimes["sends"].store.source
-        assert await books.accept_loss(Partition("receives", "wires", 0), source) == 31
-        await telegraph.until_received(world, TOTAL)
-        await world.settle()
-        expected = {key: [each for each in numbers if each != 30] for key, numbers in all_of(TOTAL + 1).items()}
-        assert await telegraph.received() == expected
-        assert await letters(world, telegraph.receives) == []
-        assert await gap_of(world) is None
-
-
 @pytest.mark.parametrize("seed", range(12))
 async def test_any_mixture_of_damage_is_healed(telegraph: Telegraph, seed: int) -> None:
     random = Random(seed)

@@ -62,6 +62,11 @@ class Loops:
         return held[0].relay if held is not None and isinstance(held[0], RelayAndRetention) else None
 
     @property
+    def relay_trouble(self) -> str:
+        """Why the relay sends nothing; empty: it does, or is another worker's. See `Relay.held` too."""
+        return "" if self.relay is None else self.relay.trouble
+
+    @property
     def busy(self) -> tuple[Busy, ...]:
         """The transactions of handlers at hand, and for how long each has been running."""
         now = self._context.clock.monotonic()

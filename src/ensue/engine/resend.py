@@ -23,13 +23,9 @@ from ensue.errors import StoreRestored, UsageError
 from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
 from ensue.plan import LostNotice
 from ensue.ports import Reader
-from ensue.seal import is_whole
 from ensue.texts import logger
 
 log = logger("ensue.relay")
-
-DAMAGED = "has a record that is not as it was published: the database's file was damaged"
-
 
 #: So many notices of ended epochs are remembered, and written within half a `resend_interval_s`.
 _TOLD_MAX = 1000
@@ -170,7 +166,6 @@ class Resender(Loop):
                 records = await context.store.outbox_of(topic, number, after, end, portion.limit)
                 portion.took(records)
                 missing = await self._missing_through(request, records, through) if first else 0
-                damaged = next((each for each in records if not is_whole(each)), None)
                 await self._compare()
                 context.faults.point("relay.resend_read")
                 if first and records:
@@ -182,12 +177,8 @@ class Resender(Loop):
                     await self._gone(request, source, request.after, missing)
                 if not records:
                     return max(after, missing)
-                if damaged is not None:
-                    records = records[: records.index(damaged)]
                 await context.broker.append(topic, number, source, records)
-                if damaged is not None:
-                    await self._gone(request, source, damaged.previous, damaged.position, DAMAGED)
-            after = records[-1].position if damaged is None else damaged.position
+            after = records[-1].position
             context.faults.point("relay.resent")
 
     async def _missing_through(self, request: ResendRequest, records: Sequence[OutboxRecord], through: int) -> int:
@@ -200,18 +191,11 @@ class Resender(Loop):
         head = heads.get((request.topic, request.partition), 0)
         return head if head <= self._position((request.topic, request.partition)) else 0
 
-    async def _gone(
-        self,
-        request: ResendRequest,
-        source: str,
-        after: int,
-        through: int,
-        why: str = "has nothing any more (retention)",
-    ) -> None:
+    async def _gone(self, request: ResendRequest, source: str, after: int, through: int) -> None:
         context = self._context
         log.error(
-            "%s asked for %s/%d after position %d: up to %d the outbox %s",
-            request.subscriber, request.topic, request.partition, after, through, why,
+            "%s asked for %s/%d after position %d: up to %d the outbox has nothing any more (retention)",
+            request.subscriber, request.topic, request.partition, after, through,
         )  # fmt: skip
         # Retention alone takes records away; by nothing else can be told how old they were.
         before = await context.books.pruned_before()

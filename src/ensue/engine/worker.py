@@ -276,18 +276,11 @@ class Worker:
         busy: tuple[float, str] | None,
     ) -> LeaseTable:
         ttl_s = self._context.config.lease_ttl_s
+        trouble = self.loops.relay_trouble if self.failed is None else str(self.failed)
         return await self._context.books.heartbeat(
             self.name, ttl_s, acquire, release, self._handles, cleared=cleared, busy=busy, log=self.same_log.name,
-            relay=[each[:_TOLD_CHARS] for each in self.relay_reasons],
+            relay=[trouble[:_TOLD_CHARS]] if trouble else [],
         )  # fmt: skip
-
-    @property
-    def relay_reasons(self) -> list[str]:
-        """Why this worker's relay sends nothing; empty: it does, or is another worker's. See `Relay.held` too."""
-        failed, relay = self.failed, self.loops.relay
-        if failed is not None:
-            return [str(failed)]
-        return [relay.trouble] if relay is not None and relay.trouble else []
 
     async def _without_dead(self, table: LeaseTable) -> LeaseTable:
         """Bury killed processes of this machine, whose leases nobody will renew; return what is left."""

@@ -1,0 +1,75 @@
+"""What took effect without a chain, and answers that are given again: each once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from ensue.engine.books.base import Base, encode
+from ensue.errors import CheckpointConflict, IdempotencyConflict, RowConflict
+from ensue.message import StoredResponse
+from ensue.ports import StepTransaction
+from ensue.tables import ANSWERS, CLAIMS
+
+#: Answers hold whole bodies: fewer of them are looked at in one go.
+_ANSWERS_PAGE = 100
+_read_headers = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class Once(Base):
+    """What has happened once already: messages without a chain, requests with an Idempotency-Key."""
+
+    async def claim(self, transaction: StepTransaction, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Claim (source, id) pairs of messages without a chain; return those claimed for the first time.
+
+        A rollback gives the claims back. Raises CheckpointConflict when another worker claims one at the same time.
+        """
+        wanted = {_digest(self.subscription, *message): message for message in messages}
+        known = {row[0] for row in await transaction.load_rows(CLAIMS, sorted(wanted))}
+        fresh = sorted(digest for digest in wanted if digest not in known)
+        try:
+            await transaction.insert_rows(CLAIMS, [(digest, transaction.now) for digest in fresh])
+        except RowConflict as error:
+            raise CheckpointConflict(
+                f"{self.subscription}: another worker claimed the same messages at the same time; read them again"
+            ) from error
+        return {wanted[digest] for digest in fresh}
+
+    async def answer(self, transaction: StepTransaction, key: str) -> StoredResponse | None:
+        """The answer that was given for this Idempotency-Key."""
+        rows = await transaction.load_rows(ANSWERS, [_digest(key)])
+        if not rows:
+            return None
+        _, key, fingerprint, status, headers, body, _ = rows[0]
+        return StoredResponse(key, fingerprint, status, _read_headers(headers), bytes(body))
+
+    async def keep_answer(self, transaction: StepTransaction, response: StoredResponse) -> None:
+        """Keep the answer to an Idempotency-Key. A second one of a key raises IdempotencyConflict; a
+        store that looks at the commit raises RetryableError there."""
+        row = (
+            _digest(response.key), response.key, response.fingerprint, response.status,
+            encode(response.headers).decode(), response.body, transaction.now,
+        )  # fmt: skip
+        try:
+            await transaction.insert_rows(ANSWERS, [row])
+        except RowConflict as error:
+            raise IdempotencyConflict(
+                f"Idempotency-Key {response.key!r} was answered meanwhile: try again, and that answer is given",
+                key=response.key,
+            ) from error
+
+    async def prune_claims(self, before_s: float, limit: int) -> int:
+        """Forget up to `limit` claims made before `before_s` (epoch seconds); return how many."""
+        return await self._prune(CLAIMS, before_s, limit, CLAIMS.lookups[0])
+
+    async def prune_answers(self, before_s: float, limit: int) -> int:
+        """Forget up to `limit` answers kept before `before_s` (epoch seconds); return how many."""
+        return await self._prune(ANSWERS, before_s, min(limit, _ANSWERS_PAGE), ANSWERS.lookups[0])
+
+
+def _digest(*parts: str) -> str:
+    """Of texts of any length, kept apart."""
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return hashlib.sha256(b"".join(b"%d:%s" % (len(each), each) for each in encoded)).hexdigest()
