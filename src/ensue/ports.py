@@ -392,14 +392,12 @@ class Store(Protocol):
         """
 
     async def make_own(self, own: Sequence[Table]) -> None:
-        """Make those of these tables of Ensue's own that are not there, as `open` does with those that it knows.
+        """Make those of these tables of Ensue's own that are not there, as `open` does with those that it knows. Raises
+        UsageError when the user of the database may not do what a service does with Ensue's tables; who only looks
+        does not call this.
 
         Safe to repeat and to race; a table that is there stays as it is, with its rows.
         """
-
-    async def check_rights(self) -> None:
-        """Raise UsageError when the user of the database may not do what a service does with Ensue's tables: who only
-        looks need not be able to."""
 
     @property
     def source(self) -> str:

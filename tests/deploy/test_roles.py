@@ -173,9 +173,9 @@ async def test_a_table_that_comes_with_an_upgrade_is_not_missed_before_it(role_o
     store = Service("orders", database=role.url, broker="memory://").make_store()
     await store.open()
     try:
-        await store.check_rights()
+        await store.make_own(())
         role.sql("DROP TABLE ensue_timer")
-        await store.check_rights()
+        await store.make_own(())
     finally:
         await store.close()
 

@@ -152,7 +152,7 @@ class Runtime:
         while True:
             try:
                 await self.store.open()
-                await self.store.check_rights()
+                await self.store.make_own(())  # nothing by now, but this user may not be allowed to work here
                 await upgrade(self.context)
                 if self.store.capabilities.publishes:
                     await self._sealed.begin(self.store)

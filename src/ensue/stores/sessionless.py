@@ -28,9 +28,6 @@ class SessionlessStore:
     async def make_own(self, own: Sequence[Table]) -> None:
         """Nothing: a table begins with its first row."""
 
-    async def check_rights(self) -> None:
-        """Nothing: what is not allowed is refused when it is tried."""
-
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         raise _no_sessions()
 

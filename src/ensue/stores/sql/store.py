@@ -162,8 +162,6 @@ class SqlStore:
         async with self._open().relay_pool.bare() as link:
             if not await all_there(link):  # whoever may not make tables has had a migration do it
                 await self._database.create_once(link, lambda link: schema.make(link, self._dialect, own))
-
-    async def check_rights(self) -> None:
         if missing := await schema.lacking(self._open().relay_pool, self._dialect):
             raise rules.not_allowed(self._database.place, self.service, ", ".join(missing))
 

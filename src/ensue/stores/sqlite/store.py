@@ -134,9 +134,6 @@ class SqliteStore:
         async with self.transaction() as transaction:
             return await (await transaction.session.connection()).run_sync(tables.missing, metadata, create=True)
 
-    async def check_rights(self) -> None:
-        """Nothing: a file that this process may not write is refused by `open`."""
-
     async def make_own(self, own: Sequence[Table]) -> None:
         await self._open().writer.run(lambda connection: schema.make(connection, own))
 
