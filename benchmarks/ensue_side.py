@@ -26,6 +26,7 @@ from ensue.engine.worker import Worker
 from ensue.event import event_type
 from ensue.message import Envelope, Message, OutboxRecord
 from ensue.ports import Broker
+from ensue.seal import sealed
 from ensue.stores.sqlite import SqliteStore
 
 SOURCE = "source/00000000"
@@ -106,7 +107,7 @@ async def append_events(broker: Broker, events: Iterable[Event], *, partitions: 
                 *place, key, encode_envelope(envelope), spec.write(event), position, heads.get(place, 0)
             )
             heads[place] = position
-            batches.setdefault(place, []).append(record)
+            batches.setdefault(place, []).append(sealed(*place, SOURCE, record))
         await broker.append_many(SOURCE, batches)
     return position
 

@@ -23,6 +23,7 @@ from ensue.engine.leases import Held
 from ensue.event import event_type
 from ensue.message import Envelope, OutboxRecord
 from ensue.ports import Broker
+from ensue.seal import sealed
 
 #: Between two events of a partition.
 PAUSE_S = 0.05
@@ -130,6 +131,6 @@ async def _feed(broker: Broker) -> None:
                 IN, partition, spec.key_of(event), envelope, spec.write(event), position, heads[partition]
             )
             heads[partition] = position
-            batches[(IN, partition)] = [record]
+            batches[(IN, partition)] = [sealed(IN, partition, SOURCE, record)]
         await broker.append_many(SOURCE, batches)
         await asyncio.sleep(PAUSE_S)
