@@ -30,7 +30,7 @@ ORDERS, CUSTOMERS, OLD = Key("orders", "new", "o" * 40), Key("customers", "1", "
 KEYS = (ORDERS, OLD, CUSTOMERS)
 
 
-class Ordered(Event, topic="orders", key="customer"):
+class SignedOrder(Event, topic="orders", key="customer"):
     customer: str
     number: int
 
@@ -46,7 +46,7 @@ class Shop:
         self.world = World(MemoryBroker(self.log))
 
         @self.customers.on
-        async def count(event: Ordered) -> None:
+        async def count(event: SignedOrder) -> None:
             self.got.append((event.customer, event.number))
 
     @asynccontextmanager
@@ -75,7 +75,7 @@ class Shop:
     async def publish(self, *numbers: int) -> None:
         async with self.orders.step() as step:
             for number in numbers:
-                step.publish(Ordered(customer="k", number=number))
+                step.publish(SignedOrder(customer="k", number=number))
 
     async def applied(self, *numbers: int) -> None:
         await until(lambda: len(self.got) >= len(numbers), self.world, f"{self.got}")
@@ -94,9 +94,9 @@ class Shop:
 
 
 def forged(position: int = 0, previous: int = 0, kind: str = "", data: bytes = b"", number: int = 666) -> OutboxRecord:
-    spec = event_type(Ordered)
+    spec = event_type(SignedOrder)
     envelope = encode_envelope(Envelope(f"forged-{position}-{number}", kind or spec.type, "2026-11-27T02:30:00Z"))
-    data = data or spec.write(Ordered(customer="k", number=number))
+    data = data or spec.write(SignedOrder(customer="k", number=number))
     return OutboxRecord("orders", 0, "k", envelope, data, position, previous)
 
 
