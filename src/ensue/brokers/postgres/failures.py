@@ -35,5 +35,5 @@ def translated(error: BaseException, place: str, *, opening: bool = False) -> En
         return UsageError(f"the log in PostgreSQL at {place} cannot be opened: {what}. See ENSUE_BROKER", place=place)
     unfit = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)  # found before it was sent
     if unfit or isinstance(error, _REFUSED):
-        return RecordRefused(f"the log in PostgreSQL at {place} refuses a record: {what}", place=place)
+        return RecordRefused(f"the log in PostgreSQL at {place} refuses a record: {what}")
     return BrokerUnavailable(f"the log in PostgreSQL at {place} does not answer: {what}", place=place)
