@@ -81,12 +81,14 @@ class Appending(BrokerSuite):
         assert caught.value.position in (4, None), "another record is named than the one that is too large"
         with pytest.raises(RecordRefused):
             await broker.append_many(SOURCE, {(TOPIC, 1): entries(1, 1), (TOPIC, 0): [large]})
-        left = positions(await self.everything(broker))
-        assert left == [*range(1, len(left) + 1)]
-        assert len(left) <= 3
         # Whoever was refused goes on with what is not.
         await broker.append_many(SOURCE, {(TOPIC, 0): small, (TOPIC, 1): entries(1, 3)})
-        assert positions(await self.everything(broker)) == [*left, 1, 2, 3]
+        found = positions(await self.everything(broker))
+        # What was before the refused record may be there too; a server of several may say so later than it refuses.
+        assert found[-3:] == [1, 2, 3]
+        before = found[:-3]
+        assert before == [*range(1, len(before) + 1)]
+        assert len(before) <= 3
         assert positions(await self.everything(broker, partition=1))[-3:] == [1, 2, 3]
 
     async def test_a_cancelled_append_leaves_a_prefix_and_a_working_broker(self, broker: Broker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from random import Random
@@ -18,6 +19,7 @@ from ensue.retry import Retry
 class Context:
     """partitions: of every topic. retry: of the service, for messages whose handler failed.
 
+    timer_set: set after a commit that wrote timers, for the loop that waits for the next one.
     progress: called after a loop has done something, so that a test can wait for quiet without sleeping.
     """
 
@@ -34,3 +36,4 @@ class Context:
     faults: Faults
     partitions: int
     progress: Callable[[], None] = lambda: None
+    timer_set: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)

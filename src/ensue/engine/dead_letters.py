@@ -267,12 +267,13 @@ class DeadLetters:
             outgoing = context.dispatcher.outgoing(transaction)
             await context.dispatcher.apply(transaction, [message], outgoing, at_hand=at_hand)
             await transaction.flush()
-            if records := outgoing.close():
-                await put(transaction, records)
+            timers = await put(transaction, outgoing.close())
             await context.books.remove_letter(transaction, letter)
             following = _counted(checkpoint, applied=1)
             following.revision = await context.books.save_checkpoint(transaction, self._partition, following)
             context.faults.point("letter.handled")
+        if timers:
+            context.timer_set.set()
         return following
 
     async def _keep(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:

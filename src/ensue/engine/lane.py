@@ -268,7 +268,7 @@ class Lane:
         budget = Budget(context.config.batch_s, context.clock.monotonic)
         records: list[OutboxRecord] = []
         done: list[Part] = []
-        applied = 0
+        applied, timers = 0, False
         self.at_hand.begin(context.clock.monotonic())
         for each in parts:
             each.at_fault = False
@@ -290,7 +290,7 @@ class Lane:
                 faults.point("consumer.handled")
                 await transaction.flush()  # entities first: their row locks put the outbox records in order
                 if records:
-                    await put(transaction, records)
+                    timers = await put(transaction, records)
                     faults.point("consumer.outbox_written")
             for part, known in zip(done, claimed, strict=True):
                 await self._prepare(transaction, part, known)
@@ -299,6 +299,8 @@ class Lane:
             faults.point("consumer.checkpoint_written")
         for (_, following), revision in zip(moved, revisions, strict=True):
             following.revision = revision
+        if timers:
+            context.timer_set.set()
         return done
 
     async def _handle(self, transaction: StepTransaction, part: Part, budget: Budget) -> list[OutboxRecord]:

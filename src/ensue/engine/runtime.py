@@ -313,10 +313,11 @@ class Runtime:
                         )
                     faults.point("step.handled")
                     await transaction.flush()  # entities first: their row locks put the outbox records in order
-                    if records := step.outgoing.close():
-                        await put(transaction, records)
+                    timers = await put(transaction, step.outgoing.close())
                     faults.point("step.outbox_written")
             faults.point("step.committed")
+            if timers:
+                self.context.timer_set.set()
         except _Undone:  # the request gets its answer all the same
             return
 

@@ -7,6 +7,7 @@ clock. See docs/adr/0038.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from ensue.engine.context import Context
@@ -20,20 +21,26 @@ from ensue.texts import logger
 _DUE = TIMERS.columns.index("due_at")
 
 
-async def put(transaction: StepTransaction, published: Sequence[OutboxRecord]) -> None:
-    """Write what steps of a transaction have published: into the outbox, or among the timers."""
+async def put(transaction: StepTransaction, published: Sequence[OutboxRecord]) -> bool:
+    """Write what steps of a transaction have published: into the outbox, or among the timers.
+
+    True: set `Context.timer_set` once this is committed.
+    """
+    rows: list[Row] = []
     records = [each for each in published if not isinstance(each, Timer)]
     if len(records) < len(published):
         found = [each for each in published if isinstance(each, Timer)]
         # A step may cancel what it has published itself, or a neighbour in its transaction has; never the reverse.
         timers = {each.id: _row_of(each, number) for number, each in enumerate(found) if not each.cancelled}
         cancelled = {each.id for each in found if each.cancelled}
-        if rows := [row for name, row in timers.items() if name not in cancelled]:
+        rows = [row for name, row in timers.items() if name not in cancelled]
+        if rows:
             await transaction.insert_rows(TIMERS, rows)
         if ids := sorted(cancelled - timers.keys()):
             await transaction.delete_rows(TIMERS, ids)
     if records:
         await transaction.outbox_add(records)
+    return bool(rows)
 
 
 def _row_of(timer: Timer, ordinal: int) -> Row:
@@ -68,7 +75,9 @@ class Timers(Loop):
         self._kept = context.store.capabilities.transactions and context.store.capabilities.publishes
 
     async def _turn(self) -> None:
-        """Move one batch, or wait for one to be due. What is set meanwhile is seen within poll_interval_s."""
+        """Move one batch, or wait for one to be due. What another process sets meanwhile is seen within
+        poll_interval_s."""
+        self._context.timer_set.clear()  # before looking: what comes after it ends the next wait
         wait_s = self._context.config.poll_interval_s
         if self._kept:
             due_s = await self._due_s()
@@ -76,7 +85,19 @@ class Timers(Loop):
                 await self.move()
                 return
             wait_s = min(wait_s, due_s)
-        await self._pause(wait_s)
+        await self._stop.cuts(self._set_or_past(wait_s))
+
+    async def _set_or_past(self, seconds: float) -> None:
+        """Wait until this process sets a timer, or the time is over."""
+        waits = [
+            asyncio.create_task(self._context.timer_set.wait()),
+            asyncio.create_task(self._context.clock.sleep(seconds)),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
 
     async def _due_s(self) -> float:
         """In how many seconds the next one is due, by the database's clock: one row is read, however many wait."""
