@@ -73,9 +73,8 @@ class Dispatcher:
     """The handlers of one service, ready to run.
 
     documents: each entity is a document of its own, see `EntityRun`. sessions: of the store; where there is none, no
-    entity step can do anything beside its entities. sealed: ids for what is published, and for nothing else.
-    handler_limit_s: for one call of a handler; 0: any time. timers: see
-    `Outgoing`.
+    entity step can do anything beside its entities. sealed: gives the ids for what a transaction publishes,
+    and for nothing else. handler_limit_s: for one call of a handler; 0: any time. timers: see `Outgoing`.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Dispatcher:
         partitions: int,
         record_bytes_max: int = RECORD_BYTES_MAX,
         *,
-        sealed: Ids | None = None,
+        sealed: Callable[[], Ids] | None = None,
         documents: bool = False,
         timers: bool = True,
         sessions: bool = True,
@@ -102,7 +101,7 @@ class Dispatcher:
         places: dict[Repository[Any] | None, int] = {}
         self.routes = {kind: _route(handlers, places, sessions) for kind, handlers in definition.handlers.items()}
         self._ids = ids
-        self._sealed = sealed or ids
+        self._sealed = sealed or (lambda: ids)
         self._partitions = partitions
         self._types: dict[type, EventType[Any]] = {}
         self._allowed = None if definition.publishes is None else frozenset(definition.publishes)
@@ -114,9 +113,8 @@ class Dispatcher:
 
     def wants_snapshot(self, messages: Sequence[Message]) -> bool:
         """Whether a handler of these may change what it read without a lock; entity steps have their rows locked."""
-        routes = self.routes
-        found = [routes[message.envelope.type] for message in messages]
-        return not all(route.together and route.locked for route in found)
+        kinds = {message.envelope.type for message in messages}
+        return not all(route.together and route.locked for route in map(self.routes.__getitem__, kinds))
 
     def heed(self, topic: str, terms: TopicTerms | None) -> None:
         """From now on publish nothing to the topic that the broker is known to refuse."""
@@ -130,7 +128,7 @@ class Dispatcher:
         """What steps of this transaction publish; it goes with their savepoints."""
         outgoing = Outgoing(
             self.definition.name,
-            self._sealed,
+            self._sealed(),
             self._partitions,
             rfc3339(transaction.now),
             self._types,
@@ -238,7 +236,9 @@ class Dispatcher:
                     else:
                         result = await self.threads.run(at_hand, inside, _in_thread, call.call, event, step)
                     if result is not None:
-                        await self.limit.finished(call.handler, result, inside)
+                        rest = self.limit.rest(call.handler, result, inside)
+                        if rest is not None:
+                            await rest
                     budget.left_s -= budget.now() - began
                     at_hand.rest()
                 if len(route.calls) > 1:
@@ -262,9 +262,13 @@ class Dispatcher:
     ) -> int:
         run = EntityRun(transaction, outgoing, self.limit, documents=self._documents)
         at_hand.run(start, run)
-        routes = [self.routes[message.envelope.type] for message in messages[start:stop]]
+        routes = self.routes
         try:
-            work = [(each, route.read, route.calls) for each, route in zip(messages[start:stop], routes)]  # noqa: B905  # of one length
+            work = [
+                (each, route.read, route.calls)
+                for each in messages[start:stop]
+                for route in (routes[each.envelope.type],)
+            ]
             count = await run.run(work, budget, guarded=self._sessions and stop - start > 1)
             await transaction.flush()  # one that was alone may have had the session: may it commit?
             return count

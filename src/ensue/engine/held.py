@@ -38,6 +38,9 @@ class Held:
     def __init__(self) -> None:
         self._held: dict[Where, _Held] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
     def __contains__(self, where: Where) -> bool:
         return where in self._held
 

@@ -27,16 +27,26 @@ class HandlerLimit:
 
         run: calls in the context in which the handler was called, which is of its message alone.
         """
+        rest = self.rest(handler, result, run)
+        return None if rest is None else await rest
+
+    def rest(self, handler: Handler, result: Any, run: Callable[..., Any]) -> Coroutine[Any, Any, Any] | None:
+        """Go on with what a handler has returned until it waits for something. Return what remains of `finished`;
+        None: nothing does, and nothing is returned."""
         coroutine = result if type(result) is CoroutineType else finished(handler.where, result)
         try:
-            begun = _Begun(coroutine, run(coroutine.send, None), run)
+            waits_for = run(coroutine.send, None)
         except StopIteration as done:
             # Most handlers wait for nothing that is not there, and a timer for each of them would cost more than they.
-            if done.value is None:
-                return None
-            if inspect.isawaitable(done.value):
-                return await self.finished(handler, done.value, run)
-            return await finished(handler.where, done.value)
+            return None if done.value is None else self._returned(handler, done.value, run)
+        return self._limited(handler, _Begun(coroutine, waits_for, run))
+
+    async def _returned(self, handler: Handler, value: Any, run: Callable[..., Any]) -> Any:
+        if inspect.isawaitable(value):
+            return await self.finished(handler, value, run)
+        return await finished(handler.where, value)
+
+    async def _limited(self, handler: Handler, begun: _Begun) -> Any:
         if not self.seconds:
             return await finished(handler.where, await begun)
         limit = asyncio.timeout(self.seconds)

@@ -135,7 +135,10 @@ class Relay(Loop):
                 more = self._portion.full
                 if more and not self._stop.asked:
                     self._ahead = asyncio.create_task(self._read(Sent.of(records[-1])))
-                await self._append([each for each in records if (each.topic, each.partition) not in self._held], more)
+                going = records
+                if self._held:
+                    going = [each for each in records if (each.topic, each.partition) not in self._held]
+                await self._append(going, more)
                 self._last = Sent.of(records[-1])
             context.faults.point("relay.appended")
             context.progress()

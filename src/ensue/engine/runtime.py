@@ -93,7 +93,7 @@ class Runtime:
                 ids,
                 settings.partitions,
                 settings.engine.record_bytes_max,
-                sealed=self._sealed,
+                sealed=self._sealed.of_now,
                 documents=not store.capabilities.transactions,
                 timers=store.capabilities.transactions and store.capabilities.publishes,
                 sessions=store.capabilities.sessions,

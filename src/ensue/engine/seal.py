@@ -1,8 +1,8 @@
 """Which message ids a store has made: only it can make them, so that a stranger's record is no evidence against it.
 
-Each id ends with a keyed hash (BLAKE2b, RFC 7693) of its first part and of the source. The key is made by chance and
-kept in the store: a copy of the store has it too, and knows what the original has written after the copy. See
-docs/adr/0035.
+Each id ends with a mark: an eighth of a keyed hash (BLAKE2b, RFC 7693) of its first part and of the source. The key is
+made by chance and kept in the store: a copy of the store has it too, and knows what the original has written after the
+copy. See docs/adr/0035.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from ensue.message import LOST, TICK, Message
 from ensue.ports import Clock, Ids, Store
 from ensue.tables import RELAY
 
-#: Of the hash in an id: to hit it by chance takes 2^63 tries, each of which is a record in the log.
-_BYTES = 8
+#: Of a mark, in hexadecimal digits. To hit one of a hash by chance takes 2^60 tries, each of which is a record.
+_MARK = 16
+#: A hash has so many: an id ends with one of them, and so many ids cost one hash.
+_MARKS = 8
 #: Of each half of the key: what every database holds in a whole number.
 _HALF_BITS = 63
 #: Records of the outbox that are looked at in one read.
@@ -33,23 +35,17 @@ class Seal:
     def __init__(self, store: Store, key: bytes) -> None:
         self._store = store
         self._key = key
-        self._source = ""
-        self._begun = blake2b()
 
-    def of(self, text: str) -> str:
-        """The hash of a text, for the source that the store is now."""
+    def marks(self, text: str) -> list[str]:
+        """Those of a text, for the source that the store is now."""
         source = self._store.source
-        if source != self._source:
-            self._begun = blake2b(f"{source}\n".encode(), digest_size=_BYTES, key=self._key)
-            self._source = source
-        found = self._begun.copy()  # one is made for each event: a third of what it costs to begin anew
-        found.update(text.encode("utf-8", "surrogatepass"))
-        return found.hexdigest()
+        found = blake2b(f"{source}\n{text}".encode("utf-8", "surrogatepass"), key=self._key).hexdigest()
+        return [found[start : start + _MARK] for start in range(0, _MARK * _MARKS, _MARK)]
 
     def made(self, message_id: str) -> float | None:
         """When the store's source has made this id, seconds since the epoch; None: it has not."""
         first, _, mark = message_id.rpartition(".")
-        if not first or not mark.isascii() or not compare_digest(mark, self.of(first)):
+        if not first or not mark.isascii() or not any(compare_digest(mark, each) for each in self.marks(first)):
             return None
         return float(int(first.rpartition(".")[2], 16))
 
@@ -61,7 +57,7 @@ class Seal:
 
     def tick(self, topic: str, partition: int, position: int) -> str:
         """The id of a tick: it says a position, so that is sealed with it."""
-        mark = self.of(f"{TICK}\n{topic}\n{partition}\n{position}")
+        [mark, *_] = self.marks(f"{TICK}\n{topic}\n{partition}\n{position}")
         return f"tick.{mark}"
 
 
@@ -71,15 +67,37 @@ class SealedIds:
     def __init__(self, ids: Ids, clock: Clock) -> None:
         self._ids = ids
         self._clock = clock
+        self._store: Store | None = None
         self._seal: Seal | None = None
+        #: Those that are ready, and of which second and source they are.
+        self._ready: list[str] = []
+        self._of: tuple[int, str] = (0, "")
 
     async def begin(self, store: Store) -> None:
-        self._seal = await seal_of(store)
+        self._store, self._seal = store, await seal_of(store)
+        self.of_now()
+
+    def of_now(self) -> Ids:
+        """To be called by each transaction: its ids are of its time, and of what the store is then."""
+        assert self._store is not None
+        now = (int(self._clock.now()), self._store.source)
+        if now != self._of:
+            self._of, self._ready = now, []
+        return self
 
     def next(self) -> str:
+        try:
+            return self._ready.pop()
+        except IndexError:  # also when another thread was quicker
+            return self._made()
+
+    def _made(self) -> str:
         assert self._seal is not None
-        first = f"{self._ids.next()}.{int(self._clock.now()):x}"
-        return f"{first}.{self._seal.of(first)}"
+        first = f"{self._ids.next()}.{self._of[0]:x}"
+        ready = [f"{first}.{mark}" for mark in self._seal.marks(first)]
+        made = ready.pop()
+        self._ready = ready
+        return made
 
 
 async def seal_of(store: Store) -> Seal:

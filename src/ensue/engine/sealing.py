@@ -12,7 +12,7 @@ import msgspec
 from ensue.codec import garbage
 from ensue.message import Bounds, Flaw, Garbage, Message
 from ensue.ports import Broker, Entry, Reader
-from ensue.seal import damage, sealed, signed_bytes
+from ensue.seal import all_sealed, damage, signed_bytes
 from ensue.signatures import Trust
 from ensue.texts import logger
 
@@ -52,14 +52,14 @@ class SealedBroker(Broker):
 
     async def append(self, topic: str, partition: int, source: str, entries: Sequence[Entry]) -> int:
         return await self._broker.append(
-            topic, partition, source, [sealed(topic, partition, source, each, self._sign) for each in entries]
+            topic, partition, source, all_sealed(topic, partition, source, entries, self._sign)
         )
 
     async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
         sign = self._sign
         await self._broker.append_many(
             source,
-            {where: [sealed(*where, source, each, sign) for each in entries] for where, entries in batches.items()},
+            {where: all_sealed(*where, source, entries, sign) for where, entries in batches.items()},
         )
 
     def reader(self, topic: str, partition: int, after: int) -> Reader:

@@ -137,8 +137,11 @@ class Sending:
         return None
 
 
-def _parts(batches: Batches) -> list[dict[Where, list[OutboxRecord]]]:
+def _parts(batches: Batches) -> Sequence[Batches]:
     """Split by size; each partition's records stay in order."""
+    sizes = [len(each.data) + len(each.envelope) for records in batches.values() for each in records]
+    if sum(sizes) < APPEND_BYTES_MAX:
+        return [batches] if batches else []  # the usual case
     parts: list[dict[Where, list[OutboxRecord]]] = []
     size = APPEND_BYTES_MAX
     for where, records in batches.items():

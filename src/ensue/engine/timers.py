@@ -27,8 +27,9 @@ async def put(transaction: StepTransaction, published: Sequence[OutboxRecord]) -
     True: set `Context.timer_set` once this is committed.
     """
     rows: list[Row] = []
-    records = [each for each in published if not isinstance(each, Timer)]
-    if len(records) < len(published):
+    records = published
+    if Timer in map(type, published):
+        records = [each for each in published if not isinstance(each, Timer)]
         found = [each for each in published if isinstance(each, Timer)]
         # A step may cancel what it has published itself, or a neighbour in its transaction has; never the reverse.
         timers = {each.id: _row_of(each, number) for number, each in enumerate(found) if not each.cancelled}
