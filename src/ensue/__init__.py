@@ -20,6 +20,7 @@ from ensue.ports import Lookup
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
+from ensue.schedule import Run
 from ensue.signatures import Key, Trust
 from ensue.step import Step
 
@@ -37,6 +38,7 @@ __all__ = [
     "Retry",
     "RetryableError",
     "Rows",
+    "Run",
     "Service",
     "Settings",
     "Step",

@@ -22,6 +22,7 @@ from ensue.handling import bound_by_partial, by_place, check_callable, is_async,
 from ensue.kinds import Change, change_of, class_of, same
 from ensue.message import Message
 from ensue.repository import Repository
+from ensue.schedule import Run
 from ensue.step import Step
 
 #: What a handler's parameter can be; the values are places in the tuple that a call picks from.
@@ -84,6 +85,8 @@ class Handler:
     def caller(self) -> Callable[[Any, Any, Step], Any]:
         """Return `call(entity, event, step)` that hands each parameter what it asked for, with no lookup left."""
         function, order = by_place(self.function, self.keywords), self.order
+        if not order:  # a recurring step that needs nothing of this
+            return lambda entity, event, step: function()
         if order == (EVENT, STEP):
             return lambda entity, event, step: function(event, step)
         if order == (ENTITY, EVENT, STEP):
@@ -119,9 +122,15 @@ class Asked:
 
 
 def read_parameters(
-    function: Callable[..., Any], where: str, given_entity: type | None, local_names: Mapping[str, Any]
+    function: Callable[..., Any],
+    where: str,
+    given_entity: type | None,
+    local_names: Mapping[str, Any],
+    *,
+    recurring: bool = False,
 ) -> Asked:
     """given_entity: the entity's class, where the annotation is a wider one. local_names: of the enclosing function.
+    recurring: it is begun by time, so that it has no event, but a `Run` in its place, and no entity.
 
     Raises UsageError that names the parameter and what to write when the declaration cannot work.
     """
@@ -138,7 +147,19 @@ def read_parameters(
         kind = _resolved(function, parameter, where, local_names)
         kinds = [each for each in _options(kind) if each is not types.NoneType]
         place = _place(kinds)
-        if place == EVENT:
+        if recurring and place in (EVENT, ENTITY) and kinds != [Run]:
+            raise UsageError(
+                f"{where}: parameter {parameter.name!r} is annotated {' | '.join(map(_show, kinds)) or 'None'}; time "
+                "begins a recurring step, so it has no event, and no entity: it takes Run, Step, Message, AsyncSession "
+                "(async def) or Session (def)"
+            )
+        if kinds == [Run]:
+            if not recurring:
+                raise UsageError(
+                    f"{where}: parameter {parameter.name!r} is annotated Run, which is for a recurring step: write "
+                    '@service.every("0 3 * * *") above it'
+                )
+        elif place == EVENT:
             events = tuple(event_type(each) for each in kinds)
         elif place == ENTITY:
             entity = _entity(kinds, given_entity, parameter.name, where)
@@ -154,7 +175,7 @@ def read_parameters(
             )
         taken[place] = parameter.name
         order.append(place)
-    if not events:
+    if not events and not recurring:
         raise UsageError(f"{where} takes no event: annotate a parameter with its class, e.g. `event: OrderCreated`")
     if given_entity is not None and entity is None:
         raise UsageError(f"{where}: entity={given_entity.__name__}, but no parameter takes it")
@@ -215,6 +236,8 @@ def _place(kinds: Sequence[Any]) -> int:
     if kinds and all(is_event_class(each) for each in kinds):
         return EVENT
     if len(kinds) == 1:
+        if kinds[0] is Run:
+            return EVENT
         if kinds[0] is Step:
             return STEP
         if kinds[0] is Message:

@@ -1,7 +1,7 @@
 """What a user declares: a service, its handlers, what it publishes. No I/O here.
 
 A service is one subscription: one checkpoint a partition, one transaction a batch. Its handlers of one event run in
-the order of declaration, in the same step.
+the order of declaration, in the same step. What it does by time are messages to itself, see docs/adr/0039.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ import dataclasses
 import datetime
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from ensue.catch_up import Since
 from ensue.errors import UsageError
-from ensue.event import event_type, is_event_class
+from ensue.event import EventType, event_type, is_event_class
+from ensue.formats import of_msgspec
 from ensue.handler import SESSION, SYNC_SESSION, Handler, id_field, read_parameters
 from ensue.handling import name_of
 from ensue.mapped import SqlAlchemyRepository, is_mapped
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
+from ensue.schedule import Missed, Run, Schedule, schedule_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_RECURRING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
+_RUNS = of_msgspec(Run)
 
 
 class ServiceDefinition:
@@ -61,11 +66,22 @@ class ServiceDefinition:
         self.handler_limit_s = handler_limit_s
         self._repositories: dict[type, Repository[Any]] = {each.cls: each for each in repositories}
         self._handlers: dict[str, list[Handler]] = {}
+        self._recurring: dict[str, Schedule] = {}
 
     @property
     def handlers(self) -> Mapping[str, Sequence[Handler]]:
         """Handlers by the wire type of their event, in order of declaration."""
         return self._handlers
+
+    @property
+    def recurring(self) -> Mapping[str, Schedule]:
+        """Of the recurring steps, by name."""
+        return self._recurring
+
+    def runs_of(self, name: str) -> EventType[Run]:
+        """What begins a recurring step, as the wire sees it: a topic of the service's own, a type for each step."""
+        topic = f"ensue.every.{self.name}"
+        return EventType(Run, topic, "due", name, 1, f"{topic}.{name}.v1", _RUNS)
 
     @property
     def repositories(self) -> Mapping[type, Repository[Any]]:
@@ -157,6 +173,60 @@ class ServiceDefinition:
             return function
 
         return declare if function is None else declare(function)
+
+    def every(
+        self,
+        schedule: str | datetime.timedelta,
+        /,
+        *,
+        tz: str | None = None,
+        missed: Missed = "once",
+        name: str | None = None,
+    ) -> Callable[[F], F]:
+        """Declare a recurring step: `@orders.every("0 3 * * *", tz="Europe/Berlin")`, or `every(timedelta(minutes=5))`.
+
+        The function, plain or async, may take `Step`, `Message`, `AsyncSession` (async def) or `Session` (def), and
+        `Run`, which says for when it was due. It runs in one process at a time, each due time takes effect once, and
+        the next one is armed in the same transaction. A run that fails is tried again as a message is, and becomes a
+        dead letter in the end; what is due next comes all the same.
+
+        schedule: a cron expression of five fields (six: seconds come first), or an interval, which begins when the
+        step is first declared. tz: the zone whose clock the expression goes by, else UTC.
+        missed: what becomes of due times that passed while no run could begin: one run makes up for all of them
+        ("once"), none does ("skip"), or each has its own ("all").
+        name: else the function's. It names the step in the database, through deployments.
+        Raises UsageError at once when the declaration cannot work; its text says what to write instead.
+        """
+        if callable(schedule):
+            raise UsageError(
+                f'@{self.name}.every wants to know when: write @{self.name}.every("0 3 * * *") or '
+                f"@{self.name}.every(timedelta(minutes=5)) above the function"
+            )
+        checked = schedule_of(schedule, tz, missed, f"@{self.name}.every", time.time())
+        local_names = sys._getframe(1).f_locals
+
+        def declare(function: F) -> F:
+            called = name or name_of(function)
+            where = f"recurring step {self.name}.{called}"
+            if not _RECURRING_NAME.fullmatch(called):
+                raise UsageError(
+                    f"{where}: a name of letters, digits, - and _, at most 63, is kept in the database: give it one, "
+                    f'@{self.name}.every(..., name="...")'
+                )
+            if called in self._recurring:
+                raise UsageError(
+                    f"service {self.name} has two recurring steps named {called!r}: give one another name, "
+                    f'@{self.name}.every(..., name="...")'
+                )
+            asked = read_parameters(function, where, None, local_names, recurring=True)
+            spec = self.runs_of(called)
+            self._recurring[called] = checked
+            self._handlers[spec.type] = [
+                Handler(called, spec, function, asked.order, asked.asynchronous, keywords=asked.keywords)
+            ]
+            return function
+
+        return declare
 
     def _handlers_of(
         self,

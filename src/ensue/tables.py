@@ -90,4 +90,15 @@ TIMERS: Final = _table(
     lookups=(Lookup((), ("due_at", "ordinal", "id")),),
 )
 
-TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS)
+#: Recurring steps, by name: what each is run by, as JSON, and its next run, or the one that is on its way. timer: that
+#: one's message id. since: when the step was declared first; what a log has from before that is not this step's.
+RECURRING: Final = _table(
+    "ensue_recurring",
+    ("schedule", Kind.TEXT),
+    ("timer", Kind.NAME),
+    ("due_at", Kind.FLOAT),
+    ("since", Kind.FLOAT),
+    lookups=(Lookup((), ("id",)),),
+)
+
+TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING)

@@ -49,6 +49,8 @@ def find_flows(services: Sequence[Service]) -> list[Flow]:
             spec: EventType[Any] = event_type(cls)
             topics[spec.type] = spec.topic
             publishers.setdefault(spec.type, []).append(service.name)
+        for name in service.recurring:
+            publishers[service.runs_of(name).type] = [service.name]
         for kind, handlers in service.handlers.items():
             topics[kind] = handlers[0].event.topic
             subscribers.setdefault(kind, {})[service.name] = tuple(handler.name for handler in handlers)

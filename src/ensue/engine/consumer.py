@@ -21,6 +21,7 @@ from ensue.engine.lane import Lane, Part
 from ensue.engine.loop import Loop
 from ensue.engine.place import Place
 from ensue.engine.suspicion import Suspicion
+from ensue.engine.timers import put
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict
 from ensue.message import Checkpoint, Counters, GapState, Garbage, Message, Partition
 from ensue.plan import Plan
@@ -293,8 +294,13 @@ class PartitionConsumer(Loop):
         """The message failed alone: keep it with the reason, and let its key wait."""
         message = todo.apply[0]
         reason = Reason.of(failure, values=self._context.config.show_values)
-        books = self._context.books
+        books, recurring = self._context.books, self._context.dispatcher.recurring
+        timer = None
         async with self._context.store.transaction() as transaction:
+            if recurring.has(message.type):
+                timer = (await recurring.follow(transaction, message)).timer  # what is due next comes all the same
+            if timer is not None:
+                await put(transaction, [timer])
             if todo.foreign:
                 await books.claim(transaction, [(message.source, message.id)])
             letter = self._letters.failed_letter(message, reason, transaction.now)
@@ -303,6 +309,8 @@ class PartitionConsumer(Loop):
             await books.add_letters(transaction, following, [letter])
             following.revision = await books.save_checkpoint(transaction, self.partition, following)
             self._context.faults.point("letter.aside")
+        if timer is not None:
+            self._context.timer_set.set()
         self._place.moved(following)
         self._letters.added([letter])
         self._letters.log_failure(letter, reason)

@@ -21,6 +21,7 @@ from ensue.engine.endings import ends_handler
 from ensue.engine.entities import Call, EntityRun
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.nesting import handling
+from ensue.engine.recurring import Recurring
 from ensue.engine.threads import HandlerThreads
 from ensue.errors import CheckpointConflict, HandlerCancelled, StoreUnavailable, causes
 from ensue.event import EventType
@@ -94,7 +95,7 @@ class Dispatcher:
         self.threads = HandlerThreads(definition.lanes, f"ensue {definition.name}")
         self.definition = definition
         self._documents = documents
-        self._timers = timers
+        self.timers = timers
         self._sessions = sessions
         self._record_bytes_max = record_bytes_max
         self._limits: dict[str, int] = {}
@@ -103,6 +104,7 @@ class Dispatcher:
         self._ids = ids
         self._sealed = sealed or (lambda: ids)
         self._partitions = partitions
+        self.recurring = Recurring(definition, self._sealed, partitions)
         self._types: dict[type, EventType[Any]] = {}
         self._allowed = None if definition.publishes is None else frozenset(definition.publishes)
 
@@ -135,7 +137,7 @@ class Dispatcher:
             self._allowed,
             self._record_bytes_max,
             self._limits,
-            self._timers,
+            self.timers,
         )
         transaction.follow(outgoing.records)
         return outgoing
@@ -215,6 +217,12 @@ class Dispatcher:
                 message = messages[index]
                 route = routes[message.envelope.type]
                 event = route.read(message.data)
+                if self.recurring.has(message.type):
+                    passed_over, timer = await self.recurring.follow(transaction, message)
+                    if timer is not None:
+                        outgoing.records.append(timer)
+                    if passed_over:
+                        continue
                 envelope = message.envelope
                 step = Step(
                     transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent

@@ -40,6 +40,8 @@ POINTS: Final[dict[str, str]] = {
     "timers.read": "events that are due are read, not moved",
     "timers.moved": "they are in the outbox and no timers any more, not committed",
     "timers.committed": "committed",
+    "recurring.armed": "at a start the first runs of recurring steps are armed, not committed",
+    "recurring.committed": "committed",
     "upgrade.announced": "older processes are told that they must not go on, nothing is changed",
     "upgrade.made": "what a newer schema adds is made, but for its rows",
     "upgrade.done": "its rows and its number are written",

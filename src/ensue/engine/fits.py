@@ -22,6 +22,12 @@ log = logger("ensue.runtime")
 def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> None:
     """Raise UsageError for the first thing that would fail with each message later."""
     name = definition.name
+    if definition.recurring and not (capabilities.transactions and capabilities.publishes):
+        raise UsageError(
+            f"service {name} has recurring steps ({', '.join(definition.recurring)}), and its database cannot keep the "
+            "next run together with the effects of the last: SQLite, PostgreSQL and MariaDB can. Give it another one, "
+            "or move the steps into a service of their own"
+        )
     if definition.publishes and not capabilities.publishes:
         events = ", ".join(cls.__name__ for cls in definition.publishes)
         raise UsageError(

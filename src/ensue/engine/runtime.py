@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from ensue.config import Settings
+from ensue.engine.arming import arm
 from ensue.engine.books import Books
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
@@ -129,7 +130,7 @@ class Runtime:
         check_fits(self.definition, self.store.capabilities)
         self._home = Home(self.definition.name)
         try:
-            await self._open_store()
+            await self._open_store(work=work)
             if work:
                 self._worker = Worker(self.context)
             else:
@@ -144,7 +145,7 @@ class Runtime:
             await self.stop()
             raise
 
-    async def _open_store(self) -> None:
+    async def _open_store(self, *, work: bool) -> None:
         """Without its database a service is nothing: wait for one that is starting too, but not for ever."""
         clock = self.context.clock
         until = clock.monotonic() + STORE_WAIT_S
@@ -162,6 +163,8 @@ class Runtime:
                         await self._make_tables(self._tables)
                     await check_entity_tables(self.definition, self.store, known=self._tables)
                     await warn_of_equal_ids(self.definition, self.store)
+                if work and self.context.dispatcher.timers:
+                    await arm(self.context)
                 return
             except RetryableError as error:
                 if clock.monotonic() + pause > until:

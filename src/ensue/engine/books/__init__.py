@@ -16,7 +16,7 @@ from ensue.engine.books.relays import SEAL, Relays, pruned, waits
 from ensue.engine.books.workers import Workers
 from ensue.message import DeadLetterState
 from ensue.ports import Row, Table
-from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LETTERS, RELAY, TIMERS
+from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LETTERS, RECURRING, RELAY, TIMERS
 
 __all__ = ["REFUSED_MAX", "SEAL", "Books"]
 
@@ -29,7 +29,7 @@ class Books(Letters, Once, Workers, Relays):
 
         dropped_before: the records that do not go along were written before that time, seconds since the epoch.
         """
-        for table in (CHECKPOINTS, CLAIMS, ANSWERS, TIMERS):
+        for table in (CHECKPOINTS, CLAIMS, ANSWERS, TIMERS, RECURRING):
             [lookup] = table.lookups
             async for row in self._all(table, lookup):
                 yield table, row
