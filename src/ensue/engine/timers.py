@@ -57,7 +57,7 @@ def timer_of(row: Row) -> Timer:
     return Timer(topic, number, bytes(key).decode(), bytes(envelope), bytes(data), id=name, due_at=due_at)
 
 
-def _place(row: Row) -> tuple[float, int, str]:
+def place_of(row: Row) -> tuple[float, int, str]:
     """What goes out first: as `_BY_TIME` has it."""
     return row[_DUE], row[_DUE + 1], row[0]
 
@@ -114,7 +114,7 @@ class Timers(Loop):
         async with store.transaction() as transaction:
             names = [row[0] for row in rows if row[_DUE] <= transaction.now]
             # Locked: what another worker has moved, or a step has cancelled since, is not there.
-            found = sorted(await transaction.load_rows(TIMERS, names), key=_place)
+            found = sorted(await transaction.load_rows(TIMERS, names), key=place_of)
             if found:
                 await transaction.delete_rows(TIMERS, [row[0] for row in found])
                 await transaction.outbox_add([_due(timer_of(row)) for row in found])

@@ -1,4 +1,4 @@
-"""Two services for the tests of the command line: a till that sells, and a ledger that enters what was sold."""
+"""Services for the tests of the command line: a till that sells, a ledger that enters what was sold, and others."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Entered(Event, topic="entries", key="customer"):
 till = Service("till", publishes=[Sold])
 ledger = Service("ledger", publishes=[Entered], tables=Base.metadata, retry=Retry(attempts_max=1))
 shy = Service("shy")
+night = Service("night", publishes=[])
 not_a_service = "no"
 
 
@@ -46,6 +47,10 @@ def flag(name: str) -> Path:
 def block_for_ever() -> None:
     flag("is-stuck").write_text("yes")
     time.sleep(3600)
+
+
+@night.every("0 3 1 1 *")
+async def clean_up() -> None: ...
 
 
 @ledger.on
