@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ensue.engine.context import Context
 from ensue.engine.loop import Loop
 from ensue.message import OutboxRecord, Timer
-from ensue.ports import Row, StepTransaction
+from ensue.ports import Row, StepTransaction, Store
 from ensue.tables import TIMERS
 from ensue.texts import logger
 
@@ -66,6 +66,12 @@ def _due(timer: Timer) -> OutboxRecord:
     return OutboxRecord(timer.topic, timer.partition, timer.key, timer.envelope, timer.data)
 
 
+async def first_due(store: Store) -> float:
+    """When the first of all that wait is due, seconds since the epoch; inf: nothing waits."""
+    first = await store.rows().find(TIMERS, _BY_TIME, (), limit=1)
+    return float(first[0][_DUE]) if first else float("inf")
+
+
 class Timers(Loop):
     """Moves what is due into the outbox. One runs in a service; two do no harm."""
 
@@ -103,8 +109,8 @@ class Timers(Loop):
     async def _due_s(self) -> float:
         """In how many seconds the next one is due, by the database's clock: one row is read, however many wait."""
         store = self._context.store
-        first = await store.rows().find(TIMERS, _BY_TIME, (), limit=1)
-        return first[0][_DUE] - await store.now() if first else float("inf")
+        due = await first_due(store)
+        return due - await store.now() if due < float("inf") else due
 
     async def move(self) -> int:
         """Move what is due, up to a batch; return how many."""

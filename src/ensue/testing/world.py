@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import secrets
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -15,8 +18,11 @@ from typing import TypeVar
 from ensue.app import Service
 from ensue.brokers.memory import MemoryBroker
 from ensue.config import EngineConfig, Settings
+from ensue.engine.clock import SystemClock
 from ensue.engine.lookup import records_between
 from ensue.engine.runtime import Runtime
+from ensue.engine.timers import first_due
+from ensue.errors import UsageError
 from ensue.event import event_type
 from ensue.message import DeadLetter, DeadLetterState, Message
 from ensue.ports import Broker, Store
@@ -32,12 +38,31 @@ class NotSettled(AssertionError):
     """The services were not quiet in time; the text says who still had what to do."""
 
 
-class World:
-    """The running services of a test. `settle` waits for quiet; the rest looks at what happened."""
+class WorldClock(SystemClock):
+    """The real clock, put forward. How long something takes is real time all the same."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self) -> None:
+        self._ahead_s = 0.0
+
+    def now(self) -> float:
+        return time.time() + self._ahead_s
+
+    def put_to(self, moment: float) -> None:
+        """Never back."""
+        self._ahead_s += max(moment - self.now(), 0.0)
+
+
+class World:
+    """The running services of a test. `settle` waits for quiet, `advance` lets time pass; the rest looks at what
+    happened.
+
+    clock: of all its services and their databases; None: the databases have clocks of their own.
+    """
+
+    def __init__(self, broker: Broker, clock: WorldClock | None = None) -> None:
         self.broker = broker  # the world's own view of the log that all services share
         self.runtimes: dict[str, Runtime] = {}
+        self._clock = clock
         self._progress = asyncio.Event()
 
     def progressed(self) -> None:
@@ -59,6 +84,46 @@ class World:
         except TimeoutError:
             left = await self._left()
             raise NotSettled(f"not quiet after {timeout_s} s: {'; '.join(left)}") from None
+
+    async def advance(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
+        """Let so much time pass, without waiting: what was published for later goes out, and recurring steps run.
+
+        Whatever is due first happens first, in all services, at its time: `step.now` says so. What follows from it has
+        happened before the next is due. Raises UsageError where `make_store` has given databases with clocks of their
+        own, and NotSettled as `settle` does.
+        """
+        span = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        if self._clock is None:
+            raise UsageError(
+                f"advance by {span}: the databases of this world have clocks of their own; run it without make_store="
+            )
+        if span < timedelta():
+            raise UsageError(f"advance by {span}: time does not go back; give a span from now on")
+        until = self._clock.now() + span.total_seconds()
+        await self.settle()
+        while (due := await self._next_due()) <= until:
+            self._clock.put_to(due)
+            await self._gone_out(due)
+            await self.settle()
+        self._clock.put_to(until)
+
+    async def _next_due(self) -> float:
+        found = [await first_due(runtime.store) for runtime in self.runtimes.values()]
+        return min(found, default=math.inf)
+
+    async def _gone_out(self, due: float, timeout_s: float = 10.0) -> None:
+        """Return when nothing of that time and earlier waits any more."""
+        for runtime in self.runtimes.values():
+            runtime.context.timer_set.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    self._progress.clear()
+                    if await self._next_due() > due:
+                        return
+                    await self._progress.wait()
+        except TimeoutError:
+            raise NotSettled(f"what was due did not go out within {timeout_s} s") from None
 
     async def _left(self) -> list[str]:
         left: list[str] = []
@@ -117,18 +182,19 @@ async def run(
     """Run services together until the block ends. Databases are files of a temporary directory, never synced.
 
     seed: of everything that is random. Retries keep their number of attempts and lose their pauses.
-    make_store: returns the store of the service of that name, in place of such a file.
+    make_store: returns the store of the service of that name, in place of such a file; its clock is its own.
     """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ensue-")))
         log = f"memory:world-{secrets.token_hex(8)}"
-        world = World(MemoryBroker(log))
+        clock = WorldClock()
+        world = World(MemoryBroker(log), clock if make_store is None else None)
         await world.broker.open()
         stack.push_async_callback(world.broker.close)
         config = engine or EngineConfig()
 
         def throw_away(service: str) -> Store:
-            return SqliteStore(f"sqlite:///{directory}/{service}.db?synchronous=OFF", service)
+            return SqliteStore(f"sqlite:///{directory}/{service}.db?synchronous=OFF", service, now=clock.now)
 
         for number, service in enumerate(services):
             settings = Settings(database="", broker="memory:", partitions=partitions, engine=config)
@@ -137,6 +203,7 @@ async def run(
                 (make_store or throw_away)(service.name),
                 MemoryBroker(log),
                 settings,
+                clock=clock,
                 random=Random(f"{seed}/{number}"),
                 tables=service.tables,
                 progress=world.progressed,
