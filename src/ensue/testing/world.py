@@ -99,8 +99,8 @@ class World:
             )
         if span < timedelta():
             raise UsageError(f"advance by {span}: time does not go back; give a span from now on")
+        await self.settle()  # first: what is on its way may set timers too, and counts from now
         until = self._clock.now() + span.total_seconds()
-        await self.settle()
         while (due := await self._next_due()) <= until:
             self._clock.put_to(due)
             await self._gone_out(due)
