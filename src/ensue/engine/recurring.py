@@ -7,6 +7,7 @@ arms the one after it in the same transaction. See docs/adr/0039.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -31,9 +32,9 @@ class Following(NamedTuple):
 
 
 class Recurring:
-    """The recurring steps of one service. ids: sealed. partitions: of every topic."""
+    """The recurring steps of one service. ids: gives sealed ones. partitions: of every topic."""
 
-    def __init__(self, definition: ServiceDefinition, ids: Ids, partitions: int) -> None:
+    def __init__(self, definition: ServiceDefinition, ids: Callable[[], Ids], partitions: int) -> None:
         self.schedules = definition.recurring
         self._specs = {name: definition.runs_of(name) for name in self.schedules}
         self._names = {spec.type: name for name, spec in self._specs.items()}
@@ -50,7 +51,7 @@ class Recurring:
         All of a step are in one partition, so that one begins after the other; each has a key of its own, so that none
         waits behind one that was set aside.
         """
-        spec, message_id, due = self._specs[name], self._ids.next(), rfc3339(due_at)
+        spec, message_id, due = self._specs[name], self._ids().next(), rfc3339(due_at)
         return Timer(
             spec.topic, partition_of(name, self._partitions), f"{name} {due}",
             encode_envelope(Envelope(message_id, spec.type, due)),
