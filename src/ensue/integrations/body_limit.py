@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ensue.integrations import problems
 
 DRAIN_BYTES_MAX = 32_000_000
+BODY_BYTES_MAX = 1_000_000
+#: In a request's scope: its body is counted while it is read.
+_COUNTED = "ensue.body_counted"
 
 
 class BodyLimit:
@@ -35,34 +38,50 @@ class BodyLimit:
             # A client that waits for "100 Continue" has sent nothing yet: reading would ask it to begin.
             waits = headers.get("expect", "").lower() == "100-continue"
             drained = not waits and len(length) < 20 and int(length) <= DRAIN_BYTES_MAX and await _drain(receive)
-            problem = self._problem(drained)
+            problem = _too_large(self.body_bytes_max, drained)
             answer = problems.response(
                 Request(scope), 413, problem.title, problem.detail, type=problem.type, headers=problem.headers
             )
             await answer(scope, receive, send)
             return
 
-        read = 0
+        scope[_COUNTED] = True
+        await self.app(scope, _counted(receive, self.body_bytes_max), send)
 
-        async def receive_counted() -> Message:
-            nonlocal read
-            message = await receive()
-            if message["type"] == "http.request":
-                read += len(message.get("body", b""))
-                if read > self.body_bytes_max:
-                    raise self._problem(not message.get("more_body", False) or await _drain(receive))
-            return message
 
-        await self.app(scope, receive_counted, send)
+def bounded(request: Request) -> Request:
+    """The request, with the usual limit for its body where no `BodyLimit` stands before it: an app without `install`.
 
-    def _problem(self, drained: bool) -> problems.Problem:
-        return problems.Problem(
-            413,
-            "Body too large",
-            f"The body is longer than {self.body_bytes_max} bytes, the most that is accepted here",
-            type=problems.BODY_TOO_LARGE,
-            headers=None if drained else {"Connection": "close"},
-        )
+    Reading more raises Problem 413.
+    """
+    if _COUNTED in request.scope:
+        return request
+    return Request(request.scope, _counted(request.receive, BODY_BYTES_MAX))
+
+
+def _counted(receive: Receive, body_bytes_max: int) -> Receive:
+    read = 0
+
+    async def receive_counted() -> Message:
+        nonlocal read
+        message = await receive()
+        if message["type"] == "http.request":
+            read += len(message.get("body", b""))
+            if read > body_bytes_max:
+                raise _too_large(body_bytes_max, not message.get("more_body", False) or await _drain(receive))
+        return message
+
+    return receive_counted
+
+
+def _too_large(body_bytes_max: int, drained: bool) -> problems.Problem:
+    return problems.Problem(
+        413,
+        "Body too large",
+        f"The body is longer than {body_bytes_max} bytes, the most that is accepted here",
+        type=problems.BODY_TOO_LARGE,
+        headers=None if drained else {"Connection": "close"},
+    )
 
 
 async def _drain(receive: Receive) -> bool:

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ensue.app import Service
 from ensue.engine.readiness import ReadyLimits
-from ensue.integrations.body_limit import BodyLimit
+from ensue.integrations.body_limit import BODY_BYTES_MAX, BodyLimit
 from ensue.integrations.handlers import add_handlers
 from ensue.integrations.health import health_routes
 from ensue.integrations.openapi import describe, problem_responses
@@ -42,7 +42,6 @@ __all__ = ["Problem", "ReadyLimits", "StepRoute", "install", "problem_responses"
 
 #: Where an app keeps what its calls of `install` have said, in its state.
 _INSTALLED = "ensue_installed"
-_BODY_BYTES_MAX = 1_000_000
 _ROUTES = {"health": "health_routes", "metrics": "metrics_route"}
 
 
@@ -53,7 +52,7 @@ def install(
     work: bool = True,
     health: ReadyLimits | bool = False,
     metrics: bool = False,
-    body_bytes_max: int = _BODY_BYTES_MAX,
+    body_bytes_max: int = BODY_BYTES_MAX,
     principal: Callable[[Request], str] = credentials,
 ) -> None:
     """Make a service part of an app, with all that its clients and operators may expect of it.
@@ -102,7 +101,7 @@ def _check_later(
     said: dict[str, Any] = getattr(app.state, _INSTALLED)
     if principal not in (credentials, said[PRINCIPAL]):
         raise UsageError(f"install(app, {service.name}, principal=...): say it in the first call, it holds for the app")
-    if body_bytes_max not in (_BODY_BYTES_MAX, said["body_bytes_max"]):
+    if body_bytes_max not in (BODY_BYTES_MAX, said["body_bytes_max"]):
         raise UsageError(
             f"install(app, {service.name}, body_bytes_max=...): say it in the first call, it holds for the app"
         )

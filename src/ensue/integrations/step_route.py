@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from ensue.errors import UsageError
 from ensue.integrations import problems
+from ensue.integrations.body_limit import bounded
 from ensue.integrations.problems import Problem
 from ensue.message import StoredResponse
 from ensue.origin import AlreadyAnswered, Origin, coming_from, current_origin
@@ -86,6 +87,8 @@ class StepRoute(APIRoute):
         async def handle_with_origin(request: Request) -> Response:
             # What this function does happens before FastAPI ends the function-scope dependencies, so before the
             # step commits: the stored answer is part of its transaction.
+            if "idempotency-key" in request.headers:  # then the whole body is read, whatever the route reads of it
+                request = bounded(request)
             given = await _origin_of(request)
             given.task = asyncio.current_task()
             request.scope[problems.CORRELATION_ID] = given.correlation_id

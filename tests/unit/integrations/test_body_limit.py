@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Iterable
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.types import Message
 
 from ensue import Service
 from ensue.integrations import body_limit
-from ensue.integrations.fastapi import install
+from ensue.integrations.fastapi import StepRoute, install
 
 LIMIT = 1000
 
@@ -56,6 +56,28 @@ async def test_longer_body_is_413_with_the_limit_said(client: httpx.AsyncClient,
     assert answer.headers["content-type"] == "application/problem+json"
     assert f"{LIMIT} bytes" in answer.json()["detail"]
     assert "connection" not in answer.headers  # everything was read, so the connection can be used again
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_body_that_a_key_makes_us_read_is_bounded_without_install_too(chunked: bool) -> None:
+    app = FastAPI()
+    router = APIRouter(route_class=StepRoute)
+
+    @router.post("/first")
+    async def first(request: Request) -> int:
+        async for piece in request.stream():
+            return len(piece)
+        return 0
+
+    app.include_router(router)
+    sizes = [body_limit.BODY_BYTES_MAX, 1]
+    content = chunks(sizes) if chunked else b"x" * sum(sizes)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        refused = await client.post("/first", content=content, headers={"Idempotency-Key": "k"})
+        assert (refused.status_code, str(body_limit.BODY_BYTES_MAX) in refused.text) == (413, True)
+        # Without a key Ensue reads nothing: how much is taken is the application's business.
+        taken = await client.post("/first", content=chunks(sizes) if chunked else b"x" * sum(sizes))
+        assert taken.status_code == 200
 
 
 async def exchange(
