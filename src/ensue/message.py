@@ -250,6 +250,8 @@ class Counters(msgspec.Struct, frozen=True):
     """Records that were not as they were written: passed over, and sent again."""
     refused: int = 0
     """Records that their source did not sign."""
+    garbage: int = 0
+    """Records that are no messages of anybody: each is a dead letter."""
 
     def plus(self, **more: int) -> Counters:
         """These counters with more added to some of them."""

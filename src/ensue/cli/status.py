@@ -349,6 +349,8 @@ def _show(status: ServiceStatus) -> None:
         f"  so far   {counters.applied} applied, {counters.duplicates} duplicates skipped, {counters.unknown} of other "
         f"types, {counters.retries} retries, {counters.gaps_seen} gaps seen, {counters.gaps_healed} healed"
     )
+    for line in _passed_over(status.partitions):
+        say(f"  records  {line}")
     say(f"  lag      {'unknown' if status.lag is None else status.lag}")
     letters = ", ".join(f"{count} {state}" for state, count in status.dead_letters.items()) or "none"
     say(f"  letters  {letters}")
@@ -373,6 +375,25 @@ def _show(status: ServiceStatus) -> None:
     if status.partitions:
         columns = ("partition", "offset#", "log end#", "lag#", "gaps", "set aside", "worker")
         print_table("", columns, [_row(each, status) for each in status.partitions])
+
+
+def _passed_over(partitions: Iterable[PartitionStatus]) -> list[str]:
+    """Records that nobody could handle, by topic, where there are any."""
+    counts: dict[str, Counter[str]] = {}
+    for each in partitions:
+        found = each.counters
+        counts.setdefault(each.topic, Counter()).update(
+            {
+                "damaged (sent again)": found.damaged,
+                "not signed by their source (refused)": found.refused,
+                "no messages (dead letters)": found.garbage,
+            }
+        )
+    return [
+        f"of {topic} passed over: {', '.join(f'{number} {what}' for what, number in found.items() if number)}"
+        for topic, found in counts.items()
+        if found.total()
+    ]
 
 
 def _marked(worker: str, status: ServiceStatus) -> str:

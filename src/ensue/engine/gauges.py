@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ensue.engine.context import Context
 from ensue.engine.worker import Worker
 from ensue.errors import EnsueError
-from ensue.message import Counters
+from ensue.message import Checkpoint, Counters, Partition
 
 
 class Metric(NamedTuple):
@@ -59,9 +59,14 @@ APPLIED = Metric("ensue_applied", "events", "Events that took effect", counter=T
 DUPLICATES = Metric("ensue_duplicates", "records", "Records skipped because they had taken effect", counter=True)
 GAPS_SEEN = Metric("ensue_gaps_seen", "gaps", "Losses of the broker that were noticed", counter=True)
 DAMAGED = Metric(
-    "ensue_records_damaged", "records", "Records that were not as they were written, and are sent again", counter=True
+    "ensue_records_damaged",
+    "records",
+    "Records that were not as they were written, and are sent again",
+    ("topic",),
+    counter=True,
 )
-REFUSED = Metric("ensue_records_refused", "records", "Records that their source did not sign", counter=True)
+REFUSED = Metric("ensue_records_refused", "records", "Records that their source did not sign", ("topic",), counter=True)
+GARBAGE = Metric("ensue_records_garbage", "records", "Records that are no messages: dead letters", ("topic",), True)
 RETRIES = Metric("ensue_retries", "attempts", "Attempts after the first of messages that failed", counter=True)
 BUSY = Metric(
     "ensue_transaction_running",
@@ -83,6 +88,7 @@ METRICS = (
     GAPS_SEEN,
     DAMAGED,
     REFUSED,
+    GARBAGE,
     RETRIES,
     BUSY,
 )
@@ -113,8 +119,9 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
         APPLIED: _sum(counters, "applied"),
         DUPLICATES: _sum(counters, "duplicates"),
         GAPS_SEEN: _sum(counters, "gaps_seen"),
-        DAMAGED: _sum(counters, "damaged"),
-        REFUSED: _sum(counters, "refused"),
+        DAMAGED: _by_topic(checkpoints, "damaged"),
+        REFUSED: _by_topic(checkpoints, "refused"),
+        GARBAGE: _by_topic(checkpoints, "garbage"),
         RETRIES: _sum(counters, "retries"),
         BUSY: {(): max((each.running_s for each in worker.loops.busy), default=0.0) if worker else 0.0},
     }
@@ -122,6 +129,13 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
 
 def _sum(counters: list[Counters], name: str) -> Values:
     return {(): sum(getattr(each, name) for each in counters)}
+
+
+def _by_topic(checkpoints: Mapping[Partition, Checkpoint], name: str) -> Values:
+    found: dict[tuple[str, ...], float] = {}
+    for partition, checkpoint in checkpoints.items():
+        found[partition.topic,] = found.get((partition.topic,), 0) + getattr(checkpoint.counters, name)
+    return found
 
 
 async def _unsent(context: Context, worker: Worker | None) -> float:

@@ -89,6 +89,7 @@ class Place:
                 unknown=unsaved.unknown + todo.unknown,
                 damaged=unsaved.damaged + todo.damaged,
                 refused=len(todo.refused),
+                garbage=len(todo.garbage),
                 gaps_seen=todo.gaps_seen,
                 gaps_healed=todo.gaps_healed,
                 retries=retries,

@@ -92,6 +92,37 @@ def test_a_quiet_system_has_no_lag_although_ticks_and_duplicates_lie_unread(
     assert len(sources) == 1
 
 
+def test_records_that_nobody_could_handle_are_counted_by_topic(ensue: Callable[..., Ended]) -> None:
+    ensue("db", "init", LEDGER)
+    assert "passed over" not in ensue("status", LEDGER).out
+
+    async def put() -> None:
+        event = encode_envelope(Envelope("e", event_type(Sold).type))
+        damaged = OutboxRecord("sales", 0, "ann", event, b"{}", 7, 6)  # a chain and no checksum
+        garbage = OutboxRecord("sales", 0, "ann", b"no envelope", b"")
+        broker = make_broker(ledger.settings().broker)
+        await broker.open()
+        try:
+            await broker.ensure_topic("sales", 2)
+            await broker.append("sales", 0, "stranger", [damaged, damaged, garbage])
+        finally:
+            await broker.close()
+
+        async def set_aside() -> bool:
+            async with books_of(ledger) as (_, books):
+                return bool(await books.letters(None))
+
+        await work_until(set_aside, ledger)
+
+    asyncio.run(put())
+    [status] = ensue("status", LEDGER, "--json").json["services"]
+    assert {name: status["counters"][name] for name in ("damaged", "refused", "garbage")} == {
+        "damaged": 2, "refused": 0, "garbage": 1,
+    }  # fmt: skip
+    expected = "  records  of sales passed over: 2 damaged (sent again), 1 no messages (dead letters)\n"
+    assert expected in ensue("status", LEDGER).out
+
+
 def test_a_source_in_whose_name_somebody_wrote_is_shown_and_can_be_taken_back(
     ensue: Callable[..., Ended], sell: Callable[..., None]
 ) -> None:

@@ -21,6 +21,7 @@ from tests.unit.engine.workbench import (
 from ensue import BadMessage, Event, Retry, Service, Step
 from ensue.brokers.memory import MemoryBroker
 from ensue.engine.books import Books
+from ensue.engine.gauges import GARBAGE, measure
 from ensue.message import DeadLetterState, Garbage, OutboxRecord
 from ensue.tables import CHECKPOINTS
 
@@ -255,6 +256,7 @@ async def test_garbage_in_the_log_is_kept_with_the_reason_and_holds_nothing_back
         assert await zoo.eaten() == [1, 2]
         [letter] = await letters(world, zoo.service)
         assert (letter.state, letter.error_type, letter.data) == (DEAD, Garbage.__name__, b"whatever")
+        assert (await measure(world.runtimes["zoo"].context, None))[GARBAGE] == {("zoo",): 1}
 
 
 class Cook:

@@ -19,6 +19,7 @@ from ensue.codec import encode_envelope
 from ensue.config import Settings
 from ensue.engine.ask import REQUEST, SEEN, ResendRequest
 from ensue.engine.books import REFUSED_MAX
+from ensue.engine.gauges import REFUSED, measure
 from ensue.engine.runtime import Runtime
 from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC, LOST, TICK, DeadLetterState, Envelope, Message, OutboxRecord
@@ -125,7 +126,9 @@ async def test_what_is_signed_is_applied_and_what_a_stranger_writes_in_any_name_
         await shop.publish(3, 4)
         await shop.applied(1, 2, 3, 4)
         assert len(await shop.refused()) == 6
-        [checkpoint] = (await shop.world.runtimes["customers"].context.books.checkpoints()).values()
+        context = shop.world.runtimes["customers"].context
+        assert (await measure(context, None))[REFUSED] == {("orders",): 6}
+        [checkpoint] = (await context.books.checkpoints()).values()
         assert checkpoint.watermarks == {shop.source: 4}
         assert not checkpoint.gaps
         assert checkpoint.counters.refused == 6
