@@ -66,7 +66,8 @@ class OutboxRecord(msgspec.Struct, gc=False):
 
 
 class HeldPartition(msgspec.Struct, frozen=True):
-    """A partition that waits, in the outbox, behind a record which the broker does not take."""
+    """A partition that waits, in the outbox, behind a record which the broker does not take; or from a position on,
+    without type and id: the broker did not tell what it holds when the relay began."""
 
     topic: str
     partition: int
@@ -78,10 +79,8 @@ class HeldPartition(msgspec.Struct, frozen=True):
     reason: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.topic}/{self.partition} is held at position {self.position}, {self.type} with id {self.id}: "
-            f"{self.reason}"
-        )
+        record = f", {self.type} with id {self.id}" if self.id else ""
+        return f"{self.topic}/{self.partition} is held at position {self.position}{record}: {self.reason}"
 
 
 class Timer(OutboxRecord):

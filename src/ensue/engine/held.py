@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ensue.codec import decode_envelope
 from ensue.engine.sending import Left, Where
+from ensue.errors import BrokerUnavailable
 from ensue.message import HeldPartition
 from ensue.texts import logger
 
@@ -65,6 +66,18 @@ class Held:
             "%s. Other partitions go on; tried again every %g s", shown, pause_s,
         )  # fmt: skip
         self._held[where] = _Held(record.position, shown, left.refused, now + pause_s)
+
+    def hold_unknown(self, where: Where, position: int, error: BrokerUnavailable, now: float) -> None:
+        """Hold a partition of which the broker does not tell what it holds. position: from which on it waits."""
+        known = self._held.get(where)
+        first = position if known is None else min(position, known.first)
+        reason = f"nothing is sent there before it is known what it holds of this database's events: {error}"
+        shown = HeldPartition(*where, first, "", "", reason)
+        log.log(
+            logging.ERROR if known is None else logging.DEBUG,
+            "%s. Other partitions go on; asked again every %g s", shown, AGAIN_S,
+        )  # fmt: skip
+        self._held[where] = _Held(first, shown, False, now + AGAIN_S)
 
     def due(self, now: float) -> list[Where]:
         """Partitions to try now."""

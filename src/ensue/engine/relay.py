@@ -17,7 +17,7 @@ from ensue.engine.loop import Loop
 from ensue.engine.pace import Pace
 from ensue.engine.portion import Portion
 from ensue.engine.resend import Resender
-from ensue.engine.restored import Sent, following, record_at, refuse_restored_store
+from ensue.engine.restored import Looked, Sent, following, record_at, refuse_restored_store
 from ensue.engine.sending import Sending, Where
 from ensue.engine.ticks import Ticks
 from ensue.engine.witness import ask_subscribers, refuse_witnessed
@@ -41,6 +41,8 @@ class Relay(Loop):
         # One append at a time: a batch sent again must not fall between two halves of a live one.
         self._appending = asyncio.Lock()
         self._held = Held()
+        self._unknown: set[Where] = set()  # held until it is known what the log has there, see `refuse_restored_store`
+        self._asks = False  # whether a partition must be asked about of which the log holds nothing
         self.resender = Resender(context, self._appending, self._sent, self._held.answers, self._compare)
         self._sending = Sending(context)
         self._ticks = Ticks(context, self._sending)
@@ -86,32 +88,36 @@ class Relay(Loop):
             await self._compare()
         else:
             self._held.clear()
+            self._unknown.clear()
         self._source = store.source  # its stored position is before all that is held
         self._saved = position = await self._context.books.relay_position()
         last = await record_at(store, position) if position else None
         self._last = Sent(position) if last is None else Sent.of(last)
-        looked = self._examined == self._source
+        looked = Looked()
         # After the look at the last record: what goes back later is seen by that.
-        silent = await refuse_restored_store(self._context, looked=looked)
-        if not looked:  # else it is known from what was sent since, and subscribers are listened to
+        await refuse_restored_store(self._context, looked)
+        if self._examined != self._source:  # else it is known from what was sent since, and subscribers are listened to
             await self.resender.listen()  # before the look at what was said: nothing falls between the two
             # Where an epoch begins, nothing was sent of it.
             begins = last is None and all(head > position for head in heads.values())
-            if silent and position and not begins:
-                await self._ask(silent, position, max(heads.values(), default=0))
+            self._asks = bool(position) and not begins
+            if looked.silent and self._asks:
+                await self._context.books.note_waiting(position, max(heads.values(), default=0))
+                await refuse_witnessed(self._context)
+                if await self._stop.cuts(self._ask(looked.silent)):
+                    await self._context.books.note_sending()
             else:
                 await refuse_witnessed(self._context)
+            self._hold_unknown(looked, self._last)
             self._examined = self._source
         self._ticks.start(heads)
 
-    async def _ask(self, silent: Sequence[tuple[str, int]], position: int, head: int) -> None:
+    async def _ask(self, silent: Sequence[Where]) -> bool:
         """The log does not know what was sent: whoever has applied any of it may say so before anything new is sent.
 
-        Raises StoreRestored. Those who do not run now say it when they begin.
+        Returns True when nobody did within the limit; raises StoreRestored. Those who do not run now say it when they
+        begin.
         """
-        books = self._context.books
-        await books.note_waiting(position, head)
-        await refuse_witnessed(self._context)
         limit_s = _ANSWERS * self._context.config.resend_interval_s
         log.warning(
             "relay of %s: the log holds nothing of %s in %d partition(s) to which it was sent: asking what subscribers "
@@ -120,10 +126,28 @@ class Relay(Loop):
         )  # fmt: skip
         try:
             async with asyncio.timeout(limit_s):
-                await self._stop.cuts(ask_subscribers(self._context, silent))
+                await ask_subscribers(self._context, silent)
         except TimeoutError:
             log.info("relay of %s: nobody has applied what this store did not write", self._context.service)
-            await books.note_sending()
+        return True
+
+    def _hold_unknown(self, looked: Looked, sent: Sent) -> None:
+        """Hold what could not be compared with the log: nothing behind `sent` goes there before it is."""
+        for where, error in looked.unknown.items():
+            self._held.hold_unknown(where, sent.position + 1, error, self._context.clock.monotonic())
+            self._unknown.add(where)
+
+    async def _know(self, where: Where) -> bool:
+        """Compare a partition that was not answered for; return whether that could be done. Raises StoreRestored."""
+        looked = Looked()
+        await refuse_restored_store(self._context, looked, where)
+        if looked.unknown:
+            self._hold_unknown(looked, self._last)
+            return False
+        if looked.silent and self._asks:
+            await self._ask(looked.silent)
+        self._unknown.discard(where)
+        return True
 
     async def _turn(self) -> None:
         """Send one batch, or wait for one."""
@@ -176,7 +200,9 @@ class Relay(Loop):
         found = await store.outbox_after(max(sent.position - 1, 0), portion + min(sent.position, 1))
         if store.source != self._source:
             raise StoreConflict(f"{self._source} has ended, this store is {store.source} now: beginning anew")
-        records = await following(self._context, sent, found)
+        looked = Looked()
+        records = await following(self._context, sent, found, looked)
+        self._hold_unknown(looked, sent)
         if limit is None:
             self._portion.took(records)
         return records
@@ -218,6 +244,8 @@ class Relay(Loop):
 
         Not under the lock while it is far behind, and not before the broker has taken something: others go on.
         """
+        if where in self._unknown and not await self._know(where):
+            return
         taken = await self._send_held(where)
         while taken and self._last.position - self._sent(where) > self._context.config.batch_records_max:
             taken = await self._send_held(where)

@@ -13,6 +13,7 @@ in the very read of what comes after it: no row is sent that was not read togeth
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,6 +35,8 @@ _WINDOWS_MAX = 10
 #: Partitions whose ends are looked at at once. One takes several round trips to the broker, and the relay sends nothing
 #: before all are looked at; but each may bring a window of records into memory.
 _AT_ONCE = 8
+#: So long is each answer of the broker about a partition waited for. Brokers' own limits are shorter, as a rule.
+LOOK_S = 15.0
 
 T = TypeVar("T")
 
@@ -51,9 +54,24 @@ class Sent(NamedTuple):
         return cls(record.position, decode_envelope(record.envelope).id, record.topic, record.partition)
 
 
-async def following(context: Context, sent: Sent, records: Sequence[OutboxRecord]) -> Sequence[OutboxRecord]:
+@dataclasses.dataclass(slots=True)
+class Looked:
+    """What a look at the log could not compare.
+
+    silent: partitions in which the log has nothing of this source, though the store has written to them.
+    unknown: those that the broker does not answer for, and why.
+    """
+
+    silent: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    unknown: dict[tuple[str, int], BrokerUnavailable] = dataclasses.field(default_factory=dict)
+
+
+async def following(
+    context: Context, sent: Sent, records: Sequence[OutboxRecord], looked: Looked
+) -> Sequence[OutboxRecord]:
     """Return what follows `sent` in `records`, which were read from its own position on.
 
+    looked: gets what could not be compared where the log had to be asked.
     Raises StoreRestored when the store is not the one that `sent` was read from.
     """
     own = records[0] if records and records[0].position <= sent.position else None
@@ -61,7 +79,7 @@ async def following(context: Context, sent: Sent, records: Sequence[OutboxRecord
         if sent.position:
             await _refuse_shorter(context, sent)
             if records:  # it was pruned, or an epoch begins here: ask the log before they are sent
-                await refuse_restored_store(context)
+                await refuse_restored_store(context, looked)
         return records
     if sent.id and decode_envelope(own.envelope).id != sent.id:
         raise _refusal(context, sent, f"the store has message {decode_envelope(own.envelope).id} at that position now")
@@ -76,48 +94,49 @@ async def _refuse_shorter(context: Context, sent: Sent) -> None:
         raise _refusal(context, sent, f"the store knows of none after position {head} any more")
 
 
-async def refuse_restored_store(context: Context, *, looked: bool = False) -> Sequence[tuple[str, int]]:
+async def refuse_restored_store(context: Context, looked: Looked, only: tuple[str, int] | None = None) -> None:
     """Raise StoreRestored, with the command that helps, when the log knows more of this source than the store does.
 
-    looked: all of the log was compared before, in this life: partitions that are not answered for now are passed over.
-    Return the partitions in which the log has nothing of this source, though the store has written to them.
+    looked: gets what could not be compared. only: one partition.
     """
-    silent: list[tuple[str, int]] = []
     declared = [each.topic for each in _published(context)]
-    contradiction = await find_contradiction(context.store, context.broker, declared, silent, looked=looked)
+    contradiction = await find_contradiction(context.store, context.broker, declared, looked, only)
     if contradiction is not None:
         raise _refusal(context, *contradiction)
-    return silent
 
 
 async def find_contradiction(
     store: Store,
     broker: Broker,
     declared: Iterable[str],
-    silent: list[tuple[str, int]] | None = None,
-    *,
-    looked: bool = False,
+    looked: Looked | None = None,
+    only: tuple[str, int] | None = None,
 ) -> tuple[Message, str] | None:
     """Return a record of this source that the store did not write, and what the store has instead; None: all agrees.
 
-    declared: topics that the service publishes to, besides those of its outbox. silent: gets the partitions to which
-    the store has written, and of which the log has nothing of this source. looked: see `refuse_restored_store`.
+    declared: topics that the service publishes to, besides those of its outbox. looked: gets what could not be
+    compared. only: one partition. Raises BrokerUnavailable when the broker is away; without `looked` also when it does
+    not answer for one partition.
     """
 
     async def end(place: tuple[str, int]) -> tuple[Message | None, Sequence[Message]]:
         try:
             return await last_of_source(broker, *place, store.source, seal)
-        except BrokerUnavailable:
-            if not looked:
+        except BrokerUnavailable as error:
+            if looked is None:
                 raise
-            return None, []  # one partition must not keep all others waiting
+            looked.unknown[place] = error  # one partition must not keep all others waiting
+            return None, []
 
     topics = await broker.topics()
     heads = await store.outbox_heads()
     published = {*declared, *(topic for topic, _ in heads)}
-    if silent is not None:
-        silent += [place for place in heads if place[1] >= topics.get(place[0], 0)]
     places = [(topic, number) for topic in sorted(published & set(topics)) for number in range(topics[topic])]
+    gone = [place for place in heads if place[1] >= topics.get(place[0], 0)]
+    if only is not None:
+        places, gone = ([each for each in found if each == only] for found in (places, gone))
+    if looked is not None:
+        looked.silent += gone
     seal = await seal_of(store)
     for begin in range(0, len(places), _AT_ONCE):
         chunk = places[begin : begin + _AT_ONCE]
@@ -133,8 +152,8 @@ async def find_contradiction(
                     *place, foremost.id, foremost.position, store.source,
                 )  # fmt: skip
             if last is None:
-                if silent is not None and not others and place in heads:
-                    silent.append(place)
+                if looked is not None and not others and place in heads and place not in looked.unknown:
+                    looked.silent.append(place)
                 continue
             if found := await _contradicts(store, last, heads.get(place, 0)):
                 if last.type == TICK or await unknown_to(store, seal, [last.id]):
@@ -198,8 +217,21 @@ async def last_of_source(
     written in its name, as far as was looked. seal: of the source's store; None: all counts as written by it.
 
     Behind the ticks of a long silence too: a tick names no message, so it could not tell one life from another.
+    Raises BrokerUnavailable when the broker does not answer for the partition, within LOOK_S for each answer.
     """
-    first, last = await broker.bounds(topic, number)
+    try:
+        async with asyncio.timeout(LOOK_S) as patience:
+            return await _last_of_source(broker, (topic, number), source, seal, patience)
+    except TimeoutError as error:
+        raise BrokerUnavailable(f"{topic}/{number}: no answer about its last records within {LOOK_S:g} s") from error
+
+
+async def _last_of_source(
+    broker: Broker, place: tuple[str, int], source: str, seal: Seal | None, patience: asyncio.Timeout
+) -> tuple[Message | None, Sequence[Message]]:
+    """As `last_of_source`. patience: begins anew with each answer."""
+    loop = asyncio.get_running_loop()
+    first, last = await broker.bounds(*place)
     end = last
     best: Message | None = None
     others: list[Message] = []
@@ -207,7 +239,9 @@ async def last_of_source(
         if end < first:
             break
         start = max(end - _WINDOW, first - 1)
-        async for record in each_between(broker, topic, number, start, end):
+        patience.reschedule(loop.time() + LOOK_S)
+        async for record in each_between(broker, *place, start, end):
+            patience.reschedule(loop.time() + LOOK_S)
             if isinstance(record, Message) and record.source == source and record.position:
                 if seal is not None and not seal.wrote(record):
                     if record.type != LOST:

@@ -16,8 +16,8 @@ from tests.unit.engine.workbench import LIMIT_S, QUICK, bench, until, until_held
 from ensue import Event, Service
 from ensue.brokers.memory import MemoryBroker
 from ensue.chain import partition_of
-from ensue.engine import held
-from ensue.errors import BrokerUnavailable, RecordRefused
+from ensue.engine import held, restored
+from ensue.errors import BrokerUnavailable, RecordRefused, StoreRestored
 from ensue.message import Bounds
 from ensue.ports import Entry
 from ensue.testing import World
@@ -38,13 +38,15 @@ class Broker(MemoryBroker):
     """Takes data up to `limit` bytes; `fail_after`: so many appends until it is away for one.
 
     batch_max: so many records of a partition at once. silent: a partition that it does not answer for; `waits` is set
-    while somebody waits for that, and the wait ends with `gives_up`.
+    while somebody waits for that, and the wait ends with `gives_up`. hangs: nor does it ever say where that one ends;
+    `hung` is set when somebody has asked.
     """
 
     limit = 100
     fail_after = -1
     batch_max = 10_000
     silent: tuple[str, int] | None = None
+    hangs = False
     names = True
 
     def __init__(self) -> None:
@@ -52,6 +54,7 @@ class Broker(MemoryBroker):
         self.waits = asyncio.Event()
         self.gives_up = asyncio.Event()
         self.away = False
+        self.hung = asyncio.Event()
         self.asked_while_away = asyncio.Event()
 
     async def topics(self) -> Mapping[str, int]:
@@ -61,6 +64,9 @@ class Broker(MemoryBroker):
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         if (topic, partition) == self.silent:
+            if self.hangs:
+                self.hung.set()
+                await asyncio.Event().wait()
             raise BrokerUnavailable(f"no leader of {self.silent}")
         return await super().bounds(topic, partition)
 
@@ -247,6 +253,71 @@ async def test_a_partition_that_is_not_answered_for_keeps_no_other_waiting(lanes
         await until(lambda: len(lanes.seen["a"]) == 13, world)
         assert lanes.seen["a"] == [*range(13)]
         assert await until_held(world, lanes.sender, 0) == []
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_relay_that_starts_while_a_partition_is_not_answered_for_sends_to_all_others(
+    lanes: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    broker = Broker()
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        await lanes.publish(0)
+        await until(lambda: all(len(each) == 1 for each in lanes.seen.values()), world)
+        await sender(lanes, world).stop()
+        await world.runtimes[lanes.reader.name].stop()
+        broker.silent, broker.hangs = ("t-held", partition_of("a", 2)), hangs
+        broker.gives_up.set()
+        monkeypatch.setattr(restored, "LOOK_S", 0.05)
+        await sender(lanes, world).start()
+        await lanes.publish(1, 2)
+        [held] = await until_held(world, lanes.sender, 1)
+        assert (held.topic, held.partition, held.id) == (*broker.silent, "")
+        assert "before it is known what it holds" in str(held)
+        other = "t-held", partition_of("d", 2)
+        while (await broker.bounds(*other)).last < 3:  # noqa: ASYNC110  # what is in the log is asked, there is no signal
+            await asyncio.sleep(0.01)
+        broker.silent = None
+        await world.runtimes[lanes.reader.name].start()
+        await until(lambda: all(len(each) == 3 for each in lanes.seen.values()), world)
+        assert lanes.seen == {"a": [0, 1, 2], "d": [0, 1, 2], "small": [0, 1, 2]}
+        assert await until_held(world, lanes.sender, 0) == []
+
+
+async def test_an_older_copy_is_refused_when_the_partition_that_shows_it_answers_and_nothing_is_sent_there_before(
+    lanes: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = Broker()
+    path = tmp_path / f"{lanes.sender.name}.db"
+    async with bench(tmp_path, lanes.sender, broker=broker, partitions=2) as world:
+        await lanes.publish(0)
+        await world.settle()
+        await sender(lanes, world).stop()
+        copy = path.read_bytes()
+        await sender(lanes, world).start()
+        async with lanes.sender.step() as step:
+            step.publish(Sent(lane="a", number=1))
+        await world.settle()
+        await sender(lanes, world).stop()
+        assert not path.with_name(f"{path.name}-wal").exists()
+        path.write_bytes(copy)
+        place = broker.silent = "t-held", partition_of("a", 2)
+        broker.hangs = True
+        ends = (await MemoryBroker.bounds(broker, *place)).last
+        monkeypatch.setattr(restored, "LOOK_S", 0.05)
+        await sender(lanes, world).start()
+        await lanes.publish(2)
+        await until_held(world, lanes.sender, 1)
+        other = "t-held", partition_of("d", 2)
+        while (await broker.bounds(*other)).last < 2:  # noqa: ASYNC110  # what is in the log is asked, there is no signal
+            await asyncio.sleep(0.01)
+        broker.hung.clear()
+        async with asyncio.timeout(LIMIT_S):
+            await broker.hung.wait()  # it was asked again, and has sent nothing there
+        broker.silent = None
+        worker = sender(lanes, world).worker
+        await asyncio.wait_for(worker.wait_failed(), LIMIT_S)
+        assert isinstance(worker.failed, StoreRestored)
+        assert (await broker.bounds(*place)).last == ends
 
 
 async def test_a_full_batch_of_a_partition_that_is_not_answered_for_lets_others_pass(
