@@ -191,6 +191,130 @@ async def test_a_server_that_is_full_or_chooses_another_one_makes_no_letters(
     server.drop("full")
 
 
+class Rights:
+    """A role that may do everything in a database of its own, and inserts into a table of somebody else's."""
+
+    role = "keeper"
+
+    def __init__(self, scheme: str, request: pytest.FixtureRequest) -> None:
+        self._mariadb = scheme == "mariadb:"
+        self._server: Any = request.getfixturevalue("mariadb_server" if self._mariadb else "postgres_server")
+        if self._mariadb:
+            for name in ("rights", "rights_of_others"):
+                self._server.drop(name)
+            url, _ = self._server.url("rights"), self._server.url("rights_of_others")
+            self.table, user = "rights_of_others.stalls", f"{self.role}@'%'"
+            self._grantee = user
+            self.run(f"CREATE USER IF NOT EXISTS {user}")
+            self.run(f"GRANT ALL ON rights.* TO {user}")
+            self.run(f"CREATE TABLE {self.table} (animal VARCHAR(20))")
+            self.url = url.replace("root@", f"{self.role}@")
+        else:
+            self._server.drop("rights")
+            url = self._server.url("rights").replace("postgresql:", scheme)
+            self.table, self._grantee = "stalls", self.role
+            self.run(f"DO $$ BEGIN CREATE ROLE {self.role} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+            self.run(f"GRANT CREATE, USAGE ON SCHEMA public TO {self.role}")
+            self.run(f"CREATE TABLE {self.table} (animal text)")
+            self.url = url.replace("postgres@", f"{self.role}@")
+        self.grant()
+
+    def run(self, statement: str) -> str:
+        found = self._server.sql(statement) if self._mariadb else self._server.psql("rights", statement)
+        return str(found)
+
+    def grant(self) -> None:
+        self.run(f"GRANT INSERT ON {self.table} TO {self._grantee}")
+
+    def revoke(self) -> None:
+        self.run(f"REVOKE INSERT ON {self.table} FROM {self._grantee}")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql:", "postgresql+psycopg:", "mariadb:"])
+async def test_a_right_that_is_taken_away_makes_no_letters_and_all_goes_on_when_it_is_back(
+    tmp_path: Path, scheme: str, request: pytest.FixtureRequest
+) -> None:
+    rights = Rights(scheme, request)
+    service, calls = Service("zoo", retry=TWICE), list[str]()
+
+    @service.on
+    async def feed(event: Fed, step: Step) -> None:
+        calls.append(event.animal)
+        await step.session.execute(text(f"INSERT INTO {rights.table} VALUES (:animal)"), {"animal": event.animal})
+
+    async with (
+        asyncio.timeout(2 * LIMIT_S),
+        bench(tmp_path, service, stores={"zoo": make_store(rights.url, "zoo")}) as running,
+    ):
+        sender = Sender(running.broker)
+        await sender.send(Fed(animal="ant"))
+        await until(lambda: len(calls) == 1, running)
+        await running.settle()
+        rights.revoke()
+        await sender.send(*[Fed(animal=each) for each in ("bear", "cat")])
+        await until(lambda: len(calls) >= 2 * LOSSES_MAX, running)
+        assert await letters(running, service) == []
+        worker = running.runtimes["zoo"].worker
+        assert worker is not None
+        assert ["GRANT it" in each.trouble for each in worker.loops.consumers] == [
+            True
+        ]
+        rights.grant()
+        await running.settle()
+        assert await letters(running, service) == []
+    assert sorted(rights.run(f"SELECT animal FROM {rights.table}").split()) == ["ant", "bear", "cat"]
+
+
+@pytest.mark.parametrize("scheme", ["postgresql:", "postgresql+psycopg:"])
+async def test_a_row_that_row_security_refuses_is_its_messages_fault(
+    tmp_path: Path, scheme: str, request: pytest.FixtureRequest
+) -> None:
+    rights = Rights(scheme, request)
+    rights.run(f"ALTER TABLE {rights.table} ENABLE ROW LEVEL SECURITY")
+    rights.run(f"CREATE POLICY tame ON {rights.table} FOR INSERT WITH CHECK (animal <> 'bear')")
+    service = Service("zoo", retry=TWICE)
+
+    @service.on
+    async def feed(event: Fed, step: Step) -> None:
+        await step.session.execute(text(f"INSERT INTO {rights.table} VALUES (:animal)"), {"animal": event.animal})
+
+    async with (
+        asyncio.timeout(2 * LIMIT_S),
+        bench(tmp_path, service, stores={"zoo": make_store(rights.url, "zoo")}) as running,
+    ):
+        await Sender(running.broker).send(*[Fed(animal=each) for each in ("ant", "bear", "cat")])
+        await until_letters(running, service, 1, DeadLetterState.DEAD)
+        await running.settle()
+        [letter] = await letters(running, service)
+    assert letter.key == "bear"
+    assert sorted(rights.run(f"SELECT animal FROM {rights.table}").split()) == ["ant", "cat"]
+
+
+@pytest.mark.parametrize("scheme", ["postgresql:", "postgresql+psycopg:", "mariadb:"])
+async def test_a_table_that_is_not_there_is_the_fault_of_the_handler_that_names_it(
+    tmp_path: Path, scheme: str, request: pytest.FixtureRequest
+) -> None:
+    rights = Rights(scheme, request)
+    service, fed = Service("zoo", retry=TWICE), list[str]()
+
+    @service.on
+    async def feed(event: Fed, step: Step) -> None:
+        if event.animal == "bear":
+            await step.session.execute(text("INSERT INTO stals VALUES ('bear')"))
+        fed.append(event.animal)
+
+    async with (
+        asyncio.timeout(2 * LIMIT_S),
+        bench(tmp_path, service, stores={"zoo": make_store(rights.url, "zoo")}) as running,
+    ):
+        await Sender(running.broker).send(*[Fed(animal=each) for each in ("ant", "bear", "cat")])
+        await until_letters(running, service, 1, DeadLetterState.DEAD)
+        await running.settle()
+        [letter] = await letters(running, service)
+    assert letter.key == "bear"
+    assert {"ant", "cat"} <= set(fed)
+
+
 async def test_of_letters_that_an_operator_discards_nothing_is_kept(tmp_path: Path) -> None:
     service = Service("zoo", retry=TWICE)
 

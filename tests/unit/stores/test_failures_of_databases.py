@@ -61,6 +61,8 @@ def test_of_postgres(code: str, expected: type[StoreUnavailable] | None) -> None
         (1180, 'Got error 28 "No space left on device" during COMMIT', StoreUnavailable),
         (1180, 'Fehler 28 "No space left on device" beim COMMIT', StoreUnavailable),  # lc_messages=de_DE
         (1030, 'Got error 168 "Unknown (generic) error from engine" from storage engine CONNECT', None),
+        (1142, "INSERT command denied to user 'a'@'b' for table `c`.`d`", StoreUnavailable),
+        (1146, "Table 'c.d' doesn't exist", None),
         (1290, "The server is running with the --read-only option", StoreUnavailable),
         (1038, "Out of sort memory", StoreLost),
         (2013, "Lost connection to server during query", StoreLost),

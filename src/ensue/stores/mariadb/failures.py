@@ -49,6 +49,8 @@ def of_error(error: BaseException, place: str) -> EnsueError | None:
         )
     if code in _LOST or code in _MEMORY:
         return gone(error, place)
+    if code in DENIED_TABLE:
+        return StoreUnavailable(f"{place}: {_text(error)}: GRANT it, all wait until then", code=code)
     if code in _UNAVAILABLE or (code in _OF_THE_SYSTEM and _system_error(error) in _DISK):
         return StoreUnavailable(f"{place} cannot serve now: {_text(error)}", code=code)
     return None

@@ -54,7 +54,7 @@ class AsyncpgLink(PostgresLink):
         # asyncpg lost its place in the protocol: so it does, now and then, when the server is killed.
         if gone or isinstance(error, asyncpg.InternalClientError):
             return failures.gone(error, self.place)
-        return failures.of_code(failures.code_of(error), str(error), self.place)
+        return failures.of_error(error, self.place)
 
     def terminate(self) -> None:
         self.raw.terminate()

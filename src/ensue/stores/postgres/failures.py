@@ -18,6 +18,9 @@ _INTERRUPTED = frozenset({"57014", "53400", "58P01", "58P02"})
 DENIED = "42501"
 #: Of a table that is made: nothing in the search path is a schema, or one that the user may look into.
 NO_SCHEMA = "3F000"
+#: The server's function that reports a right which the user lacks. Row security and RAISE have the same code, and speak
+#: of what a statement writes.
+_NO_RIGHT = ("aclcheck_error", "aclcheck_error_col")
 _USAGE = frozenset({"28000", "28P01", "3D000", DENIED})
 #: No such role, or pg_hba.conf has no line for such a connection.
 _NOT_ALLOWED = "28000"
@@ -26,6 +29,14 @@ READ_ONLY = "25006"
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
 #: out_of_memory: the server's, or what one statement wants is too much for it.
 _MEMORY = "53200"
+
+
+def of_error(error: BaseException, place: str) -> EnsueError | None:
+    """Return our error for a driver's; None: the statement's own fault."""
+    code = code_of(error)
+    if code == DENIED and _reported_by(error) in _NO_RIGHT:
+        return StoreUnavailable(f"{place}: {error} ({code}): GRANT it, all wait until then", code=code)
+    return of_code(code, str(error), place)
 
 
 def of_code(code: str, text: str, place: str) -> EnsueError | None:
@@ -69,6 +80,14 @@ def gone(error: BaseException, place: str) -> StoreLost:
 
 def _silent(error: BaseException, place: str) -> str:
     return f"{place} does not answer: {str(error) or type(error).__name__}"
+
+
+def _reported_by(error: BaseException) -> str:
+    """The function of the server's source that reported an error, in the words of either driver; empty: not known."""
+    found = getattr(error, "server_source_function", None) or getattr(
+        getattr(error, "diag", None), "source_function", ""
+    )
+    return found if isinstance(found, str) else ""
 
 
 def code_of(error: BaseException) -> str:

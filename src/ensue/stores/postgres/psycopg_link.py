@@ -72,7 +72,7 @@ class PsycopgLink(PostgresLink):
         return failures.is_lost(failures.code_of(error))
 
     def _translated(self, error: BaseException) -> EnsueError | None:
-        ours = failures.of_code(failures.code_of(error), str(error), self.place)
+        ours = failures.of_error(error, self.place)
         gone = isinstance(error, psycopg.OperationalError | psycopg.InternalError | OSError) and self.raw.closed
         if ours is None and gone:
             return failures.gone(error, self.place)
