@@ -256,9 +256,7 @@ async def test_a_right_that_is_taken_away_makes_no_letters_and_all_goes_on_when_
         assert await letters(running, service) == []
         worker = running.runtimes["zoo"].worker
         assert worker is not None
-        assert ["GRANT it" in each.trouble for each in worker.loops.consumers] == [
-            True
-        ]
+        assert ["GRANT it" in each.trouble for each in worker.loops.consumers] == [True]
         rights.grant()
         await running.settle()
         assert await letters(running, service) == []

@@ -144,6 +144,13 @@ async def test_a_wrong_database_or_password_is_told_without_the_password(mariadb
         MariaDbStore(f"mariadb://root@{place}/orders?pool=3", SERVICE)
 
 
+async def test_a_server_that_hangs_up_at_once_is_away_and_no_defect(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncmy asks for the socket of a connection that is closed by then, and says so by a RuntimeError."""
+    monkeypatch.setattr("asyncio.selector_events._SelectorSocketTransport.get_extra_info", lambda *_, **__: None)
+    with pytest.raises(StoreUnavailable, match="does not answer: Transport does not expose socket instance"):
+        await MariaDbStore(url, SERVICE).open()
+
+
 async def test_what_holds_it_back_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ensue.stores.mariadb.warnings.OPEN_S", 0)
     store = await opened(url)

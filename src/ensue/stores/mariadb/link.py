@@ -156,7 +156,7 @@ async def connect(url: MariaDbUrl) -> AsyncmyLink:
                 binary_prefix=True,
                 init_command=f"SET SESSION sql_mode = '{SQL_MODE}'",
             )
-    except (errors.Error, OSError, TimeoutError) as error:
+    except (errors.Error, OSError, TimeoutError, RuntimeError) as error:  # RuntimeError: the server hung up at once
         raise _about_tls(error, url) or failures.at_connecting(error, url.place) from error
     settings = {"sql_mode": f"'{SQL_MODE}'", "innodb_lock_wait_timeout": str(url.lock_timeout_s)}
     link = AsyncmyLink(raw, url.place, "START TRANSACTION", database=url.arguments["database"], settings=settings)
@@ -164,7 +164,7 @@ async def connect(url: MariaDbUrl) -> AsyncmyLink:
         # READ COMMITTED: no gap locks, and a statement sees what is committed.
         await link.script("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         await link.script(f"SET SESSION innodb_lock_wait_timeout = {settings['innodb_lock_wait_timeout']}")
-        await _refuse_lost_updates(raw, url)
+        await _refuse_lost_updates(link)
         await _log_rows(link)
     except BaseException:
         link.terminate()
@@ -172,10 +172,10 @@ async def connect(url: MariaDbUrl) -> AsyncmyLink:
     return link
 
 
-async def _refuse_lost_updates(raw: Any, url: MariaDbUrl) -> None:
+async def _refuse_lost_updates(link: AsyncmyLink) -> None:
     """Where the server can: MariaDB since 10.6.18, 10.11.8, 11.0.6, 11.1.5, 11.2.4, 11.4.2; default since 11.6.2."""
     try:
-        await raw.query("SET SESSION innodb_snapshot_isolation = ON")
+        await link.script("SET SESSION innodb_snapshot_isolation = ON")
     except errors.Error as error:
         if failures.code_of(error) != failures.UNKNOWN_VARIABLE:
             raise
@@ -183,7 +183,7 @@ async def _refuse_lost_updates(raw: Any, url: MariaDbUrl) -> None:
             "%s: this server does not refuse to overwrite what was changed since it was read (it knows no "
             "innodb_snapshot_isolation): with several processes, handlers that read and change a row must lock it, or "
             "be entity steps",
-            url.place,
+            link.place,
         )
 
 
