@@ -22,7 +22,7 @@ from ensue.engine.ask import ResendRequest, say_seen
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.epoch import Published, begin_epoch, find_published
 from ensue.engine.gauges import DOUBTED, measure
-from ensue.engine.seal import SealedIds
+from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.witness import examine
 from ensue.message import TICK, Checkpoint, Envelope, OutboxRecord, Partition
 from ensue.ports import Broker, Store
@@ -320,7 +320,7 @@ async def test_words_that_name_no_message_of_the_store_prove_nothing(
 
 async def another_lifes_id(store: Store) -> str:
     """As a process makes it that works on a copy of this store."""
-    ids = SealedIds(UniqueIds(), SystemClock())
+    ids = HallmarkedIds(UniqueIds(), SystemClock())
     await ids.begin(store)
     return ids.next()
 

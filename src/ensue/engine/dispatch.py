@@ -74,7 +74,7 @@ class Dispatcher:
     """The handlers of one service, ready to run.
 
     documents: each entity is a document of its own, see `EntityRun`. sessions: of the store; where there is none, no
-    entity step can do anything beside its entities. sealed: gives the ids for what a transaction publishes,
+    entity step can do anything beside its entities. hallmarked: gives the ids for what a transaction publishes,
     and for nothing else. handler_limit_s: for one call of a handler; 0: any time. timers: see `Outgoing`.
     """
 
@@ -85,7 +85,7 @@ class Dispatcher:
         partitions: int,
         record_bytes_max: int = RECORD_BYTES_MAX,
         *,
-        sealed: Callable[[], Ids] | None = None,
+        hallmarked: Callable[[], Ids] | None = None,
         documents: bool = False,
         timers: bool = True,
         sessions: bool = True,
@@ -102,7 +102,7 @@ class Dispatcher:
         places: dict[Repository[Any] | None, int] = {}
         self.routes = {kind: _route(handlers, places, sessions) for kind, handlers in definition.handlers.items()}
         self._ids = ids
-        self._sealed = sealed or (lambda: ids)
+        self._hallmarked = hallmarked or (lambda: ids)
         self._partitions = partitions
         self.recurring = Recurring(definition, self._sealed, partitions)
         self._types: dict[type, EventType[Any]] = {}
@@ -130,7 +130,7 @@ class Dispatcher:
         """What steps of this transaction publish; it goes with their savepoints."""
         outgoing = Outgoing(
             self.definition.name,
-            self._sealed(),
+            self._hallmarked(),
             self._partitions,
             rfc3339(transaction.now),
             self._types,

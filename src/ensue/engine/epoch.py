@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
+from ensue.engine.hallmark import Hallmark, hallmark_of
 from ensue.engine.lookup import each_between
 from ensue.engine.restored import find_contradiction, last_of_source, record_at
-from ensue.engine.seal import Seal, seal_of
 from ensue.engine.witness import Witness, find_witness
 from ensue.errors import UsageError
 from ensue.message import LOST, TICK, Message, OutboxRecord
@@ -152,7 +152,7 @@ async def find_published(
     topics = await broker.topics()
     mine = {*declared, *(topic for topic, _ in heads)}
     places = {topic: topics[topic] for topic in mine if topic in topics}
-    pruned = await _search(broker, places, store.source, await seal_of(store), comparison)
+    pruned = await _search(broker, places, store.source, await hallmark_of(store), comparison)
     found = comparison.result(store.source, pruned=pruned, decided=decided)
     if witness is None:
         return found
@@ -214,7 +214,9 @@ async def _own(store: Store, position: int) -> dict[int, tuple[str, int, str]]:
     return own
 
 
-async def _search(broker: Broker, topics: Mapping[str, int], source: str, seal: Seal, comparison: Comparison) -> bool:
+async def _search(
+    broker: Broker, topics: Mapping[str, int], source: str, hallmark: Hallmark, comparison: Comparison
+) -> bool:
     """Show the log to `comparison`, all partitions side by side, but for what others wrote in the source's name; return
     whether retention has taken a part of it."""
     open_windows: dict[tuple[str, int], tuple[int, int]] = {}
@@ -231,7 +233,7 @@ async def _search(broker: Broker, topics: Mapping[str, int], source: str, seal: 
             async for record in each_between(broker, topic, number, begin, end):
                 if not isinstance(record, Message) or record.source != source:
                     continue
-                if comparison.has(record) or seal.wrote(record):
+                if comparison.has(record) or hallmark.wrote(record):
                     comparison.see(record)
             open_windows[topic, number] = (first, begin)
     return pruned

@@ -2,8 +2,8 @@
 
 At its start the relay compares what it has with the tail of the log. The store's own history is a prefix of what the
 log holds of this source, or the store is not the one that wrote it. Anybody may write in the name of a source, so only
-a record whose id a store with this one's key has made counts (`seal.py`). A log that was lost can tell nothing: what
-subscribers have applied can (`witness.py`).
+a record whose id a store with this one's key has made counts (`hallmark.py`). A log that was lost can tell nothing:
+what subscribers have applied can (`witness.py`).
 
 A store can go back while the relay lives, too: an older copy is put into a file that stays open, or a server fails
 over to a standby that lags behind, under the same address. So each look reads the record that was sent last once more,
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from ensue.codec import decode_envelope
 from ensue.engine.context import Context
+from ensue.engine.hallmark import Hallmark, hallmark_of, unknown_to
 from ensue.engine.lookup import each_between
-from ensue.engine.seal import Seal, seal_of, unknown_to
 from ensue.errors import BrokerUnavailable, StoreRestored
 from ensue.event import EventType, event_type
 from ensue.message import LOST, TICK, Garbage, Message, OutboxRecord
@@ -121,7 +121,7 @@ async def find_contradiction(
 
     async def end(place: tuple[str, int]) -> tuple[Message | None, Sequence[Message]]:
         try:
-            return await last_of_source(broker, *place, store.source, seal)
+            return await last_of_source(broker, *place, store.source, hallmark)
         except BrokerUnavailable as error:
             if looked is None:
                 raise
@@ -137,7 +137,7 @@ async def find_contradiction(
         places, gone = ([each for each in found if each == only] for found in (places, gone))
     if looked is not None:
         looked.silent += gone
-    seal = await seal_of(store)
+    hallmark = await hallmark_of(store)
     for begin in range(0, len(places), _AT_ONCE):
         chunk = places[begin : begin + _AT_ONCE]
         ends = await _together(end(place) for place in chunk)
@@ -156,10 +156,10 @@ async def find_contradiction(
                     looked.silent.append(place)
                 continue
             if found := await _contradicts(store, last, heads.get(place, 0)):
-                if last.type == TICK or await unknown_to(store, seal, [last.id]):
+                if last.type == TICK or await unknown_to(store, hallmark, [last.id]):
                     return last, found
                 # Somebody has put a record of ours where it does not belong: what is behind it has to be asked, too.
-                if (copied := await _among_copies(store, broker, place, seal, heads.get(place, 0))) is not None:
+                if (copied := await _among_copies(store, broker, place, hallmark, heads.get(place, 0))) is not None:
                     return copied
     return None
 
@@ -176,20 +176,24 @@ async def _contradicts(store: Store, last: Message, head: int) -> str:
 
 
 async def _among_copies(
-    store: Store, broker: Broker, place: tuple[str, int], seal: Seal, head: int
+    store: Store, broker: Broker, place: tuple[str, int], hallmark: Hallmark, head: int
 ) -> tuple[Message, str] | None:
     """As `find_contradiction`, of one partition, where copies of the store's own records stand at wrong positions."""
     first, end = await broker.bounds(*place)
     begin = max(first - 1, end - _WINDOW * _WINDOWS_MAX)
     found: dict[str, tuple[Message, str]] = {}
     async for record in each_between(broker, *place, begin, end):
-        if isinstance(record, Garbage) or record.source != store.source or not (record.position and seal.wrote(record)):
+        if (
+            isinstance(record, Garbage)
+            or record.source != store.source
+            or not (record.position and hallmark.wrote(record))
+        ):
             continue
         if instead := await _contradicts(store, record, head):
             if record.type == TICK:
                 return record, instead
             found[record.id] = (record, instead)
-    unknown = await unknown_to(store, seal, found)
+    unknown = await unknown_to(store, hallmark, found)
     return next((found[each] for each in found if each in unknown), None)
 
 
@@ -211,23 +215,23 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def last_of_source(
-    broker: Broker, topic: str, number: int, source: str, seal: Seal | None = None
+    broker: Broker, topic: str, number: int, source: str, hallmark: Hallmark | None = None
 ) -> tuple[Message | None, Sequence[Message]]:
     """The record of `source` with the highest position near the end of a partition, or None; and those that others have
-    written in its name, as far as was looked. seal: of the source's store; None: all counts as written by it.
+    written in its name, as far as was looked. hallmark: of the source's store; None: all counts as written by it.
 
     Behind the ticks of a long silence too: a tick names no message, so it could not tell one life from another.
     Raises BrokerUnavailable when the broker does not answer for the partition, within LOOK_S for each answer.
     """
     try:
         async with asyncio.timeout(LOOK_S) as patience:
-            return await _last_of_source(broker, (topic, number), source, seal, patience)
+            return await _last_of_source(broker, (topic, number), source, hallmark, patience)
     except TimeoutError as error:
         raise BrokerUnavailable(f"{topic}/{number}: no answer about its last records within {LOOK_S:g} s") from error
 
 
 async def _last_of_source(
-    broker: Broker, place: tuple[str, int], source: str, seal: Seal | None, patience: asyncio.Timeout
+    broker: Broker, place: tuple[str, int], source: str, hallmark: Hallmark | None, patience: asyncio.Timeout
 ) -> tuple[Message | None, Sequence[Message]]:
     """As `last_of_source`. patience: begins anew with each answer."""
     loop = asyncio.get_running_loop()
@@ -243,7 +247,7 @@ async def _last_of_source(
         async for record in each_between(broker, *place, start, end):
             patience.reschedule(loop.time() + LOOK_S)
             if isinstance(record, Message) and record.source == source and record.position:
-                if seal is not None and not seal.wrote(record):
+                if hallmark is not None and not hallmark.wrote(record):
                     if record.type != LOST:
                         others.append(record)
                     continue

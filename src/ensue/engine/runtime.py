@@ -18,11 +18,11 @@ from ensue.engine.dispatch import Dispatcher
 from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
 from ensue.engine.fits import check_entity_tables, check_fits, check_kept, warn_of_equal_ids
+from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.home import Home
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, store_reason
 from ensue.engine.schema import SCHEMA, Schema
-from ensue.engine.seal import SealedIds
 from ensue.engine.sealing import SealedBroker
 from ensue.engine.timers import put
 from ensue.engine.upgrade import SchemaWatch, upgrade
@@ -79,7 +79,7 @@ class Runtime:
         schema: Schema = SCHEMA,
     ) -> None:
         ids, random, clock = ids or UniqueIds(), random or Random(), clock or SystemClock()
-        self._sealed = SealedIds(ids, clock)
+        self._hallmarked = HallmarkedIds(ids, clock)
         self.definition = definition
         self.store = store
         self.broker = broker
@@ -94,7 +94,7 @@ class Runtime:
                 ids,
                 settings.partitions,
                 settings.engine.record_bytes_max,
-                sealed=self._sealed.of_now,
+                hallmarked=self._hallmarked.of_now,
                 documents=not store.capabilities.transactions,
                 timers=store.capabilities.transactions and store.capabilities.publishes,
                 sessions=store.capabilities.sessions,
@@ -156,7 +156,7 @@ class Runtime:
                 await self.store.make_own(())  # nothing by now, but this user may not be allowed to work here
                 await upgrade(self.context)
                 if self.store.capabilities.publishes:
-                    await self._sealed.begin(self.store)
+                    await self._hallmarked.begin(self.store)
                 # Without sessions a table begins with its first row. The database may go away between the two.
                 if self.store.capabilities.sessions:
                     if self._tables is not None:

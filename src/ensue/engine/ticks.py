@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from ensue.codec import encode_envelope
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
-from ensue.engine.seal import seal_of
+from ensue.engine.hallmark import hallmark_of
 from ensue.engine.sending import Sending
 from ensue.message import TICK, Envelope, OutboxRecord
 
@@ -59,13 +59,13 @@ class Ticks:
         now = context.clock.monotonic()
         if now < self._next:
             return
-        seal, time = await seal_of(context.store), rfc3339(context.clock.now())
+        hallmark, time = await hallmark_of(context.store), rfc3339(context.clock.now())
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
         for where, (due, interval) in self._due.items():
             if due <= now:
                 head = self._heads[where]
                 if head <= sent(where) and answers(where):
-                    envelope = encode_envelope(Envelope(seal.tick(*where, head), TICK, time))
+                    envelope = encode_envelope(Envelope(hallmark.tick(*where, head), TICK, time))
                     batches[where] = [OutboxRecord(*where, "", envelope, b"", head, head)]
                 longer = min(interval * 2, context.config.tick_max_s)
                 self._due[where] = (now + longer, longer)

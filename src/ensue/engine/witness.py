@@ -5,7 +5,7 @@ stays so: within an epoch a position has one message. So however late, repeated 
 has no such record, or another one there, is an older copy of the one that wrote it. See docs/adr/0034.
 
 Whoever can write to the control topic can say so, and whoever can write to a topic can make a subscriber believe it. So
-it counts only where a store with this one's key has made that message's id (`seal.py`).
+it counts only where a store with this one's key has made that message's id (`hallmark.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine.ask import REQUEST, SEEN, ResendRequest, read_request
 from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
+from ensue.engine.hallmark import hallmark_of, unknown_to
 from ensue.engine.lookup import records_between
-from ensue.engine.seal import seal_of, unknown_to
 from ensue.errors import StoreRestored
 from ensue.message import CONTROL_TOPIC, WHO, Envelope, Garbage, Message, OutboxRecord
 from ensue.ports import Broker, Store
@@ -76,7 +76,7 @@ async def contradiction(store: Store, seen: ResendRequest) -> Witness | None:
 async def examine(store: Store, *said: ResendRequest) -> Witness | None:
     """Return a witness when the store did not write what was applied of it, and what it is a copy of did."""
     found = [each for seen in said if (each := await contradiction(store, seen)) is not None]
-    unknown = await unknown_to(store, await seal_of(store), {each.seen.id for each in found}) if found else ()
+    unknown = await unknown_to(store, await hallmark_of(store), {each.seen.id for each in found}) if found else ()
     return next((each for each in found if each.seen.id in unknown), None)
 
 
@@ -117,7 +117,7 @@ class Hearing:
         store = self._context.store
         if seen in self._known or len(self._open) >= _KNOWN_MAX or await contradiction(store, seen) is None:
             return
-        if (await seal_of(store)).made(seen.id) is None:
+        if (await hallmark_of(store)).made(seen.id) is None:
             self._proves_nothing(seen)
         else:
             self._open.add(seen)

@@ -14,7 +14,7 @@ from ensue.brokers.memory import MemoryBroker
 from ensue.engine.ask import say_seen
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.doubts import Doubts
-from ensue.engine.seal import SealedIds
+from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.witness import find_witness
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import CONTROL_TOPIC, Checkpoint, Partition
@@ -89,7 +89,7 @@ async def test_a_word_about_another_source_hides_none_about_ours(tmp_path: Path)
     async with bench(tmp_path, zoo) as running:
         runtime = running.runtimes["zoo"]
         await running.broker.ensure_topic(CONTROL_TOPIC, 1)
-        ids = SealedIds(UniqueIds(), SystemClock())
+        ids = HallmarkedIds(UniqueIds(), SystemClock())
         await ids.begin(runtime.store)
         checkpoint = Checkpoint(
             watermarks={runtime.store.source: 30, "zzz/1": 30}, ids={runtime.store.source: ids.next(), "zzz/1": "m"}

@@ -11,8 +11,9 @@ from ensue.engine.books.base import Base
 from ensue.message import HeldPartition
 from ensue.tables import LEASES, RELAY
 
-#: Rows of RELAY with the two halves of the store's key, see `ensue.engine.seal`.
-SEAL = ("seal 1", "seal 2")
+#: Rows of RELAY with the two halves of the store's key, see `ensue.engine.hallmark`. Databases that are there name
+#: them so.
+HALLMARK = ("seal 1", "seal 2")
 _HELD = "held"
 _read_held_partitions = msgspec.json.Decoder(list[HeldPartition]).decode
 

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from hmac import compare_digest
 
 from ensue.codec import decode_envelope
-from ensue.engine.books import SEAL, Books
+from ensue.engine.books import HALLMARK, Books
 from ensue.errors import RowConflict
 from ensue.message import LOST, TICK, Message
 from ensue.ports import Clock, Ids, Store
@@ -29,8 +29,8 @@ _HALF_BITS = 63
 _CHUNK = 1000
 
 
-class Seal:
-    """Of one store. See `seal_of`."""
+class Hallmark:
+    """Of one store. See `hallmark_of`."""
 
     def __init__(self, store: Store, key: bytes) -> None:
         self._store = store
@@ -61,20 +61,20 @@ class Seal:
         return f"tick.{mark}"
 
 
-class SealedIds:
+class HallmarkedIds:
     """Ids for what is published. `begin` before the first one."""
 
     def __init__(self, ids: Ids, clock: Clock) -> None:
         self._ids = ids
         self._clock = clock
         self._store: Store | None = None
-        self._seal: Seal | None = None
+        self._hallmark: Hallmark | None = None
         #: Those that are ready, and of which second and source they are.
         self._ready: list[str] = []
         self._of: tuple[int, str] = (0, "")
 
     async def begin(self, store: Store) -> None:
-        self._store, self._seal = store, await seal_of(store)
+        self._store, self._hallmark = store, await hallmark_of(store)
         self.of_now()
 
     def of_now(self) -> Ids:
@@ -92,35 +92,35 @@ class SealedIds:
             return self._made()
 
     def _made(self) -> str:
-        assert self._seal is not None
+        assert self._hallmark is not None
         first = f"{self._ids.next()}.{self._of[0]:x}"
-        ready = [f"{first}.{mark}" for mark in self._seal.marks(first)]
+        ready = [f"{first}.{mark}" for mark in self._hallmark.marks(first)]
         made = ready.pop()
         self._ready = ready
         return made
 
 
-async def seal_of(store: Store) -> Seal:
-    """The store's seal; its key is made when it is asked for first, by whoever comes first."""
-    while len(rows := await store.rows().get(RELAY, SEAL)) < len(SEAL):
+async def hallmark_of(store: Store) -> Hallmark:
+    """The store's hallmark; its key is made when it is asked for first, by whoever comes first."""
+    while len(rows := await store.rows().get(RELAY, HALLMARK)) < len(HALLMARK):
         try:
             async with store.transaction(upkeep=True) as transaction:
-                known = {row[0] for row in await transaction.load_rows(RELAY, SEAL)}
-                new = [(name, secrets.randbits(_HALF_BITS)) for name in SEAL if name not in known]
+                known = {row[0] for row in await transaction.load_rows(RELAY, HALLMARK)}
+                new = [(name, secrets.randbits(_HALF_BITS)) for name in HALLMARK if name not in known]
                 await transaction.insert_rows(RELAY, new)
         except RowConflict:
             continue  # another process has made it
     halves = {row[0]: int(row[1]) for row in rows}
-    return Seal(store, b"".join(halves[name].to_bytes(8, "big") for name in SEAL))
+    return Hallmark(store, b"".join(halves[name].to_bytes(8, "big") for name in HALLMARK))
 
 
-async def unknown_to(store: Store, seal: Seal, ids: Collection[str]) -> set[str]:
+async def unknown_to(store: Store, hallmark: Hallmark, ids: Collection[str]) -> set[str]:
     """Those of these ids that a store has made and does not have: a copy of it has made them, or what it came from.
 
     Not one that is in its outbox, at whatever position somebody else has put it, nor one that is older than what
     retention took. Reads the whole outbox: only for ids that contradict it.
     """
-    made = {each: when for each in ids if (when := seal.made(each)) is not None}
+    made = {each: when for each in ids if (when := hallmark.made(each)) is not None}
     if not made:
         return set()
     pruned = await Books(store, store.source.rpartition("/")[0]).pruned_before()
