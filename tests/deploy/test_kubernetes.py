@@ -136,14 +136,20 @@ def test_settings_come_from_what_is_rendered_and_are_read(overlay: str, caplog: 
     for deployment in deployments(manifests):
         each = container(deployment)
         environment: dict[str, str] = {}
+        keys: set[str] = set()
         for source in each["envFrom"]:
             environment |= configs[source["configMapRef"]["name"]]["data"]
         for variable in each["env"]:
             reference = variable["valueFrom"]["secretKeyRef"]
             value = secrets[reference["name"]]["data"][reference["key"]]
+            keys.add(reference["key"])
             environment[variable["name"]] = base64.b64decode(value).decode()
         name = deployment["metadata"]["name"]
         service = name.replace("-", "_")
+        of_its_own = f"ENSUE_{service.upper()}_"
+        assert keys == {f"{of_its_own}BROKER", f"{of_its_own}DATABASE"}, "no other service's accounts"
+        if overlay != "postgres-only":  # where the log is one database, and its tables one role's
+            assert urlsplit(environment["ENSUE_BROKER"]).username == service
         settings = check_settings(service, environment, caplog)
         assert settings.broker.partition(":")[0] == SCHEMES[overlay]
         urls = [urlsplit(each) for each in (settings.database, settings.broker)]
