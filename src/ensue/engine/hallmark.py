@@ -56,7 +56,7 @@ class Hallmark:
         return message.type != LOST and self.made(message.id) is not None
 
     def tick(self, topic: str, partition: int, position: int) -> str:
-        """The id of a tick: it says a position, so that is sealed with it."""
+        """The id of a tick: it says a position, so the hash covers that."""
         [mark, *_] = self.marks(f"{TICK}\n{topic}\n{partition}\n{position}")
         return f"tick.{mark}"
 
