@@ -8,7 +8,7 @@ from typing import Annotated
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Form, Request, Response, UploadFile
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select
@@ -118,6 +118,29 @@ async def test_a_file_is_the_same_whatever_boundary_the_client_draws(client: htt
         body, headers = form(boundary, content)
         answer = await client.post("/uploads", content=body, headers=headers)
         assert answer.status_code == status
+    assert await count() == 1
+
+
+@pytest.mark.usefixtures("client")
+async def test_a_file_that_the_route_takes_as_an_upload_is_the_same_too() -> None:
+    pytest.importorskip("python_multipart", reason="FastAPI needs it for forms")
+    app = FastAPI()
+    install(app, uploads)
+
+    @app.post("/files")
+    async def file_(file: UploadFile, of: Annotated[str, Form()], step: UploadsStep) -> int:
+        content = await file.read()
+        step.session.add(Upload(size=len(content)))
+        return len(content)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://uploads", headers=KEY) as visitor:
+        answers = []
+        for boundary, content in (("one", b"abc"), ("another", b"abc"), ("one", b"abcd")):
+            body, headers = form(boundary, content)
+            answers.append(await visitor.post("/files", content=body, headers=headers))
+    assert [each.status_code for each in answers] == [200, 200, 422]
+    assert answers[1].json() == 3
+    assert "idempotency-replayed" in answers[1].headers
     assert await count() == 1
 
 
