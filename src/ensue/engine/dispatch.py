@@ -104,7 +104,7 @@ class Dispatcher:
         self._ids = ids
         self._hallmarked = hallmarked or (lambda: ids)
         self._partitions = partitions
-        self.recurring = Recurring(definition, self._sealed, partitions)
+        self.recurring = Recurring(definition, self._hallmarked, partitions)
         self._types: dict[type, EventType[Any]] = {}
         self._allowed = None if definition.publishes is None else frozenset(definition.publishes)
 
