@@ -46,7 +46,7 @@ QUICK = EngineConfig(
     relay_save_interval_s=0.02,
     retry=Retry(attempts_max=3, first_delay_s=0.001, factor=1.0, delay_max_s=0.001),
 )
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 
 def store_of(directory: Path, name: str) -> SqliteStore:
