@@ -83,6 +83,7 @@ class Session:
         self.streams.forget(queue)
         if queue == self._registry:
             self.topics = Topics()
+            self._registry_records.close()
             self._registry_records = Following(self, queue, -1)
 
     # --- streams and topics

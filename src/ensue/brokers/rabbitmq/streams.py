@@ -53,7 +53,8 @@ class Streams:
         self._readers.get(reader.queue, set()).discard(reader)
 
     def forget(self, queue: str) -> None:
-        """The stream is gone. Its readers are told by the server."""
+        """The stream is gone. Its readers are told by the server; what they saw is not in a stream of the same name."""
+        self._readers.pop(queue, None)
         self._lasts.pop(queue, None)
         self._firsts.pop(queue, None)
 
