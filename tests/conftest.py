@@ -7,6 +7,7 @@ that kills or damages its server starts one for itself with `start(PostgresServe
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,19 @@ from servers import (
 )
 
 S = TypeVar("S", bound=Server | NatsCluster)
+
+
+def pytest_collection_finish() -> None:
+    """Spare each collection what stays until the end: all modules and thousands of tests."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected() -> Iterator[None]:
+    """What a file leaves to the garbage collector says so there, and not in a test of another file."""
+    yield
+    gc.collect()
 
 
 def required(missing: str) -> None:

@@ -13,6 +13,7 @@ from tests.conftest import required
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.timeout(300)  # servers with their default durability, on a machine that does other things too
 @pytest.mark.parametrize("name", NAMES)
 def test_each_benchmark_runs_and_reports_figures(name: str) -> None:
     report = load(name)(True)

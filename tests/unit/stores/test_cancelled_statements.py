@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -113,7 +114,15 @@ async def test_no_statement_follows_one_that_was_cancelled_in_the_step(store: An
         await check_that_all_works(store)
 
 
+@pytest.fixture
+def _collected_at_once() -> Iterator[None]:
+    """What a test leaves to the garbage collector says so here, and not in the next one."""
+    yield
+    gc.collect()
+
+
 # psycopg tells of the cursor that SQLAlchemy leaves to a connection that it has given up.
+@pytest.mark.usefixtures("_collected_at_once")
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*ServerCursorMixin:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
 @pytest.mark.parametrize("caught", [False, True])
