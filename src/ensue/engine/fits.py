@@ -11,12 +11,9 @@ from ensue.mapped import SqlAlchemyRepository
 from ensue.ports import Capabilities, Store, TopicTerms
 from ensue.repository import TableRepository
 from ensue.service import ServiceDefinition
-from ensue.texts import logger
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
-
-log = logger("ensue.runtime")
 
 
 def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> None:
@@ -113,29 +110,6 @@ async def check_entity_tables(definition: ServiceDefinition, store: Store, known
         f"{', '.join(dict.fromkeys(wanting))}: run your migration (e.g. alembic), or have missing tables created at "
         f"start, Service({definition.name!r}, tables=Base.metadata); missing columns want a migration"
     )
-
-
-async def warn_of_equal_ids(definition: ServiceDefinition, store: Store) -> None:
-    """Log the columns with entities' ids in which the database takes `A` and `a` for one. The store has sessions, and
-    the tables are there."""
-    from sqlalchemy import Enum, String, false, func, select
-
-    entities = [each for handlers in definition.handlers.values() for each in handlers if each.entity is not None]
-    tables = {table.fullname: table for each in entities for table in getattr(each.repository, "tables", ())}
-    keys = [column for table in tables.values() for column in table.primary_key]
-    ids = [each for each in keys if isinstance(each.type, String) and not isinstance(each.type, Enum)]
-    if not ids:
-        return
-    async with store.reading() as session:
-        # Of no row: whatever is in the table, this compares as its column does.
-        alike = [await session.scalar(select(func.coalesce(func.min(each), "A") == "a").where(false())) for each in ids]
-    if any(alike):
-        log.warning(
-            "%s: the database takes A and a for one id in %s: where events come for both, those for the second are set "
-            "aside. Give the column a collation that compares byte by byte (MariaDB: utf8mb4_bin)",
-            definition.name,
-            ", ".join(f"{each.table.fullname}.{each.name}" for each, equal in zip(ids, alike, strict=True) if equal),
-        )
 
 
 def _outline(tables: Iterable[Table]) -> MetaData:

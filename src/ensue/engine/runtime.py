@@ -17,9 +17,10 @@ from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
-from ensue.engine.fits import check_entity_tables, check_fits, check_kept, warn_of_equal_ids
+from ensue.engine.fits import check_entity_tables, check_fits, check_kept
 from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.home import Home
+from ensue.engine.kept import warn_of_what_is_kept_otherwise
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, store_reason
 from ensue.engine.schema import SCHEMA, Schema
@@ -162,7 +163,7 @@ class Runtime:
                     if self._tables is not None:
                         await self._make_tables(self._tables)
                     await check_entity_tables(self.definition, self.store, known=self._tables)
-                    await warn_of_equal_ids(self.definition, self.store)
+                    await warn_of_what_is_kept_otherwise(self.definition, self.store)
                 if work and self.context.dispatcher.timers:
                     await arm(self.context)
                 return

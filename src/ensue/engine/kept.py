@@ -1,0 +1,90 @@
+"""What the database keeps otherwise than a handler wrote it: told at start, since it is seen much later, or never."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ensue.service import ServiceDefinition
+from ensue.texts import logger
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Table
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from ensue.ports import Store
+
+log = logger("ensue.runtime")
+
+#: A float has 53 binary digits; a column of up to 24 keeps seven decimal ones.
+_SINGLE_BITS = 24
+#: Of the digits that databases keep of a second.
+_MICROSECONDS = 6
+
+
+async def warn_of_what_is_kept_otherwise(definition: ServiceDefinition, store: Store) -> None:
+    """Log the columns of entities that take two ids for one, and those that keep less than their entities have.
+
+    The store has sessions, and the tables are there.
+    """
+    entities = [each for handlers in definition.handlers.values() for each in handlers if each.entity is not None]
+    tables = {table.fullname: table for each in entities for table in getattr(each.repository, "tables", ())}
+    if not tables:
+        return
+    async with store.reading() as session:
+        alike = await _equal_ids(session, tables.values())
+        less = [
+            told for table in tables.values() for told in await (await session.connection()).run_sync(_kept_less, table)
+        ]
+    if alike:
+        log.warning(
+            "%s: the database takes A and a for one id in %s: where events come for both, those for the second are set "
+            "aside. Give the column a collation that compares byte by byte (MariaDB: utf8mb4_bin)",
+            definition.name,
+            ", ".join(alike),
+        )
+    if less:
+        log.warning(
+            "%s: the database keeps less than a handler writes in %s: the next one finds another value, and which one "
+            "depends on how many messages share a transaction. Give the column a type that keeps it whole",
+            definition.name,
+            ", ".join(less),
+        )
+
+
+async def _equal_ids(session: AsyncSession, tables: Any) -> list[str]:
+    from sqlalchemy import Enum, String, false, func, select
+
+    keys = [column for table in tables for column in table.primary_key]
+    ids = [each for each in keys if isinstance(each.type, String) and not isinstance(each.type, Enum)]
+    # Of no row: whatever is in the table, this compares as its column does.
+    alike = [await session.scalar(select(func.coalesce(func.min(each), "A") == "a").where(false())) for each in ids]
+    return [f"{each.table.fullname}.{each.name}" for each, equal in zip(ids, alike, strict=True) if equal]
+
+
+def _kept_less(connection: Connection, table: Table) -> list[str]:
+    """What the database itself says of the columns, whatever their declaration says."""
+    from sqlalchemy import inspect
+
+    found = inspect(connection).get_columns(table.name, schema=table.schema)
+    told = {each["name"]: _lost(each["type"], connection.dialect.name) for each in found}
+    return [f"{table.fullname}.{name} ({lost})" for name, lost in told.items() if lost and name in table.columns]
+
+
+def _lost(kind: Any, dialect: str) -> str:
+    """What a column of this type loses; empty: nothing."""
+    from sqlalchemy import REAL, DateTime, Double, Float, Time
+
+    if dialect == "sqlite":
+        return ""  # any number has eight bytes, any moment is text
+    mysql = dialect in ("mysql", "mariadb")
+    if isinstance(kind, Float):
+        single = isinstance(kind, REAL) or (mysql and not isinstance(kind, Double))
+        wide = (getattr(kind, "precision", None) or 0) > _SINGLE_BITS
+        return "seven digits: sqlalchemy.Double keeps all" if single and not wide else ""
+    if isinstance(kind, DateTime | Time):
+        # MariaDB says how many digits of a second it keeps, and none is none; PostgreSQL says fewer than all.
+        digits = (getattr(kind, "fsp", None) or 0) if mysql else getattr(kind, "precision", None)
+        if digits is not None and digits < _MICROSECONDS:
+            better = f"mysql.{type(kind).__name__}(fsp=6)" if mysql else "one without a precision"
+            return f"{digits or 'no'} digits of a second: {better} keeps microseconds"
+    return ""
