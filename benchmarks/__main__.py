@@ -33,6 +33,7 @@ NAMES = (
     "latency",
     "idle",
     "wakeup",
+    "timers",
     "checkpoint_sources",
     "growth",
     "growth_postgres",
@@ -40,7 +41,7 @@ NAMES = (
     "year",
 )
 #: Take minutes and have goals for a whole machine: only when they are named.
-ONLY_BY_NAME = ("growth_postgres", "scale_out", "year")
+ONLY_BY_NAME = ("timers", "growth_postgres", "scale_out", "year")
 
 
 def load(name: str) -> Callable[[bool], Report]:
