@@ -5,15 +5,18 @@ is lost and none takes effect twice. Start with `Service`, `Event` and `Step`.
 """
 
 from ensue.app import Service
+from ensue.command import Command
 from ensue.config import EngineConfig, Settings
 from ensue.errors import (
     BadMessage,
     EnsueError,
     EntityMissing,
+    ReplyTimeout,
     RetryableError,
     UsageError,
 )
 from ensue.event import Event, as_event
+from ensue.failure import Discarded, Failure, UnknownFailure
 from ensue.message import Message
 from ensue.origin import Origin, coming_from
 from ensue.ports import Lookup
@@ -26,14 +29,18 @@ from ensue.step import Step
 
 __all__ = [
     "BadMessage",
+    "Command",
+    "Discarded",
     "EngineConfig",
     "EnsueError",
     "EntityMissing",
     "Event",
+    "Failure",
     "Key",
     "Lookup",
     "Message",
     "Origin",
+    "ReplyTimeout",
     "Repository",
     "Retry",
     "RetryableError",
@@ -44,6 +51,7 @@ __all__ = [
     "Step",
     "TableRepository",
     "Trust",
+    "UnknownFailure",
     "UsageError",
     "as_event",
     "coming_from",

@@ -31,8 +31,9 @@ log = logger("ensue.runtime")
 class Service(ServiceDefinition):
     """A service: `orders = Service("orders")`. Its database and broker come from settings, not from code.
 
-    name: lower-case letters, digits, - and _. publishes: events it may publish; leave it out and it may publish any
-    (then `ensue topology` cannot show them). repositories: how entities that are dataclasses are stored.
+    name: lower-case letters, digits, - and _. publishes: events it may publish, and commands it may send; leave it out
+    and it may publish any (then `ensue topology` cannot show them). calls: commands that it sends and waits for, see
+    `call`: its workers read their answers. repositories: how entities that are dataclasses are stored.
     tables: SQLAlchemy metadata whose missing tables are created at start (for development; use migrations later).
     prunes: topics that this service reads and nobody who uses Ensue publishes: it takes old records out of them.
     lanes: how many transactions of handlers may be open at once in one process. With one they never race with each
@@ -48,6 +49,7 @@ class Service(ServiceDefinition):
         name: str,
         *,
         publishes: Iterable[type] | None = None,
+        calls: Iterable[type] = (),
         repositories: Iterable[TableRepository[Any]] = (),
         retry: Retry | None = None,
         prunes: Iterable[str] = (),
@@ -64,6 +66,7 @@ class Service(ServiceDefinition):
         super().__init__(
             name,
             publishes=publishes,
+            calls=calls,
             repositories=repositories,
             retry=retry,
             prunes=prunes,

@@ -164,6 +164,16 @@ class IdempotencyConflict(RetryableError):
     key: str
 
 
+class ReplyTimeout(EnsueError, TimeoutError):
+    """No answer to a command came in time. The command goes on: to send another one would do it twice.
+
+    id: the command's message id.
+    """
+
+    id: str
+    timeout_s: float
+
+
 class EventRefused(UsageError):
     """An event cannot be published with this key, or this value of an extension.
 

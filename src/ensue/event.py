@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
 
 import msgspec
 
@@ -30,26 +30,12 @@ _declared: dict[str, type] = {}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class EventType(Generic[E]):
-    """An event class as the wire sees it. `type` is the CloudEvents type: `<topic>.<Name>.v<version>`."""
+class Shape(Generic[E]):
+    """A class whose objects travel. type: its name on the wire."""
 
     cls: type[E]
-    topic: str
-    key_field: str
-    name: str
-    version: int
     type: str
     format: Format[E]
-
-    def key_of(self, event: E) -> str:
-        """Return the value of the key field as text. Raises UsageError when it is None."""
-        key = getattr(event, self.key_field)
-        if key is None:
-            raise UsageError(
-                f"event {self.cls.__qualname__} is published with {self.key_field}=None, and that is its key: "
-                "events of one key stay in order, so give it a value"
-            )
-        return str(key)
 
     def write(self, event: E) -> bytes:
         """Encode as JSON what every subscriber will read as it is here; raises EventMismatch that names the field else.
@@ -84,6 +70,26 @@ class EventType(Generic[E]):
             ) from error
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class EventType(Shape[E]):
+    """An event class as the wire sees it. `type` is the CloudEvents type: `<topic>.<Name>.v<version>`."""
+
+    topic: str
+    key_field: str
+    name: str
+    version: int
+
+    def key_of(self, event: E) -> str:
+        """Return the value of the key field as text. Raises UsageError when it is None."""
+        key = getattr(event, self.key_field)
+        if key is None:
+            raise UsageError(
+                f"event {self.cls.__qualname__} is published with {self.key_field}=None, and that is its key: "
+                "events of one key stay in order, so give it a value"
+            )
+        return str(key)
+
+
 #: What msgspec takes in the line of a class.
 _OPTIONS = frozenset(
     {
@@ -91,11 +97,14 @@ _OPTIONS = frozenset(
         "order", "rename", "repr_omit_defaults", "tag", "tag_field", "weakref",
     }
 )  # fmt: skip
-_OURS = ("topic", "key", "type_name", "version")
 
 
 class EventMeta(msgspec.StructMeta):
     """Takes `topic`, `key`, `type_name` and `version` out of the class line and leaves the rest to msgspec."""
+
+    #: What the class is, and what its line says of that.
+    noun: ClassVar = "event"
+    ours: ClassVar[tuple[str, ...]] = ("topic", "key", "type_name", "version")
 
     def __new__(
         mcls,
@@ -112,7 +121,7 @@ class EventMeta(msgspec.StructMeta):
     ) -> EventMeta:
         if unknown := options.keys() - _OPTIONS:
             raise UsageError(
-                f"event {name}: {', '.join(sorted(unknown))} in its class line; expected {', '.join(_OURS)}, "
+                f"{mcls.noun} {name}: {', '.join(sorted(unknown))} in its class line; expected {', '.join(mcls.ours)}, "
                 f"or what msgspec takes ({', '.join(sorted(_OPTIONS))})"
             )
         # Keyword-only fields so that a later version may add one with a default anywhere.
@@ -121,7 +130,7 @@ class EventMeta(msgspec.StructMeta):
         if bases and bases[0] is not msgspec.Struct:
             if topic is None and key is None:
                 return cls  # type: ignore[no-any-return]  # an abstract base for the user's own events
-            _attach(cls, topic, key, type_name, version, of_msgspec(cls))
+            attach(declared(cls, topic, key, type_name, version, of_msgspec(cls)))
         return cls  # type: ignore[no-any-return]
 
 
@@ -150,10 +159,28 @@ def as_event(
         )
 
     def declare(cls: type[E]) -> type[E]:
-        _attach(cls, topic, key, type_name, version, _format_of(cls))
+        attach(declared(cls, topic, key, type_name, version, _format_of(cls)))
         return cls
 
     return declare
+
+
+def shape_of(cls: type[E], called: str) -> Shape[E]:
+    """Return how objects of a class travel as a part of something else: of an event's, a Struct's, a dataclass's or a
+    pydantic model's. called: its name in errors. Raises UsageError for one whose objects could not be read back."""
+    spec = cls.__dict__.get(_SPEC)
+    form: Format[E] | None
+    if spec is not None:
+        form = spec.format
+    else:
+        form = of_msgspec(cls) if isinstance(cls, msgspec.StructMeta) else _known_format(cls)
+    if form is None:
+        raise UsageError(
+            f"{cls.__qualname__} has no fields by name: declare a dataclass, a Struct, a pydantic model or an event"
+        )
+    with contextlib.suppress(NameError):  # as in `attach`
+        form.check()
+    return Shape(cls, called, form)
 
 
 def _format_of(cls: Any) -> Format[Any]:
@@ -163,16 +190,23 @@ def _format_of(cls: Any) -> Format[Any]:
                 f"@as_event on {cls.__qualname__}, which is an ensue.Event: write topic= and key= in its class line, "
                 f'`class {cls.__name__}(ensue.Event, topic="...", key="...")`, without @as_event'
             )
-        if dataclasses.is_dataclass(cls):
-            return of_msgspec(cls)
-        if hasattr(cls, "model_validate_json"):
-            from ensue.models import of_pydantic
-
-            return of_pydantic(cls)
+        form = _known_format(cls)
+        if form is not None:
+            return form
     raise UsageError(
         f"@as_event on {getattr(cls, '__qualname__', repr(cls))}: expected a pydantic 2 model or a dataclass (with "
         "@as_event above @dataclass); for a plain class write `class X(ensue.Event, topic=..., key=...)`"
     )
+
+
+def _known_format(cls: Any) -> Format[Any] | None:
+    if hasattr(cls, "__dataclass_fields__"):
+        return of_msgspec(cls)
+    if hasattr(cls, "model_validate_json"):
+        from ensue.models import of_pydantic
+
+        return of_pydantic(cls)
+    return None
 
 
 def event_type(cls: type[E]) -> EventType[E]:
@@ -181,10 +215,11 @@ def event_type(cls: type[E]) -> EventType[E]:
         raise UsageError(f"{cls!r:.80} is no event class: name the class itself")
     spec = cls.__dict__.get(_SPEC)
     if spec is None:
-        if isinstance(cls, EventMeta) and cls is not Event:
+        if isinstance(cls, EventMeta) and cls.__bases__[0] is not msgspec.Struct:
+            where, *_ = type(cls).ours
             raise UsageError(
-                f"{cls.__qualname__} is no event of its own, since it has no topic: "
-                f'write `class {cls.__name__}(..., topic="...", key="...")`'
+                f"{cls.__qualname__} is no {type(cls).noun} of its own, since it has no {where}: "
+                f'write `class {cls.__name__}(..., {where}="...", key="...")`'
             )
         raise UsageError(
             f"{cls.__qualname__} is no event: write `class {cls.__name__}(ensue.Event, topic=..., key=...)`, "
@@ -198,46 +233,60 @@ def is_event_class(cls: object) -> bool:
     return isinstance(cls, type) and (isinstance(cls, EventMeta) or hasattr(cls, _SPEC))
 
 
-def _attach(
-    cls: type, topic: str | None, key: str | None, type_name: str | None, version: int, form: Format[Any]
-) -> None:
+def declared(
+    cls: type,
+    topic: str | None,
+    key: str | None,
+    type_name: str | None,
+    version: int,
+    form: Format[Any],
+    noun: str = "event",
+) -> EventType[Any]:
+    """Return how the class is named on the wire; raises UsageError when that cannot be. noun: what it is."""
     fields = fields_of(cls)
     if parameters := getattr(cls, "__parameters__", ()):
         raise UsageError(
-            f"event {cls.__qualname__} is generic, and who reads it would not know its "
+            f"{noun} {cls.__qualname__} is generic, and who reads it would not know its "
             f"{', '.join(map(str, parameters))}: leave topic and key out of it, and declare an event for each, "
             f"`class X({cls.__name__}[int], topic=..., key=...)`"
         )
     for option, value in (("topic", topic), ("key", key), ("type_name", type_name)):
         if value is not None and not isinstance(value, str):
-            raise UsageError(f"event {cls.__qualname__}: {option}={value!r:.60}, expected a str")
+            raise UsageError(f"{noun} {cls.__qualname__}: {option}={value!r:.60}, expected a str")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise UsageError(f"event {cls.__qualname__}: version={version!r:.60}, expected a whole number from 1")
+        raise UsageError(f"{noun} {cls.__qualname__}: version={version!r:.60}, expected a whole number from 1")
     name = type_name or cls.__name__
     if not topic:
-        raise UsageError(f'event {cls.__qualname__} has no topic: write topic="..." in its declaration')
+        raise UsageError(f'{noun} {cls.__qualname__} has no topic: write topic="..." in its declaration')
     if topic.startswith("ensue."):
-        raise UsageError(f"event {cls.__qualname__}: topics that begin with 'ensue.' are Ensue's own; choose another")
+        raise UsageError(f"{noun} {cls.__qualname__}: topics that begin with 'ensue.' are Ensue's own; choose another")
     if len(topic) > TOPIC_CHARS_MAX or not _TOPIC.fullmatch(topic):
         raise UsageError(
-            f"event {cls.__qualname__}: topic {topic[:60]!a} of {len(topic)} characters cannot be had on every broker; "
-            f"expected ASCII letters, digits, '.', '_' and '-', a letter or digit first, at most {TOPIC_CHARS_MAX}"
+            f"{noun} {cls.__qualname__}: topic {topic[:60]!a} of {len(topic)} characters cannot be had on every "
+            "broker; expected ASCII letters, digits, '.', '_' and '-', a letter or digit first, at most "
+            f"{TOPIC_CHARS_MAX}"
         )
     if not key:
         raise UsageError(
-            f'event {cls.__qualname__} has no key: write key="<field>"; events of one key stay in order. '
+            f'{noun} {cls.__qualname__} has no key: write key="<field>"; what has one key stays in order. '
             f"Its fields: {', '.join(sorted(fields)) or 'none'}"
         )
     if key not in fields:
         raise UsageError(
-            f"event {cls.__qualname__}: key {key!r} is not one of its fields ({', '.join(sorted(fields)) or 'none'})"
+            f"{noun} {cls.__qualname__}: key {key!r} is not one of its fields ({', '.join(sorted(fields)) or 'none'})"
         )
     wire = f"{topic}.{name}.v{version}"
     if len(wire) > TYPE_CHARS_MAX or not wire.isprintable():
         raise UsageError(
-            f"event type {wire[:60]!a} has {len(wire)} characters, expected at most {TYPE_CHARS_MAX}, all printable: "
+            f"{noun} type {wire[:60]!a} has {len(wire)} characters, expected at most {TYPE_CHARS_MAX}, all printable: "
             "give it another type_name"
         )
+    return EventType(cls, wire, form, topic, key, name, version)
+
+
+def attach(spec: EventType[Any]) -> None:
+    """Make its class known by its type; raises UsageError when that is another class's, or could not be read back."""
+    cls, wire = spec.cls, spec.type
     taken = _declared.get(wire)
     if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
         raise UsageError(
@@ -246,6 +295,6 @@ def _attach(
         )
     # A field may name a class that is defined further down, or the class itself: looked at again on first use.
     with contextlib.suppress(NameError):
-        form.check()
+        spec.format.check()
     _declared[wire] = cls
-    setattr(cls, _SPEC, EventType(cls, topic, key, name, version, wire, form))
+    setattr(cls, _SPEC, spec)

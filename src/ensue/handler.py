@@ -16,6 +16,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from ensue.catch_up import Since
+from ensue.command import CommandType
 from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType, event_type, is_event_class
 from ensue.handling import bound_by_partial, by_place, check_callable, is_async, wraps_async, written_in
@@ -56,6 +57,11 @@ class Handler:
     def where(self) -> str:
         """How an error names it."""
         return f"handler {self.name} of {self.event.type}"
+
+    @property
+    def command(self) -> CommandType[Any] | None:
+        """Set where it handles a command: what it returns is the answer."""
+        return self.event if isinstance(self.event, CommandType) else None
 
     @property
     def needs_session(self) -> bool:
@@ -144,12 +150,12 @@ def read_parameters(
     optional = False
     parameters = _parameters(function, where)
     for parameter in parameters:
-        kind = _resolved(function, parameter, where, local_names)
-        kinds = [each for each in _options(kind) if each is not types.NoneType]
+        kind = resolved(function, f"of parameter {parameter.name!r}", parameter.annotation, where, local_names)
+        kinds = [each for each in options_of(kind) if each is not types.NoneType]
         place = _place(kinds)
         if recurring and place in (EVENT, ENTITY) and kinds != [Run]:
             raise UsageError(
-                f"{where}: parameter {parameter.name!r} is annotated {' | '.join(map(_show, kinds)) or 'None'}; time "
+                f"{where}: parameter {parameter.name!r} is annotated {' | '.join(map(shown, kinds)) or 'None'}; time "
                 "begins a recurring step, so it has no event, and no entity: it takes Run, Step, Message, AsyncSession "
                 "(async def) or Session (def)"
             )
@@ -163,7 +169,7 @@ def read_parameters(
             events = tuple(event_type(each) for each in kinds)
         elif place == ENTITY:
             entity = _entity(kinds, given_entity, parameter.name, where)
-            optional = len(kinds) < len(_options(kind))
+            optional = len(kinds) < len(options_of(kind))
         elif place == SESSION and not awaits:
             raise UsageError(f"{where} is a plain def: annotate {parameter.name!r} with Session, not AsyncSession")
         elif place == SYNC_SESSION and awaits:
@@ -210,25 +216,23 @@ _IMPORT_IT = "import the class where the handler is declared, not only under TYP
 _WRITE = "write the event's class, Step, Message, AsyncSession (async def), Session (def), or the class of an entity"
 
 
-def _resolved(
-    function: Callable[..., Any], parameter: inspect.Parameter, where: str, local_names: Mapping[str, Any]
-) -> Any:
-    """One annotation at a time, so that an error can name the parameter, and the result's may be what it likes."""
+def resolved(function: Callable[..., Any], of: str, annotation: Any, where: str, local_names: Mapping[str, Any]) -> Any:
+    """What one annotation means. One at a time, so that an error can name it. of: what it says something about."""
 
     def one() -> None: ...
 
-    one.__annotations__ = {parameter.name: parameter.annotation}
+    one.__annotations__ = {"one": annotation}
     namespace = getattr(inspect.unwrap(written_in(function)), "__globals__", {})
     try:
-        return typing.get_type_hints(one, namespace, dict(local_names))[parameter.name]
+        return typing.get_type_hints(one, namespace, dict(local_names))["one"]
     except Exception as error:  # annotations are expressions: they can fail in any way
         raise UsageError(
-            f"{where}: the annotation {parameter.annotation!r} of parameter {parameter.name!r} cannot be resolved "
-            f"({error}); {_IMPORT_IT}"
+            f"{where}: the annotation {annotation!r} {of} cannot be resolved ({error}); {_IMPORT_IT}"
         ) from error
 
 
-def _options(kind: Any) -> Sequence[Any]:
+def options_of(kind: Any) -> Sequence[Any]:
+    """The alternatives of a union; of anything else itself."""
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 
@@ -254,7 +258,7 @@ def _place(kinds: Sequence[Any]) -> int:
 
 
 def _entity(kinds: Sequence[Any], given: type | None, parameter: str, where: str) -> type:
-    shown = " | ".join(map(_show, kinds)) or "None"
+    said = " | ".join(map(shown, kinds)) or "None"
     if given is not None:
         narrow = [
             each
@@ -262,10 +266,10 @@ def _entity(kinds: Sequence[Any], given: type | None, parameter: str, where: str
             if isinstance(each, type) and each is not Any and not getattr(each, "_is_protocol", False)
         ]
         if not all(issubclass(given, each) for each in narrow):
-            raise UsageError(f"{where}: entity={given.__name__}, but parameter {parameter!r} is annotated {shown}")
+            raise UsageError(f"{where}: entity={given.__name__}, but parameter {parameter!r} is annotated {said}")
         return given
     if len(kinds) != 1 or not isinstance(kinds[0], type):
-        raise UsageError(f"{where}: parameter {parameter!r} is annotated {shown}; {_WRITE}, perhaps with `| None`")
+        raise UsageError(f"{where}: parameter {parameter!r} is annotated {said}; {_WRITE}, perhaps with `| None`")
     return kinds[0]
 
 
@@ -314,8 +318,9 @@ def _hints(event: type) -> Mapping[str, Any]:
     return {name: hints.get(name) for name in names}
 
 
-def _show(kind: Any) -> str:
-    return getattr(kind, "__qualname__", None) or str(kind)
+def shown(kind: Any) -> str:
+    """An annotation as an error names it."""
+    return kind.__qualname__ if isinstance(kind, type) and typing.get_origin(kind) is None else str(kind)
 
 
 def _snake(name: str) -> str:

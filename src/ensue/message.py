@@ -13,11 +13,15 @@ import msgspec
 
 #: The media type of all that Ensue writes. Interned: what *is* a field's default is left out of its JSON, see `seal`.
 JSON = sys.intern("application/json")
-#: Types that Ensue itself puts in a topic. They are never handed to a handler.
+#: Types that Ensue itself puts in a topic. They are never handed to a user's handler.
 TICK = "ensue.tick"
 LOST = "ensue.lost"
 #: A source asks its subscribers how much of it they have applied. Without a chain.
 WHO = "ensue.who"
+#: The answer to a command, in the topic that the command names; see `ensue.reply`.
+REPLY = "ensue.reply"
+#: A command's attributes: the topic where its answer is wanted, and the answer's key there, else the command's id.
+REPLY_TO, REPLY_KEY = "ensuereplyto", "ensuereplykey"
 #: The topic through which a subscriber asks a source's relay to send again.
 CONTROL_TOPIC = "ensue.control"
 

@@ -14,38 +14,45 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
+from ensue.answers import keeps_answers
 from ensue.catch_up import Since
+from ensue.command import SERVICE_NAME, CommandType
 from ensue.errors import UsageError
 from ensue.event import EventType, event_type, is_event_class
 from ensue.formats import of_msgspec
 from ensue.handler import SESSION, SYNC_SESSION, Handler, id_field, read_parameters
 from ensue.handling import name_of
 from ensue.mapped import SqlAlchemyRepository, is_mapped
+from ensue.message import REPLY
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
+from ensue.returns import check_returns
 from ensue.schedule import Missed, Run, Schedule, schedule_of
 
 F = TypeVar("F", bound=Callable[..., Any])
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _RECURRING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _RUNS = of_msgspec(Run)
 
 
 class ServiceDefinition:
-    """The part of `ensue.Service` that does no I/O: its name, handlers and publications, for the engine."""
+    """The part of `ensue.Service` that does no I/O: its name, handlers and publications, for the engine.
+
+    calls: the commands whose answers it waits for, see `Service.call`.
+    """
 
     def __init__(
         self,
         name: str,
         *,
         publishes: Iterable[type] | None = None,
+        calls: Iterable[type] = (),
         repositories: Iterable[TableRepository[Any]] = (),
         retry: Retry | None = None,
         prunes: Iterable[str] = (),
         lanes: int = 1,
         handler_limit_s: float | None = None,
     ) -> None:
-        if not _NAME.fullmatch(name):
+        if not SERVICE_NAME.fullmatch(name):
             raise UsageError(f"service name {name!r}: expected lower-case letters, digits, - and _, at most 63")
         self.name = name
         if isinstance(publishes, type | str):
@@ -54,6 +61,10 @@ class ServiceDefinition:
         self.publishes: tuple[type, ...] | None = None if publishes is None else tuple(publishes)
         for cls in self.publishes or ():
             event_type(cls)
+        self.calls = tuple(calls)
+        for cls in self.calls:
+            if not isinstance(event_type(cls), CommandType):
+                raise UsageError(f"service {name}: calls={cls.__qualname__}, which is an event: name commands there")
         if isinstance(prunes, str):
             raise UsageError(f"service {name}: prunes={prunes!r} is no list; write prunes=[{prunes!r}]")
         self.prunes = frozenset(prunes)
@@ -65,7 +76,7 @@ class ServiceDefinition:
             raise UsageError(f"service {name}: handler_limit_s={handler_limit_s}, expected seconds; 0: no limit")
         self.handler_limit_s = handler_limit_s
         self._repositories: dict[type, Repository[Any]] = {each.cls: each for each in repositories}
-        self._handlers: dict[str, list[Handler]] = {}
+        self._handlers: dict[str, list[Handler]] = {REPLY: [keeps_answers(name)]} if self.calls else {}
         self._recurring: dict[str, Schedule] = {}
 
     @property
@@ -81,7 +92,7 @@ class ServiceDefinition:
     def runs_of(self, name: str) -> EventType[Run]:
         """What begins a recurring step, as the wire sees it: a topic of the service's own, a type for each step."""
         topic = f"ensue.every.{self.name}"
-        return EventType(Run, topic, "due", name, 1, f"{topic}.{name}.v1", _RUNS)
+        return EventType(Run, f"{topic}.{name}.v1", _RUNS, topic, "due", name, 1)
 
     @property
     def repositories(self) -> Mapping[type, Repository[Any]]:
@@ -161,6 +172,11 @@ class ServiceDefinition:
         def declare(function: F) -> F:
             called = name or name_of(function)
             for handler in self._handlers_of(function, called, entity, id, repository, local_names):
+                if handler.command is not None:
+                    raise UsageError(
+                        f"handler {self.name}.{called} takes {handler.event.cls.__qualname__}, which is a command: "
+                        f"declare it with @{self.name}.handles"
+                    )
                 handler = dataclasses.replace(handler, since=_checked_since(since, f"handler {self.name}.{called}"))
                 others = self._handlers.setdefault(handler.event.type, [])
                 if any(each.name == called for each in others):
@@ -227,6 +243,67 @@ class ServiceDefinition:
             return function
 
         return declare
+
+    @overload
+    def handles(self, function: F, /) -> F: ...
+
+    @overload
+    def handles(
+        self,
+        *,
+        entity: type | None = None,
+        id: str | None = None,
+        repository: Repository[Any] | None = None,
+        name: str | None = None,
+    ) -> Callable[[F], F]: ...
+
+    def handles(
+        self,
+        function: Any = None,
+        *,
+        entity: type | None = None,
+        id: str | None = None,
+        repository: Repository[Any] | None = None,
+        name: str | None = None,
+    ) -> Any:
+        """Declare the handler of a command: `@customers.handles` above `def reserve(customer: Customer, command:
+        ReserveCredit) -> CreditReserved`. Parameters as for `on`.
+
+        What it returns is the reply, of the class that the command declares; with an entity that it makes,
+        `return customer, CreditReserved(...)`. A Failure that it raises is the answer, and nothing of its step is kept;
+        one that it returns is the answer, and what the step did is kept. Any other exception is no answer: the command
+        is tried again, as an event is.
+        Raises UsageError at once when the declaration cannot work; its text says what to write instead.
+        """
+        local_names = sys._getframe(1).f_locals  # as in `on`
+
+        def declare(function: F) -> F:
+            called = name or name_of(function)
+            where = f"handler {self.name}.{called}"
+            handler, *others = self._handlers_of(function, called, entity, id, repository, local_names)
+            spec = handler.command
+            if spec is None or others:
+                shown = " | ".join(each.event.cls.__qualname__ for each in (handler, *others))
+                raise UsageError(
+                    f"{where} takes {shown}, expected one command"
+                    + ("" if spec is not None else f": what follows from an event is declared with @{self.name}.on")
+                )
+            if spec.service != self.name:
+                raise UsageError(
+                    f"{where} takes {spec.cls.__qualname__}, a command for service {spec.service}: declare it with "
+                    f"@{spec.service}.handles, or the command with service={self.name!r}"
+                )
+            if spec.type in self._handlers:
+                raise UsageError(
+                    f"service {self.name} has two handlers of {spec.type}, {self._handlers[spec.type][0].name} and "
+                    f"{called}: a command has one answer, so it has one handler"
+                )
+            check_returns(handler, where, local_names)
+            _check_sessions(self.name, [handler])
+            self._handlers[spec.type] = [handler]
+            return function
+
+        return declare if function is None else declare(function)
 
     def _handlers_of(
         self,

@@ -20,9 +20,10 @@ from ensue.codec import (
     RESERVED,
     encode_envelope,
 )
+from ensue.command import Command, CommandType, command_type
 from ensue.errors import EventRefused, EventTooLarge, UsageError
 from ensue.event import EventType, event_type
-from ensue.message import JSON, Envelope, Message, OutboxRecord, Timer
+from ensue.message import JSON, REPLY_KEY, REPLY_TO, Envelope, Message, OutboxRecord, Timer
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -92,13 +93,31 @@ class Outgoing:
                 "`class X(ensue.Event, topic=..., key=...)`"
             )
         spec = event_type(cls)
-        if self.allowed is not None and cls not in self.allowed:
+        if isinstance(spec, CommandType):
             raise UsageError(
-                f"service {self.service} publishes {cls.__qualname__}, which its declaration leaves out: "
-                f"add it to Service({self.service!r}, publishes=[...])"
+                f"{cls.__qualname__} is a command, which service {spec.service} alone handles: send it, "
+                f"step.send({cls.__name__}(...))"
             )
+        self._check_allowed(cls, "publishes")
         self.types[cls] = spec
         return spec
+
+    def command_type_of(self, command: object) -> CommandType[Any]:
+        spec = command_type(command)
+        if self.closed:
+            raise UsageError(
+                f"{spec.cls.__qualname__} is sent after its step has ended, so nothing would come of it: send inside "
+                "of the step, or open another one"
+            )
+        self._check_allowed(spec.cls, "sends")
+        return spec
+
+    def _check_allowed(self, cls: type, does: str) -> None:
+        if self.allowed is not None and cls not in self.allowed:
+            raise UsageError(
+                f"service {self.service} {does} {cls.__qualname__}, which its declaration leaves out: "
+                f"add it to Service({self.service!r}, publishes=[...])"
+            )
 
 
 class Step:
@@ -176,38 +195,88 @@ class Step:
             )
         spec = outgoing.types.get(type(event)) or outgoing.type_of(event)
         key = spec.key_of(event)
-        key_bytes = _checked_key(spec.type, key)
-        data = spec.write(event)
+        key_bytes = checked_key(spec.type, key)
+        own = _checked(spec.type, key, extensions) if extensions else None
+        return self.emit(spec.topic, spec.type, key, key_bytes, spec.write(event), own, due)
+
+    def send(
+        self,
+        command: Command[Any],
+        extensions: Mapping[str, str] | None = None,
+        *,
+        after: datetime.timedelta | None = None,
+        at: datetime.datetime | None = None,
+    ) -> str:
+        """Send a command with this step: it goes out if and only if the step commits. Returns its message id.
+
+        Nobody waits for it and it gets no reply; see `Service.call`. Everything else is as with `publish`.
+        """
+        return self.ask(command, extensions, after=after, at=at)
+
+    def ask(
+        self,
+        command: Command[Any],
+        extensions: Mapping[str, str] | None = None,
+        *,
+        after: datetime.timedelta | None = None,
+        at: datetime.datetime | None = None,
+        reply_to: str = "",
+        reply_key: str = "",
+    ) -> str:
+        """For the engine: as `send`, and its answer goes to the topic `reply_to`, with the key `reply_key`, else with
+        the command's id."""
+        spec = self.outgoing.command_type_of(command)
+        due = None if after is None and at is None else self._due(after, at)
+        key = spec.key_of(command)
+        key_bytes = checked_key(spec.type, key)
+        own = (_checked(spec.type, key, extensions) if extensions else None) or {}
+        own |= {name: value for name, value in ((REPLY_KEY, reply_key), (REPLY_TO, reply_to)) if value}
+        own = dict(sorted(own.items()))
+        return self.emit(spec.topic, spec.type, key, key_bytes, spec.write(command), own or None, due)
+
+    def emit(
+        self,
+        topic: str,
+        kind: str,
+        key: str,
+        key_bytes: int,
+        data: bytes,
+        extensions: dict[str, str] | None = None,
+        due: datetime.datetime | None = None,
+    ) -> str:
+        """For the engine: write a record of this type into the outbox, or among the timers; return its id.
+        key_bytes: see `checked_key`. Raises EventTooLarge for what the brokers do not carry."""
+        outgoing = self.outgoing
         message_id = outgoing.ids.next()
         message = self.message
         envelope = encode_envelope(
             Envelope(
                 message_id,
-                spec.type,
+                kind,
                 outgoing.time if due is None else due.isoformat(timespec="microseconds").replace("+00:00", "Z"),
                 self.correlation_id,
                 "" if message is None else message.envelope.id,
                 self._traceparent,
                 JSON,
-                _checked(spec.type, key, extensions) if extensions else None,
+                extensions,
             )
         )
         partition = partition_of(key, outgoing.partitions)
         # What the broker would refuse is refused here, where the mistake is made: once committed it would hold back
         # everything behind it.
         if len(envelope) > ENVELOPE_BYTES_MAX:
-            raise _too_large(spec.type, key, "the attributes", ENVELOPE_BYTES_MAX, len(envelope), "carry less in them")
+            raise _too_large(kind, key, "the attributes", ENVELOPE_BYTES_MAX, len(envelope), "carry less in them")
         size = len(envelope) + key_bytes + len(data)
-        largest = outgoing.limits.get(spec.topic, outgoing.record_bytes_max)
+        largest = outgoing.limits.get(topic, outgoing.record_bytes_max)
         if size > largest:
             raise _too_large(
-                spec.type, key, "the event with its key and attributes", largest, size,
+                kind, key, "the event with its key and attributes", largest, size,
                 "publish a reference instead of the data, or raise the broker's limit and then record_bytes_max",
             )  # fmt: skip
         outgoing.records.append(
-            OutboxRecord(spec.topic, partition, key, envelope, data)
+            OutboxRecord(topic, partition, key, envelope, data)
             if due is None
-            else Timer(spec.topic, partition, key, envelope, data, id=message_id, due_at=due.timestamp())
+            else Timer(topic, partition, key, envelope, data, id=message_id, due_at=due.timestamp())
         )
         return message_id
 
@@ -253,7 +322,7 @@ class Step:
             )
 
 
-def _checked_key(event: str, key: str) -> int:
+def checked_key(event: str, key: str) -> int:
     """Return the bytes of a key in UTF-8. Raises EventRefused for one that not every broker and database takes."""
     if len(key) <= KEY_BYTES_MAX and key.isascii() and "\0" not in key:
         return len(key)  # the usual case
@@ -296,10 +365,11 @@ def _checked(event: str, key: str, extensions: Mapping[str, str]) -> dict[str, s
     if len(extensions) > EXTENSIONS_MAX:
         raise UsageError(f"{event} has {len(extensions)} extensions, expected at most {EXTENSIONS_MAX}")
     for name, value in extensions.items():
-        if not (name.isascii() and name.isalnum() and name == name.lower()) or name in RESERVED:
+        taken = name in RESERVED or name.startswith("ensue")
+        if not (name.isascii() and name.isalnum() and name == name.lower()) or taken:
             raise UsageError(
                 f"extension {name!r}: CloudEvents attributes have names of lower-case letters and digits, and those "
-                f"of CloudEvents and Ensue themselves are taken ({', '.join(sorted(RESERVED))})"
+                f"of CloudEvents and Ensue themselves are taken ({', '.join(sorted(RESERVED))}, and all in ensue...)"
             )
         if not isinstance(value, str):
             raise UsageError(f"extension {name!r} is a {type(value).__name__}, expected a str")

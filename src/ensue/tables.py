@@ -101,4 +101,12 @@ RECURRING: Final = _table(
     lookups=(Lookup((), ("id",)),),
 )
 
-TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING)
+#: Answers to commands, by the id of the command. reply: see `ensue.reply`.
+REPLIES: Final = _table(
+    "ensue_reply",
+    ("reply", Kind.BYTES),
+    ("saved_at", Kind.FLOAT),
+    lookups=(Lookup((), ("saved_at", "id")),),
+)
+
+TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING, REPLIES)
