@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from ensue.adapters import make_broker, make_store
+from ensue.command import Command, R_co
 from ensue.config import EngineConfig, Settings, load_settings
 from ensue.dependable import dependable
 from ensue.engine.runtime import Runtime
@@ -137,6 +138,18 @@ class Service(ServiceDefinition):
         """
         async with self.runtime.step() as step:
             yield step
+
+    async def call(self, command: Command[R_co], *, timeout: float) -> R_co:
+        """Send a command in a step of its own and wait for its answer: `await orders.call(ReserveCredit(...),
+        timeout=5)`. Returns the reply; raises the Failure that the command was answered with, `Discarded` when an
+        operator gave it up.
+
+        timeout: in seconds. When they are over this raises ReplyTimeout, and the command goes on.
+        The command is one of those in `calls`. Not inside of a step or a handler, which would wait for what they have
+        not committed: send it with `step.send`. Raises UsageError then.
+        """
+        reply: R_co = await self.runtime.call(command, timeout)
+        return reply
 
     @dependable
     async def query(self) -> AsyncIterator[AsyncSession]:

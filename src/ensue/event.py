@@ -228,6 +228,11 @@ def event_type(cls: type[E]) -> EventType[E]:
     return cast(EventType[E], spec)
 
 
+def declared_as(kind: str) -> EventType[Any]:
+    """The event or command of this type, which was declared in this process."""
+    return event_type(_declared[kind])
+
+
 def is_event_class(cls: object) -> bool:
     """Whether it is meant as an event; `event_type` says whether it is one."""
     return isinstance(cls, type) and (isinstance(cls, EventMeta) or hasattr(cls, _SPEC))

@@ -82,8 +82,9 @@ def by_place(function: Callable[..., Any], keywords: tuple[str, ...]) -> Callabl
     return call
 
 
-async def finished(where: str, result: Any) -> Any:
-    """Return what a call came to: an awaitable is awaited, also one that another returned.
+async def finished(where: str, result: Any, *, answers: bool = False) -> Any:
+    """Return what a call came to: an awaitable is awaited, also one that another returned. answers: it may be an event,
+    as the reply to a command.
 
     Raises UsageError for a generator, of which nothing has run, and for an event, which nobody has published.
     """
@@ -100,6 +101,8 @@ async def finished(where: str, result: Any) -> Any:
                 f"{where} returned a {type(each).__name__}, of which nothing has run: write it without `yield`, or "
                 "run it to its end in the handler"
             )
+    if answers:
+        return result
     for each in result if isinstance(result, list | tuple | set | frozenset) else (result,):
         if is_event_class(type(each)):
             name = type(each).__qualname__

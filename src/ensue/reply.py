@@ -14,6 +14,7 @@ from ensue.formats import of_msgspec
 from ensue.message import REPLY
 
 _encode = msgspec.json.Encoder().encode
+_read_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,14 +44,19 @@ def reply_type(service: str) -> EventType[Reply]:
     return EventType(Reply, REPLY, of_msgspec(Reply), replies_of(service), "command", "reply", 1)
 
 
+def refusal_of(command_id: str, failure: Failure) -> Reply:
+    """Return the record's data for a failure. Raises UsageError for values that would not come back as they are."""
+    name, fields = written(failure)
+    return Reply(command_id, failure=name, fields=_read_raw(fields))
+
+
 def reply_with(spec: CommandType[Any], command_id: str, answer: object) -> Reply:
     """Return the record's data for an answer: the declared reply, None where there is none to give, or a failure.
 
     Raises UsageError for anything else, and for values that would not come back as they are.
     """
     if isinstance(answer, Failure):
-        name, fields = written(answer)
-        return Reply(command_id, failure=name, fields=_read_raw(fields))
+        return refusal_of(command_id, answer)
     if spec.reply is None:
         if answer is not None:
             raise UsageError(_unfit(spec, answer, "nothing"))
@@ -58,9 +64,6 @@ def reply_with(spec: CommandType[Any], command_id: str, answer: object) -> Reply
     if type(answer) is not spec.reply.cls:
         raise UsageError(_unfit(spec, answer, f"a {spec.reply.cls.__qualname__}"))
     return Reply(command_id, msgspec.Raw(spec.reply.write(answer)))
-
-
-_read_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def _unfit(spec: CommandType[Any], answer: object, expected: str) -> str:

@@ -15,5 +15,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_lease TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_relay TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_timer TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_recurring TO order_history_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_reply TO order_history_service;
 GRANT SELECT, INSERT, UPDATE ON history_customers TO order_history_service;
 GRANT SELECT, INSERT, UPDATE ON history_orders TO order_history_service;

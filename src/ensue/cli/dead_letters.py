@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from ensue.cli.loading import load_service, opened
+from ensue.cli.loading import Opened, load_service, opened
 from ensue.cli.output import confirm, print_json, print_lines, print_table, read_json, say, shown_data, when
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
+from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.decisions import Decided, found_letter
+from ensue.engine.discarding import give_up
+from ensue.engine.dispatch import Dispatcher
+from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, CheckpointConflict, UsageError
 from ensue.message import DeadLetter, DeadLetterState
@@ -144,7 +148,10 @@ def discard(
     all_: Annotated[bool, typer.Option("--all", help="Every letter that is dead")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
 ) -> None:
-    """Give letters up: they stay as a record, take no effect, and what waits behind them goes on."""
+    """Give letters up: they stay as a record, take no effect, and what waits behind them goes on.
+
+    Whoever waits for the answer to a command that is given up gets the failure Discarded.
+    """
     _decide(service, letters or [], all_, DeadLetterState.DISCARDED, yes=yes)
 
 
@@ -169,20 +176,34 @@ def _decide(service: str, ids: list[str], all_: bool, state: DeadLetterState, *,
             if there and not releasing:
                 some = f" ({', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''})" if ids else ""
                 confirm(f"Give up {there} message(s) for good{some}?", yes)
+            decide_on = await _decision(access, state)
             if ids:
                 for each in letters:
-                    await books.decide(each.id, state)
+                    await decide_on(each.id)
                     say(f"dead letter {each.id}, key {each.key}: {state.value}")
                 decided = len(ids)
             else:
-                decided = await _decide_all(books, state)
+                decided = await _decide_all(books, state, decide_on)
             if decided and all(map(is_gone, (await books.leases()).workers)):
                 say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
 
     asyncio.run(decide())
 
 
-async def _decide_all(books: Books, state: DeadLetterState) -> int:
+async def _decision(access: Opened, state: DeadLetterState) -> Callable[[str], Awaitable[DeadLetter]]:
+    """What puts a letter into this state, by its id."""
+    books, store, settings = access.books, access.store, access.settings
+    if state is not DeadLetterState.DISCARDED or not store.capabilities.publishes:
+        return lambda letter_id: books.decide(letter_id, state)
+    ids = HallmarkedIds(UniqueIds(), SystemClock())
+    await ids.begin(store)
+    dispatcher = Dispatcher(
+        access.service, ids, settings.partitions, settings.engine.record_bytes_max, hallmarked=ids.of_now
+    )
+    return lambda letter_id: give_up(books, dispatcher, letter_id)
+
+
+async def _decide_all(books: Books, state: DeadLetterState, decide_on: Callable[[str], Awaitable[DeadLetter]]) -> int:
     """Decide on every letter that is dead, and return how many that were; others may do the same meanwhile."""
     decided = passed = garbage = 0
     async with aclosing(books.letters_by_time([DeadLetterState.DEAD])) as letters:
@@ -191,7 +212,7 @@ async def _decide_all(books: Books, state: DeadLetterState) -> int:
                 garbage += 1
                 continue
             try:
-                await books.decide(each.id, state)
+                await decide_on(each.id)
             except (CheckpointConflict, Decided):
                 passed += 1
             else:

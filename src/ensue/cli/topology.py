@@ -12,6 +12,7 @@ from ensue.app import Service
 from ensue.cli.loading import load_services
 from ensue.cli.output import complain, print_table, say
 from ensue.event import EventType, event_type
+from ensue.message import REPLY
 
 
 class Flow(NamedTuple):
@@ -45,13 +46,15 @@ def find_flows(services: Sequence[Service]) -> list[Flow]:
     publishers: dict[str, list[str]] = {}
     subscribers: dict[str, dict[str, tuple[str, ...]]] = {}
     for service in services:
-        for cls in service.publishes or ():
+        for cls in dict.fromkeys((*(service.publishes or ()), *service.calls)):
             spec: EventType[Any] = event_type(cls)
             topics[spec.type] = spec.topic
             publishers.setdefault(spec.type, []).append(service.name)
         for name in service.recurring:
             publishers[service.runs_of(name).type] = [service.name]
         for kind, handlers in service.handlers.items():
+            if kind == REPLY:
+                continue  # goes with the commands that it calls
             topics[kind] = handlers[0].event.topic
             subscribers.setdefault(kind, {})[service.name] = tuple(handler.name for handler in handlers)
     return [

@@ -19,6 +19,16 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+async def set_within(event: asyncio.Event, clock: Clock, seconds: float) -> None:
+    """Wait until the event is set, or the time is over."""
+    waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(clock.sleep(seconds))]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
+
+
 class DatabaseClock:
     """The database's clock without asking it: ours, and how far that one was ahead when it was last told."""
 

@@ -23,9 +23,11 @@ from ensue.engine.place import Place
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict
+from ensue.failure import Failure
 from ensue.message import Checkpoint, Counters, GapState, Garbage, Message, Partition
 from ensue.plan import Plan
 from ensue.ports import Reader
+from ensue.reply import replies_of
 from ensue.texts import logger
 
 log = logger("ensue.consumer")
@@ -52,6 +54,7 @@ class PartitionConsumer(Loop):
         self._gaps = GapWatch(partition, context)
         self._doubts = Doubts(partition, context)
         self._place.others = self._doubts.others  # as they become known
+        self._keeps_replies = partition.topic == replies_of(context.service)
         self._looked = 0.0
         self._behind_s = 0.0
         self._compared = (-1, 0.0)  # the revision that was found stored, or was written, and when
@@ -274,7 +277,7 @@ class PartitionConsumer(Loop):
                 if len(part.records) > 1:
                     left += reversed(_split(part.records, part.todo, failure.index))
                     continue  # nothing of it has happened, so none of its ends is reached
-                await self._set_aside(part.todo, failure)
+                await self._failed(part.todo, failure)
             else:
                 left.append(records[len(part.records) :])
                 self._applied(part)
@@ -287,11 +290,40 @@ class PartitionConsumer(Loop):
             self._place.forward(part.todo)
             return
         self._place.moved(part.following)
+        if self._keeps_replies:
+            self._context.waiting.stored(part.todo.apply)
         self._letters.added(part.letters)
         self._gaps.log_changes(part.todo)
 
+    async def _failed(self, todo: Plan, failure: StepFailed) -> None:
+        """The message failed alone: when a command's handler said by that what the answer is, it is given."""
+        declined = self._context.dispatcher.declined(todo.apply[0], failure)
+        if declined is not None:
+            try:
+                await self._decline(todo, declined)
+            except StepFailed as unsaid:
+                failure = unsaid
+            else:
+                return
+        await self._set_aside(todo, failure)
+
+    async def _decline(self, todo: Plan, declined: Failure) -> None:
+        """Answer a command with a failure: nothing of its handler's step is kept, and it has been applied."""
+        message, context = todo.apply[0], self._context
+        async with context.store.transaction() as transaction:
+            if todo.foreign:
+                await context.books.claim(transaction, [(message.source, message.id)])
+            await put(transaction, context.dispatcher.refusal(transaction, message, declined))
+            following = self._place.following(todo, applied=1)
+            following.revision = await context.books.save_checkpoint(transaction, self.partition, following)
+            context.faults.point("command.declined")
+        context.faults.point("consumer.committed")
+        self._place.moved(following)
+        self._place.ended(todo)
+        self._gaps.log_changes(todo)
+
     async def _set_aside(self, todo: Plan, failure: StepFailed) -> None:
-        """The message failed alone: keep it with the reason, and let its key wait."""
+        """Keep the message with the reason, and let its key wait."""
         message = todo.apply[0]
         reason = Reason.of(failure, values=self._context.config.show_values)
         books, recurring = self._context.books, self._context.dispatcher.recurring

@@ -11,6 +11,7 @@ from ensue.config import EngineConfig
 from ensue.engine.books import Books
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
+from ensue.engine.waiting import Waiting
 from ensue.ports import Broker, Clock, Ids, Store
 from ensue.retry import Retry
 
@@ -20,6 +21,7 @@ class Context:
     """partitions: of every topic. retry: of the service, for messages whose handler failed.
 
     timer_set: set after a commit that wrote timers, for the loop that waits for the next one.
+    waiting: who waits in this process for answers to commands.
     progress: called after a loop has done something, so that a test can wait for quiet without sleeping.
     """
 
@@ -37,3 +39,4 @@ class Context:
     partitions: int
     progress: Callable[[], None] = lambda: None
     timer_set: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    waiting: Waiting = dataclasses.field(default_factory=Waiting)

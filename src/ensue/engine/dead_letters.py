@@ -27,6 +27,7 @@ from ensue.engine.reason import message_of, trace_of
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
 from ensue.errors import BadMessage, HandlerKilled, UsageError
+from ensue.failure import Failure
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Flaw, Garbage, Message, Partition
 from ensue.plan import Plan, Queue, queue_of
 from ensue.texts import Lines, logger
@@ -217,7 +218,7 @@ class DeadLetters:
             self._context.faults.point("letter.committed")
             letter.state = DeadLetterState.DISCARDED  # of no further use in memory
         except StepFailed as failure:
-            following = await self._keep(letter, failure, checkpoint)
+            following = await self._failed(letter, failure, checkpoint)
         except NOT_THE_MESSAGE as error:
             if not (at_hand.handled and await answers(self._context, error)):
                 raise
@@ -227,7 +228,7 @@ class DeadLetters:
             lost = StepFailed(0, lost_for(error, self._losses[letter.id]), handler)
             following = await self._keep(letter, lost, checkpoint)
         except BaseException as error:  # e.g. a constraint that the database checks at flush or commit
-            following = await self._keep(letter, StepFailed(0, blamed(error), handler), checkpoint)
+            following = await self._failed(letter, StepFailed(0, blamed(error), handler), checkpoint)
         self._losses.pop(letter.id, None)
         if suspicion is not None:
             suspicion.ended(letter.id, 1)
@@ -260,7 +261,7 @@ class DeadLetters:
 
     async def _applied(self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand) -> Checkpoint:
         context = self._context
-        message = _message(letter)
+        message = message_in(letter)
         if message.type not in context.dispatcher.routes:
             raise UsageError(f"no handler for {message.type} any more; discard the letter")
         async with context.store.transaction(snapshot=context.dispatcher.wants_snapshot([message])) as transaction:
@@ -275,6 +276,30 @@ class DeadLetters:
         if timers:
             context.timer_set.set()
         return following
+
+    async def _failed(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:
+        """When a command's handler said by that what the answer is, it is given, and the letter goes."""
+        context = self._context
+        if isinstance(failure.error, Failure):
+            message = message_in(letter)
+            declined = context.dispatcher.declined(message, failure)
+            if declined is not None:
+                try:
+                    async with context.store.transaction() as transaction:
+                        await put(transaction, context.dispatcher.refusal(transaction, message, declined))
+                        await context.books.remove_letter(transaction, letter)
+                        following = _counted(checkpoint, applied=1)
+                        following.revision = await context.books.save_checkpoint(
+                            transaction, self._partition, following
+                        )
+                        context.faults.point("letter.handled")
+                except StepFailed as unsaid:
+                    failure = unsaid
+                else:
+                    context.faults.point("letter.committed")
+                    letter.state = DeadLetterState.DISCARDED  # as in `_retry`
+                    return following
+        return await self._keep(letter, failure, checkpoint)
 
     async def _keep(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:
         reason = Reason.of(failure, values=self._context.config.show_values)
@@ -304,7 +329,7 @@ def _type_and_id(letter: DeadLetter) -> tuple[str, str]:
     return envelope.type, envelope.id
 
 
-def _message(letter: DeadLetter) -> Message:
+def message_in(letter: DeadLetter) -> Message:
     return Message(
         letter.partition.topic, letter.partition.number, letter.offset, letter.key, letter.source,
         letter.position, letter.previous, decode_envelope(letter.envelope), letter.data,

@@ -14,6 +14,7 @@ from contextvars import copy_context
 from typing import Any
 
 from ensue.codec import RECORD_BYTES_MAX
+from ensue.engine.answering import answered, refuse
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.clock import rfc3339
@@ -23,12 +24,13 @@ from ensue.engine.limits import HandlerLimit
 from ensue.engine.nesting import handling
 from ensue.engine.recurring import Recurring
 from ensue.engine.threads import HandlerThreads
-from ensue.errors import CheckpointConflict, HandlerCancelled, StoreUnavailable, causes
+from ensue.errors import BadMessage, CheckpointConflict, HandlerCancelled, StoreUnavailable, UsageError, causes
 from ensue.event import EventType
+from ensue.failure import Failure
 from ensue.handler import Handler
 from ensue.handling import wraps_async
 from ensue.mapped import SqlAlchemyRepository
-from ensue.message import Message
+from ensue.message import Message, OutboxRecord
 from ensue.ports import Ids, StepTransaction, TopicTerms
 from ensue.repository import Repository
 from ensue.service import ServiceDefinition
@@ -106,7 +108,7 @@ class Dispatcher:
         self._partitions = partitions
         self.recurring = Recurring(definition, self._hallmarked, partitions)
         self._types: dict[type, EventType[Any]] = {}
-        self._allowed = None if definition.publishes is None else frozenset(definition.publishes)
+        self._allowed = None if definition.publishes is None else frozenset((*definition.publishes, *definition.calls))
 
     def only_handler(self, kind: str) -> str:
         """The name of the handler of an event type; empty when it has several, or none."""
@@ -146,6 +148,21 @@ class Dispatcher:
         """A step that no message began."""
         outgoing = self.outgoing(transaction)
         return Step(transaction, outgoing, None, correlation_id or self._ids.next(), traceparent, key)
+
+    def declined(self, message: Message, failure: StepFailed) -> Failure | None:
+        """What a command is answered with whose handler raised a Failure; None: it is a failure like any other."""
+        route, error = self.routes.get(message.type), failure.error
+        return error if isinstance(error, Failure) and route is not None and route.calls[0].answers else None
+
+    def refusal(self, transaction: StepTransaction, message: Message, failure: Failure) -> list[OutboxRecord]:
+        """What goes out when a command is answered with a failure. Raises StepFailed when that cannot be said."""
+        outgoing = self.outgoing(transaction)
+        step = Step(transaction, outgoing, message, message.correlation_id, message.envelope.traceparent)
+        try:
+            refuse(step, failure)
+        except (UsageError, BadMessage) as error:  # its values, or where the answer is wanted
+            raise StepFailed(0, error, self.only_handler(message.type)) from error
+        return outgoing.close()
 
     async def apply(
         self,
@@ -243,7 +260,9 @@ class Dispatcher:
                         result = inside(call.call, None, event, step)
                     else:
                         result = await self.threads.run(at_hand, inside, _in_thread, call.call, event, step)
-                    if result is not None:
+                    if call.answers:
+                        await answered(call.handler, result, step, self.limit, inside)
+                    elif result is not None:
                         rest = self.limit.rest(call.handler, result, inside)
                         if rest is not None:
                             await rest
@@ -347,6 +366,7 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
             each.id_of() if each.id_field else _no_id,
             each.optional,
             each.asynchronous or wraps_async(each.function),
+            each.command is not None,
         )
         for each in handlers
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any, cast
 
+from ensue.engine.answering import answered
 from ensue.engine.budget import Budget
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.links import Links
@@ -30,7 +31,7 @@ class Call:
     """A handler made ready: no lookup is left for the moment when it is called.
 
     place: the repository's number in its service; repositories that are equal have the same. awaits: it can wait for
-    the session.
+    the session. answers: it handles a command.
     """
 
     handler: Handler
@@ -41,6 +42,7 @@ class Call:
     id_of: Callable[[Any], Any]
     optional: bool
     awaits: bool
+    answers: bool
 
 
 class Entities:
@@ -154,6 +156,8 @@ class EntityRun:
                 outgoing.guarded = guarded and call.awaits
                 inside = copy_context().run  # what a handler sets there (a tenant, say) is of its message alone
                 result = inside(call.call, entity, event, step)
+                if call.answers:
+                    result = await answered(call.handler, result, step, self._limit, inside)
                 if result is not None and result is not entity:
                     result = await entity_of(call.handler, result, entity_id, self._limit, inside)
                 if outgoing.asked:

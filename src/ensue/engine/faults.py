@@ -32,6 +32,7 @@ POINTS: Final[dict[str, str]] = {
     "consumer.checkpoint_written": "effects, outbox and checkpoint are written, not committed",
     "consumer.committed": "committed, memory not updated",
     "consumer.asked": "a subscriber with a gap has asked for the records again",
+    "command.declined": "a command's handler raised a failure, which is written with the checkpoint, not committed",
     "letter.aside": "a failed message is set aside, not committed",
     "letter.handled": "a dead letter was tried again with success, not committed",
     "letter.committed": "the retried dead letter is committed",

@@ -31,6 +31,14 @@ def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> Non
             f"service {name} publishes {events}, and its database is a store for views, which has no outbox: "
             f"give {name} another one (e.g. postgresql://), or move what publishes into a service of its own"
         )
+    kept = capabilities.transactions and capabilities.publishes
+    commands = [each[0].event.cls.__name__ for each in definition.handlers.values() if each[0].command is not None]
+    if not kept and (commands or definition.calls):
+        does, which = ("handles", commands) if commands else ("calls", [each.__name__ for each in definition.calls])
+        raise UsageError(
+            f"service {name} {does} {', '.join(which)}, and its database cannot write the answer to a command together "
+            "with everything else of a step. SQLite, PostgreSQL and MariaDB can"
+        )
     for topic in sorted(definition.prunes):
         if topic not in definition.subscribed_topics:
             raise UsageError(

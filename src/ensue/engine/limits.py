@@ -33,7 +33,7 @@ class HandlerLimit:
     def rest(self, handler: Handler, result: Any, run: Callable[..., Any]) -> Coroutine[Any, Any, Any] | None:
         """Go on with what a handler has returned until it waits for something. Return what remains of `finished`;
         None: nothing does, and nothing is returned."""
-        coroutine = result if type(result) is CoroutineType else finished(handler.where, result)
+        coroutine = result if type(result) is CoroutineType else _finished(handler, result)
         try:
             waits_for = run(coroutine.send, None)
         except StopIteration as done:
@@ -44,15 +44,15 @@ class HandlerLimit:
     async def _returned(self, handler: Handler, value: Any, run: Callable[..., Any]) -> Any:
         if inspect.isawaitable(value):
             return await self.finished(handler, value, run)
-        return await finished(handler.where, value)
+        return await _finished(handler, value)
 
     async def _limited(self, handler: Handler, begun: _Begun) -> Any:
         if not self.seconds:
-            return await finished(handler.where, await begun)
+            return await _finished(handler, await begun)
         limit = asyncio.timeout(self.seconds)
         try:
             async with limit:
-                value = await finished(handler.where, await begun)
+                value = await _finished(handler, await begun)
         except BaseException as error:
             if not limit.expired() or ends_handler(error):
                 raise
@@ -68,6 +68,10 @@ class HandlerLimit:
             handler=handler.name,
             limit_s=self.seconds,
         )
+
+
+def _finished(handler: Handler, result: Any) -> Coroutine[Any, Any, Any]:
+    return finished(handler.where, result, answers=handler.command is not None)
 
 
 class _Begun:

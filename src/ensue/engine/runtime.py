@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ensue.command import Command
 from ensue.config import Settings
 from ensue.engine.arming import arm
 from ensue.engine.books import Books
+from ensue.engine.calls import call
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
@@ -253,7 +255,7 @@ class Runtime:
                 await self.store.close()
 
     def _topics(self) -> list[str]:
-        published = {event_type(cls).topic for cls in self.definition.publishes or ()}
+        published = {event_type(cls).topic for cls in (*(self.definition.publishes or ()), *self.definition.calls)}
         return sorted(published | set(self.definition.subscribed_topics))
 
     def _check_home(self) -> None:
@@ -275,6 +277,11 @@ class Runtime:
             return self._watch.refused
         failed = self._worker.failed if self._worker is not None else None
         return failed if isinstance(failed, StoreOutdated) else None
+
+    async def call(self, command: Command[Any], timeout_s: float) -> Any:
+        """See `Service.call`."""
+        self._check_home()
+        return await call(self.context, self.step, command, timeout_s)
 
     @asynccontextmanager
     async def step(self) -> AsyncIterator[Step]:

@@ -7,9 +7,9 @@ clock. See docs/adr/0038.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
+from ensue.engine.clock import set_within
 from ensue.engine.context import Context
 from ensue.engine.loop import Loop
 from ensue.message import OutboxRecord, Timer
@@ -92,19 +92,7 @@ class Timers(Loop):
                 await self.move()
                 return
             wait_s = min(wait_s, due_s)
-        await self._stop.cuts(self._set_or_past(wait_s))
-
-    async def _set_or_past(self, seconds: float) -> None:
-        """Wait until this process sets a timer, or the time is over."""
-        waits = [
-            asyncio.create_task(self._context.timer_set.wait()),
-            asyncio.create_task(self._context.clock.sleep(seconds)),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waits:
-                each.cancel()
+        await self._stop.cuts(set_within(self._context.timer_set, self._context.clock, wait_s))
 
     async def _due_s(self) -> float:
         """In how many seconds the next one is due, by the database's clock: one row is read, however many wait."""

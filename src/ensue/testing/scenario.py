@@ -20,14 +20,17 @@ from sqlalchemy import MetaData
 
 from ensue.app import Service
 from ensue.codec import decode_envelope
+from ensue.command import CommandType
 from ensue.engine.clock import UniqueIds, rfc3339
 from ensue.engine.dispatch import Dispatcher, StepFailed, blamed
 from ensue.engine.timers import put
 from ensue.errors import RetryableError, UsageError
-from ensue.event import EventType, event_type
+from ensue.event import EventType, declared_as, event_type
+from ensue.failure import Failure
 from ensue.handling import finished, name_of
-from ensue.message import Envelope, Message, OutboxRecord
+from ensue.message import REPLY, REPLY_TO, Envelope, Message, OutboxRecord
 from ensue.ports import StepTransaction
+from ensue.reply import outcome, read_reply, replies_of
 from ensue.repository import Repository, TableRepository
 from ensue.step import Outgoing, SessionAsked
 from ensue.stores.sqlite import SqliteStore
@@ -36,6 +39,8 @@ T = TypeVar("T")
 
 #: The sender of the events under test.
 SOURCE = "given/test"
+#: What commands under test bear, so that they are answered.
+_ASKED = {REPLY_TO: replies_of("given")}
 
 
 def given(service: Service, *entities: object, tables: MetaData | None = None) -> Scenario:
@@ -51,7 +56,9 @@ def given(service: Service, *entities: object, tables: MetaData | None = None) -
 class Result:
     """What a step did.
 
-    published: the events, in order, read back from what would be sent. envelopes: their headers.
+    published: the events, and commands, in order, read back from what would be sent. envelopes: their headers.
+    answers: of the handlers of commands, in order: replies, None where a command has none, and failures that they
+    returned; one that is raised is the error.
     error: what the handler (or the commit) raised; then nothing was published and nothing changed. Else None.
     """
 
@@ -59,11 +66,13 @@ class Result:
         self,
         published: list[Any],
         envelopes: list[Envelope],
+        answers: list[Any],
         error: BaseException | None,
         read: Callable[[type, Any], Coroutine[Any, Any, Any]],
     ) -> None:
         self.published = published
         self.envelopes = envelopes
+        self.answers = answers
         self.error = error
         self._read = read
 
@@ -114,7 +123,6 @@ class Scenario:
         store = SqliteStore(url, self._service.name)
         dispatcher = Dispatcher(self._service, UniqueIds("published"), 1)
         records: list[OutboxRecord] = []
-        types: dict[str, EventType[Any]] = {}
         error: BaseException | None = None
         await store.open()
         try:
@@ -125,7 +133,6 @@ class Scenario:
             try:
                 outgoing = await _step(store, dispatcher, _messages(events, specs))
                 records = outgoing.records
-                types = {spec.type: spec for spec in outgoing.types.values()}
             except StepFailed as failure:
                 error = failure.error
             except RetryableError:
@@ -135,9 +142,13 @@ class Scenario:
         finally:
             await store.close()
 
-        envelopes = [decode_envelope(record.envelope) for record in records]
-        published = [types[each.type].read(record.data) for each, record in zip(envelopes, records, strict=True)]
-        return Result(published, envelopes, error, lambda cls, id: self._read(url, cls, id))
+        sent = [(decode_envelope(record.envelope), record.data) for record in records]
+        envelopes = [envelope for envelope, _ in sent if envelope.type != REPLY]
+        published = [declared_as(envelope.type).read(data) for envelope, data in sent if envelope.type != REPLY]
+        commands = [spec for spec in specs if isinstance(spec, CommandType)]
+        replies = [data for envelope, data in sent if envelope.type == REPLY]
+        answers = [_answer(spec, data) for spec, data in zip(commands, replies, strict=error is None)]
+        return Result(published, envelopes, answers, error, lambda cls, id: self._read(url, cls, id))
 
     def _spec(self, event: Any) -> EventType[Any]:
         spec: EventType[Any] = event_type(type(event))
@@ -201,12 +212,20 @@ async def _step(store: SqliteStore, dispatcher: Dispatcher, messages: Sequence[M
             continue  # as the engine does
 
 
+def _answer(spec: CommandType[Any], data: bytes) -> Any:
+    try:
+        return outcome(spec, read_reply(data))
+    except Failure as failure:
+        return failure
+
+
 def _messages(events: Sequence[Any], specs: Sequence[EventType[Any]]) -> list[Message]:
     ids, now = UniqueIds("given"), rfc3339(time.time())
     return [
         Message(
             spec.topic, 0, position, spec.key_of(event), SOURCE, position, position - 1,
-            Envelope(ids.next(), spec.type, now), spec.write(event),
+            Envelope(ids.next(), spec.type, now, extensions=_ASKED if isinstance(spec, CommandType) else None),
+            spec.write(event),
         )
         for position, (event, spec) in enumerate(zip(events, specs, strict=True), 1)
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from ensue.app import Service
 from ensue.brokers.memory import MemoryBroker
 from ensue.config import EngineConfig, Settings
 from ensue.engine.clock import SystemClock
+from ensue.engine.discarding import give_up
 from ensue.engine.lookup import records_between
 from ensue.engine.runtime import Runtime
 from ensue.engine.timers import first_due
@@ -169,6 +170,11 @@ class World:
     async def retry(self, service: Service, letter: DeadLetter) -> None:
         """As `ensue dead-letters retry`: have it tried again; what waits behind it follows. `settle` waits for it."""
         await self.runtimes[service.name].context.books.decide(letter.id, DeadLetterState.RELEASED)
+
+    async def discard(self, service: Service, letter: DeadLetter) -> None:
+        """As `ensue dead-letters discard`: give it up; what waits behind it follows. `settle` waits for it."""
+        context = self.runtimes[service.name].context
+        await give_up(context.books, context.dispatcher, letter.id)
 
 
 @asynccontextmanager

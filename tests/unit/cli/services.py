@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from ensue import Event, Retry, Service, Step
+from ensue import Command, Event, Retry, Service, Step
 
 
 class Base(DeclarativeBase):
@@ -32,10 +32,15 @@ class Entered(Event, topic="entries", key="customer"):
     amount: int
 
 
+class Stamp(Command[None], service="clerk", key="customer"):
+    customer: str
+
+
 till = Service("till", publishes=[Sold])
 ledger = Service("ledger", publishes=[Entered], tables=Base.metadata, retry=Retry(attempts_max=1))
 shy = Service("shy")
 night = Service("night", publishes=[])
+clerk = Service("clerk", retry=Retry(attempts_max=1))
 not_a_service = "no"
 
 
@@ -61,3 +66,8 @@ async def enter(event: Sold, step: Step) -> None:
         raise ValueError(f"negative amount {event.amount}")
     step.session.add(Entry(customer=event.customer, amount=event.amount))
     step.publish(Entered(customer=event.customer, amount=event.amount))
+
+
+@clerk.handles
+def stamp(command: Stamp) -> None:
+    raise ValueError(f"no stamp for {command.customer}")

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.cli.harness import LEDGER, Ended, applied, books_of, entries, work_until
-from tests.unit.cli.services import flag, ledger, till
+from tests.unit.cli.harness import LEDGER, SERVICES, Ended, applied, books_of, entries, work_until
+from tests.unit.cli.services import Stamp, clerk, flag, ledger, till
 
 from ensue.adapters import make_broker
+from ensue.codec import decode_envelope
 from ensue.conformance.store_suite import letter
 from ensue.engine.books import Books
-from ensue.message import DeadLetterState, OutboxRecord, Partition
+from ensue.message import REPLY, DeadLetterState, OutboxRecord, Partition
+from ensue.reply import Reply, read_reply
 
 
 async def _letters(*states: DeadLetterState) -> list[Any]:
@@ -226,3 +228,33 @@ async def test_discarded_letters_can_be_deleted_and_no_others(ensue: Callable[..
     assert ended.out == "650 deleted\n"
     async with books_of(ledger) as (_, books):
         assert await books.letter_totals() == {DeadLetterState.DEAD: 650}
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("which", ["--all", "by id"])
+def test_whoever_waits_for_a_command_that_is_discarded_is_told(which: str, ensue: Callable[..., Ended]) -> None:
+    async def letters() -> list[Any]:
+        async with books_of(clerk) as (_, books):
+            return await books.letters(None, [DeadLetterState.DEAD])
+
+    async def stands_still() -> bool:
+        if len(await letters()) == 2:
+            return True
+        if not sent:
+            async with clerk.running(work=False), clerk.step() as step:
+                sent.append(step.ask(Stamp(customer="ann"), reply_to="till.replies", reply_key="saga-1"))
+                step.send(Stamp(customer="bob"))
+        return False
+
+    async def answers() -> list[tuple[str, str, Reply]]:
+        async with books_of(clerk) as (store, _):
+            records = await store.outbox_after(2, 10)
+        found = [(decode_envelope(each.envelope), each) for each in records]
+        assert {(each.type, each.causation_id) for each, _ in found} == {(REPLY, sent[0])}
+        return [(each.topic, each.key, read_reply(each.data)) for _, each in found]
+
+    sent: list[str] = []
+    asyncio.run(work_until(stands_still, clerk))
+    ids = ["--all"] if which == "--all" else [each.id for each in asyncio.run(letters())]
+    assert ensue("dead-letters", "discard", f"{SERVICES}:clerk", *ids, "--yes").code == 0
+    assert asyncio.run(answers()) == [("till.replies", "saga-1", Reply(sent[0], failure="Discarded"))]

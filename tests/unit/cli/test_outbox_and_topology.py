@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, books_of
-from tests.unit.cli.services import ledger, shy, till
+from tests.unit.cli.services import Stamp, clerk, ledger, shy, till
 
 from ensue import Event, Service
 from ensue.cli.topology import as_mermaid, find_flows, find_warnings
@@ -124,6 +124,15 @@ def test_an_event_that_nobody_publishes_is_warned_of_unless_somebody_does_not_de
     ]
     assert find_warnings([hopeful, shy], find_flows([hopeful, shy])) == [
         "shy does not declare what it publishes (publishes=[...]): it may publish anything"
+    ]
+
+
+def test_a_command_goes_from_who_calls_it_to_who_handles_it() -> None:
+    caller = Service("caller", publishes=[], calls=[Stamp])
+    [flow] = find_flows([caller, clerk])
+    assert flow == ("clerk.commands.Stamp.v1", "clerk.commands", ("caller",), {"clerk": ("stamp",)})
+    assert find_warnings([caller], find_flows([caller])) == [
+        "nobody here subscribes to clerk.commands.Stamp.v1, published by caller"
     ]
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Integer, MetaData, String, Table, UniqueConstraint
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from ensue import EntityMissing, Event, Service, Step, TableRepository, UsageError
+from ensue import Command, EntityMissing, Event, Failure, Service, Step, TableRepository, UsageError
 from ensue.testing import given
 
 
@@ -64,6 +64,19 @@ class Noted(Event, topic="scenario-orders", key="text"):
 
 class Unheard(Event, topic="scenario-orders", key="text"):
     text: str
+
+
+class Withdraw(Command[Paid], service="orders", key="account_id"):
+    account_id: int
+    amount: int
+
+
+class Remind(Command[None], service="mail", key="text"):
+    text: str
+
+
+class TooLittle(Failure):
+    balance: int
 
 
 orders = Service("orders", tables=Base.metadata, repositories=[TableRepository(Account, accounts)])
@@ -179,3 +192,28 @@ async def test_the_table_of_a_repository_is_there_without_being_said_again() -> 
     def take(account: Account | None, event: Paid) -> None: ...
 
     assert (await given(bare).when(Paid(account_id=1, amount=1))).error is None
+
+
+@orders.handles
+def withdraw(account: Account, command: Withdraw, step: Step) -> Paid | TooLittle:
+    if command.amount > account.balance:
+        if command.amount > 1000:
+            raise TooLittle(balance=account.balance)
+        return TooLittle(balance=account.balance)
+    account.balance -= command.amount
+    step.send(Remind(text="pay in again"))
+    return Paid(account_id=account.id, amount=command.amount)
+
+
+async def test_a_commands_handler_shows_its_answer_and_what_it_sends() -> None:
+    scenario = given(orders, Account(1, 10))
+    result = await scenario.when(Withdraw(account_id=1, amount=4), Withdraw(account_id=1, amount=7))
+    paid, refused = result.answers
+    assert paid == Paid(account_id=1, amount=4)
+    assert isinstance(refused, TooLittle)
+    assert refused.balance == 6
+    assert result.published == [Remind(text="pay in again")]
+    assert result.entity(Account, 1).balance == 6
+    result = await scenario.when(Withdraw(account_id=1, amount=1001))
+    assert isinstance(result.error, TooLittle)
+    assert result.answers == []

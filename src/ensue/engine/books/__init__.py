@@ -16,7 +16,7 @@ from ensue.engine.books.relays import HALLMARK, Relays, pruned, waits
 from ensue.engine.books.workers import Workers
 from ensue.message import DeadLetterState
 from ensue.ports import Row, Table
-from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LETTERS, RECURRING, RELAY, TIMERS
+from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LETTERS, RECURRING, RELAY, REPLIES, TIMERS
 
 __all__ = ["HALLMARK", "REFUSED_MAX", "Books"]
 
@@ -29,7 +29,7 @@ class Books(Letters, Once, Workers, Relays):
 
         dropped_before: the records that do not go along were written before that time, seconds since the epoch.
         """
-        for table in (CHECKPOINTS, CLAIMS, ANSWERS, TIMERS, RECURRING):
+        for table in (CHECKPOINTS, CLAIMS, ANSWERS, TIMERS, RECURRING, REPLIES):
             [lookup] = table.lookups
             async for row in self._all(table, lookup):
                 yield table, row

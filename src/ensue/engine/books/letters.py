@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ensue.engine.books.checkpoints import Checkpoints, checkpoint_moved
@@ -137,8 +137,14 @@ class Letters(Checkpoints):
                     found[partition, state] = count
         return found
 
-    async def decide(self, letter_id: str, state: DeadLetterState) -> DeadLetter:
-        """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED.
+    async def decide(
+        self,
+        letter_id: str,
+        state: DeadLetterState,
+        also: Callable[[StepTransaction, DeadLetter], Awaitable[None]] | None = None,
+    ) -> DeadLetter:
+        """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. also: what is done with it, in
+        the same transaction.
 
         Raises UsageError that says what was found when there is no such letter or it cannot be decided; one without
         a source is no message (Garbage) and can only be DISCARDED.
@@ -147,6 +153,8 @@ class Letters(Checkpoints):
             rows = await transaction.load_rows(LETTERS, [letter_id])
             letter = check_decision(letter_id, self._letter(rows[0]) if rows else None, state)
             letter.state = state
+            if also is not None:
+                await also(transaction, letter)
             await self.change_letter(transaction, letter)
         return letter
 

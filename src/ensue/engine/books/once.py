@@ -11,7 +11,8 @@ from ensue.engine.books.base import Base, encode
 from ensue.errors import CheckpointConflict, IdempotencyConflict, RowConflict
 from ensue.message import StoredResponse
 from ensue.ports import StepTransaction
-from ensue.tables import ANSWERS, CLAIMS
+from ensue.reply import Reply, read_reply
+from ensue.tables import ANSWERS, CLAIMS, REPLIES
 
 #: Answers hold whole bodies: fewer of them are looked at in one go.
 _ANSWERS_PAGE = 100
@@ -19,7 +20,7 @@ _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Once(Base):
-    """What has happened once already: messages without a chain, requests with an Idempotency-Key."""
+    """What has happened once already: messages without a chain, requests with an Idempotency-Key, commands."""
 
     async def claim(self, transaction: StepTransaction, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Claim (source, id) pairs of messages without a chain; return those claimed for the first time.
@@ -59,6 +60,15 @@ class Once(Base):
                 f"Idempotency-Key {response.key!r} was answered meanwhile: try again, and that answer is given",
                 key=response.key,
             ) from error
+
+    async def reply(self, command_id: str) -> Reply | None:
+        """The answer to a command that this service has called."""
+        rows = await self._store.rows().get(REPLIES, [command_id])
+        return read_reply(rows[0][1]) if rows else None
+
+    async def prune_replies(self, before_s: float, limit: int) -> int:
+        """Forget up to `limit` answers to commands that came before `before_s` (epoch seconds); return how many."""
+        return await self._prune(REPLIES, before_s, limit, REPLIES.lookups[0])
 
     async def prune_claims(self, before_s: float, limit: int) -> int:
         """Forget up to `limit` claims made before `before_s` (epoch seconds); return how many."""

@@ -1,0 +1,68 @@
+"""The answer to a command: written with the effects of its handler, or, where that raised a Failure, without them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ensue.engine.limits import HandlerLimit
+from ensue.errors import BadMessage
+from ensue.failure import Failure
+from ensue.handler import Handler
+from ensue.message import REPLY, REPLY_KEY, REPLY_TO, Envelope
+from ensue.reply import Reply, refusal_of, reply_with, write_reply
+from ensue.step import SessionAsked, Step, checked_key
+
+#: Any other topic is not one of answers, whoever names it.
+_REPLIES = re.compile(r"[a-z][a-z0-9_-]{0,62}\.replies")
+
+
+async def answered(handler: Handler, result: Any, step: Step, limit: HandlerLimit, run: Callable[..., Any]) -> Any:
+    """Add the answer that a command's handler returned to what its step publishes; return the entity that came with it.
+
+    run: as for `HandlerLimit.finished`. Raises UsageError for an answer that the command does not declare.
+    """
+    result = await limit.finished(handler, result, run)
+    if step.outgoing.asked:
+        raise SessionAsked  # again: the handler has caught it, and its answer is of no worth
+    command, message = handler.command, step.message
+    assert command is not None
+    assert message is not None
+    entity, answer = _parts(handler, result)
+    _send(step, reply_with(command, message.id, answer))
+    return entity
+
+
+def refuse(step: Step, failure: Failure) -> None:
+    """Answer the step's command with a failure. Raises UsageError for one that cannot travel."""
+    assert step.message is not None
+    _send(step, refusal_of(step.message.id, failure))
+
+
+def reply_topic(envelope: Envelope) -> str:
+    """The topic where an answer is wanted; empty: none is. Raises BadMessage for what is none of answers."""
+    topic = (envelope.extensions or {}).get(REPLY_TO, "")
+    if topic and not _REPLIES.fullmatch(topic):
+        raise BadMessage(f"{envelope.type}: {REPLY_TO} is {topic[:100]!a}, expected a topic `<service>.replies`")
+    return topic
+
+
+def _send(step: Step, reply: Reply) -> None:
+    message = step.message
+    assert message is not None
+    if topic := reply_topic(message.envelope):
+        key = (message.envelope.extensions or {}).get(REPLY_KEY) or message.id
+        step.emit(topic, REPLY, key, checked_key(REPLY, key), write_reply(reply))
+
+
+def _parts(handler: Handler, result: Any) -> tuple[Any, Any]:
+    """The entity and the answer in what a handler returned."""
+    entity, command = handler.entity, handler.command
+    assert command is not None
+    if entity is not None:
+        if type(result) is tuple and len(result) == 2 and isinstance(result[0], entity):
+            return result
+        if command.reply is None and isinstance(result, entity):
+            return result, None
+    return None, result

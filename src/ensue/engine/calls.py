@@ -1,0 +1,71 @@
+"""Commands that somebody waits for: sent in a step of their own, and their answers looked for until they are there.
+
+An answer is a row that whichever worker of the service reads it writes. Who waits in that worker's process is woken;
+everybody else looks for the row, ever more seldom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from ensue.command import Command, CommandType, command_type
+from ensue.engine.clock import set_within
+from ensue.engine.context import Context
+from ensue.errors import ReplyTimeout, RetryableError, UsageError
+from ensue.reply import Reply, outcome, replies_of
+from ensue.step import Step
+
+#: Between the first looks, in seconds: most answers take a few round trips of the databases.
+_PAUSE_FIRST_S = 0.02
+
+
+async def call(
+    context: Context, step: Callable[[], AbstractAsyncContextManager[Step]], command: Command[Any], timeout_s: float
+) -> Any:
+    """See `Service.call`. step: opens one of the service."""
+    spec = _callable(context, command, timeout_s)
+    until = context.clock.monotonic() + timeout_s
+    async with step() as one:
+        command_id = one.ask(command, reply_to=replies_of(context.service))
+    reply = await _reply(context, spec, command_id, timeout_s, until)
+    return outcome(spec, reply)
+
+
+def _callable(context: Context, command: Command[Any], timeout_s: float) -> CommandType[Any]:
+    spec, service = command_type(command), context.service
+    if not timeout_s >= 0:
+        raise UsageError(f"service {service} calls {spec.cls.__qualname__} with timeout={timeout_s}, expected seconds")
+    if spec.cls not in context.dispatcher.definition.calls:
+        raise UsageError(
+            f"service {service} calls {spec.cls.__qualname__}, which its declaration leaves out, so that its workers "
+            f"read no answer: write Service({service!r}, calls=[{spec.cls.__name__}])"
+        )
+    return spec
+
+
+async def _reply(context: Context, spec: CommandType[Any], command_id: str, timeout_s: float, until: float) -> Reply:
+    clock, pause = context.clock, _PAUSE_FIRST_S
+    trouble: RetryableError | None = None
+    with context.waiting.waits(command_id) as woken:
+        while True:
+            woken.clear()  # before looking: what comes after it ends the next wait
+            try:
+                reply = await context.books.reply(command_id)
+                trouble = None
+            except RetryableError as error:  # the command is sent, whatever the database says now
+                reply, trouble = None, error
+            if reply is not None:
+                return reply
+            left = until - clock.monotonic()
+            if left <= 0:
+                raise ReplyTimeout(
+                    f"{spec.type} with id {command_id}: no answer within {timeout_s:g} s. The command goes on and "
+                    "takes effect, or comes to nothing, later: do not send it again, look at what it is to bring about"
+                    + (f". The own database did not answer: {trouble}" if trouble is not None else ""),
+                    id=command_id,
+                    timeout_s=timeout_s,
+                ) from trouble
+            await set_within(woken, clock, min(pause, left))
+            pause = min(pause * 2, context.config.poll_interval_s)

@@ -1,0 +1,36 @@
+"""An operator gives a dead letter up. Who waits for a command's answer is told, in the same transaction."""
+
+from __future__ import annotations
+
+from ensue.command import commands_of
+from ensue.engine.answering import reply_topic
+from ensue.engine.books import Books
+from ensue.engine.dead_letters import message_in
+from ensue.engine.dispatch import Dispatcher
+from ensue.engine.timers import put
+from ensue.errors import BadMessage
+from ensue.failure import Discarded
+from ensue.message import DeadLetter, DeadLetterState, Message
+from ensue.ports import StepTransaction
+
+
+async def give_up(books: Books, dispatcher: Dispatcher, letter_id: str) -> DeadLetter:
+    """See `Books.decide`. It needs no handler: that may be gone, which is why the letter is given up, perhaps."""
+
+    async def tell(transaction: StepTransaction, letter: DeadLetter) -> None:
+        message = _answerable(letter, dispatcher.definition.name)
+        if message is not None:
+            await put(transaction, dispatcher.refusal(transaction, message, Discarded()))
+
+    return await books.decide(letter_id, DeadLetterState.DISCARDED, tell)
+
+
+def _answerable(letter: DeadLetter, service: str) -> Message | None:
+    """The message of a letter, if somebody can be told of it."""
+    if not letter.source or letter.partition.topic != commands_of(service):
+        return None
+    try:
+        message = message_in(letter)
+        return message if reply_topic(message.envelope) else None
+    except BadMessage:
+        return None  # that is why it was set aside: nobody knows who waits
