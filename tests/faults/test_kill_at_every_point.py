@@ -14,6 +14,7 @@ import pytest
 from tests.faults.ring import SERVICES
 from tests.faults.ring_checks import broken_promises, counts
 from tests.faults.ring_child import Orders, run
+from tests.faults.test_command_kills import DEATHS as OF_COMMANDS
 from tests.faults.test_recurring_kills import DEATHS as OF_RECURRING_STEPS
 
 from ensue.engine.faults import POINTS
@@ -60,7 +61,7 @@ _AFTER_DEATH = {"consumer.suspected"}
 
 
 def test_every_fault_point_has_a_death_here() -> None:
-    assert {*DEATHS, *OF_RECURRING_STEPS} == set(POINTS)
+    assert {*DEATHS, *OF_RECURRING_STEPS, *OF_COMMANDS} == set(POINTS)
 
 
 @pytest.mark.slow
