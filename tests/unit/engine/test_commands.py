@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.unit.engine.workbench import LIMIT_S, bench, settled, until_letters
+from tests.unit.engine.workbench import LIMIT_S, Sender, bench, settled, until_letters
 
 from ensue import Command, Discarded, Event, Failure, ReplyTimeout, Service, Step, UsageError
 from ensue.adapters import make_store
+from ensue.codec import decode_envelope, encode_envelope
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, DeadLetterState
 from ensue.reply import Reply, read_reply
 from ensue.tables import REPLIES
@@ -261,6 +263,28 @@ async def test_an_answer_goes_to_topics_of_answers_alone(tmp_path: Path) -> None
         await world.discard(customers, letter)
         await settled(world)
         assert await replies(world) == []
+
+
+async def test_a_strangers_command_that_comes_twice_is_done_and_answered_once(
+    sql_database: str, tmp_path: Path
+) -> None:
+    customers, orders = make_customers(), make_orders()
+    async with running(sql_database, tmp_path, customers, orders) as world:
+        await orders.call(Register(name="ann", credit=10), timeout=LIMIT_S)
+        sender = Sender(world.broker)
+        asks = []
+        for number, total in enumerate((3, 30)):
+            record = sender.foreign(Reserve(name="ann", total=total), f"stranger-{number}")
+            envelope = decode_envelope(record.envelope)
+            envelope = msgspec.structs.replace(envelope, extensions={REPLY_TO: "orders.replies"})
+            asks.append(msgspec.structs.replace(record, envelope=encode_envelope(envelope)))
+        await sender.append(*asks)
+        await settled(world)
+        await sender.append(*asks, *asks)
+        await settled(world)
+        assert await customer_of(customers, "ann") == (7, 1)
+        answers = [(each.command, each.failure) for each in await replies(world)]
+        assert answers[1:] == [("stranger-0", ""), ("stranger-1", "LimitExceeded")]
 
 
 async def test_a_call_that_takes_too_long_says_that_the_command_goes_on(tmp_path: Path) -> None:
