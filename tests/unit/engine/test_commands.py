@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import String, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.unit.engine.workbench import LIMIT_S, Sender, bench, settled, until_letters
@@ -17,7 +17,11 @@ from tests.unit.engine.workbench import LIMIT_S, Sender, bench, settled, until_l
 from ensue import Command, Discarded, Event, Failure, ReplyTimeout, Service, Step, UsageError
 from ensue.adapters import make_store
 from ensue.codec import decode_envelope, encode_envelope
+from ensue.engine import calls
+from ensue.engine.fits import check_fits
+from ensue.errors import StoreUnavailable
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, DeadLetterState
+from ensue.ports import Capabilities
 from ensue.reply import Reply, read_reply
 from ensue.tables import REPLIES
 from ensue.testing import World
@@ -58,7 +62,7 @@ class Base(DeclarativeBase):
 class Customer(Base):
     __tablename__ = "commanded_customers"
 
-    name: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
     left: Mapped[int]
     asked: Mapped[int] = mapped_column(default=0)
 
@@ -311,6 +315,72 @@ async def test_an_answer_that_another_process_reads_is_found(tmp_path: Path) -> 
         )
         async with front.running(runtime, work=False):
             assert (await front.call(Register(name="ann", credit=10), timeout=LIMIT_S)).left == 10
+
+
+async def test_whoever_waits_where_the_answer_is_stored_is_woken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_PAUSE_FIRST_S", 3600.0)
+    customers, orders = make_customers(), make_orders()
+    async with running(f"sqlite:///{tmp_path}/c.db", tmp_path, customers, orders):
+        assert (await orders.call(Register(name="ann", credit=10), timeout=3600)).left == 10
+
+
+async def test_a_database_that_is_away_for_a_while_does_not_end_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customers, orders = make_customers(), make_orders()
+    async with running(f"sqlite:///{tmp_path}/c.db", tmp_path, customers, orders) as world:
+        books = world.runtimes["orders"].context.books
+        look = books.reply
+        away = 3
+
+        async def reply(command_id: str) -> Reply | None:
+            nonlocal away
+            away -= 1
+            if away >= 0:
+                raise StoreUnavailable("away")
+            return await look(command_id)
+
+        monkeypatch.setattr(books, "reply", reply)
+        assert (await orders.call(Register(name="ann", credit=10), timeout=LIMIT_S)).left == 10
+        away = 1
+        with pytest.raises(ReplyTimeout, match="The own database did not answer: away"):
+            await orders.call(Register(name="ann", credit=10), timeout=0)
+
+
+async def test_an_entity_step_that_asks_for_the_session_answers_once(tmp_path: Path) -> None:
+    """Its batch is begun anew when it asks, with the answers that were given before."""
+    customers, orders = Service("customers", tables=Base.metadata), make_orders()
+
+    @customers.handles
+    def register(customer: Customer | None, command: Register) -> tuple[Customer, Reserved]:
+        return Customer(name=command.name, left=command.credit), Reserved(name=command.name, left=command.credit)
+
+    @customers.handles
+    async def reserve(customer: Customer, command: Reserve, step: Step) -> Reserved:
+        if command.how == "look":
+            await step.session.scalar(select(func.count()).select_from(Customer))
+        customer.left -= command.total
+        return Reserved(name=command.name, left=customer.left)
+
+    async with running(f"sqlite:///{tmp_path}/c.db", tmp_path, customers, orders) as world:
+        await orders.call(Register(name="ann", credit=10), timeout=LIMIT_S)
+        async with orders.step() as step:
+            for how in ("", "", "look", ""):
+                step.ask(Reserve(name="ann", total=1, how=how), reply_to="orders.replies")
+        await settled(world)
+        lefts = [msgspec.json.decode(each.data)["left"] for each in await replies(world)]
+        assert lefts == [10, 9, 8, 7, 6]
+
+
+@pytest.mark.parametrize("lacks", ["transactions", "publishes"])
+def test_a_store_that_cannot_write_an_answer_with_its_effects_is_refused(lacks: str) -> None:
+    capabilities = Capabilities(**{lacks: False})
+    with pytest.raises(UsageError, match=r"handles Register, Reserve, .*SQLite, PostgreSQL and MariaDB can"):
+        check_fits(make_customers(), capabilities)
+    with pytest.raises(UsageError, match=r"calls Reserve, Register, .*SQLite, PostgreSQL and MariaDB can"):
+        check_fits(make_orders(), capabilities)
 
 
 async def test_handlers_of_all_kinds_answer(tmp_path: Path) -> None:

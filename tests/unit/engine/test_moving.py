@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ensue.adapters import make_store
+from ensue.answers import KeptReplies
 from ensue.conformance.store_suite import PARTITION, SERVICE, letter, record, response, texts
 from ensue.engine import moving
 from ensue.engine.books import Books
@@ -18,6 +19,7 @@ from ensue.engine.timers import put, timer_of
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord, Timer
 from ensue.ports import Store
+from ensue.reply import Reply
 from ensue.stores.memory import MemoryStore
 from ensue.stores.sqlite import SqliteStore
 from ensue.tables import TIMERS
@@ -84,6 +86,7 @@ async def live(store: Store) -> None:
         assert await books.claim(transaction, [("shop", "1")]) == {("shop", "1")}
         await books.keep_answer(transaction, response())
         await put(transaction, [timer(2.0, "b"), timer(1.0, "a")])
+        await KeptReplies().save(transaction, {}, {"command-1": Reply("command-1")})
     await books.heartbeat("worker", 60.0, ["relay"])
 
 
@@ -117,6 +120,7 @@ async def test_all_that_is_kept_is_the_same_in_the_new_database(
         assert await after.letters() == await before.letters()
         assert [each.id for each in await timers(new)] == ["a", "b"]
         assert await timers(new) == await timers(old)
+        assert await after.reply("command-1") == Reply("command-1")
         assert (await after.leases()).workers == ()
         async with new.transaction() as transaction:
             assert await after.claim(transaction, [("shop", "1")]) == set()
