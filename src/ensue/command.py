@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from typing import Any, Generic, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -32,6 +32,8 @@ def commands_of(service: str) -> str:
 @dataclasses.dataclass(frozen=True, slots=True)
 class CommandType(EventType[E]):
     """A command class as the wire sees it. service: that handles it. reply: None: it has none but that it is done."""
+
+    noun: ClassVar = "command"
 
     service: str
     reply: Shape[Any] | None

@@ -33,6 +33,8 @@ _declared: dict[str, type] = {}
 class Shape(Generic[E]):
     """A class whose objects travel. type: its name on the wire."""
 
+    noun: ClassVar = "answer"
+
     cls: type[E]
     type: str
     format: Format[E]
@@ -49,13 +51,13 @@ class Shape(Generic[E]):
             if form.sure(event):
                 return data
         except Exception as error:  # code of the user's own may be at work in it
-            raise cannot_encode(self.type, event, form.encode_field, error) from error
+            raise cannot_encode(self.noun, self.type, event, form.encode_field, error) from error
         try:
             found = difference(event, form.decode(data))
         except Exception as error:
-            raise no_reader(self.type, event, error) from error
+            raise no_reader(self.noun, self.type, event, error) from error
         if found is not None:
-            raise would_change(self.type, event, found)
+            raise would_change(self.noun, self.type, event, found)
         return data
 
     def read(self, data: bytes) -> E:
@@ -74,6 +76,8 @@ class Shape(Generic[E]):
 class EventType(Shape[E]):
     """An event class as the wire sees it. `type` is the CloudEvents type: `<topic>.<Name>.v<version>`."""
 
+    noun: ClassVar = "event"
+
     topic: str
     key_field: str
     name: str
@@ -84,7 +88,7 @@ class EventType(Shape[E]):
         key = getattr(event, self.key_field)
         if key is None:
             raise UsageError(
-                f"event {self.cls.__qualname__} is published with {self.key_field}=None, and that is its key: "
+                f"{self.noun} {self.cls.__qualname__} is published with {self.key_field}=None, and that is its key: "
                 "events of one key stay in order, so give it a value"
             )
         return str(key)

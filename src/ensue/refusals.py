@@ -17,28 +17,32 @@ _AT, _MISSING = re.compile(r"at `\$\.?([^`]*)`"), re.compile(r"missing required 
 _GENERAL = "Give its fields values of the types that it declares, and declare types that JSON can carry"
 
 
-def cannot_encode(kind: str, event: Any, encode_field: Callable[[Any, str], object], error: Exception) -> EventMismatch:
+def cannot_encode(
+    noun: str, kind: str, event: Any, encode_field: Callable[[Any, str], object], error: Exception
+) -> EventMismatch:
     field = next((name for name in fields_of(type(event)) if _fails(encode_field, event, name)), "")
-    return _mismatch(kind, event, field, "what JSON can carry", _value(event, field), f"{said_by(error)}. {_GENERAL}")
+    return _mismatch(
+        noun, kind, event, field, "what JSON can carry", _value(event, field), f"{said_by(error)}. {_GENERAL}"
+    )
 
 
-def no_reader(kind: str, event: Any, error: Exception) -> EventMismatch:
+def no_reader(noun: str, kind: str, event: Any, error: Exception) -> EventMismatch:
     field = _place(error)
     found = _value(event, re.split(r"[.\[]", field)[0])
-    return _mismatch(kind, event, field, "what a subscriber can read", found, f"{said_by(error)}. {_GENERAL}")
+    return _mismatch(noun, kind, event, field, "what a subscriber can read", found, f"{said_by(error)}. {_GENERAL}")
 
 
-def would_change(kind: str, event: Any, found: Difference) -> EventMismatch:
+def would_change(noun: str, kind: str, event: Any, found: Difference) -> EventMismatch:
     return _mismatch(
-        kind, event, found.field, _shown(found.sent), _shown(found.read),
+        noun, kind, event, found.field, _shown(found.sent), _shown(found.read),
         f"a subscriber would read {_shown(found.read)}, not {_shown(found.sent)}. {_advice(found)}",
     )  # fmt: skip
 
 
-def _mismatch(kind: str, event: Any, field: str, expected: str, found: str, why: str) -> EventMismatch:
+def _mismatch(noun: str, kind: str, event: Any, field: str, expected: str, found: str, why: str) -> EventMismatch:
     where = f", its field {field}" if field else ""
     return EventMismatch(
-        f"event {type(event).__qualname__} cannot be published{where}: {why}",
+        f"{noun} {type(event).__qualname__} cannot be published{where}: {why}",
         type=kind,
         field=field,
         expected=expected,
