@@ -20,7 +20,7 @@ from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine import calls
 from ensue.engine.fits import check_fits
 from ensue.errors import StoreUnavailable
-from ensue.message import REPLY, REPLY_KEY, REPLY_TO, DeadLetterState
+from ensue.message import REPLY, REPLY_KEY, REPLY_TO, TICK, DeadLetterState
 from ensue.ports import Capabilities
 from ensue.reply import Reply, read_reply
 from ensue.tables import REPLIES
@@ -141,7 +141,7 @@ async def test_a_call_returns_the_reply_and_the_effect_is_there(sql_database: st
         assert await orders.call(Forget(name="ann"), timeout=LIMIT_S) is None  # type: ignore[func-returns-value]
         with pytest.raises(LimitExceeded):
             await orders.call(Count(name="x"), timeout=LIMIT_S)
-        commands = [each for each in await world.messages("customers.commands") if each.position]
+        commands = [each for each in await world.messages("customers.commands") if each.type != TICK]
         answers = [each for each in await world.messages("orders.replies") if each.type == REPLY]
         for command, answer in zip(commands[:5], answers, strict=False):
             assert (answer.envelope.causation_id, answer.key) == (command.id, command.id)
