@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
 
-from ensue.command import CommandType
+from ensue.command import SERVICE_NAME, CommandType
 from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType
 from ensue.failure import Failure, read, written
 from ensue.formats import of_msgspec
 from ensue.message import REPLY
 
+_REPLIES = re.compile(rf"(?:{SERVICE_NAME.pattern})\.replies")
 _encode = msgspec.json.Encoder().encode
 _read_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -37,6 +39,11 @@ write_reply = _encode
 def replies_of(service: str) -> str:
     """The topic of the answers that a service is given."""
     return f"{service}.replies"
+
+
+def is_of_replies(topic: str) -> bool:
+    """Whether it is a topic of answers: nobody may have an answer written to another."""
+    return _REPLIES.fullmatch(topic) is not None
 
 
 def reply_type(service: str) -> EventType[Reply]:

@@ -24,6 +24,7 @@ from ensue.handler import SESSION, SYNC_SESSION, Handler, id_field, read_paramet
 from ensue.handling import name_of
 from ensue.mapped import SqlAlchemyRepository, is_mapped
 from ensue.message import REPLY
+from ensue.reply import is_of_replies
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
 from ensue.returns import check_returns
@@ -55,13 +56,8 @@ class ServiceDefinition:
         if not SERVICE_NAME.fullmatch(name):
             raise UsageError(f"service name {name!r}: expected lower-case letters, digits, - and _, at most 63")
         self.name = name
-        if isinstance(publishes, type | str):
-            shown = publishes if isinstance(publishes, str) else publishes.__name__
-            raise UsageError(f"service {name}: publishes={shown} is no list; write publishes=[{shown}]")
-        self.publishes: tuple[type, ...] | None = None if publishes is None else tuple(publishes)
-        for cls in self.publishes or ():
-            event_type(cls)
-        self.calls = tuple(calls)
+        self.publishes = None if publishes is None else _classes(name, "publishes", publishes)
+        self.calls = _classes(name, "calls", calls)
         for cls in self.calls:
             if not isinstance(event_type(cls), CommandType):
                 raise UsageError(f"service {name}: calls={cls.__qualname__}, which is an event: name commands there")
@@ -106,6 +102,14 @@ class ServiceDefinition:
             if handlers[0].event.topic == topic:
                 found[kind] = min((each.since for each in handlers), key=_earliness)
         return found
+
+    def publishes_to(self, topics: Iterable[str]) -> set[str]:
+        """Those of these topics that it publishes to, as far as its declaration tells. Who asks for an answer says
+        where it goes, so to one who handles commands all topics of answers belong."""
+        declared = {event_type(cls).topic for cls in (*(self.publishes or ()), *self.calls)}
+        declared |= {self.runs_of(name).topic for name in self.recurring}
+        answers = any(each.command is not None for handlers in self._handlers.values() for each in handlers)
+        return {topic for topic in topics if topic in declared or (answers and is_of_replies(topic))}
 
     @property
     def subscribed_topics(self) -> tuple[str, ...]:
@@ -372,6 +376,17 @@ class ServiceDefinition:
                     "must not hold two copies of one row: use one class for all handlers"
                 )
         return known
+
+
+def _classes(service: str, option: str, given: Iterable[type]) -> tuple[type, ...]:
+    """The events, or commands, that a declaration lists."""
+    if isinstance(given, type | str):
+        shown = given if isinstance(given, str) else given.__name__
+        raise UsageError(f"service {service}: {option}={shown} is no list; write {option}=[{shown}]")
+    classes = tuple(given)
+    for cls in classes:
+        event_type(cls)
+    return classes
 
 
 def _earliness(since: Since) -> float:

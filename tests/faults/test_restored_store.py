@@ -12,7 +12,7 @@ import pytest
 from tests.faults.test_log_damage import Telegraph, Wired, all_of
 from tests.unit.engine.workbench import LIMIT_S, Sender, bench, config
 
-from ensue import Settings
+from ensue import Command, Service, Settings
 from ensue.brokers.memory import MemoryBroker
 from ensue.engine.epoch import begin_epoch, find_published
 from ensue.engine.restored import find_contradiction
@@ -35,15 +35,15 @@ async def live(telegraph: Telegraph, start: int, end: int) -> None:
         await world.settle()
 
 
-def copy(telegraph: Telegraph) -> Path:
+def copy(telegraph: Telegraph, service: str = "sends") -> Path:
     """A copy of the sender's database, taken while it is closed."""
-    return Path(shutil.copy(telegraph.directory / "sends.db", telegraph.directory / "copy.db"))
+    return Path(shutil.copy(telegraph.directory / f"{service}.db", telegraph.directory / "copy.db"))
 
 
-def put_back(telegraph: Telegraph, backup: Path) -> None:
-    for path in telegraph.directory.glob("sends.db*"):
+def put_back(telegraph: Telegraph, backup: Path, service: str = "sends") -> None:
+    for path in telegraph.directory.glob(f"{service}.db*"):
         path.unlink()
-    shutil.copy(backup, telegraph.directory / "sends.db")
+    shutil.copy(backup, telegraph.directory / f"{service}.db")
 
 
 async def refusal(world: World, service: str = "sends") -> StoreRestored:
@@ -120,6 +120,29 @@ async def test_a_copy_that_has_gone_on_to_the_same_position_with_other_records_i
         assert sorted(number for numbers in got.values() for number in numbers) == [
             *range(30), *range(1000, 1000 + written)
         ]  # fmt: skip
+
+
+class Ring(Command[None], service="bell", key="station"):
+    station: str
+
+
+@pytest.mark.parametrize("restored", ["bell", "tower"])
+async def test_a_copy_from_before_the_first_command_or_answer_is_refused(telegraph: Telegraph, restored: str) -> None:
+    """Its outbox knows nothing of the topic yet, and which topic an answer goes to stands in the command alone."""
+    bell, tower = Service("bell", publishes=[]), Service("tower", publishes=[], calls=[Ring])
+
+    @bell.handles
+    def ring(command: Ring) -> None: ...
+
+    async with bench(telegraph.directory, bell, tower, broker=telegraph.broker()):
+        pass
+    backup = copy(telegraph, restored)
+    async with bench(telegraph.directory, bell, tower, broker=telegraph.broker()):
+        await tower.call(Ring(station="a"), timeout=LIMIT_S)
+    put_back(telegraph, backup, restored)
+    service = bell if restored == "bell" else tower
+    async with bench(telegraph.directory, service, broker=telegraph.broker()) as world:
+        assert (await refusal(world, restored)).topic == ("tower.replies" if restored == "bell" else "bell.commands")
 
 
 async def test_a_copy_is_refused_behind_a_long_silence(telegraph: Telegraph) -> None:

@@ -20,7 +20,6 @@ from ensue.engine.restored import find_contradiction
 from ensue.engine.schema import SCHEMA
 from ensue.engine.upgrade import check_upgraded
 from ensue.errors import UsageError
-from ensue.event import event_type
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
 from ensue.ports import Store
 
@@ -130,7 +129,7 @@ def new_epoch(
         async with opened(definition, broker=True) as access:
             broker = access.need_broker()
             await refuse_living_workers(access, force)
-            declared = [event_type(cls).topic for cls in definition.publishes or ()]
+            declared = definition.publishes_to(await broker.topics())
             found = await find_published(access.store, broker, declared, published_through)
             contradicted = await find_contradiction(access.store, broker, declared) is not None
             needed = found.diverged_at is not None or contradicted or found.witness is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,8 @@ from ensue.errors import BadMessage
 from ensue.failure import Failure
 from ensue.handler import Handler
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, Envelope
-from ensue.reply import Reply, refusal_of, reply_with, write_reply
+from ensue.reply import Reply, is_of_replies, refusal_of, reply_with, write_reply
 from ensue.step import SessionAsked, Step, checked_key
-
-#: Any other topic is not one of answers, whoever names it.
-_REPLIES = re.compile(r"[a-z][a-z0-9_-]{0,62}\.replies")
 
 
 async def answered(handler: Handler, result: Any, step: Step, limit: HandlerLimit, run: Callable[..., Any]) -> Any:
@@ -43,7 +39,7 @@ def refuse(step: Step, failure: Failure) -> None:
 def reply_topic(envelope: Envelope) -> str:
     """The topic where an answer is wanted; empty: none is. Raises BadMessage for what is none of answers."""
     topic = (envelope.extensions or {}).get(REPLY_TO, "")
-    if topic and not _REPLIES.fullmatch(topic):
+    if topic and not is_of_replies(topic):
         raise BadMessage(f"{envelope.type}: {REPLY_TO} is {topic[:100]!a}, expected a topic `<service>.replies`")
     return topic
 

@@ -22,7 +22,6 @@ from ensue.engine.context import Context
 from ensue.engine.hallmark import Hallmark, hallmark_of, unknown_to
 from ensue.engine.lookup import each_between
 from ensue.errors import BrokerUnavailable, StoreRestored
-from ensue.event import EventType, event_type
 from ensue.message import LOST, TICK, Garbage, Message, OutboxRecord
 from ensue.ports import Broker, Store
 from ensue.texts import logger
@@ -99,7 +98,7 @@ async def refuse_restored_store(context: Context, looked: Looked, only: tuple[st
 
     looked: gets what could not be compared. only: one partition.
     """
-    declared = [each.topic for each in _published(context)]
+    declared = context.dispatcher.definition.publishes_to(await context.broker.topics())
     contradiction = await find_contradiction(context.store, context.broker, declared, looked, only)
     if contradiction is not None:
         raise _refusal(context, *contradiction)
@@ -259,10 +258,6 @@ async def _last_of_source(
             break
         end = start
     return best, others
-
-
-def _published(context: Context) -> list[EventType[Any]]:
-    return [event_type(cls) for cls in context.dispatcher.definition.publishes or ()]
 
 
 def _refusal(context: Context, last: Message | Sent, found: str) -> StoreRestored:
