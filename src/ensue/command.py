@@ -15,6 +15,7 @@ import msgspec
 
 from ensue.errors import UsageError
 from ensue.event import E, EventMeta, EventType, Shape, attach, declared, event_type, is_event_class, shape_of
+from ensue.failure import Failure
 from ensue.formats import of_msgspec
 
 R_co = TypeVar("R_co", covariant=True)
@@ -68,8 +69,7 @@ class CommandMeta(EventMeta):
             return cls  # type: ignore[no-any-return]  # Command itself
         for base in namespace.get("__orig_bases__", ()):
             if isinstance(typing.get_origin(base), CommandMeta):
-                [reply] = typing.get_args(base)
-                setattr(cls, _REPLY, reply)
+                setattr(cls, _REPLY, _reply_in(base))
         if service is None and key is None:
             return cls  # type: ignore[no-any-return]  # an abstract base for the user's own commands
         if not isinstance(service, str) or not SERVICE_NAME.fullmatch(service):
@@ -83,6 +83,13 @@ class CommandMeta(EventMeta):
         return cls  # type: ignore[no-any-return]
 
 
+def _reply_in(base: Any) -> Any:
+    """The reply that a base with brackets gives; a base of the user's own may have parameters for other things."""
+    generic = typing.get_origin(base)
+    said, parameters = getattr(generic, _REPLY, R_co), generic.__parameters__
+    return typing.get_args(base)[parameters.index(said)] if said in parameters else said
+
+
 def _reply_of(cls: type, called: str) -> Shape[Any] | None:
     reply = getattr(cls, _REPLY, ...)
     if reply is None or reply is type(None):
@@ -92,8 +99,13 @@ def _reply_of(cls: type, called: str) -> Shape[Any] | None:
             f"command {cls.__qualname__} does not say what its reply is: write `class {cls.__name__}(Command[Reply], "
             "...)`, or Command[None] when there is nothing to say but that it is done"
         )
+    if isinstance(reply, type) and issubclass(reply, Failure):
+        raise UsageError(
+            f"command {cls.__qualname__}: its reply is {reply.__qualname__}, a Failure, which any handler may answer "
+            "instead of the reply: name the class of what is answered when it is done, or None"
+        )
     if isinstance(reply, CommandMeta) or not isinstance(reply, type):
-        shown = getattr(reply, "__qualname__", None) or str(reply)
+        shown = reply.__qualname__ if isinstance(reply, type) else str(reply)
         raise UsageError(
             f"command {cls.__qualname__}: its reply is {shown}, expected one class, declared above it: an event, a "
             "Struct, a dataclass or a pydantic model. What may be refused is said by Failure classes"

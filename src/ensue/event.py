@@ -173,11 +173,18 @@ def shape_of(cls: type[E], called: str) -> Shape[E]:
     """Return how objects of a class travel as a part of something else: of an event's, a Struct's, a dataclass's or a
     pydantic model's. called: its name in errors. Raises UsageError for one whose objects could not be read back."""
     spec = cls.__dict__.get(_SPEC)
-    form: Format[E] | None
+    form: Format[E] | None = None
+    if parameters := getattr(cls, "__parameters__", ()):
+        raise UsageError(
+            f"{cls.__qualname__} is generic, and who reads it would not know its {', '.join(map(str, parameters))}: "
+            f"declare a class for each, `class X({cls.__name__}[int])`"
+        )
     if spec is not None:
         form = spec.format
-    else:
-        form = of_msgspec(cls) if isinstance(cls, msgspec.StructMeta) else _known_format(cls)
+    elif isinstance(cls, msgspec.StructMeta):
+        form = None if cls in (msgspec.Struct, Event) else of_msgspec(cls)
+    elif cls.__bases__ != (object,) or hasattr(cls, "__dataclass_fields__"):  # else pydantic's base, perhaps
+        form = _known_format(cls)
     if form is None:
         raise UsageError(
             f"{cls.__qualname__} has no fields by name: declare a dataclass, a Struct, a pydantic model or an event"
@@ -254,10 +261,11 @@ def declared(
     """Return how the class is named on the wire; raises UsageError when that cannot be. noun: what it is."""
     fields = fields_of(cls)
     if parameters := getattr(cls, "__parameters__", ()):
+        where, *_ = getattr(type(cls), "ours", EventMeta.ours)
         raise UsageError(
             f"{noun} {cls.__qualname__} is generic, and who reads it would not know its "
-            f"{', '.join(map(str, parameters))}: leave topic and key out of it, and declare an event for each, "
-            f"`class X({cls.__name__}[int], topic=..., key=...)`"
+            f"{', '.join(map(str, parameters))}: leave {where} and key out of it, and declare one for each, "
+            f"`class X({cls.__name__}[int], {where}=..., key=...)`"
         )
     for option, value in (("topic", topic), ("key", key), ("type_name", type_name)):
         if value is not None and not isinstance(value, str):

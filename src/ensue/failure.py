@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast, dataclass_transform
 
 import msgspec
 
+from ensue.codec import TYPE_CHARS_MAX
 from ensue.errors import BadMessage, UsageError
 from ensue.event import Shape
 from ensue.formats import of_msgspec
@@ -39,7 +40,12 @@ class Failure(Exception):
             raise UsageError(
                 f"failure {cls.__qualname__}: each exception has {', '.join(taken)}: name its field otherwise"
             )
-        name = type_name or cls.__name__
+        name = cls.__name__ if type_name is None else type_name
+        if not (isinstance(name, str) and name.isprintable() and 0 < len(name) <= TYPE_CHARS_MAX):
+            raise UsageError(
+                f"failure {cls.__qualname__}: type_name={name!r:.60}, expected a str of 1 to {TYPE_CHARS_MAX} "
+                "characters, all printable"
+            )
         other = _declared.get(name)
         if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise UsageError(
@@ -53,6 +59,9 @@ class Failure(Exception):
 
     def __str__(self) -> str:
         return repr(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # an exception's own makes it again without its fields
+        return _made, (type(self), self.__dict__)
 
 
 class Discarded(Failure):
@@ -84,6 +93,11 @@ def read(name: str, fields: bytes) -> Failure:
             unknown = UnknownFailure(type_name=name, fields=_read_fields(fields))
             unknown.__cause__ = error
             return unknown
-        # Made as the user makes it: what a decoder makes of an exception lacks what each exception has.
-        return cls(**{field.name: getattr(found, field.name) for field in dataclasses.fields(cast(Any, cls))})
+        return _made(cls, found.__dict__)  # what a decoder makes of an exception lacks what each exception has
     return UnknownFailure(type_name=name, fields=_read_fields(fields))
+
+
+def _made(cls: type[Failure], values: dict[str, Any]) -> Failure:
+    made = cls.__new__(cls)
+    made.__dict__.update(values)
+    return made

@@ -232,8 +232,12 @@ def resolved(function: Callable[..., Any], of: str, annotation: Any, where: str,
 
 
 def options_of(kind: Any) -> Sequence[Any]:
-    """The alternatives of a union; of anything else itself."""
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    """The alternatives of a union, also of one that has a name of its own; of anything else itself."""
+    if not isinstance(kind, type) and hasattr(kind, "__value__"):  # type Answer = Reserved | LimitExceeded
+        return options_of(kind.__value__)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return [option for each in typing.get_args(kind) for option in options_of(each)]
+    return (kind,)
 
 
 def _place(kinds: Sequence[Any]) -> int:

@@ -30,14 +30,17 @@ def check_returns(handler: Handler, where: str, local_names: Mapping[str, Any]) 
 
 
 def _fits(handler: Handler, command: CommandType[Any], kind: Any) -> bool:
+    entity = handler.entity
+    if typing.get_origin(kind) is tuple and entity is not None:
+        new, *answers = typing.get_args(kind)
+        return new is entity and len(answers) == 1 and all(_is_answer(command, each) for each in options_of(answers[0]))
+    return _is_answer(command, kind) or (command.reply is None and entity is not None and kind is entity)
+
+
+def _is_answer(command: CommandType[Any], kind: Any) -> bool:
     if kind in (Any, typing.NoReturn, typing.Never) or (isinstance(kind, type) and issubclass(kind, Failure)):
         return True
-    entity = handler.entity
-    if command.reply is None:
-        return kind is NoneType or (entity is not None and kind is entity)
-    if typing.get_origin(kind) is tuple and entity is not None:
-        return typing.get_args(kind) == (entity, command.reply.cls)
-    return kind is command.reply.cls
+    return kind is (NoneType if command.reply is None else command.reply.cls)
 
 
 def expected_of(handler: Handler) -> str:

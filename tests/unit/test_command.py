@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from collections.abc import Awaitable
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 import msgspec
 import pytest
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from typing_extensions import TypeAliasType
 
 from ensue import Command, Event, Failure, Service, UnknownFailure, UsageError
 from ensue.command import CommandType, command_type
@@ -16,6 +20,9 @@ from ensue.errors import BadMessage, EventMismatch
 from ensue.event import event_type
 from ensue.failure import Discarded, read, written
 from ensue.reply import Reply, outcome, read_reply, reply_with, write_reply
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 class CreditReserved(Event, topic="declared.credit", key="customer_id"):
@@ -91,6 +98,31 @@ def test_abstract_bases_share_fields_and_reply() -> None:
         event_type(Base)
 
 
+def test_a_generic_base_leaves_the_reply_or_a_field_open() -> None:
+    class Asks(Command[R], Generic[R]):
+        n: int
+
+    class Page(Command[Plain], Generic[T]):
+        of: T
+
+    class Both(Command[R], Generic[T, R]):
+        of: T
+
+    class A(Asks[Plain], service="declared", key="n"):
+        pass
+
+    class B(Page[int], service="declared", key="of"):
+        pass
+
+    class C(Both[int, Plain], service="declared", key="of"):
+        pass
+
+    for each in (A, B, C):
+        reply = spec_of(each).reply
+        assert reply is not None
+        assert reply.cls is Plain, each
+
+
 def _no_reply() -> None:
     class Wrong(Command, service="customers", key="n"):  # type: ignore[type-arg]
         n: int
@@ -113,6 +145,47 @@ def _bare() -> None:
 
 def _command_as_reply() -> None:
     class Wrong(Command[ForgetCustomer], service="customers", key="n"):
+        n: int
+
+
+class Listed(msgspec.Struct, Generic[T]):
+    items: list[T]
+
+
+def _failure_as_reply() -> None:
+    class Wrong(Command[CreditLimitExceeded], service="customers", key="n"):
+        n: int
+
+
+def _any_event() -> None:
+    class Wrong(Command[Event], service="customers", key="n"):
+        n: int
+
+
+def _any_struct() -> None:
+    class Wrong(Command[msgspec.Struct], service="customers", key="n"):
+        n: int
+
+
+def _any_model() -> None:
+    model = pytest.importorskip("pydantic").BaseModel
+
+    class Wrong(Command[model], service="customers", key="n"):  # type: ignore[valid-type]
+        n: int
+
+
+def _open() -> None:
+    class Wrong(Command[Listed], service="customers", key="n"):  # type: ignore[type-arg]
+        n: int
+
+
+def _closed_on_the_spot() -> None:
+    class Wrong(Command[Listed[int]], service="customers", key="n"):
+        n: int
+
+
+def _generic() -> None:
+    class Wrong(Command[R], Generic[R], service="customers", key="n"):
         n: int
 
 
@@ -149,6 +222,13 @@ def _taken() -> None:
         (_union, "expected one class.*Failure classes"),
         (_bare, "its reply: int has no fields by name"),
         (_command_as_reply, "its reply is ForgetCustomer, expected one class"),
+        (_failure_as_reply, "its reply is CreditLimitExceeded, a Failure, which any handler may answer"),
+        (_any_event, "its reply: Event has no fields by name"),
+        (_any_struct, "its reply: Struct has no fields by name"),
+        (_any_model, "its reply: BaseModel has no fields by name"),
+        (_open, r"its reply: Listed is generic, .*declare a class for each, `class X\(Listed\[int\]\)`"),
+        (_closed_on_the_spot, r"its reply is .*Listed\[int\], expected one class, declared above it"),
+        (_generic, r"declare one for each, `class X\(Wrong\[int\], service=..., key=...\)`"),
         (_topic, 'write service="..."'),
         (_bad_service, "service='Customers!', expected the name of the service"),
         (_no_key, "has no key"),
@@ -173,6 +253,33 @@ def test_a_failure_travels_by_name_and_fields() -> None:
     assert isinstance(read(*written(Discarded())), Discarded)
 
 
+def test_a_failure_keeps_what_it_is_through_copies_processes_and_the_users_own_code() -> None:
+    class Counted(Failure):
+        left: int
+        seen: int = dataclasses.field(init=False, default=1)
+
+        def __post_init__(self) -> None:
+            self.twice = 2 * self.left
+
+    class Own(Failure):
+        left: int
+
+        def __init__(self, left: int) -> None:
+            self.left = left
+
+    exceeded = CreditLimitExceeded(available=Decimal(1))
+    exceeded.add_note("seen")
+    for again in (copy.copy(exceeded), copy.deepcopy(exceeded), pickle.loads(pickle.dumps(exceeded))):
+        assert type(again) is CreditLimitExceeded
+        assert (again.available, again.note, again.__notes__, again.args) == (Decimal(1), "", ["seen"], ())
+    counted = read(*written(Counted(left=3)))
+    assert isinstance(counted, Counted)
+    assert (counted.left, counted.seen, counted.twice) == (3, 1, 6)
+    own = read(*written(Own(3)))
+    assert isinstance(own, Own)
+    assert (own.left, own.args) == (3, ())
+
+
 def test_a_failure_that_is_not_known_here_keeps_name_and_fields() -> None:
     found = read("Elsewhere", b'{"left":3}')
     assert isinstance(found, UnknownFailure)
@@ -184,6 +291,16 @@ def test_a_failure_that_is_not_known_here_keeps_name_and_fields() -> None:
 
 def _two_of_a_name() -> None:
     class CreditLimitExceeded(Failure):
+        pass
+
+
+def _no_name() -> None:
+    class Wrong(Failure, type_name=""):
+        pass
+
+
+def _number_as_name() -> None:
+    class Wrong(Failure, type_name=5):  # type: ignore[arg-type]
         pass
 
 
@@ -201,6 +318,8 @@ def _not_json() -> None:
     ("declare", "says"),
     [
         (_two_of_a_name, "travels by its name: give one another type_name"),
+        (_no_name, "type_name='', expected a str of 1 to 255 characters"),
+        (_number_as_name, "type_name=5, expected a str"),
         (_own_field, "each exception has args"),
         (_not_json, "which JSON cannot carry"),
     ],
@@ -271,6 +390,13 @@ def pair_without_entity(command: ReserveCredit) -> tuple[Plain, CreditReserved]:
     raise NotImplementedError
 
 
+Answer = TypeAliasType("Answer", CreditReserved | CreditLimitExceeded)  # as `type Answer = ...` makes it
+
+
+def reserve_alias(command: ReserveCredit) -> Answer:
+    raise NotImplementedError
+
+
 def forget(command: ForgetCustomer) -> None: ...
 
 
@@ -284,11 +410,36 @@ def of_an_event(event: CreditReserved) -> None: ...
 def of_two(command: ReserveCredit | ForgetCustomer) -> None: ...
 
 
-@pytest.mark.parametrize("function", [reserve, reserve_async, reserve_later, refuse, forget])
+@pytest.mark.parametrize("function", [reserve, reserve_async, reserve_later, reserve_alias, refuse, forget])
 def test_a_return_type_that_fits_is_accepted(function: Any) -> None:
     customers = Service("customers")
     assert customers.handles(function) is function
     assert customers.subscribed_topics == ("customers.commands",)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Account(Base):
+    __tablename__ = "declared_accounts"
+
+    customer_id: Mapped[int] = mapped_column(primary_key=True)
+
+
+ANSWERS: list[Any] = [CreditReserved, CreditLimitExceeded, CreditReserved | CreditLimitExceeded]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_new_entity_comes_with_the_reply_or_a_failure(answer: Any) -> None:
+    def open_account(account: Account | None, command: ReserveCredit) -> Any: ...
+
+    customers = Service("customers")
+    open_account.__annotations__["return"] = tuple[Account, answer]
+    customers.handles(open_account)
+    open_account.__annotations__["return"] = tuple[Account, answer | Plain]
+    with pytest.raises(UsageError, match=r"expected CreditReserved, tuple\[Account, CreditReserved\]"):
+        Service("customers").handles(open_account)
 
 
 @pytest.mark.parametrize(
@@ -322,3 +473,5 @@ def test_a_service_calls_commands_only() -> None:
     assert Service("orders", calls=[ReserveCredit]).subscribed_topics == ("orders.replies",)
     with pytest.raises(UsageError, match="calls=CreditReserved, which is an event"):
         Service("orders", calls=[CreditReserved])
+    with pytest.raises(UsageError, match=r"calls=ReserveCredit is no list; write calls=\[ReserveCredit\]"):
+        Service("orders", calls=ReserveCredit)  # type: ignore[arg-type]

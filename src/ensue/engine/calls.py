@@ -35,8 +35,10 @@ async def call(
 
 def _callable(context: Context, command: Command[Any], timeout_s: float) -> CommandType[Any]:
     spec, service = command_type(command), context.service
-    if not timeout_s >= 0:
-        raise UsageError(f"service {service} calls {spec.cls.__qualname__} with timeout={timeout_s}, expected seconds")
+    if not isinstance(timeout_s, int | float) or not timeout_s >= 0:
+        raise UsageError(
+            f"service {service} calls {spec.cls.__qualname__} with timeout={timeout_s!r}, expected a number of seconds"
+        )
     if spec.cls not in context.dispatcher.definition.calls:
         raise UsageError(
             f"service {service} calls {spec.cls.__qualname__}, which its declaration leaves out, so that its workers "
