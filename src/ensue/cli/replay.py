@@ -11,6 +11,7 @@ from ensue.cli.loading import load_service, opened
 from ensue.cli.output import confirm, say
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
+from ensue.message import REPLY
 
 
 def replay(
@@ -25,7 +26,7 @@ def replay(
     definition = load_service(service)
     handlers = definition.handlers.get(type)
     if handlers is None:
-        known = ", ".join(sorted(definition.handlers)) or "nothing"
+        known = ", ".join(sorted(definition.handlers.keys() - {REPLY})) or "nothing"
         raise UsageError(f"service {definition.name} has no handler of {type!r}; it handles {known}")
     names = ", ".join(each.name for each in handlers)
 

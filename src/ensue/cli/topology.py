@@ -1,4 +1,4 @@
-"""`ensue topology`: who publishes what, and who subscribes to it. From the declarations alone; nothing need run."""
+"""`ensue topology`: who publishes or sends what, and who handles it. From the declarations alone; nothing need run."""
 
 from __future__ import annotations
 
@@ -11,56 +11,92 @@ import typer
 from ensue.app import Service
 from ensue.cli.loading import load_services
 from ensue.cli.output import complain, print_table, say
+from ensue.command import CommandType
 from ensue.event import EventType, event_type
 from ensue.message import REPLY
 
 
 class Flow(NamedTuple):
-    """One event type: who declares to publish it, who handles it (service -> names of handlers)."""
+    """One event type: who declares to publish it, who handles it (service -> names of handlers).
+
+    Of a command: who may send it, who handles it, who calls it, and the name of its reply; None: it is an event.
+    """
 
     type: str
     topic: str
     publishers: tuple[str, ...]
     subscribers: dict[str, tuple[str, ...]]
+    callers: tuple[str, ...] = ()
+    reply: str | None = None
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """The services that it comes from."""
+        return tuple(dict.fromkeys((*self.publishers, *self.callers)))
 
 
 def topology(
     services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart")] = False,
 ) -> None:
-    """Show who publishes and who subscribes, and warn of events that nobody reads or nobody publishes."""
+    """Show who publishes and who subscribes, who handles which command and who sends or calls it, and warn of what has
+    nobody at one end."""
     definitions = load_services(services)
     flows = find_flows(definitions)
     if mermaid:
         say(*as_mermaid(definitions, flows).split("\n"))
     else:
-        rows = [(flow.topic, flow.type, _listed(flow.publishers), _handlers(flow)) for flow in flows]
-        print_table("", ("topic", "event", "published by", "handled by"), rows)
+        events = [each for each in flows if each.reply is None]
+        commands = [each for each in flows if each.reply is not None]
+        if events or not commands:
+            rows = [(each.topic, each.type, _listed(each.publishers), _handlers(each)) for each in events]
+            print_table("", ("topic", "event", "published by", "handled by"), rows)
+        if commands:
+            asked = [
+                (each.type, each.reply, _listed(each.publishers), _listed(each.callers), _handlers(each))
+                for each in commands
+            ]
+            print_table("", ("command", "reply", "sent by", "called by", "handled by"), asked)
     for warning in find_warnings(definitions, flows):
         complain(f"warning: {warning}")
 
 
 def find_flows(services: Sequence[Service]) -> list[Flow]:
-    """Every event type that one of the services declares to publish or handles, by topic and type."""
-    topics: dict[str, str] = {}
+    """Every event type and command that one of the services declares to publish, call or handle, by topic and type."""
+    specs: dict[str, EventType[Any]] = {}
     publishers: dict[str, list[str]] = {}
+    callers: dict[str, list[str]] = {}
     subscribers: dict[str, dict[str, tuple[str, ...]]] = {}
     for service in services:
-        for cls in dict.fromkeys((*(service.publishes or ()), *service.calls)):
-            spec: EventType[Any] = event_type(cls)
-            topics[spec.type] = spec.topic
-            publishers.setdefault(spec.type, []).append(service.name)
+        for classes, origins in ((service.publishes or (), publishers), (service.calls, callers)):
+            for cls in classes:
+                spec: EventType[Any] = event_type(cls)
+                specs[spec.type] = spec
+                origins.setdefault(spec.type, []).append(service.name)
         for name in service.recurring:
             publishers[service.runs_of(name).type] = [service.name]
         for kind, handlers in service.handlers.items():
             if kind == REPLY:
                 continue  # goes with the commands that it calls
-            topics[kind] = handlers[0].event.topic
+            specs[kind] = handlers[0].event
             subscribers.setdefault(kind, {})[service.name] = tuple(handler.name for handler in handlers)
     return [
-        Flow(kind, topics[kind], tuple(publishers.get(kind, ())), subscribers.get(kind, {}))
-        for kind in sorted(topics, key=lambda kind: (topics[kind], kind))
+        Flow(
+            kind,
+            spec.topic,
+            tuple(publishers.get(kind, ())),
+            subscribers.get(kind, {}),
+            tuple(callers.get(kind, ())),
+            _reply_of(spec),
+        )
+        for kind, spec in sorted(specs.items(), key=lambda item: (item[1].topic, item[0]))
     ]
+
+
+def _reply_of(spec: EventType[Any]) -> str | None:
+    if not isinstance(spec, CommandType):
+        return None
+    return "none" if spec.reply is None else spec.reply.cls.__qualname__
 
 
 def find_warnings(services: Sequence[Service], flows: Sequence[Flow]) -> list[str]:
@@ -70,25 +106,29 @@ def find_warnings(services: Sequence[Service], flows: Sequence[Flow]) -> list[st
         f"{name} does not declare what it publishes (publishes=[...]): it may publish anything" for name in silent
     ]
     for flow in flows:
+        command = flow.reply is not None
         if not flow.subscribers:
-            warnings.append(f"nobody here subscribes to {flow.type}, published by {', '.join(flow.publishers)}")
-        if not flow.publishers and not silent:
-            warnings.append(f"nobody here publishes {flow.type}, handled by {', '.join(flow.subscribers)}")
+            lacks, has = ("handles", "sent or called by") if command else ("subscribes to", "published by")
+            warnings.append(f"nobody here {lacks} {flow.type}, {has} {', '.join(flow.begins)}")
+        if not flow.begins and not silent:
+            lacks = "sends or calls" if command else "publishes"
+            warnings.append(f"nobody here {lacks} {flow.type}, handled by {', '.join(flow.subscribers)}")
     return warnings
 
 
 def as_mermaid(services: Sequence[Service], flows: Sequence[Flow]) -> str:
-    """A flowchart: services are boxes, events label the arrows; dotted ones have nobody at one end."""
+    """A flowchart: services are boxes, events label the arrows, and commands the thick ones; dotted ones have nobody at
+    one end."""
     lines = ["flowchart LR"]
     lines += [f"  {_node(service.name)}[{service.name}]" for service in services]
-    arrows: dict[tuple[str, str], list[str]] = {}
+    arrows: dict[tuple[str, str, bool], list[str]] = {}
     for flow in flows:
         name = flow.type.removeprefix(f"{flow.topic}.")
-        for publisher in flow.publishers or ("?",):
+        for publisher in flow.begins or ("?",):
             for subscriber in flow.subscribers or ("?",):
-                arrows.setdefault((publisher, subscriber), []).append(name)
-    for (publisher, subscriber), names in arrows.items():
-        arrow = "-.->" if "?" in (publisher, subscriber) else "-->"
+                arrows.setdefault((publisher, subscriber, flow.reply is not None), []).append(name)
+    for (publisher, subscriber, command), names in arrows.items():
+        arrow = "-.->" if "?" in (publisher, subscriber) else "==>" if command else "-->"
         lines.append(f'  {_end(publisher, "nobody_publishes")} {arrow}|"{"<br/>".join(names)}"| '
                      f'{_end(subscriber, "nobody_reads")}')  # fmt: skip
     return "\n".join(lines)

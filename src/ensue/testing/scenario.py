@@ -153,7 +153,7 @@ class Scenario:
     def _spec(self, event: Any) -> EventType[Any]:
         spec: EventType[Any] = event_type(type(event))
         if spec.type not in self._service.handlers:
-            known = ", ".join(sorted(self._service.handlers)) or "nothing"
+            known = ", ".join(sorted(self._service.handlers.keys() - {REPLY})) or "nothing"
             raise UsageError(f"service {self._service.name} has no handler of {spec.type}; it handles {known}")
         return spec
 

@@ -41,6 +41,8 @@ ledger = Service("ledger", publishes=[Entered], tables=Base.metadata, retry=Retr
 shy = Service("shy")
 night = Service("night", publishes=[])
 clerk = Service("clerk", retry=Retry(attempts_max=1))
+counter = Service("counter", publishes=[], calls=[Stamp])
+hall = Service("hall", publishes=[Stamp])
 not_a_service = "no"
 
 

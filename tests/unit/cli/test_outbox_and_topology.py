@@ -8,11 +8,11 @@ import pytest
 from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, books_of
 from tests.unit.cli.services import Stamp, clerk, ledger, shy, till
 
-from ensue import Event, Service
+from ensue import Command, Event, Service
 from ensue.cli.topology import as_mermaid, find_flows, find_warnings
 from ensue.message import HeldPartition
 
-Command = Callable[..., Ended]
+Run = Callable[..., Ended]
 
 
 def save_sent(position: int) -> None:
@@ -25,7 +25,7 @@ def save_sent(position: int) -> None:
     asyncio.run(save())
 
 
-def test_the_outbox_is_listed_in_order_with_what_is_sent(ensue: Command, sell: Callable[..., None]) -> None:
+def test_the_outbox_is_listed_in_order_with_what_is_sent(ensue: Run, sell: Callable[..., None]) -> None:
     sell(("ann", 1), ("bob", 2), ("ann", 3))
     save_sent(2)
     listed = ensue("outbox", "list", TILL, "--json").json
@@ -39,7 +39,7 @@ def test_the_outbox_is_listed_in_order_with_what_is_sent(ensue: Command, sell: C
     assert listed["records"][0]["headers"]["type"] == "sales.Sold.v1"
 
 
-def test_the_outbox_can_be_paged_and_narrowed(ensue: Command, sell: Callable[..., None]) -> None:
+def test_the_outbox_can_be_paged_and_narrowed(ensue: Run, sell: Callable[..., None]) -> None:
     sell(("ann", 1), ("bob", 2), ("ann", 3))
 
     def positions(*options: object) -> list[int]:
@@ -55,7 +55,7 @@ def test_the_outbox_can_be_paged_and_narrowed(ensue: Command, sell: Callable[...
     assert ensue("outbox", "list", TILL, "--unsent").out == "nothing unsent\n"
 
 
-def test_what_the_broker_does_not_take_is_told(ensue: Command, sell: Callable[..., None]) -> None:
+def test_what_the_broker_does_not_take_is_told(ensue: Run, sell: Callable[..., None]) -> None:
     sell(("ann", 1), ("ann", 2), ("ann", 3))
     save_sent(1)
     [second] = [each for each in ensue("outbox", "list", TILL, "--json").json["records"] if each["position"] == 2]
@@ -86,7 +86,7 @@ class Dropped(Event, topic="sales", key="customer"):
     customer: str
 
 
-def test_the_topology_says_who_publishes_and_who_handles(ensue: Command) -> None:
+def test_the_topology_says_who_publishes_and_who_handles(ensue: Run) -> None:
     ended = ensue("topology", TILL, LEDGER)
     assert ended.code == 0
     [row] = [line for line in ended.out.splitlines() if "sales.Sold.v1" in line]
@@ -96,7 +96,7 @@ def test_the_topology_says_who_publishes_and_who_handles(ensue: Command) -> None
     assert "ledger does not declare" not in ended.err
 
 
-def test_the_topology_needs_no_database(ensue: Command) -> None:
+def test_the_topology_needs_no_database(ensue: Run) -> None:
     assert ensue("topology", TILL, "--mermaid").code == 0
     assert ensue("status", TILL).code == 1
 
@@ -127,15 +127,44 @@ def test_an_event_that_nobody_publishes_is_warned_of_unless_somebody_does_not_de
     ]
 
 
-def test_a_command_goes_from_who_calls_it_to_who_handles_it() -> None:
-    caller = Service("caller", publishes=[], calls=[Stamp])
-    [flow] = find_flows([caller, clerk])
-    assert flow == ("clerk.commands.Stamp.v1", "clerk.commands", ("caller",), {"clerk": ("stamp",)})
-    assert find_warnings([caller], find_flows([caller])) == [
-        "nobody here subscribes to clerk.commands.Stamp.v1, published by caller"
+class Sealed(Event, topic="seals", key="customer"):
+    customer: str
+
+
+class Seal(Command[Sealed], service="clerk", key="customer"):
+    customer: str
+
+
+def test_the_topology_says_who_handles_a_command_and_who_sends_and_calls_it(ensue: Run) -> None:
+    ended = ensue("topology", f"{SERVICES}:counter", f"{SERVICES}:hall", f"{SERVICES}:clerk")
+    assert ended.code == 0
+    [row] = [line.split("│") for line in ended.out.splitlines() if "Stamp" in line]
+    assert [each.strip() for each in row[1:-1]] == [
+        "clerk.commands.Stamp.v1", "none", "hall", "counter", "clerk (stamp)"
+    ]  # fmt: skip
+    assert "event" not in ended.out
+    assert "nobody" not in ended.err
+
+
+def test_a_command_is_a_thick_arrow_from_whoever_asks_to_whoever_handles_it() -> None:
+    caller = Service("caller", publishes=[Stamp], calls=[Stamp, Seal])
+    flows = find_flows([caller, clerk])
+    assert flows == [
+        ("clerk.commands.Seal.v1", "clerk.commands", (), {}, ("caller",), "Sealed"),
+        ("clerk.commands.Stamp.v1", "clerk.commands", ("caller",), {"clerk": ("stamp",)}, ("caller",), "none"),
+    ]
+    declared = Service("clerk", publishes=[])
+    assert find_warnings([caller, declared], flows) == [
+        "nobody here handles clerk.commands.Seal.v1, sent or called by caller"
+    ]
+    alone = [each._replace(publishers=(), callers=()) for each in flows[1:]]
+    assert find_warnings([declared], alone) == ["nobody here sends or calls clerk.commands.Stamp.v1, handled by clerk"]
+    assert as_mermaid([caller, clerk], flows).splitlines()[3:] == [
+        '  service_caller -.->|"Seal.v1"| nobody_reads((nobody))',
+        '  service_caller ==>|"Stamp.v1"| service_clerk',
     ]
 
 
 @pytest.mark.parametrize("name", ["shy", "till"])
-def test_one_service_alone_has_a_topology(ensue: Command, name: str) -> None:
+def test_one_service_alone_has_a_topology(ensue: Run, name: str) -> None:
     assert ensue("topology", f"{SERVICES}:{name}").code == 0

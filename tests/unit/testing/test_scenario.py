@@ -214,6 +214,8 @@ async def test_a_commands_handler_shows_its_answer_and_what_it_sends() -> None:
     assert refused.balance == 6
     assert result.published == [Remind(text="pay in again")]
     assert result.entity(Account, 1).balance == 6
+    with pytest.raises(UsageError, match="it handles nothing"):  # answers are not for a test to give
+        await given(Service("asks", calls=[Withdraw])).when(Withdraw(account_id=1, amount=1))
     result = await scenario.when(Withdraw(account_id=1, amount=1001))
     assert isinstance(result.error, TooLittle)
     assert result.answers == []
