@@ -15,6 +15,7 @@ from ensue.errors import (
     EventTooLarge,
     IdempotencyConflict,
     IdempotencyMismatch,
+    ReplyTimeout,
     RetryableError,
 )
 from ensue.integrations import problems
@@ -33,6 +34,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(EventRefused, _event_refused)
     app.add_exception_handler(EventTooLarge, _event_too_large)
     app.add_exception_handler(EventMismatch, _event_mismatch)
+    app.add_exception_handler(ReplyTimeout, _reply_timeout)
     app.add_exception_handler(RetryableError, _try_again)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -119,6 +121,12 @@ async def _try_again(request: Request, error: Exception) -> Response:
     log.warning("%s was answered 503: %s", _where(request), error)
     detail = "The service could not do it now. Try again, with the same id or Idempotency-Key: it takes effect once"
     return problems.response(request, 503, detail=detail, type=problems.TRY_AGAIN, headers={"Retry-After": "1"})
+
+
+async def _reply_timeout(request: Request, error: Exception) -> Response:
+    log.warning("%s was answered 504: %s", _where(request), error)
+    detail = "Another service has not answered in time, and may do all the same what it was asked for: look first"
+    return problems.response(request, 504, detail=detail, type=problems.REPLY_TIMEOUT)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -28,6 +28,7 @@ EVENT_REFUSED = "urn:ensue:problem:event-refused"
 EVENT_TOO_LARGE = "urn:ensue:problem:event-too-large"
 IDEMPOTENCY_CONFLICT = "urn:ensue:problem:idempotency-conflict"
 IDEMPOTENCY_MISMATCH = "urn:ensue:problem:idempotency-mismatch"
+REPLY_TIMEOUT = "urn:ensue:problem:reply-timeout"
 TRY_AGAIN = "urn:ensue:problem:try-again"
 
 #: Where a request's scope holds its correlation id, so that an error's answer names it too.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import math
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +19,7 @@ from tests.unit.engine.workbench import LIMIT_S, Sender, bench, settled, until_l
 
 from ensue import Command, Discarded, Event, Failure, ReplyTimeout, Service, Step, UsageError
 from ensue.adapters import make_store
+from ensue.brokers.embedded import EmbeddedBroker
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine import calls
 from ensue.engine.fits import check_fits
@@ -411,13 +415,34 @@ async def test_handlers_of_all_kinds_answer(tmp_path: Path) -> None:
             assert [each.name for each in await session.scalars(select(Customer))] == ["ann"]
 
 
+async def test_a_command_that_came_before_its_handler_is_done_when_that_is_deployed(tmp_path: Path) -> None:
+    older, orders = Service("customers", tables=Base.metadata), make_orders()
+    log = f"sqlite:///{tmp_path}/log.db"
+
+    @older.handles
+    def forget(command: Forget) -> None: ...
+
+    async with bench(tmp_path, older, orders, broker=EmbeddedBroker(log)) as world:
+        async with orders.step() as step:
+            step.ask(Register(name="ann", credit=10), reply_to="orders.replies")
+            step.ask(Reserve(name="ann", total=30), reply_to="orders.replies")
+        await orders.call(Forget(name="bob"), timeout=LIMIT_S)
+        assert len(await replies(world)) == 1
+        assert await world.dead_letters(older) == []
+    customers, orders = make_customers(), make_orders()
+    async with bench(tmp_path, customers, orders, broker=EmbeddedBroker(log)) as world:
+        assert (await orders.call(Reserve(name="ann", total=3), timeout=LIMIT_S)).left == 7
+        assert [each.failure for each in await replies(world)] == ["", "", "LimitExceeded", ""]
+
+
 async def test_what_cannot_be_called_is_refused(tmp_path: Path) -> None:
     customers, shop = make_customers(), Service("orders", publishes=[Reserved], calls=[Count])
     async with running(f"sqlite:///{tmp_path}/c.db", tmp_path, customers, shop):
         with pytest.raises(UsageError, match=r"write Service\('orders', calls=\[Reserve\]\)"):
             await shop.call(Reserve(name="ann", total=1), timeout=1)
-        with pytest.raises(UsageError, match="timeout=-1, expected seconds"):
-            await shop.call(Count(name="ann"), timeout=-1)
+        for timeout in (-1, math.nan, "5", datetime.timedelta(seconds=5)):
+            with pytest.raises(UsageError, match=rf"timeout={re.escape(repr(timeout))}, expected a number of seconds"):
+                await shop.call(Count(name="ann"), timeout=timeout)  # type: ignore[arg-type]
         async with shop.step() as step:
             with pytest.raises(UsageError, match="opened inside another step"):
                 await shop.call(Count(name="ann"), timeout=1)

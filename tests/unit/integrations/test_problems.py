@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from ensue import Service
-from ensue.errors import EntityMissing, IdempotencyMismatch, StoreUnavailable, UsageError
+from ensue.errors import EntityMissing, IdempotencyMismatch, ReplyTimeout, StoreUnavailable, UsageError
 from ensue.integrations.fastapi import Problem, StepRoute, install, problem_responses
 
 MEMBERS = {"type", "title", "status", "detail", "instance"}
@@ -47,6 +47,7 @@ def make_app() -> FastAPI:
         "info": HTTPException(400, {"field": "x"}),
         "unmodified": HTTPException(304),
         "store": StoreUnavailable("the disk /secret/place is full"),
+        "late": ReplyTimeout("no answer to secret", id="secret", timeout_s=1.0),
         "entity": EntityMissing("no entity", entity="X", entity_id=1),
         "mismatch": IdempotencyMismatch("key k", key="k"),
         "usage": UsageError("write /secret/place instead"),
@@ -193,6 +194,13 @@ async def test_retryable_error_is_503_with_retry_after(client: httpx.AsyncClient
     answer = await client.get(f"/raise/{what}")
     document(answer, 503)
     assert answer.headers["retry-after"] == "1"
+    assert "secret" not in answer.text
+
+
+async def test_an_answer_that_does_not_come_is_504_and_not_to_be_asked_for_again(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/raise/late")
+    assert document(answer, 504)["type"] == "urn:ensue:problem:reply-timeout"
+    assert "retry-after" not in answer.headers
     assert "secret" not in answer.text
 
 
