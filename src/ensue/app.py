@@ -144,7 +144,7 @@ class Service(ServiceDefinition):
         timeout=5)`. Returns the reply; raises the Failure that the command was answered with, `Discarded` when an
         operator gave it up.
 
-        timeout: in seconds. When they are over this raises ReplyTimeout, and the command goes on.
+        timeout: in seconds. When they are over, or the service stops, this raises ReplyTimeout, and the command goes on.
         The command is one of those in `calls`. Not inside of a step or a handler, which would wait for what they have
         not committed: send it with `step.send`. Raises UsageError then.
         """

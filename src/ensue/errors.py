@@ -165,7 +165,8 @@ class IdempotencyConflict(RetryableError):
 
 
 class ReplyTimeout(EnsueError, TimeoutError):
-    """No answer to a command came in time. The command goes on: to send another one would do it twice.
+    """No answer to a command came in time, or before its caller stopped. The command goes on: to send another one would
+    do it twice.
 
     id: the command's message id.
     """

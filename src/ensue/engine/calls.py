@@ -61,10 +61,13 @@ async def _reply(context: Context, spec: CommandType[Any], command_id: str, time
             if reply is not None:
                 return reply
             left = until - clock.monotonic()
-            if left <= 0:
+            if left <= 0 or context.waiting.ended:
+                lacks = (
+                    f"no answer within {timeout_s:g} s" if left <= 0 else f"no answer before {context.service} stops"
+                )
                 raise ReplyTimeout(
-                    f"{spec.type} with id {command_id}: no answer within {timeout_s:g} s. The command goes on and "
-                    "takes effect, or comes to nothing, later: do not send it again, look at what it is to bring about"
+                    f"{spec.type} with id {command_id}: {lacks}. The command goes on and takes effect, or comes to "
+                    "nothing, later: do not send it again, look at what it is to bring about"
                     + (f". The own database did not answer: {trouble}" if trouble is not None else ""),
                     id=command_id,
                     timeout_s=timeout_s,

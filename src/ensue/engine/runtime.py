@@ -132,6 +132,7 @@ class Runtime:
             return
         check_fits(self.definition, self.store.capabilities)
         self._home = Home(self.definition.name)
+        self.context.waiting.ended = False
         try:
             await self._open_store(work=work)
             if work:
@@ -241,6 +242,7 @@ class Runtime:
         watching, self._watching, self._watch = self._watching, None, None
         worker, self._worker = self._worker, None
         try:
+            await self.context.waiting.end()
             if beside := [task for task in (connecting, watching) if task is not None]:
                 for task in beside:
                     task.cancel()

@@ -10,10 +10,21 @@ from ensue.message import Message
 
 
 class Waiting:
-    """Wakes those whose answers were stored in this process."""
+    """Wakes those whose answers were stored in this process, and all of them when it stops. ended: it does."""
 
     def __init__(self) -> None:
+        self.ended = False
         self._woken: dict[str, asyncio.Event] = {}
+        self._left = asyncio.Event()
+
+    async def end(self) -> None:
+        """Have all give up, and return when they have: they still look into the database."""
+        self.ended = True
+        for event in self._woken.values():
+            event.set()
+        while self._woken:
+            self._left.clear()
+            await self._left.wait()
 
     @contextmanager
     def waits(self, command_id: str) -> Iterator[asyncio.Event]:
@@ -23,6 +34,7 @@ class Waiting:
             yield event
         finally:
             del self._woken[command_id]
+            self._left.set()
 
     def stored(self, replies: Iterable[Message]) -> None:
         """These answers are committed."""

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import String, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.unit.engine.workbench import LIMIT_S, Sender, bench, settled, until_letters
+from tests.unit.engine.workbench import LIMIT_S, Sender, bench, settled, store_of, until_letters
 
 from ensue import Command, Discarded, Event, Failure, ReplyTimeout, Service, Step, UsageError
 from ensue.adapters import make_store
@@ -23,6 +23,7 @@ from ensue.brokers.embedded import EmbeddedBroker
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine import calls
 from ensue.engine.fits import check_fits
+from ensue.engine.runtime import Runtime
 from ensue.errors import StoreUnavailable
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, TICK, DeadLetterState
 from ensue.ports import Capabilities
@@ -306,6 +307,42 @@ async def test_a_call_that_takes_too_long_says_that_the_command_goes_on(tmp_path
         assert [row[0] for row in await store.rows().get(REPLIES, [late.value.id])] == [late.value.id]
         assert await world.runtimes["orders"].context.books.prune_replies(await store.now() + 1, 10) == 1
         assert isinstance(late.value, TimeoutError)
+
+
+@pytest.mark.parametrize("work", [True, False])
+async def test_a_call_ends_with_its_service_and_says_that_the_command_goes_on(
+    work: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database that it looks into is closed only when it has ended; who starts again finds the answer."""
+    customers, orders, log = Service("customers"), make_orders(), f"sqlite:///{tmp_path}/log.db"
+    looked, began, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @customers.handles
+    async def forget(command: Forget) -> None:
+        began.set()
+        await go_on.wait()
+
+    async def look(command_id: str) -> None:
+        looked.set()
+
+    async with asyncio.timeout(LIMIT_S), bench(tmp_path, customers, broker=EmbeddedBroker(log)) as world:
+        runtime = Runtime(
+            orders, store_of(tmp_path, "orders"), EmbeddedBroker(log), world.runtimes["customers"].settings
+        )
+        monkeypatch.setattr(runtime.context.books, "reply", look)
+        async with orders.running(runtime, work=work):
+            waiting = asyncio.create_task(orders.call(Forget(name="ann"), timeout=3600))
+            await looked.wait()
+            if work:
+                await began.wait()
+        with pytest.raises(ReplyTimeout, match=r"no answer before orders stops\. The command goes on"):
+            await waiting
+        go_on.set()
+        again = make_orders()
+        async with bench(tmp_path, again, broker=EmbeddedBroker(log)) as world:
+            await again.call(Forget(name="bob"), timeout=LIMIT_S)
+            store = world.runtimes["orders"].store
+            assert await store.rows().count(REPLIES, REPLIES.lookups[0], ()) == 2
 
 
 async def test_an_answer_that_another_process_reads_is_found(tmp_path: Path) -> None:
