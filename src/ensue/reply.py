@@ -75,6 +75,8 @@ def reply_with(spec: CommandType[Any], command_id: str, answer: object) -> Reply
 
 def _unfit(spec: CommandType[Any], answer: object, expected: str) -> str:
     found = "nothing" if answer is None else f"a {type(answer).__qualname__}"
+    if isinstance(answer, type):
+        found = f"the class {answer.__qualname__}"
     return f"the handler of {spec.type} returned {found}, expected {expected} or a Failure, as the command declares it"
 
 

@@ -342,6 +342,8 @@ def test_an_answer_is_what_the_command_declares() -> None:
         reply_with(reserve, "c-1", None)
     with pytest.raises(UsageError, match="returned a Plain, expected a CreditReserved"):
         reply_with(reserve, "c-1", Plain(1))
+    with pytest.raises(UsageError, match="returned the class CreditReserved, expected a CreditReserved"):
+        reply_with(reserve, "c-1", CreditReserved)
     with pytest.raises(UsageError, match="returned a Plain, expected nothing or a Failure"):
         reply_with(forget, "c-1", Plain(1))
     assert outcome(forget, reply_with(forget, "c-1", None)) is None
