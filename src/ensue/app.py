@@ -144,9 +144,9 @@ class Service(ServiceDefinition):
         timeout=5)`. Returns the reply; raises the Failure that the command was answered with, `Discarded` when an
         operator gave it up.
 
-        timeout: in seconds. When they are over, or the service stops, this raises ReplyTimeout, and the command goes on.
-        The command is one of those in `calls`. Not inside of a step or a handler, which would wait for what they have
-        not committed: send it with `step.send`. Raises UsageError then.
+        timeout: in seconds. When they are over, or the service stops, this raises ReplyTimeout; the command goes on.
+        It is one of those in `calls`. Not inside of a step or a handler, which would wait for what they have not
+        committed: send it with `step.send`. Raises UsageError then.
         """
         reply: R_co = await self.runtime.call(command, timeout)
         return reply
