@@ -75,6 +75,13 @@ class UnknownFailure(Failure):
     fields: dict[str, Any]
 
 
+def failure_in(error: BaseException) -> Failure | None:
+    """The failure that an error is, or that a task group has wrapped alone; None: it is another error."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        [error] = error.exceptions
+    return error if isinstance(error, Failure) else None
+
+
 def written(failure: Failure) -> tuple[str, bytes]:
     """Return name and fields as JSON. Raises UsageError for values that would not come back as they are."""
     if type(failure) is Failure:

@@ -297,7 +297,7 @@ class PartitionConsumer(Loop):
 
     async def _failed(self, todo: Plan, failure: StepFailed) -> None:
         """The message failed alone: when a command's handler said by that what the answer is, it is given."""
-        declined = self._context.dispatcher.declined(todo.apply[0], failure)
+        declined = self._context.dispatcher.declined(todo.apply[0].type, failure)
         if declined is not None:
             try:
                 await self._decline(todo, declined)

@@ -27,7 +27,6 @@ from ensue.engine.reason import message_of, trace_of
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
 from ensue.errors import BadMessage, HandlerKilled, UsageError
-from ensue.failure import Failure
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Flaw, Garbage, Message, Partition
 from ensue.plan import Plan, Queue, queue_of
 from ensue.texts import Lines, logger
@@ -280,25 +279,21 @@ class DeadLetters:
     async def _failed(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:
         """When a command's handler said by that what the answer is, it is given, and the letter goes."""
         context = self._context
-        if isinstance(failure.error, Failure):
-            message = message_in(letter)
-            declined = context.dispatcher.declined(message, failure)
-            if declined is not None:
-                try:
-                    async with context.store.transaction() as transaction:
-                        await put(transaction, context.dispatcher.refusal(transaction, message, declined))
-                        await context.books.remove_letter(transaction, letter)
-                        following = _counted(checkpoint, applied=1)
-                        following.revision = await context.books.save_checkpoint(
-                            transaction, self._partition, following
-                        )
-                        context.faults.point("letter.handled")
-                except StepFailed as unsaid:
-                    failure = unsaid
-                else:
-                    context.faults.point("letter.committed")
-                    letter.state = DeadLetterState.DISCARDED  # as in `_retry`
-                    return following
+        declined = context.dispatcher.declined(_type_and_id(letter)[0], failure)
+        if declined is not None:
+            try:
+                async with context.store.transaction() as transaction:
+                    await put(transaction, context.dispatcher.refusal(transaction, message_in(letter), declined))
+                    await context.books.remove_letter(transaction, letter)
+                    following = _counted(checkpoint, applied=1)
+                    following.revision = await context.books.save_checkpoint(transaction, self._partition, following)
+                    context.faults.point("letter.handled")
+            except StepFailed as unsaid:
+                failure = unsaid
+            else:
+                context.faults.point("letter.committed")
+                letter.state = DeadLetterState.DISCARDED  # as in `_retry`
+                return following
         return await self._keep(letter, failure, checkpoint)
 
     async def _keep(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:

@@ -26,7 +26,7 @@ from ensue.engine.recurring import Recurring
 from ensue.engine.threads import HandlerThreads
 from ensue.errors import BadMessage, CheckpointConflict, HandlerCancelled, StoreUnavailable, UsageError, causes
 from ensue.event import EventType
-from ensue.failure import Failure
+from ensue.failure import Failure, failure_in
 from ensue.handler import Handler
 from ensue.handling import wraps_async
 from ensue.mapped import SqlAlchemyRepository
@@ -149,10 +149,11 @@ class Dispatcher:
         outgoing = self.outgoing(transaction)
         return Step(transaction, outgoing, None, correlation_id or self._ids.next(), traceparent, key)
 
-    def declined(self, message: Message, failure: StepFailed) -> Failure | None:
-        """What a command is answered with whose handler raised a Failure; None: it is a failure like any other."""
-        route, error = self.routes.get(message.type), failure.error
-        return error if isinstance(error, Failure) and route is not None and route.calls[0].answers else None
+    def declined(self, kind: str, failure: StepFailed) -> Failure | None:
+        """What a command of this type is answered with whose handler raised a Failure; None: it is a failure like any
+        other."""
+        route = self.routes.get(kind)
+        return failure_in(failure.error) if route is not None and route.calls[0].answers else None
 
     def refusal(self, transaction: StepTransaction, message: Message, failure: Failure) -> list[OutboxRecord]:
         """What goes out when a command is answered with a failure. Raises StepFailed when that cannot be said."""

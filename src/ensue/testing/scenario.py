@@ -134,7 +134,8 @@ class Scenario:
                 outgoing = await _step(store, dispatcher, _messages(events, specs))
                 records = outgoing.records
             except StepFailed as failure:
-                error = failure.error
+                kind = "" if failure.index is None else specs[failure.index].type
+                error = dispatcher.declined(kind, failure) or failure.error
             except RetryableError:
                 raise  # of the database, not of the handler
             except BaseException as raised:  # e.g. a constraint that the database checks at commit

@@ -29,7 +29,7 @@ from ensue.message import REPLY, REPLY_KEY, REPLY_TO, TICK, DeadLetterState
 from ensue.ports import Capabilities
 from ensue.reply import Reply, read_reply
 from ensue.tables import REPLIES
-from ensue.testing import World
+from ensue.testing import World, given
 
 
 class Reserved(Event, topic="commanded.credit", key="name"):
@@ -422,6 +422,31 @@ def test_a_store_that_cannot_write_an_answer_with_its_effects_is_refused(lacks: 
         check_fits(make_customers(), capabilities)
     with pytest.raises(UsageError, match=r"calls Reserve, Register, .*SQLite, PostgreSQL and MariaDB can"):
         check_fits(make_orders(), capabilities)
+
+
+async def test_a_failure_out_of_a_task_group_is_the_answer(tmp_path: Path) -> None:
+    customers, orders = Service("customers", tables=Base.metadata), make_orders()
+
+    async def ask_the_bank(error: Exception) -> None:
+        raise error
+
+    @customers.handles
+    async def count(command: Count) -> Reserved:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ask_the_bank(LimitExceeded(available=3)))
+            if command.name == "two":
+                tasks.create_task(ask_the_bank(ValueError("a bug")))
+        raise AssertionError
+
+    result = await given(customers).when(Count(name="one"))
+    assert isinstance(result.error, LimitExceeded)
+    async with running(f"sqlite:///{tmp_path}/c.db", tmp_path, customers, orders) as world:
+        with pytest.raises(LimitExceeded) as raised:
+            await orders.call(Count(name="one"), timeout=LIMIT_S)
+        assert raised.value.available == 3
+        async with orders.step() as step:
+            step.ask(Count(name="two"), reply_to="orders.replies")
+        await until_letters(world, customers, 1, DeadLetterState.DEAD)
 
 
 async def test_handlers_of_all_kinds_answer(tmp_path: Path) -> None:
