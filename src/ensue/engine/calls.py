@@ -13,7 +13,9 @@ from typing import Any
 from ensue.command import Command, CommandType, command_type
 from ensue.engine.clock import set_within
 from ensue.engine.context import Context
+from ensue.engine.nesting import check_step
 from ensue.errors import ReplyTimeout, RetryableError, UsageError
+from ensue.origin import current_origin
 from ensue.reply import Reply, outcome, replies_of
 from ensue.step import Step
 
@@ -26,6 +28,7 @@ async def call(
 ) -> Any:
     """See `Service.call`. step: opens one of the service."""
     spec = _callable(context, command, timeout_s)
+    await _check_place(context.service, spec.cls.__name__)
     until = context.clock.monotonic() + timeout_s
     async with step() as one:
         command_id = one.ask(command, reply_to=replies_of(context.service))
@@ -45,6 +48,16 @@ def _callable(context: Context, command: Command[Any], timeout_s: float) -> Comm
             f"read no answer: write Service({service!r}, calls=[{spec.cls.__name__}])"
         )
     return spec
+
+
+async def _check_place(service: str, name: str) -> None:
+    origin = current_origin()
+    await check_step(service, requested=origin is not None, called=name)
+    if origin is not None and origin.fingerprint and not origin.settled:
+        raise UsageError(
+            f"a request with an Idempotency-Key: service {service} calls {name}, which is sent before the request's "
+            f"answer is kept, so a retry would send it again. Send it in the request's step, step.send({name}(...))"
+        )
 
 
 async def _reply(context: Context, spec: CommandType[Any], command_id: str, timeout_s: float, until: float) -> Reply:

@@ -79,22 +79,27 @@ def _outer() -> _Open | None:
     return outer
 
 
-async def check_step(service: str, *, requested: bool) -> None:
+async def check_step(service: str, *, requested: bool, called: str = "") -> None:
     """Raise UsageError when a step of `service` must not begin here; wait until it may, if that can be.
 
     requested: it is a request's, which may come from a handler of the same process as it may from anywhere.
+    called: the command that the step is for, whose answer is waited for.
     """
     outer = _outer()
     while outer is not None:
         if outer.open and outer.service == service:
             if outer.task is asyncio.current_task():
-                raise _refusal(service, outer)
+                raise _refusal(service, outer, called)
             try:
                 async with asyncio.timeout(WAIT_S):
                     await outer.ended()
             except TimeoutError:
-                raise _refusal(service, outer, f", by a task that has waited {WAIT_S:g} s for its end") from None
+                raise _refusal(
+                    service, outer, called, f", by a task that has waited {WAIT_S:g} s for its end"
+                ) from None
         elif outer.open and outer.handler and not requested:
+            if called:
+                raise _refusal(service, outer, called)
             raise UsageError(
                 f"a step of {service} was opened inside {outer.what}: it would commit by itself, again at each attempt "
                 f"of that handler. Publish an event that {service} handles"
@@ -102,7 +107,12 @@ async def check_step(service: str, *, requested: bool) -> None:
         outer = outer.outer
 
 
-def _refusal(service: str, outer: _Open, how: str = "") -> UsageError:
+def _refusal(service: str, outer: _Open, called: str, how: str = "") -> UsageError:
+    if called:
+        return UsageError(
+            f"service {service} calls {called} inside {outer.what}{how}: the answer may wait for what that has not "
+            f"committed. Send it with the step, step.send({called}(...)), and handle the event that follows from it"
+        )
     use = "the handler's own step, a parameter annotated `step: Step`" if outer.handler else "the step that is open"
     return UsageError(
         f"a step of {service} was opened inside {outer.what}{how}: it would commit without it. Use {use}, or open one "

@@ -17,7 +17,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.unit.engine.workbench import LIMIT_S, Sender, bench, settled, store_of, until_letters
 
-from ensue import Command, Discarded, Event, Failure, ReplyTimeout, Service, Step, UsageError
+from ensue import (
+    Command,
+    Discarded,
+    Event,
+    Failure,
+    Origin,
+    ReplyTimeout,
+    Service,
+    Step,
+    UsageError,
+    coming_from,
+)  # fmt: skip
 from ensue.adapters import make_store
 from ensue.brokers.embedded import EmbeddedBroker
 from ensue.codec import decode_envelope, encode_envelope
@@ -497,6 +508,37 @@ async def test_a_command_that_came_before_its_handler_is_done_when_that_is_deplo
         assert [each.failure for each in await replies(world)] == ["", "", "LimitExceeded", ""]
 
 
+async def test_a_handler_does_not_call_its_own_service_nor_another_one(tmp_path: Path) -> None:
+    customers, orders = Service("customers", calls=[Count]), make_orders()
+    refused = []
+
+    @customers.handles
+    async def forget(command: Forget) -> None:
+        for service in (customers, orders):
+            with pytest.raises(UsageError, match=r"inside a handler of customers: .*step.send\(Count") as error:
+                await service.call(Count(name="ann"), timeout=1)
+            refused.append(str(error.value).partition(" inside")[0])
+
+    async with running(f"sqlite:///{tmp_path}/c.db", tmp_path, customers, orders):
+        await orders.call(Forget(name="ann"), timeout=LIMIT_S)
+    assert refused == ["service customers calls Count", "service orders calls Count"]
+
+
+async def test_a_request_with_a_key_does_not_call(tmp_path: Path) -> None:
+    """A retry would send another command, since the answer of the first request is not kept with it."""
+    customers, orders = make_customers(), make_orders()
+    async with running(f"sqlite:///{tmp_path}/c.db", tmp_path, customers, orders) as world:
+        with (
+            coming_from(Origin(idempotency_key="k", fingerprint="f")),
+            pytest.raises(UsageError, match=r"a request with an Idempotency-Key: .*step.send\(Register"),
+        ):
+            await orders.call(Register(name="ann", credit=10), timeout=LIMIT_S)
+        with coming_from(Origin(correlation_id="flow-1")):
+            await orders.call(Register(name="ann", credit=10), timeout=LIMIT_S)
+        [command] = [each for each in await world.messages("customers.commands") if each.type != TICK]
+        assert command.correlation_id == "flow-1"
+
+
 async def test_what_cannot_be_called_is_refused(tmp_path: Path) -> None:
     customers, shop = make_customers(), Service("orders", publishes=[Reserved], calls=[Count])
     async with running(f"sqlite:///{tmp_path}/c.db", tmp_path, customers, shop):
@@ -506,7 +548,7 @@ async def test_what_cannot_be_called_is_refused(tmp_path: Path) -> None:
             with pytest.raises(UsageError, match=rf"timeout={re.escape(repr(timeout))}, expected a number of seconds"):
                 await shop.call(Count(name="ann"), timeout=timeout)  # type: ignore[arg-type]
         async with shop.step() as step:
-            with pytest.raises(UsageError, match="opened inside another step"):
+            with pytest.raises(UsageError, match=r"calls Count inside another step of orders: .*step.send\(Count"):
                 await shop.call(Count(name="ann"), timeout=1)
             with pytest.raises(UsageError, match=r"is a command, .*step.send\(Count"):
                 step.publish(Count(name="ann"))
