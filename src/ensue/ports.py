@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -96,6 +97,12 @@ class TopicTerms:
     keeps_s: float | None = None
     drops: str = ""
     todo: str = ""
+
+    def stricter(self, other: TopicTerms) -> TopicTerms:
+        """What holds for a topic when these are the terms of one of its partitions, and the others of another."""
+        sizes = [each.record_bytes_max for each in (self, other) if each.record_bytes_max is not None]
+        worse = min(self, other, key=lambda each: (not each.drops, math.inf if each.keeps_s is None else each.keeps_s))
+        return dataclasses.replace(worse, record_bytes_max=min(sizes, default=None))
 
 
 class Reader(Protocol):

@@ -50,11 +50,21 @@ def test_a_log_that_keeps_what_it_has_for_the_retention_is_let_be(terms: TopicTe
     check_kept("t-shelved", terms, RETENTION_S)
 
 
-async def made(url: str) -> None:
+def test_what_holds_for_one_partition_holds_for_the_topic() -> None:
+    short, long = TopicTerms(keeps_s=60, todo="short"), TopicTerms(keeps_s=3600, todo="long", record_bytes_max=20)
+    for terms in (short.stricter(long), long.stricter(short)):
+        assert terms == TopicTerms(keeps_s=60, todo="short", record_bytes_max=20)
+    full = TopicTerms(drops="by max_msgs=1", todo="full", record_bytes_max=30)
+    for terms in (full.stricter(long), long.stricter(full)):
+        assert terms == TopicTerms(drops="by max_msgs=1", todo="full", record_bytes_max=20)
+    assert TopicTerms().stricter(TopicTerms()) == TopicTerms()
+
+
+async def made(url: str, partitions: int = 1) -> TopicTerms | None:
     broker = make_broker(url)
     await broker.open()
     try:
-        await broker.ensure_topic("t-shelved", 1)
+        return await broker.ensure_topic("t-shelved", partitions)
     finally:
         await broker.close()
 
@@ -147,6 +157,20 @@ def small_nats(start: Callable[..., Any], request: pytest.FixtureRequest) -> str
     return str(start(NatsServer, settings=["max_payload: 20000"]).url())
 
 
+def small_stream(start: Callable[..., Any], request: pytest.FixtureRequest) -> str:
+    """One of whose streams an operator has given a limit of its own."""
+    server: NatsServer = request.getfixturevalue("nats_server")
+    prefix = f"t{secrets.token_hex(6)}"
+    url = f"{server.url()}?prefix={prefix}"
+
+    async def limited() -> None:
+        await made(url)
+        await change_stream(url, f"{prefix}-t-shelved-0", max_msg_size=20_000)
+
+    asyncio.run(limited())
+    return url
+
+
 def small_kafka(start: Callable[..., Any], request: pytest.FixtureRequest) -> str:
     server: KafkaServer = request.getfixturevalue("kafka_server")
     topic = f"t{secrets.token_hex(6)}.t-shelved"
@@ -155,13 +179,24 @@ def small_kafka(start: Callable[..., Any], request: pytest.FixtureRequest) -> st
     return f"{server.url()}?timeout_s=30&prefix={topic.removesuffix('t-shelved')}"
 
 
-@pytest.mark.parametrize("broker", [small_nats, small_kafka], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("broker", [small_nats, small_stream, small_kafka], ids=lambda each: each.__name__)
 async def test_what_the_broker_says_it_refuses_is_refused_where_it_is_published(
     broker: Callable[..., str], start: Callable[..., Any], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    service = shelf(tmp_path, broker(start, request))
+    service = shelf(tmp_path, await asyncio.to_thread(broker, start, request))
     async with service.running(), service.step() as step:
         step.publish(Shelved(number=1, load="x" * 15_000))
         with pytest.raises(EventTooLarge) as caught:
             step.publish(Shelved(number=2, load="x" * 20_000))
         assert caught.value.expected == 20_000
+
+
+async def test_the_stream_that_takes_least_counts_for_its_topic(nats_server: NatsServer) -> None:
+    prefix = f"t{secrets.token_hex(6)}"
+    url = f"{nats_server.url()}?prefix={prefix}"
+    await made(url, 3)
+    for number, size in ((0, 30_000), (1, 20_000), (2, 25_000)):
+        await change_stream(url, f"{prefix}-t-shelved-{number}", max_msg_size=size)
+    terms = await made(url, 3)
+    assert terms is not None
+    assert terms.record_bytes_max == 20_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
@@ -73,7 +72,7 @@ class NatsBroker(BaseBroker):
 
     async def ensure_topic(self, topic: str, partitions: int) -> TopicTerms:
         terms = await self._topics.ensure(topic, partitions)
-        return dataclasses.replace(terms, record_bytes_max=(await self._link.wire()).max_payload)
+        return terms.stricter(TopicTerms(record_bytes_max=(await self._link.wire()).max_payload))
 
     async def partitions(self, topic: str) -> int:
         return await self._topics.partitions(topic)

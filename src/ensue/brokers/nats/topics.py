@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -230,8 +231,7 @@ class Topics:
             raise self._strange(stream, info)
         check_partitions(topic, partitions, note.partitions)
         differing = {name: info.config.get(name) for name, value in wanted.items() if info.config.get(name) != value}
-        if (terms := _terms(stream.name, info.config)) is not None:
-            self._terms[topic] = terms
+        self._terms[topic] = self._terms.get(topic, TopicTerms()).stricter(_terms(stream.name, info.config))
         if differing:
             log.info("stream %s is there with other settings than the URL's, and stays so: %s", stream.name, differing)
 
@@ -243,8 +243,13 @@ class Topics:
         )
 
 
-def _terms(stream: str, config: dict[str, Any]) -> TopicTerms | None:
-    """How a stream with this configuration loses records by itself; None: it does not."""
+def _terms(stream: str, config: dict[str, Any]) -> TopicTerms:
+    """How a stream with this configuration loses records by itself, and which it does not take."""
+    size_max = int(config.get("max_msg_size") or -1)
+    return dataclasses.replace(_losses(stream, config), record_bytes_max=size_max if size_max > 0 else None)
+
+
+def _losses(stream: str, config: dict[str, Any]) -> TopicTerms:
     todo = f"retention limits, and max_age, max_msgs, max_bytes and max_msgs_per_subject to no limit in stream {stream}"
     if (retention := config.get("retention", "limits")) != "limits":
         return TopicTerms(drops=f"by retention={retention}", todo=todo)
@@ -253,7 +258,7 @@ def _terms(stream: str, config: dict[str, Any]) -> TopicTerms | None:
     if config.get("discard") != "new" and (found := [each for each in names if int(config.get(each) or 0) > 0]):
         return TopicTerms(drops=f"by {found[0]}={config[found[0]]}", todo=todo)
     age_ns = int(config.get("max_age") or 0)
-    return TopicTerms(keeps_s=age_ns / 1e9, todo=todo) if age_ns > 0 else None
+    return TopicTerms(keeps_s=age_ns / 1e9 if age_ns > 0 else None, todo=todo)
 
 
 def _note(info: StreamInfo | None) -> _Note | None:
