@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from ensue.brokers.rabbitmq import RabbitMqBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Garbage, Message
+from ensue.ports import TopicTerms
 
 PATIENCE_S = 20.0
 
@@ -137,13 +139,64 @@ async def test_a_queue_of_another_kind_is_refused_by_name(rabbitmq_server: Rabbi
         await channel.queue_delete(queue_of(url))
 
 
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_queue_of_another_kind_is_refused_at_the_start(
+    rabbitmq_server: RabbitMqServer, url: str, durable: bool
+) -> None:
+    async with channel_of(rabbitmq_server) as channel:
+        await channel.declare_queue(queue_of(url), durable=durable)
+        with pytest.raises(UsageError, match=f"{queue_of(url)} is no stream"):
+            async with opened(url):
+                pytest.fail("it was taken for a stream")
+        await channel.queue_delete(queue_of(url))
+
+
 # --- retention
+
+SMALL_SEGMENTS = {"x-stream-max-segment-size-bytes": 1_000_000}
+
+
+async def made_with(server: RabbitMqServer, queue: str, arguments: dict[str, Any]) -> None:
+    """Make a stream as an operator may have made it."""
+    async with channel_of(server) as channel:
+        await channel.declare_queue(queue, durable=True, arguments={"x-queue-type": "stream"} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "expected"),
+    [
+        ({}, "", TopicTerms()),
+        (SMALL_SEGMENTS, "", TopicTerms()),
+        ({"x-max-age": "2h"}, "&max_age=2h", TopicTerms(keeps_s=7200)),
+        ({"x-max-age": "2h"} | SMALL_SEGMENTS, "", TopicTerms(keeps_s=7200)),
+        ({"x-max-age": "3m"} | SMALL_SEGMENTS, "&max_age=7D&segment_bytes=500000", TopicTerms(keeps_s=180)),
+        ({}, "&max_age=7D", TopicTerms()),
+        ({"x-max-length-bytes": 2_000_000, "x-max-age": "2h"}, "", TopicTerms(drops="by x-max-length-bytes=2000000")),
+    ],
+)
+async def test_a_stream_tells_what_it_was_made_with_whatever_the_url_says(
+    rabbitmq_server: RabbitMqServer, url: str, arguments: dict[str, Any], option: str, expected: TopicTerms
+) -> None:
+    await made_with(rabbitmq_server, queue_of(url, 1), arguments)
+    broker = RabbitMqBroker(url + option)
+    await broker.open()
+    try:
+        await broker.ensure_topic("other", 1)
+        terms = await broker.ensure_topic(TOPIC, 2)
+        if option == "&max_age=7D":  # of the other partition, which is made by the URL
+            expected = dataclasses.replace(expected, keeps_s=7 * 86_400)
+        assert dataclasses.replace(terms, todo="") == expected
+        assert f"delete the stream {queue_of(url)[:-1]}" in terms.todo or terms == TopicTerms(todo=terms.todo)
+        assert await broker.ensure_topic(TOPIC, 2) == terms
+    finally:
+        await broker.close()
 
 
 async def test_a_log_with_a_limit_drops_its_oldest_records_and_keeps_offsets(rabbitmq_server: RabbitMqServer) -> None:
     prefix = secrets.token_hex(6)
-    options = f"prefix={prefix}.&max_length_bytes=2000000&segment_bytes=1000000"
-    async with opened(f"{rabbitmq_server.url()}?{options}", partitions=1) as broker:
+    url = f"{rabbitmq_server.url()}?prefix={prefix}."
+    await made_with(rabbitmq_server, queue_of(url), {"x-max-length-bytes": 2_000_000} | SMALL_SEGMENTS)
+    async with opened(url, partitions=1) as broker:
         lasts = [
             await broker.append(TOPIC, 0, SOURCE, [entry(n, data=b"x" * 20_000) for n in range(start, start + 10)])
             for start in range(1, 201, 10)
@@ -194,7 +247,7 @@ async def test_refused_credentials_and_hosts_say_so(rabbitmq_server: RabbitMqSer
         await RabbitMqBroker(f"{rabbitmq_server.url()}elsewhere").open()
 
 
-@pytest.mark.parametrize("option", ["timeout_s=soon", "heartbeat_s=0", "max_length_bytes=-1", "nonsense=1"])
+@pytest.mark.parametrize("option", ["timeout_s=soon", "heartbeat_s=0", "max_age=7 days", "nonsense=1"])
 def test_an_option_that_is_wrong_is_named(option: str) -> None:
     with pytest.raises(UsageError, match=option.partition("=")[0]):
         RabbitMqBroker(f"amqp://ann:s3cret@127.0.0.1/?{option}")

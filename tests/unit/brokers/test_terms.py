@@ -12,7 +12,7 @@ import pytest
 import redis.asyncio
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from servers import KafkaServer, NatsServer, RedisServer
+from servers import KafkaServer, NatsServer, RabbitMqServer, RedisServer
 from tests.unit.brokers.test_nats import change_stream
 
 from ensue import EngineConfig, Event, Service, UsageError
@@ -128,6 +128,21 @@ async def test_a_kafka_topic_that_loses_records_is_refused_at_the_start(
     kept = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
     await asyncio.to_thread(kafka_server.configure, topic, kept)
     async with shelf(tmp_path, url).running():
+        pass
+
+
+async def test_a_rabbitmq_stream_that_loses_records_is_refused_at_the_start(
+    rabbitmq_server: RabbitMqServer, tmp_path: Path
+) -> None:
+    url = f"{rabbitmq_server.url()}?prefix={secrets.token_hex(6)}."
+    for _ in ("made", "there already"):
+        text = await refusal(shelf(tmp_path, f"{url}&max_age=59m"))
+        assert "deletes records of topic t-shelved after 3540 s, before Ensue's retention of 3600 s ends" in text
+        assert "delete the stream " in text
+        assert "t-shelved.0" in text
+    assert await refusal(shelf(tmp_path, url)) == text
+    longer = f"{rabbitmq_server.url()}?prefix={secrets.token_hex(6)}.&max_age=1h"
+    async with shelf(tmp_path / "other", longer).running():
         pass
 
 

@@ -11,18 +11,19 @@ from ensue.brokers.rabbitmq.connection import Connection, Refused
 from ensue.brokers.rabbitmq.frames import publish_arguments
 from ensue.brokers.rabbitmq.session import Following, Session, new_token
 from ensue.brokers.rabbitmq.settings import RabbitMqSettings
+from ensue.brokers.rabbitmq.terms import terms_of
 from ensue.brokers.rabbitmq.wire import head_of, message_of, source_fields
 from ensue.brokers.reading import BaseReader, HasReaders
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Bounds, Garbage, Message
-from ensue.ports import Capabilities, Entry
+from ensue.ports import Capabilities, Entry, TopicTerms
 
 
 class RabbitMqBroker(HasReaders):
     """A log in stream queues of RabbitMQ 3.9 or newer: `amqp://user:password@host:5672/vhost`, `amqps://` for TLS.
 
-    Options of the URL: `prefix` of all queue names, `timeout_s` (5), `heartbeat_s` (10), `max_age` (e.g. `7D`),
-    `max_length_bytes` and `segment_bytes` of streams that are made, `cafile`, `certfile`, `keyfile`.
+    Options of the URL: `prefix` of all queue names, `timeout_s` (5), `heartbeat_s` (10), `max_age` (e.g. `7D`)
+    and `segment_bytes` of streams that are made, `cafile`, `certfile`, `keyfile`.
     Queues: `<prefix><topic>.<partition>`, and `<prefix>ensue.topics`. The stream plugin is not needed.
 
     RabbitMQ drops old records by itself, by whole segments (`max_age`), and nobody can ask it to: `prune` does nothing.
@@ -37,6 +38,7 @@ class RabbitMqBroker(HasReaders):
         self._session: Session | None = None
         self._is_open = False
         self._connecting: asyncio.Task[Session] | None = None
+        self._terms: dict[str, TopicTerms] = {}
 
     async def exists(self) -> bool:
         if self._is_open:
@@ -109,7 +111,7 @@ class RabbitMqBroker(HasReaders):
 
     # --- topics
 
-    async def ensure_topic(self, topic: str, partitions: int) -> None:
+    async def ensure_topic(self, topic: str, partitions: int) -> TopicTerms:
         check_partitions_wanted(topic, partitions)
         session = await self._get()
         if topic not in session.topics.counts:
@@ -118,7 +120,14 @@ class RabbitMqBroker(HasReaders):
             await session.add_topic(topic, partitions)
         found = session.topics.counts.get(topic, 0)
         check_partitions(topic, partitions, found)
-        await session.ensure_streams([self._queue(topic, number) for number in range(found)])
+        queues = [self._queue(topic, number) for number in range(found)]
+        await session.ensure_streams(queues)
+        if topic not in self._terms:
+            terms = TopicTerms()
+            for queue in queues:
+                terms = terms.stricter(await terms_of(session.connection, queue))
+            self._terms[topic] = terms
+        return self._terms[topic]
 
     async def partitions(self, topic: str) -> int:
         session = await self._get()

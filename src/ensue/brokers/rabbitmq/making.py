@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from ensue.brokers.rabbitmq import frames
 from ensue.brokers.rabbitmq.channel import Channel
 from ensue.brokers.rabbitmq.connection import Connection
+from ensue.brokers.rabbitmq.settings import RabbitMqSettings
 from ensue.errors import BrokerUnavailable
+
+Argument = str | int | bool
 
 _LOCKED = 405
 #: How long until the next try for our turn.
@@ -57,19 +60,21 @@ async def _turn(connection: Connection, queue: str) -> Channel:
             return channel
 
 
-async def declare_stream(connection: Connection, queue: str, *, keep_all: bool) -> None:
-    """keep_all: nothing of this stream is ever dropped."""
-    settings = connection.settings
-    arguments: dict[str, str | int | bool] = {"x-queue-type": "stream"}
-    if settings.max_age and not keep_all:
-        arguments["x-max-age"] = settings.max_age
-    if settings.max_length_bytes and not keep_all:
-        arguments["x-max-length-bytes"] = settings.max_length_bytes
-    if settings.segment_bytes:
-        arguments["x-stream-max-segment-size-bytes"] = settings.segment_bytes
+async def declare(connection: Connection, queue: str, arguments: Mapping[str, Argument]) -> None:
+    """Make a stream. One that is there is let be, and raises BrokerUnavailable when it was made with others."""
     channel = await connection.channel()
     try:
-        declare = b"\x00\x00" + frames.short(queue) + _DURABLE + frames.table(arguments)
-        await channel.call(frames.QUEUE_DECLARE, declare, frames.QUEUE_DECLARE_OK)
+        wanted = b"\x00\x00" + frames.short(queue) + _DURABLE + frames.table(arguments)
+        await channel.call(frames.QUEUE_DECLARE, wanted, frames.QUEUE_DECLARE_OK)
     finally:
         channel.close()
+
+
+def stream_arguments(settings: RabbitMqSettings, *, keep_all: bool = False) -> dict[str, Argument]:
+    """keep_all: nothing of this stream is ever dropped."""
+    arguments: dict[str, Argument] = {"x-queue-type": "stream"}
+    if settings.max_age and not keep_all:
+        arguments["x-max-age"] = settings.max_age
+    if settings.segment_bytes:
+        arguments["x-stream-max-segment-size-bytes"] = settings.segment_bytes
+    return arguments

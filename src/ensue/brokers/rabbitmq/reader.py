@@ -17,6 +17,10 @@ _PREFETCH_MAX = 65_535
 _PRECONDITION_FAILED = 406
 
 
+def no_stream(queue: str) -> UsageError:
+    return UsageError(f"queue {queue} is no stream: delete it, or use another prefix (`?prefix=`)", queue=queue)
+
+
 class Record(NamedTuple):
     """offset: as the stream counts, from 0. tag: of the delivery."""
 
@@ -62,7 +66,7 @@ class Reader(Listener):
             await self._channel.call(frames.BASIC_CONSUME, consume, frames.BASIC_CONSUME_OK)
         except BrokerUnavailable as error:
             if error.values.get("code") == _PRECONDITION_FAILED:  # the offset means nothing to other queues
-                raise self._no_stream() from error
+                raise no_stream(self.queue) from error
             raise
 
     def close(self) -> None:
@@ -113,17 +117,12 @@ class Reader(Listener):
         qos = struct.pack(">IHB", 0, self._prefetch, 0)
         await self._channel.call(frames.BASIC_QOS, qos, frames.BASIC_QOS_OK)
 
-    def _no_stream(self) -> UsageError:
-        return UsageError(
-            f"queue {self.queue} is no stream: delete it, or use another prefix (`?prefix=`)", queue=self.queue
-        )
-
     # --- what comes in
 
     def delivered(self, tag: int, content: Content, body: bytes) -> None:
         offset = content.headers.get(OFFSET)
         if not isinstance(offset, int):
-            self.failed(self._no_stream())
+            self.failed(no_stream(self.queue))
             self.close()
             return
         if offset <= self.seen:

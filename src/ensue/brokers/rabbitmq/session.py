@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ensue.brokers.rabbitmq import frames
 from ensue.brokers.rabbitmq.connection import Connection
-from ensue.brokers.rabbitmq.making import declare_stream, making
+from ensue.brokers.rabbitmq.making import declare, making, stream_arguments
 from ensue.brokers.rabbitmq.publisher import Publisher
 from ensue.brokers.rabbitmq.reader import Reader, Record
 from ensue.brokers.rabbitmq.streams import Streams
@@ -92,11 +92,12 @@ class Session:
         """Make the streams that are missing, with a marker as first record. keep_all: without the log's retention."""
         if all(queue in self.ensured for queue in queues):
             return
-        async with making(self.connection, self._making_lock, f"{self._registry}.making"):
+        connection = self.connection
+        async with making(connection, self._making_lock, f"{self._registry}.making"):
             for queue in queues:
                 if queue not in self.ensured:
                     if not await self.declared(queue):
-                        await declare_stream(self.connection, queue, keep_all=keep_all)
+                        await declare(connection, queue, stream_arguments(connection.settings, keep_all=keep_all))
                         await self.publish_marker(queue)
                     self.ensured.add(queue)
 

@@ -13,8 +13,8 @@ from ensue.tls import demanded
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RabbitMqSettings:
-    """timeout_s: how long to wait for a connection, an answer, a confirmation. max_age, max_length_bytes: what a
-    stream keeps at most (RabbitMQ's `x-max-age`, e.g. `7D`; empty and 0: all), dropped by whole segments.
+    """timeout_s: how long to wait for a connection, an answer, a confirmation. max_age: how long a stream keeps its
+    records (RabbitMQ's `x-max-age`, e.g. `7D`; empty: for ever); they are dropped by whole segments.
     hosts: with their ports, tried in turn. mechanism: how it is proven who we are, PLAIN or EXTERNAL.
     """
 
@@ -28,7 +28,6 @@ class RabbitMqSettings:
     timeout_s: float = 5.0
     heartbeat_s: int = 10
     max_age: str = ""
-    max_length_bytes: int = 0
     segment_bytes: int = 0
 
     @classmethod
@@ -59,8 +58,7 @@ class RabbitMqSettings:
             prefix=options.text("prefix"),
             timeout_s=options.number("timeout_s", 5, 0.1, 3600),
             heartbeat_s=options.whole("heartbeat_s", 10, 1, 65_535),
-            max_age=options.text("max_age"),
-            max_length_bytes=options.whole("max_length_bytes", 0, 0, 2**53),
+            max_age=options.text("max_age", "", r"[0-9]+[YMDhms]", "such as 7D: a number and Y, M, D, h, m or s"),
             segment_bytes=options.whole("segment_bytes", 0, 0, 2**53),
         )
         options.check_none_left()
