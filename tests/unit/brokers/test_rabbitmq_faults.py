@@ -215,6 +215,23 @@ async def test_a_log_with_a_limit_drops_its_oldest_records_and_keeps_offsets(rab
 # --- a server that is away, streams that are gone
 
 
+async def test_a_connection_that_only_published_and_is_lost_is_made_again(url: str) -> None:
+    async with opened(url) as broker:
+        await broker.append(TOPIC, 0, SOURCE, entries(1, 3))
+        reader = broker.reader(TOPIC, 0, 0)
+        assert positions(await reader.read(2, PATIENCE_S)) == [1, 2]
+        session = broker._session
+        assert session is not None
+        reading, publishing = session._connections()
+        await publishing.close()
+        await patiently(lambda: broker.append(TOPIC, 0, SOURCE, entries(4, 1)))
+        assert not reading.is_open  # all anew: it may be another server
+        found: list[Message | Garbage] = []
+        while len(found) < 2:
+            found += await patiently(lambda: reader.read(5, PATIENCE_S))
+        assert positions(found) == [3, 4]
+
+
 async def test_a_server_that_is_down_is_unavailable_within_its_time_and_no_password_is_told() -> None:
     broker = RabbitMqBroker(f"amqp://ann:s3cret@127.0.0.1:{free_port()}/?timeout_s=1")
     for attempt in (broker.open, broker.exists):

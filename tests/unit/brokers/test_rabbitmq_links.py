@@ -1,9 +1,7 @@
-"""A connection to RabbitMQ: several hosts in the URL, a certificate instead of a password, a server short of memory."""
+"""A connection to RabbitMQ: several hosts in the URL, a certificate instead of a password."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import secrets
 import shutil
 from collections.abc import Callable
@@ -21,9 +19,6 @@ from ensue.brokers.rabbitmq import RabbitMqBroker
 from ensue.brokers.rabbitmq.settings import RabbitMqSettings
 from ensue.conformance.broker import SOURCE, TOPIC, entries, positions, read
 from ensue.errors import BrokerUnavailable, UsageError
-
-LIMIT_S = 60.0
-CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
 
 
 def test_a_url_names_several_hosts_and_shows_no_password() -> None:
@@ -51,60 +46,6 @@ async def test_the_next_host_is_taken_when_one_does_not_answer(rabbitmq_server: 
         await RabbitMqBroker(f"amqp://guest:guest@127.0.0.1:{nobody},127.0.0.1:{other}/?timeout_s=4").open()
     assert str(nobody) in str(caught.value)
     assert str(other) in str(caught.value)
-
-
-@pytest.fixture
-def short_of_memory(start: Callable[..., Any]) -> RabbitMqServer:
-    required("" if Path(CONTROL).exists() else "rabbitmqctl is not installed (make servers)")
-    server: RabbitMqServer = start(RabbitMqServer)
-    return server
-
-
-@pytest.mark.slow
-async def test_publishing_waits_while_the_server_is_short_of_memory_and_says_why(
-    short_of_memory: RabbitMqServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = short_of_memory
-    caplog.set_level(logging.INFO)
-
-    async def memory(share: str) -> None:
-        await asyncio.to_thread(server.run, CONTROL, "set_vm_memory_high_watermark", share)
-
-    broker = RabbitMqBroker(f"{server.url()}?timeout_s=3")
-    await broker.open()
-    try:
-        await broker.ensure_topic(TOPIC, 1)
-        await broker.append(TOPIC, 0, SOURCE, entries(1, 2))
-        await memory("0.000001")
-        # The server says so to who publishes: this one, and who publishes after it waits at once.
-        for first in (3, 4):
-            with pytest.raises(BrokerUnavailable, match=r"blocked publishing \(low on memory\)"):
-                await broker.append_many(SOURCE, {(TOPIC, 0): entries(first, 1)})
-        with pytest.raises(BrokerUnavailable, match=r"blocked publishing \(low on memory\)"):
-            await broker.topics()  # what readiness asks
-        waiting = asyncio.create_task(_until_it_goes(broker))
-        await memory("0.6")
-        async with asyncio.timeout(LIMIT_S):
-            await waiting
-            found = await read(broker, TOPIC, 0, 0, 100, 10.0)
-            while 5 not in positions(found):
-                found = [*found, *await read(broker, TOPIC, 0, found[-1].offset, 100, 10.0)]
-        # What was sent before the server said so is in the log as well; what waited is there once.
-        assert positions(found) == [1, 2, 3, 5]
-    finally:
-        await broker.close()
-    said = [each.getMessage() for each in caplog.records if each.name == "ensue.rabbitmq"]
-    assert "what is published waits" in said[0]
-    assert "takes what is published again" in said[-1]
-
-
-async def _until_it_goes(broker: RabbitMqBroker) -> None:
-    while True:
-        try:
-            return await broker.append_many(SOURCE, {(TOPIC, 0): entries(5, 1)})
-        except BrokerUnavailable as error:
-            if "blocked publishing" not in str(error):
-                raise
 
 
 class RabbitMqForCertificates(RabbitMqServer):

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
-from ensue.brokers.rabbitmq.channel import check_unblocked
 from ensue.brokers.rabbitmq.connection import Connection, Refused
 from ensue.brokers.rabbitmq.frames import publish_arguments
 from ensue.brokers.rabbitmq.session import Following, Session, new_token
@@ -81,7 +80,7 @@ class RabbitMqBroker(HasReaders):
     async def _get(self) -> Session:
         """The live session, or a new one: of all that ask while there is none, one connects."""
         session = self._session
-        if session is not None and session.connection.is_open:
+        if session is not None and session.is_open:
             return session
         if not self._is_open:
             raise BrokerUnavailable(f"the broker at {self._settings.place} is not open")
@@ -138,7 +137,7 @@ class RabbitMqBroker(HasReaders):
     async def topics(self) -> Mapping[str, int]:
         """Raises BrokerUnavailable also while publishing is blocked: readiness asks for the topics."""
         session = await self._get()
-        check_unblocked(session.connection)
+        session.check_unblocked()
         await session.refresh_topics()
         return dict(session.topics.counts)
 

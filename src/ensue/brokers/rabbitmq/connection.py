@@ -35,6 +35,7 @@ class Connection(PacedProtocol):
     def __init__(self, settings: RabbitMqSettings, where: tuple[str, int]) -> None:
         super().__init__()
         self.settings = settings
+        self.where = where
         self.place = settings.place_of(where)
         #: Why the server takes nothing that is published now; empty: it does.
         self.blocked = ""
@@ -62,7 +63,7 @@ class Connection(PacedProtocol):
         failures: list[BrokerUnavailable] = []
         for each in settings.hosts:
             try:
-                return await _open_at(settings, each)
+                return await _open_at(settings, each, settings.timeout_s / len(settings.hosts))
             except Refused:
                 raise
             except BrokerUnavailable as error:
@@ -70,6 +71,10 @@ class Connection(PacedProtocol):
         if len(failures) == 1:
             raise failures[0]
         raise BrokerUnavailable("; ".join(map(str, failures)), place=settings.place) from failures[-1]
+
+    async def another(self) -> Connection:
+        """Return one more connection to the same server. Raises BrokerUnavailable."""
+        return await _open_at(self.settings, self.where, self.settings.timeout_s)
 
     async def close(self) -> None:
         """Tell the server, at most for a moment, and release everything."""
@@ -302,10 +307,9 @@ def _check_version(version: str, place: str) -> None:
         )  # fmt: skip
 
 
-async def _open_at(settings: RabbitMqSettings, where: tuple[str, int]) -> Connection:
+async def _open_at(settings: RabbitMqSettings, where: tuple[str, int], limit_s: float) -> Connection:
     connection = Connection(settings, where)
     loop = asyncio.get_running_loop()
-    limit_s = settings.timeout_s / len(settings.hosts)
     try:
         async with asyncio.timeout(limit_s):
             await loop.create_connection(lambda: connection, *where, ssl=settings.tls)

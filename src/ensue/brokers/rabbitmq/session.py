@@ -1,6 +1,8 @@
-"""What is known and open while one connection lives: the publisher, readers, ends of streams, topics.
+"""What is known and open while its connections live: the publisher, readers, ends of streams, topics.
 
-When the connection breaks, all of it is forgotten: the server that comes back may be another one.
+Publishing has a connection of its own: of one that publishes a server reads nothing while it is short of memory or
+disk, no acknowledgement of a reader either. When one of the two breaks, all is forgotten: the server that comes back
+may be another one.
 
 Places here count from 0, as RabbitMQ does; the broker's offsets are greater by one.
 """
@@ -12,6 +14,7 @@ import secrets
 from collections.abc import Sequence
 
 from ensue.brokers.rabbitmq import frames
+from ensue.brokers.rabbitmq.channel import check_unblocked
 from ensue.brokers.rabbitmq.connection import Connection
 from ensue.brokers.rabbitmq.making import declare, making, stream_arguments
 from ensue.brokers.rabbitmq.publisher import Publisher
@@ -31,7 +34,8 @@ _IF_IT_LASTS = (
 
 
 class Session:
-    """Of one connection. Raises BrokerUnavailable from everything once the connection is lost."""
+    """Of one connection, and of another one once something is published. Raises BrokerUnavailable from everything that
+    needs one which is lost."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -41,12 +45,26 @@ class Session:
         self._registry = f"{connection.settings.prefix}ensue.topics"
         self._registry_records = Following(self, self._registry, -1)
         self._refreshing = asyncio.Lock()
+        self._publishing: Connection | None = None
         self._publisher: Publisher | None = None
         self._publisher_lock = asyncio.Lock()
         self._making_lock = asyncio.Lock()
 
     async def close(self) -> None:
-        await self.connection.close()
+        for each in self._connections():
+            await each.close()
+
+    @property
+    def is_open(self) -> bool:
+        return all(each.is_open for each in self._connections())
+
+    def check_unblocked(self) -> None:
+        """Raise BrokerUnavailable while the server takes nothing that is published."""
+        for each in self._connections():
+            check_unblocked(each)
+
+    def _connections(self) -> Sequence[Connection]:
+        return [self.connection] if self._publishing is None else [self.connection, self._publishing]
 
     # --- publishing
 
@@ -55,7 +73,7 @@ class Session:
         async with self._publisher_lock:
             publisher = self._publisher
             if publisher is None or not publisher.is_open:
-                connection = self.connection
+                connection = await self._to_publish()
                 channel = await connection.channel()
                 publisher = Publisher(connection, channel, connection.timeout_s, connection.place, self.lost)
                 try:
@@ -73,6 +91,15 @@ class Session:
                 f"{error}: raise its max_message_size or grant the permission, or publish a reference instead of the "
                 "data"
             ) from error
+
+    async def _to_publish(self) -> Connection:
+        if self._publishing is None:
+            connection = await self.connection.another()
+            if not self.connection.is_open:
+                await connection.close()  # nobody else would: this session has ended meanwhile
+                self.connection.check()
+            self._publishing = connection
+        return self._publishing
 
     async def publish_marker(self, queue: str) -> None:
         await self.publish([(frames.publish_arguments(queue), _MARKER_PROPERTIES, b"")])
