@@ -165,6 +165,25 @@ async def test_without_one_right_a_service_does_not_start_and_says_which(role_of
         pass
 
 
+async def test_a_right_that_is_taken_from_a_service_that_runs_is_waited_for_in_sight(
+    role_of: Callable[[str], Role],
+) -> None:
+    role = role_of("orders")
+    await init(Service("orders", database=role.owners_url, broker="memory://", tables=orders.tables))
+    role.make()
+    service = Service("orders", database=role.url, broker="memory://")
+    async with asyncio.timeout(60), service.running() as runtime:
+        await runtime.ready()
+        role.sql(f"REVOKE SELECT ON ensue_outbox FROM {role.user}")
+        while not (reasons := await runtime.readiness()):  # noqa: ASYNC110  # a loop that waits tells nobody
+            await asyncio.sleep(0.02)
+        assert all("the database" in each and "ensue_outbox" in each and "GRANT it" in each for each in reasons)
+        assert not await runtime.unhealthy()  # to begin it anew would not help
+        role.sql(f"GRANT SELECT ON ensue_outbox TO {role.user}")
+        while await runtime.readiness():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def test_a_table_that_comes_with_an_upgrade_is_not_missed_before_it(role_of: Callable[[str], Role]) -> None:
     role = role_of("orders")
     service = Service("orders", database=role.owners_url, broker="memory://", tables=orders.tables)

@@ -19,6 +19,7 @@ class Loop:
     """A subclass says what a turn is. `run` ends with `stop`, or with StoreRestored (an operator must act).
 
     troubled_since: when its first error came since its last turn without one, by the monotonic clock; None: it is well.
+    trouble: the last one since then, in words, and failure: what it was.
     """
 
     log: ClassVar[logging.Logger]
@@ -30,7 +31,7 @@ class Loop:
         self._context = context
         self._stop = Stop()
         self.troubled_since: float | None = None
-        #: The last error since then, in words.
+        self.failure: type[BaseException] | None = None
         self.trouble = ""
 
     async def run(self) -> None:
@@ -44,7 +45,7 @@ class Loop:
                     while not self._stop.asked:
                         await self._turn()
                         pause = _PAUSE_FIRST_S
-                        self.troubled_since, self.trouble = None, ""
+                        self.troubled_since, self.failure, self.trouble = None, None, ""
                 except self.at_once as error:
                     self.log.info("%s: %s; beginning anew", self.name, error)
                     if pause > _PAUSE_FIRST_S:
@@ -70,7 +71,7 @@ class Loop:
         await self._end()
 
     def _troubled(self, error: BaseException) -> None:
-        self.trouble = str(error) or type(error).__name__
+        self.failure, self.trouble = type(error), str(error) or type(error).__name__
         if self.troubled_since is None:
             self.troubled_since = self._context.clock.monotonic()
 

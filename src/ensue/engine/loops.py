@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container, Iterable
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.context import Context
@@ -23,13 +23,6 @@ log = logger("ensue.worker")
 
 #: The name of the lease under which a service's outbox is sent.
 RELAY: Final = "relay"
-
-
-class Running(Protocol):
-    """What a lease stands for."""
-
-    async def run(self) -> None: ...
-    def stop(self) -> None: ...
 
 
 class Loops:
@@ -54,12 +47,17 @@ class Loops:
 
     @property
     def consumers(self) -> tuple[PartitionConsumer, ...]:
-        return tuple(loop for loop, _ in self._running.values() if isinstance(loop, PartitionConsumer))
+        return tuple(each for each in self.all if isinstance(each, PartitionConsumer))
+
+    @property
+    def all(self) -> tuple[Loop, ...]:
+        """Every loop that runs here, one by one."""
+        found = [loop.loops if isinstance(loop, RelayAndRetention) else (loop,) for loop, _ in self._running.values()]
+        return tuple(each for several in found for each in several)
 
     @property
     def relay(self) -> Relay | None:
-        held = self._running.get(RELAY)
-        return held[0].relay if held is not None and isinstance(held[0], RelayAndRetention) else None
+        return next((each for each in self.all if isinstance(each, Relay)), None)
 
     @property
     def relay_trouble(self) -> str:
@@ -165,10 +163,10 @@ class RelayAndRetention:
 
     def __init__(self, context: Context) -> None:
         self.relay = Relay(context)
-        self._loops: tuple[Loop, ...] = (self.relay, self.relay.resender, Retention(context), Timers(context))
+        self.loops: tuple[Loop, ...] = (self.relay, self.relay.resender, Retention(context), Timers(context))
 
     async def run(self) -> None:
-        tasks = [asyncio.create_task(each.run()) for each in self._loops]
+        tasks = [asyncio.create_task(each.run()) for each in self.loops]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             self.stop()  # one that cannot go on takes the others with it
@@ -185,5 +183,9 @@ class RelayAndRetention:
             raise failed[0]
 
     def stop(self) -> None:
-        for each in self._loops:
+        for each in self.loops:
             each.stop()
+
+
+#: What a lease stands for.
+Running = PartitionConsumer | RelayAndRetention

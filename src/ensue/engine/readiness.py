@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Iterable
 
 from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.context import Context
+from ensue.engine.loop import Loop
 from ensue.engine.worker import Worker
-from ensue.errors import EnsueError, UsageError
+from ensue.errors import EnsueError, StoreConflict, StoreUnavailable, UsageError
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +98,33 @@ async def not_ready(context: Context, worker: Worker | None, *, connecting: bool
         return [*reasons, *(["the broker was not reached yet"] if limits.broker else [])]
     if worker is not None and not worker.is_ready:
         reasons.append("the worker has no share of the work yet")
+    if worker is not None:
+        reasons += _waiting(worker.loops.all)
     try:
         async with asyncio.timeout(limits.answer_s):
             reasons += await _behind(context, worker, limits)
     except TimeoutError:
         if limits.broker:
             reasons.append(f"broker and database did not answer within {limits.answer_s:g} s")
+    except StoreUnavailable as error:
+        reasons.append(_of("the database", error))
     except EnsueError as error:
         if limits.broker:
             reasons.append(_of("the broker", error))
     return reasons
+
+
+def _waiting(loops: Iterable[Loop]) -> list[str]:
+    """What the database refuses these loops, though it answers: a right that was taken away, a disk that is full."""
+    waiting: dict[str, list[Loop]] = {}
+    for each in loops:
+        found = each.failure
+        if found is not None and issubclass(found, StoreUnavailable) and not issubclass(found, StoreConflict):
+            waiting.setdefault(each.trouble, []).append(each)
+    return [
+        _with(f"{', '.join(each.name for each in several)}: the database takes nothing; the log tells more", trouble)
+        for trouble, several in waiting.items()
+    ]
 
 
 async def _behind(context: Context, worker: Worker | None, limits: ReadyLimits) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ from ensue.engine.lost import LOSSES_MAX
 from ensue.errors import StoreLost
 from ensue.message import DeadLetterState
 from ensue.stores.sqlite import SqliteStore
+from ensue.testing import World
 
 TWICE = Retry(attempts_max=2, first_delay_s=0.001, delay_max_s=0.001)
 
@@ -219,6 +221,15 @@ class Rights:
             self.url = url.replace("postgres@", f"{self.role}@")
         self.grant()
 
+    @asynccontextmanager
+    async def running(self, directory: Path, service: Service) -> AsyncIterator[World]:
+        """The service at work, as this role."""
+        async with (
+            asyncio.timeout(2 * LIMIT_S),
+            bench(directory, service, stores={service.name: make_store(self.url, service.name)}) as running,
+        ):
+            yield running
+
     def run(self, statement: str) -> str:
         found = self._server.sql(statement) if self._mariadb else self._server.psql("rights", statement)
         return str(found)
@@ -242,10 +253,7 @@ async def test_a_right_that_is_taken_away_makes_no_letters_and_all_goes_on_when_
         calls.append(event.animal)
         await step.session.execute(text(f"INSERT INTO {rights.table} VALUES (:animal)"), {"animal": event.animal})
 
-    async with (
-        asyncio.timeout(2 * LIMIT_S),
-        bench(tmp_path, service, stores={"zoo": make_store(rights.url, "zoo")}) as running,
-    ):
+    async with rights.running(tmp_path, service) as running:
         sender = Sender(running.broker)
         await sender.send(Fed(animal="ant"))
         await until(lambda: len(calls) == 1, running)
@@ -257,9 +265,14 @@ async def test_a_right_that_is_taken_away_makes_no_letters_and_all_goes_on_when_
         worker = running.runtimes["zoo"].worker
         assert worker is not None
         assert ["GRANT it" in each.trouble for each in worker.loops.consumers] == [True]
+        [why] = await running.runtimes["zoo"].readiness()
+        assert why.startswith("zoo<-lost/0: the database takes nothing")
+        assert "GRANT it" in why
         rights.grant()
         await running.settle()
         assert await letters(running, service) == []
+        await until(lambda: not worker.loops.consumers[0].trouble, running)
+        assert await running.runtimes["zoo"].readiness() == []
     assert sorted(rights.run(f"SELECT animal FROM {rights.table}").split()) == ["ant", "bear", "cat"]
 
 
@@ -276,10 +289,7 @@ async def test_a_row_that_row_security_refuses_is_its_messages_fault(
     async def feed(event: Fed, step: Step) -> None:
         await step.session.execute(text(f"INSERT INTO {rights.table} VALUES (:animal)"), {"animal": event.animal})
 
-    async with (
-        asyncio.timeout(2 * LIMIT_S),
-        bench(tmp_path, service, stores={"zoo": make_store(rights.url, "zoo")}) as running,
-    ):
+    async with rights.running(tmp_path, service) as running:
         await Sender(running.broker).send(*[Fed(animal=each) for each in ("ant", "bear", "cat")])
         await until_letters(running, service, 1, DeadLetterState.DEAD)
         await running.settle()
@@ -301,10 +311,7 @@ async def test_a_table_that_is_not_there_is_the_fault_of_the_handler_that_names_
             await step.session.execute(text("INSERT INTO stals VALUES ('bear')"))
         fed.append(event.animal)
 
-    async with (
-        asyncio.timeout(2 * LIMIT_S),
-        bench(tmp_path, service, stores={"zoo": make_store(rights.url, "zoo")}) as running,
-    ):
+    async with rights.running(tmp_path, service) as running:
         await Sender(running.broker).send(*[Fed(animal=each) for each in ("ant", "bear", "cat")])
         await until_letters(running, service, 1, DeadLetterState.DEAD)
         await running.settle()
