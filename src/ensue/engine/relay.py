@@ -8,7 +8,7 @@ Microservices Patterns, ch. 3; the chain is ours (docs/adr/0002-chain-and-waterm
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ensue.engine.context import Context
@@ -21,7 +21,7 @@ from ensue.engine.restored import Looked, Sent, following, record_at, refuse_res
 from ensue.engine.sending import Sending, Where
 from ensue.engine.ticks import Ticks
 from ensue.engine.witness import ask_subscribers, refuse_witnessed
-from ensue.errors import RetryableError, StoreConflict
+from ensue.errors import BrokerUnavailable, RetryableError, StoreConflict
 from ensue.message import HeldPartition, OutboxRecord
 from ensue.texts import logger
 
@@ -104,7 +104,9 @@ class Relay(Loop):
             if looked.silent and self._asks:
                 await self._context.books.note_waiting(position, max(heads.values(), default=0))
                 await refuse_witnessed(self._context)
-                if await self._stop.cuts(self._ask(looked.silent)):
+                unasked = await self._stop.cuts(self._ask(looked.silent))
+                if unasked is not None:
+                    looked.unknown |= unasked
                     await self._context.books.note_sending()
             else:
                 await refuse_witnessed(self._context)
@@ -112,11 +114,11 @@ class Relay(Loop):
             self._examined = self._source
         self._ticks.start(heads)
 
-    async def _ask(self, silent: Sequence[Where]) -> bool:
+    async def _ask(self, silent: Sequence[Where]) -> Mapping[Where, BrokerUnavailable]:
         """The log does not know what was sent: whoever has applied any of it may say so before anything new is sent.
 
-        Returns True when nobody did within the limit; raises StoreRestored. Those who do not run now say it when they
-        begin.
+        Returns when nobody did within the limit; where nobody could be asked, and why, is what it returns. Raises
+        StoreRestored, BrokerUnavailable. Those who do not run now say it when they begin.
         """
         limit_s = _ANSWERS * self._context.config.resend_interval_s
         log.warning(
@@ -124,12 +126,10 @@ class Relay(Loop):
             "have applied, for %g s",
             self._context.service, self._source, len(silent), limit_s,
         )  # fmt: skip
-        try:
-            async with asyncio.timeout(limit_s):
-                await ask_subscribers(self._context, silent)
-        except TimeoutError:
-            log.info("relay of %s: nobody has applied what this store did not write", self._context.service)
-        return True
+        unasked = await ask_subscribers(self._context, silent, limit_s)
+        if len(unasked) < len(silent):
+            log.info("relay of %s: nobody who was asked has applied what it did not write", self._context.service)
+        return unasked
 
     def _hold_unknown(self, looked: Looked, sent: Sent) -> None:
         """Hold what could not be compared with the log: nothing behind `sent` goes there before it is."""
@@ -141,11 +141,11 @@ class Relay(Loop):
         """Compare a partition that was not answered for; return whether that could be done. Raises StoreRestored."""
         looked = Looked()
         await refuse_restored_store(self._context, looked, where)
+        if looked.silent and self._asks:
+            looked.unknown |= await self._ask(looked.silent)
         if looked.unknown:
             self._hold_unknown(looked, self._last)
             return False
-        if looked.silent and self._asks:
-            await self._ask(looked.silent)
         self._unknown.discard(where)
         return True
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ensue.codec import decode_envelope
@@ -33,7 +33,7 @@ _WINDOW = 1000
 _WINDOWS_MAX = 10
 #: Partitions whose ends are looked at at once. One takes several round trips to the broker, and the relay sends nothing
 #: before all are looked at; but each may bring a window of records into memory.
-_AT_ONCE = 8
+AT_ONCE = 8
 #: So long is each answer of the broker about a partition waited for. Brokers' own limits are shorter, as a rule.
 LOOK_S = 15.0
 
@@ -137,9 +137,9 @@ async def find_contradiction(
     if looked is not None:
         looked.silent += gone
     hallmark = await hallmark_of(store)
-    for begin in range(0, len(places), _AT_ONCE):
-        chunk = places[begin : begin + _AT_ONCE]
-        ends = await _together(end(place) for place in chunk)
+    for begin in range(0, len(places), AT_ONCE):
+        chunk = places[begin : begin + AT_ONCE]
+        ends = await together(end(place) for place in chunk)
         # The store after the log: another process may publish right now, and it commits before it appends.
         heads = await store.outbox_heads()
         for place, (last, others) in zip(chunk, ends, strict=True):
@@ -202,7 +202,7 @@ async def record_at(store: Store, position: int) -> OutboxRecord | None:
     return found[0] if found and found[0].position == position else None
 
 
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Return the results in order. The first error ends the others."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
@@ -211,6 +211,16 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+async def answered(work: Awaitable[T], what: str, wait_s: float = 0.0) -> T:
+    """Return what the broker answers. Raises BrokerUnavailable, also when it does not within LOOK_S. wait_s: it may
+    wait so long before it does."""
+    try:
+        async with asyncio.timeout(LOOK_S + wait_s):
+            return await work
+    except TimeoutError as error:
+        raise BrokerUnavailable(f"{what}: no answer within {LOOK_S:g} s") from error
 
 
 async def last_of_source(

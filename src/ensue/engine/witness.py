@@ -10,7 +10,8 @@ it counts only where a store with this one's key has made that message's id (`ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ensue.codec import decode_envelope, encode_envelope
@@ -19,12 +20,16 @@ from ensue.engine.clock import rfc3339
 from ensue.engine.context import Context
 from ensue.engine.hallmark import hallmark_of, unknown_to
 from ensue.engine.lookup import records_between
-from ensue.errors import StoreRestored
+from ensue.engine.restored import AT_ONCE, answered, together
+from ensue.errors import BrokerUnavailable, RecordRefused, StoreRestored
 from ensue.message import CONTROL_TOPIC, WHO, Envelope, Garbage, Message, OutboxRecord
 from ensue.ports import Broker, Store
 from ensue.texts import logger
 
 log = logger("ensue.relay")
+
+#: A topic and the number of one of its partitions.
+Place = tuple[str, int]
 
 #: Words that are remembered as proving nothing, and that wait to be looked into.
 _KNOWN_MAX = 1000
@@ -123,10 +128,10 @@ class Hearing:
             self._open.add(seen)
             await self.look()
 
-    async def look(self) -> None:
-        """Look into what is open, if it is time. Raises StoreRestored."""
+    async def look(self, *, now: bool = False) -> None:
+        """Look into what is open, if it is time, or now. Raises StoreRestored."""
         context = self._context
-        if not self._open or context.clock.monotonic() < self._next:
+        if not self._open or not (now or context.clock.monotonic() >= self._next):
             return
         witness = await examine(context.store, *self._open)
         if witness is not None:
@@ -149,27 +154,63 @@ class Hearing:
         )  # fmt: skip
 
 
-async def ask_subscribers(context: Context, places: Iterable[tuple[str, int]]) -> None:
-    """Ask in these places who has applied how much, and listen. Ends when it is cancelled; raises StoreRestored."""
-    broker, source = context.broker, context.store.source
-    await broker.ensure_topic(CONTROL_TOPIC, 1)
+async def ask_subscribers(
+    context: Context, places: Iterable[Place], listen_s: float
+) -> Mapping[Place, BrokerUnavailable]:
+    """Ask in these places who has applied how much, and listen for listen_s once that is asked. Return the places where
+    it could not be asked, and why; nobody who was asked in the others, and is there, has applied what this store did
+    not write. Raises StoreRestored; BrokerUnavailable when the control topic is not answered for."""
+    broker = context.broker
+    await answered(broker.ensure_topic(CONTROL_TOPIC, 1), CONTROL_TOPIC)
     hearing = Hearing(context)
-    reader = broker.reader(CONTROL_TOPIC, 0, (await broker.bounds(CONTROL_TOPIC, 0)).last)
+    bounds = await answered(broker.bounds(CONTROL_TOPIC, 0), CONTROL_TOPIC)
+    reader = broker.reader(CONTROL_TOPIC, 0, bounds.last)
     try:
-        envelope = encode_envelope(Envelope(context.ids.next(), WHO, rfc3339(context.clock.now())))
-        # A log with fewer partitions than the one before it is heard at those that it has.
-        there = [(topic, number) for topic, number in places if number < context.partitions]
-        batches = {place: [OutboxRecord(*place, "", envelope, b"")] for place in there}
-        for topic in {topic for topic, _ in there}:
-            await broker.ensure_topic(topic, context.partitions)
-        await broker.append_many(source, batches)
-        while True:
-            for record in await reader.read(100, context.config.poll_interval_s):
+        unasked = await _ask_in(context, places)
+        clock = asyncio.get_running_loop().time
+        until = clock() + listen_s
+        end: int | None = None
+        while end is None or reader.after < end:
+            if end is None and clock() >= until:
+                # What was said by now counts; and that there is no more, the broker has to say.
+                end = (await answered(broker.bounds(CONTROL_TOPIC, 0), CONTROL_TOPIC)).last
+            wait_s = min(context.config.poll_interval_s, max(until - clock(), 0.0)) if end is None else 0.0
+            records = await answered(reader.read(100, wait_s), CONTROL_TOPIC, wait_s)
+            for record in records:
                 if (seen := _said(record)) is not None:
                     await hearing.refuse_disproved(seen)
+            if end is not None and not records:
+                break
             await hearing.look()
+        await hearing.look(now=True)
+        return unasked
     finally:
         await reader.close()
+
+
+async def _ask_in(context: Context, places: Iterable[Place]) -> dict[Place, BrokerUnavailable]:
+    """Put the question there; return where it could not be put."""
+    broker, source = context.broker, context.store.source
+    envelope = encode_envelope(Envelope(context.ids.next(), WHO, rfc3339(context.clock.now())))
+
+    async def ask(place: Place) -> tuple[Place, BrokerUnavailable | None]:
+        topic, number = place
+        try:
+            await answered(broker.ensure_topic(topic, context.partitions), topic)
+            question = {place: [OutboxRecord(topic, number, "", envelope, b"")]}
+            await answered(broker.append_many(source, question), f"{topic}/{number}")
+        except BrokerUnavailable as error:
+            return place, error
+        except RecordRefused as error:
+            return place, BrokerUnavailable(str(error))
+        return place, None
+
+    # A log with fewer partitions than the one before it is heard at those that it has.
+    there = [place for place in places if place[1] < context.partitions]
+    found: list[tuple[Place, BrokerUnavailable | None]] = []
+    for begin in range(0, len(there), AT_ONCE):
+        found += await together(ask(place) for place in there[begin : begin + AT_ONCE])
+    return {place: error for place, error in found if error is not None}
 
 
 def refusal(context: Context, witness: Witness) -> StoreRestored:

@@ -9,16 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from servers import NatsServer
 from tests.unit.engine.workbench import LIMIT_S, QUICK, bench, until, until_held
 
 from ensue import Event, Service
-from ensue.brokers.memory import MemoryBroker
+from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.chain import partition_of
+from ensue.codec import decode_envelope
 from ensue.engine import held, restored
+from ensue.engine.ask import SEEN, ResendRequest, _append
+from ensue.engine.witness import ask_subscribers
 from ensue.errors import BrokerUnavailable, RecordRefused, StoreRestored
-from ensue.message import Bounds
+from ensue.message import WHO, Bounds, Garbage, Message
 from ensue.ports import Entry
 from ensue.testing import World
 
@@ -37,6 +41,7 @@ class Small(Event, topic="t-held-small", key="lane"):
 class Broker(MemoryBroker):
     """Takes data up to `limit` bytes; `fail_after`: so many appends until it is away for one.
 
+    stuck: a partition of which it answers, but an append there comes to no end before `freed`.
     batch_max: so many records of a partition at once. silent: a partition that it does not answer for; `waits` is set
     while somebody waits for that, and the wait ends with `gives_up`. hangs: nor does it ever say where that one ends;
     `hung` is set when somebody has asked.
@@ -46,6 +51,7 @@ class Broker(MemoryBroker):
     fail_after = -1
     batch_max = 10_000
     silent: tuple[str, int] | None = None
+    stuck: tuple[str, int] | None = None
     hangs = False
     names = True
 
@@ -53,6 +59,7 @@ class Broker(MemoryBroker):
         super().__init__()
         self.waits = asyncio.Event()
         self.gives_up = asyncio.Event()
+        self.freed = asyncio.Event()
         self.away = False
         self.hung = asyncio.Event()
         self.asked_while_away = asyncio.Event()
@@ -86,6 +93,9 @@ class Broker(MemoryBroker):
             self.waits.set()
             await self.gives_up.wait()
             raise BrokerUnavailable(f"no leader of {self.silent}")
+        if self.stuck in batches:
+            self.waits.set()
+            await self.freed.wait()
         for entries in batches.values():
             if len(entries) > self.batch_max:
                 raise RecordRefused(f"{len(entries)} records, at most {self.batch_max}", position=None)
@@ -96,6 +106,11 @@ class Broker(MemoryBroker):
                         position=each.position if self.names else None,
                     )
         await super().append_many(source, batches)
+
+
+def asks(batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[tuple[str, int]]:
+    """Where these records ask what subscribers have applied."""
+    return [place for place, entries in batches.items() if any(WHO.encode() in each.envelope for each in entries)]
 
 
 class Lanes:
@@ -318,6 +333,121 @@ async def test_an_older_copy_is_refused_when_the_partition_that_shows_it_answers
         await asyncio.wait_for(worker.wait_failed(), LIMIT_S)
         assert isinstance(worker.failed, StoreRestored)
         assert (await broker.bounds(*place)).last == ends
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_where_nobody_could_be_asked_what_was_applied_nothing_is_sent_before_somebody_was(
+    lanes: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """The log is gone. answers: the partition is looked at, and does not take the question; else neither."""
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=Broker(), partitions=2) as world:
+        await lanes.publish(0)
+        await world.settle()
+    asked: list[tuple[str, int]] = []
+
+    class Empty(Broker):
+        async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+            await super().append_many(source, batches)
+            asked.extend(asks(batches))
+
+    broker, place, other = Empty(), ("t-held", partition_of("a", 2)), ("t-held", partition_of("d", 2))
+    if answers:
+        broker.stuck = place
+    else:
+        broker.silent, broker.hangs = place, True
+    monkeypatch.setattr(restored, "LOOK_S", 0.05)
+    engine = dataclasses.replace(QUICK, resend_interval_s=0.1)
+    async with bench(tmp_path, lanes.sender, broker=broker, partitions=2, engine=engine) as world:
+        await lanes.publish(1)
+        [waiting] = await until_held(world, lanes.sender, 1)
+        assert (waiting.topic, waiting.partition, waiting.id) == (*place, "")
+        assert "before it is known" in str(waiting)
+        assert other in asked
+        assert place not in asked
+        while (await broker.bounds(*other)).last < 2:  # noqa: ASYNC110  # what is in the log is asked, there is no signal
+            await asyncio.sleep(0.01)
+        broker.stuck = broker.silent = None
+        broker.freed.set()
+        assert await until_held(world, lanes.sender, 0) == []
+        assert place in asked
+        found = await broker.reader(*place, 0).read(10, 0.0)
+        assert [each.data for each in found if isinstance(each, Message) and each.position > 1 and each.data]
+
+
+async def test_subscribers_that_are_not_heard_have_not_said_that_they_have_applied_nothing(
+    lanes: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deaf(MemoryReader):
+        async def read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
+            return await asyncio.Event().wait() and ()
+
+    class DeafBroker(Broker):
+        deaf = False
+
+        def reader(self, topic: str, partition: int, after: int) -> MemoryReader:
+            return (Deaf if self.deaf else MemoryReader)(self, topic, partition, after)
+
+    broker = DeafBroker()
+    async with bench(tmp_path, lanes.sender, broker=broker, partitions=2) as world:
+        await lanes.publish(0)
+        await world.settle()
+        context = sender(lanes, world).context
+        assert await ask_subscribers(context, [("t-held", 0)], 0.01) == {}
+        broker.deaf = True
+        monkeypatch.setattr(restored, "LOOK_S", 0.05)
+        with pytest.raises(BrokerUnavailable, match=r"ensue.control: no answer within 0.05 s"):
+            await ask_subscribers(context, [("t-held", 0)], 0.01)
+
+
+async def test_what_a_subscriber_says_last_is_looked_into_before_anything_is_sent(lanes: Lanes, tmp_path: Path) -> None:
+    class Answered(Broker):
+        limit = 10_000
+        words: tuple[ResendRequest, ...] = ()
+
+        async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+            await super().append_many(source, batches)
+            if asks(batches):
+                words, self.words = self.words, ()
+                await _append(world.runtimes[lanes.sender.name].context, SEEN, words)
+
+    broker = Answered()
+    engine = dataclasses.replace(QUICK, resend_interval_s=60.0)
+    async with bench(tmp_path, lanes.sender, broker=broker, partitions=2, engine=engine) as world:
+        await lanes.publish(0)
+        await world.settle()
+        context = sender(lanes, world).context
+        [first] = await context.store.outbox_after(0, 1)
+        said = ResendRequest(context.store.source, "t-held", 0, 98, 98, "lane-reader")
+        copied = msgspec.structs.replace(said, id=decode_envelope(first.envelope).id)  # of ours, at a strange place
+        lost = msgspec.structs.replace(said, after=99, id=sender(lanes, world)._hallmarked.next())
+        broker.words = copied, lost
+        with pytest.raises(StoreRestored, match="has applied position 99"):
+            await ask_subscribers(context, [("t-held", 0)], 0.2)
+
+
+async def test_a_partition_that_is_not_answered_for_when_what_was_sent_last_is_pruned_waits_alone(
+    lanes: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = Broker()
+    async with bench(tmp_path, lanes.sender, broker=broker, partitions=2) as world:
+        await lanes.publish(0)
+        await world.settle()
+        runtime = sender(lanes, world)
+        relay = runtime.worker.loops.relay
+        await until(lambda: relay.position == 3, world)
+        monkeypatch.setattr(restored, "LOOK_S", 0.05)
+        place, other = ("t-held", partition_of("a", 2)), ("t-held", partition_of("d", 2))
+        broker.silent, broker.hangs = place, True
+        assert await runtime.store.outbox_prune(float("inf"), 3, 10) == 3
+        await lanes.publish(1)
+        [waiting] = await until_held(world, lanes.sender, 1)
+        assert (waiting.topic, waiting.partition, waiting.id) == (*place, "")
+        while (await broker.bounds(*other)).last < 2:  # noqa: ASYNC110  # what is in the log is asked, there is no signal
+            await asyncio.sleep(0.01)
+        ends = (await MemoryBroker.bounds(broker, *place)).last
+        broker.silent = None
+        assert await until_held(world, lanes.sender, 0) == []
+        assert (await broker.bounds(*place)).last > ends
 
 
 async def test_a_full_batch_of_a_partition_that_is_not_answered_for_lets_others_pass(
