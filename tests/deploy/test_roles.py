@@ -116,19 +116,12 @@ async def until(client: httpx.AsyncClient, path: str, **expected: object) -> Non
             await asyncio.sleep(0.02)
 
 
-async def test_the_shop_runs_with_exactly_these_rights(
-    role_of: Callable[[str], Role], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("ENSUE_BROKER", f"sqlite:///{tmp_path}/log.db")
-    for name, service in SERVICES.items():
-        role, variable = role_of(name), f"ENSUE_{name.upper()}_DATABASE"
-        monkeypatch.setenv(variable, role.owners_url)
-        await init(service)
-        role.make()
-        monkeypatch.setenv(variable, role.url)
+async def place_and_cancel_an_order(monkeypatch: pytest.MonkeyPatch, brokers: Mapping[str, str]) -> None:
+    """Run the shop, each service with a broker URL of its own, until all have seen an order come and go."""
     async with AsyncExitStack() as stack:
         clients = {}
         for name, service in SERVICES.items():
+            monkeypatch.setenv("ENSUE_BROKER", brokers[name])
             runtime = await stack.enter_async_context(service.running())
             transport = httpx.ASGITransport(APPS[f"shop.{name}.app:app"])
             clients[name] = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://x"))
@@ -147,6 +140,18 @@ async def test_the_shop_runs_with_exactly_these_rights(
         await until(clients["customers"], "/customers/counts", reservations=0)
         for service in SERVICES.values():
             assert not await service.runtime.context.books.letters()
+
+
+async def test_the_shop_runs_with_exactly_these_rights(
+    role_of: Callable[[str], Role], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, service in SERVICES.items():
+        role, variable = role_of(name), f"ENSUE_{name.upper()}_DATABASE"
+        monkeypatch.setenv(variable, role.owners_url)
+        await init(service)
+        role.make()
+        monkeypatch.setenv(variable, role.url)
+    await place_and_cancel_an_order(monkeypatch, dict.fromkeys(SERVICES, f"sqlite:///{tmp_path}/log.db"))
 
 
 async def test_without_one_right_a_service_does_not_start_and_says_which(role_of: Callable[[str], Role]) -> None:
