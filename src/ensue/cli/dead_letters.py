@@ -309,10 +309,23 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _row(letter: DeadLetter) -> tuple[object, ...]:
+def short_reason(letter: DeadLetter) -> str:
+    """Why it was set aside, in a line."""
     said = letter.error.partition("\n")[0]
     reason = f"{letter.error_type}: {said}" if letter.error_type else "waits behind its key's first"
-    reason = reason if len(reason) <= 80 else reason[:77] + "..."
+    return reason if len(reason) <= 80 else reason[:77] + "..."
+
+
+def _row(letter: DeadLetter) -> tuple[object, ...]:
     where = f"{letter.partition.topic}/{letter.partition.number}"
     kind = _headers(letter).get("type", "-")
-    return letter.id, letter.state.value, where, letter.key, kind, letter.attempts, when(letter.parked_at), reason
+    return (
+        letter.id,
+        letter.state.value,
+        where,
+        letter.key,
+        kind,
+        letter.attempts,
+        when(letter.parked_at),
+        short_reason(letter),
+    )

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ensue.cli import db, dead_letters, gaps, outbox, replay, run, status, timers, topology
+from ensue.cli.flow.command import flow
 from ensue.cli.output import complain
 from ensue.errors import EnsueError
 
@@ -51,6 +52,7 @@ app.add_typer(timers.app, name="timers")
 app.add_typer(db.app, name="db")
 app.command()(replay.replay)
 app.command()(topology.topology)
+app.command()(flow)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

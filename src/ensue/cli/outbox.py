@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -11,24 +12,32 @@ import typer
 from ensue.cli.loading import load_service, opened
 from ensue.cli.output import print_json, print_table, read_json, say
 from ensue.codec import decode_envelope
-from ensue.message import OutboxRecord
+from ensue.engine.books import Books
+from ensue.message import HeldPartition, OutboxRecord
 
 app = typer.Typer(help="What a service has published, sent or not.", no_args_is_help=True)
 
 _DATA_SHOWN = 60
 
 
-class _Sent(NamedTuple):
+class Sent(NamedTuple):
     """through: up to this position all is sent. held: by partition the first record that the broker does not take."""
 
     through: int
-    held: dict[tuple[str, int], int]
+    held: Mapping[tuple[str, int], HeldPartition]
 
-    def of(self, record: OutboxRecord) -> str:
-        if record.position <= self.through:
-            return "yes"
-        first = self.held.get((record.topic, record.partition))
-        return "not yet" if first is None or record.position < first else "held"
+    @classmethod
+    async def of(cls, books: Books) -> Sent:
+        held = {(each.topic, each.partition): each for each in await books.held()}
+        return cls(await books.relay_position(), held)
+
+    def has(self, record: OutboxRecord) -> bool:
+        return record.position <= self.through
+
+    def holds(self, record: OutboxRecord) -> HeldPartition | None:
+        """What holds it back; None: nothing does."""
+        first = None if self.has(record) else self.held.get((record.topic, record.partition))
+        return None if first is None or record.position < first.position else first
 
 
 @app.command("list")
@@ -42,11 +51,9 @@ def list_(
     """List records in the order in which they are sent. Old ones are gone after the retention."""
     definition = load_service(service)
 
-    async def look() -> tuple[list[OutboxRecord], _Sent, int]:
+    async def look() -> tuple[list[OutboxRecord], Sent, int]:
         async with opened(definition) as access:
-            store = access.store
-            held = {(each.topic, each.partition): each.position for each in await access.books.held()}
-            sent = _Sent(await access.books.relay_position(), held)
+            store, sent = access.store, await Sent.of(access.books)
             head = max((await store.outbox_heads()).values(), default=0)
             return list(await store.outbox_after(max(after, sent.through) if unsent else after, limit)), sent, head
 
@@ -63,7 +70,7 @@ def list_(
         say(f"more: --after {records[-1].position}")
 
 
-def _summary(record: OutboxRecord, sent: _Sent) -> dict[str, Any]:
+def _summary(record: OutboxRecord, sent: Sent) -> dict[str, Any]:
     envelope: dict[str, Any] = msgspec.to_builtins(decode_envelope(record.envelope))
     return {
         "position": record.position,
@@ -71,16 +78,17 @@ def _summary(record: OutboxRecord, sent: _Sent) -> dict[str, Any]:
         "topic": record.topic,
         "partition": record.partition,
         "key": record.key,
-        "sent": sent.of(record) == "yes",
-        "held": sent.of(record) == "held",
+        "sent": sent.has(record),
+        "held": sent.holds(record) is not None,
         "headers": envelope,
         "data": read_json(record.data),
     }
 
 
-def _row(record: OutboxRecord, sent: _Sent) -> tuple[object, ...]:
+def _row(record: OutboxRecord, sent: Sent) -> tuple[object, ...]:
     envelope = decode_envelope(record.envelope)
     data = record.data.decode(errors="replace")
     shown = data if len(data) <= _DATA_SHOWN else data[: _DATA_SHOWN - 3] + "..."
     where = f"{record.topic}/{record.partition}"
-    return record.position, where, record.key, envelope.type, envelope.id, envelope.time, sent.of(record), shown
+    state = "yes" if sent.has(record) else "held" if sent.holds(record) else "not yet"
+    return record.position, where, record.key, envelope.type, envelope.id, envelope.time, state, shown

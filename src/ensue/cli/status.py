@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 import typer
 
 from ensue.addresses import masked
 from ensue.app import Service
+from ensue.cli.asked import Asked
 from ensue.cli.loading import Opened, load_services, opened
 from ensue.cli.output import complain, print_json, print_table, say
 from ensue.engine.lookup import each_between
@@ -38,8 +39,6 @@ from ensue.ports import Broker
 _LOOK_MAX = 500
 #: How long each part may take to answer, seconds.
 ANSWER_S = 5.0
-
-T = TypeVar("T")
 
 
 class OutboxStatus(msgspec.Struct):
@@ -158,28 +157,10 @@ async def _look(service: Service) -> ServiceStatus:
         return await service_status(access, ANSWER_S)
 
 
-class _Asked:
-    """Each part of the answer for itself: one that fails, or takes too long, leaves the others as they are."""
-
-    def __init__(self, answer_s: float) -> None:
-        self._answer_s = answer_s
-        self.unanswered: dict[str, str] = {}
-
-    async def __call__(self, part: str, asked: Awaitable[T], otherwise: T) -> T:
-        try:
-            async with asyncio.timeout(self._answer_s):
-                return await asked
-        except TimeoutError:
-            self.unanswered[part] = f"no answer within {self._answer_s:g} s"
-        except EnsueError as error:
-            self.unanswered[part] = masked(str(error))
-        return otherwise
-
-
 async def service_status(access: Opened, answer_s: float = ANSWER_S) -> ServiceStatus:
     """Gather everything about one service. What does not answer within answer_s is named, and its numbers left out."""
     store, books = access.store, access.books
-    ask, ask_log = _Asked(answer_s), _Asked(answer_s)
+    ask, ask_log = Asked(answer_s), Asked(answer_s)
     warnings = asyncio.create_task(ask("warnings", store.warnings(), ()))
     table, numbers, checkpoints, heads, sent, letters = await asyncio.gather(
         ask("workers and leases", books.leases(), LeaseTable((), ())),

@@ -260,7 +260,7 @@ class DeadLetters:
 
     async def _applied(self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand) -> Checkpoint:
         context = self._context
-        message = message_in(letter)
+        message = as_message(letter)
         if message.type not in context.dispatcher.routes:
             raise UsageError(f"no handler for {message.type} any more; discard the letter")
         async with context.store.transaction(snapshot=context.dispatcher.wants_snapshot([message])) as transaction:
@@ -283,7 +283,7 @@ class DeadLetters:
         if declined is not None:
             try:
                 async with context.store.transaction() as transaction:
-                    await put(transaction, context.dispatcher.refusal(transaction, message_in(letter), declined))
+                    await put(transaction, context.dispatcher.refusal(transaction, as_message(letter), declined))
                     await context.books.remove_letter(transaction, letter)
                     following = _counted(checkpoint, applied=1)
                     following.revision = await context.books.save_checkpoint(transaction, self._partition, following)
@@ -324,7 +324,8 @@ def _type_and_id(letter: DeadLetter) -> tuple[str, str]:
     return envelope.type, envelope.id
 
 
-def message_in(letter: DeadLetter) -> Message:
+def as_message(letter: DeadLetter) -> Message:
+    """Return the message that it is. Raises BadMessage for one whose headers nobody can read, and garbage."""
     return Message(
         letter.partition.topic, letter.partition.number, letter.offset, letter.key, letter.source,
         letter.position, letter.previous, decode_envelope(letter.envelope), letter.data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ensue.command import commands_of
 from ensue.engine.answering import reply_topic
 from ensue.engine.books import Books
-from ensue.engine.dead_letters import message_in
+from ensue.engine.dead_letters import as_message
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.timers import put
 from ensue.errors import BadMessage
@@ -30,7 +30,7 @@ def _answerable(letter: DeadLetter, service: str) -> Message | None:
     if not letter.source or letter.partition.topic != commands_of(service):
         return None
     try:
-        message = message_in(letter)
+        message = as_message(letter)
         return message if reply_topic(message.envelope) else None
     except BadMessage:
         return None  # that is why it was set aside: nobody knows who waits

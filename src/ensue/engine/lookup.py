@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from ensue.message import Garbage, Message
 from ensue.ports import Broker
+
+#: Records of one read: as many as a batch of a subscriber has, since they may be large.
+_AT_ONCE = 500
 
 
 async def records_between(
@@ -17,11 +20,11 @@ async def records_between(
 
 async def each_between(
     broker: Broker, topic: str, partition: int, after: int, through: int
-) -> AsyncIterator[Message | Garbage]:
+) -> AsyncGenerator[Message | Garbage, None]:
     """As `records_between`, one by one: no more of them are in memory than one read brings."""
     reader = broker.reader(topic, partition, after)
     try:
-        while reader.after < through and (batch := await reader.read(through - reader.after, 0.0)):
+        while reader.after < through and (batch := await reader.read(min(through - reader.after, _AT_ONCE), 0.0)):
             for each in batch:
                 if each.offset <= through:
                     yield each

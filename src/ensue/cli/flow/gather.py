@@ -1,0 +1,232 @@
+"""What the databases of some services, and the log, still have of one flow. Takes and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+
+import msgspec
+
+from ensue.addresses import masked
+from ensue.app import Service
+from ensue.cli.asked import Asked
+from ensue.cli.flow.facts import Handled, Place, SetAside, Sighting, Subscriber, sender_of
+from ensue.cli.loading import Opened, opened
+from ensue.cli.outbox import Sent
+from ensue.codec import decode_envelope
+from ensue.engine.dead_letters import as_message
+from ensue.engine.lookup import each_between
+from ensue.engine.portion import Portion
+from ensue.engine.timers import place_of, timer_of
+from ensue.errors import BadMessage, EnsueError
+from ensue.event import event_type
+from ensue.message import LOST, TICK, WHO, Checkpoint, DeadLetterState, Message, OutboxRecord
+from ensue.ports import Broker
+from ensue.tables import TIMERS
+
+#: How long a database or a log may take to open, and how long one part of the answer may take. Seconds.
+OPEN_S, PART_S = 5.0, 120.0
+#: Rows of timers, and records of outboxes, in one read.
+_AT_ONCE = 200
+[_BY_TIME] = TIMERS.lookups
+#: A record of what was refused has no headers.
+_WITH_HEADERS = tuple(state for state in DeadLetterState if state is not DeadLetterState.REFUSED)
+
+
+@dataclasses.dataclass
+class Found:
+    """sightings, subscribers: of the flow. looked_at: in words. unseen: what was not looked at since there is too much
+    of it. unanswered: what could not be looked at, and why. flow_of: the flow of the message that has for its id what
+    was given as a flow's; empty: there is none.
+    """
+
+    sightings: list[Sighting] = dataclasses.field(default_factory=list)
+    subscribers: list[Subscriber] = dataclasses.field(default_factory=list)
+    looked_at: list[str] = dataclasses.field(default_factory=list)
+    unseen: list[str] = dataclasses.field(default_factory=list)
+    unanswered: dict[str, str] = dataclasses.field(default_factory=dict)
+    flow_of: str = ""
+
+
+async def gather(services: Sequence[Service], correlation_id: str, records_max: int) -> Found:
+    """Ask the databases first, then the log: what is on its way meanwhile is found at one of the two, and what has
+    taken effect has been published.
+
+    records_max: how many of the last records are looked at in each partition of the log, and in each outbox.
+    """
+    search = _Search(correlation_id, records_max)
+    async with AsyncExitStack() as stack:
+        accesses: list[Opened] = []
+        for service in services:
+            try:
+                accesses.append(await stack.enter_async_context(opened(service, broker=True, answer_s=OPEN_S)))
+            except EnsueError as error:
+                search.ask.unanswered[service.name] = masked(str(error))
+                search.found.subscribers.append(Subscriber(service.name, _handled(service), None))
+        topics = {service.settings().broker: set[str]() for service in services}
+        for service in services:
+            topics[service.settings().broker] |= _topics(service)
+        for access in accesses:
+            topics[access.settings.broker] |= await search.database(access)
+        for url, wanted in topics.items():
+            await search.log(url, wanted, [each for each in accesses if each.settings.broker == url])
+    search.found.unanswered = search.ask.unanswered
+    return search.found
+
+
+def _handled(service: Service) -> dict[str, Handled]:
+    found = {}
+    for kind, handlers in service.handlers.items():
+        topic = handlers[0].event.topic
+        found[kind] = Handled(topic, service.wanted(topic)[kind], tuple(each.name for each in handlers))
+    return found
+
+
+def _topics(service: Service) -> set[str]:
+    """Those that it declares."""
+    published = {event_type(each).topic for each in service.publishes or ()}
+    return published | {*service.subscribed_topics} | {service.runs_of(name).topic for name in service.recurring}
+
+
+class _Search:
+    """One flow, looked for in one place after the other."""
+
+    def __init__(self, correlation_id: str, records_max: int) -> None:
+        self.found = Found()
+        self.ask = Asked(PART_S)
+        self._wanted = correlation_id
+        self._records_max = records_max
+
+    def _take(self, sender: str, message: Message, place: Place, due_at: float = 0.0, reason: str = "") -> bool:
+        """Keep it if it is of the flow, without its data; return whether it is."""
+        if message.type in (TICK, LOST, WHO):
+            return False
+        if message.correlation_id != self._wanted:
+            if message.id == self._wanted:
+                self.found.flow_of = message.correlation_id
+            return False
+        message = msgspec.structs.replace(message, data=b"")
+        self.found.sightings.append(Sighting(sender, message, place, due_at, reason))
+        return True
+
+    async def database(self, access: Opened) -> set[str]:
+        """Look into a service's database; return topics in which the service has published or read something."""
+        name, books = access.service.name, access.books
+        checkpoints = await self.ask(f"checkpoints of {name}", books.checkpoints(), None)
+        places: dict[tuple[str, int], Checkpoint] | None = None
+        if checkpoints is not None:
+            places = {(each.topic, each.number): checkpoint for each, checkpoint in checkpoints.items()}
+        letters: list[SetAside] = []
+        await self.ask(f"dead letters of {name}", self._letters(access, letters), None)
+        self.found.subscribers.append(Subscriber(name, _handled(access.service), places, letters))
+        await self.ask(f"timers of {name}", self._timers(access), None)
+        published: set[str] = set()
+        await self.ask(f"outbox of {name}", self._outbox(access, published), None)
+        self.found.looked_at.append(f"outbox, timers and dead letters of {name}")
+        return published | {topic for topic, _ in places or ()}
+
+    async def _letters(self, access: Opened, letters: list[SetAside]) -> None:
+        """All but of those that were discarded, which may be any number."""
+        name, left = access.service.name, self._records_max
+        async with aclosing(access.books.letters_by_time(_WITH_HEADERS)) as found:
+            async for letter in found:
+                if letter.state is DeadLetterState.DISCARDED:
+                    left -= 1
+                    if left < 0:
+                        continue
+                if not letter.source:
+                    continue  # no message
+                try:
+                    message = msgspec.structs.replace(as_message(letter), data=b"")
+                except BadMessage as error:
+                    self.ask.unanswered[f"dead letter {letter.id} of {name}"] = str(error)
+                    continue
+                if message.correlation_id == self._wanted:
+                    letters.append(SetAside(message, letter))
+        if left < 0:
+            self.found.unseen.append(f"{-left} discarded letters of {name}, the last ones")
+
+    async def _timers(self, access: Opened) -> None:
+        """The first that are due."""
+        reader, name, source = access.store.rows(), access.service.name, access.store.source
+        seen = 0
+        after: Sequence[object] = ()
+        while rows := await reader.find(TIMERS, _BY_TIME, (), after=after, limit=_AT_ONCE):
+            for row in rows:
+                timer = timer_of(row)
+                self._take(name, _message_of(timer, source), Place.TIMER, timer.due_at)
+            seen += len(rows)
+            after = place_of(rows[-1])
+            if seen >= self._records_max:
+                there = await reader.count(TIMERS, _BY_TIME, ())
+                if there > seen:
+                    self.found.unseen.append(f"{there - seen} of {there} timers of {name}, the last that are due")
+                    return
+
+    async def _outbox(self, access: Opened, topics: set[str]) -> None:
+        """The last records. What is known to be sent is asked first: what the relay sends meanwhile is in the log."""
+        store, name = access.store, access.service.name
+        if not store.capabilities.publishes:
+            return
+        sent = await Sent.of(access.books)
+        heads = await store.outbox_heads()
+        topics |= {topic for topic, _ in heads}
+        position = max(max(heads.values(), default=0) - self._records_max, 0)
+        if position and (first := await store.outbox_after(0, 1)) and first[0].position <= position:
+            unsent = f"; those after {sent.through} are not sent" if sent.through < position else ""
+            self.found.unseen.append(f"outbox of {name}, positions {first[0].position} to {position}{unsent}")
+        portion = Portion(_AT_ONCE)
+        while records := await store.outbox_after(position, portion.limit):
+            portion.took(records)
+            for record in records:
+                place, held = Place.UNSENT, sent.holds(record)
+                if sent.has(record):
+                    place = Place.SENT
+                elif held is not None:
+                    place = Place.HELD
+                reason = "" if held is None else f"position {held.position}: {held.reason}"
+                self._take(name, _message_of(record, store.source), place, 0.0, reason)
+            position = records[-1].position
+
+    async def log(self, url: str, topics: set[str], accesses: Sequence[Opened]) -> None:
+        """Look into the topics of one log, by the connection of whichever service has one."""
+        shown = masked(url)
+        brokers = [each.broker for each in accesses if each.broker is not None]
+        if not brokers:
+            reasons = [each.broker_error for each in accesses] or ["no service that uses it could be opened"]
+            self.ask.unanswered[f"log {shown}"] = masked(reasons[0])
+            return
+        there = await self.ask(f"log {shown}", brokers[0].topics(), _NONE)
+        for topic in sorted(topics & there.keys()):
+            older = await asyncio.gather(
+                *(
+                    self.ask(f"log {shown}, {topic}/{number}", self._partition(brokers[0], topic, number), 0)
+                    for number in range(there[topic])
+                )
+            )
+            if any(older):
+                self.found.unseen.append(f"topic {topic}: {sum(older)} older records in {len(older)} partitions")
+            self.found.looked_at.append(f"topic {topic}")
+
+    async def _partition(self, broker: Broker, topic: str, number: int) -> int:
+        """Look at the last records of one partition; return about how many there are before them."""
+        first, last = await broker.bounds(topic, number)
+        begin = max(first - 1, last - self._records_max)
+        async with aclosing(each_between(broker, topic, number, begin, last)) as records:
+            async for record in records:
+                if isinstance(record, Message):
+                    self._take(sender_of(record), record, Place.LOG)
+        return begin - (first - 1)
+
+
+_NONE: Mapping[str, int] = {}
+
+
+def _message_of(record: OutboxRecord, source: str) -> Message:
+    """As subscribers will see it; its offset is not known."""
+    return Message(
+        record.topic, record.partition, 0, record.key, source, record.position, record.previous,
+        decode_envelope(record.envelope), b"",
+    )  # fmt: skip
