@@ -32,6 +32,9 @@ def tried(ensue: Command) -> None:
     assert service["partitions"]
     letters = ensue("dead-letters", "list", HISTORY)
     assert letters.code == 0, letters.err
+    nobody = ensue("flow", "nobody", HISTORY)
+    assert "looked at outbox, timers and dead letters of order_history" in nobody.err
+    assert nobody.err.count("could not be looked at") == nobody.err.count("could not be looked at: log") == 1
 
 
 @pytest.mark.parametrize("options", ["", "?outbox=wal"])

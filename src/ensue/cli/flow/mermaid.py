@@ -15,7 +15,8 @@ from ensue.texts import plain
 #: What may stand as it is, besides letters and digits. Not `;`, which ends a line, `#`, which begins a code, `%`, which
 #: may begin a directive, nor what HTML is made of.
 _SAFE = frozenset(" ._-+/,()")
-_SHOWN_MAX = 60
+#: Characters of a key, a type or a source, and of a sentence about an event.
+_NAME_MAX, _SENTENCE_MAX = 60, 200
 _OUTSIDE = "outside"
 _ARROWS = {State.DONE: "->>", State.SET_ASIDE: "-x"}
 _PENDING = "-->>"
@@ -35,9 +36,13 @@ def as_mermaid(events: Sequence[Published]) -> list[str]:
             lines.append(f"  {_OUTSIDE}->>{ids[event.sender]}: a step")
             begun = step
         elif event.cause in (Cause.MISSING, Cause.CIRCLE):
-            lines.append(f"  Note over {ids[event.sender]}: {event.number} {escaped(shown_cause(event))}")
+            lines.append(
+                f"  Note over {ids[event.sender]}: {event.number} {escaped(shown_cause(event), _SENTENCE_MAX)}"
+            )
         if event.place is not Place.LOG:
-            lines.append(f"  Note over {ids[event.sender]}: {event.number} {escaped(shown_place(event))}")
+            lines.append(
+                f"  Note over {ids[event.sender]}: {event.number} {escaped(shown_place(event), _SENTENCE_MAX)}"
+            )
         label = _label(event, first=event is events[0])
         if not event.reactions:
             lines.append(f"  Note over {ids[event.sender]}: {label}, nobody here handles it")
@@ -56,14 +61,14 @@ def _label(event: Published, *, first: bool) -> str:
 
 def _note(reaction: Reaction) -> str:
     handlers = ", ".join(map(escaped, reaction.handlers)) or "a step"
-    return handlers if reaction.state is State.DONE else f"{handlers}, {escaped(shown_state(reaction))}"
+    return handlers if reaction.state is State.DONE else f"{handlers}, {escaped(shown_state(reaction), _SENTENCE_MAX)}"
 
 
-def escaped(text: str) -> str:
+def escaped(text: str, most: int = _NAME_MAX) -> str:
     """Return the text, cut, with all but plain characters as Mermaid's codes, which it shows as they were.
 
     >>> escaped("a;b: %%{x}%%\\n<b>")
     'a#59;b#58; #37;#37;#123;x#125;#37;#37;#92;n#60;b#62;'
     """
-    shown = text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 3]}..."
+    shown = text if len(text) <= most else f"{text[: most - 3]}..."
     return "".join(each if each.isalnum() or each in _SAFE else f"#{ord(each)};" for each in plain(shown))
