@@ -22,7 +22,7 @@ from ensue.engine.portion import Portion
 from ensue.engine.timers import place_of, timer_of
 from ensue.errors import BadMessage, EnsueError
 from ensue.event import event_type
-from ensue.message import LOST, TICK, WHO, Checkpoint, DeadLetterState, Message, OutboxRecord
+from ensue.message import Checkpoint, DeadLetterState, Message, OutboxRecord
 from ensue.ports import Broker
 from ensue.tables import TIMERS
 
@@ -87,7 +87,7 @@ def _handled(service: Service) -> dict[str, Handled]:
 def _topics(service: Service) -> set[str]:
     """Those that it declares."""
     published = {event_type(each).topic for each in service.publishes or ()}
-    return published | {*service.subscribed_topics} | {service.runs_of(name).topic for name in service.recurring}
+    return published | {*service.subscribed_topics}
 
 
 class _Search:
@@ -99,17 +99,14 @@ class _Search:
         self._wanted = correlation_id
         self._records_max = records_max
 
-    def _take(self, sender: str, message: Message, place: Place, due_at: float = 0.0, reason: str = "") -> bool:
-        """Keep it if it is of the flow, without its data; return whether it is."""
-        if message.type in (TICK, LOST, WHO):
-            return False
+    def _take(self, sender: str, message: Message, place: Place, due_at: float = 0.0, reason: str = "") -> None:
+        """Keep it if it is of the flow, without its data."""
         if message.correlation_id != self._wanted:
             if message.id == self._wanted:
                 self.found.flow_of = message.correlation_id
-            return False
+            return
         message = msgspec.structs.replace(message, data=b"")
         self.found.sightings.append(Sighting(sender, message, place, due_at, reason))
-        return True
 
     async def database(self, access: Opened) -> set[str]:
         """Look into a service's database; return topics in which the service has published or read something."""

@@ -12,6 +12,7 @@ from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, applied, books
 from tests.unit.cli.services import Sold, ledger, night, till
 
 from ensue.adapters import make_broker
+from ensue.cli.flow.gather import gather
 from ensue.message import DeadLetterState, HeldPartition, OutboxRecord
 
 Command = Callable[..., Ended]
@@ -48,6 +49,21 @@ def sell_poison(home: Path, *customers: str) -> list[str]:
 
     asyncio.run(work_until(dead, till, ledger))
     return flows
+
+
+def write(envelope: bytes) -> None:
+    """As another application does, into the log of the ledger."""
+
+    async def append() -> None:
+        broker = make_broker(ledger.settings().broker)
+        await broker.open()
+        try:
+            record = OutboxRecord("sales", 0, "eve", envelope, b'{"customer":"eve"}')
+            await broker.append("sales", 0, "https://web.shop", [record])
+        finally:
+            await broker.close()
+
+    asyncio.run(append())
 
 
 def test_an_id_that_nobody_knows_is_told_with_what_was_looked_at(ensue: Command) -> None:
@@ -170,6 +186,8 @@ def test_no_field_of_an_event_is_printed(ensue: Command) -> None:
     for options in ([], ["--json"], ["--mermaid"]):
         assert "271828" not in ensue("flow", flow, TILL, LEDGER, *options).out
     assert entries() == [("ann", 271828)]
+    found = asyncio.run(gather([till, ledger], flow, 10))
+    assert {each.message.data for each in found.sightings} == {b""}
 
 
 def test_nothing_that_a_key_holds_steers_the_terminal_or_the_diagram(ensue: Command) -> None:
@@ -216,23 +234,27 @@ def test_a_message_of_another_application_is_part_of_its_flow(ensue: Command) ->
     sell()
     work(1)
 
-    async def write() -> None:
-        broker = make_broker(ledger.settings().broker)
-        await broker.open()
-        try:
-            envelope = b'{"id":"web-1","type":"sales.Sold.v1","time":"2026-11-27T09:00:00Z"}'
-            record = OutboxRecord("sales", 0, "eve", envelope, b'{"customer":"eve"}')
-            await broker.append("sales", 0, "https://web.shop", [record])
-        finally:
-            await broker.close()
-
-    asyncio.run(write())
+    write(b'{"id":"web-1","type":"sales.Sold.v1","time":"2026-11-27T09:00:00Z"}')
     waiting = ensue("flow", "web-1", LEDGER)
     assert "https://web.shop publishes sales.Sold.v1, key eve, from outside" in waiting.out
     assert "-> ledger (enter): not yet: ledger has read sales/0 to offset" in waiting.out
     assert waiting.err == ""
     work(2)
     assert "-> ledger (enter): done, published 2" in ensue("flow", "web-1", LEDGER).out
+
+
+def test_what_is_no_message_is_nobodys_flow(ensue: Command) -> None:
+    flow = sell()
+    work(1)
+    write(b"no envelope")
+
+    async def dead() -> bool:
+        async with books_of(ledger) as (_, books):
+            return len(await books.letters()) == 1
+
+    asyncio.run(work_until(dead, ledger))
+    ended = ensue("flow", flow, TILL, LEDGER)
+    assert (ended.code, ended.err) == (0, "")
 
 
 def test_a_letter_whose_headers_cannot_be_read_is_told(home: Path, ensue: Command) -> None:

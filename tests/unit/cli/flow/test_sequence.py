@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.cli.flow.facts import BEGIN, at, message, seen, set_aside, subscriber
 
@@ -70,6 +70,12 @@ def test_what_a_service_published_shows_that_it_has_applied_the_cause() -> None:
     assert sequence_of(FLOW, [behind])[0].reactions[0].state is State.DONE
 
 
+def test_why_something_waits_is_told_by_the_place_that_counts() -> None:
+    behind = subscriber("customers", PLACED, checkpoint=Checkpoint(0, 1, {}))
+    [event] = sequence_of([seen("a", Place.UNSENT, time=at(1), offset=0), FLOW[0]], [behind])
+    assert event.reactions[0].reason == "customers has read orders/0 to offset 0, and this is 1"
+
+
 def test_a_dead_letter_is_the_state_of_its_event_and_enough_to_know_it() -> None:
     letter = set_aside(message("a"), attempts=5)
     [event] = sequence_of([], [subscriber("customers", PLACED, letters=(letter,))])
@@ -111,7 +117,7 @@ def test_a_type_in_another_topic_than_the_handler_reads_is_not_handled() -> None
 
 def test_a_circle_is_cut_at_its_first_event() -> None:
     circle = [
-        seen(each, cause=cause, time=at(n)) for n, (each, cause) in enumerate([("a", "c"), ("b", "a"), ("c", "b")])
+        seen(each, cause=cause, time=at(n + 1)) for n, (each, cause) in enumerate([("a", "c"), ("b", "a"), ("c", "b")])
     ]
     hanging = seen("d", cause="c", time=at(0))
     lone = seen("e", cause="e", time=at(9))
@@ -150,6 +156,7 @@ def sightings(draw: st.DrawFn) -> Sighting:
     )
 
 
+@settings(max_examples=200, deadline=None)
 @given(st.lists(sightings(), min_size=1, max_size=12), st.lists(sightings(), max_size=4), st.randoms(), st.integers())
 def test_any_order_of_any_facts_is_the_same_sequence(
     facts: list[Sighting], letters: list[Sighting], random: Random, watermark: int

@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.cli.flow.facts import message
 
@@ -129,6 +129,7 @@ def read(checkpoint: Checkpoint, batch: list[Message], known: tuple[str, ...], a
     )  # fmt: skip
 
 
+@settings(max_examples=300, deadline=None)
 @given(logs(), st.integers(0, 14), st.integers(0, 14))
 def test_done_is_what_was_applied_also_when_a_handler_came_later(log: list[Message], first: int, again: int) -> None:
     applied: set[str] = set()
