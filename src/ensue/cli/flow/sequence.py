@@ -28,6 +28,8 @@ from ensue.engine.clock import seconds_of
 from ensue.message import DeadLetter, DeadLetterState
 
 _NEVER = float("inf")
+#: What can be shown as a time in UTC, seconds since the epoch: a stranger's zone may lead out of the calendar.
+_SHOWN = range(-62_135_596_800, 253_402_300_800)
 
 
 class Cause(enum.StrEnum):
@@ -146,9 +148,14 @@ def _identity(sighting: Sighting) -> _Identity:
     message, envelope = sighting.message, sighting.message.envelope
     foreign = not message.position and sighting.place in (Place.SENT, Place.LOG)
     return _Identity(
-        foreign, seconds_of(envelope.time, _NEVER), sighting.sender, envelope.id, envelope.type, message.topic,
+        foreign, _seconds(envelope.time), sighting.sender, envelope.id, envelope.type, message.topic,
         message.partition, message.key, envelope.time, envelope.causation_id,
     )  # fmt: skip
+
+
+def _seconds(time: str) -> float:
+    found = seconds_of(time, _NEVER)
+    return found if _SHOWN.start <= found < _SHOWN.stop else _NEVER
 
 
 def _ordered(found: _Sightings) -> tuple[list[_Identity], dict[_Identity, _Identity]]:

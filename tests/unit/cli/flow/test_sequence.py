@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.cli.flow.facts import BEGIN, at, message, seen, set_aside, subscriber
 
 from ensue.cli.flow.facts import Place, Sighting, State
+from ensue.cli.flow.mermaid import as_mermaid
 from ensue.cli.flow.sequence import Cause, sequence_of
+from ensue.cli.flow.text import as_text
 from ensue.message import Checkpoint, DeadLetterState
 
 PLACED, RESERVED, OPENED = "orders.Placed.v1", "customers.Reserved.v1", "orders.Opened.v1"
+#: Moments that are times, and none that can be shown in UTC.
+EXTREMES = ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00")
 ORDERS = subscriber("orders", RESERVED)
 CUSTOMERS = subscriber("customers", PLACED)
 FLOW = [
@@ -136,9 +141,15 @@ def test_a_long_chain_is_no_deep_recursion() -> None:
     assert [each.id for each in sequence_of(chain[::-1], [])] == [each.message.id for each in chain]
 
 
+@pytest.mark.parametrize("time", [*EXTREMES, "", "soon", "2026-11-27T09:00:00"])
+def test_a_time_that_is_none_is_not_known_and_comes_last(time: str) -> None:
+    events = sequence_of([seen("z", time=time), FLOW[0]], [])
+    assert [(each.id, each.at is None, each.after_s) for each in events] == [("a", False, 0.0), ("z", True, None)]
+
+
 IDS = st.sampled_from("abcdef")
 SENDERS = ("orders/e1", "orders/e2", "customers/e1", "billing/e1", "https://else.where")
-TIMES = st.one_of(st.floats(0, 59, allow_nan=False).map(at), st.sampled_from([BEGIN, "", "long ago", "2026-11-27"]))
+TIMES = st.one_of(st.floats(0, 59, allow_nan=False).map(at), st.sampled_from([BEGIN, "", "long ago", *EXTREMES]))
 
 
 @st.composite
@@ -173,6 +184,8 @@ def test_any_order_of_any_facts_is_the_same_sequence(
     assert sequence_of(mixed, readers) == events
     assert [each.number for each in events] == list(range(1, len(events) + 1))
     assert {each.id for each in events} == {each.message.id for each in [*facts, *letters]}
+    assert as_text("flow", events)
+    assert as_mermaid(events)
     for each in events:
         assert each.because_of is None or each.because_of < each.number
         assert (each.cause is Cause.EVENT) == (each.because_of is not None)
