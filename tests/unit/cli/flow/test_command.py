@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, applied, books_of, entries, work_until
-from tests.unit.cli.services import Sold, ledger, night, till
+from tests.unit.cli.services import Sold, ledger, night, shy, till
 
 from ensue.adapters import make_broker
 from ensue.cli.flow.gather import gather
@@ -207,6 +207,37 @@ def test_a_database_that_is_not_there_leaves_the_rest_and_status_1(ensue: Comman
     assert event["place"] == "unsent"
     assert "service ledger has no database at" in ended.err
     assert list(ended.json["unanswered"]) == ["ledger"]
+
+
+def test_the_topics_of_a_service_are_read_although_its_database_is_not_there(
+    home: Path, ensue: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = sell()
+    work(1)
+    monkeypatch.setenv("ENSUE_LEDGER_DATABASE", f"sqlite:///{home}/elsewhere.db")
+    found = ensue("flow", flow, TILL, LEDGER, "--json").json
+    assert [each["type"] for each in found["events"]] == ["sales.Sold.v1", "entries.Entered.v1"]
+    assert list(found["unanswered"]) == ["ledger"]
+
+
+def test_what_a_service_published_without_declaring_it_is_found_when_its_outbox_has_it_no_more(ensue: Command) -> None:
+    async def publish() -> str:
+        async with shy.running(work=False), shy.step() as step:
+            step.publish(Sold(customer="ann"))
+            return step.correlation_id
+
+    async def handled() -> bool:
+        return await applied() == 1
+
+    async def prune() -> int:
+        async with books_of(shy) as (store, _):
+            return await store.outbox_prune(LATER.timestamp(), 1, 10)
+
+    flow = asyncio.run(publish())
+    asyncio.run(work_until(handled, shy, ledger))
+    assert asyncio.run(prune()) == 1
+    [event] = ensue("flow", flow, f"{SERVICES}:shy", "--json").json["events"]
+    assert (event["place"], event["sender"]) == ("log", "shy")
 
 
 def test_a_log_that_is_not_there_leaves_what_the_databases_have(
