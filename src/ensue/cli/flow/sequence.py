@@ -168,19 +168,17 @@ def _ordered(found: _Sightings) -> tuple[list[_Identity], dict[_Identity, _Ident
     following: dict[_Identity, list[_Identity]] = {}
     for each, cause in causes.items():
         following.setdefault(cause, []).append(each)
-    ready = [_place_of(each) for each in found if each not in causes]
+    # What one step has published bears one time: its outbox has the order.
+    places = {each: (each.at, each.sender, max(at.message.position for at in found[each]), each) for each in found}
+    ready = [place for each, place in places.items() if each not in causes]
     heapq.heapify(ready)
     order = []
     while ready:
         *_, each = heapq.heappop(ready)
         order.append(each)
         for child in following.get(each, ()):
-            heapq.heappush(ready, _place_of(child))
+            heapq.heappush(ready, places[child])
     return order, causes
-
-
-def _place_of(each: _Identity) -> tuple[float, _Identity]:
-    return each.at, each
 
 
 def _cut_circles(causes: dict[_Identity, _Identity]) -> None:

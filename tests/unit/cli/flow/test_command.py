@@ -87,9 +87,12 @@ def test_the_id_of_a_message_leads_to_its_flow(ensue: Command) -> None:
 
 
 def test_what_one_step_published_is_one_flow_in_order(ensue: Command) -> None:
+    flow = sell(amounts=tuple(range(20)))
+    unsent = ensue("flow", flow, TILL, "--json").json["events"]
+    assert [each["position"] for each in unsent] == list(range(1, 21))  # not in that of the ids, -a before -2
     flow = sell(amounts=(1, 2, 3))
     sell("bob")
-    work(4)
+    work(24)
     found = ensue("flow", flow, TILL, LEDGER, "--json").json["events"]
     assert [each["type"] for each in found] == ["sales.Sold.v1"] * 3 + ["entries.Entered.v1"] * 3
     assert sorted(each["because_of"] or 0 for each in found) == [0, 0, 0, 1, 2, 3]
