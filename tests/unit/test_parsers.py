@@ -41,8 +41,9 @@ from ensue.stores.postgres import pgoutput
 
 SEED = int(os.environ.get("ENSUE_TEST_SEED", "0")) or secrets.randbits(32)
 TRIES = 400
-#: Lines of Python for one input of a few hundred bytes, and memory besides what the input takes.
-STEPS_MAX, BYTES_MAX = 20_000, 4_000_000
+#: Lines of Python for one input of a few hundred bytes, which may come byte by byte and be said in the log letter by
+#: letter, and memory besides what the input takes.
+STEPS_MAX, BYTES_MAX = 60_000, 4_000_000
 
 Parse = Callable[[bytes], object]
 
