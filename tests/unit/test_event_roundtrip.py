@@ -354,7 +354,7 @@ def test_a_generic_event_is_refused_and_one_for_each_parameter_is_not() -> None:
         pass
 
     assert comes_back(IdBox(k=1, value=uuid4())).value.version == 4
-    with pytest.raises(UsageError, match=r"Generic1 is generic.*declare an event for each, `class X\(Generic1\[int\]"):
+    with pytest.raises(UsageError, match=r"Generic1 is generic.*declare one for each, `class X\(Generic1\[int\]"):
 
         class Generic1(Event, Generic[T], topic="t-box", key="k"):
             k: int
