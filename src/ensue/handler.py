@@ -37,7 +37,8 @@ class Handler:
     order: which of ENTITY, EVENT, STEP, ... each parameter takes. asynchronous: `async def`; any other function may
     still return an awaitable (a decorator's wrapper does). With an entity: `id_field` of the event holds the entity's
     id, which `id_change` makes of its value; `optional` says that a missing entity is handed over as None. since: see
-    `catch_up.Since`. keywords: names of the last parameters, where they can be given by name only.
+    `catch_up.Since`. keywords: names of the last parameters, where they can be given by name only. local: it is a local
+    step of sagas, and its event the arguments.
     """
 
     name: str
@@ -52,16 +53,24 @@ class Handler:
     optional: bool = False
     since: Since = "beginning"
     keywords: tuple[str, ...] = ()
+    local: bool = False
 
     @property
     def where(self) -> str:
         """How an error names it."""
+        if self.local:
+            return f"local step {self.name}"
         return f"handler {self.name} of {self.event.type}"
 
     @property
     def command(self) -> CommandType[Any] | None:
         """Set where it handles a command: what it returns is the answer."""
         return self.event if isinstance(self.event, CommandType) else None
+
+    @property
+    def answers(self) -> bool:
+        """Whether what it returns, besides an entity, is a value that somebody waits for."""
+        return self.local or self.command is not None
 
     @property
     def needs_session(self) -> bool:
@@ -148,11 +157,11 @@ def read_parameters(
     events: tuple[EventType[Any], ...] = ()
     entity: type | None = None
     optional = False
-    parameters = _parameters(function, where)
+    parameters = parameters_of(function, where)
     for parameter in parameters:
         kind = resolved(function, f"of parameter {parameter.name!r}", parameter.annotation, where, local_names)
         kinds = [each for each in options_of(kind) if each is not types.NoneType]
-        place = _place(kinds)
+        place = place_of(kinds)
         if recurring and place in (EVENT, ENTITY) and kinds != [Run]:
             raise UsageError(
                 f"{where}: parameter {parameter.name!r} is annotated {' | '.join(map(shown, kinds)) or 'None'}; time "
@@ -189,7 +198,8 @@ def read_parameters(
     return Asked(tuple(order), asynchronous, events, entity, taken.get(ENTITY, ""), optional, keywords)
 
 
-def _parameters(function: Callable[..., Any], where: str) -> Sequence[inspect.Parameter]:
+def parameters_of(function: Callable[..., Any], where: str) -> Sequence[inspect.Parameter]:
+    """Those that are not bound yet. Raises UsageError for what says nothing about what to hand over."""
     try:
         found = inspect.signature(function).parameters.values()
     except NameError as error:  # Python 3.14 evaluates annotations here
@@ -240,7 +250,8 @@ def options_of(kind: Any) -> Sequence[Any]:
     return (kind,)
 
 
-def _place(kinds: Sequence[Any]) -> int:
+def place_of(kinds: Sequence[Any]) -> int:
+    """What a parameter of these types is given; of a class that says nothing of itself: ENTITY."""
     if kinds and all(is_event_class(each) for each in kinds):
         return EVENT
     if len(kinds) == 1:

@@ -20,6 +20,8 @@ LOST = "ensue.lost"
 WHO = "ensue.who"
 #: The answer to a command, in the topic that the command names; see `ensue.reply`.
 REPLY = "ensue.reply"
+#: What wakes a saga, in the topic of the answers to its service; see `ensue.saga.wake`.
+SAGA = "ensue.saga"
 #: A command's attributes: the topic where its answer is wanted, and the answer's key there, else the command's id.
 REPLY_TO, REPLY_KEY = "ensuereplyto", "ensuereplykey"
 #: The topic through which a subscriber asks a source's relay to send again.

@@ -23,11 +23,16 @@ from ensue.formats import of_msgspec
 from ensue.handler import SESSION, SYNC_SESSION, Handler, id_field, read_parameters
 from ensue.handling import name_of
 from ensue.mapped import SqlAlchemyRepository, is_mapped
-from ensue.message import REPLY
+from ensue.message import REPLY, SAGA
 from ensue.reply import is_of_replies
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
 from ensue.returns import check_returns
+from ensue.saga.code import SagaCode, saga_code
+from ensue.saga.local import LocalStep, local_step
+from ensue.saga.saga import Saga
+from ensue.saga.wake import NAME as _SAGA_NAME
+from ensue.saga.wake import wake_handler
 from ensue.schedule import Missed, Run, Schedule, schedule_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,6 +79,8 @@ class ServiceDefinition:
         self._repositories: dict[type, Repository[Any]] = {each.cls: each for each in repositories}
         self._handlers: dict[str, list[Handler]] = {REPLY: [keeps_answers(name)]} if self.calls else {}
         self._recurring: dict[str, Schedule] = {}
+        self._sagas: dict[tuple[str, int], SagaCode] = {}
+        self._locals: dict[Callable[..., Any], LocalStep] = {}
 
     @property
     def handlers(self) -> Mapping[str, Sequence[Handler]]:
@@ -84,6 +91,24 @@ class ServiceDefinition:
     def recurring(self) -> Mapping[str, Schedule]:
         """Of the recurring steps, by name."""
         return self._recurring
+
+    @property
+    def sagas(self) -> Mapping[tuple[str, int], SagaCode]:
+        """By name and version."""
+        return self._sagas
+
+    @property
+    def locals(self) -> Mapping[Callable[..., Any], LocalStep]:
+        """The local steps of sagas, by function."""
+        return self._locals
+
+    @property
+    def all_handlers(self) -> Sequence[Handler]:
+        """Of messages, and the local steps of sagas."""
+        return [
+            *(each for handlers in self._handlers.values() for each in handlers),
+            *(each.handler for each in self._locals.values()),
+        ]
 
     def runs_of(self, name: str) -> EventType[Run]:
         """What begins a recurring step, as the wire sees it: a topic of the service's own, a type for each step."""
@@ -305,6 +330,106 @@ class ServiceDefinition:
             check_returns(handler, where, local_names)
             _check_sessions(self.name, [handler])
             self._handlers[spec.type] = [handler]
+            return function
+
+        return declare if function is None else declare(function)
+
+    @overload
+    def local(self, function: F, /) -> F: ...
+
+    @overload
+    def local(self, *, id: str | None = None, name: str | None = None) -> Callable[[F], F]: ...
+
+    def local(self, function: Any = None, *, id: str | None = None, name: str | None = None) -> Any:
+        """Declare a local step of sagas: `@orders.local` above `def open_order(order: Order, order_id: UUID)`, for
+        `await saga.local(open_order, order_id)`.
+
+        It takes an entity, `Step`, `Message`, `AsyncSession` (async def) or `Session` (def) by their annotations, as a
+        handler does; whatever else it takes are its arguments, which are kept as JSON. What it returns besides its
+        entity is its result, of the type that it is annotated with. A Failure that it raises is raised in the saga, and
+        nothing of the step is kept; one that it returns is raised there too, and what the step did is kept.
+
+        id: the argument with the entity's id, else as for `on`. name: else the function's. By its name and arguments
+        it is kept in the database, through deployments.
+        Raises UsageError at once when the declaration cannot work; its text says what to write instead.
+        """
+        local_names = sys._getframe(1).f_locals  # as in `on`
+
+        def declare(function: F) -> F:
+            called = name or name_of(function)
+            where = f"local step {self.name}.{called}"
+            if not _SAGA_NAME.fullmatch(called):
+                raise UsageError(f'{where}: give it a name of letters, digits, - and _, at most 63: local(name="...")')
+            if any(each.name == called for each in self._locals.values()):
+                raise UsageError(f"service {self.name} has two local steps named {called!r}: give one another name")
+            self._locals[function] = local_step(
+                function,
+                self.name,
+                called,
+                is_entity=lambda kind: isinstance(kind, type) and (kind in self._repositories or is_mapped(kind)),
+                repository_of=lambda entity, parameter: self._repository(entity, None, where, parameter),
+                id=id,
+                local_names=local_names,
+            )
+            return function
+
+        return declare if function is None else declare(function)
+
+    @overload
+    def saga(self, function: F, /) -> F: ...
+
+    @overload
+    def saga(
+        self, *, version: int = 1, deadline: datetime.timedelta | None = None, name: str | None = None
+    ) -> Callable[[F], F]: ...
+
+    def saga(
+        self,
+        function: Any = None,
+        *,
+        version: int = 1,
+        deadline: datetime.timedelta | None = None,
+        name: str | None = None,
+    ) -> Any:
+        """Declare a saga: `@orders.saga(deadline=timedelta(hours=1))` above `async def place_order(saga: Saga, new:
+        PlaceOrder) -> None`; `step.start(place_order, request, id=...)` starts one.
+
+        The function is run again from its beginning at each continuation, fed with what is in its journal, and awaits
+        nothing but operations of `Saga`. A Failure that leaves it before its pivot undoes what it has done.
+
+        version: raise it when the function would ask for other things than before; the old one stays beside the new
+        one, under the same name, as long as there are sagas of it. deadline: a saga that is not past its pivot by then
+        is undone. name: else the function's. Sagas are kept by it, through deployments.
+        Raises UsageError at once when the declaration cannot work; its text says what to write instead.
+        """
+        local_names = sys._getframe(1).f_locals  # as in `on`
+
+        def declare(function: F) -> F:
+            called = name or name_of(function)
+            if not _SAGA_NAME.fullmatch(called):
+                raise UsageError(
+                    f"saga {self.name}.{called}: a name of letters, digits, - and _, at most 63, is kept in the "
+                    f'database: give it one, @{self.name}.saga(name="...")'
+                )
+            code = saga_code(
+                function,
+                self.name,
+                called,
+                version,
+                deadline,
+                saga_class=Saga,
+                calls=self.calls,
+                locals=self._locals,
+                local_names=local_names,
+            )
+            if (called, version) in self._sagas:
+                raise UsageError(
+                    f"service {self.name} has two sagas {called!r} of version {version}: give one another version= or "
+                    "name="
+                )
+            self._sagas[called, version] = code
+            self._handlers[SAGA] = [wake_handler(self.name)]
+            function.__ensue_saga__ = code  # type: ignore[attr-defined]  # by it a step finds what it starts
             return function
 
         return declare if function is None else declare(function)

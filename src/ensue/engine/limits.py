@@ -71,7 +71,7 @@ class HandlerLimit:
 
 
 def _finished(handler: Handler, result: Any) -> Coroutine[Any, Any, Any]:
-    return finished(handler.where, result, answers=handler.command is not None)
+    return finished(handler.where, result, answers=handler.answers)
 
 
 class _Begun:

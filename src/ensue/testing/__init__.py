@@ -12,6 +12,14 @@ One handler alone:
     result = await given(orders, Order(id=1, state="NEW")).when(CreditReserved(order_id=1))
     assert result.published == [OrderOpened(order_id=1)]
 
+One saga alone, without even a database:
+
+    run = ensue.testing.saga(place_order, PlaceOrder(...))
+    run.expect_local(create_order)
+    run.expect_call(ReserveCredit, total=30).fails(CreditLimitExceeded(available=10))
+    run.expect_undo(reject_order)
+    run.expect_end("UNDONE")
+
 With pytest the fixtures of `ensue.testing.plugin` are there by themselves.
 """
 
@@ -20,12 +28,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ensue.testing.saga_run import SagaRun, saga
     from ensue.testing.scenario import Result, Scenario, given
     from ensue.testing.world import NotSettled, World, run
 
-__all__ = ["NotSettled", "Result", "Scenario", "World", "given", "run"]
+__all__ = ["NotSettled", "Result", "SagaRun", "Scenario", "World", "given", "run", "saga"]
 
 _SCENARIO = ("Result", "Scenario", "given")
+_SAGA = ("SagaRun", "saga")
 
 
 def __getattr__(name: str) -> Any:
@@ -34,6 +44,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _SCENARIO:
         from ensue.testing import scenario as module
+    elif name in _SAGA:
+        from ensue.testing import saga_run as module  # type: ignore[no-redef]
     else:
         from ensue.testing import world as module  # type: ignore[no-redef]
     return getattr(module, name)

@@ -1,0 +1,118 @@
+"""One saga as its row holds it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from ensue.ports import Row
+from ensue.saga.journal import NULL, Entry, Refusal, read_journal, write_journal
+from ensue.saga.undo import Undo, read_undos, write_undos
+from ensue.saga.wake import parts_of
+
+
+class Status(StrEnum):
+    """What a saga is at; the last two are its ends."""
+
+    RUNNING = "RUNNING"
+    UNDOING = "UNDOING"
+    PARKED = "PARKED"
+    COMPLETED = "COMPLETED"
+    UNDONE = "UNDONE"
+
+
+ENDED: Final = (Status.COMPLETED, Status.UNDONE)
+
+
+class Mail(msgspec.Struct, frozen=True):
+    """An event that was told and not received yet."""
+
+    type: str
+    data: msgspec.Raw
+
+
+class State(msgspec.Struct, omit_defaults=True):
+    """What of a row no query asks for."""
+
+    last: int = 0
+    """The last number that was given."""
+    generation: int = 0
+    """So often it began a new journal."""
+    restarted_at: float = 0.0
+    pivoted: bool = False
+    began_pivoted: bool = False
+    """Its journal began after the pivot."""
+    resumes: str = ""
+    """PARKED: the status to which it goes back."""
+    stop: Refusal | None = None
+    """It is to be undone for this."""
+    ending: Refusal | None = None
+    """It is undone, or is being undone, for this."""
+    returned: bool = False
+    result: msgspec.Raw = NULL
+    """What its function returned."""
+    sent: dict[str, int] = {}
+    """Commands that are not answered, by id: the number that asks."""
+    timers: dict[int, str] = {}
+    """Timers that are set, by number: their ids."""
+
+
+class Instance(State, kw_only=True):
+    """A saga. key: `<name>:<id>`, of its row and of all its records."""
+
+    key: str
+    version: int
+    status: Status
+    correlation_id: str
+    started_at: float
+    updated_at: float
+    request: bytes
+    waits_for: str = ""
+    reason: str = ""
+    journal: list[Entry] = []
+    undos: list[Undo] = []
+    mailbox: list[Mail] = []
+    revision: int = 0
+
+    @property
+    def name(self) -> str:
+        return parts_of(self.key)[0]
+
+    @property
+    def goes_by(self) -> str:
+        """Its status, or the one to which it goes back."""
+        return self.resumes or self.status
+
+    def next_number(self) -> int:
+        self.last += 1
+        return self.last
+
+
+_STATE: Final = State.__struct_fields__
+_encode = msgspec.json.Encoder().encode
+_read_state = msgspec.json.Decoder(State).decode
+_read_mail = msgspec.json.Decoder(list[Mail]).decode
+
+
+def row_of(saga: Instance, revision: int) -> Row:
+    """In the order of `tables.SAGAS`."""
+    state = State(**{name: getattr(saga, name) for name in _STATE})
+    return (
+        saga.key, saga.name, saga.version, str(saga.status), saga.correlation_id, saga.started_at, saga.updated_at,
+        saga.waits_for, saga.reason, saga.request, write_journal(saga.journal), write_undos(saga.undos),
+        _encode(saga.mailbox), _encode(state), revision,
+    )  # fmt: skip
+
+
+def instance_of(row: Row) -> Instance:
+    key, _, version, status, correlation_id, started_at, updated_at, waits_for, reason = row[:9]
+    request, journal, undos, mailbox, state, revision = row[9:]
+    found = _read_state(state)
+    values: dict[str, Any] = {name: getattr(found, name) for name in _STATE}
+    return Instance(
+        **values, key=key, version=version, status=Status(status), correlation_id=correlation_id,
+        started_at=started_at, updated_at=updated_at, waits_for=waits_for, reason=reason, request=bytes(request),
+        journal=read_journal(journal), undos=read_undos(undos), mailbox=_read_mail(mailbox), revision=revision,
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""The journal of a saga: what its code has asked for, and what came of it, in order.
+
+By order, and not by the names of steps: a step that moves would silently be done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from ensue.failure import Failure, read, written
+
+#: From so many entries on a replay is slow enough to be worth a word; so many, or so many bytes, are refused.
+ENTRIES_WARNED: Final = 1_000
+ENTRIES_MAX: Final = 10_000
+BYTES_MAX: Final = 1 << 20
+
+_encode = msgspec.json.Encoder().encode
+_read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+NULL: Final = msgspec.Raw(b"null")
+
+
+class Issued(msgspec.Struct, frozen=True, array_like=True, tag="issued"):
+    """The code has asked for something: what a replay has to ask for again. key: of a call, or of a step's entity."""
+
+    number: int
+    kind: str
+    name: str = ""
+    key: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(each for each in (self.kind, self.name, f"for {self.key}" if self.key else "") if each)
+
+    @property
+    def asks(self) -> tuple[str, str, str]:
+        return self.kind, self.name, self.key
+
+
+class Resolved(msgspec.Struct, frozen=True, array_like=True, tag="resolved"):
+    """What an operation came to: `data` as JSON, or a failure by name and fields. at: seconds since the epoch."""
+
+    number: int
+    at: float
+    data: msgspec.Raw = NULL
+    failure: str = ""
+    fields: dict[str, msgspec.Raw] = {}
+
+    def raised(self) -> Failure | None:
+        """The failure, made anew from its name and fields."""
+        return read(self.failure, _encode(self.fields)) if self.failure else None
+
+
+Entry = Issued | Resolved
+write_journal = _encode
+read_journal = msgspec.json.Decoder(list[Entry]).decode
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A failure as it travels."""
+
+    name: str
+    fields: dict[str, msgspec.Raw] = {}
+
+    @classmethod
+    def of(cls, failure: Failure) -> Refusal:
+        """Raises UsageError for values that would not come back as they are."""
+        name, fields = written(failure)
+        return cls(name, _read_fields(fields))
+
+    def failure(self) -> Failure:
+        return read(self.name, _encode(self.fields))
+
+
+def still_open(journal: Sequence[Entry]) -> dict[int, Issued]:
+    """What was asked for and is not resolved, by number, in order. What nobody waits for is never open."""
+    found: dict[int, Issued] = {}
+    for entry in journal:
+        if isinstance(entry, Resolved):
+            found.pop(entry.number, None)
+        elif entry.kind != "pivot":
+            found[entry.number] = entry
+    return found
+
+
+def too_long(journal: Sequence[Entry]) -> str:
+    """Why a journal may not grow any more, and what to do; empty: it may."""
+    found = ""
+    if len(journal) > ENTRIES_MAX:
+        found = f"{len(journal)} entries, expected at most {ENTRIES_MAX}"
+    elif len(journal) > ENTRIES_WARNED and len(_encode(journal)) > BYTES_MAX:
+        found = f"more than {BYTES_MAX} bytes"
+    elif sum([len(each.data) for each in journal if isinstance(each, Resolved)]) > BYTES_MAX:
+        found = f"more than {BYTES_MAX} bytes of results"
+    return found and (
+        f"its journal has {found}: each wait replays it from the beginning. Begin a new one now and then, "
+        "`saga.restart(request)`, in a loop for instance"
+    )

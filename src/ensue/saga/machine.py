@@ -1,0 +1,354 @@
+"""What becomes of a saga: one record is taken in, then it goes on as far as it can. No I/O, clock or chance.
+
+    RUNNING --failure, time limit, cancel, deadline (before the pivot)--> UNDOING --nothing left--> UNDONE
+    RUNNING --returned, nothing left to undo--> COMPLETED
+    RUNNING, UNDOING --a bug, a mismatch, an undo that fails for too long--> PARKED --retry--> back
+
+Both functions change the row that they are given and say what has to be done besides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import msgspec
+
+from ensue.failure import Failure
+from ensue.saga.code import SagaCode
+from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceeded
+from ensue.saga.instance import ENDED, Instance, Mail, Status
+from ensue.saga.journal import Issued, Refusal, Resolved, still_open, too_long
+from ensue.saga.replay import Outcome, replay
+from ensue.saga.replaying import Operation
+from ensue.saga.undo import ATTEMPTS_MAX, Undo, delay_s, next_to_begin
+
+#: Numbers of timers that belong to no operation.
+DEADLINE, LOOK_AGAIN = 0, -1
+#: A saga whose code this process does not have is looked at again after so many seconds, perhaps by another one.
+LOOK_AGAIN_S: Final = 10.0
+
+# ------------------------------------------------------------------------------------------------------- what comes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answered:
+    """A command, or a local step, came to this: `data` as JSON, or a failure."""
+
+    number: int
+    data: bytes = b"null"
+    failure: Refusal | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Elapsed:
+    """A timer has gone off."""
+
+    number: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Told:
+    type: str
+    data: bytes
+
+
+class Cancel:
+    """Somebody wants it undone."""
+
+
+class Retry:
+    """A person has looked at a parked saga: it goes on."""
+
+
+Incoming = Answered | Elapsed | Told | Cancel | Retry
+
+# ------------------------------------------------------------------------------------------------------ what follows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunLocal:
+    """Run a local step; what comes of it is taken in, in the same transaction."""
+
+    number: int
+    name: str
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Send:
+    """Send a command; keep its id in `Instance.sent`."""
+
+    number: int
+    type: str
+    topic: str
+    key: str
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Set a timer; keep its id in `Instance.timers`."""
+
+    number: int
+    due_at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CancelTimer:
+    id: str
+
+
+Effect = RunLocal | Send | SetTimer | CancelTimer
+
+
+def begun(
+    key: str, version: int, request: bytes, correlation_id: str, now: float, deadline_s: float
+) -> tuple[Instance, list[Effect]]:
+    """A new saga, which has not run yet."""
+    saga = Instance(
+        key=key, version=version, status=Status.RUNNING, correlation_id=correlation_id, started_at=now,
+        updated_at=now, request=request,
+    )  # fmt: skip
+    return saga, [SetTimer(DEADLINE, now + deadline_s)] if deadline_s else []
+
+
+# --------------------------------------------------------------------------------------------------------- taking in
+
+
+def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Effect]]:
+    """Keep what came in the row. False: it is of no use, being late, or a second one, or for a saga that has ended.
+
+    A parked saga keeps it too, and makes something of it once it is retried.
+    """
+    if saga.status in ENDED:
+        return False, []
+    saga.updated_at = now
+    match incoming:
+        case Answered(number, data, failure):
+            return _resolve(saga, number, now, data, failure)
+        case Elapsed(number):
+            return _elapsed(saga, number, now)
+        case Told(kind, data):
+            opened = still_open(saga.journal) if saga.goes_by == Status.RUNNING else {}
+            waiting = next((each.number for each in opened.values() if each.asks[:2] == ("receive", kind)), None)
+            if waiting is not None:
+                return _resolve(saga, waiting, now, data, None)
+            saga.mailbox = [*saga.mailbox, Mail(kind, msgspec.Raw(data))]
+            return True, []
+        case Cancel():
+            stopped = _stop(saga, SagaCancelled())
+            if stopped and saga.status is Status.PARKED:
+                saga.status, saga.resumes = Status.RUNNING, ""
+            return stopped, []
+        case Retry():
+            if saga.status is not Status.PARKED:
+                return False, []
+            saga.status, saga.resumes, saga.reason = Status(saga.resumes), "", ""
+            for each in saga.undos:
+                each.attempts = 0
+            return True, []
+
+
+def _resolve(
+    saga: Instance, number: int, now: float, data: bytes, failure: Refusal | None
+) -> tuple[bool, list[Effect]]:
+    undo = next((each for each in saga.undos if each.number == number and each.state == "begun"), None)
+    if undo is not None:
+        if failure is None:
+            saga.undos = [each for each in saga.undos if each is not undo]
+        else:
+            undo.state, undo.attempts = "failed", undo.attempts + 1
+            saga.reason = f"{undo} failed at attempt {undo.attempts}: {failure.failure()}"
+        return True, []
+    if saga.goes_by != Status.RUNNING or number not in still_open(saga.journal):
+        return False, []
+    if failure is None:
+        saga.journal = [*saga.journal, Resolved(number, now, msgspec.Raw(data))]
+    else:
+        saga.journal = [*saga.journal, Resolved(number, now, failure=failure.name, fields=failure.fields)]
+        saga.undos = [each for each in saga.undos if each.of != number]  # it did not happen
+    return True, _without_timer(saga, number)
+
+
+def _elapsed(saga: Instance, number: int, now: float) -> tuple[bool, list[Effect]]:
+    saga.timers = {each: name for each, name in saga.timers.items() if each != number}
+    if number == LOOK_AGAIN:
+        return True, []
+    if number == DEADLINE:
+        return _stop(saga, DeadlineExceeded()), []
+    undo = next((each for each in saga.undos if each.number == number and each.state == "waits"), None)
+    if undo is not None:
+        undo.state = ""
+        return True, []
+    operation = still_open(saga.journal).get(number)
+    if operation is None or saga.goes_by != Status.RUNNING:
+        return False, []
+    if operation.kind == "sleep":
+        return _resolve(saga, number, now, b"null", None)
+    for each in saga.undos:
+        each.at_once = each.at_once or each.of == number
+    late = Refusal.of(TimeLimitExceeded(operation=str(operation)))
+    saga.journal = [*saga.journal, Resolved(number, now, failure=late.name, fields=late.fields)]
+    saga.sent = {name: of for name, of in saga.sent.items() if of != number}  # an answer comes too late
+    return True, []
+
+
+def _stop(saga: Instance, failure: Failure) -> bool:
+    if saga.pivoted or saga.goes_by != Status.RUNNING or saga.returned:
+        return False
+    saga.stop = saga.stop or Refusal.of(failure)
+    return True
+
+
+# --------------------------------------------------------------------------------------------------------- going on
+
+
+def go_on(code: SagaCode | None, saga: Instance, now: float) -> list[Effect]:
+    """Run it as far as it comes by what its row holds. code: None: this process does not have it."""
+    effects: list[Effect] = []
+    if saga.status is Status.RUNNING and not saga.returned:
+        if saga.stop is not None and not saga.pivoted:
+            effects += _begin_undoing(saga, saga.stop)
+        elif code is None:
+            effects += _look_again(saga, now)
+        else:
+            effects += _forward(code, saga, now)
+    if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
+        effects += _undo(saga, now)
+    if saga.status is Status.UNDOING and not saga.undos:
+        effects += _end(saga, Status.UNDONE)
+    elif saga.status is Status.RUNNING and saga.returned and not saga.undos:
+        effects += _end(saga, Status.COMPLETED)
+    return effects
+
+
+def park(saga: Instance, reason: str) -> None:
+    """Leave it to a person."""
+    if saga.status in (Status.RUNNING, Status.UNDOING):
+        saga.status, saga.resumes = Status.PARKED, saga.status
+    saga.reason = reason
+    saga.waits_for = "a person: see its reason, then retry or cancel it"
+
+
+def _look_again(saga: Instance, now: float) -> list[Effect]:
+    saga.waits_for = f"a process with the code of {saga.name}, version {saga.version}"
+    return [] if LOOK_AGAIN in saga.timers else [SetTimer(LOOK_AGAIN, now + LOOK_AGAIN_S)]
+
+
+def _forward(code: SagaCode, saga: Instance, now: float) -> list[Effect]:
+    effects: list[Effect] = []
+    while True:
+        outcome = replay(code, saga)
+        received = False
+        for issued, operation in outcome.new:
+            more, resolved = _issue(saga, issued, operation, now)
+            effects += more
+            received = received or resolved
+        if outcome.kind == "flawed":
+            park(saga, outcome.flaw)
+        elif refused := too_long(saga.journal):
+            park(saga, refused)
+        elif outcome.kind == "restarts" and not any(isinstance(each, Resolved) for each in saga.journal):
+            park(saga, "it restarts without having waited for anything, and would do so for ever")
+        elif outcome.kind == "restarts":
+            _restart(saga, outcome.request, now)
+            continue
+        elif outcome.kind == "failed":
+            effects += _failed(saga, outcome)
+        elif outcome.kind == "returned":
+            saga.returned, saga.result = True, msgspec.Raw(outcome.result)
+            saga.undos = [each for each in saga.undos if each.at_once]
+            saga.waits_for = ", ".join(map(str, saga.undos))
+        else:
+            opened = still_open(saga.journal)
+            saga.waits_for = ", ".join(str(opened[each]) for each in outcome.waits_for if each in opened)
+            if received and not any(each in opened for each in outcome.waits_for):
+                continue
+        return effects
+
+
+def _issue(
+    saga: Instance, issued: Issued, operation: Operation[object] | None, now: float
+) -> tuple[list[Effect], bool]:
+    """What a new operation begins with; whether it is resolved already."""
+    saga.journal = [*saga.journal, issued]
+    saga.last = issued.number
+    if operation is None:
+        saga.pivoted = True
+        saga.undos = [each for each in saga.undos if each.at_once]
+        return _without_timer(saga, DEADLINE), False
+    if isinstance(operation.undo, Undo):
+        saga.undos = [*saga.undos, msgspec.structs.replace(operation.undo, of=issued.number)]
+    if issued.kind == "local":
+        return [RunLocal(issued.number, issued.name, operation.data)], False
+    effects: list[Effect] = []
+    if issued.kind == "call":
+        effects.append(Send(issued.number, issued.name, operation.topic, issued.key, operation.data))
+    if issued.kind == "receive":
+        mail = next((each for each in saga.mailbox if each.type == issued.name), None)
+        if mail is not None:
+            saga.mailbox = [each for each in saga.mailbox if each is not mail]
+            saga.journal = [*saga.journal, Resolved(issued.number, now, mail.data)]
+            return [], True
+    if operation.limit_s:
+        effects.append(SetTimer(issued.number, now + operation.limit_s))
+    return effects, False
+
+
+def _restart(saga: Instance, request: bytes, now: float) -> None:
+    saga.request, saga.journal = request, []
+    saga.generation += 1
+    saga.restarted_at, saga.began_pivoted = now, saga.pivoted
+
+
+def _failed(saga: Instance, outcome: Outcome) -> list[Effect]:
+    assert outcome.failure is not None
+    if saga.pivoted:
+        park(saga, f"it failed after its pivot, so that it cannot be undone: {outcome.failure}")
+        return []
+    return _begin_undoing(saga, Refusal.of(outcome.failure))
+
+
+def _begin_undoing(saga: Instance, failure: Refusal) -> list[Effect]:
+    saga.status, saga.ending, saga.stop = Status.UNDOING, failure, None
+    kept = {each.number for each in saga.undos if each.state}
+    effects: list[Effect] = [CancelTimer(name) for number, name in saga.timers.items() if number not in kept]
+    saga.timers = {number: name for number, name in saga.timers.items() if number in kept}
+    saga.sent = {name: number for name, number in saga.sent.items() if number in kept}
+    return effects
+
+
+def _undo(saga: Instance, now: float) -> list[Effect]:
+    effects: list[Effect] = []
+    for each in saga.undos:
+        if each.state == "failed":
+            if each.attempts >= ATTEMPTS_MAX:
+                each.state = ""
+                park(saga, saga.reason)
+                return effects
+            each.state, each.number = "waits", saga.next_number()
+            effects.append(SetTimer(each.number, now + delay_s(each.attempts)))
+    for each in next_to_begin(saga.undos, undoing=saga.status is Status.UNDOING):
+        each.state, each.number = "begun", saga.next_number()
+        if each.kind == "local":
+            effects.append(RunLocal(each.number, each.name, bytes(each.data)))
+        else:
+            effects.append(Send(each.number, each.name, each.topic, each.key, bytes(each.data)))
+    if saga.status is Status.UNDOING:
+        saga.waits_for = ", ".join(str(each) for each in saga.undos if each.state)
+    return effects
+
+
+def _end(saga: Instance, status: Status) -> list[Effect]:
+    saga.status, saga.waits_for = status, ""
+    if status is Status.COMPLETED:
+        saga.reason = ""
+    effects: list[Effect] = [CancelTimer(name) for name in saga.timers.values()]
+    saga.timers, saga.sent, saga.mailbox = {}, {}, []
+    return effects
+
+
+def _without_timer(saga: Instance, number: int) -> list[Effect]:
+    name = saga.timers.pop(number, None)
+    return [] if name is None else [CancelTimer(name)]

@@ -1,0 +1,161 @@
+"""Drive the function of a saga through its journal, up to the first thing that is not resolved yet.
+
+This module itself sends into the coroutine, and while it does no event loop runs as far as anybody can see: so whatever
+else is awaited, sleeps, tasks, HTTP, a database, is noticed where it stands. No coroutine is kept: a cache would hide
+what cannot be replayed until a crash, and be wrong when a batch rolls back.
+"""
+
+from __future__ import annotations
+
+import asyncio.events
+import dataclasses
+import traceback
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from types import FrameType
+from typing import Any, Literal
+
+from ensue.errors import BadMessage, UsageError
+from ensue.failure import Failure
+from ensue.saga.code import SagaCode
+from ensue.saga.instance import Instance
+from ensue.saga.journal import Issued
+from ensue.saga.replaying import Closed, Operation, Replaying, Restarted, Unreplayable, Wait
+from ensue.saga.saga import Saga
+
+_NO_LOOP = "no running event loop"
+_INSTEAD = (
+    "A saga awaits operations of its own only: saga.sleep for time, saga.call for another service, saga.gather for "
+    "several at once, and a local step, saga.local, for anything that the database is asked"
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a replay came to. new: what is issued now. waits_for: numbers. result, request: JSON. flaw: why it parks."""
+
+    kind: Literal["waits", "returned", "failed", "restarts", "flawed"]
+    new: list[tuple[Issued, Operation[Any] | None]]
+    waits_for: tuple[int, ...] = ()
+    result: bytes = b"null"
+    request: bytes = b""
+    failure: Failure | None = None
+    flaw: str = ""
+
+
+def replay(code: SagaCode, instance: Instance) -> Outcome:
+    """Run the function up to its next wait. Nothing of it stays."""
+    run = Replaying(instance)
+    try:
+        request = code.request.read(instance.request)
+    except BadMessage as error:
+        return _flawed(run, f"its request cannot be read: {error}")
+    coroutine = code.function(Saga(run, code), request)
+    context = copy_context()
+    running = asyncio.events._get_running_loop()
+    asyncio.events._set_running_loop(None)
+    try:
+        outcome = _driven(code, run, coroutine, context.run)
+        flaw = _close(run, coroutine, context.run)
+    finally:
+        asyncio.events._set_running_loop(running)
+    if outcome.kind != "flawed" and flaw:
+        return _flawed(run, flaw)
+    return outcome
+
+
+def _driven(code: SagaCode, run: Replaying, coroutine: Coroutine[Any, Any, Any], inside: Callable[..., Any]) -> Outcome:
+    while True:
+        try:
+            waited = inside(coroutine.send, None)
+        except StopIteration as done:
+            return _returned(code, run, done.value)
+        except Restarted as again:
+            return _ended(run, Outcome("restarts", run.new, request=again.request))
+        except Failure as failure:
+            return _ended(run, Outcome("failed", run.new, failure=failure))
+        except Unreplayable as error:
+            return _flawed(run, str(error))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return _flawed(run, _said(error))
+        if run.flaw:
+            return _flawed(run, run.flaw)  # the function has caught it
+        if not isinstance(waited, Wait) or waited.run is not run:
+            return _flawed(run, f"it awaited {waited!r:.200} at {_place(coroutine)}. {_INSTEAD}")
+        missing = tuple(each for each in waited.numbers if each not in run.resolved)
+        if missing:
+            if run.unasked is not None:
+                return _flawed(run, _unasked(run, f"waits at {_place(coroutine)}"))
+            return Outcome("waits", run.new, waits_for=missing)
+        run.now = max([run.resolved[each].at for each in waited.numbers], default=run.now)
+
+
+def _returned(code: SagaCode, run: Replaying, value: Any) -> Outcome:
+    forgotten = next((each for each in run.made if not each.number), None)
+    if forgotten is not None and not run.flaw:
+        return _flawed(run, f"it has ended without awaiting {forgotten}: write `await` before it, or leave it out")
+    try:
+        result = code.write_result(value)
+    except (UsageError, TypeError) as error:
+        return _flawed(run, str(error))
+    return _ended(run, Outcome("returned", run.new, result=result))
+
+
+def _ended(run: Replaying, outcome: Outcome) -> Outcome:
+    if run.flaw:
+        return _flawed(run, run.flaw)
+    return outcome if run.unasked is None else _flawed(run, _unasked(run, "has ended"))
+
+
+def _unasked(run: Replaying, does: str) -> str:
+    return (
+        f"entry {run.issued.index(run.unasked) + 1}: the journal has {run.unasked}, the code {does} before it. "  # type: ignore[arg-type]  # there is one
+        "A saga that has begun must go on as it did: put back what was there, or declare the new code beside it, with "
+        "another version="
+    )
+
+
+def _flawed(run: Replaying, text: str) -> Outcome:
+    return Outcome("flawed", [], flaw=text)
+
+
+def _close(run: Replaying, coroutine: Coroutine[Any, Any, Any], inside: Callable[..., Any]) -> str:
+    """Close the function where it waits; its `finally` blocks run. Return what went wrong there."""
+    run.closed = True
+    where = _place(coroutine)
+    try:
+        inside(coroutine.close)
+    except Closed:
+        return ""  # a `finally` with an operation: it is not issued, and is reached when the function really gets there
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return f"while it was closed at its wait ({where}), as at each: {_said(error)}"
+    return ""
+
+
+def _said(error: BaseException) -> str:
+    """What a bug says: the error and where it is."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    lines = {id(frame): line for frame, line in traceback.walk_tb(error.__traceback__)}
+    own = [each for each in frames if _is_users(each)]
+    where = f" ({own[-1].f_code.co_filename}:{lines[id(own[-1])]})" if own else ""
+    hint = f". {_INSTEAD}" if isinstance(error, RuntimeError) and _NO_LOOP in str(error) else ""
+    return f"{type(error).__qualname__}: {error}{where}{hint}"
+
+
+def _place(coroutine: Any) -> str:
+    """File and line where a coroutine waits, in the innermost one of the user's own."""
+    frames: list[FrameType] = []
+    found = coroutine
+    while (frame := getattr(found, "cr_frame", None)) is not None:
+        frames.append(frame)
+        found = found.cr_await
+    own = [each for each in frames if _is_users(each)]
+    return f"{own[-1].f_code.co_filename}:{own[-1].f_lineno}" if own else "its end"
+
+
+def _is_users(frame: FrameType) -> bool:
+    return not frame.f_globals.get("__name__", "").startswith(("asyncio.", "ensue.saga."))

@@ -1,0 +1,178 @@
+"""One replay as the saga's function sees it: what it asks for is compared with the journal, or is new.
+
+What cannot be replayed is noted here, and raised as something that no `except Exception` of the function catches.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Sequence
+from types import EllipsisType, FrameType
+from typing import Any, Generic, TypeVar
+
+from ensue.errors import BadMessage
+from ensue.saga.instance import Instance
+from ensue.saga.journal import Issued, Resolved
+from ensue.saga.undo import Undo
+
+T = TypeVar("T")
+
+
+class Unreplayable(BaseException):
+    """The function did something that a replay cannot do again. Its text is the reason for which the saga is parked."""
+
+
+class Closed(BaseException):
+    """The function asked for something while it was closed at a wait; its `finally` blocks run then."""
+
+
+class Restarted(BaseException):
+    """The function wants to begin anew, with this request."""
+
+    def __init__(self, request: bytes) -> None:
+        super().__init__()
+        self.request = request
+
+
+class Operation(Generic[T]):
+    """Something that a saga asks for: `await` it, or hand it to `saga.gather`.
+
+    data: of a call and a local step, as JSON. read: makes its result of JSON. undo: without its `of`; ...: nothing is
+    said of it. limit_s: 0: none.
+    """
+
+    __slots__ = ("asks", "data", "limit_s", "number", "read", "run", "topic", "undo")
+
+    def __init__(
+        self,
+        run: Replaying,
+        asks: tuple[str, str, str],
+        *,
+        read: Callable[[bytes], T],
+        data: bytes = b"null",
+        topic: str = "",
+        undo: Undo | EllipsisType | None = None,
+        limit_s: float = 0.0,
+    ) -> None:
+        self.run = run
+        self.asks = asks
+        self.read = read
+        self.data = data
+        self.topic = topic
+        self.undo = undo
+        self.limit_s = limit_s
+        self.number = 0
+        run.made.append(self)
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        results = yield from self.run.wait([self])
+        return results[0]  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        return str(Issued(0, *self.asks))
+
+
+class Gathered:
+    """Several operations, to be awaited together."""
+
+    __slots__ = ("_operations", "_run")
+
+    def __init__(self, run: Replaying, operations: Sequence[Operation[Any]]) -> None:
+        self._run = run
+        self._operations = operations
+
+    def __await__(self) -> Generator[Any, Any, list[Any]]:
+        return (yield from self._run.wait(self._operations))
+
+
+class Wait:
+    """What a function yields that waits: for operations by number."""
+
+    __slots__ = ("numbers", "run")
+
+    def __init__(self, run: Replaying, numbers: Sequence[int]) -> None:
+        self.run = run
+        self.numbers = numbers
+
+
+class Replaying:
+    """now: seconds since the epoch, of what woke the function last. new: what is not in the journal yet.
+    made: operations that were made; each wants to be awaited."""
+
+    def __init__(self, instance: Instance) -> None:
+        journal = instance.journal
+        self.key = instance.key
+        self.generation = instance.generation
+        self.now = instance.restarted_at or instance.started_at
+        self.issued = [each for each in journal if isinstance(each, Issued)]
+        self.resolved = {each.number: each for each in journal if isinstance(each, Resolved)}
+        self.new: list[tuple[Issued, Operation[Any] | None]] = []
+        self.made: list[Operation[Any]] = []
+        self.pivoted = instance.began_pivoted
+        self.closed = False
+        self.flaw: str = ""
+        self._cursor = 0
+        self._last = instance.last
+
+    @property
+    def unasked(self) -> Issued | None:
+        """What the journal has next, and the function has not asked for."""
+        return self.issued[self._cursor] if self._cursor < len(self.issued) else None
+
+    def issue(self, asks: tuple[str, str, str], operation: Operation[Any] | None) -> int:
+        """Return the number of what the function asks for now."""
+        self.check_open()
+        expected = self.unasked
+        if expected is not None:
+            if expected.asks != asks:
+                raise self.parks(
+                    f"entry {self._cursor + 1}: the journal has {expected}, the code asks for "
+                    f"{Issued(0, *asks)}{here()}. A saga that has begun must go on as it did: put back what "
+                    "was there, or leave this version as it is and declare the new code beside it, by version="
+                )
+            self._cursor += 1
+            return expected.number
+        self._last += 1
+        entry = Issued(self._last, *asks)
+        self.issued.append(entry)
+        self._cursor += 1
+        self.new.append((entry, operation))
+        return entry.number
+
+    def wait(self, operations: Sequence[Operation[Any]]) -> Generator[Any, Any, list[Any]]:
+        for each in operations:
+            if each.number:
+                raise self.parks(f"{each} was awaited twice{here()}: keep its result in a variable")
+            if each.undo is ... and not self.pivoted:
+                raise self.parks(
+                    f"{each} has no undo=, and the saga is before its pivot{here()}: say how it is undone, or undo=None"
+                )
+            each.number = self.issue(each.asks, each)
+        yield Wait(self, [each.number for each in operations])
+        outcomes = [self.resolved[each.number] for each in operations]
+        # By the order in which they are written, so that it is the same in whichever order they have come.
+        failure = next((found for each in outcomes if (found := each.raised()) is not None), None)
+        if failure is not None:
+            raise failure
+        try:
+            return [each.read(bytes(found.data)) for each, found in zip(operations, outcomes, strict=True)]
+        except BadMessage as error:
+            raise self.parks(f"{error}{here()}. Correct the class, and have the saga tried again") from error
+
+    def parks(self, text: str) -> Unreplayable:
+        """Return what is to be raised, and note it, whatever the function makes of it."""
+        self.check_open()
+        self.flaw = self.flaw or text
+        return Unreplayable(text)
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise Closed
+
+
+def here() -> str:
+    """File and line of the function's code that is running."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("ensue.saga."):
+        frame = frame.f_back
+    return "" if frame is None else f" ({frame.f_code.co_filename}:{frame.f_lineno})"

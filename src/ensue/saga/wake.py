@@ -1,0 +1,74 @@
+"""What wakes a saga, besides the answers to its commands: a record in the topic `<service>.replies`, keyed by the saga.
+
+All that ever happens to one saga has one key, so it comes in one partition, in order, behind one checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from ensue.errors import UsageError
+from ensue.event import EventType
+from ensue.formats import of_msgspec
+from ensue.handler import EVENT, Handler
+from ensue.message import SAGA
+from ensue.reply import replies_of
+
+#: How sagas and local steps are named. No colon: it ends the name in a saga's key.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
+#: A key is the id of a row, and an attribute of commands.
+ID_CHARS_MAX = 120
+
+
+class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The data of a record of type SAGA. The saga is the record's key."""
+
+    kind: Literal["start", "told", "due", "cancel", "retry"]
+    version: int = 0
+    """start: of the code that it stays with."""
+    deadline_s: float = 0.0
+    """start: seconds; 0: it has none."""
+    number: int = 0
+    """due: which timer it is."""
+    type: str = ""
+    """told: the event's."""
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    """start: the request; told: the event."""
+
+
+write_wake = msgspec.json.Encoder().encode
+read_wake = msgspec.json.Decoder(Wake).decode
+
+
+def wake_type(service: str) -> EventType[Wake]:
+    """What wakes the sagas of a service, as the wire sees it."""
+    return EventType(Wake, SAGA, of_msgspec(Wake), replies_of(service), "kind", "saga", 1)
+
+
+def wake_handler(service: str) -> Handler:
+    """By which a service subscribes to what wakes its sagas. The engine hands them to `engine.sagas`, and not to it."""
+    return Handler("sagas", wake_type(service), _woken, (EVENT,), False)
+
+
+def _woken(wake: Wake) -> None:
+    raise AssertionError("sagas are run by the engine")
+
+
+def key_of(name: str, saga_id: object) -> str:
+    """The key of a saga: of its row, its records and the answers to its commands. Raises UsageError."""
+    text = str(saga_id)
+    if saga_id is None or not 0 < len(text) <= ID_CHARS_MAX or not text.isascii() or not text.isprintable():
+        raise UsageError(
+            f"saga {name}: id={saga_id!r:.150}, expected something whose text is 1 to {ID_CHARS_MAX} printable ASCII "
+            "characters, such as a UUID or a number"
+        )
+    return f"{name}:{text}"
+
+
+def parts_of(key: str) -> tuple[str, str]:
+    """Name and id of a saga."""
+    name, _, saga_id = key.partition(":")
+    return name, saga_id
