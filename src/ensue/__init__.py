@@ -23,6 +23,9 @@ from ensue.ports import Lookup
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
+from ensue.saga.ending import SagaEnd
+from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceeded
+from ensue.saga.saga import Saga
 from ensue.schedule import Run
 from ensue.signatures import Key, Trust
 from ensue.step import Step
@@ -30,6 +33,7 @@ from ensue.step import Step
 __all__ = [
     "BadMessage",
     "Command",
+    "DeadlineExceeded",
     "Discarded",
     "EngineConfig",
     "EnsueError",
@@ -46,10 +50,14 @@ __all__ = [
     "RetryableError",
     "Rows",
     "Run",
+    "Saga",
+    "SagaCancelled",
+    "SagaEnd",
     "Service",
     "Settings",
     "Step",
     "TableRepository",
+    "TimeLimitExceeded",
     "Trust",
     "UnknownFailure",
     "UsageError",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ensue.adapters import make_broker, make_store
 from ensue.command import Command, R_co
@@ -16,6 +16,7 @@ from ensue.ports import Store
 from ensue.repository import TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
+from ensue.saga.ending import SagaEnd
 from ensue.service import ServiceDefinition
 from ensue.signatures import Trust
 from ensue.step import Step
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 log = logger("ensue.runtime")
+
+T = TypeVar("T")
 
 
 class Service(ServiceDefinition):
@@ -150,6 +153,16 @@ class Service(ServiceDefinition):
         """
         reply: R_co = await self.runtime.call(command, timeout)
         return reply
+
+    async def ended(self, saga: Callable[..., Awaitable[T]], id: object, *, timeout: float) -> SagaEnd[T]:
+        """Wait for the end of a saga: `end = await orders.ended(place_order, order_id, timeout=5)`. Returns how it has
+        ended: `end.status`, `end.result`, `end.failure`.
+
+        timeout: in seconds. When they are over this raises ReplyTimeout, which says what the saga waits for; that
+        goes on. Not inside of the step that starts it, which is not committed then.
+        """
+        found: SagaEnd[T] = await self.runtime.ended(saga, id, timeout)
+        return found
 
     @dependable
     async def query(self) -> AsyncIterator[AsyncSession]:

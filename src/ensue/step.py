@@ -7,7 +7,7 @@ the outbox inside the same transaction. A handler never commits.
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ensue.chain import partition_of
 from ensue.codec import (
@@ -23,14 +23,18 @@ from ensue.codec import (
 from ensue.command import Command, CommandType, command_type
 from ensue.errors import EventRefused, EventTooLarge, UsageError
 from ensue.event import EventType, event_type
-from ensue.message import JSON, REPLY_KEY, REPLY_TO, Envelope, Message, OutboxRecord, Timer
+from ensue.message import JSON, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message, OutboxRecord, Timer
+from ensue.reply import replies_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Awaitable, Callable, Container, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from ensue.ports import Ids, StepTransaction
+
+
+R = TypeVar("R")
 
 
 class SessionAsked(Exception):
@@ -44,12 +48,12 @@ class Outgoing:
     time: RFC 3339, of the transaction. partitions: of every topic. allowed: event classes that the service declares
     to publish; None: any. record_bytes_max: of each, see EngineConfig. limits: less than that, for topics of which the
     broker has said so. timers: whether the store keeps what is published later. guarded: the session is not to be had
-    now; asked: it was asked for all the same.
+    now; asked: it was asked for all the same. results: what local steps of sagas returned, by message id.
     """
 
     __slots__ = (
         "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "record_bytes_max", "records",
-        "service", "time", "timers", "types",
+        "results", "service", "time", "timers", "types",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +78,7 @@ class Outgoing:
         self.limits = {} if limits is None else limits
         self.timers = timers
         self.records: list[OutboxRecord] = []
+        self.results: dict[str, Any] = {}
         self.closed = False
         self.guarded = False
         self.asked = False
@@ -212,6 +217,45 @@ class Step:
         Nobody waits for it and it gets no reply; see `Service.call`. Everything else is as with `publish`.
         """
         return self.ask(command, extensions, after=after, at=at)
+
+    def start(self, saga: Callable[[Any, R], Awaitable[Any]], request: R, *, id: object) -> None:
+        """Start a saga of this service with this step: `step.start(place_order, PlaceOrder(...), id=order_id)`.
+
+        id: names it among those of its function; as text at most 120 printable ASCII characters. One that lives, or has
+        ended a while ago, is not started again. Raises UsageError for what is no saga of this service, and a request
+        that is not its.
+        """
+        declared = self._saga(saga)
+        self._wake(*declared.starts(request, id))
+
+    def tell(self, saga: Callable[..., Awaitable[Any]], id: object, event: object) -> None:
+        """Tell a saga of this service of an event, which it keeps until it receives it: `saga.receive(Paid)`."""
+        self._wake(*self._saga(saga).tells(event, id))
+
+    def cancel_saga(self, saga: Callable[..., Awaitable[Any]], id: object) -> None:
+        """Have a saga of this service undo what it has done. One that is past its pivot, or has ended, goes on."""
+        self._wake(*self._saga(saga).ordered("cancel", id))
+
+    def retry_saga(self, saga: Callable[..., Awaitable[Any]], id: object) -> None:
+        """Have a parked saga of this service go on from where it was parked, with the code that there is now."""
+        self._wake(*self._saga(saga).ordered("retry", id))
+
+    def _saga(self, function: Callable[..., Any]) -> Any:
+        declared = getattr(function, "__ensue_saga__", None)
+        if declared is None:
+            shown = getattr(function, "__qualname__", repr(function)[:60])
+            raise UsageError(f"{shown} is no saga: write @{self.outgoing.service}.saga above its `async def`")
+        if declared.service != self.outgoing.service:
+            raise UsageError(
+                f"{declared.where} is of service {declared.service}, and this is a step of {self.outgoing.service}: "
+                f"send {declared.service} a command, whose handler starts it"
+            )
+        if self.outgoing.closed:
+            raise UsageError(f"{declared.where} is woken after the step has ended, so nothing would come of it")
+        return declared
+
+    def _wake(self, key: str, data: bytes) -> None:
+        self.emit(replies_of(self.outgoing.service), SAGA, key, checked_key(SAGA, key), data)
 
     def ask(
         self,

@@ -109,4 +109,24 @@ REPLIES: Final = _table(
     lookups=(Lookup((), ("saved_at", "id")),),
 )
 
-TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING, REPLIES)
+#: Sagas, by `<name>:<id>`. What the columns hold is known to `ensue.saga.instance`.
+SAGAS: Final = _table(
+    "ensue_saga",
+    ("name", Kind.NAME),
+    ("version", Kind.INT),
+    ("status", Kind.NAME),
+    ("correlation_id", Kind.TEXT),
+    ("started_at", Kind.FLOAT),
+    ("updated_at", Kind.FLOAT),
+    ("waits_for", Kind.TEXT),
+    ("reason", Kind.TEXT),
+    ("request", Kind.BYTES),
+    ("journal", Kind.BYTES),
+    ("undos", Kind.BYTES),
+    ("mailbox", Kind.BYTES),
+    ("state", Kind.BYTES),
+    _REVISION,
+    lookups=(Lookup(("status",), ("updated_at", "id")),),
+)
+
+TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING, REPLIES, SAGAS)

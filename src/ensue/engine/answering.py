@@ -30,6 +30,23 @@ async def answered(handler: Handler, result: Any, step: Step, limit: HandlerLimi
     return entity
 
 
+async def returned(handler: Handler, result: Any, step: Step, limit: HandlerLimit, run: Callable[..., Any]) -> Any:
+    """As `answered`, of a local step of a saga: what it returned is kept for the saga."""
+    result = await limit.finished(handler, result, run)
+    if step.outgoing.asked:
+        raise SessionAsked  # as above
+    assert step.message is not None
+    entity, value = (None, result) if handler.entity is None else _pair(handler.entity, result)
+    step.outgoing.results[step.message.id] = value
+    return entity
+
+
+def _pair(entity: type, result: Any) -> tuple[Any, Any]:
+    if type(result) is tuple and len(result) == 2 and isinstance(result[0], entity):
+        return result
+    return (result, None) if isinstance(result, entity) else (None, result)
+
+
 def refuse(step: Step, failure: Failure) -> None:
     """Answer the step's command with a failure. Raises UsageError for one that cannot travel."""
     assert step.message is not None

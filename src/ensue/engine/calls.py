@@ -20,7 +20,7 @@ from ensue.reply import Reply, outcome, replies_of
 from ensue.step import Step
 
 #: Between the first looks, in seconds: most answers take a few round trips of the databases.
-_PAUSE_FIRST_S = 0.02
+PAUSE_FIRST_S = 0.02
 
 
 async def call(
@@ -61,7 +61,7 @@ async def _check_place(service: str, name: str) -> None:
 
 
 async def _reply(context: Context, spec: CommandType[Any], command_id: str, timeout_s: float, until: float) -> Reply:
-    clock, pause = context.clock, _PAUSE_FIRST_S
+    clock, pause = context.clock, PAUSE_FIRST_S
     trouble: RetryableError | None = None
     with context.waiting.waits(command_id) as woken:
         while True:

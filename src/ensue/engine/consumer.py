@@ -14,8 +14,8 @@ from ensue.catch_up import adopted, ended
 from ensue.engine.clock import seconds_of
 from ensue.engine.context import Context
 from ensue.engine.dead_letters import DeadLetters, Reason
-from ensue.engine.dispatch import StepFailed
 from ensue.engine.doubts import Doubts
+from ensue.engine.failed import StepFailed
 from ensue.engine.gap_watch import GapWatch
 from ensue.engine.lane import Lane, Part
 from ensue.engine.loop import Loop
@@ -277,6 +277,9 @@ class PartitionConsumer(Loop):
                 if len(part.records) > 1:
                     left += reversed(_split(part.records, part.todo, failure.index))
                     continue  # nothing of it has happened, so none of its ends is reached
+                if self._context.dispatcher.sagas.refused(failure):
+                    left.append(part.records)
+                    continue
                 await self._failed(part.todo, failure)
             else:
                 left.append(records[len(part.records) :])
@@ -292,6 +295,7 @@ class PartitionConsumer(Loop):
         self._place.moved(part.following)
         if self._keeps_replies:
             self._context.waiting.stored(part.todo.apply)
+            self._context.dispatcher.sagas.settled(part.todo.apply)
         self._letters.added(part.letters)
         self._gaps.log_changes(part.todo)
 
@@ -323,7 +327,7 @@ class PartitionConsumer(Loop):
         self._gaps.log_changes(todo)
 
     async def _set_aside(self, todo: Plan, failure: StepFailed) -> None:
-        """Keep the message with the reason, and let its key wait."""
+        """Keep the message with the reason, and let its key wait. A saga keeps it itself, after its last attempt."""
         message = todo.apply[0]
         reason = Reason.of(failure, values=self._context.config.show_values)
         books, recurring = self._context.books, self._context.dispatcher.recurring
@@ -337,15 +341,22 @@ class PartitionConsumer(Loop):
                 await books.claim(transaction, [(message.source, message.id)])
             letter = self._letters.failed_letter(message, reason, transaction.now)
             dead = self._letters.is_dead(letter)
-            following = self._place.following(todo, retries=not dead, dead=int(dead))
-            await books.add_letters(transaction, following, [letter])
+            parked = dead and await self._letters.park(transaction, message, reason)
+            if parked:
+                following = self._place.following(todo, applied=1)
+            else:
+                following = self._place.following(todo, retries=not dead, dead=int(dead))
+                await books.add_letters(transaction, following, [letter])
             following.revision = await books.save_checkpoint(transaction, self.partition, following)
             self._context.faults.point("letter.aside")
         if timer is not None:
             self._context.timer_set.set()
         self._place.moved(following)
-        self._letters.added([letter])
-        self._letters.log_failure(letter, reason)
+        if parked:
+            self._context.dispatcher.sagas.settled([message])
+        else:
+            self._letters.added([letter])
+            self._letters.log_failure(letter, reason)
         self._place.ended(todo)
         self._gaps.log_changes(todo)
 

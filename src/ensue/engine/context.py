@@ -21,7 +21,7 @@ class Context:
     """partitions: of every topic. retry: of the service, for messages whose handler failed.
 
     timer_set: set after a commit that wrote timers, for the loop that waits for the next one.
-    waiting: who waits in this process for answers to commands.
+    waiting: who waits in this process for answers to commands, and for ends of sagas.
     progress: called after a loop has done something, so that a test can wait for quiet without sleeping.
     """
 

@@ -20,7 +20,8 @@ from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine.at_hand import AtHand
 from ensue.engine.clock import DatabaseClock
 from ensue.engine.context import Context
-from ensue.engine.dispatch import NOT_THE_MESSAGE, StepFailed, blamed
+from ensue.engine.dispatch import NOT_THE_MESSAGE, blamed
+from ensue.engine.failed import StepFailed
 from ensue.engine.gate import Gate
 from ensue.engine.lost import LOSSES_MAX, answers, lost_for
 from ensue.engine.reason import message_of, trace_of
@@ -29,6 +30,7 @@ from ensue.engine.timers import put
 from ensue.errors import BadMessage, HandlerKilled, UsageError
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Flaw, Garbage, Message, Partition
 from ensue.plan import Plan, Queue, queue_of
+from ensue.ports import StepTransaction
 from ensue.texts import Lines, logger
 
 log = logger("ensue.consumer")
@@ -156,6 +158,17 @@ class DeadLetters:
             Lines(f"\n{reason.trace}" if whole and reason.trace else ""),
         )  # fmt: skip
 
+    async def park(self, transaction: StepTransaction, message: Message, reason: Reason) -> bool:
+        """Instead of a dead letter, where the message is for a saga: that keeps it, and waits for a person."""
+        context = self._context
+        if not context.dispatcher.sagas.owns(message):
+            return False
+        outgoing = context.dispatcher.outgoing(transaction)
+        parked = await context.dispatcher.sagas.park(transaction, message, reason.text, outgoing)
+        if parked and await put(transaction, outgoing.close()):
+            context.timer_set.set()  # perhaps too early, and then its loop looks again
+        return parked
+
     def is_dead(self, letter: DeadLetter) -> bool:
         return letter.state is DeadLetterState.DEAD
 
@@ -207,7 +220,8 @@ class DeadLetters:
         self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand, suspicion: Suspicion | None
     ) -> None:
         """One attempt. On success the letter goes with its effects; on failure it keeps the new reason."""
-        handler = self._context.dispatcher.only_handler(_type_and_id(letter)[0])
+        context = self._context
+        handler = context.dispatcher.only_handler(_type_and_id(letter)[0])
         if letter.state is DeadLetterState.RELEASED:
             letter.attempts = 0  # an operator's decision begins anew
         at_hand.handled = False
@@ -217,6 +231,9 @@ class DeadLetters:
             self._context.faults.point("letter.committed")
             letter.state = DeadLetterState.DISCARDED  # of no further use in memory
         except StepFailed as failure:
+            if context.dispatcher.sagas.refused(failure):
+                await self._retry(letter, checkpoint, at_hand, suspicion)
+                return
             following = await self._failed(letter, failure, checkpoint)
         except NOT_THE_MESSAGE as error:
             if not (at_hand.handled and await answers(self._context, error)):
@@ -274,6 +291,8 @@ class DeadLetters:
             context.faults.point("letter.handled")
         if timers:
             context.timer_set.set()
+        context.dispatcher.sagas.settled([message])
+        context.waiting.stored([message])
         return following
 
     async def _failed(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:
@@ -302,11 +321,21 @@ class DeadLetters:
         async with self._context.store.transaction() as transaction:
             self._clock.tells(transaction.now)
             self._failed_again(letter, reason, transaction.now)
-            await books.change_letter(transaction, letter)
             dead = letter.state is DeadLetterState.DEAD
-            following = _counted(checkpoint, retries=int(not dead), dead=int(dead))
+            message = _readable(letter) if dead else None
+            parked = message is not None and await self.park(transaction, message, reason)
+            if parked:
+                await books.remove_letter(transaction, letter)
+                following = _counted(checkpoint, applied=1)
+            else:
+                await books.change_letter(transaction, letter)
+                following = _counted(checkpoint, retries=int(not dead), dead=int(dead))
             following.revision = await books.save_checkpoint(transaction, self._partition, following)
-        self.log_failure(letter, reason)
+        if parked and message is not None:
+            letter.state = DeadLetterState.DISCARDED  # as in `_retry`
+            self._context.dispatcher.sagas.settled([message])
+        else:
+            self.log_failure(letter, reason)
         return following
 
 
@@ -314,6 +343,13 @@ def _due_at(letter: DeadLetter) -> float:
     if letter.state is DeadLetterState.RETRYING:
         return letter.due_at
     return _NEVER if letter.state is DeadLetterState.DEAD else 0.0
+
+
+def _readable(letter: DeadLetter) -> Message | None:
+    try:
+        return message_in(letter)
+    except BadMessage:
+        return None  # which is why it failed
 
 
 def _type_and_id(letter: DeadLetter) -> tuple[str, str]:

@@ -14,15 +14,17 @@ from contextvars import copy_context
 from typing import Any
 
 from ensue.codec import RECORD_BYTES_MAX
-from ensue.engine.answering import answered, refuse
+from ensue.engine.answering import answered, refuse, returned
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
 from ensue.engine.entities import Call, EntityRun
+from ensue.engine.failed import StepFailed
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.nesting import handling
 from ensue.engine.recurring import Recurring
+from ensue.engine.sagas import Sagas
 from ensue.engine.threads import HandlerThreads
 from ensue.errors import BadMessage, CheckpointConflict, HandlerCancelled, StoreUnavailable, UsageError, causes
 from ensue.event import EventType
@@ -30,30 +32,18 @@ from ensue.failure import Failure, failure_in
 from ensue.handler import Handler
 from ensue.handling import wraps_async
 from ensue.mapped import SqlAlchemyRepository
-from ensue.message import Message, OutboxRecord
+from ensue.message import SAGA, Message, OutboxRecord
 from ensue.ports import Ids, StepTransaction, TopicTerms
 from ensue.repository import Repository
 from ensue.service import ServiceDefinition
 from ensue.step import Outgoing, SessionAsked, Step
 
+#: How messages are run: in a session of their own one by one, by their entities in memory, by the rows of sagas.
+_PLAIN, _TOGETHER, _SAGAS = "plain", "together", "sagas"
 #: Not the message's fault: the loop deals with these, no attempt is counted.
 NOT_THE_MESSAGE = (StoreUnavailable, CheckpointConflict)
 #: By name, being SQLAlchemy's and the drivers': a constraint that the step violates, a row whose version moved.
 _RACES = frozenset({"IntegrityError", "UniqueViolation", "UniqueViolationError", "DuplicateKeyError", "StaleDataError"})
-
-
-class StepFailed(Exception):
-    """A handler failed with `error`; the transaction must be rolled back.
-
-    index: of the message whose handler failed, or None when entities failed to load or save, which may be due to any.
-    handler: its name; empty when no handler ran (the data does not fit the event), or when it may be any of several.
-    """
-
-    def __init__(self, index: int | None, error: BaseException, handler: str = "") -> None:
-        super().__init__(index, error, handler)
-        self.index = index
-        self.error = error
-        self.handler = handler
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,6 +93,9 @@ class Dispatcher:
         self._limits: dict[str, int] = {}
         places: dict[Repository[Any] | None, int] = {}
         self.routes = {kind: _route(handlers, places, sessions) for kind, handlers in definition.handlers.items()}
+        steps = [each.handler for each in definition.locals.values()]
+        self._steps = {each.event.type: _route([each], places, sessions) for each in steps}
+        self.sagas = Sagas(definition, self._run_locals)
         self._ids = ids
         self._hallmarked = hallmarked or (lambda: ids)
         self._partitions = partitions
@@ -117,8 +110,11 @@ class Dispatcher:
 
     def wants_snapshot(self, messages: Sequence[Message]) -> bool:
         """Whether a handler of these may change what it read without a lock; entity steps have their rows locked."""
-        kinds = {message.envelope.type for message in messages}
-        return not all(route.together and route.locked for route in map(self.routes.__getitem__, kinds))
+        kinds = {message.envelope.type for message in messages if not self.sagas.owns(message)}
+        routes = [self.routes[kind] for kind in kinds if kind != SAGA]
+        if any(map(self.sagas.owns, messages)):
+            routes += self._steps.values()  # whichever the sagas come to
+        return not all(route.together and route.locked for route in routes)
 
     def heed(self, topic: str, terms: TopicTerms | None) -> None:
         """From now on publish nothing to the topic that the broker is known to refuse."""
@@ -153,7 +149,7 @@ class Dispatcher:
         """What a command of this type is answered with whose handler raised a Failure; None: it is a failure like any
         other."""
         route = self.routes.get(kind)
-        return failure_in(failure.error) if route is not None and route.calls[0].answers else None
+        return failure_in(failure.error) if route is not None and route.calls[0].handler.command else None
 
     def refusal(self, transaction: StepTransaction, message: Message, failure: Failure) -> list[OutboxRecord]:
         """What goes out when a command is answered with a failure. Raises StepFailed when that cannot be said."""
@@ -179,31 +175,37 @@ class Dispatcher:
         Raises StepFailed with the index of the message whose handler failed, and SessionAsked: roll back, begin anew.
         """
         with handling(self.definition.name):
-            return await self._runs(transaction, messages, outgoing, budget or Budget(), at_hand or AtHand())
+            return await self._runs(
+                self.routes, transaction, messages, outgoing, budget or Budget(), at_hand or AtHand()
+            )
 
     async def _runs(
         self,
+        routes: dict[str, Route],
         transaction: StepTransaction,
         messages: Sequence[Message],
         outgoing: Outgoing,
         budget: Budget,
         at_hand: AtHand,
     ) -> int:
-        routes = self.routes
         at_hand.work(messages)
         start, end = 0, len(messages)
+        ways = [self._way(routes, each) for each in messages]
         try:
             while start < end:
-                together = routes[messages[start].envelope.type].together
                 stop = start + 1
-                while stop < end and routes[messages[stop].envelope.type].together is together:
+                while stop < end and ways[stop] is ways[start]:
                     stop += 1
-                if together:
-                    if start:
-                        await transaction.flush(forget=True)
-                    count = await self._entity_run(transaction, messages, start, stop, outgoing, budget, at_hand)
+                if start and ways[start] is not _PLAIN:
+                    await transaction.flush(forget=True)
+                if ways[start] is _SAGAS:
+                    count = await self._saga_run(transaction, messages, start, stop, outgoing, budget, at_hand)
+                elif ways[start] is _TOGETHER:
+                    count = await self._entity_run(
+                        routes, transaction, messages, start, stop, outgoing, budget, at_hand
+                    )
                 else:
-                    count = await self._plain_run(transaction, messages, start, stop, outgoing, budget, at_hand)
+                    count = await self._plain_run(routes, transaction, messages, start, stop, outgoing, budget, at_hand)
                 at_hand.rest()
                 start += count
                 if budget.left_s <= 0:
@@ -212,8 +214,48 @@ class Dispatcher:
             at_hand.leave()
         return start
 
+    def _way(self, routes: dict[str, Route], message: Message) -> str:
+        if routes is self.routes and self.sagas.owns(message):
+            return _SAGAS
+        return _TOGETHER if routes[message.envelope.type].together else _PLAIN
+
+    async def _saga_run(
+        self,
+        transaction: StepTransaction,
+        messages: Sequence[Message],
+        start: int,
+        stop: int,
+        outgoing: Outgoing,
+        budget: Budget,
+        at_hand: AtHand,
+    ) -> int:
+        """All of them, whatever the budget says: they go on side by side."""
+        began = budget.now()
+        mine = [(index, messages[index]) for index in range(start, stop)]
+        await self.sagas.run(transaction, mine, outgoing, at_hand)
+        budget.left_s -= budget.now() - began
+        at_hand.work(messages)
+        return stop - start
+
+    async def _run_locals(
+        self, transaction: StepTransaction, messages: Sequence[Message], outgoing: Outgoing, at_hand: AtHand
+    ) -> None:
+        done = 0
+        while done < len(messages):
+            if done:
+                await transaction.flush(forget=True)
+            left = messages[done:]
+            try:
+                done += await self._runs(self._steps, transaction, left, outgoing, Budget(), at_hand)
+            except StepFailed as failed:
+                if failed.index is None or not done:
+                    raise
+                raise StepFailed(done + failed.index, failed.error, failed.handler) from failed
+        await transaction.flush(forget=True)  # what comes next, of other sagas too, finds what these have left
+
     async def _plain_run(
         self,
+        routes: dict[str, Route],
         transaction: StepTransaction,
         messages: Sequence[Message],
         start: int,
@@ -224,7 +266,6 @@ class Dispatcher:
     ) -> int:
         index = start
         call: Call | None = None
-        routes = self.routes
         try:
             for index in range(start, stop):
                 if budget.left_s <= 0 and index > start:
@@ -261,8 +302,8 @@ class Dispatcher:
                         result = inside(call.call, None, event, step)
                     else:
                         result = await self.threads.run(at_hand, inside, _in_thread, call.call, event, step)
-                    if call.answers:
-                        await answered(call.handler, result, step, self.limit, inside)
+                    if call.answer is not None:
+                        await call.answer(call.handler, result, step, self.limit, inside)
                     elif result is not None:
                         rest = self.limit.rest(call.handler, result, inside)
                         if rest is not None:
@@ -280,6 +321,7 @@ class Dispatcher:
 
     async def _entity_run(
         self,
+        routes: dict[str, Route],
         transaction: StepTransaction,
         messages: Sequence[Message],
         start: int,
@@ -290,7 +332,6 @@ class Dispatcher:
     ) -> int:
         run = EntityRun(transaction, outgoing, self.limit, documents=self._documents)
         at_hand.run(start, run)
-        routes = self.routes
         try:
             work = [
                 (each, route.read, route.calls)
@@ -305,7 +346,7 @@ class Dispatcher:
         except SessionAsked:
             assert run.index is not None
             kind = messages[start + run.index].envelope.type
-            self.routes[kind] = dataclasses.replace(self.routes[kind], together=False)
+            routes[kind] = dataclasses.replace(routes[kind], together=False)
             raise
         except BaseException as error:
             index = None if run.index is None else start + run.index
@@ -367,7 +408,7 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
             each.id_of() if each.id_field else _no_id,
             each.optional,
             each.asynchronous or wraps_async(each.function),
-            each.command is not None,
+            returned if each.local else answered if each.command is not None else None,
         )
         for each in handlers
     )

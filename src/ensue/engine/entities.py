@@ -9,11 +9,10 @@ that differs there, and it is said by two hooks, `Documents.due` and `Documents.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from typing import Any, cast
 
-from ensue.engine.answering import answered
 from ensue.engine.budget import Budget
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.links import Links
@@ -25,13 +24,15 @@ from ensue.ports import DocumentTransaction, StepTransaction
 from ensue.repository import Repository, TableRepository
 from ensue.step import Outgoing, SessionAsked, Step
 
+Answer = Callable[[Handler, Any, Step, HandlerLimit, Callable[..., Any]], Awaitable[Any]]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
     """A handler made ready: no lookup is left for the moment when it is called.
 
     place: the repository's number in its service; repositories that are equal have the same. awaits: it can wait for
-    the session. answers: it handles a command.
+    the session. answer: what is done with what it returns, where somebody waits for it; returns the entity.
     """
 
     handler: Handler
@@ -42,7 +43,7 @@ class Call:
     id_of: Callable[[Any], Any]
     optional: bool
     awaits: bool
-    answers: bool
+    answer: Answer | None
 
 
 class Entities:
@@ -156,8 +157,8 @@ class EntityRun:
                 outgoing.guarded = guarded and call.awaits
                 inside = copy_context().run  # what a handler sets there (a tenant, say) is of its message alone
                 result = inside(call.call, entity, event, step)
-                if call.answers:
-                    result = await answered(call.handler, result, step, self._limit, inside)
+                if call.answer is not None:
+                    result = await call.answer(call.handler, result, step, self._limit, inside)
                 if result is not None and result is not entity:
                     result = await entity_of(call.handler, result, entity_id, self._limit, inside)
                 if outgoing.asked:

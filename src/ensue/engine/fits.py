@@ -32,6 +32,12 @@ def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> Non
             f"give {name} another one (e.g. postgresql://), or move what publishes into a service of its own"
         )
     kept = capabilities.transactions and capabilities.publishes
+    if definition.sagas and not kept:
+        raise UsageError(
+            f"service {name} has sagas ({', '.join(dict.fromkeys(each for each, _ in definition.sagas))}), and its "
+            "database cannot keep what they wait for together with everything else of a step. SQLite, PostgreSQL and "
+            "MariaDB can"
+        )
     commands = [each[0].event.cls.__name__ for each in definition.handlers.values() if each[0].command is not None]
     if not kept and (commands or definition.calls):
         does, which = ("handles", commands) if commands else ("calls", [each.__name__ for each in definition.calls])
@@ -48,7 +54,7 @@ def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> Non
             )
     for handlers in definition.handlers.values():
         for handler in handlers:
-            where = f"service {name}, handler {handler.name} of {handler.event.type}"
+            where = f"service {name}, {handler.where}"
             if not capabilities.sessions:
                 _check_without_sessions(handler, where)
             if not capabilities.transactions and handler.entity is None:
@@ -99,13 +105,12 @@ async def check_entity_tables(definition: ServiceDefinition, store: Store, known
     known: tables that are there for certain. The store has sessions.
     """
     needed: dict[Table, str] = {}
-    for handlers in definition.handlers.values():
-        for handler in handlers:
-            if handler.entity is not None:
-                where = f"handler {handler.name} of {handler.event.type} ({handler.entity.__name__})"
-                for table in getattr(handler.repository, "tables", ()):
-                    if known is None or table.metadata is not known:
-                        needed.setdefault(table, where)
+    for handler in definition.all_handlers:
+        if handler.entity is not None:
+            where = f"{handler.where} ({handler.entity.__name__})"
+            for table in getattr(handler.repository, "tables", ()):
+                if known is None or table.metadata is not known:
+                    needed.setdefault(table, where)
     if not needed or not (lacking := await store.create_tables(_outline(needed), dry_run=True)):
         return
     wanting = [

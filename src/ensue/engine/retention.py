@@ -42,6 +42,8 @@ async def prune_once(context: Context, now: float | None = None) -> int:
         pruned += await _chunk(context, count)
     while count := await books.prune_replies(before, _CHUNK):
         pruned += await _chunk(context, count)
+    while count := await books.prune_sagas(before, _CHUNK):
+        pruned += await _chunk(context, count)
     return pruned
 
 

@@ -17,6 +17,7 @@ from ensue.engine.calls import call
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
+from ensue.engine.ended import ended
 from ensue.engine.endings import ends_loop
 from ensue.engine.faults import Faults
 from ensue.engine.fits import check_entity_tables, check_fits, check_kept
@@ -36,6 +37,7 @@ from ensue.message import CONTROL_TOPIC
 from ensue.origin import Origin, current_origin
 from ensue.ports import Broker, Clock, Ids, RowReader, Store
 from ensue.retry import Retry
+from ensue.saga.ending import SagaEnd
 from ensue.service import ServiceDefinition
 from ensue.step import Step
 from ensue.texts import logger
@@ -284,6 +286,11 @@ class Runtime:
         """See `Service.call`."""
         self._check_home()
         return await call(self.context, self.step, command, timeout_s)
+
+    async def ended(self, saga: Callable[..., Any], saga_id: object, timeout_s: float) -> SagaEnd[Any]:
+        """See `Service.ended`."""
+        self._check_home()
+        return await ended(self.context, saga, saga_id, timeout_s)
 
     @asynccontextmanager
     async def step(self) -> AsyncIterator[Step]:

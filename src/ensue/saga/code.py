@@ -8,7 +8,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -58,6 +58,10 @@ class SagaCode:
         if isinstance(spec, CommandType):
             raise UsageError(f"{self.where} is told a {spec.cls.__qualname__}, which is a command: tell it an event")
         return key_of(self.name, saga_id), write_wake(Wake("told", type=spec.type, data=msgspec.Raw(spec.write(event))))
+
+    def ordered(self, what: Literal["cancel", "retry"], saga_id: object) -> tuple[str, bytes]:
+        """Key and data of the record by which somebody intervenes."""
+        return key_of(self.name, saga_id), write_wake(Wake(what))
 
     def write_result(self, value: Any) -> bytes:
         """Raises UsageError for what it is not annotated to return."""

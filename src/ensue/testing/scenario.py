@@ -22,7 +22,8 @@ from ensue.app import Service
 from ensue.codec import decode_envelope
 from ensue.command import CommandType
 from ensue.engine.clock import UniqueIds, rfc3339
-from ensue.engine.dispatch import Dispatcher, StepFailed, blamed
+from ensue.engine.dispatch import Dispatcher, blamed
+from ensue.engine.failed import StepFailed
 from ensue.engine.timers import put
 from ensue.errors import RetryableError, UsageError
 from ensue.event import EventType, declared_as, event_type

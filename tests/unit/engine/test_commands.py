@@ -372,7 +372,7 @@ async def test_an_answer_that_another_process_reads_is_found(tmp_path: Path) -> 
 async def test_whoever_waits_where_the_answer_is_stored_is_woken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "_PAUSE_FIRST_S", 3600.0)
+    monkeypatch.setattr(calls, "PAUSE_FIRST_S", 3600.0)
     customers, orders = make_customers(), make_orders()
     async with running(f"sqlite:///{tmp_path}/c.db", tmp_path, customers, orders):
         assert (await orders.call(Register(name="ann", credit=10), timeout=3600)).left == 10

@@ -16,7 +16,8 @@ from ensue.engine.books.relays import HALLMARK, Relays, pruned, waits
 from ensue.engine.books.workers import Workers
 from ensue.message import DeadLetterState
 from ensue.ports import Row, Table
-from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LETTERS, RECURRING, RELAY, REPLIES, TIMERS
+from ensue.saga.instance import Status
+from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LETTERS, RECURRING, RELAY, REPLIES, SAGAS, TIMERS
 
 __all__ = ["HALLMARK", "REFUSED_MAX", "Books"]
 
@@ -33,6 +34,9 @@ class Books(Letters, Once, Workers, Relays):
             [lookup] = table.lookups
             async for row in self._all(table, lookup):
                 yield table, row
+        for status in Status:
+            async for row in self._all(SAGAS, SAGAS.lookups[0], [status.value]):
+                yield SAGAS, row
         for state in DeadLetterState:
             async for row in self._all(LETTERS, BY_STATE, [state.value]):
                 yield LETTERS, row

@@ -12,7 +12,8 @@ from ensue.errors import CheckpointConflict, IdempotencyConflict, RowConflict
 from ensue.message import StoredResponse
 from ensue.ports import StepTransaction
 from ensue.reply import Reply, read_reply
-from ensue.tables import ANSWERS, CLAIMS, REPLIES
+from ensue.saga.instance import ENDED, Instance, instance_of
+from ensue.tables import ANSWERS, CLAIMS, REPLIES, SAGAS
 
 #: Answers hold whole bodies: fewer of them are looked at in one go.
 _ANSWERS_PAGE = 100
@@ -20,7 +21,7 @@ _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Once(Base):
-    """What has happened once already: messages without a chain, requests with an Idempotency-Key, commands."""
+    """What has happened once already: messages without a chain, requests with an Idempotency-Key, commands, sagas."""
 
     async def claim(self, transaction: StepTransaction, messages: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Claim (source, id) pairs of messages without a chain; return those claimed for the first time.
@@ -69,6 +70,18 @@ class Once(Base):
     async def prune_replies(self, before_s: float, limit: int) -> int:
         """Forget up to `limit` answers to commands that came before `before_s` (epoch seconds); return how many."""
         return await self._prune(REPLIES, before_s, limit, REPLIES.lookups[0])
+
+    async def saga(self, key: str) -> Instance | None:
+        """The saga of this key, as it is committed."""
+        rows = await self._store.rows().get(SAGAS, [key])
+        return instance_of(rows[0]) if rows else None
+
+    async def prune_sagas(self, before_s: float, limit: int) -> int:
+        """Forget up to `limit` sagas that ended before `before_s` (epoch seconds); return how many."""
+        found = 0
+        for status in ENDED:
+            found += await self._prune(SAGAS, before_s, limit - found, SAGAS.lookups[0], [status.value])
+        return found
 
     async def prune_claims(self, before_s: float, limit: int) -> int:
         """Forget up to `limit` claims made before `before_s` (epoch seconds); return how many."""

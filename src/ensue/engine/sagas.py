@@ -1,0 +1,353 @@
+"""Sagas of a batch, inside of its transaction: one load, their local steps together round by round, one save.
+
+Everything that ever comes for one saga comes in one partition, so the checkpoint of that partition is the only fence:
+there is no lock and no lease of a saga. See docs/adr/0041.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import msgspec
+
+from ensue.engine.at_hand import AtHand
+from ensue.engine.failed import StepFailed
+from ensue.errors import BadMessage, EntityMissing
+from ensue.failure import Failure
+from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message
+from ensue.ports import Row, StepTransaction
+from ensue.reply import read_reply, replies_of
+from ensue.saga.instance import ENDED, Instance, Status, instance_of, row_of
+from ensue.saga.journal import Refusal
+from ensue.saga.local import LocalStep
+from ensue.saga.machine import (
+    Answered,
+    Cancel,
+    CancelTimer,
+    Effect,
+    Elapsed,
+    Incoming,
+    Retry,
+    RunLocal,
+    Send,
+    SetTimer,
+    Told,
+    begun,
+    go_on,
+    park,
+    take,
+)
+from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
+from ensue.service import ServiceDefinition
+from ensue.step import Outgoing, Step, checked_key
+from ensue.tables import SAGAS
+from ensue.texts import logger
+
+log = logger("ensue.sagas")
+
+T = TypeVar("T")
+
+#: Runs messages that are local steps; what they return is in `Outgoing.results`.
+RunLocals = Callable[[StepTransaction, Sequence[Message], Outgoing, AtHand], Awaitable[None]]
+
+
+class LocalRefused(StepFailed):
+    """A local step raised a Failure, and nothing of it is to be kept: it is done anew, with that for its outcome."""
+
+    def __init__(self, index: int, error: Failure, handler: str, message: Message, number: int) -> None:
+        super().__init__(index, error, handler)
+        self.failure = error
+        self.key = message.key
+        self.message_id = message.id
+        self.number = number
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Turn:
+    """A saga of the batch. left: what has come for it, each with its index. saga: None: there is none.
+    message, index: what it is at. changed: its row is to be written. going: it is in the middle of that."""
+
+    key: str
+    left: deque[tuple[int, Message]]
+    saga: Instance | None = None
+    message: Message | None = None
+    index: int = 0
+    changed: bool = False
+    going: bool = False
+
+
+class Sagas:
+    """The sagas of one service.
+
+    dropped: how many records came for nothing: for sagas that have ended or go on already, second and late answers.
+    """
+
+    def __init__(self, definition: ServiceDefinition, run_locals: RunLocals) -> None:
+        self.dropped = 0
+        self._service = definition.name
+        self._codes = definition.sagas
+        self._locals: Mapping[str, LocalStep] = {each.name: each for each in definition.locals.values()}
+        self._topic = replies_of(definition.name)
+        self._run_locals = run_locals
+        self._refused: dict[str, tuple[str, dict[int, Failure]]] = {}  # by saga: of which message, by number
+        self._unsaid: dict[str, str] = {}  # by saga: why it was parked, to be said once that is committed
+
+    def owns(self, message: Message) -> bool:
+        """Whether a record is for a saga: a wake, or an answer that is not keyed by its command."""
+        kind = message.envelope.type
+        return bool(self._codes) and (kind == SAGA or (kind == REPLY and message.key != message.envelope.causation_id))
+
+    def refused(self, failed: StepFailed) -> bool:
+        """Note that a local step of a saga raised a Failure, which is no error: its message is done anew."""
+        if not isinstance(failed, LocalRefused):
+            return False
+        of, known = self._refused.get(failed.key, ("", {}))
+        known = known if of == failed.message_id else {}
+        self._refused[failed.key] = failed.message_id, {**known, failed.number: failed.failure}
+        return True
+
+    def settled(self, messages: Sequence[Message]) -> None:
+        """What these brought is committed."""
+        for each in messages:
+            self._refused.pop(each.key, None)
+            reason = self._unsaid.pop(each.key, None)
+            if reason is not None:
+                log.error("%s: saga %s is parked: %s", self._service, each.key, reason)
+
+    async def run(
+        self,
+        transaction: StepTransaction,
+        messages: Sequence[tuple[int, Message]],
+        outgoing: Outgoing,
+        at_hand: AtHand,
+    ) -> None:
+        """Take these messages in, each with its index, and go on as far as the sagas come. Raises StepFailed."""
+        turns: dict[str, Turn] = {}
+        for index, message in messages:
+            turns.setdefault(message.key, Turn(message.key, deque())).left.append((index, message))
+        for row in await transaction.load_rows(SAGAS, sorted(turns)):
+            turn = turns[row[0]]
+            try:
+                turn.saga = instance_of(row)
+            except msgspec.ValidationError as error:
+                raise StepFailed(turn.left[0][0], error, f"sagas, {turn.key}") from error
+        work = list(turns.values())
+        while work:
+            asked = [(turn, each) for turn in work for each in self._proceed(turn, transaction, outgoing)]
+            await self._do(transaction, asked, outgoing, at_hand)
+            work = list(dict.fromkeys(turn for turn, _ in asked))
+        await _save(transaction, [turn.saga for turn in turns.values() if turn.changed and turn.saga is not None])
+
+    async def park(self, transaction: StepTransaction, message: Message, reason: str, outgoing: Outgoing) -> bool:
+        """After its last attempt: keep what came in the row of the saga, which waits for a person from now on. False:
+        there is no such saga, or it cannot be said what came."""
+        rows = await transaction.load_rows(SAGAS, [message.key])
+        try:
+            turn = Turn(message.key, deque([(0, message)]), instance_of(rows[0]) if rows else None)
+            self._take(turn, transaction, outgoing)
+        except (BadMessage, EntityMissing, msgspec.ValidationError):
+            return False  # that is why it failed: its letter says so
+        saga = turn.saga
+        if saga is None or saga.status in ENDED:
+            return False
+        park(saga, reason)
+        self._unsaid[saga.key] = reason
+        await _save(transaction, [saga])
+        return True
+
+    # ------------------------------------------------------------------------------------------------------ one saga
+
+    def _proceed(self, turn: Turn, transaction: StepTransaction, outgoing: Outgoing) -> list[RunLocal]:
+        """Go on with a saga until it wants local steps, or everything that came for it is taken in."""
+        try:
+            while turn.going or turn.left:
+                if not turn.going:
+                    self._take(turn, transaction, outgoing)
+                turn.going = False
+                saga = turn.saga
+                if saga is None or not turn.changed:
+                    continue
+                was = saga.status
+                effects = go_on(self._codes.get((saga.name, saga.version)), saga, transaction.now)
+                if saga.status is Status.PARKED and was is not Status.PARKED:
+                    self._unsaid[saga.key] = saga.reason
+                steps = self._carry_out(turn, effects, transaction, outgoing)
+                if steps:
+                    turn.going = True
+                    return steps
+        except Exception as error:
+            raise StepFailed(turn.index, error, f"sagas, {turn.key}") from error
+        return []
+
+    def _take(self, turn: Turn, transaction: StepTransaction, outgoing: Outgoing) -> None:
+        """Take in what came next. Raises EntityMissing for what is told to nobody, and BadMessage."""
+        turn.index, turn.message = turn.left.popleft()
+        message, now = turn.message, transaction.now
+        useful, effects = False, list[Effect]()
+        if message.envelope.type == SAGA:
+            wake = _read(read_wake, message)
+            if wake.kind == "start":
+                if turn.saga is None:
+                    useful = True
+                    turn.saga, effects = begun(
+                        message.key, wake.version, bytes(wake.data), message.correlation_id, now, wake.deadline_s
+                    )
+            else:
+                saga = self._known(turn, wake)
+                incoming = _incoming(saga, wake, message) if saga is not None else None
+                if saga is not None and incoming is not None:
+                    useful, effects = take(saga, incoming, now)
+        elif turn.saga is not None:
+            reply = _read(read_reply, message)
+            number = turn.saga.sent.pop(reply.command, None)
+            if number is not None:
+                refusal = Refusal(reply.failure, reply.fields) if reply.failure else None
+                useful, effects = take(turn.saga, Answered(number, bytes(reply.data), refusal), now)
+        if useful:
+            turn.changed = True
+            self._carry_out(turn, effects, transaction, outgoing)
+        else:
+            self.dropped += 1
+            log.info("%s: saga %s: %s came for nothing", self._service, turn.key, message.id)
+
+    def _known(self, turn: Turn, wake: Wake) -> Instance | None:
+        if turn.saga is None and wake.kind == "told":
+            name, saga_id = parts_of(turn.key)
+            raise EntityMissing(
+                f"saga {name} {saga_id} is told {wake.type}, and does not exist, or has ended long ago: it is tried "
+                "again, then set aside. Start it before, in a step that is committed",
+                entity=name,
+                entity_id=saga_id,
+            )
+        return turn.saga
+
+    def _carry_out(
+        self, turn: Turn, effects: Sequence[Effect], transaction: StepTransaction, outgoing: Outgoing
+    ) -> list[RunLocal]:
+        """Write what is to be sent and set; return the local steps."""
+        saga, message = turn.saga, turn.message
+        assert saga is not None
+        assert message is not None
+        step = Step(transaction, outgoing, message, saga.correlation_id, message.envelope.traceparent)
+        locals: list[RunLocal] = []
+        for each in effects:
+            match each:
+                case RunLocal():
+                    locals.append(each)
+                case Send(number, kind, topic, key, data):
+                    asked = {REPLY_KEY: saga.key, REPLY_TO: self._topic}
+                    saga.sent[step.emit(topic, kind, key, checked_key(kind, key), data, asked)] = number
+                case SetTimer(number, due_at):
+                    wake = write_wake(Wake("due", number=number))
+                    due = datetime.fromtimestamp(due_at, UTC)
+                    saga.timers[number] = step.emit(self._topic, SAGA, saga.key, len(saga.key), wake, due=due)
+                case CancelTimer(name):
+                    step.cancel(name)
+        return locals
+
+    # ------------------------------------------------------------------------------------------------------ one round
+
+    async def _do(
+        self,
+        transaction: StepTransaction,
+        asked: Sequence[tuple[Turn, RunLocal]],
+        outgoing: Outgoing,
+        at_hand: AtHand,
+    ) -> None:
+        """Run the local steps of a round together, and have each saga take in what came of its own."""
+        now = transaction.now
+        todo: list[tuple[Turn, RunLocal, Message]] = []
+        for turn, each in asked:
+            assert turn.saga is not None
+            assert turn.message is not None
+            of, refused = self._refused.get(turn.key, ("", {}))
+            failure = refused.get(each.number) if of == turn.message.id else None
+            if failure is None:
+                todo.append((turn, each, self._message(turn, each)))
+            else:
+                take(turn.saga, Answered(each.number, failure=Refusal.of(failure)), now)
+        if not todo:
+            return
+        try:
+            await self._run_locals(transaction, [message for *_, message in todo], outgoing, at_hand)
+        except StepFailed as failed:
+            raise _blamed(failed, todo) from failed
+        for turn, each, message in todo:
+            assert turn.saga is not None
+            value = outgoing.results.pop(message.id, None)
+            try:
+                take(turn.saga, self._answer(each, value), now)
+            except Exception as error:
+                raise StepFailed(turn.index, error, each.name) from error
+
+    def _answer(self, asked: RunLocal, value: object) -> Answered:
+        if isinstance(value, Failure):
+            return Answered(asked.number, failure=Refusal.of(value))
+        return Answered(asked.number, self._locals[asked.name].write_value(value))
+
+    def _message(self, turn: Turn, asked: RunLocal) -> Message:
+        """A local step as a message of the saga to itself; its id is the same at each attempt."""
+        saga, message = turn.saga, turn.message
+        assert saga is not None
+        assert message is not None
+        step = self._locals.get(asked.name)
+        if step is None:
+            error = LookupError(f"service {self._service} has no local step {asked.name!r}, which saga {saga.key} runs")
+            raise StepFailed(turn.index, error, asked.name)
+        envelope = Envelope(
+            f"{saga.key}#{asked.number}", step.handler.event.type, message.time, saga.correlation_id, message.id,
+            message.envelope.traceparent,
+        )  # fmt: skip
+        return Message(
+            message.topic, message.partition, message.offset, message.key, message.source, message.position,
+            message.previous, envelope, asked.data,
+        )  # fmt: skip
+
+
+def _incoming(saga: Instance, wake: Wake, message: Message) -> Incoming | None:
+    match wake.kind:
+        case "due":
+            # One that was cancelled too late has another id, or none.
+            return Elapsed(wake.number) if saga.timers.get(wake.number) == message.id else None
+        case "told":
+            return Told(wake.type, bytes(wake.data))
+        case "cancel":
+            return Cancel()
+        case "retry":
+            return Retry()
+        case "start":
+            return None
+
+
+def _read(read: Callable[[bytes], T], message: Message) -> T:
+    try:
+        return read(message.data)
+    except ValueError as error:
+        raise BadMessage(f"{message.type} for saga {message.key}: {error}", type=message.type) from error
+
+
+def _blamed(failed: StepFailed, todo: Sequence[tuple[Turn, RunLocal, Message]]) -> StepFailed:
+    """The failure of a local step as one of the message that its saga is at."""
+    at = failed.index if failed.index is not None else 0 if len(todo) == 1 else None
+    if at is None:
+        indexes = {turn.index for turn, *_ in todo}
+        return StepFailed(indexes.pop() if len(indexes) == 1 else None, failed.error, failed.handler)
+    turn, asked, _ = todo[at]
+    if isinstance(failed.error, Failure):
+        assert turn.message is not None
+        return LocalRefused(turn.index, failed.error, failed.handler, turn.message, asked.number)
+    return StepFailed(turn.index, failed.error, failed.handler)
+
+
+async def _save(transaction: StepTransaction, sagas: Sequence[Instance]) -> None:
+    new: list[Row] = [row_of(each, 1) for each in sagas if not each.revision]
+    known = [each for each in sagas if each.revision]
+    if known:
+        rows = [row_of(each, each.revision + 1) for each in known]
+        await transaction.update_rows(SAGAS, rows, expect=[each.revision for each in known])
+    if new:
+        await transaction.insert_rows(SAGAS, new)
