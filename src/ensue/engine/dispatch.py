@@ -40,6 +40,8 @@ from ensue.step import Outgoing, SessionAsked, Step
 
 #: How messages are run: in a session of their own one by one, by their entities in memory, by the rows of sagas.
 _PLAIN, _TOGETHER, _SAGAS = "plain", "together", "sagas"
+#: More than any budget, and so little that a float still counts microseconds beside it.
+_LONG_S = 1e6
 #: Not the message's fault: the loop deals with these, no attempt is counted.
 NOT_THE_MESSAGE = (StoreUnavailable, CheckpointConflict)
 #: By name, being SQLAlchemy's and the drivers': a constraint that the step violates, a row whose version moved.
@@ -96,6 +98,7 @@ class Dispatcher:
         steps = [each.handler for each in definition.locals.values()]
         self._steps = {each.event.type: _route([each], places, sessions) for each in steps}
         self.sagas = Sagas(definition, self._run_locals)
+        self._saga_s = 0.0  # what the local steps of one message for a saga took, the last time
         self._ids = ids
         self._hallmarked = hallmarked or (lambda: ids)
         self._partitions = partitions
@@ -229,16 +232,25 @@ class Dispatcher:
         budget: Budget,
         at_hand: AtHand,
     ) -> int:
-        """All of them, whatever the budget says: they go on side by side."""
-        began = budget.now()
+        """As many as are likely to be done in time, by what the last ones took: they go on side by side, to the end."""
+        if self._saga_s and budget.left_s < float("inf"):
+            stop = min(stop, start + max(1, int(budget.left_s / self._saga_s)))
+        steps = Budget(_LONG_S, budget.now)
         mine = [(index, messages[index]) for index in range(start, stop)]
-        await self.sagas.run(transaction, mine, outgoing, at_hand)
-        budget.left_s -= budget.now() - began
+        await self.sagas.run(transaction, mine, outgoing, steps, at_hand)
+        spent_s = _LONG_S - steps.left_s
+        budget.left_s -= spent_s
+        self._saga_s = spent_s / len(mine)
         at_hand.work(messages)
         return stop - start
 
     async def _run_locals(
-        self, transaction: StepTransaction, messages: Sequence[Message], outgoing: Outgoing, at_hand: AtHand
+        self,
+        transaction: StepTransaction,
+        messages: Sequence[Message],
+        outgoing: Outgoing,
+        budget: Budget,
+        at_hand: AtHand,
     ) -> None:
         done = 0
         while done < len(messages):
@@ -246,7 +258,7 @@ class Dispatcher:
                 await transaction.flush(forget=True)
             left = messages[done:]
             try:
-                done += await self._runs(self._steps, transaction, left, outgoing, Budget(), at_hand)
+                done += await self._runs(self._steps, transaction, left, outgoing, budget, at_hand)
             except StepFailed as failed:
                 if failed.index is None or not done:
                     raise

@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from ensue.engine.at_hand import AtHand
+from ensue.engine.budget import Budget
 from ensue.engine.failed import StepFailed
 from ensue.errors import BadMessage, EntityMissing
 from ensue.failure import Failure
@@ -22,7 +23,7 @@ from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message
 from ensue.ports import Row, StepTransaction
 from ensue.reply import read_reply, replies_of
 from ensue.saga.instance import ENDED, Instance, Status, instance_of, row_of
-from ensue.saga.journal import Refusal
+from ensue.saga.journal import ENTRIES_MAX, ENTRIES_WARNED, Refusal
 from ensue.saga.local import LocalStep
 from ensue.saga.machine import (
     Answered,
@@ -45,14 +46,14 @@ from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
 from ensue.service import ServiceDefinition
 from ensue.step import Outgoing, Step, checked_key
 from ensue.tables import SAGAS
-from ensue.texts import logger
+from ensue.texts import Lines, logger
 
 log = logger("ensue.sagas")
 
 T = TypeVar("T")
 
-#: Runs messages that are local steps; what they return is in `Outgoing.results`.
-RunLocals = Callable[[StepTransaction, Sequence[Message], Outgoing, AtHand], Awaitable[None]]
+#: Runs messages that are local steps, all of them; what they return is in `Outgoing.results`.
+RunLocals = Callable[[StepTransaction, Sequence[Message], Outgoing, Budget, AtHand], Awaitable[None]]
 
 
 class LocalRefused(StepFailed):
@@ -116,13 +117,14 @@ class Sagas:
             self._refused.pop(each.key, None)
             reason = self._unsaid.pop(each.key, None)
             if reason is not None:
-                log.error("%s: saga %s is parked: %s", self._service, each.key, reason)
+                log.error("%s: saga %s is parked: %s", self._service, each.key, Lines(reason))
 
     async def run(
         self,
         transaction: StepTransaction,
         messages: Sequence[tuple[int, Message]],
         outgoing: Outgoing,
+        budget: Budget,
         at_hand: AtHand,
     ) -> None:
         """Take these messages in, each with its index, and go on as far as the sagas come. Raises StepFailed."""
@@ -138,7 +140,7 @@ class Sagas:
         work = list(turns.values())
         while work:
             asked = [(turn, each) for turn in work for each in self._proceed(turn, transaction, outgoing)]
-            await self._do(transaction, asked, outgoing, at_hand)
+            await self._do(transaction, asked, outgoing, budget, at_hand)
             work = list(dict.fromkeys(turn for turn, _ in asked))
         await _save(transaction, [turn.saga for turn in turns.values() if turn.changed and turn.saga is not None])
 
@@ -171,10 +173,16 @@ class Sagas:
                 saga = turn.saga
                 if saga is None or not turn.changed:
                     continue
-                was = saga.status
+                was, length = saga.status, len(saga.journal)
                 effects = go_on(self._codes.get((saga.name, saga.version)), saga, transaction.now)
                 if saga.status is Status.PARKED and was is not Status.PARKED:
                     self._unsaid[saga.key] = saga.reason
+                if length < ENTRIES_WARNED <= len(saga.journal):
+                    log.warning(
+                        "%s: the journal of saga %s has %d entries, which each wait replays, and %d are the most: begin"
+                        " a new one now and then, saga.restart(request)",
+                        self._service, saga.key, len(saga.journal), ENTRIES_MAX,
+                    )  # fmt: skip
                 steps = self._carry_out(turn, effects, transaction, outgoing)
                 if steps:
                     turn.going = True
@@ -256,6 +264,7 @@ class Sagas:
         transaction: StepTransaction,
         asked: Sequence[tuple[Turn, RunLocal]],
         outgoing: Outgoing,
+        budget: Budget,
         at_hand: AtHand,
     ) -> None:
         """Run the local steps of a round together, and have each saga take in what came of its own."""
@@ -273,7 +282,7 @@ class Sagas:
         if not todo:
             return
         try:
-            await self._run_locals(transaction, [message for *_, message in todo], outgoing, at_hand)
+            await self._run_locals(transaction, [message for *_, message in todo], outgoing, budget, at_hand)
         except StepFailed as failed:
             raise _blamed(failed, todo) from failed
         for turn, each, message in todo:

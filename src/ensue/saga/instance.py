@@ -11,6 +11,7 @@ from ensue.ports import Row
 from ensue.saga.journal import NULL, Entry, Refusal, read_journal, write_journal
 from ensue.saga.undo import Undo, read_undos, write_undos
 from ensue.saga.wake import parts_of
+from ensue.texts import plain
 
 
 class Status(StrEnum):
@@ -22,6 +23,9 @@ class Status(StrEnum):
     COMPLETED = "COMPLETED"
     UNDONE = "UNDONE"
 
+
+#: Of a text for people, in characters.
+_TEXT_MAX: Final = 4_000
 
 ENDED: Final = (Status.COMPLETED, Status.UNDONE)
 
@@ -96,13 +100,18 @@ _read_state = msgspec.json.Decoder(State).decode
 _read_mail = msgspec.json.Decoder(list[Mail]).decode
 
 
+def _storable(text: str) -> str:
+    """What every database keeps as text, in lines."""
+    return "\n".join(map(plain, text[:_TEXT_MAX].split("\n")))
+
+
 def row_of(saga: Instance, revision: int) -> Row:
     """In the order of `tables.SAGAS`."""
     state = State(**{name: getattr(saga, name) for name in _STATE})
     return (
         saga.key, saga.name, saga.version, str(saga.status), saga.correlation_id, saga.started_at, saga.updated_at,
-        saga.waits_for, saga.reason, saga.request, write_journal(saga.journal), write_undos(saga.undos),
-        _encode(saga.mailbox), _encode(state), revision,
+        _storable(saga.waits_for), _storable(saga.reason), saga.request, write_journal(saga.journal),
+        write_undos(saga.undos), _encode(saga.mailbox), _encode(state), revision,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from ensue.saga.instance import Instance
 from ensue.saga.journal import Issued
 from ensue.saga.replaying import Closed, Operation, Replaying, Restarted, Unreplayable, Wait
 from ensue.saga.saga import Saga
+from ensue.texts import said_by
 
 _NO_LOOP = "no running event loop"
 _INSTEAD = (
@@ -143,7 +144,7 @@ def _said(error: BaseException) -> str:
     own = [each for each in frames if _is_users(each)]
     where = f" ({own[-1].f_code.co_filename}:{lines[id(own[-1])]})" if own else ""
     hint = f". {_INSTEAD}" if isinstance(error, RuntimeError) and _NO_LOOP in str(error) else ""
-    return f"{type(error).__qualname__}: {error}{where}{hint}"
+    return f"{type(error).__qualname__}: {said_by(error)}{where}{hint}"
 
 
 def _place(coroutine: Any) -> str:

@@ -35,16 +35,19 @@ from ensue import (
     UsageError,
 )
 from ensue.adapters import make_store
-from ensue.engine.clock import UniqueIds
+from ensue.brokers.memory import MemoryBroker
+from ensue.engine.budget import Budget
+from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.fits import check_fits
+from ensue.engine.retention import prune_once
 from ensue.engine.timers import put
-from ensue.message import SAGA, DeadLetterState, Envelope, Message
+from ensue.message import SAGA, TICK, DeadLetterState, Envelope, Message
 from ensue.ports import Capabilities
 from ensue.saga.code import declared_code
 from ensue.saga.instance import Instance
 from ensue.stores.sqlite import SqliteStore
-from ensue.tables import TIMERS
+from ensue.tables import SAGAS, TIMERS
 from ensue.testing import World, run
 
 
@@ -544,3 +547,101 @@ def test_a_local_step_may_take_a_plain_session() -> None:
         return 1
 
     assert orders.locals[plain].handler.where == "local step plain"
+
+
+async def test_slow_local_steps_make_the_transactions_smaller(tmp_path: Path) -> None:
+    clock = [0.0]
+    orders = Service("orders")
+
+    @orders.local
+    def slow(name: str) -> None:
+        clock[0] += 0.03
+
+    @orders.saga
+    async def one(saga: Saga, new: Place) -> None:
+        await saga.local(slow, new.order, undo=None)
+
+    store = SqliteStore(f"sqlite:///{tmp_path}/o.db", "orders")
+    await store.open()
+    dispatcher = Dispatcher(orders, UniqueIds("x"), 1)
+    code = declared_code(one)
+    done = []
+    for start in (1, 11):
+        messages = []
+        for number in range(start, start + 10):
+            key, data = code.starts(Place(f"o-{number}"), number)
+            messages.append(Message("orders.replies", 0, number, key, "x/1", number, 0, Envelope("x", SAGA), data))
+        async with store.transaction() as transaction:
+            outgoing = dispatcher.outgoing(transaction)
+            done.append(await dispatcher.apply(transaction, messages, outgoing, Budget(0.1, lambda: clock[0])))
+    await store.close()
+    assert done == [10, 4], "nothing is known of the first ones; then no more once the time is over"
+
+
+async def test_stopped_in_the_middle_of_undoing_it_goes_on_when_it_starts_again(tmp_path: Path, shop: Shop) -> None:
+    customers = make_customers()
+    keeper = MemoryBroker("memory:stopped-while-undoing")
+    await keeper.open()
+    async with bench(tmp_path, shop.service, broker=MemoryBroker("memory:stopped-while-undoing")) as world:
+        await shop.start(Place("o-1"))  # and nobody answers: customers do not run
+        await settled(world)
+        async with shop.service.step() as step:
+            step.cancel_saga(shop.place, "o-1")
+        await settled(world)
+        assert (await shop.saga("o-1")).status == "UNDOING"
+        left = await world.messages("customers.commands")
+    again = Shop()
+    found = [each.type for each in left if each.type != TICK]
+    assert found == ["customers.commands.Reserve.v1", "customers.commands.Release.v1"], "undo lies behind do"
+    async with bench(tmp_path, again.service, customers, broker=MemoryBroker("memory:stopped-while-undoing")):
+        assert (await again.end("o-1")).status == "UNDONE"
+        assert await again.status("o-1") == "REJECTED"
+        assert await left_of(customers, "ann") == 100
+    await keeper.close()
+
+
+async def test_a_clock_that_goes_back_an_hour_loses_no_timer_and_fires_none_twice(tmp_path: Path, shop: Shop) -> None:
+    moment = [1_800_000_000.0]
+    customers = make_customers()
+
+    class Clock(SystemClock):
+        def now(self) -> float:
+            return moment[0]
+
+    clock = Clock()
+    store = SqliteStore(f"sqlite:///{tmp_path}/orders.db?synchronous=OFF", "orders", now=clock.now)
+    async with bench(tmp_path, shop.service, customers, stores={"orders": store}, clock=clock) as world:
+        await shop.start(Place("o-1", how="sleeps"))
+        while not (await world.messages("orders.replies"))[1:]:
+            await settled(world)
+        await settled(world)
+        moment[0] -= 3600
+        world.runtimes["orders"].context.timer_set.set()
+        await settled(world)
+        assert (await shop.saga("o-1")).waits_for == "sleep"
+        moment[0] += 3600 + 86_400
+        world.runtimes["orders"].context.timer_set.set()
+        assert (await shop.end("o-1")).status == "COMPLETED"
+        assert world.runtimes["orders"].context.dispatcher.sagas.dropped == 0
+
+
+async def test_ended_sagas_go_with_the_retention_and_others_stay(tmp_path: Path, shop: Shop) -> None:
+    customers = make_customers()
+    async with running(f"sqlite:///{tmp_path}/o.db", tmp_path, shop, customers) as world:
+        await shop.start(Place("o-1"), Place("o-2", total=1000), Place("o-3", how="pays"))
+        await shop.end("o-1")
+        await shop.end("o-2")
+        await settled(world)
+        context = world.runtimes["orders"].context
+        await prune_once(context, await context.store.now() + context.config.retention_s + 1)
+        assert [await context.books.saga(f"place:o-{number}") is None for number in (1, 2, 3)] == [True, True, False]
+
+
+async def test_sagas_move_with_their_service(tmp_path: Path, shop: Shop) -> None:
+    customers = make_customers()
+    async with running(f"sqlite:///{tmp_path}/o.db", tmp_path, shop, customers) as world:
+        await shop.start(Place("o-1"), Place("o-2", how="pays"))
+        await shop.end("o-1")
+        await settled(world)
+        kept = [row[0] async for table, row in world.runtimes["orders"].context.books.kept(0.0) if table is SAGAS]
+        assert sorted(kept) == ["place:o-1", "place:o-2"]

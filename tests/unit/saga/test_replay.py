@@ -376,3 +376,12 @@ def test_a_run_says_what_is_expected_and_what_is_there() -> None:
         run.expect_call(BookSlot)
     with pytest.raises(AssertionError, match="expected local note with times=3, found 2"):
         run.expect_local(note, times=3)
+
+
+def test_a_reason_that_no_database_could_keep_is_kept_readable() -> None:
+    async def odd(saga: Saga, go: Go) -> None:
+        raise ValueError("a\0b\ud800" + "x" * 10_000)
+
+    run = saga(declared(odd), Go())
+    assert r"a\x00b\ud800xxx" in run.reason
+    assert len(run.reason) < 5_000
