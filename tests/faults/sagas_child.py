@@ -54,7 +54,7 @@ class Unbook(Command[None], service="teller", key="account"):
     number: int
 
 
-class Refused(Failure):
+class TripRefused(Failure):
     number: int
 
 
@@ -155,14 +155,14 @@ def _teller(directory: Path) -> Service:
     @teller.handles
     def unbook(account: Account, command: Unbook) -> None:
         if _fails(directory, f"unbook-{command.number}", 1):
-            raise Refused(number=command.number)
+            raise TripRefused(number=command.number)
         account.done += f"unbook-{command.number} "
 
     @teller.handles
     def pay(account: Account, command: Pay) -> None:
         account.done += f"pay-{command.number} "
         if command.number % REFUSED_EVERY == 0:
-            raise Refused(number=command.number)
+            raise TripRefused(number=command.number)
 
     return teller
 

@@ -17,12 +17,12 @@ import msgspec
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.failed import StepFailed
-from ensue.errors import BadMessage, EntityMissing
+from ensue.errors import BadMessage, EntityMissing, UsageError
 from ensue.failure import Failure
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message
 from ensue.ports import Row, StepTransaction
 from ensue.reply import read_reply, replies_of
-from ensue.saga.instance import ENDED, Instance, Status, instance_of, row_of
+from ensue.saga.instance import ENDED, MAILBOX_MAX, Instance, Status, instance_of, row_of
 from ensue.saga.journal import ENTRIES_MAX, ENTRIES_WARNED, Refusal
 from ensue.saga.local import LocalStep
 from ensue.saga.machine import (
@@ -151,7 +151,7 @@ class Sagas:
         try:
             turn = Turn(message.key, deque([(0, message)]), instance_of(rows[0]) if rows else None)
             self._take(turn, transaction, outgoing)
-        except (BadMessage, EntityMissing, msgspec.ValidationError):
+        except (BadMessage, EntityMissing, UsageError, msgspec.ValidationError):
             return False  # that is why it failed: its letter says so
         saga = turn.saga
         if saga is None or saga.status in ENDED:
@@ -192,7 +192,7 @@ class Sagas:
         return []
 
     def _take(self, turn: Turn, transaction: StepTransaction, outgoing: Outgoing) -> None:
-        """Take in what came next. Raises EntityMissing for what is told to nobody, and BadMessage."""
+        """Take in what came next. Raises EntityMissing for what is told to nobody, UsageError, and BadMessage."""
         turn.index, turn.message = turn.left.popleft()
         message, now = turn.message, transaction.now
         useful, effects = False, list[Effect]()
@@ -230,6 +230,11 @@ class Sagas:
                 "again, then set aside. Start it before, in a step that is committed",
                 entity=name,
                 entity_id=saga_id,
+            )
+        if turn.saga is not None and wake.kind == "told" and len(turn.saga.mailbox) >= MAILBOX_MAX:
+            raise UsageError(
+                f"saga {turn.key} is told {wake.type}, and has {MAILBOX_MAX} events that it has not received: tell it "
+                "what it waits for, or have it receive more"
             )
         return turn.saga
 

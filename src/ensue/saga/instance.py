@@ -27,6 +27,9 @@ class Status(StrEnum):
 #: Of a text for people, in characters.
 _TEXT_MAX: Final = 4_000
 
+#: So many events are kept that a saga was told and has not received.
+MAILBOX_MAX: Final = 1_000
+
 ENDED: Final = (Status.COMPLETED, Status.UNDONE)
 
 

@@ -45,7 +45,7 @@ from ensue.engine.timers import put
 from ensue.message import SAGA, TICK, DeadLetterState, Envelope, Message
 from ensue.ports import Capabilities
 from ensue.saga.code import declared_code
-from ensue.saga.instance import Instance
+from ensue.saga.instance import MAILBOX_MAX, Instance
 from ensue.stores.sqlite import SqliteStore
 from ensue.tables import SAGAS, TIMERS
 from ensue.testing import World, run
@@ -56,21 +56,21 @@ class Reserved(Event, topic="saga.credit", key="name"):
     left: int
 
 
-class Reserve(Command[Reserved], service="customers", key="name"):
+class Reserve(Command[Reserved], service="payers", key="name"):
     name: str
     total: int
 
 
-class Release(Command[None], service="customers", key="name"):
+class Release(Command[None], service="payers", key="name"):
     name: str
     total: int
 
 
-class LimitExceeded(Failure):
+class SagaLimitExceeded(Failure):
     available: int
 
 
-class NotNow(Failure):
+class SagaNotNow(Failure):
     pass
 
 
@@ -115,7 +115,7 @@ SLOW: set[str] = set()
 
 
 def make_customers() -> Service:
-    customers = Service("customers", tables=Customers.metadata)
+    customers = Service("payers", tables=Customers.metadata)
 
     @customers.handles
     def reserve(customer: Customer | None, command: Reserve) -> tuple[Customer, Reserved]:
@@ -123,7 +123,7 @@ def make_customers() -> Service:
             raise ValueError("a bug of customers")
         customer = customer or Customer(name=command.name, left=100)
         if command.total > customer.left:
-            raise LimitExceeded(available=customer.left)
+            raise SagaLimitExceeded(available=customer.left)
         customer.left -= command.total
         return customer, Reserved(name=command.name, left=customer.left)
 
@@ -131,7 +131,7 @@ def make_customers() -> Service:
     def release(customer: Customer, command: Release) -> None:
         if command.name in SLOW:
             SLOW.discard(command.name)
-            raise NotNow
+            raise SagaNotNow
         customer.left += command.total
 
     return customers
@@ -146,16 +146,16 @@ class Shop:
         @orders.local
         def create(order: Order | None, new: Place) -> Order:
             if new.how == "refused":
-                raise NotNow
+                raise SagaNotNow
             if new.order in BROKEN:
                 raise ValueError("a bug of orders")
             return order or Order(order=new.order, status="NEW", tries=0)
 
         @orders.local(id="name")
-        def reject(order: Order, name: str) -> NotNow | None:
+        def reject(order: Order, name: str) -> SagaNotNow | None:
             order.status = "REJECTED"
             order.tries += 1
-            return NotNow() if name in SLOW and order.tries < 3 else None
+            return SagaNotNow() if name in SLOW and order.tries < 3 else None
 
         @orders.local(id="name")
         def approve(order: Order, name: str, step: Step) -> int:
@@ -178,7 +178,7 @@ class Shop:
                 limit=timedelta(minutes=5),
             )
             if new.how == "gives up":
-                raise NotNow
+                raise SagaNotNow
             saga.pivot()
             if new.how == "sleeps":
                 await saga.sleep(timedelta(days=1))
@@ -250,10 +250,10 @@ async def test_a_failure_undoes_in_reverse(sql_database: str, tmp_path: Path, sh
         )
         end = await shop.end("o-1")
         assert (end.status, end.result) == ("UNDONE", None)
-        assert isinstance(end.failure, LimitExceeded)
+        assert isinstance(end.failure, SagaLimitExceeded)
         assert end.failure.available in (100, 90)
-        assert isinstance((await shop.end("o-2")).failure, NotNow)
-        assert isinstance((await shop.end("o-3")).failure, NotNow)
+        assert isinstance((await shop.end("o-2")).failure, SagaNotNow)
+        assert isinstance((await shop.end("o-3")).failure, SagaNotNow)
         assert (await shop.end("o-4")).status == "COMPLETED"
         assert [await shop.status(each) for each in ("o-1", "o-2", "o-4")] == ["REJECTED", "REJECTED", "OPEN"]
         async with shop.service.query() as session:
@@ -589,10 +589,10 @@ async def test_stopped_in_the_middle_of_undoing_it_goes_on_when_it_starts_again(
             step.cancel_saga(shop.place, "o-1")
         await settled(world)
         assert (await shop.saga("o-1")).status == "UNDOING"
-        left = await world.messages("customers.commands")
+        left = await world.messages("payers.commands")
     again = Shop()
     found = [each.type for each in left if each.type != TICK]
-    assert found == ["customers.commands.Reserve.v1", "customers.commands.Release.v1"], "undo lies behind do"
+    assert found == ["payers.commands.Reserve.v1", "payers.commands.Release.v1"], "undo lies behind do"
     async with bench(tmp_path, again.service, customers, broker=MemoryBroker("memory:stopped-while-undoing")):
         assert (await again.end("o-1")).status == "UNDONE"
         assert await again.status("o-1") == "REJECTED"
@@ -645,3 +645,17 @@ async def test_sagas_move_with_their_service(tmp_path: Path, shop: Shop) -> None
         await settled(world)
         kept = [row[0] async for table, row in world.runtimes["orders"].context.books.kept(0.0) if table is SAGAS]
         assert sorted(kept) == ["place:o-1", "place:o-2"]
+
+
+async def test_what_a_saga_never_receives_becomes_a_dead_letter_in_the_end(tmp_path: Path, shop: Shop) -> None:
+    customers = make_customers()
+    async with running(f"sqlite:///{tmp_path}/o.db", tmp_path, shop, customers) as world:
+        await shop.start(Place("o-1", how="pays"))
+        await settled(world)
+        async with shop.service.step() as step:
+            for number in range(MAILBOX_MAX + 1):
+                step.tell(shop.place, "o-1", Reserved(name="never", left=number))
+        await until_letters(world, shop.service, 1, DeadLetterState.DEAD)
+        [letter] = await letters(world, shop.service, DeadLetterState.DEAD)
+        assert "has 1000 events that it has not received" in letter.error
+        assert len((await shop.saga("o-1")).mailbox) == MAILBOX_MAX

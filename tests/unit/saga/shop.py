@@ -17,12 +17,12 @@ class CreditReserved(Event, topic="sagas.credit", key="customer"):
     left: int
 
 
-class ReserveCredit(Command[CreditReserved], service="customers", key="customer"):
+class ReserveCredit(Command[CreditReserved], service="sagacustomers", key="customer"):
     customer: str
     total: int
 
 
-class ReleaseCredit(Command[None], service="customers", key="customer"):
+class ReleaseCredit(Command[None], service="sagacustomers", key="customer"):
     customer: str
     total: int
 
@@ -39,7 +39,7 @@ class Unlisted(Command[None], service="kitchen", key="order"):
     order: str
 
 
-class LimitExceeded(Failure):
+class CreditShort(Failure):
     available: int
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.saga.shop import BookSlot, FreeSlot, LimitExceeded
+from tests.unit.saga.shop import BookSlot, CreditShort, FreeSlot
 
 from ensue import Command, Service
 from ensue.event import declared_as
@@ -152,7 +152,7 @@ class Engine:
             if not fails:
                 self.happened.append(text)
             if self.saga.sent.pop(str(number), None) is not None:
-                self.take(Answered(number, failure=Refusal.of(LimitExceeded(available=0)) if fails else None))
+                self.take(Answered(number, failure=Refusal.of(CreditShort(available=0)) if fails else None))
         self.go_on()
         return True
 

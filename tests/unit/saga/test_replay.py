@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from tests.unit.saga.shop import BookSlot, FreeSlot, LimitExceeded, Paid, ReserveCredit, Unlisted
+from tests.unit.saga.shop import BookSlot, CreditShort, FreeSlot, Paid, ReserveCredit, Unlisted
 
 from ensue import Event, Service, UsageError
 from ensue.saga.saga import Saga
@@ -141,7 +141,7 @@ def test_a_bug_parks_with_its_place_and_undoes_nothing() -> None:
 def test_a_failure_after_the_pivot_parks() -> None:
     async def late(saga: Saga, go: Go) -> None:
         saga.pivot()
-        raise LimitExceeded(available=1)
+        raise CreditShort(available=1)
 
     parked(late, "failed after its pivot", "available=1")
 
@@ -249,15 +249,15 @@ def test_a_failure_that_is_caught_is_made_of_its_fields() -> None:
     async def catches(saga: Saga, go: Go) -> int:
         try:
             await saga.call(BookSlot(order=go.order), undo=FreeSlot(order=go.order))
-        except LimitExceeded as failure:
+        except CreditShort as failure:
             seen.append(str(failure))
             return failure.available
         return 0
 
     run = saga(declared(catches), Go())
-    run.expect_call(BookSlot).fails(LimitExceeded(available=4))
+    run.expect_call(BookSlot).fails(CreditShort(available=4))
     run.expect_end("COMPLETED", 4)
-    assert seen == [str(LimitExceeded(available=4))]
+    assert seen == [str(CreditShort(available=4))]
 
 
 def test_a_caught_time_limit_sends_its_undo_at_once_and_the_saga_ends_after_it() -> None:
@@ -287,13 +287,16 @@ def test_restart_begins_a_new_journal_and_keeps_what_is_to_be_undone_and_what_wa
             saga.restart(Go("o-2"))
         told = await saga.receive(Paid)
         if told.amount == 0:
-            raise LimitExceeded(available=0)
+            raise CreditShort(available=0)
         return go.order
 
     run = saga(declared(rounds), Go())
-    note_done = run.expect_local(note)
-    note_done.replies(1)
-    assert len(run._saga.journal) == 1
+    run.asked, waits = [], run.asked
+    run.tell(Big(order="x", text="kept"))
+    run.asked = waits
+    run.expect_local(note).replies(1)
+    assert [type(each).__name__ for each in run._saga.journal] == ["Issued"]
+    assert len(run._saga.mailbox) == 1
     run.tell(Paid(order="x", amount=0))
     run.expect_undo(forget, order="o-1")
     run.expect_end("UNDONE")

@@ -7,8 +7,8 @@ from datetime import timedelta
 from tests.unit.saga.shop import (
     BookSlot,
     CreditReserved,
+    CreditShort,
     FreeSlot,
-    LimitExceeded,
     Paid,
     PlaceOrder,
     ReleaseCredit,
@@ -49,19 +49,19 @@ def test_a_saga_goes_forward_to_its_end() -> None:
 
 def test_a_failure_undoes_what_was_done_in_reverse() -> None:
     run = begun()
-    run.expect_call(ReserveCredit).fails(LimitExceeded(available=10))
+    run.expect_call(ReserveCredit).fails(CreditShort(available=10))
     run.expect_call(BookSlot).replies()
     run.expect_undo(FreeSlot, order="o-1")
     run.expect_undo(reject_order, order_id="o-1")
     run.expect_end("UNDONE")
-    assert isinstance(run.failure, LimitExceeded)
+    assert isinstance(run.failure, CreditShort)
     assert run.timers == {}
 
 
 def test_all_of_a_gather_are_awaited_before_a_failure_is_raised() -> None:
     run = begun()
     reserve = run.expect_call(ReserveCredit)
-    run.expect_call(BookSlot).fails(LimitExceeded(available=0))
+    run.expect_call(BookSlot).fails(CreditShort(available=0))
     assert run.status == "RUNNING"
     reserve.replies(CreditReserved(customer="ann", left=0))
     run.expect_undo(ReleaseCredit, total=30)
@@ -118,10 +118,10 @@ def test_cancelled_before_the_pivot_it_is_undone_and_after_it_goes_on() -> None:
 def test_an_undo_that_fails_is_tried_again_later() -> None:
     run = begun()
     run.cancel()
-    run.expect_undo(FreeSlot).fails(LimitExceeded(available=1))
+    run.expect_undo(FreeSlot).fails(CreditShort(available=1))
     assert not run.asked
     run.advance(timedelta(seconds=1))
-    run.expect_undo(FreeSlot).fails(LimitExceeded(available=1))
+    run.expect_undo(FreeSlot).fails(CreditShort(available=1))
     run.advance(timedelta(seconds=1))
     assert not run.asked
     run.advance(timedelta(seconds=1))
@@ -135,7 +135,7 @@ def test_an_undo_that_fails_for_too_long_parks_the_saga_and_goes_on_by_retry() -
     run = begun()
     run.cancel()
     for _ in range(10):
-        run.expect_undo(FreeSlot).fails(LimitExceeded(available=1))
+        run.expect_undo(FreeSlot).fails(CreditShort(available=1))
         run.advance(timedelta(minutes=10))
     run.expect_parked("undo kitchen.commands.FreeSlot.v1 failed at attempt 10")
     run.retry()
