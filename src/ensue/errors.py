@@ -165,8 +165,8 @@ class IdempotencyConflict(RetryableError):
 
 
 class ReplyTimeout(EnsueError, TimeoutError):
-    """No answer to a command, or no end of a saga, came in time, or before its caller stopped. It goes on: to send another
-    one would do it twice.
+    """No answer to a command, or no end of a saga, came in time, or before who waits has stopped. It goes on: to send
+    another one would do it twice.
 
     id: the command's message id, or the saga's key.
     """

@@ -24,7 +24,7 @@ from ensue.handler import SESSION, SYNC_SESSION, Handler, id_field, read_paramet
 from ensue.handling import name_of
 from ensue.mapped import SqlAlchemyRepository, is_mapped
 from ensue.message import REPLY, SAGA
-from ensue.reply import is_of_replies
+from ensue.reply import is_of_replies, replies_of
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
 from ensue.returns import check_returns
@@ -133,6 +133,7 @@ class ServiceDefinition:
         where it goes, so to one who handles commands all topics of answers belong."""
         declared = {event_type(cls).topic for cls in (*(self.publishes or ()), *self.calls)}
         declared |= {self.runs_of(name).topic for name in self.recurring}
+        declared |= {replies_of(self.name)} if self._sagas else set()
         answers = any(each.command is not None for handlers in self._handlers.values() for each in handlers)
         return {topic for topic in topics if topic in declared or (answers and is_of_replies(topic))}
 

@@ -34,9 +34,10 @@ async def ended(context: Context, function: Callable[..., Any], saga_id: object,
             if saga is not None and saga.status in ENDED:
                 return _end(context, code, saga)
             left = until - clock.monotonic()
-            if left <= 0:
+            if left <= 0 or context.waiting.ended:
+                when = f"within {timeout_s:g} s" if left <= 0 else f"before {context.service} stops"
                 raise ReplyTimeout(
-                    f"saga {key} has not ended within {timeout_s:g} s: {_said(saga)}. It goes on by itself"
+                    f"saga {key} has not ended {when}: {_said(saga)}. It goes on by itself"
                     + (f". The own database did not answer: {trouble}" if trouble is not None else ""),
                     id=key,
                     timeout_s=timeout_s,
@@ -51,8 +52,8 @@ def _of(context: Context, function: Callable[..., Any], timeout_s: float) -> Sag
         raise UsageError(
             f"{code.where} is of service {code.service}, and {context.service} waits for its end: ask there"
         )
-    if not timeout_s >= 0:
-        raise UsageError(f"{code.where} is waited for with timeout={timeout_s}, expected seconds")
+    if not isinstance(timeout_s, int | float) or not timeout_s >= 0:
+        raise UsageError(f"{code.where} is waited for with timeout={timeout_s!r}, expected a number of seconds")
     return code
 
 

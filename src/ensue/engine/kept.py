@@ -26,7 +26,7 @@ async def warn_of_what_is_kept_otherwise(definition: ServiceDefinition, store: S
 
     The store has sessions, and the tables are there.
     """
-    entities = [each for handlers in definition.handlers.values() for each in handlers if each.entity is not None]
+    entities = [each for each in definition.all_handlers if each.entity is not None]
     tables = {table.fullname: table for each in entities for table in getattr(each.repository, "tables", ())}
     if not tables:
         return

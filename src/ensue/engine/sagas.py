@@ -18,7 +18,7 @@ from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.failed import StepFailed
 from ensue.errors import BadMessage, EntityMissing, UsageError
-from ensue.failure import Failure
+from ensue.failure import Failure, failure_in
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message
 from ensue.ports import Row, StepTransaction
 from ensue.reply import read_reply, replies_of
@@ -351,9 +351,10 @@ def _blamed(failed: StepFailed, todo: Sequence[tuple[Turn, RunLocal, Message]]) 
         indexes = {turn.index for turn, *_ in todo}
         return StepFailed(indexes.pop() if len(indexes) == 1 else None, failed.error, failed.handler)
     turn, asked, _ = todo[at]
-    if isinstance(failed.error, Failure):
+    refusal = failure_in(failed.error)
+    if refusal is not None:
         assert turn.message is not None
-        return LocalRefused(turn.index, failed.error, failed.handler, turn.message, asked.number)
+        return LocalRefused(turn.index, refusal, failed.handler, turn.message, asked.number)
     return StepFailed(turn.index, failed.error, failed.handler)
 
 
