@@ -226,19 +226,19 @@ class Step:
         that is not its.
         """
         declared = self._saga(saga)
-        self._wake(*declared.starts(request, id))
+        self.wake(*declared.starts(request, id))
 
     def tell(self, saga: Callable[..., Awaitable[Any]], id: object, event: object) -> None:
         """Tell a saga of this service of an event, which it keeps until it receives it: `saga.receive(Paid)`."""
-        self._wake(*self._saga(saga).tells(event, id))
+        self.wake(*self._saga(saga).tells(event, id))
 
     def cancel_saga(self, saga: Callable[..., Awaitable[Any]], id: object) -> None:
         """Have a saga of this service undo what it has done. One that is past its pivot, or has ended, goes on."""
-        self._wake(*self._saga(saga).ordered("cancel", id))
+        self.wake(*self._saga(saga).ordered("cancel", id))
 
     def retry_saga(self, saga: Callable[..., Awaitable[Any]], id: object) -> None:
         """Have a parked saga of this service go on from where it was parked, with the code that there is now."""
-        self._wake(*self._saga(saga).ordered("retry", id))
+        self.wake(*self._saga(saga).ordered("retry", id))
 
     def _saga(self, function: Callable[..., Any]) -> Any:
         declared = getattr(function, "__ensue_saga__", None)
@@ -254,7 +254,8 @@ class Step:
             raise UsageError(f"{declared.where} is woken after the step has ended, so nothing would come of it")
         return declared
 
-    def _wake(self, key: str, data: bytes) -> None:
+    def wake(self, key: str, data: bytes) -> None:
+        """For the engine: write a record for the saga of this key."""
         self.emit(replies_of(self.outgoing.service), SAGA, key, checked_key(SAGA, key), data)
 
     def ask(

@@ -11,15 +11,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ensue.cli.loading import Opened, load_service, opened
+from ensue.cli.loading import Opened, dispatcher_of, load_service, opened
 from ensue.cli.output import confirm, print_json, print_lines, print_table, read_json, say, shown_data, when
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
-from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.decisions import Decided, found_letter
 from ensue.engine.discarding import give_up
-from ensue.engine.dispatch import Dispatcher
-from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, CheckpointConflict, UsageError
 from ensue.message import DeadLetter, DeadLetterState
@@ -192,14 +189,10 @@ def _decide(service: str, ids: list[str], all_: bool, state: DeadLetterState, *,
 
 async def _decision(access: Opened, state: DeadLetterState) -> Callable[[str], Awaitable[DeadLetter]]:
     """What puts a letter into this state, by its id."""
-    books, store, settings = access.books, access.store, access.settings
-    if state is not DeadLetterState.DISCARDED or not store.capabilities.publishes:
+    books = access.books
+    if state is not DeadLetterState.DISCARDED or not access.store.capabilities.publishes:
         return lambda letter_id: books.decide(letter_id, state)
-    ids = HallmarkedIds(UniqueIds(), SystemClock())
-    await ids.begin(store)
-    dispatcher = Dispatcher(
-        access.service, ids, settings.partitions, settings.engine.record_bytes_max, hallmarked=ids.of_now
-    )
+    dispatcher = await dispatcher_of(access)
     return lambda letter_id: give_up(books, dispatcher, letter_id)
 
 

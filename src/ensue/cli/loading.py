@@ -20,8 +20,10 @@ from ensue.addresses import masked
 from ensue.app import Service
 from ensue.config import Settings, database_variable
 from ensue.engine.books import Books
-from ensue.engine.clock import SystemClock
+from ensue.engine.clock import SystemClock, UniqueIds
+from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
+from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.schema import SCHEMA
 from ensue.engine.sealing import SealedBroker
 from ensue.engine.upgrade import Upgrade, check_upgraded
@@ -202,3 +204,10 @@ async def refuse_living_workers(access: Opened, force: bool) -> None:
             f"first. A worker that was killed counts as alive for {access.settings.engine.lease_ttl_s:g} s; --force: "
             "I know that none runs"
         )
+
+
+async def dispatcher_of(access: Opened) -> Dispatcher:
+    """By which records are written into the outbox of a service that does not run here."""
+    settings, ids = access.settings, HallmarkedIds(UniqueIds(), SystemClock())
+    await ids.begin(access.store)
+    return Dispatcher(access.service, ids, settings.partitions, settings.engine.record_bytes_max, hallmarked=ids.of_now)

@@ -8,7 +8,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import NoneType
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -19,7 +19,7 @@ from ensue.failure import Failure
 from ensue.handler import options_of, parameters_of, resolved, shown
 from ensue.handling import check_callable, is_async
 from ensue.saga.local import LocalStep
-from ensue.saga.wake import Wake, key_of, write_wake
+from ensue.saga.wake import Ordered, Wake, key_of, write_wake
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class SagaCode:
             raise UsageError(f"{self.where} is told a {spec.cls.__qualname__}, which is a command: tell it an event")
         return key_of(self.name, saga_id), write_wake(Wake("told", type=spec.type, data=msgspec.Raw(spec.write(event))))
 
-    def ordered(self, what: Literal["cancel", "retry"], saga_id: object) -> tuple[str, bytes]:
+    def ordered(self, what: Ordered, saga_id: object) -> tuple[str, bytes]:
         """Key and data of the record by which somebody intervenes."""
         return key_of(self.name, saga_id), write_wake(Wake(what))
 

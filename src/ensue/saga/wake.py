@@ -23,6 +23,10 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 ID_CHARS_MAX = 120
 
 
+#: What people may order of a saga.
+Ordered = Literal["cancel", "retry"]
+
+
 class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
     """The data of a record of type SAGA. The saga is the record's key."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from ensue import Command, Event, Retry, Service, Step
+from ensue import Command, Event, Retry, Saga, Service, Step
 
 
 class Base(DeclarativeBase):
@@ -43,6 +43,7 @@ night = Service("night", publishes=[])
 clerk = Service("clerk", retry=Retry(attempts_max=1))
 counter = Service("counter", publishes=[], calls=[Stamp])
 hall = Service("hall", publishes=[Stamp])
+traveller = Service("traveller")
 not_a_service = "no"
 
 
@@ -73,3 +74,13 @@ async def enter(event: Sold, step: Step) -> None:
 @clerk.handles
 def stamp(command: Stamp) -> None:
     raise ValueError(f"no stamp for {command.customer}")
+
+
+@traveller.saga
+async def travel(saga: Saga, ticket: Sold) -> None:
+    await saga.receive(Entered)
+    if flag("no-way").exists():
+        raise RuntimeError("no way")
+    if ticket.amount:
+        saga.pivot()
+        await saga.receive(Entered)

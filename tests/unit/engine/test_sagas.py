@@ -426,7 +426,7 @@ async def test_sagas_of_a_version_that_is_not_there_wait_for_it(tmp_path: Path) 
     async with bench(tmp_path, older) as world:
         async with older.step() as step:
             declared = second.__ensue_saga__
-            step._wake(*declared.tells(Paid(order="o-1", amount=1), 1))
+            step.wake(*declared.tells(Paid(order="o-1", amount=1), 1))
         await settled(world)
         found = await older.runtime.context.books.saga("told:1")
         assert found is not None
@@ -527,7 +527,7 @@ async def test_steps_refuse_what_is_no_saga_of_theirs(tmp_path: Path, shop: Shop
     customers = make_customers()
     async with running(f"sqlite:///{tmp_path}/o.db", tmp_path, shop, customers):
         async with customers.step() as step:
-            with pytest.raises(UsageError, match="is of service orders, and this is a step of customers"):
+            with pytest.raises(UsageError, match="is of service orders, and this is a step of payers"):
                 step.start(shop.place, Place("o-1"), id=1)
             with pytest.raises(UsageError, match="is no saga"):
                 step.start(make_customers, Place("o-1"), id=1)  # type: ignore[arg-type]

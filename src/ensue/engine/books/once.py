@@ -12,7 +12,7 @@ from ensue.errors import CheckpointConflict, IdempotencyConflict, RowConflict
 from ensue.message import StoredResponse
 from ensue.ports import StepTransaction
 from ensue.reply import Reply, read_reply
-from ensue.saga.instance import ENDED, Instance, instance_of
+from ensue.saga.instance import ENDED, Instance, Status, instance_of
 from ensue.tables import ANSWERS, CLAIMS, REPLIES, SAGAS
 
 #: Answers hold whole bodies: fewer of them are looked at in one go.
@@ -75,6 +75,17 @@ class Once(Base):
         """The saga of this key, as it is committed."""
         rows = await self._store.rows().get(SAGAS, [key])
         return instance_of(rows[0]) if rows else None
+
+    async def sagas(self, statuses: Sequence[Status], limit: int) -> list[Instance]:
+        """Up to `limit` sagas, of each status the one first that was at work longest ago."""
+        found: list[Instance] = []
+        for status in statuses:
+            left = limit - len(found)
+            found += [instance_of(row) async for row in self._all(SAGAS, SAGAS.lookups[0], [status.value], left)]
+        return found
+
+    async def saga_count(self, status: Status) -> int:
+        return await self._store.rows().count(SAGAS, SAGAS.lookups[0], [status.value])
 
     async def prune_sagas(self, before_s: float, limit: int) -> int:
         """Forget up to `limit` sagas that ended before `before_s` (epoch seconds); return how many."""

@@ -1,0 +1,150 @@
+"""`ensue sagas`: where the sagas of a service stand; to have a parked one go on, or one undone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ensue.cli.loading import dispatcher_of, load_service, opened
+from ensue.cli.output import confirm, print_json, print_table, read_json, say, when
+from ensue.engine.ordering import order
+from ensue.errors import UsageError
+from ensue.saga.instance import ENDED, Instance, Status
+from ensue.saga.wake import Ordered
+
+app = typer.Typer(help="Sagas: look, have a parked one go on, have one undone.", no_args_is_help=True)
+
+_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+_JSON = typer.Option("--json", help="For a machine")
+_LIVING = tuple(status for status in Status if status not in ENDED)
+
+
+@app.command("list")
+def list_(
+    service: Annotated[str, _TARGET],
+    status: Annotated[list[Status] | None, typer.Option(help="Only sagas of this status (may repeat)")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 100,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """List sagas, of each status the one first that was at work longest ago; ended ones only with --status."""
+    statuses = tuple(status) if status else _LIVING
+    definition = load_service(service)
+
+    async def look() -> tuple[list[Instance], int]:
+        async with opened(definition) as access:
+            there = sum([await access.books.saga_count(each) for each in statuses])
+            return await access.books.sagas(statuses, limit), there
+
+    found, there = asyncio.run(look())
+    if json:
+        print_json({"sagas": [_summary(each) for each in found], "total": there})
+    elif not found:
+        say("no sagas")
+    else:
+        columns = ("saga", "status", "version", "since", "at work", "waits for", "reason")
+        print_table("", columns, [_row(each) for each in found])
+        if there > len(found):
+            say(f"{there - len(found)} more: --limit {there}")
+
+
+@app.command()
+def show(
+    service: Annotated[str, _TARGET],
+    saga: Annotated[str, typer.Argument(metavar="NAME:ID")],
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show one saga: its request, its journal, what is to be undone, and why it is parked."""
+    definition = load_service(service)
+
+    async def look() -> Instance | None:
+        async with opened(definition) as access:
+            return await access.books.saga(saga)
+
+    found = asyncio.run(look())
+    if found is None:
+        raise UsageError(f"service {definition.name} has no saga {saga}: ensue sagas list {service} shows them")
+    if json:
+        print_json(_summary(found) | _inside(found))
+        return
+    say(f"saga {found.key}: {found.status}, version {found.version}, since {when(found.started_at)}")
+    said = {"waits for": found.waits_for, "reason": found.reason, "request": _text(found.request)}
+    for name, text in said.items():
+        if text:
+            first, *more = text.split("\n")
+            say(f"  {name:<10} {first}", *(f"             {line}" for line in more))
+    for each in found.journal:
+        say(f"  journal    {msgspec.json.encode(each).decode()}")
+    for undo in found.undos:
+        say(
+            f"  to undo    {undo.name} {bytes(undo.data).decode()}"
+            + (f", {undo.attempts} failed" * bool(undo.attempts))
+        )
+    for mail in found.mailbox:
+        say(f"  was told   {mail.type} {bytes(mail.data).decode()}")
+
+
+@app.command()
+def retry(service: Annotated[str, _TARGET], sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")]) -> None:
+    """Have parked sagas go on from where they are, with the code that there is now: all of these, or none."""
+    _order(service, sagas, "retry")
+
+
+@app.command()
+def cancel(
+    service: Annotated[str, _TARGET],
+    sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Have sagas that are not past their pivot undo what they have done: all of these, or none."""
+    confirm(f"Have {len(sagas)} saga(s) undone ({', '.join(sagas[:10])}{', ...' if len(sagas) > 10 else ''})?", yes)
+    _order(service, sagas, "cancel")
+
+
+def _order(service: str, sagas: list[str], what: Ordered) -> None:
+    definition = load_service(service)
+
+    async def write() -> None:
+        async with opened(definition) as access:
+            await order(access.store, await dispatcher_of(access), list(dict.fromkeys(sagas)), what)
+
+    asyncio.run(write())
+    done = "goes on" if what == "retry" else "is undone"
+    for each in dict.fromkeys(sagas):
+        say(f"saga {each}: {done} as soon as a worker reads it")
+
+
+def _summary(saga: Instance) -> dict[str, Any]:
+    return {
+        "saga": saga.key,
+        "status": str(saga.status),
+        "version": saga.version,
+        "started_at": saga.started_at,
+        "updated_at": saga.updated_at,
+        "correlation_id": saga.correlation_id,
+        "waits_for": saga.waits_for,
+        "reason": saga.reason,
+    }
+
+
+def _inside(saga: Instance) -> dict[str, Any]:
+    return {
+        "request": read_json(saga.request),
+        "journal": msgspec.to_builtins(saga.journal),
+        "undos": msgspec.to_builtins(saga.undos),
+        "mailbox": msgspec.to_builtins(saga.mailbox),
+    }
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
+
+
+def _row(saga: Instance) -> tuple[object, ...]:
+    reason = saga.reason.partition("\n")[0]
+    reason = reason if len(reason) <= 80 else reason[:77] + "..."
+    return (
+        saga.key, saga.status.value, saga.version, when(saga.started_at), when(saga.updated_at), saga.waits_for, reason,
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""`ensue sagas`: where sagas stand, and what a person orders of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from tests.unit.cli.harness import SERVICES, Ended, books_of, work_until
+from tests.unit.cli.services import Entered, Sold, flag, travel, traveller
+
+from ensue.saga.instance import Status
+
+Command = Callable[..., Ended]
+TRAVELLER = f"{SERVICES}:traveller"
+
+
+def work(**expected: Status) -> None:
+    """Let the service work until its sagas are like this."""
+
+    async def done() -> bool:
+        async with books_of(traveller) as (_, books):
+            found = {name: await books.saga(f"travel:{name}") for name in expected}
+        return all(each is not None and each.status is expected[name] for name, each in found.items())
+
+    asyncio.run(work_until(done, traveller))
+
+
+@pytest.fixture
+def begun(home: object) -> None:
+    """One saga is parked, one waits, and one is past its pivot."""
+
+    async def start() -> None:
+        async with traveller.running(work=False), traveller.step() as step:
+            for name, amount in (("parked", 0), ("waits", 0), ("pivoted", 1)):
+                step.start(travel, Sold(customer=name, amount=amount), id=name)
+            step.tell(travel, "pivoted", Entered(customer="pivoted", amount=1))
+
+    async def tell() -> None:
+        async with traveller.running(work=False), traveller.step() as step:
+            step.tell(travel, "parked", Entered(customer="parked", amount=1))
+
+    asyncio.run(start())
+    work(parked=Status.RUNNING, waits=Status.RUNNING, pivoted=Status.RUNNING)
+    asyncio.run(tell())
+    flag("no-way").touch()
+    work(parked=Status.PARKED)
+    flag("no-way").unlink()
+
+
+def test_they_are_listed_and_shown(ensue: Command, begun: None) -> None:
+    listed = ensue("sagas", "list", TRAVELLER, "--json").json
+    assert listed["total"] == 3
+    assert {each["saga"]: each["status"] for each in listed["sagas"]} == {
+        "travel:parked": "PARKED",
+        "travel:waits": "RUNNING",
+        "travel:pivoted": "RUNNING",
+    }
+    assert "RuntimeError: no way" in ensue("sagas", "list", TRAVELLER, "--status", "PARKED").out
+    assert "2 more: --limit 3" in ensue("sagas", "list", TRAVELLER, "--limit", 1).out
+    assert ensue("sagas", "list", TRAVELLER, "--status", "UNDONE").out == "no sagas\n"
+    shown = ensue("sagas", "show", TRAVELLER, "travel:parked").out
+    assert "saga travel:parked: PARKED, version 1" in shown
+    assert 'journal    ["issued",1,"receive","entries.Entered.v1"' in shown
+    assert ensue("sagas", "show", TRAVELLER, "travel:waits", "--json").json["request"]["customer"] == "waits"
+    assert "has no saga travel:none" in ensue("sagas", "show", TRAVELLER, "travel:none").err
+
+
+def test_a_parked_one_goes_on_and_another_is_undone(ensue: Command, begun: None) -> None:
+    assert ensue("sagas", "retry", TRAVELLER, "travel:parked").code == 0
+    assert ensue("sagas", "cancel", TRAVELLER, "travel:waits", answer="n\n").code == 1
+    assert ensue("sagas", "cancel", TRAVELLER, "travel:waits", answer="y\n").code == 0
+    work(parked=Status.COMPLETED, waits=Status.UNDONE, pivoted=Status.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("what", "saga", "reason"),
+    [
+        ("retry", "travel:waits", "is RUNNING, and goes on by itself; nothing was ordered of any"),
+        ("retry", "travel:none", "does not exist"),
+        ("cancel", "travel:pivoted", "is past its pivot, and goes forward only"),
+    ],
+)
+def test_what_would_be_in_vain_is_refused(ensue: Command, begun: None, what: str, saga: str, reason: str) -> None:
+    options = ("--yes",) if what == "cancel" else ()
+    ended = ensue("sagas", what, TRAVELLER, "travel:parked", saga, *options)
+    assert (ended.code, reason in ended.err) == (1, True), ended
+    assert ensue("sagas", "list", TRAVELLER, "--status", "PARKED", "--json").json["total"] == 1
