@@ -347,7 +347,7 @@ def _due_at(letter: DeadLetter) -> float:
 
 def _readable(letter: DeadLetter) -> Message | None:
     try:
-        return message_in(letter)
+        return as_message(letter)
     except BadMessage:
         return None  # which is why it failed
 
