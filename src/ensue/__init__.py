@@ -25,6 +25,7 @@ from ensue.retry import Retry
 from ensue.rows import Rows
 from ensue.saga.ending import SagaEnd
 from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceeded
+from ensue.saga.outside import EffectKey
 from ensue.saga.saga import Saga
 from ensue.schedule import Run
 from ensue.signatures import Key, Trust
@@ -35,6 +36,7 @@ __all__ = [
     "Command",
     "DeadlineExceeded",
     "Discarded",
+    "EffectKey",
     "EngineConfig",
     "EnsueError",
     "EntityMissing",

@@ -43,6 +43,7 @@ class Service(ServiceDefinition):
     lanes: how many transactions of handlers may be open at once in one process. With one they never race with each
     other; more are for handlers that wait for something else, another service say, and partitions are shared out.
     handler_limit_s: how long one call of a handler may take, else as EngineConfig says; 0: any time.
+    outside_max: how many outside functions of sagas one process calls at once; the others wait for their turn.
     retry, database, broker, partitions, engine, trust: override the environment (see `ensue.config`).
     connect_args: what the database's driver takes for a connection and no URL can say, as SQLAlchemy's engines have it:
     `connect_args={"ssl": context}` for asyncpg. For PostgreSQL, MariaDB and MySQL.
@@ -59,6 +60,7 @@ class Service(ServiceDefinition):
         prunes: Iterable[str] = (),
         lanes: int = 1,
         handler_limit_s: float | None = None,
+        outside_max: int = 50,
         tables: MetaData | None = None,
         database: str | None = None,
         broker: str | None = None,
@@ -76,6 +78,7 @@ class Service(ServiceDefinition):
             prunes=prunes,
             lanes=lanes,
             handler_limit_s=handler_limit_s,
+            outside_max=outside_max,
         )
         self.tables = _metadata(name, tables)
         self._given = {

@@ -11,7 +11,7 @@ import datetime
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from ensue.answers import keeps_answers
@@ -30,6 +30,8 @@ from ensue.retry import Retry
 from ensue.returns import check_returns
 from ensue.saga.code import SagaCode, saga_code
 from ensue.saga.local import LocalStep, local_step
+from ensue.saga.named import Named
+from ensue.saga.outside import OutsideFunction, outside_function
 from ensue.saga.saga import Saga
 from ensue.saga.wake import NAME as _SAGA_NAME
 from ensue.saga.wake import wake_handler
@@ -57,6 +59,7 @@ class ServiceDefinition:
         prunes: Iterable[str] = (),
         lanes: int = 1,
         handler_limit_s: float | None = None,
+        outside_max: int = 50,
     ) -> None:
         if not SERVICE_NAME.fullmatch(name):
             raise UsageError(f"service name {name!r}: expected lower-case letters, digits, - and _, at most 63")
@@ -76,11 +79,14 @@ class ServiceDefinition:
         if handler_limit_s is not None and not handler_limit_s >= 0:
             raise UsageError(f"service {name}: handler_limit_s={handler_limit_s}, expected seconds; 0: no limit")
         self.handler_limit_s = handler_limit_s
+        if not 1 <= outside_max <= 10_000:
+            raise UsageError(f"service {name}: outside_max={outside_max}, expected 1 to 10,000")
+        self.outside_max = outside_max
         self._repositories: dict[type, Repository[Any]] = {each.cls: each for each in repositories}
         self._handlers: dict[str, list[Handler]] = {REPLY: [keeps_answers(name)]} if self.calls else {}
         self._recurring: dict[str, Schedule] = {}
         self._sagas: dict[tuple[str, int], SagaCode] = {}
-        self._locals: dict[Callable[..., Any], LocalStep] = {}
+        self._named: dict[Callable[..., Any], Named] = {}
 
     @property
     def handlers(self) -> Mapping[str, Sequence[Handler]]:
@@ -100,14 +106,19 @@ class ServiceDefinition:
     @property
     def locals(self) -> Mapping[Callable[..., Any], LocalStep]:
         """The local steps of sagas, by function."""
-        return self._locals
+        return {function: each for function, each in self._named.items() if isinstance(each, LocalStep)}
+
+    @property
+    def outsides(self) -> Mapping[str, OutsideFunction]:
+        """The outside functions of sagas, by name."""
+        return {each.name: each for each in self._named.values() if isinstance(each, OutsideFunction)}
 
     @property
     def all_handlers(self) -> Sequence[Handler]:
         """Of messages, and the local steps of sagas."""
         return [
             *(each for handlers in self._handlers.values() for each in handlers),
-            *(each.handler for each in self._locals.values()),
+            *(each.handler for each in self.locals.values()),
         ]
 
     def runs_of(self, name: str) -> EventType[Run]:
@@ -359,11 +370,8 @@ class ServiceDefinition:
         def declare(function: F) -> F:
             called = name or name_of(function)
             where = f"local step {self.name}.{called}"
-            if not _SAGA_NAME.fullmatch(called):
-                raise UsageError(f'{where}: give it a name of letters, digits, - and _, at most 63: local(name="...")')
-            if any(each.name == called for each in self._locals.values()):
-                raise UsageError(f"service {self.name} has two local steps named {called!r}: give one another name")
-            self._locals[function] = local_step(
+            self._check_named(function, called, where, "local")
+            self._named[function] = local_step(
                 function,
                 self.name,
                 called,
@@ -375,6 +383,46 @@ class ServiceDefinition:
             return function
 
         return declare if function is None else declare(function)
+
+    @overload
+    def outside(self, function: F, /) -> F: ...
+
+    @overload
+    def outside(self, *, name: str | None = None) -> Callable[[F], F]: ...
+
+    def outside(self, function: Any = None, *, name: str | None = None) -> Any:
+        """Declare an outside function of sagas: `@orders.outside` above `async def send_receipt(email: str, key:
+        EffectKey) -> None`, for `await saga.outside(send_receipt, new.email)`.
+
+        It runs in no transaction, at least once. A parameter that is annotated `EffectKey` is given the key of the
+        effect, which is the same each time; whatever else it takes are its arguments, which are kept as JSON. What it
+        returns is its result, of the type that it is annotated with. A Failure that it raises says that nothing was
+        done, and is raised in the saga; after any other exception it is called again.
+
+        name: else the function's. By its name and arguments it is kept in the database, through deployments.
+        Raises UsageError at once when the declaration cannot work; its text says what to write instead.
+        """
+        local_names = sys._getframe(1).f_locals  # as in `on`
+
+        def declare(function: F) -> F:
+            called = name or name_of(function)
+            self._check_named(function, called, f"outside function {self.name}.{called}", "outside")
+            self._named[function] = outside_function(function, self.name, called, local_names)
+            return function
+
+        return declare if function is None else declare(function)
+
+    def _check_named(self, function: Any, called: str, where: str, decorator: str) -> None:
+        if not _SAGA_NAME.fullmatch(called):
+            raise UsageError(
+                f'{where}: give it a name of letters, digits, - and _, at most 63: {decorator}(name="...")'
+            )
+        if isinstance(function, Hashable) and function in self._named:
+            raise UsageError(f"{where} is declared already, as {self._named[function].where}")
+        if any(each.name == called for each in self._named.values()):
+            raise UsageError(
+                f"service {self.name} has two local steps or outside functions named {called!r}: give one another name"
+            )
 
     @overload
     def saga(self, function: F, /) -> F: ...
@@ -420,7 +468,7 @@ class ServiceDefinition:
                 deadline,
                 saga_class=Saga,
                 calls=self.calls,
-                locals=self._locals,
+                named=self._named,
                 local_names=local_names,
             )
             if (called, version) in self._sagas:

@@ -49,11 +49,12 @@ class Outgoing:
     to publish; None: any. record_bytes_max: of each, see EngineConfig. limits: less than that, for topics of which the
     broker has said so. timers: whether the store keeps what is published later. guarded: the session is not to be had
     now; asked: it was asked for all the same. results: what local steps of sagas returned, by message id.
+    outside: what of sagas is to be called once this transaction is committed.
     """
 
     __slots__ = (
-        "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "record_bytes_max", "records",
-        "results", "service", "time", "timers", "types",
+        "allowed", "asked", "closed", "guarded", "ids", "limits", "outside", "partitions", "record_bytes_max",
+        "records", "results", "service", "time", "timers", "types",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class Outgoing:
         self.timers = timers
         self.records: list[OutboxRecord] = []
         self.results: dict[str, Any] = {}
+        self.outside: list[Any] = []
         self.closed = False
         self.guarded = False
         self.asked = False

@@ -296,6 +296,7 @@ class PartitionConsumer(Loop):
         if self._keeps_replies:
             self._context.waiting.stored(part.todo.apply)
             self._context.dispatcher.sagas.settled(part.todo.apply)
+            self._context.dispatcher.sagas.begin(part.outside)
         self._letters.added(part.letters)
         self._gaps.log_changes(part.todo)
 

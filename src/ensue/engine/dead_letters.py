@@ -292,6 +292,7 @@ class DeadLetters:
         if timers:
             context.timer_set.set()
         context.dispatcher.sagas.settled([message])
+        context.dispatcher.sagas.begin(outgoing.outside)
         context.waiting.stored([message])
         return following
 

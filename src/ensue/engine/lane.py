@@ -28,6 +28,7 @@ from ensue.errors import CheckpointConflict, HandlerKilled, RowConflict, StoreCo
 from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord
 from ensue.plan import Plan
 from ensue.ports import StepTransaction
+from ensue.saga.outside import OutsideRun
 from ensue.step import SessionAsked
 from ensue.texts import logger
 
@@ -45,10 +46,10 @@ class Part:
     """The records of one partition that wait for a transaction, and what becomes of them.
 
     records, todo: may be fewer afterwards than they were: the first ones, the rest has to wait for another turn.
-    following, letters: what is stored now; None when nothing had to be.
+    following, letters: what is stored now; None when nothing had to be. outside: what sagas want called now.
     """
 
-    __slots__ = ("at_fault", "done", "error", "following", "left", "letters", "place", "records", "todo")
+    __slots__ = ("at_fault", "done", "error", "following", "left", "letters", "outside", "place", "records", "todo")
 
     def __init__(self, place: Place, records: Sequence[Message | Garbage], todo: Plan) -> None:
         self.place = place
@@ -56,6 +57,7 @@ class Part:
         self.todo = todo
         self.following: Checkpoint | None = None
         self.letters: list[DeadLetter] = []
+        self.outside: Sequence[OutsideRun] = ()
         self.error: BaseException | None = None
         self.done = False
         self.left = False  # nobody waits for it any more
@@ -317,6 +319,7 @@ class Lane:
             raise
         if count < len(todo.apply):
             part.cut_behind(todo.apply[count - 1])
+        part.outside = outgoing.outside
         return outgoing.close()
 
     async def _claim(self, transaction: StepTransaction, part: Part) -> int:

@@ -12,6 +12,7 @@ from ensue.engine.context import Context
 from ensue.engine.endings import LoopTask, ends_loop
 from ensue.engine.lane import Lane
 from ensue.engine.loop import Loop
+from ensue.engine.outside import OutsideRuns
 from ensue.engine.relay import Relay
 from ensue.engine.retention import Retention
 from ensue.engine.timers import Timers
@@ -28,11 +29,13 @@ RELAY: Final = "relay"
 class Loops:
     """worker: its name, for the log. refused: is called when the relay refuses the store (StoreRestored).
 
+    outside: what sagas have called outside of transactions, which is under no lease.
     leaving: leases that are given up as soon as their loops have ended. ending: all of them; none begins any more.
     """
 
     def __init__(self, context: Context, worker: str, random: Random, refused: Callable[[EnsueError], None]) -> None:
         self.lanes = [Lane(context, Random(random.random())) for _ in range(context.dispatcher.definition.lanes)]
+        self.outside = OutsideRuns(context)
         self.leaving: set[str] = set()
         self.ending = False
         self._context = context
@@ -116,9 +119,10 @@ class Loops:
         """Tell all to stop, and wait; after limit_s (None: at once) what they are doing is cancelled, and that is
         waited for no longer than give_up_s. Return the names of those that have not ended even so."""
         self.ending = True
+        self.outside.stop()
         for loop, _ in self._running.values():
             loop.stop()
-        tasks = [task for _, task in self._running.values()]
+        tasks = [*(task for _, task in self._running.values()), *self.outside.tasks]
         if limit_s is not None and tasks:
             await asyncio.wait(tasks, timeout=limit_s)
         if late := [task for task in tasks if not task.done()]:
@@ -127,11 +131,14 @@ class Loops:
             for task in late:
                 task.cancel()
             await asyncio.wait(late, timeout=give_up_s)
+        if limit_s is not None:
+            await self.outside.give_back(give_up_s)
         self.forget([name for name, (_, task) in self._running.items() if task.done()])
         return self._listed()
 
     def _listed(self) -> str:
-        return ", ".join(name for name, (_, task) in self._running.items() if not task.done())
+        names = [name for name, (_, task) in self._running.items() if not task.done()]
+        return ", ".join([*names, *(each.get_name() for each in self.outside.tasks)])
 
     def _loop(self, name: str, suspect: bool) -> Running:
         context = self._context

@@ -26,7 +26,10 @@ from ensue.saga.instance import ENDED, MAILBOX_MAX, Instance, Status, instance_o
 from ensue.saga.journal import ENTRIES_MAX, ENTRIES_WARNED, Refusal
 from ensue.saga.local import LocalStep
 from ensue.saga.machine import (
+    Again,
     Answered,
+    AtWork,
+    Broke,
     Cancel,
     CancelTimer,
     Effect,
@@ -34,6 +37,7 @@ from ensue.saga.machine import (
     Incoming,
     Retry,
     RunLocal,
+    RunOutside,
     Send,
     SetTimer,
     Told,
@@ -42,6 +46,7 @@ from ensue.saga.machine import (
     park,
     take,
 )
+from ensue.saga.outside import OutsideRun
 from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
 from ensue.service import ServiceDefinition
 from ensue.step import Outgoing, Step, checked_key
@@ -85,10 +90,15 @@ class Sagas:
     """The sagas of one service.
 
     dropped: how many records came for nothing: for sagas that have ended or go on already, second and late answers.
+    begin: is given, once that is committed, the outside effects that this process is to attempt; while nobody does,
+    their timers bring them again. at_work: names of those that it is at, or has not come to.
     """
 
     def __init__(self, definition: ServiceDefinition, run_locals: RunLocals) -> None:
         self.dropped = 0
+        self.begin: Callable[[Sequence[OutsideRun]], None] = lambda runs: None
+        self.at_work: set[tuple[str, int, int]] = set()
+        self._outsides = definition.outsides
         self._service = definition.name
         self._codes = definition.sagas
         self._locals: Mapping[str, LocalStep] = {each.name: each for each in definition.locals.values()}
@@ -206,7 +216,7 @@ class Sagas:
                     )
             else:
                 saga = self._known(turn, wake)
-                incoming = _incoming(saga, wake, message) if saga is not None else None
+                incoming = self._incoming(saga, wake, message) if saga is not None else None
                 if saga is not None and incoming is not None:
                     useful, effects = take(saga, incoming, now)
         elif turn.saga is not None:
@@ -254,6 +264,8 @@ class Sagas:
                 case Send(number, kind, topic, key, data):
                     asked = {REPLY_KEY: saga.key, REPLY_TO: self._topic}
                     saga.sent[step.emit(topic, kind, key, checked_key(kind, key), data, asked)] = number
+                case RunOutside(number, attempt):
+                    outgoing.outside.append(self._outside(saga, number, attempt, message.envelope.traceparent))
                 case SetTimer(number, due_at):
                     wake = write_wake(Wake("due", number=number))
                     due = datetime.fromtimestamp(due_at, UTC)
@@ -261,6 +273,40 @@ class Sagas:
                 case CancelTimer(name):
                     step.cancel(name)
         return locals
+
+    def _outside(self, saga: Instance, number: int, attempt: int, traceparent: str) -> OutsideRun:
+        effect = saga.outside[number]
+        function = self._outsides.get(effect.name)
+        if function is None:
+            raise LookupError(f"service {self._service} has no outside function {effect.name!r}, which its saga runs")
+        return OutsideRun(
+            saga.key, number, attempt, function, bytes(effect.data), f"{self._service}:{effect.key}", effect.limit_s,
+            saga.timers[number], saga.correlation_id, traceparent,
+        )  # fmt: skip
+
+    def _incoming(self, saga: Instance, wake: Wake, message: Message) -> Incoming | None:
+        match wake.kind:
+            case "due":
+                if saga.timers.get(wake.number) != message.id:
+                    return None  # one that was cancelled too late has another id, or none
+                effect = saga.outside.get(wake.number)
+                if effect is not None and (saga.key, wake.number, effect.attempt) in self.at_work:
+                    return AtWork(wake.number)
+                return Elapsed(wake.number)
+            case "came":
+                return Answered(wake.number, bytes(wake.data), wake.refusal)
+            case "broke":
+                return Broke(wake.number, wake.attempt, wake.reason)
+            case "again":
+                return Again(wake.number, wake.attempt)
+            case "told":
+                return Told(wake.type, bytes(wake.data))
+            case "cancel":
+                return Cancel()
+            case "retry":
+                return Retry()
+            case "start":
+                return None
 
     # ------------------------------------------------------------------------------------------------------ one round
 
@@ -320,21 +366,6 @@ class Sagas:
             message.topic, message.partition, message.offset, message.key, message.source, message.position,
             message.previous, envelope, asked.data,
         )  # fmt: skip
-
-
-def _incoming(saga: Instance, wake: Wake, message: Message) -> Incoming | None:
-    match wake.kind:
-        case "due":
-            # One that was cancelled too late has another id, or none.
-            return Elapsed(wake.number) if saga.timers.get(wake.number) == message.id else None
-        case "told":
-            return Told(wake.type, bytes(wake.data))
-        case "cancel":
-            return Cancel()
-        case "retry":
-            return Retry()
-        case "start":
-            return None
 
 
 def _read(read: Callable[[bytes], T], message: Message) -> T:

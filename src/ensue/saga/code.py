@@ -18,14 +18,14 @@ from ensue.event import EventType, Shape, event_type, is_event_class, shape_of
 from ensue.failure import Failure
 from ensue.handler import options_of, parameters_of, resolved, shown
 from ensue.handling import check_callable, is_async
-from ensue.saga.local import LocalStep
+from ensue.saga.named import Named
 from ensue.saga.wake import Ordered, Wake, key_of, write_wake
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SagaCode:
-    """service: that owns it. calls: the commands that it may call. locals: by function. request: what it begins with.
-    result: the type of what it returns; None: nothing. deadline_s: 0: none."""
+    """service: that owns it. calls: the commands that it may call. named: local steps and outside functions, by
+    function. request: what it begins with. result: the type of what it returns; None: nothing. deadline_s: 0: none."""
 
     service: str
     name: str
@@ -35,7 +35,7 @@ class SagaCode:
     result: Any
     deadline_s: float
     calls: Collection[type]
-    locals: Mapping[Any, LocalStep]
+    named: Mapping[Any, Named]
 
     @property
     def where(self) -> str:
@@ -96,7 +96,7 @@ def saga_code(
     *,
     saga_class: type,
     calls: Collection[type],
-    locals: Mapping[Any, LocalStep],
+    named: Mapping[Any, Named],
     local_names: Mapping[str, Any],
 ) -> SagaCode:
     """Raises UsageError when the declaration cannot work; its text says what to write instead."""
@@ -128,7 +128,7 @@ def saga_code(
     seconds = 0.0 if deadline is None else deadline.total_seconds()
     request: Shape[Any] = shape_of(kinds[1], f"the request of {called}")
     return SagaCode(
-        service, called, version, function, request, _result(function, where, local_names), seconds, calls, locals
+        service, called, version, function, request, _result(function, where, local_names), seconds, calls, named
     )
 
 

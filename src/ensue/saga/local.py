@@ -1,4 +1,4 @@
-"""Local steps of sagas: functions with a name, whose arguments and results are JSON, so that a journal can keep them.
+"""Local steps of sagas: functions with a name, each a part of the transaction in which its saga goes on.
 
 To the engine one is a handler of a message that the saga writes to itself, in the same transaction: so the steps of all
 sagas of a batch load and save their entities together, as any entity steps do.
@@ -9,87 +9,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any
 
-import msgspec
-
-from ensue.errors import BadMessage, UsageError
+from ensue.errors import UsageError
 from ensue.event import EventType
-from ensue.failure import Failure
-from ensue.formats import of_msgspec
-from ensue.handler import ENTITY, EVENT, Handler, id_field, options_of, parameters_of, place_of, resolved, shown
+from ensue.handler import ENTITY, EVENT, Handler, id_field, options_of, parameters_of, place_of, resolved
 from ensue.handling import check_callable, is_async
 from ensue.repository import Repository
+from ensue.saga.named import Named, arguments_of, value_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class LocalStep:
-    """handler: whose event is the arguments, a Struct with a field for each. names: of these fields, in order.
-    value: what it returns besides its entity; None: nothing."""
+class LocalStep(Named):
+    """handler: whose event is the arguments."""
 
     handler: Handler
-    names: tuple[str, ...]
-    value: Any
-
-    @property
-    def name(self) -> str:
-        return self.handler.name
-
-    def bind(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> bytes:
-        """Return the arguments as JSON. Raises UsageError for those that the step does not take."""
-        spec = self.handler.event
-        values = dict(zip(self.names, args, strict=False))
-        double, unknown = values.keys() & keywords.keys(), keywords.keys() - set(self.names)
-        missing = [each for each in spec.cls.__struct_fields__[: self._needed] if each not in {*values, *keywords}]
-        if len(args) > len(self.names) or double or unknown or missing:
-            raise UsageError(
-                f"local step {self.name} takes ({', '.join(self.names)}) besides what it is given; it was handed "
-                f"{len(args)} by place{''.join(f', {each}=' for each in keywords)}"
-            )
-        return spec.write(spec.cls(**values, **keywords))
-
-    @property
-    def _needed(self) -> int:
-        cls = self.handler.event.cls
-        return len(cls.__struct_fields__) - len(cls.__struct_defaults__)
 
     def entity_key(self, data: bytes) -> str:
         """The id of its entity, as text; empty: it has none."""
         handler = self.handler
         return str(handler.id_of()(handler.event.read(data))) if handler.entity is not None else ""
-
-    def write_value(self, value: Any) -> bytes:
-        """A result as JSON. Raises UsageError for one that would not come back."""
-        if self.value is None:
-            if value is not None:
-                raise UsageError(
-                    f"{self.handler.where} returned a {type(value).__qualname__}: annotate what it returns"
-                )
-            return b"null"
-        try:
-            data = msgspec.json.encode(value)
-            if msgspec.json.decode(data, type=self.value) == value:
-                return data
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"{self.handler.where} returned {value!r:.100}, which its journal cannot keep") from error
-        raise UsageError(
-            f"{self.handler.where} returned {value!r:.100}, which does not come back as it is from JSON; it is "
-            f"annotated to return {shown(self.value)}"
-        )
-
-    def read_value(self, data: bytes) -> Any:
-        """Raises BadMessage for what its annotation does not fit any more."""
-        if self.value is None:
-            return None
-        try:
-            return msgspec.json.decode(data, type=self.value)
-        except ValueError as error:
-            raise BadMessage(
-                f"{self.handler.where}: its journaled result is no {shown(self.value)}: {error}"
-            ) from error
 
 
 def local_step(
@@ -128,7 +69,7 @@ def local_step(
         if place in places:
             raise UsageError(f"{where}: two parameters ask for the same thing: leave one out")
         places.append(place)
-    spec = _arguments(service, called, fields, where)
+    spec = arguments_of(f"ensue.local.{service}", called, fields, where)
     order = tuple(dict.fromkeys(EVENT if isinstance(each, str) else each for each in places)) or (EVENT,)
     handler = Handler(
         called, spec, _by_place(function, places, parameters, order), order, is_async(function), local=True
@@ -141,18 +82,8 @@ def local_step(
         )
     elif id is not None:
         raise UsageError(f"{where}: id= belongs to an entity, and no parameter takes one")
-    return LocalStep(handler, tuple(each[0] for each in fields), _value(function, entity, where, local_names))
-
-
-def _arguments(service: str, called: str, fields: Sequence[Any], where: str) -> EventType[Any]:
-    kind = f"ensue.local.{service}.{called}.v1"
-    cls: Any = msgspec.defstruct(f"{called}_arguments", fields, frozen=True, kw_only=True)
-    form = of_msgspec(cls)
-    try:
-        form.check()
-    except UsageError as error:
-        raise UsageError(f"{where}: a journal cannot keep its arguments: {error}") from error
-    return EventType(cls, kind, form, f"ensue.local.{service}", fields[0][0] if fields else "", called, 1)
+    value = value_of(function, entity, where, local_names)
+    return LocalStep(called, handler.where, spec, tuple(each[0] for each in fields), value, handler)
 
 
 def _by_place(
@@ -193,26 +124,3 @@ def _id_field(
         if len(found) == 1:
             return found[0]
         raise UsageError(f"{error}. Of a local step, its arguments are meant, or the fields of one of them") from error
-
-
-def _value(function: Callable[..., Any], entity: type | None, where: str, local_names: Mapping[str, Any]) -> Any:
-    """The type of what it returns besides its entity and failures."""
-    said = inspect.signature(function).return_annotation
-    if said is inspect.Signature.empty or said is None:
-        return None
-    kind = resolved(function, "of its return", said, where, local_names)
-    left: list[Any] = []
-    for each in options_of(kind):
-        if get_origin(each) is tuple and entity is not None and get_args(each)[:1] == (entity,):
-            [_, each] = get_args(each) if len(get_args(each)) == 2 else (None, each)
-        if each is entity or (isinstance(each, type) and issubclass(each, Failure)):
-            continue
-        left.append(each)
-    if all(each is NoneType for each in left):
-        return None
-    found = functools.reduce(operator.or_, left)
-    try:
-        msgspec.json.Decoder(found)
-    except TypeError as error:
-        raise UsageError(f"{where}: a journal cannot keep what it returns, {shown(kind)}: {error}") from error
-    return found

@@ -19,6 +19,7 @@ from ensue.saga.code import SagaCode
 from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceeded
 from ensue.saga.instance import ENDED, Instance, Mail, Status
 from ensue.saga.journal import Issued, Refusal, Resolved, still_open, too_long
+from ensue.saga.outside import Outside
 from ensue.saga.replay import Outcome, replay
 from ensue.saga.replaying import Operation
 from ensue.saga.undo import ATTEMPTS_MAX, Undo, delay_s, next_to_begin
@@ -33,11 +34,35 @@ LOOK_AGAIN_S: Final = 10.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answered:
-    """A command, or a local step, came to this: `data` as JSON, or a failure."""
+    """A command, a local step or an outside effect came to this: `data` as JSON, or a failure."""
 
     number: int
     data: bytes = b"null"
     failure: Refusal | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Broke:
+    """An attempt at an outside effect failed; nobody knows what it has done."""
+
+    number: int
+    attempt: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Again:
+    """An attempt at an outside effect was cut short because its process stops. It does not count."""
+
+    number: int
+    attempt: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AtWork:
+    """The timer of an outside effect has gone off that this process is still at, or has not come to."""
+
+    number: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,7 +86,7 @@ class Retry:
     """A person has looked at a parked saga: it goes on."""
 
 
-Incoming = Answered | Elapsed | Told | Cancel | Retry
+Incoming = Answered | Broke | Again | AtWork | Elapsed | Told | Cancel | Retry
 
 # ------------------------------------------------------------------------------------------------------ what follows
 
@@ -87,6 +112,14 @@ class Send:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RunOutside:
+    """Make an attempt at `Instance.outside[number]`, once this is committed. Its timer was set before."""
+
+    number: int
+    attempt: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class SetTimer:
     """Set a timer; keep its id in `Instance.timers`."""
 
@@ -99,7 +132,7 @@ class CancelTimer:
     id: str
 
 
-Effect = RunLocal | Send | SetTimer | CancelTimer
+Effect = RunLocal | Send | RunOutside | SetTimer | CancelTimer
 
 
 def begun(
@@ -127,6 +160,12 @@ def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Eff
     match incoming:
         case Answered(number, data, failure):
             return _resolve(saga, number, now, data, failure)
+        case Broke(number, attempt, reason):
+            return _broke(saga, number, attempt, reason)
+        case Again(number, attempt):
+            return _broke(saga, number, attempt, "")
+        case AtWork(number):
+            return True, [SetTimer(number, now + saga.outside[number].limit_s)]
         case Elapsed(number):
             return _elapsed(saga, number, now)
         case Told(kind, data):
@@ -147,22 +186,31 @@ def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Eff
             saga.status, saga.resumes, saga.reason = Status(saga.resumes), "", ""
             for each in saga.undos:
                 each.attempts = 0
+            for effect in saga.outside.values():
+                effect.last = effect.attempt + effect.attempts
+                effect.state = "" if effect.state == "failed" else effect.state
             return True, []
 
 
 def _resolve(
     saga: Instance, number: int, now: float, data: bytes, failure: Refusal | None
 ) -> tuple[bool, list[Effect]]:
-    undo = next((each for each in saga.undos if each.number == number and each.state == "begun"), None)
+    undo = _undo_at_work(saga, number)
+    effect = saga.outside.pop(number, None)
     if undo is not None:
         if failure is None:
             saga.undos = [each for each in saga.undos if each is not undo]
         else:
-            undo.state, undo.attempts = "failed", undo.attempts + 1
-            saga.reason = f"{undo} failed at attempt {undo.attempts}: {failure.failure()}"
-        return True, []
+            _undo_failed(saga, undo, str(failure.failure()))
+        return True, _without_timer(saga, number)
+    if effect is not None and saga.goes_by == Status.UNDOING:
+        if failure is not None:
+            saga.undos = [each for each in saga.undos if each.of != number]  # it did not happen
+        return True, _without_timer(saga, number)
     if saga.goes_by != Status.RUNNING or number not in still_open(saga.journal):
         return False, []
+    if effect is not None and effect.reason and saga.status is Status.RUNNING:
+        saga.reason = ""  # it has come to something after all
     if failure is None:
         saga.journal = [*saga.journal, Resolved(number, now, msgspec.Raw(data))]
     else:
@@ -171,12 +219,56 @@ def _resolve(
     return True, _without_timer(saga, number)
 
 
+def _undo_at_work(saga: Instance, number: int) -> Undo | None:
+    return next((each for each in saga.undos if each.number == number and each.state == "begun"), None)
+
+
+def _undo_failed(saga: Instance, undo: Undo, reason: str) -> None:
+    undo.state, undo.attempts = "failed", undo.attempts + 1
+    saga.reason = f"{undo} failed at attempt {undo.attempts}: {reason}"
+
+
+def _broke(saga: Instance, number: int, attempt: int, reason: str) -> tuple[bool, list[Effect]]:
+    """reason: empty: it does not count."""
+    effect = saga.outside.get(number)
+    if effect is None or effect.state != "begun" or effect.attempt != attempt:
+        return False, []
+    undo = _undo_at_work(saga, number)
+    if undo is not None:
+        del saga.outside[number]
+        if reason:
+            _undo_failed(saga, undo, reason)
+        else:
+            undo.state = ""
+    elif saga.goes_by == Status.UNDOING:
+        del saga.outside[number]  # it may be done: its undo tells
+    elif reason:
+        effect.state, effect.reason = "failed", f"outside {effect.name} failed at attempt {attempt}: {reason}"
+        saga.reason = effect.reason
+    else:
+        effect.state, effect.last = "", effect.last + 1
+    return True, _without_timer(saga, number)
+
+
+def _outside_elapsed(saga: Instance, number: int, effect: Outside) -> tuple[bool, list[Effect]]:
+    if effect.state == "waits":
+        effect.state = ""
+        return True, []
+    said = f"nothing was heard of it within its limit of {effect.limit_s:g} s: its process died, or was cut off"
+    useful, effects = _broke(saga, number, effect.attempt, said)
+    if effect.state == "failed" and effect.attempt < effect.last:
+        effect.state = ""  # the timer has waited for longer than the limit already
+    return useful, effects
+
+
 def _elapsed(saga: Instance, number: int, now: float) -> tuple[bool, list[Effect]]:
     saga.timers = {each: name for each, name in saga.timers.items() if each != number}
     if number == LOOK_AGAIN:
         return True, []
     if number == DEADLINE:
         return _stop(saga, DeadlineExceeded()), []
+    if number in saga.outside:
+        return _outside_elapsed(saga, number, saga.outside[number])
     undo = next((each for each in saga.undos if each.number == number and each.state == "waits"), None)
     if undo is not None:
         undo.state = ""
@@ -216,6 +308,8 @@ def go_on(code: SagaCode | None, saga: Instance, now: float) -> list[Effect]:
             effects += _forward(code, saga, now)
     if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
         effects += _undo(saga, now)
+    if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
+        effects += _outside(saga, now)
     if saga.status is Status.UNDOING and not saga.undos:
         effects += _end(saga, Status.UNDONE)
     elif saga.status is Status.RUNNING and saga.returned and not saga.undos:
@@ -282,6 +376,12 @@ def _issue(
         saga.undos = [*saga.undos, msgspec.structs.replace(operation.undo, of=issued.number)]
     if issued.kind == "local":
         return [RunLocal(issued.number, issued.name, operation.data)], False
+    if issued.kind == "outside":
+        saga.outside[issued.number] = Outside(
+            issued.name, msgspec.Raw(operation.data), f"{saga.key}:{issued.number}", operation.limit_s,
+            operation.attempts, operation.attempts,
+        )  # fmt: skip
+        return [], False
     effects: list[Effect] = []
     if issued.kind == "call":
         effects.append(Send(issued.number, issued.name, operation.topic, issued.key, operation.data))
@@ -312,7 +412,10 @@ def _failed(saga: Instance, outcome: Outcome) -> list[Effect]:
 
 def _begin_undoing(saga: Instance, failure: Refusal) -> list[Effect]:
     saga.status, saga.ending, saga.stop = Status.UNDOING, failure, None
-    kept = {each.number for each in saga.undos if each.state}
+    never = {number for number, each in saga.outside.items() if not each.attempt}
+    saga.undos = [each for each in saga.undos if each.of not in never]
+    saga.outside = {number: each for number, each in saga.outside.items() if each.state == "begun"}
+    kept = {each.number for each in saga.undos if each.state} | saga.outside.keys()
     effects: list[Effect] = [CancelTimer(name) for number, name in saga.timers.items() if number not in kept]
     saga.timers = {number: name for number, name in saga.timers.items() if number in kept}
     saga.sent = {name: number for name, number in saga.sent.items() if number in kept}
@@ -329,14 +432,34 @@ def _undo(saga: Instance, now: float) -> list[Effect]:
                 return effects
             each.state, each.number = "waits", saga.next_number()
             effects.append(SetTimer(each.number, now + delay_s(each.attempts)))
-    for each in next_to_begin(saga.undos, undoing=saga.status is Status.UNDOING):
+    for each in next_to_begin(saga.undos, undoing=saga.status is Status.UNDOING, busy=saga.outside):
         each.state, each.number = "begun", saga.next_number()
         if each.kind == "local":
             effects.append(RunLocal(each.number, each.name, bytes(each.data)))
+        elif each.kind == "outside":
+            key = f"{saga.key}:{each.of}:undo"
+            saga.outside[each.number] = Outside(each.name, each.data, key, each.limit_s, 1, 1)
         else:
             effects.append(Send(each.number, each.name, each.topic, each.key, bytes(each.data)))
     if saga.status is Status.UNDOING:
-        saga.waits_for = ", ".join(str(each) for each in saga.undos if each.state)
+        busy = [f"outside {each.name}, to undo it" for number, each in saga.outside.items() if each.state == "begun"]
+        saga.waits_for = ", ".join([str(each) for each in saga.undos if each.state] or busy)
+    return effects
+
+
+def _outside(saga: Instance, now: float) -> list[Effect]:
+    effects: list[Effect] = []
+    for number, each in saga.outside.items():
+        if each.state == "failed" and each.attempt >= each.last:
+            park(saga, each.reason)
+            break
+        if each.state == "failed":
+            each.state = "waits"
+            effects.append(SetTimer(number, now + delay_s(each.attempt)))
+        elif not each.state:
+            each.state, each.attempt = "begun", each.attempt + 1
+            effects.append(SetTimer(number, now + each.limit_s + delay_s(each.attempt)))
+            effects.append(RunOutside(number, each.attempt))
     return effects
 
 
@@ -345,7 +468,7 @@ def _end(saga: Instance, status: Status) -> list[Effect]:
     if status is Status.COMPLETED:
         saga.reason = ""
     effects: list[Effect] = [CancelTimer(name) for name in saga.timers.values()]
-    saga.timers, saga.sent, saga.mailbox = {}, {}, []
+    saga.timers, saga.sent, saga.mailbox, saga.outside = {}, {}, [], {}
     return effects
 
 

@@ -37,11 +37,11 @@ class Restarted(BaseException):
 class Operation(Generic[T]):
     """Something that a saga asks for: `await` it, or hand it to `saga.gather`.
 
-    data: of a call and a local step, as JSON. read: makes its result of JSON. undo: without its `of`; ...: nothing is
-    said of it. limit_s: 0: none.
+    data: of a call, a local step and an outside effect, as JSON. read: makes its result of JSON. undo: without its
+    `of`; ...: nothing is said of it. limit_s: 0: none. attempts: at an outside effect.
     """
 
-    __slots__ = ("asks", "data", "limit_s", "number", "read", "run", "topic", "undo")
+    __slots__ = ("asks", "attempts", "data", "limit_s", "number", "read", "run", "topic", "undo")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Operation(Generic[T]):
         topic: str = "",
         undo: Undo | EllipsisType | None = None,
         limit_s: float = 0.0,
+        attempts: int = 0,
     ) -> None:
         self.run = run
         self.asks = asks
@@ -61,6 +62,7 @@ class Operation(Generic[T]):
         self.topic = topic
         self.undo = undo
         self.limit_s = limit_s
+        self.attempts = attempts
         self.number = 0
         run.made.append(self)
 

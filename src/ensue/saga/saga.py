@@ -6,16 +6,18 @@ import datetime
 from collections.abc import Awaitable, Callable
 from random import Random
 from types import EllipsisType
-from typing import Any, NoReturn, TypeVar, cast, overload
+from typing import Any, Final, NoReturn, TypeVar, cast, overload
 from uuid import UUID, uuid5
 
 import msgspec
 
-from ensue.command import Command, CommandType, R_co, command_type
+from ensue.command import Command, CommandMeta, CommandType, R_co, command_type
 from ensue.errors import UsageError
 from ensue.event import EventType, event_type
 from ensue.saga.code import SagaCode
 from ensue.saga.local import LocalStep
+from ensue.saga.named import Named
+from ensue.saga.outside import OutsideFunction
 from ensue.saga.replaying import Gathered, Operation, Replaying, Restarted, here
 from ensue.saga.undo import Undo
 
@@ -24,6 +26,15 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 E = TypeVar("E")
+N = TypeVar("N", bound=Named)
+
+#: How long an attempt at an outside effect may take, unless it is said.
+_LIMIT_S: Final = 30.0
+#: What each is called, and how it is declared.
+_KINDS: Final[dict[type[Named], tuple[str, str]]] = {
+    LocalStep: ("local step", "local"),
+    OutsideFunction: ("outside function", "outside"),
+}
 
 #: Of all ids that sagas make.
 _NAMESPACE = UUID("9d0b6f9a-3a56-5d0c-9d0a-6f1f6a0b7c51")
@@ -32,7 +43,7 @@ _NAMESPACE = UUID("9d0b6f9a-3a56-5d0c-9d0a-6f1f6a0b7c51")
 class Saga:
     """What a saga's function does: each of these is an operation to be awaited, or handed to `gather`.
 
-    `local` and `call` take an undo until the pivot: `undo=None` says aloud that there is none.
+    `local`, `call` and `outside` take an undo until the pivot: `undo=None` says aloud that there is none.
     """
 
     def __init__(self, run: Replaying, code: SagaCode) -> None:
@@ -45,16 +56,49 @@ class Saga:
         """Run a local step of this service, one under `@service.local`; its result is what it returns.
 
         args, keywords: for those of its parameters that are neither its entity nor Step or a session. undo: another
-        local step, which gets the same arguments; with others: `undo=saga.local(reject_order, order_id)`.
+        local step, or an outside function, which gets the same arguments; with others:
+        `undo=saga.local(reject_order, order_id)`; or a command.
         """
-        step = self._step(function)
+        step = self._named(function, LocalStep)
         data = self._checked(step.bind, args, keywords)
         return Operation(
             self._run,
             ("local", step.name, self._checked(step.entity_key, data)),
             data=data,
-            undo=self._local_undo(undo, args, keywords),
+            undo=self._undo(undo, args, keywords, _LIMIT_S),
             read=step.read_value,
+        )
+
+    def outside(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        undo: Any = ...,
+        attempts: int = 5,
+        limit: datetime.timedelta = datetime.timedelta(seconds=_LIMIT_S),
+        **keywords: Any,
+    ) -> Operation[Any]:
+        """Run an outside function of this service, one under `@service.outside`, in no transaction: at least once, with
+        the same `EffectKey` each time. Its result is what it returns; a Failure that it raises is raised here.
+
+        attempts: so often it is called when it raises anything else, takes longer than `limit`, or its process dies;
+        then the saga is parked. undo: a command, a local step or an outside function; the latter two get the same
+        arguments, with others: `undo=saga.outside(refund, order_id)`. It waits for an attempt that is at work.
+        """
+        found = self._named(function, OutsideFunction)
+        if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
+            raise self._run.parks(f"attempts={attempts!r:.60}{here()}: give a whole number from 1")
+        limit_s = self._seconds(limit, "limit")
+        if not limit_s:
+            raise self._run.parks(f"outside {found.name} with limit=None{here()}: each attempt has one, a timedelta")
+        return Operation(
+            self._run,
+            ("outside", found.name, ""),
+            data=self._checked(found.bind, args, keywords),
+            undo=self._undo(undo, args, keywords, limit_s),
+            limit_s=limit_s,
+            attempts=attempts,
+            read=found.read_value,
         )
 
     def call(
@@ -81,7 +125,7 @@ class Saga:
                     f"{spec.name}, to {spec.service} with key {key}, so that it might overtake it{here()}: give it the "
                     "same service and key"
                 )
-            back = Undo(0, "call", other.type, self._raw(other, undo), topic=other.topic, key=other_key)
+            back = self._sent(other, undo)
         return Operation(
             self._run,
             ("call", spec.type, key),
@@ -161,24 +205,34 @@ class Saga:
 
     # ------------------------------------------------------------------------------------------------------- checks
 
-    def _step(self, function: Callable[..., Any]) -> LocalStep:
-        step = self._code.locals.get(function)
-        if step is None:
-            shown = getattr(function, "__qualname__", repr(function)[:60])
-            raise self._run.parks(
-                f"{shown} is no local step of service {self._code.service}{here()}: write "
-                f"@{self._code.service}.local above it"
-            )
-        return step
+    def _named(self, function: Callable[..., Any], kind: type[N]) -> N:
+        found = self._code.named.get(function)
+        if isinstance(found, kind):
+            return found
+        shown = getattr(function, "__qualname__", repr(function)[:60])
+        what, decorator = _KINDS[kind]
+        raise self._run.parks(
+            f"{shown} is no {what} of service {self._code.service}{here()}: write "
+            f"@{self._code.service}.{decorator} above it"
+        )
 
-    def _local_undo(self, undo: Any, args: Any, keywords: Any) -> Undo | EllipsisType | None:
+    def _undo(self, undo: Any, args: Any, keywords: Any, limit_s: float) -> Undo | EllipsisType | None:
+        """Of a local step or an outside effect. limit_s: of an outside function that is given by itself."""
         if undo is ... or undo is None:
             return undo
-        if isinstance(undo, Operation) and undo.asks[0] == "local" and undo in self._run.made:
+        if isinstance(undo, Operation) and undo.asks[0] in ("local", "outside") and undo in self._run.made:
             self._run.made.remove(undo)  # nobody is to await it
-            return Undo(0, "local", undo.asks[1], msgspec.Raw(undo.data))
-        step = self._step(undo)
-        return Undo(0, "local", step.name, msgspec.Raw(self._checked(step.bind, args, keywords)))
+            return Undo(0, cast(Any, undo.asks[0]), undo.asks[1], msgspec.Raw(undo.data), limit_s=undo.limit_s)
+        if isinstance(type(undo), CommandMeta):
+            return self._sent(self._command(undo), undo)
+        outside = isinstance(self._code.named.get(undo), OutsideFunction)
+        found = self._named(undo, OutsideFunction if outside else LocalStep)
+        data = msgspec.Raw(self._checked(found.bind, args, keywords))
+        return Undo(0, "outside" if outside else "local", found.name, data, limit_s=limit_s if outside else 0.0)
+
+    def _sent(self, spec: CommandType[Any], command: Command[Any]) -> Undo:
+        data = msgspec.Raw(self._checked(spec.write, command))
+        return Undo(0, "call", spec.type, data, topic=spec.topic, key=self._checked(spec.key_of, command))
 
     def _command(self, command: Command[Any]) -> CommandType[Any]:
         spec = self._checked(command_type, command)
@@ -189,9 +243,6 @@ class Saga:
                 f"{here()}: write Service({service!r}, calls=[{spec.cls.__name__}])"
             )
         return spec
-
-    def _raw(self, spec: EventType[Any], value: Any) -> msgspec.Raw:
-        return msgspec.Raw(self._checked(spec.write, value))
 
     def _seconds(self, time: datetime.timedelta | None, what: str) -> float:
         if time is None:

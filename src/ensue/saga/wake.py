@@ -16,6 +16,7 @@ from ensue.formats import of_msgspec
 from ensue.handler import EVENT, Handler
 from ensue.message import SAGA
 from ensue.reply import replies_of
+from ensue.saga.journal import Refusal
 
 #: How sagas and local steps are named. No colon: it ends the name in a saga's key.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
@@ -30,17 +31,23 @@ Ordered = Literal["cancel", "retry"]
 class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
     """The data of a record of type SAGA. The saga is the record's key."""
 
-    kind: Literal["start", "told", "due", "cancel", "retry"]
+    kind: Literal["start", "told", "due", "cancel", "retry", "came", "broke", "again"]
     version: int = 0
     """start: of the code that it stays with."""
     deadline_s: float = 0.0
     """start: seconds; 0: it has none."""
     number: int = 0
-    """due: which timer it is."""
+    """due: which timer it is. came, broke, again: of the outside effect."""
     type: str = ""
     """told: the event's."""
     data: msgspec.Raw = msgspec.Raw(b"null")
-    """start: the request; told: the event."""
+    """start: the request; told: the event; came: what the outside function returned."""
+    refusal: Refusal | None = None
+    """came: the failure that it raised instead."""
+    attempt: int = 0
+    """broke, again: at the outside effect."""
+    reason: str = ""
+    """broke: why."""
 
 
 write_wake = msgspec.json.Encoder().encode

@@ -15,8 +15,10 @@ from ensue.failure import Failure
 from ensue.saga.code import SagaCode, declared_code
 from ensue.saga.instance import ENDED, Instance, Status, instance_of, row_of
 from ensue.saga.journal import Refusal
+from ensue.saga.local import LocalStep
 from ensue.saga.machine import (
     Answered,
+    Broke,
     Cancel,
     CancelTimer,
     Effect,
@@ -24,6 +26,7 @@ from ensue.saga.machine import (
     Incoming,
     Retry,
     RunLocal,
+    RunOutside,
     Send,
     SetTimer,
     Told,
@@ -32,8 +35,12 @@ from ensue.saga.machine import (
     park,
     take,
 )
+from ensue.saga.named import Named
+from ensue.saga.outside import OutsideFunction
 from ensue.saga.wake import read_wake
 
+#: What a test answers.
+Asked = RunLocal | Send | RunOutside
 #: When a saga of a test begins, by its own time.
 _BEGINNING = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -48,24 +55,28 @@ def saga(function: Callable[..., Any], request: object, *, id: object = "test") 
 
 
 class Expected:
-    """What a saga has asked for. arguments: of a local step by name; command: of a call. Each is answered once."""
+    """What a saga has asked for. arguments: of a local step, or an outside function, by name; command: of a call. Each
+    is answered once."""
 
-    def __init__(self, run: SagaRun, effect: RunLocal | Send, what: str) -> None:
+    def __init__(self, run: SagaRun, effect: Asked, what: str) -> None:
         self._run = run
         self._effect = effect
         self._what = what
         self.command: Any = declared_as(effect.type).read(effect.data) if isinstance(effect, Send) else None
         self.arguments: dict[str, Any] = {}
-        if isinstance(effect, RunLocal):
-            found = run.step(effect.name).handler.event.read(effect.data)
-            self.arguments = {name: getattr(found, name) for name in type(found).__struct_fields__}
+        self._named: Named | None = None
+        if not isinstance(effect, Send):
+            self._named, data = run.named(effect)
+            found = self._named.arguments.read(data)
+            self.arguments = {name: getattr(found, name) for name in self._named.names}
 
     def replies(self, reply: Any = None) -> None:
-        """It was done, and this is the reply, or what the local step returns."""
+        """It was done, and this is the reply, or what the function returns."""
         effect = self._effect
-        if isinstance(effect, RunLocal):
-            data = self._run.step(effect.name).write_value(reply)
+        if self._named is not None:
+            data = self._named.write_value(reply)
         else:
+            assert isinstance(effect, Send)
             spec = declared_as(effect.type)
             assert isinstance(spec, CommandType)
             if type(reply) is not (type(None) if spec.reply is None else spec.reply.cls):
@@ -75,15 +86,25 @@ class Expected:
             data = b"null" if spec.reply is None else spec.reply.write(reply)
         self._answer(Answered(effect.number, data))
 
+    gives = replies
+
+    def is_done(self) -> None:
+        """It was done, and nobody asks what it returned."""
+        self._answer(Answered(self._effect.number))
+
     def fails(self, failure: Failure) -> None:
         """It was not done, for this reason."""
         self._answer(Answered(self._effect.number, failure=Refusal.of(failure)))
 
     def breaks(self, error: str = "a bug") -> None:
-        """It raises an error at each attempt, so that the saga is parked. Of a local step."""
-        self._run.breaks(self._effect, error)
+        """It raises an error. A local step does so at each attempt, so that the saga is parked. An outside function
+        does so at this one: it is called again when it is time, see `SagaRun.advance`."""
+        if isinstance(self._effect, RunOutside):
+            self._answer(Broke(self._effect.number, self._effect.attempt, error))
+        else:
+            self._run.breaks(self._effect, error)
 
-    def _answer(self, answer: Answered) -> None:
+    def _answer(self, answer: Answered | Broke) -> None:
         if self._effect not in self._run.asked:
             raise AssertionError(f"{self._what} was answered already")
         self._run.answer(self._effect, answer)
@@ -104,7 +125,7 @@ class SagaRun:
         key, data = code.starts(request, saga_id)
         wake = read_wake(data)
         self._now = _BEGINNING.timestamp()
-        self.asked: list[RunLocal | Send] = []
+        self.asked: list[Asked] = []
         self.timers: dict[int, float] = {}
         self.dropped = 0
         self._last: Expected | None = None
@@ -119,17 +140,25 @@ class SagaRun:
 
     def expect_local(self, function: Callable[..., Any], **arguments: Any) -> Expected:
         """The saga runs this local step, with these arguments among others. Unless told otherwise it returns None."""
-        return self._expect_step(function, arguments, undo=False)
+        return self._expect_named(function, LocalStep, arguments, undo=False)
+
+    def expect_outside(self, function: Callable[..., Any], **arguments: Any) -> Expected:
+        """The saga calls this outside function, with these arguments among others: `.gives(...)`, `.fails(...)`, or
+        `.breaks()` at this attempt. It is open until the test answers it; an attempt that is not answered within its
+        limit is taken for one whose process has died."""
+        return self._expect_named(function, OutsideFunction, arguments, undo=False)
 
     def expect_call(self, command: type, **fields: Any) -> Expected:
         """The saga calls this command, with these fields among others. It is open until the test answers it."""
         return self._expect_command(command, fields, undo=False)
 
     def expect_undo(self, undo: Callable[..., Any] | type, **fields: Any) -> Expected:
-        """The saga undoes something by this local step or command. Unless told otherwise that succeeds."""
+        """The saga undoes something by this local step, outside function or command. Unless told otherwise that
+        succeeds."""
         if isinstance(undo, type):
             return self._expect_command(undo, fields, undo=True)
-        return self._expect_step(undo, fields, undo=True)
+        kind = OutsideFunction if isinstance(self._code.named.get(undo), OutsideFunction) else LocalStep
+        return self._expect_named(undo, kind, fields, undo=True)
 
     def expect_end(self, status: str, result: Any = None) -> None:
         """It has ended like this: "COMPLETED" with this result, or "UNDONE"."""
@@ -196,20 +225,22 @@ class SagaRun:
         return None if self._saga.ending is None else self._saga.ending.failure()
 
     def __repr__(self) -> str:
-        said = ", ".join(self._named(each) for each in self.asked)
+        said = ", ".join(self._shown(each) for each in self.asked)
         reason = f", {self.reason}" if self.reason else ""
         return f"{self.status}{reason}" + (f"; it asks for {said}" if said else "; it asks for nothing")
 
     # -------------------------------------------------------------------------------------------------- for Expected
 
-    def step(self, name: str) -> Any:
-        return next(each for each in self._code.locals.values() if each.name == name)
+    def named(self, effect: RunLocal | RunOutside) -> tuple[Named, bytes]:
+        """The function that the saga wants, and its arguments."""
+        asked = self._saga.outside[effect.number] if isinstance(effect, RunOutside) else effect
+        return next(each for each in self._code.named.values() if each.name == asked.name), bytes(asked.data)
 
-    def answer(self, effect: RunLocal | Send, answer: Answered) -> None:
+    def answer(self, effect: Asked, answer: Answered | Broke) -> None:
         self.asked.remove(effect)
         self._take(answer)
 
-    def breaks(self, effect: RunLocal | Send, error: str) -> None:
+    def breaks(self, effect: Asked, error: str) -> None:
         if not isinstance(effect, RunLocal):
             raise UsageError("only a local step breaks: a command's handler that does is tried again by its service")
         # As the engine does it: of all that followed from what came last nothing is kept, but that it came.
@@ -217,7 +248,12 @@ class SagaRun:
         if self._cause is not None:
             take(self._saga, self._cause, self._now)
         known = {*self._saga.sent.values(), *(each.number for each in self._saga.undos)}
-        self.asked = [each for each in self.asked if isinstance(each, Send) and each.number in known]
+        self.asked = [
+            each
+            for each in self.asked
+            if (isinstance(each, Send) and each.number in known)
+            or (isinstance(each, RunOutside) and each.number in self._saga.outside)
+        ]
         self.timers = {number: due for number, due in self.timers.items() if number in self._saga.timers}
         park(self._saga, error)
 
@@ -237,7 +273,7 @@ class SagaRun:
             self._carry_out(go_on(self._code, self._saga, self._now))
         self._saga = self._as_stored()
         if self._saga.status in (Status.UNDOING, *ENDED):
-            running = {each.number for each in self._saga.undos}
+            running = {each.number for each in self._saga.undos} | self._saga.outside.keys()
             self.asked = [each for each in self.asked if each.number in running]
 
     def _carry_out(self, effects: list[Effect]) -> None:
@@ -251,6 +287,10 @@ class SagaRun:
                 case Send(number):
                     self._saga.sent[f"command-{number}"] = number
                     self.asked.append(each)
+                case RunOutside():
+                    # An attempt before it that is not answered was lost with its process.
+                    self.asked = [other for other in self.asked if other.number != each.number]
+                    self.asked.append(each)
                 case RunLocal():
                     self._in_transaction = True  # until it is done, and what follows from it
                     self.asked.append(each)
@@ -262,17 +302,21 @@ class SagaRun:
         """What the test has left open and has nothing to say is done."""
         last, self._last = self._last, None
         if last is not None and not last.is_answered:
-            last.replies()
+            last.is_done()
 
-    def _expect_step(self, function: Callable[..., Any], arguments: dict[str, Any], *, undo: bool) -> Expected:
+    def _expect_named(
+        self, function: Callable[..., Any], kind: type[Named], arguments: dict[str, Any], *, undo: bool
+    ) -> Expected:
         self._settle()
-        step = self._code.locals.get(function)
-        if step is None:
-            raise UsageError(f"{function!r:.100} is no local step of service {self._code.service}")
-        what = f"{'undo' if undo else 'local'} {step.name}"
-        found = self._found(what, lambda each: isinstance(each, RunLocal) and each.name == step.name, undo)
+        step = self._code.named.get(function)
+        local = kind is LocalStep
+        if not isinstance(step, kind):
+            noun = "local step" if local else "outside function"
+            raise UsageError(f"{function!r:.100} is no {noun} of service {self._code.service}")
+        what = f"{'undo' if undo else 'local' if local else 'outside'} {step.name}"
+        found = self._found(what, lambda each: not isinstance(each, Send) and self.named(each)[0] is step, undo)
         expected = Expected(self, found, what)
-        self._last = expected if step.value is None or undo else None
+        self._last = expected if undo or (local and step.value is None) else None
         _check(what, arguments, expected.arguments)
         return expected
 
@@ -287,18 +331,24 @@ class SagaRun:
         _check(what, fields, {name: getattr(expected.command, name, None) for name in fields})
         return expected
 
-    def _found(self, what: str, fits: Callable[[RunLocal | Send], bool], undo: bool) -> RunLocal | Send:
+    def _found(self, what: str, fits: Callable[[Asked], bool], undo: bool) -> Asked:
         undos = {each.number for each in self._saga.undos}
         for each in self.asked:
             if fits(each) and (each.number in undos) is undo:
                 return each
         raise AssertionError(f"expected {what}; the saga is {self}")
 
-    def _named(self, effect: RunLocal | Send) -> str:
-        kind = "local" if isinstance(effect, RunLocal) else "call"
-        undo = any(each.number == effect.number for each in self._saga.undos)
-        name = effect.name if isinstance(effect, RunLocal) else declared_as(effect.type).name
-        return f"{'undo' if undo else kind} {name}({msgspec.json.decode(effect.data)})"
+    def _shown(self, effect: Asked) -> str:
+        if any(each.number == effect.number for each in self._saga.undos):
+            kind = "undo"
+        else:
+            kind = {RunLocal: "local", RunOutside: "outside", Send: "call"}[type(effect)]
+        if isinstance(effect, Send):
+            name, data = declared_as(effect.type).name, effect.data
+        else:
+            named, data = self.named(effect)
+            name = named.name
+        return f"{kind} {name}({msgspec.json.decode(data)})"
 
 
 def _check(what: str, expected: dict[str, Any], found: dict[str, Any]) -> None:

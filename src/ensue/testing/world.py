@@ -132,6 +132,8 @@ class World:
             worker = runtime.worker
             assert worker is not None
             relay = worker.loops.relay
+            if worker.loops.outside.busy:
+                left.append(f"{name} is at {worker.loops.outside.busy} outside effects")
             head = max((await runtime.store.outbox_heads()).values(), default=0)
             sent = relay.position if relay is not None else 0
             if sent < head:

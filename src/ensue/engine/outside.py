@@ -1,0 +1,176 @@
+"""Outside effects of sagas: functions that are called in no transaction, many at a time, each at least once.
+
+Whoever has committed that one is to be attempted hands it over here. A timer that is set in the same transaction brings
+it again after its limit, so nothing is lost with a process. What comes of it is a record for its saga, written in one
+small transaction that cancels the timer. See docs/adr/0042.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from ensue.engine.context import Context
+from ensue.engine.reason import message_of, trace_of
+from ensue.engine.timers import put
+from ensue.errors import RetryableError, UsageError
+from ensue.failure import Failure
+from ensue.message import SAGA
+from ensue.reply import replies_of
+from ensue.saga.journal import Refusal
+from ensue.saga.outside import OutsideRun
+from ensue.saga.wake import Wake, write_wake
+from ensue.step import Step
+from ensue.texts import Lines, logger
+
+log = logger("ensue.sagas")
+
+#: How long one that was cancelled is waited for.
+_GIVE_UP_S: Final = 2.0
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 5.0
+
+
+class OutsideRuns:
+    """The outside effects that one process attempts; at most `outside_max` of the service at once, in order."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._at_work = context.dispatcher.sagas.at_work
+        self._todo: deque[OutsideRun] = deque()
+        self._running: dict[asyncio.Task[None], OutsideRun] = {}
+        self._ending = False
+        context.dispatcher.sagas.begin = self.begin
+
+    @property
+    def busy(self) -> int:
+        """How many are at work or wait for their turn."""
+        return len(self._running) + len(self._todo)
+
+    def begin(self, runs: Sequence[OutsideRun]) -> None:
+        """Attempt these, as soon as there is room for them."""
+        self._todo += runs
+        self._at_work.update(each.name for each in runs)
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._todo and not self._ending and len(self._running) < self._context.dispatcher.definition.outside_max:
+            run = self._todo.popleft()
+            task = asyncio.create_task(self._attempt(run), name=f"ensue outside {run.key}")
+            self._running[task] = run
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        run = self._running.pop(task)
+        self._at_work.discard(run.name)
+        if task.cancelled():
+            self._todo.append(run)
+        elif (error := task.exception()) is not None:
+            said = "%s: %s was called, and what came of it is not kept; it is called again"
+            log.error(said, run.key, run.function.where, exc_info=error)
+        self._fill()
+        self._context.progress()
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        return list(self._running)
+
+    def stop(self) -> None:
+        """Begin no more."""
+        self._ending = True
+
+    async def give_back(self, give_up_s: float) -> None:
+        """After a stop: have those that were cancelled, or had no turn, begun by whoever works next. Else their timers
+        bring them, after their limits."""
+        left, self._todo = list(self._todo), deque()
+        self._at_work.clear()
+        if not left:
+            return
+        told = [(each, Wake("again", number=each.number, attempt=each.attempt)) for each in left]
+        try:
+            async with asyncio.timeout(give_up_s):
+                await self._write(told)
+        except (RetryableError, TimeoutError) as error:
+            log.info(
+                "%s: %d outside effects begin again after their limits (%s)", self._context.service, len(left), error
+            )
+
+    # --------------------------------------------------------------------------------------------------- one attempt
+
+    async def _attempt(self, run: OutsideRun) -> None:
+        faults = self._context.faults
+        faults.point("outside.begun")
+        wake = await self._came_to(run)
+        faults.point("outside.called")
+        if wake.kind == "broke":
+            log.warning("%s: %s failed at attempt %d: %s", run.key, run.function.where, run.attempt, Lines(wake.reason))
+        try:
+            await self._tell(run, wake)
+        except UsageError as error:  # what it returned is more than a record carries
+            await self._tell(run, self._broke(run, error))
+
+    async def _came_to(self, run: OutsideRun) -> Wake:
+        call = asyncio.create_task(_called(run), name=f"ensue outside {run.key} call")
+        try:
+            await asyncio.wait((call,), timeout=run.limit_s)
+            if not call.done():
+                call.cancel()
+                await asyncio.wait((call,), timeout=_GIVE_UP_S)
+        except asyncio.CancelledError:  # a stop
+            call.cancel()
+            raise
+        if not call.done() or call.cancelled():
+            late = f"it did not return within its limit of {run.limit_s:g} s"
+            return self._broke(
+                run, TimeoutError(late if call.done() else f"{late}, and goes on although it was cancelled")
+            )
+        error = call.exception()
+        try:
+            if error is None:
+                data = msgspec.Raw(run.function.write_value(call.result()))
+                return Wake("came", number=run.number, data=data)
+            if isinstance(error, Failure):
+                return Wake("came", number=run.number, refusal=Refusal.of(error))
+        except UsageError as unfit:
+            error = unfit
+        return self._broke(run, error)
+
+    def _broke(self, run: OutsideRun, error: BaseException) -> Wake:
+        values = self._context.config.show_values
+        said = f"{type(error).__qualname__}: {message_of(error, values=values)}\n{trace_of(error, values=values)}"
+        return Wake("broke", number=run.number, attempt=run.attempt, reason=said.rstrip())
+
+    async def _tell(self, run: OutsideRun, wake: Wake) -> None:
+        """Until the database takes it: what was done is not to be forgotten because that is away for a while."""
+        pause = _PAUSE_FIRST_S
+        while True:
+            try:
+                await self._write([(run, wake)])
+            except RetryableError as error:
+                log.warning("%s: what came of it cannot be kept: %s; again in %.2f s", run.key, error, pause)
+            else:
+                return
+            await self._context.clock.sleep(pause)
+            pause = min(pause * 2, _PAUSE_MAX_S)
+
+    async def _write(self, told: Sequence[tuple[OutsideRun, Wake]]) -> None:
+        context, topic = self._context, replies_of(self._context.service)
+        async with context.store.transaction() as transaction:
+            outgoing = context.dispatcher.outgoing(transaction)
+            for run, wake in told:
+                step = Step(transaction, outgoing, None, run.correlation_id, run.traceparent)
+                step.emit(topic, SAGA, run.saga, len(run.saga), write_wake(wake))
+                step.cancel(run.timer)
+            await put(transaction, outgoing.close())
+            context.faults.point("outside.written")
+        context.faults.point("outside.committed")
+
+
+async def _called(run: OutsideRun) -> object:
+    try:
+        return await run.function.call(run.data, run.key)
+    except SystemExit as error:  # it would end the event loop
+        raise RuntimeError(f"{run.function.where} raised SystemExit({error.code})") from error
