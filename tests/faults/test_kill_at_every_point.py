@@ -15,6 +15,7 @@ from tests.faults.ring import SERVICES
 from tests.faults.ring_checks import broken_promises, counts
 from tests.faults.ring_child import Orders, run
 from tests.faults.test_command_kills import DEATHS as OF_COMMANDS
+from tests.faults.test_outside_kills import DEATHS as OF_OUTSIDE_EFFECTS
 from tests.faults.test_recurring_kills import DEATHS as OF_RECURRING_STEPS
 
 from ensue.engine.faults import POINTS
@@ -61,7 +62,7 @@ _AFTER_DEATH = {"consumer.suspected"}
 
 
 def test_every_fault_point_has_a_death_here() -> None:
-    assert {*DEATHS, *OF_RECURRING_STEPS, *OF_COMMANDS} == set(POINTS)
+    assert {*DEATHS, *OF_RECURRING_STEPS, *OF_COMMANDS, *OF_OUTSIDE_EFFECTS} == set(POINTS)
 
 
 @pytest.mark.slow

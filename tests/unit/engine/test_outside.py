@@ -28,7 +28,7 @@ class Pay:
     limit_s: float = 20.0
 
 
-class Refused(Failure):
+class NoMoney(Failure):
     reason: str
 
 
@@ -72,7 +72,7 @@ class Shop:
                 charge, new.how, undo=refund, attempts=new.attempts, limit=timedelta(seconds=new.limit_s)
             )
             if new.how == "undone":
-                raise Refused(reason=paid)
+                raise NoMoney(reason=paid)
             return paid
 
         self.pay = pay
@@ -116,11 +116,11 @@ async def timers(shop: Shop) -> int:
 async def test_it_is_called_once_under_its_key_and_its_timer_goes(sql_database: str, tmp_path: Path) -> None:
     shop = Shop()
     async with running(tmp_path, shop, sql_database) as world:
-        shop.answers["no"] = Refused(reason="no money")
+        shop.answers["no"] = NoMoney(reason="no money")
         await shop.start(Pay("yes"), Pay("no"), Pay("undone"))
         assert await shop.end(0) == SagaEnd("COMPLETED", "charged yes", None)
         end = await shop.end(1)
-        assert isinstance(end.failure, Refused)
+        assert isinstance(end.failure, NoMoney)
         assert end.failure.reason == "no money"
         assert (await shop.end(2)).status == "UNDONE"
         await settled(world)
