@@ -18,14 +18,14 @@ from ensue.engine.context import Context
 from ensue.engine.reason import message_of, trace_of
 from ensue.engine.timers import put
 from ensue.errors import RetryableError, UsageError
-from ensue.failure import Failure
+from ensue.failure import failure_in
 from ensue.message import SAGA
 from ensue.reply import replies_of
 from ensue.saga.journal import Refusal
 from ensue.saga.outside import OutsideRun
 from ensue.saga.wake import Wake, write_wake
 from ensue.step import Step
-from ensue.texts import Lines, logger
+from ensue.texts import Lines, logger, plain
 
 log = logger("ensue.sagas")
 
@@ -132,8 +132,9 @@ class OutsideRuns:
             if error is None:
                 data = msgspec.Raw(run.function.write_value(call.result()))
                 return Wake("came", number=run.number, data=data)
-            if isinstance(error, Failure):
-                return Wake("came", number=run.number, refusal=Refusal.of(error))
+            failure = failure_in(error)
+            if failure is not None:
+                return Wake("came", number=run.number, refusal=Refusal.of(failure))
         except UsageError as unfit:
             error = unfit
         return self._broke(run, error)
@@ -141,7 +142,9 @@ class OutsideRuns:
     def _broke(self, run: OutsideRun, error: BaseException) -> Wake:
         values = self._context.config.show_values
         said = f"{type(error).__qualname__}: {message_of(error, values=values)}\n{trace_of(error, values=values)}"
-        return Wake("broke", number=run.number, attempt=run.attempt, reason=said.rstrip())
+        return Wake(
+            "broke", number=run.number, attempt=run.attempt, reason="\n".join(map(plain, said.rstrip().split("\n")))
+        )
 
     async def _tell(self, run: OutsideRun, wake: Wake) -> None:
         """Until the database takes it: what was done is not to be forgotten because that is away for a while."""

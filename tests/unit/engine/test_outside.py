@@ -116,7 +116,7 @@ async def timers(shop: Shop) -> int:
 async def test_it_is_called_once_under_its_key_and_its_timer_goes(sql_database: str, tmp_path: Path) -> None:
     shop = Shop()
     async with running(tmp_path, shop, sql_database) as world:
-        shop.answers["no"] = NoMoney(reason="no money")
+        shop.answers["no"] = ExceptionGroup("of a task group", [NoMoney(reason="no money")])
         await shop.start(Pay("yes"), Pay("no"), Pay("undone"))
         assert await shop.end(0) == SagaEnd("COMPLETED", "charged yes", None)
         end = await shop.end(1)
@@ -156,12 +156,12 @@ async def test_no_more_than_its_limit_are_called_at_once_and_who_waits_is_not_lo
 
 async def test_what_raises_is_tried_again_and_parked_past_its_attempts(tmp_path: Path) -> None:
     shop = Shop()
-    shop.answers["broken"] = RuntimeError("no answer")
+    shop.answers["broken"] = RuntimeError("no answer, \ud800")
     shop.answers["exits"] = SystemExit(3)
     async with asyncio.timeout(LIMIT_S * 2), run(shop.service) as world:
         await shop.start(Pay("broken"), Pay("exits", attempts=1))
         await world.settle()
-        assert "outside charge failed at attempt 1: RuntimeError: no answer" in (await shop.saga(0)).reason
+        assert "outside charge failed at attempt 1: RuntimeError: no answer, \\ud800" in (await shop.saga(0)).reason
         assert "RuntimeError: outside function shop.charge raised SystemExit(3)" in (await shop.saga(1)).reason
         await world.advance(seconds=10)
         parked = await shop.saga(0)
@@ -173,6 +173,27 @@ async def test_what_raises_is_tried_again_and_parked_past_its_attempts(tmp_path:
             step.retry_saga(shop.pay, 1)
         assert await shop.end(0) == SagaEnd("COMPLETED", "charged broken", None)
         assert (await shop.end(1)).status == "COMPLETED"
+
+
+async def test_an_outside_function_may_open_steps_and_ask_other_services(tmp_path: Path) -> None:
+    shop = Shop()
+
+    @shop.service.outside
+    async def starts(number: int) -> None:
+        async with shop.service.step() as step:
+            step.start(shop.pay, Pay("inner"), id=number)
+        await shop.service.ended(shop.pay, number, timeout=LIMIT_S)
+
+    @shop.service.saga
+    async def outer(saga: Saga, new: Pay) -> None:
+        saga.pivot()
+        await saga.outside(starts, 7)
+
+    async with running(tmp_path, shop):
+        async with shop.service.step() as step:
+            step.start(outer, Pay(), id=1)
+        assert (await shop.service.ended(outer, 1, timeout=LIMIT_S)).status == "COMPLETED"
+        assert await shop.end(7) == SagaEnd("COMPLETED", "charged inner", None)
 
 
 async def test_a_result_that_cannot_be_kept_is_a_failed_attempt(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.unit.saga.shop import FreeSlot, LimitExceeded
+from tests.unit.saga.shop import CreditShort, FreeSlot
 
 from ensue import EffectKey, Saga, SagaCancelled, Service, Step, UsageError
 from ensue.saga.machine import AtWork, Broke, Elapsed, RunOutside, SetTimer, begun, go_on, take
@@ -120,9 +120,9 @@ def test_what_nobody_hears_of_is_begun_again_after_limit_and_pause() -> None:
 
 def test_a_failure_says_that_nothing_was_done_and_is_raised() -> None:
     run = paying("function")
-    run.expect_outside(charge).fails(LimitExceeded(available=1))
+    run.expect_outside(charge).fails(CreditShort(available=1))
     run.expect_end("UNDONE")
-    assert isinstance(run.failure, LimitExceeded)
+    assert isinstance(run.failure, CreditShort)
 
 
 @pytest.mark.parametrize(("how", "undo"), [("function", refund), ("local", forget), ("command", FreeSlot)])
@@ -145,7 +145,7 @@ def test_an_outside_undo_that_fails_is_tried_again_under_one_key() -> None:
     run.advance(timedelta(seconds=1))
     keys |= {each.key for each in run._saga.outside.values()}
     assert keys == {"pay:test:1:undo"}
-    run.expect_undo(refund).fails(LimitExceeded(available=1))
+    run.expect_undo(refund).fails(CreditShort(available=1))
     run.advance(timedelta(seconds=2))
     run.advance(timedelta(seconds=40))  # its process has died
     run.expect_undo(refund)
@@ -174,7 +174,7 @@ def test_what_was_refused_while_the_saga_is_undone_needs_no_undo() -> None:
     run = paying("function")
     charging = run.expect_outside(charge)
     run.cancel()
-    charging.fails(LimitExceeded(available=1))
+    charging.fails(CreditShort(available=1))
     run.expect_end("UNDONE")
 
 
