@@ -20,7 +20,7 @@ from ensue.command import SERVICE_NAME, CommandType
 from ensue.errors import UsageError
 from ensue.event import EventType, event_type, is_event_class
 from ensue.formats import of_msgspec
-from ensue.handler import SESSION, SYNC_SESSION, Handler, id_field, read_parameters
+from ensue.handler import EVENT, SESSION, SYNC_SESSION, Handler, id_field, read_parameters
 from ensue.handling import name_of
 from ensue.mapped import SqlAlchemyRepository, is_mapped
 from ensue.message import REPLY, SAGA
@@ -329,22 +329,34 @@ class ServiceDefinition:
                     f"{where} takes {shown}, expected one command"
                     + ("" if spec is not None else f": what follows from an event is declared with @{self.name}.on")
                 )
-            if spec.service != self.name:
-                raise UsageError(
-                    f"{where} takes {spec.cls.__qualname__}, a command for service {spec.service}: declare it with "
-                    f"@{spec.service}.handles, or the command with service={self.name!r}"
-                )
-            if spec.type in self._handlers:
-                raise UsageError(
-                    f"service {self.name} has two handlers of {spec.type}, {self._handlers[spec.type][0].name} and "
-                    f"{called}: a command has one answer, so it has one handler"
-                )
+            self._check_handled(spec, where, called)
             check_returns(handler, where, local_names)
             _check_sessions(self.name, [handler])
             self._handlers[spec.type] = [handler]
             return function
 
         return declare if function is None else declare(function)
+
+    def _handled(self, command: type, where: str, called: str) -> CommandType[Any]:
+        """The command that a saga handles. Raises UsageError."""
+        spec: EventType[Any] | None = event_type(command) if is_event_class(command) else None
+        if not isinstance(spec, CommandType):
+            raise UsageError(f"{where}: handles={command!r:.100}, expected the class of a command")
+        self._check_handled(spec, where, called)
+        return spec
+
+    def _check_handled(self, spec: CommandType[Any], where: str, called: str) -> None:
+        if spec.service != self.name:
+            raise UsageError(
+                f"{where} takes {spec.cls.__qualname__}, a command for service {spec.service}: declare it with "
+                f"@{spec.service}.handles, or the command with service={self.name!r}"
+            )
+        for other in self._handlers.get(spec.type, ()):
+            if other.starts is None or other.name != called:
+                raise UsageError(
+                    f"service {self.name} has two handlers of {spec.type}, {other.name} and {called}: a command has "
+                    "one answer, so it has one handler"
+                )
 
     @overload
     def local(self, function: F, /) -> F: ...
@@ -429,7 +441,12 @@ class ServiceDefinition:
 
     @overload
     def saga(
-        self, *, version: int = 1, deadline: datetime.timedelta | None = None, name: str | None = None
+        self,
+        *,
+        version: int = 1,
+        deadline: datetime.timedelta | None = None,
+        name: str | None = None,
+        handles: type | None = None,
     ) -> Callable[[F], F]: ...
 
     def saga(
@@ -439,6 +456,7 @@ class ServiceDefinition:
         version: int = 1,
         deadline: datetime.timedelta | None = None,
         name: str | None = None,
+        handles: type | None = None,
     ) -> Any:
         """Declare a saga: `@orders.saga(deadline=timedelta(hours=1))` above `async def place_order(saga: Saga, new:
         PlaceOrder) -> None`; `step.start(place_order, request, id=...)` starts one.
@@ -449,6 +467,9 @@ class ServiceDefinition:
         version: raise it when the function would ask for other things than before; the old one stays beside the new
         one, under the same name, as long as there are sagas of it. deadline: a saga that is not past its pivot by then
         is undone. name: else the function's. Sagas are kept by it, through deployments.
+        handles: a command for this service, which starts the saga as its request, under its message id. Its answer is
+        what the function returns, or for what the saga was undone; while that is parked, who asked waits. Of several
+        versions that handle it the highest does.
         Raises UsageError at once when the declaration cannot work; its text says what to write instead.
         """
         local_names = sys._getframe(1).f_locals  # as in `on`
@@ -460,6 +481,7 @@ class ServiceDefinition:
                     f"saga {self.name}.{called}: a name of letters, digits, - and _, at most 63, is kept in the "
                     f'database: give it one, @{self.name}.saga(name="...")'
                 )
+            spec = None if handles is None else self._handled(handles, f"saga {self.name}.{called}", called)
             code = saga_code(
                 function,
                 self.name,
@@ -469,6 +491,7 @@ class ServiceDefinition:
                 saga_class=Saga,
                 calls=self.calls,
                 named=self._named,
+                handles=spec,
                 local_names=local_names,
             )
             if (called, version) in self._sagas:
@@ -478,6 +501,8 @@ class ServiceDefinition:
                 )
             self._sagas[called, version] = code
             self._handlers[SAGA] = [wake_handler(self.name)]
+            if spec is not None and version == max(each for name, each in self._sagas if name == called):
+                self._handlers[spec.type] = [Handler(called, spec, _begun, (EVENT,), True, starts=code.begins)]
             function.__ensue_saga__ = code  # type: ignore[attr-defined]  # by it a step finds what it starts
             return function
 
@@ -561,6 +586,10 @@ def _classes(service: str, option: str, given: Iterable[type]) -> tuple[type, ..
     for cls in classes:
         event_type(cls)
     return classes
+
+
+async def _begun(command: Any) -> None:
+    """Of a command that starts a saga: the engine does that."""
 
 
 def _earliness(since: Since) -> float:

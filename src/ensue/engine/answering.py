@@ -9,8 +9,9 @@ from ensue.engine.limits import HandlerLimit
 from ensue.errors import BadMessage
 from ensue.failure import Failure
 from ensue.handler import Handler
-from ensue.message import REPLY, REPLY_KEY, REPLY_TO, Envelope
-from ensue.reply import Reply, is_of_replies, refusal_of, reply_with, write_reply
+from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message
+from ensue.reply import Reply, is_of_replies, refusal_of, replies_of, reply_with, write_reply
+from ensue.saga.wake import Answers
 from ensue.step import SessionAsked, Step, checked_key
 
 
@@ -41,6 +42,17 @@ async def returned(handler: Handler, result: Any, step: Step, limit: HandlerLimi
     return entity
 
 
+async def started(handler: Handler, result: Any, step: Step, limit: HandlerLimit, run: Callable[..., Any]) -> Any:
+    """As `answered`, of a command that starts a saga: its end is the answer."""
+    await limit.finished(handler, result, run)
+    message = step.message
+    assert message is not None
+    assert handler.starts is not None
+    answers = Answers(message.id, reply_topic(message.envelope), _reply_key(message))
+    key, data = handler.starts(message.data, answers)
+    step.emit(replies_of(step.outgoing.service), SAGA, key, checked_key(SAGA, key), data)
+
+
 def _pair(entity: type, result: Any) -> tuple[Any, Any]:
     if type(result) is tuple and len(result) == 2 and isinstance(result[0], entity):
         return result
@@ -65,8 +77,12 @@ def _send(step: Step, reply: Reply) -> None:
     message = step.message
     assert message is not None
     if topic := reply_topic(message.envelope):
-        key = (message.envelope.extensions or {}).get(REPLY_KEY) or message.id
+        key = _reply_key(message)
         step.emit(topic, REPLY, key, checked_key(REPLY, key), write_reply(reply))
+
+
+def _reply_key(message: Message) -> str:
+    return (message.envelope.extensions or {}).get(REPLY_KEY) or message.id
 
 
 def _parts(handler: Handler, result: Any) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from contextvars import copy_context
 from typing import Any
 
 from ensue.codec import RECORD_BYTES_MAX
-from ensue.engine.answering import answered, refuse, returned
+from ensue.engine.answering import answered, refuse, returned, started
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.clock import rfc3339
@@ -420,7 +420,7 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
             each.id_of() if each.id_field else _no_id,
             each.optional,
             each.asynchronous or wraps_async(each.function),
-            returned if each.local else answered if each.command is not None else None,
+            _answer_of(each),
         )
         for each in handlers
     )
@@ -431,6 +431,12 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
     if sessions and len(calls) > 1 and (linked or len({each.root for each in mapped}) < len(mapped)):
         together = False  # each handler of a message is to find what the one before has left
     return Route(event, event.read, calls, together, locked=not linked)
+
+
+def _answer_of(handler: Handler) -> Callable[..., Any] | None:
+    if handler.starts is not None:
+        return started
+    return returned if handler.local else answered if handler.command is not None else None
 
 
 def _no_id(event: Any) -> Any:

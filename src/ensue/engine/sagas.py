@@ -21,12 +21,13 @@ from ensue.errors import BadMessage, EntityMissing, UsageError
 from ensue.failure import Failure, failure_in
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message
 from ensue.ports import Row, StepTransaction
-from ensue.reply import read_reply, replies_of
+from ensue.reply import Reply, read_reply, replies_of, write_reply
 from ensue.saga.instance import ENDED, MAILBOX_MAX, Instance, Status, instance_of, row_of
 from ensue.saga.journal import ENTRIES_MAX, ENTRIES_WARNED, Refusal
 from ensue.saga.local import LocalStep
 from ensue.saga.machine import (
     Again,
+    Answer,
     Answered,
     AtWork,
     Broke,
@@ -212,8 +213,9 @@ class Sagas:
                 if turn.saga is None:
                     useful = True
                     turn.saga, effects = begun(
-                        message.key, wake.version, bytes(wake.data), message.correlation_id, now, wake.deadline_s
-                    )
+                        message.key, wake.version, bytes(wake.data), message.correlation_id, now, wake.deadline_s,
+                        wake.answers,
+                    )  # fmt: skip
             else:
                 saga = self._known(turn, wake)
                 incoming = self._incoming(saga, wake, message) if saga is not None else None
@@ -264,6 +266,8 @@ class Sagas:
                 case Send(number, kind, topic, key, data):
                     asked = {REPLY_KEY: saga.key, REPLY_TO: self._topic}
                     saga.sent[step.emit(topic, kind, key, checked_key(kind, key), data, asked)] = number
+                case Answer():
+                    _answer(step, saga)
                 case RunOutside(number, attempt):
                     outgoing.outside.append(self._outside(saga, number, attempt, message.envelope.traceparent))
                 case SetTimer(number, due_at):
@@ -373,6 +377,21 @@ def _read(read: Callable[[bytes], T], message: Message) -> T:
         return read(message.data)
     except ValueError as error:
         raise BadMessage(f"{message.type} for saga {message.key}: {error}", type=message.type) from error
+
+
+def _answer(step: Step, saga: Instance) -> None:
+    """Answer the command that has started a saga: by what its function returned, or for what it was undone."""
+    answers, message = saga.answers, step.message
+    assert answers is not None
+    assert message is not None
+    reply = Reply(answers.command, saga.result)
+    if saga.status is Status.UNDONE and saga.ending is not None:
+        reply = Reply(answers.command, failure=saga.ending.name, fields=saga.ending.fields)
+    # What caused it is the command, as with any answer, and not what the saga was woken by.
+    cause = msgspec.structs.replace(message.envelope, id=answers.command)
+    step.message = msgspec.structs.replace(message, envelope=cause)
+    step.emit(answers.topic, REPLY, answers.key, checked_key(REPLY, answers.key), write_reply(reply))
+    step.message = message
 
 
 def _blamed(failed: StepFailed, todo: Sequence[tuple[Turn, RunLocal, Message]]) -> StepFailed:

@@ -18,14 +18,16 @@ from ensue.event import EventType, Shape, event_type, is_event_class, shape_of
 from ensue.failure import Failure
 from ensue.handler import options_of, parameters_of, resolved, shown
 from ensue.handling import check_callable, is_async
+from ensue.reply import reply_with
 from ensue.saga.named import Named
-from ensue.saga.wake import Ordered, Wake, key_of, write_wake
+from ensue.saga.wake import Answers, Ordered, Wake, key_of, write_wake
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SagaCode:
     """service: that owns it. calls: the commands that it may call. named: local steps and outside functions, by
-    function. request: what it begins with. result: the type of what it returns; None: nothing. deadline_s: 0: none."""
+    function. request: what it begins with. result: the type of what it returns; None: nothing. handles: the command
+    that starts it, and is answered with its end. deadline_s: 0: none."""
 
     service: str
     name: str
@@ -36,6 +38,7 @@ class SagaCode:
     deadline_s: float
     calls: Collection[type]
     named: Mapping[Any, Named]
+    handles: CommandType[Any] | None = None
 
     @property
     def where(self) -> str:
@@ -52,6 +55,12 @@ class SagaCode:
         wake = Wake("start", version=self.version, deadline_s=self.deadline_s, data=data)
         return key_of(self.name, saga_id), write_wake(wake)
 
+    def begins(self, command: bytes, answers: Answers) -> tuple[str, bytes]:
+        """As `starts`, with the data of the command that it handles: each has a saga of its own, by its message id."""
+        data = msgspec.Raw(command)
+        wake = Wake("start", version=self.version, deadline_s=self.deadline_s, data=data, answers=answers)
+        return key_of(self.name, answers.command), write_wake(wake)
+
     def tells(self, event: object, saga_id: object) -> tuple[str, bytes]:
         """Key and data of the record that tells one of an event. Raises UsageError for what is none."""
         spec: EventType[Any] = event_type(type(event))
@@ -65,6 +74,10 @@ class SagaCode:
 
     def write_result(self, value: Any) -> bytes:
         """Raises UsageError for what it is not annotated to return."""
+        if self.handles is not None:
+            if isinstance(value, Failure):
+                raise UsageError(f"{self.where} returned a failure: raise it, and what the saga has done is undone")
+            return bytes(reply_with(self.handles, "of no interest", value).data)
         if self.result is None:
             if value is not None:
                 raise UsageError(f"{self.where} returned a {type(value).__qualname__}: annotate what it returns")
@@ -79,6 +92,8 @@ class SagaCode:
         return data
 
     def read_result(self, data: bytes) -> Any:
+        if self.handles is not None and self.handles.reply is not None:
+            return self.handles.reply.read(data)
         if self.result is None:
             return None
         try:
@@ -97,6 +112,7 @@ def saga_code(
     saga_class: type,
     calls: Collection[type],
     named: Mapping[Any, Named],
+    handles: CommandType[Any] | None,
     local_names: Mapping[str, Any],
 ) -> SagaCode:
     """Raises UsageError when the declaration cannot work; its text says what to write instead."""
@@ -117,8 +133,13 @@ def saga_code(
             f"{where} takes ({', '.join(map(shown, kinds))}), expected the saga and its request, of one class: "
             f"`async def {called}(saga: Saga, request: PlaceOrder)`"
         )
-    if is_event_class(kinds[1]) and isinstance(event_type(kinds[1]), CommandType):
-        raise UsageError(f"{where} begins with {shown(kinds[1])}, which is a command: its request is any other class")
+    if handles is not None and handles.cls is not kinds[1]:
+        raise UsageError(f"{where} handles {shown(handles.cls)} and begins with {shown(kinds[1])}: take the command")
+    if handles is None and is_event_class(kinds[1]) and isinstance(event_type(kinds[1]), CommandType):
+        raise UsageError(
+            f"{where} begins with {shown(kinds[1])}, which is a command: if that is to start it, and to be answered "
+            f"with its end, write saga(handles={kinds[1].__name__}); else its request is any other class"
+        )
     for each in _commands_of(function):
         if each not in calls:
             raise UsageError(
@@ -127,20 +148,30 @@ def saga_code(
             )
     seconds = 0.0 if deadline is None else deadline.total_seconds()
     request: Shape[Any] = shape_of(kinds[1], f"the request of {called}")
-    return SagaCode(
-        service, called, version, function, request, _result(function, where, local_names), seconds, calls, named
-    )
+    result = _result(function, where, local_names, handles)
+    return SagaCode(service, called, version, function, request, result, seconds, calls, named, handles)
 
 
-def _result(function: Callable[..., Any], where: str, local_names: Mapping[str, Any]) -> Any:
+def _result(
+    function: Callable[..., Any], where: str, local_names: Mapping[str, Any], handles: CommandType[Any] | None
+) -> Any:
     said = inspect.signature(function).return_annotation
-    if said is inspect.Signature.empty or said is None:
+    if said is inspect.Signature.empty:
         return None
-    kind = resolved(function, "of its return", said, where, local_names)
+    kind = NoneType if said is None else resolved(function, "of its return", said, where, local_names)
+    if handles is not None:
+        expected = NoneType if handles.reply is None else handles.reply.cls
+        if kind is not expected:
+            raise UsageError(
+                f"{where} is annotated to return {shown(kind)}, expected {shown(expected)}: the reply that "
+                f"{handles.type} declares. A failure is raised"
+            )
     if kind is NoneType:
         return None
     if any(isinstance(each, type) and issubclass(each, Failure) for each in options_of(kind)):
         raise UsageError(f"{where} returns a failure: raise it, and what the saga has done is undone")
+    if handles is not None:
+        return kind
     try:
         msgspec.json.Decoder(kind)
     except TypeError as error:

@@ -11,7 +11,7 @@ from ensue.ports import Row
 from ensue.saga.journal import NULL, Entry, Refusal, read_journal, write_journal
 from ensue.saga.outside import Outside
 from ensue.saga.undo import Undo, read_undos, write_undos
-from ensue.saga.wake import parts_of
+from ensue.saga.wake import Answers, parts_of
 from ensue.texts import plain
 
 
@@ -65,6 +65,8 @@ class State(msgspec.Struct, omit_defaults=True):
     """Commands that are not answered, by id: the number that asks."""
     timers: dict[int, str] = {}
     """Timers that are set, by number: their ids."""
+    answers: Answers | None = None
+    """Who waits for its end."""
     outside: dict[int, Outside] = {}
     """Outside effects that have not come to anything, by number."""
 

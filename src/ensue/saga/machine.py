@@ -23,6 +23,7 @@ from ensue.saga.outside import Outside
 from ensue.saga.replay import Outcome, replay
 from ensue.saga.replaying import Operation
 from ensue.saga.undo import ATTEMPTS_MAX, Undo, delay_s, next_to_begin
+from ensue.saga.wake import Answers
 
 #: Numbers of timers that belong to no operation.
 DEADLINE, LOOK_AGAIN = 0, -1
@@ -132,16 +133,26 @@ class CancelTimer:
     id: str
 
 
-Effect = RunLocal | Send | RunOutside | SetTimer | CancelTimer
+class Answer:
+    """It has ended, and whoever asked for it is told: `Instance.answers`."""
+
+
+Effect = Answer | RunLocal | Send | RunOutside | SetTimer | CancelTimer
 
 
 def begun(
-    key: str, version: int, request: bytes, correlation_id: str, now: float, deadline_s: float
+    key: str,
+    version: int,
+    request: bytes,
+    correlation_id: str,
+    now: float,
+    deadline_s: float,
+    answers: Answers | None = None,
 ) -> tuple[Instance, list[Effect]]:
     """A new saga, which has not run yet."""
     saga = Instance(
         key=key, version=version, status=Status.RUNNING, correlation_id=correlation_id, started_at=now,
-        updated_at=now, request=request,
+        updated_at=now, request=request, answers=answers,
     )  # fmt: skip
     return saga, [SetTimer(DEADLINE, now + deadline_s)] if deadline_s else []
 
@@ -469,6 +480,8 @@ def _end(saga: Instance, status: Status) -> list[Effect]:
         saga.reason = ""
     effects: list[Effect] = [CancelTimer(name) for name in saga.timers.values()]
     saga.timers, saga.sent, saga.mailbox, saga.outside = {}, {}, [], {}
+    if saga.answers is not None and saga.answers.topic:
+        effects.append(Answer())
     return effects
 
 

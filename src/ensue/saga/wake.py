@@ -28,6 +28,15 @@ ID_CHARS_MAX = 120
 Ordered = Literal["cancel", "retry"]
 
 
+class Answers(msgspec.Struct, frozen=True):
+    """Who waits for the end of a saga that a command has started. command: its message id. topic, key: of the answer;
+    the topic is empty: nobody does."""
+
+    command: str
+    topic: str
+    key: str
+
+
 class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
     """The data of a record of type SAGA. The saga is the record's key."""
 
@@ -36,6 +45,8 @@ class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
     """start: of the code that it stays with."""
     deadline_s: float = 0.0
     """start: seconds; 0: it has none."""
+    answers: Answers | None = None
+    """start: by a command."""
     number: int = 0
     """due: which timer it is. came, broke, again: of the outside effect."""
     type: str = ""

@@ -29,7 +29,7 @@ from ensue.errors import RetryableError, UsageError
 from ensue.event import EventType, declared_as, event_type
 from ensue.failure import Failure
 from ensue.handling import finished, name_of
-from ensue.message import REPLY, REPLY_TO, Envelope, Message, OutboxRecord
+from ensue.message import REPLY, REPLY_TO, SAGA, Envelope, Message, OutboxRecord
 from ensue.ports import StepTransaction
 from ensue.reply import outcome, read_reply, replies_of
 from ensue.repository import Repository, TableRepository
@@ -42,6 +42,8 @@ T = TypeVar("T")
 SOURCE = "given/test"
 #: What commands under test bear, so that they are answered.
 _ASKED = {REPLY_TO: replies_of("given")}
+#: What is no event of the user's: answers, and what wakes sagas.
+_OWN = (REPLY, SAGA)
 
 
 def given(service: Service, *entities: object, tables: MetaData | None = None) -> Scenario:
@@ -58,8 +60,8 @@ class Result:
     """What a step did.
 
     published: the events, and commands, in order, read back from what would be sent. envelopes: their headers.
-    answers: of the handlers of commands, in order: replies, None where a command has none, and failures that they
-    returned; one that is raised is the error.
+    answers: of the handlers of commands that start no saga, in order: replies, None where a command has none, and
+    failures that they returned; one that is raised is the error.
     error: what the handler (or the commit) raised; then nothing was published and nothing changed. Else None.
     """
 
@@ -145,12 +147,16 @@ class Scenario:
             await store.close()
 
         sent = [(decode_envelope(record.envelope), record.data) for record in records]
-        envelopes = [envelope for envelope, _ in sent if envelope.type != REPLY]
-        published = [declared_as(envelope.type).read(data) for envelope, data in sent if envelope.type != REPLY]
-        commands = [spec for spec in specs if isinstance(spec, CommandType)]
+        envelopes = [envelope for envelope, _ in sent if envelope.type not in _OWN]
+        published = [declared_as(envelope.type).read(data) for envelope, data in sent if envelope.type not in _OWN]
+        commands = [each for each in specs if isinstance(each, CommandType) and not self._starts(each)]
         replies = [data for envelope, data in sent if envelope.type == REPLY]
         answers = [_answer(spec, data) for spec, data in zip(commands, replies, strict=error is None)]
         return Result(published, envelopes, answers, error, lambda cls, id: self._read(url, cls, id))
+
+    def _starts(self, spec: CommandType[Any]) -> bool:
+        """Whether a saga answers it, when that has ended."""
+        return self._service.handlers[spec.type][0].starts is not None
 
     def _spec(self, event: Any) -> EventType[Any]:
         spec: EventType[Any] = event_type(type(event))
