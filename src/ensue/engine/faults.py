@@ -45,7 +45,7 @@ POINTS: Final[dict[str, str]] = {
     "recurring.committed": "committed",
     "outside.begun": "an outside effect is attempted, its function is not called",
     "outside.called": "its function has returned, what came of it is not written",
-    "outside.written": "what came of it is written and its timer cancelled, not committed",
+    "outside.written": "what came of it is written, not committed",
     "outside.committed": "committed",
     "upgrade.announced": "older processes are told that they must not go on, nothing is changed",
     "upgrade.made": "what a newer schema adds is made, but for its rows",

@@ -1,8 +1,9 @@
 """Outside effects of sagas: functions that are called in no transaction, many at a time, each at least once.
 
 Whoever has committed that one is to be attempted hands it over here. A timer that is set in the same transaction brings
-it again after its limit, so nothing is lost with a process. What comes of it is a record for its saga, written in one
-small transaction that cancels the timer. See docs/adr/0042.
+it again after its limit, so nothing is lost with a process. What comes of it is a record for its saga, in one small
+transaction; the saga cancels the timer when it takes that in, and a timer that has gone off since comes behind it. See
+docs/adr/0042.
 """
 
 from __future__ import annotations
@@ -166,7 +167,6 @@ class OutsideRuns:
             for run, wake in told:
                 step = Step(transaction, outgoing, None, run.correlation_id, run.traceparent)
                 step.emit(topic, SAGA, run.saga, len(run.saga), write_wake(wake))
-                step.cancel(run.timer)
             await put(transaction, outgoing.close())
             context.faults.point("outside.written")
         context.faults.point("outside.committed")

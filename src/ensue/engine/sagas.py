@@ -285,7 +285,7 @@ class Sagas:
             raise LookupError(f"service {self._service} has no outside function {effect.name!r}, which its saga runs")
         return OutsideRun(
             saga.key, number, attempt, function, bytes(effect.data), f"{self._service}:{effect.key}", effect.limit_s,
-            saga.timers[number], saga.correlation_id, traceparent,
+            saga.correlation_id, traceparent,
         )  # fmt: skip
 
     def _incoming(self, saga: Instance, wake: Wake, message: Message) -> Incoming | None:

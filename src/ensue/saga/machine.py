@@ -261,10 +261,14 @@ def _broke(saga: Instance, number: int, attempt: int, reason: str) -> tuple[bool
     return True, _without_timer(saga, number)
 
 
-def _outside_elapsed(saga: Instance, number: int, effect: Outside) -> tuple[bool, list[Effect]]:
+def _outside_elapsed(saga: Instance, number: int, effect: Outside, now: float) -> tuple[bool, list[Effect]]:
     if effect.state == "waits":
         effect.state = ""
         return True, []
+    if not effect.overdue:
+        # What came of it may be on its way: a timer that is set now comes behind whatever is written by now.
+        effect.overdue = True
+        return True, [SetTimer(number, now)]
     said = f"nothing was heard of it within its limit of {effect.limit_s:g} s: its process died, or was cut off"
     useful, effects = _broke(saga, number, effect.attempt, said)
     if effect.state == "failed" and effect.attempt < effect.last:
@@ -279,7 +283,7 @@ def _elapsed(saga: Instance, number: int, now: float) -> tuple[bool, list[Effect
     if number == DEADLINE:
         return _stop(saga, DeadlineExceeded()), []
     if number in saga.outside:
-        return _outside_elapsed(saga, number, saga.outside[number])
+        return _outside_elapsed(saga, number, saga.outside[number], now)
     undo = next((each for each in saga.undos if each.number == number and each.state == "waits"), None)
     if undo is not None:
         undo.state = ""
@@ -468,7 +472,7 @@ def _outside(saga: Instance, now: float) -> list[Effect]:
             each.state = "waits"
             effects.append(SetTimer(number, now + delay_s(each.attempt)))
         elif not each.state:
-            each.state, each.attempt = "begun", each.attempt + 1
+            each.state, each.attempt, each.overdue = "begun", each.attempt + 1, False
             effects.append(SetTimer(number, now + each.limit_s + delay_s(each.attempt)))
             effects.append(RunOutside(number, each.attempt))
     return effects

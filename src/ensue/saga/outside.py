@@ -59,12 +59,13 @@ class Outside(msgspec.Struct, omit_defaults=True):
     """Empty: to be begun."""
     reason: str = ""
     """Why the last attempt failed."""
+    overdue: bool = False
+    """begun: its timer has gone off once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OutsideRun:
-    """One attempt that a process is to make, once what asks for it is committed. timer: brings the next one, unless
-    this one comes to something."""
+    """One attempt that a process is to make, once what asks for it is committed."""
 
     saga: str
     number: int
@@ -73,7 +74,6 @@ class OutsideRun:
     data: bytes
     key: str
     limit_s: float
-    timer: str
     correlation_id: str
     traceparent: str
 

@@ -76,6 +76,7 @@ class Shop:
             return paid
 
         self.pay = pay
+        self.charge = charge
 
     async def start(self, *requests: Pay) -> None:
         async with self.service.step() as step:
@@ -282,3 +283,25 @@ async def test_what_came_of_it_is_kept_once_the_database_is_back(tmp_path: Path,
         await shop.start(Pay())
         assert (await shop.end()).status == "COMPLETED"
     assert (tries, shop.asked) == (3, {"shop:pay:0:1": 1})
+
+
+async def test_what_follows_from_a_message_that_failed_at_first_is_called_at_once(tmp_path: Path) -> None:
+    shop = Shop()
+    fails = [True]
+
+    @shop.service.local
+    def prepare(how: str) -> None:
+        while fails:
+            fails.pop()
+            raise RuntimeError("at first")
+
+    @shop.service.saga
+    async def late(saga: Saga, new: Pay) -> None:
+        saga.pivot()
+        await saga.local(prepare, new.how)
+        await saga.outside(shop.charge, new.how, limit=timedelta(hours=1))
+
+    async with running(tmp_path, shop):
+        async with shop.service.step() as step:
+            step.start(late, Pay(), id=1)
+        assert (await shop.service.ended(late, 1, timeout=LIMIT_S)).status == "COMPLETED"

@@ -193,6 +193,8 @@ def test_a_late_attempt_counts_for_nothing_and_a_late_result_for_what_it_is() ->
     go_on(code, found, 1.0)
     assert take(found, AtWork(1), 2.0) == (True, [SetTimer(1, 12.0)])
     assert found.outside[1].attempt == 1
+    assert take(found, Elapsed(1), 12.0) == (True, [SetTimer(1, 12.0)]), "its result may be on its way"
+    assert go_on(code, found, 12.0) == []
     take(found, Elapsed(1), 12.0)
     assert go_on(code, found, 12.0) == [SetTimer(1, 24.0), RunOutside(1, 2)]
     assert take(found, Broke(1, 1, "late"), 13.0) == (False, [])
