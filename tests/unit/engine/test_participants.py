@@ -33,7 +33,7 @@ class Forget(Command[None], service="payments", key="card"):
     card: str
 
 
-class CardRefused(Failure):
+class CardDeclined(Failure):
     card: str
 
 
@@ -62,7 +62,7 @@ class Payments:
         async def authorise(saga: Saga, command: Authorise) -> Authorised:
             said: str = await saga.outside(charge, command.card, undo=void, attempts=1)
             if command.amount > 100:
-                raise CardRefused(card=command.card)
+                raise CardDeclined(card=command.card)
             saga.pivot()
             return Authorised(card=command.card, by=said)
 
@@ -112,7 +112,7 @@ async def test_its_end_is_the_answer_to_a_call_and_to_a_saga(sql_database: str, 
         called = await orders.service.call(Authorise(card="c-1"), timeout=LIMIT_S)
         assert called == Authorised(card="c-1", by="charged c-1")
         await orders.service.call(Forget(card="c-1"), timeout=LIMIT_S)
-        with pytest.raises(CardRefused) as refused:
+        with pytest.raises(CardDeclined) as refused:
             await orders.service.call(Authorise(card="c-2", amount=101), timeout=LIMIT_S)
         assert refused.value.card == "c-2"
         assert payments.voided == ["c-2"]
@@ -198,7 +198,7 @@ def test_declarations_that_cannot_work_are_refused() -> None:
     async def wrong(saga: Saga, command: Authorise) -> int:
         raise NotImplementedError
 
-    async def fails(saga: Saga, command: Authorise) -> CardRefused:
+    async def fails(saga: Saga, command: Authorise) -> CardDeclined:
         raise NotImplementedError
 
     def declared(service: Service, function: Any, handles: Any) -> Any:
@@ -208,7 +208,7 @@ def test_declarations_that_cannot_work_are_refused() -> None:
         (payments, takes, Forget, "handles Forget and begins with Authorise: take the command"),
         (payments, takes, None, r"write saga\(handles=Authorise\)"),
         (payments, wrong, Authorise, "is annotated to return int, expected Authorised"),
-        (payments, fails, Authorise, "is annotated to return CardRefused, expected Authorised"),
+        (payments, fails, Authorise, "is annotated to return CardDeclined, expected Authorised"),
         (payments, takes, Authorised, "expected the class of a command"),
         (payments, takes, 7, "handles=7, expected the class of a command"),
         (orders, takes, Authorise, "a command for service payments"),
@@ -225,7 +225,7 @@ def test_declarations_that_cannot_work_are_refused() -> None:
         def handler(command: Forget, step: Step) -> None: ...
 
 
-@pytest.mark.parametrize(("answer", "said"), [(7, "returned a int, expected a Authorised"), (CardRefused, "raise it")])
+@pytest.mark.parametrize(("answer", "said"), [(7, "returned a int, expected a Authorised"), (CardDeclined, "raise it")])
 def test_what_it_returns_that_is_no_reply_parks_it(answer: Any, said: str) -> None:
     payments = Service("payments")
 
