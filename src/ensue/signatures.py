@@ -63,7 +63,7 @@ class Trust:
                 f"unsigned_topics names {CONTROL_TOPIC}, through which services ask each other: leave it out"
             )
         services = {each.service for each in self.keys}
-        if known := sorted(each for each in self.unsigned_sources if _owner(each) in services):
+        if known := sorted(each for each in self.unsigned_sources if owner_of(each) in services):
             raise UsageError(
                 f"unsigned_sources names {', '.join(known)}, of which there is a key: leave one of them out"
             )
@@ -94,7 +94,7 @@ class Trust:
 
     def refusal(self, message: Message, signed: Callable[[Message], bytes]) -> str:
         """Why a record is not believed; empty: it is. signed: returns what its signature covers."""
-        owner = _owner(message.source)
+        owner = owner_of(message.source)
         name, _, digest = message.envelope.signature.partition(".")
         started = self._hashes.get((owner, name)) if digest else None
         if started is not None:
@@ -132,10 +132,10 @@ def read_keys(lines: Iterable[str], where: str) -> tuple[Key, ...]:
     return tuple(keys)
 
 
-def _owner(source: str) -> str:
+def owner_of(source: str) -> str:
     """The service of a source: `orders` of `orders/4f2a`, and of `orders` itself, which asks for a resend.
 
-    >>> _owner("orders/4f2a"), _owner("orders")
+    >>> owner_of("orders/4f2a"), owner_of("orders")
     ('orders', 'orders')
     """
     return source.partition("/")[0]

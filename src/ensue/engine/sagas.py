@@ -50,6 +50,7 @@ from ensue.saga.machine import (
 from ensue.saga.outside import OutsideRun
 from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
 from ensue.service import ServiceDefinition
+from ensue.signatures import owner_of
 from ensue.step import Outgoing, Step, checked_key
 from ensue.tables import SAGAS
 from ensue.texts import Lines, logger
@@ -208,6 +209,12 @@ class Sagas:
         message, now = turn.message, transaction.now
         useful, effects = False, list[Effect]()
         if message.envelope.type == SAGA:
+            if owner_of(message.source) != self._service:
+                raise BadMessage(
+                    f"{SAGA} for saga {message.key} is of {message.source}, expected one of {self._service} itself: "
+                    "whoever answers its commands may write to this topic, and has no say in its sagas",
+                    type=SAGA,
+                )
             wake = _read(read_wake, message)
             if wake.kind == "start":
                 if turn.saga is None:

@@ -659,3 +659,17 @@ async def test_what_a_saga_never_receives_becomes_a_dead_letter_in_the_end(tmp_p
         [letter] = await letters(world, shop.service, DeadLetterState.DEAD)
         assert "has 1000 events that it has not received" in letter.error
         assert len((await shop.saga("o-1")).mailbox) == MAILBOX_MAX
+
+
+async def test_who_may_only_answer_has_no_say_in_sagas(tmp_path: Path, shop: Shop) -> None:
+    customers = make_customers()
+    async with running(f"sqlite:///{tmp_path}/o.db", tmp_path, shop, customers) as world:
+        await shop.start(Place("o-1", how="pays"))
+        await settled(world)
+        async with customers.step() as step:
+            _, data = declared_code(shop.place).ordered("cancel", "o-1")
+            step.emit("orders.replies", SAGA, "place:o-1", len("place:o-1"), data)
+        await until_letters(world, shop.service, 1, DeadLetterState.DEAD)
+        [letter] = await letters(world, shop.service)
+        assert "expected one of orders itself" in letter.error
+        assert (await shop.saga("o-1")).status == "RUNNING"
