@@ -135,7 +135,7 @@ class OutsideRuns:
                 return Wake("came", number=run.number, data=data)
             failure = failure_in(error)
             if failure is not None:
-                return Wake("came", number=run.number, refusal=Refusal.of(failure))
+                return Wake("came", number=run.number, attempt=run.attempt, refusal=Refusal.of(failure))
         except UsageError as unfit:
             error = unfit
         return self._broke(run, error)

@@ -305,7 +305,7 @@ class Sagas:
                     return AtWork(wake.number)
                 return Elapsed(wake.number)
             case "came":
-                return Answered(wake.number, bytes(wake.data), wake.refusal)
+                return Answered(wake.number, bytes(wake.data), wake.refusal, wake.attempt)
             case "broke":
                 return Broke(wake.number, wake.attempt, wake.reason)
             case "again":

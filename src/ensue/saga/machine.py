@@ -35,11 +35,13 @@ LOOK_AGAIN_S: Final = 10.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answered:
-    """A command, a local step or an outside effect came to this: `data` as JSON, or a failure."""
+    """A command, a local step or an outside effect came to this: `data` as JSON, or a failure. attempt: at an outside
+    effect; 0: the one at hand."""
 
     number: int
     data: bytes = b"null"
     failure: Refusal | None = None
+    attempt: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,7 +171,10 @@ def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Eff
         return False, []
     saga.updated_at = now
     match incoming:
-        case Answered(number, data, failure):
+        case Answered(number, data, failure, attempt):
+            effect = saga.outside.get(number)
+            if failure is not None and effect is not None and attempt not in (0, effect.attempt):
+                return False, []  # an earlier one was not done, which says nothing of the one at hand
             return _resolve(saga, number, now, data, failure)
         case Broke(number, attempt, reason):
             return _broke(saga, number, attempt, reason)
@@ -214,8 +219,10 @@ def _resolve(
         else:
             _undo_failed(saga, undo, str(failure.failure()))
         return True, _without_timer(saga, number)
+    # The attempts before it had no outcome, so that nobody knows of them: as after a time limit.
+    perhaps_done = effect is not None and effect.attempt > 1
     if effect is not None and saga.goes_by == Status.UNDOING:
-        if failure is not None:
+        if failure is not None and not perhaps_done:
             saga.undos = [each for each in saga.undos if each.of != number]  # it did not happen
         return True, _without_timer(saga, number)
     if saga.goes_by != Status.RUNNING or number not in still_open(saga.journal):
@@ -226,8 +233,16 @@ def _resolve(
         saga.journal = [*saga.journal, Resolved(number, now, msgspec.Raw(data))]
     else:
         saga.journal = [*saga.journal, Resolved(number, now, failure=failure.name, fields=failure.fields)]
-        saga.undos = [each for each in saga.undos if each.of != number]  # it did not happen
+        if perhaps_done:
+            _undo_at_once(saga, number)
+        else:
+            saga.undos = [each for each in saga.undos if each.of != number]  # it did not happen
     return True, _without_timer(saga, number)
+
+
+def _undo_at_once(saga: Instance, number: int) -> None:
+    for each in saga.undos:
+        each.at_once = each.at_once or each.of == number
 
 
 def _undo_at_work(saga: Instance, number: int) -> Undo | None:
@@ -293,8 +308,7 @@ def _elapsed(saga: Instance, number: int, now: float) -> tuple[bool, list[Effect
         return False, []
     if operation.kind == "sleep":
         return _resolve(saga, number, now, b"null", None)
-    for each in saga.undos:
-        each.at_once = each.at_once or each.of == number
+    _undo_at_once(saga, number)
     late = Refusal.of(TimeLimitExceeded(operation=str(operation)))
     saga.journal = [*saga.journal, Resolved(number, now, failure=late.name, fields=late.fields)]
     saga.sent = {name: of for name, of in saga.sent.items() if of != number}  # an answer comes too late

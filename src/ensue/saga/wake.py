@@ -56,7 +56,7 @@ class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
     refusal: Refusal | None = None
     """came: the failure that it raised instead."""
     attempt: int = 0
-    """broke, again: at the outside effect."""
+    """broke, again, and came with a refusal: at the outside effect."""
     reason: str = ""
     """broke: why."""
 

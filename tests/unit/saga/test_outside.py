@@ -11,7 +11,8 @@ import pytest
 from tests.unit.saga.shop import CreditShort, FreeSlot
 
 from ensue import EffectKey, Saga, SagaCancelled, Service, Step, UsageError
-from ensue.saga.machine import AtWork, Broke, Elapsed, RunOutside, SetTimer, begun, go_on, take
+from ensue.saga.journal import Refusal
+from ensue.saga.machine import Answered, AtWork, Broke, Elapsed, RunOutside, SetTimer, begun, go_on, take
 from ensue.saga.wake import read_wake
 from ensue.testing import SagaRun, saga
 
@@ -251,3 +252,39 @@ def test_what_cannot_be_asked_for_parks(how: dict[str, Any], said: str) -> None:
     run = saga(asks, Pay("x"))
     run.expect_parked()
     assert re.search(said, run.reason)
+
+
+def test_refused_at_a_later_attempt_it_is_undone_since_an_earlier_one_may_have_done_it() -> None:
+    run = paying("function")
+    run.expect_outside(charge).breaks("no answer")
+    run.advance(timedelta(seconds=1))
+    run.expect_outside(charge).fails(CreditShort(available=1))
+    run.expect_undo(refund, card="c-1")
+    run.expect_end("UNDONE")
+    assert isinstance(run.failure, CreditShort)
+
+
+def test_refused_at_a_later_attempt_while_the_saga_is_undone_it_is_undone() -> None:
+    run = paying("function")
+    run.expect_outside(charge).breaks("no answer")
+    run.advance(timedelta(seconds=1))
+    charging = run.expect_outside(charge)
+    run.cancel()
+    charging.fails(CreditShort(available=1))
+    run.expect_undo(refund)
+    run.expect_end("UNDONE")
+
+
+def test_a_late_refusal_says_nothing_of_the_attempt_at_hand() -> None:
+    code: Any = pay.__ensue_saga__  # type: ignore[attr-defined]
+    key, data = code.starts(Pay("short"), 1)
+    found, _ = begun(key, 1, bytes(read_wake(data).data), "c", 1.0, 0.0)
+    go_on(code, found, 1.0)
+    take(found, Broke(1, 1, "too slow"), 12.0)
+    go_on(code, found, 12.0)
+    take(found, Elapsed(1), 13.0)
+    assert RunOutside(1, 2) in go_on(code, found, 13.0)
+    refusal = Refusal.of(CreditShort(available=1))
+    assert take(found, Answered(1, failure=refusal, attempt=1), 14.0) == (False, [])
+    assert found.outside[1].state == "begun"
+    assert take(found, Answered(1, failure=refusal, attempt=2), 15.0)[0]
