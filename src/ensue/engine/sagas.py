@@ -163,8 +163,8 @@ class Sagas:
         try:
             turn = Turn(message.key, deque([(0, message)]), instance_of(rows[0]) if rows else None)
             self._take(turn, transaction, outgoing)
-        except (BadMessage, EntityMissing, UsageError, msgspec.ValidationError):
-            return False  # that is why it failed: its letter says so
+        except Exception:  # by rules over values: it is why the message failed, and its letter says so
+            return False
         saga = turn.saga
         if saga is None or saga.status in ENDED:
             return False

@@ -8,7 +8,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +21,9 @@ from ensue.handling import check_callable, is_async
 from ensue.reply import reply_with
 from ensue.saga.named import Named
 from ensue.saga.wake import Answers, Ordered, Wake, key_of, write_wake
+
+#: A thousand years: what is due then is still a date.
+_DEADLINE_MAX: Final = datetime.timedelta(days=365_000)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,8 +125,11 @@ def saga_code(
         raise UsageError(f"{where} is a plain def: write `async def {called}(saga: Saga, request: ...)`")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UsageError(f"{where}: version={version!r:.60}, expected a whole number from 1")
-    if deadline is not None and not deadline > datetime.timedelta():
-        raise UsageError(f"{where}: deadline={deadline}, expected a time from its start on, or None")
+    if deadline is not None and not datetime.timedelta() < deadline <= _DEADLINE_MAX:
+        raise UsageError(
+            f"{where}: deadline={deadline}, expected a time from its start on, of at most {_DEADLINE_MAX.days:,} "
+            "days, or None"
+        )
     kinds = [
         resolved(function, f"of parameter {each.name!r}", each.annotation, where, local_names)
         for each in parameters_of(function, where)

@@ -673,3 +673,15 @@ async def test_who_may_only_answer_has_no_say_in_sagas(tmp_path: Path, shop: Sho
         [letter] = await letters(world, shop.service)
         assert "expected one of orders itself" in letter.error
         assert (await shop.saga("o-1")).status == "RUNNING"
+
+
+async def test_what_cannot_even_be_taken_in_is_a_dead_letter_and_holds_up_nobody(tmp_path: Path, shop: Shop) -> None:
+    async with running(f"sqlite:///{tmp_path}/o.db", tmp_path, shop, make_customers()) as world:
+        async with shop.service.step() as step:
+            key, data = declared_code(shop.place).starts(Place("o-1"), "o-1")
+            step.wake(key, data.replace(b'"deadline_s":3600.0', b'"deadline_s":1e300'))
+        await until_letters(world, shop.service, 1, DeadLetterState.DEAD)
+        await shop.start(Place("o-2"))
+        assert (await shop.end("o-2")).status == "COMPLETED"
+        [letter] = await letters(world, shop.service)
+        assert letter.error_type == "OverflowError"
