@@ -49,6 +49,8 @@ class State(msgspec.Struct, omit_defaults=True):
     generation: int = 0
     """So often it began a new journal."""
     restarted_at: float = 0.0
+    hasty: int = 0
+    """Restarts in a row that no wait went before."""
     pivoted: bool = False
     began_pivoted: bool = False
     """Its journal began after the pivot."""

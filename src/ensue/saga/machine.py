@@ -29,6 +29,9 @@ from ensue.saga.wake import Answers
 DEADLINE, LOOK_AGAIN = 0, -1
 #: A saga whose code this process does not have is looked at again after so many seconds, perhaps by another one.
 LOOK_AGAIN_S: Final = 10.0
+#: So many restarts in a row are done in one transaction; one that never waits would be at it for ever, and with it all
+#: others of its lane.
+HASTY_MAX: Final = 100
 
 # ------------------------------------------------------------------------------------------------------- what comes
 
@@ -374,6 +377,12 @@ def _forward(code: SagaCode, saga: Instance, now: float) -> list[Effect]:
             park(saga, refused)
         elif outcome.kind == "restarts" and not any(isinstance(each, Resolved) for each in saga.journal):
             park(saga, "it restarts without having waited for anything, and would do so for ever")
+        elif outcome.kind == "restarts" and _hasty(saga) > HASTY_MAX:
+            park(
+                saga,
+                f"it has restarted {HASTY_MAX} times in a row without having waited for anything but local steps, "
+                "all of them in one transaction: have it wait before it restarts, saga.sleep(...) for instance",
+            )
         elif outcome.kind == "restarts":
             _restart(saga, outcome.request, now)
             continue
@@ -425,8 +434,15 @@ def _issue(
     return effects, False
 
 
+def _hasty(saga: Instance) -> int:
+    """How many restarts in a row it will have made, with this one, that no wait went before."""
+    steps = {each.number for each in saga.journal if isinstance(each, Issued) and each.kind == "local"}
+    waited = any(isinstance(each, Resolved) and each.number not in steps for each in saga.journal)
+    return 0 if waited else saga.hasty + 1
+
+
 def _restart(saga: Instance, request: bytes, now: float) -> None:
-    saga.request, saga.journal = request, []
+    saga.hasty, saga.request, saga.journal = _hasty(saga), request, []
     saga.generation += 1
     saga.restarted_at, saga.began_pivoted = now, saga.pivoted
 

@@ -388,3 +388,24 @@ def test_a_reason_that_no_database_could_keep_is_kept_readable() -> None:
     run = saga(declared(odd), Go())
     assert r"a\x00b\ud800xxx" in run.reason
     assert len(run.reason) < 5_000
+
+
+def test_a_saga_that_restarts_for_ever_in_one_transaction_parks() -> None:
+    async def again(saga: Saga, go: Go) -> None:
+        await saga.local(note, go.order, undo=None)
+        saga.restart(go)
+
+    parked(again, "restarted 100 times in a row", "saga.sleep")
+
+
+def test_restarts_with_waits_between_them_go_on() -> None:
+    async def again(saga: Saga, go: Go) -> None:
+        await saga.local(note, go.order, undo=None)
+        await saga.sleep(timedelta(seconds=1))
+        saga.restart(go)
+
+    run = saga(declared(again), Go())
+    for _ in range(150):
+        run.expect_local(note).replies(1)
+        run.advance(timedelta(seconds=1))
+    assert run.status == "RUNNING"
