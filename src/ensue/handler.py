@@ -38,8 +38,8 @@ class Handler:
     still return an awaitable (a decorator's wrapper does). With an entity: `id_field` of the event holds the entity's
     id, which `id_change` makes of its value; `optional` says that a missing entity is handed over as None. since: see
     `catch_up.Since`. keywords: names of the last parameters, where they can be given by name only. local: it is a local
-    step of sagas, and its event the arguments. starts: a saga, by the data of the command and who waits for the answer:
-    returns key and data of the record that does it.
+    step of sagas, and its event the arguments. starts: a saga, by the data of the command, who waits for the answer,
+    and the saga's id: returns key and data of the record that does it.
     """
 
     name: str

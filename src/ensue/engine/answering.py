@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID, uuid5
 
 from ensue.engine.limits import HandlerLimit
 from ensue.errors import BadMessage
@@ -13,6 +14,9 @@ from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message
 from ensue.reply import Reply, is_of_replies, refusal_of, replies_of, reply_with, write_reply
 from ensue.saga.wake import Answers
 from ensue.step import SessionAsked, Step, checked_key
+
+#: Of the ids of sagas that strangers' commands start.
+_STRANGERS = UUID("5e3c1a52-0f0e-5b7e-9f43-2f6d5a0d7c11")
 
 
 async def answered(handler: Handler, result: Any, step: Step, limit: HandlerLimit, run: Callable[..., Any]) -> Any:
@@ -49,7 +53,9 @@ async def started(handler: Handler, result: Any, step: Step, limit: HandlerLimit
     assert message is not None
     assert handler.starts is not None
     answers = Answers(message.id, reply_topic(message.envelope), _reply_key(message))
-    key, data = handler.starts(message.data, answers)
+    # A stranger's id is its own among those of its source only, and may be any text.
+    own = message.id if message.position else str(uuid5(_STRANGERS, f"{message.source}\n{message.id}"))
+    key, data = handler.starts(message.data, answers, own)
     step.emit(replies_of(step.outgoing.service), SAGA, key, checked_key(SAGA, key), data)
 
 

@@ -58,11 +58,11 @@ class SagaCode:
         wake = Wake("start", version=self.version, deadline_s=self.deadline_s, data=data)
         return key_of(self.name, saga_id), write_wake(wake)
 
-    def begins(self, command: bytes, answers: Answers) -> tuple[str, bytes]:
-        """As `starts`, with the data of the command that it handles: each has a saga of its own, by its message id."""
+    def begins(self, command: bytes, answers: Answers, saga_id: str) -> tuple[str, bytes]:
+        """As `starts`, with the data of the command that it handles: each has a saga of its own."""
         data = msgspec.Raw(command)
         wake = Wake("start", version=self.version, deadline_s=self.deadline_s, data=data, answers=answers)
-        return key_of(self.name, answers.command), write_wake(wake)
+        return key_of(self.name, saga_id), write_wake(wake)
 
     def tells(self, event: object, saga_id: object) -> tuple[str, bytes]:
         """Key and data of the record that tells one of an event. Raises UsageError for what is none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.engine.workbench import LIMIT_S, bench, letters, settled, store_of
+from tests.unit.engine.workbench import LIMIT_S, Sender, bench, letters, settled, store_of
 
 from ensue import Command, EffectKey, Event, Failure, ReplyTimeout, Saga, SagaCancelled, Service, Step, UsageError
 from ensue.adapters import make_store
@@ -234,3 +234,17 @@ def test_what_it_returns_that_is_no_reply_parks_it(answer: Any, said: str) -> No
         return answer if answer == 7 else answer(card="c-1")
 
     saga(returns, Authorise(card="c-1")).expect_parked(said)
+
+
+async def test_strangers_may_use_one_id_each_and_ids_of_any_text(tmp_path: Path) -> None:
+    async with running(tmp_path) as (world, _, _):
+        strange = "1 \u00e4 " + "x" * 200
+        for source, card in (("https://a", "c-1"), ("https://b", "c-2")):
+            sender = Sender(world.broker, source)
+            await sender.append(sender.foreign(Authorise(card=card), strange))
+        await settled(world)
+        found = await participants(world)
+        assert sorted(bytes(each.request) for each in found) == [
+            b'{"card":"c-1","amount":1}', b'{"card":"c-2","amount":1}',
+        ]  # fmt: skip
+        assert [each.status.value for each in found] == ["COMPLETED", "COMPLETED"]
