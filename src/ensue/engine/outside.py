@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -36,10 +36,14 @@ _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 5.0
 
 
 class OutsideRuns:
-    """The outside effects that one process attempts; at most `outside_max` of the service at once, in order."""
+    """The outside effects that one process attempts; at most `outside_max` of the service at once, in order.
 
-    def __init__(self, context: Context) -> None:
+    reads: whether the process reads what comes for the saga of this key.
+    """
+
+    def __init__(self, context: Context, reads: Callable[[str], bool]) -> None:
         self._context = context
+        self._reads = reads
         self._at_work = context.dispatcher.sagas.at_work
         self._todo: deque[OutsideRun] = deque()
         self._running: dict[asyncio.Task[None], OutsideRun] = {}
@@ -103,6 +107,11 @@ class OutsideRuns:
 
     async def _attempt(self, run: OutsideRun) -> None:
         faults = self._context.faults
+        if not self._reads(run.saga):
+            # While it waited for its turn another process has taken the saga over, which gives it up at its limit: it
+            # must not be called behind that, its undo perhaps.
+            await self._tell(run, Wake("again", number=run.number, attempt=run.attempt))
+            return
         faults.point("outside.begun")
         wake = await self._came_to(run)
         faults.point("outside.called")

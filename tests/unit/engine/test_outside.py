@@ -305,3 +305,23 @@ async def test_what_follows_from_a_message_that_failed_at_first_is_called_at_onc
         async with shop.service.step() as step:
             step.start(late, Pay(), id=1)
         assert (await shop.service.ended(late, 1, timeout=LIMIT_S)).status == "COMPLETED"
+
+
+async def test_what_had_no_turn_before_another_process_has_its_saga_is_handed_back(tmp_path: Path) -> None:
+    shop = Shop(outside_max=1)
+    first, second = shop.answers["first"], shop.answers["second"] = asyncio.Event(), asyncio.Event()
+    async with running(tmp_path, shop) as world:
+        loops = world.runtimes["shop"].worker.loops  # type: ignore[union-attr]  # it runs
+        await shop.start(Pay("first"), Pay("second"))
+        await until(lambda: shop.now == 1 and loops.outside.busy == 2, world)
+        reads, gone = loops.outside._reads, [True]
+        loops.outside._reads = lambda key: not (gone and gone.pop()) and reads(key)  # as if it has left once
+        first.set()
+        await until(lambda: shop.asked["shop:pay:1:1"] == 1, world)
+        assert (await shop.saga(1)).outside[1].attempt == 2, "the first one was not made"
+        second.set()
+        assert (await shop.end(1)).status == "COMPLETED"
+        assert reads("pay:1")
+        loops.leaving.add("shop.replies/0")
+        assert not reads("pay:1")
+        loops.leaving.clear()
