@@ -104,6 +104,7 @@ class Sagas:
         self._service = definition.name
         self._codes = definition.sagas
         self._locals: Mapping[str, LocalStep] = {each.name: each for each in definition.locals.values()}
+        self._named = {*self._locals, *self._outsides}
         self._topic = replies_of(definition.name)
         self._run_locals = run_locals
         self._refused: dict[str, tuple[str, dict[int, Failure]]] = {}  # by saga: of which message, by number
@@ -111,8 +112,9 @@ class Sagas:
 
     def owns(self, message: Message) -> bool:
         """Whether a record is for a saga: a wake, or an answer that is not keyed by its command."""
+        # Also where the service has no saga here: a process of it that is deployed before or after this one may.
         kind = message.envelope.type
-        return bool(self._codes) and (kind == SAGA or (kind == REPLY and message.key != message.envelope.causation_id))
+        return kind == SAGA or (kind == REPLY and message.key != message.envelope.causation_id)
 
     def refused(self, failed: StepFailed) -> bool:
         """Note that a local step of a saga raised a Failure, which is no error: its message is done anew."""
@@ -186,7 +188,8 @@ class Sagas:
                 if saga is None or not turn.changed:
                     continue
                 was, length = saga.status, len(saga.journal)
-                effects = go_on(self._codes.get((saga.name, saga.version)), saga, transaction.now)
+                code = self._codes.get((saga.name, saga.version))
+                effects = go_on(code, saga, transaction.now, self._named if code is None else None)
                 if saga.status is Status.PARKED and was is not Status.PARKED:
                     self._unsaid[saga.key] = saga.reason
                 if length < ENTRIES_WARNED <= len(saga.journal):

@@ -10,6 +10,7 @@ Both functions change the row that they are given and say what has to be done be
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 from typing import Final
 
 import msgspec
@@ -328,20 +329,23 @@ def _stop(saga: Instance, failure: Failure) -> bool:
 # --------------------------------------------------------------------------------------------------------- going on
 
 
-def go_on(code: SagaCode | None, saga: Instance, now: float) -> list[Effect]:
-    """Run it as far as it comes by what its row holds. code: None: this process does not have it."""
+def go_on(code: SagaCode | None, saga: Instance, now: float, named: Container[str] | None = None) -> list[Effect]:
+    """Run it as far as it comes by what its row holds. code: None: this process does not have it. named: all local
+    steps and outside functions that it has; None: whatever is asked for."""
     effects: list[Effect] = []
     if saga.status is Status.RUNNING and not saga.returned:
         if saga.stop is not None and not saga.pivoted:
             effects += _begin_undoing(saga, saga.stop)
         elif code is None:
-            effects += _look_again(saga, now)
+            _look_again(saga, now, effects)
         else:
             effects += _forward(code, saga, now)
     if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
-        effects += _undo(saga, now)
+        effects += _undo(saga, now, named)
     if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
-        effects += _outside(saga, now)
+        effects += _outside(saga, now, named)
+    if named is not None and saga.status not in (Status.PARKED, *ENDED) and _left(saga):
+        _look_again(saga, now, effects)
     if saga.status is Status.UNDOING and not saga.undos:
         effects += _end(saga, Status.UNDONE)
     elif saga.status is Status.RUNNING and saga.returned and not saga.undos:
@@ -357,9 +361,21 @@ def park(saga: Instance, reason: str) -> None:
     saga.waits_for = "a person: see its reason, then retry or cancel it"
 
 
-def _look_again(saga: Instance, now: float) -> list[Effect]:
+def _left(saga: Instance) -> bool:
+    """Whether something could begin, and has not: this process does not have it."""
+    return any(not each.state for each in saga.outside.values()) or bool(_next(saga))
+
+
+def _next(saga: Instance) -> list[Undo]:
+    return next_to_begin(saga.undos, undoing=saga.status is Status.UNDOING, busy=saga.outside)
+
+
+def _look_again(saga: Instance, now: float, effects: list[Effect]) -> None:
     saga.waits_for = f"a process with the code of {saga.name}, version {saga.version}"
-    return [] if LOOK_AGAIN in saga.timers else [SetTimer(LOOK_AGAIN, now + LOOK_AGAIN_S)]
+    if LOOK_AGAIN not in saga.timers and not any(
+        isinstance(each, SetTimer) and each.number == LOOK_AGAIN for each in effects
+    ):
+        effects.append(SetTimer(LOOK_AGAIN, now + LOOK_AGAIN_S))
 
 
 def _forward(code: SagaCode, saga: Instance, now: float) -> list[Effect]:
@@ -467,7 +483,7 @@ def _begin_undoing(saga: Instance, failure: Refusal) -> list[Effect]:
     return effects
 
 
-def _undo(saga: Instance, now: float) -> list[Effect]:
+def _undo(saga: Instance, now: float, named: Container[str] | None) -> list[Effect]:
     effects: list[Effect] = []
     for each in saga.undos:
         if each.state == "failed":
@@ -477,7 +493,9 @@ def _undo(saga: Instance, now: float) -> list[Effect]:
                 return effects
             each.state, each.number = "waits", saga.next_number()
             effects.append(SetTimer(each.number, now + delay_s(each.attempts)))
-    for each in next_to_begin(saga.undos, undoing=saga.status is Status.UNDOING, busy=saga.outside):
+    for each in _next(saga):
+        if each.kind != "call" and named is not None and each.name not in named:
+            continue
         each.state, each.number = "begun", saga.next_number()
         if each.kind == "local":
             effects.append(RunLocal(each.number, each.name, bytes(each.data)))
@@ -492,7 +510,7 @@ def _undo(saga: Instance, now: float) -> list[Effect]:
     return effects
 
 
-def _outside(saga: Instance, now: float) -> list[Effect]:
+def _outside(saga: Instance, now: float, named: Container[str] | None) -> list[Effect]:
     effects: list[Effect] = []
     for number, each in saga.outside.items():
         if each.state == "failed" and each.attempt >= each.last:
@@ -501,7 +519,7 @@ def _outside(saga: Instance, now: float) -> list[Effect]:
         if each.state == "failed":
             each.state = "waits"
             effects.append(SetTimer(number, now + delay_s(each.attempt)))
-        elif not each.state:
+        elif not each.state and (named is None or each.name in named):
             each.state, each.attempt, each.overdue = "begun", each.attempt + 1, False
             effects.append(SetTimer(number, now + each.limit_s + delay_s(each.attempt)))
             effects.append(RunOutside(number, each.attempt))

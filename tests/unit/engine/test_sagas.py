@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,11 +13,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.unit.engine.workbench import LIMIT_S, bench, letters, settled, until_letters
+from tests.unit.engine.workbench import LIMIT_S, _Shared, _until, bench, letters, settled, until_letters
 
 from ensue import (
     Command,
@@ -45,7 +47,9 @@ from ensue.engine.timers import put
 from ensue.message import SAGA, TICK, DeadLetterState, Envelope, Message
 from ensue.ports import Capabilities
 from ensue.saga.code import declared_code
-from ensue.saga.instance import MAILBOX_MAX, Instance
+from ensue.saga.instance import MAILBOX_MAX, Instance, Status
+from ensue.saga.machine import LOOK_AGAIN, LOOK_AGAIN_S, RunLocal, SetTimer, begun, go_on
+from ensue.saga.undo import Undo
 from ensue.stores.sqlite import SqliteStore
 from ensue.tables import SAGAS, TIMERS
 from ensue.testing import World, run
@@ -685,3 +689,37 @@ async def test_what_cannot_even_be_taken_in_is_a_dead_letter_and_holds_up_nobody
         assert (await shop.end("o-2")).status == "COMPLETED"
         [letter] = await letters(world, shop.service)
         assert letter.error_type == "OverflowError"
+
+
+async def test_a_process_without_sagas_keeps_an_answer_for_the_saga_of_another(tmp_path: Path, shop: Shop) -> None:
+    customers, older = make_customers(), Service("orders", calls=[Reserve, Release])
+    broker: Any = _Shared(MemoryBroker())  # it outlives the processes
+    async with bench(tmp_path, shop.service, broker=broker) as world:
+        await shop.start(Place("o-1"))
+
+        async def asks() -> bool:
+            found = await shop.service.runtime.context.books.saga("place:o-1")
+            return found is not None and bool(found.sent)
+
+        await _until(asks, world, "the saga has asked")
+    async with bench(tmp_path, older, customers, broker=broker) as world:
+        await settled(world)
+        found = await older.runtime.context.books.saga("place:o-1")
+        assert found is not None
+        assert found.waits_for == "a process with the code of place, version 1"
+        assert found.sent == {}
+    async with bench(tmp_path, shop.service, customers, broker=broker) as world:
+        async with shop.service.runtime.store.transaction() as transaction:  # it is due now, and not in 10 s
+            rows = await shop.service.runtime.store.rows().find(TIMERS, TIMERS.lookups[0], (), limit=9)
+            due = [each for each in rows if each[1] < time.time() + 60]
+            await transaction.update_rows(TIMERS, [(each[0], 0.0, *each[2:]) for each in due])
+        shop.service.runtime.context.timer_set.set()
+        assert (await shop.end("o-1")).status == "COMPLETED"
+
+
+def test_a_process_without_the_steps_of_a_version_leaves_its_undoing_to_another() -> None:
+    found, _ = begun("newer:1", 2, b"{}", "c", 1.0, 0.0)
+    found.status, found.undos = Status.UNDOING, [Undo(1, "local", "put_back", msgspec.Raw(b"{}"))]
+    assert go_on(None, found, 1.0, {"other"}) == [SetTimer(LOOK_AGAIN, 1.0 + LOOK_AGAIN_S)]
+    assert found.waits_for == "a process with the code of newer, version 2"
+    assert [each.name for each in go_on(None, found, 1.0, {"put_back"}) if isinstance(each, RunLocal)] == ["put_back"]
