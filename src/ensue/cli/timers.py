@@ -14,7 +14,7 @@ from ensue.cli.output import confirm, print_json, print_table, read_json, say, w
 from ensue.codec import decode_envelope
 from ensue.engine.timers import place_of, timer_of
 from ensue.errors import UsageError
-from ensue.message import Timer
+from ensue.message import SAGA, Timer
 from ensue.ports import Row, RowReader
 from ensue.tables import RECURRING, TIMERS
 
@@ -84,6 +84,11 @@ def cancel(
                     raise UsageError(
                         f"no timer {', '.join(gone[:_SHOWN_MAX])} of {definition.name}: it has gone out, was taken "
                         f"back, or never was (ensue timers list {service}); nothing was cancelled"
+                    )
+                if woken := [each for each in found if decode_envelope(each.envelope).type == SAGA]:
+                    raise UsageError(
+                        f"timer {woken[0].id} wakes the saga {woken[0].key} of {definition.name}, which would wait for "
+                        f"ever: ensue sagas cancel {service} {woken[0].key} has it undone; nothing was cancelled"
                     )
                 await transaction.delete_rows(TIMERS, ids)
             for each in sorted(found, key=lambda timer: ids.index(timer.id)):

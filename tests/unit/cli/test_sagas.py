@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import Callable
 
 import pytest
 from tests.unit.cli.harness import SERVICES, Ended, books_of, work_until
 from tests.unit.cli.services import Entered, Sold, flag, travel, traveller
 
+from ensue.message import SAGA
 from ensue.saga.instance import Status
 
 Command = Callable[..., Ended]
@@ -86,3 +88,20 @@ def test_what_would_be_in_vain_is_refused(ensue: Command, begun: None, what: str
     ended = ensue("sagas", what, TRAVELLER, "travel:parked", saga, *options)
     assert (ended.code, reason in ended.err) == (1, True), ended
     assert ensue("sagas", "list", TRAVELLER, "--status", "PARKED", "--json").json["total"] == 1
+
+
+def test_what_wakes_a_saga_is_neither_replayed_nor_taken_back(ensue: Command, home: object) -> None:
+    async def start() -> None:
+        async with traveller.running(work=False), traveller.step() as step:
+            due = step.now + datetime.timedelta(days=1)
+            step.emit("traveller.replies", SAGA, "travel:x", len("travel:x"), b"{}", due=due)
+
+    asyncio.run(start())
+    ended = ensue("replay", TRAVELLER, "--type", SAGA, "--yes")
+    assert ended.code == 1
+    assert "a second time" in ended.err
+    [timer] = ensue("timers", "list", TRAVELLER, "--json").json["timers"]
+    ended = ensue("timers", "cancel", TRAVELLER, timer["id"], "--yes")
+    assert ended.code == 1
+    assert f"ensue sagas cancel {TRAVELLER} travel:x" in ended.err
+    assert len(ensue("timers", "list", TRAVELLER, "--json").json["timers"]) == 1
