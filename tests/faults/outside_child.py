@@ -57,6 +57,8 @@ class Provider:
             self.calls[key] += 1
             if path.startswith("charge/") and number % REFUSED_EVERY == 0:
                 return 402
+            if path.startswith("refund/") and key.removesuffix(":undo") not in self.effects:
+                return 200  # refused after an attempt of which nobody knows: there is nothing to give back
             done = self.effects.setdefault(key, [])
             if path not in done:
                 done.append(path)

@@ -24,7 +24,7 @@ DEATHS = {
     "consumer.checkpoint_written": ("travel:1", "travel:5", "teller:2"),
     "consumer.committed": ("travel:1", "travel:5", "teller:2"),
     "command.declined": ("teller:1",),
-    "letter.aside": ("travel:1", "travel:2"),
+    "letter.aside": ("travel:1",),
     "letter.handled": ("travel:1",),
     "relay.appended": ("travel:2", "travel:6", "teller:2"),
     "timers.read": ("travel:2",),

@@ -493,7 +493,7 @@ async def test_five_hundred_sagas_go_on_with_a_handful_of_statements(tmp_path: P
     for number in range(1, 501):
         key, data = code.starts(Place(f"o-{number}"), number)
         messages.append(
-            Message("orders.replies", 0, number, key, "x/1", number, number - 1, Envelope(f"x-{number}", SAGA), data)
+            Message("orders.replies", 0, number, key, "orders/1", number, number - 1, Envelope(f"x-{number}", SAGA), data)
         )
     async with store.transaction() as transaction:
         counted = Counted(transaction)
@@ -574,7 +574,7 @@ async def test_slow_local_steps_make_the_transactions_smaller(tmp_path: Path) ->
         messages = []
         for number in range(start, start + 10):
             key, data = code.starts(Place(f"o-{number}"), number)
-            messages.append(Message("orders.replies", 0, number, key, "x/1", number, 0, Envelope("x", SAGA), data))
+            messages.append(Message("orders.replies", 0, number, key, "orders/1", number, 0, Envelope("x", SAGA), data))
         async with store.transaction() as transaction:
             outgoing = dispatcher.outgoing(transaction)
             done.append(await dispatcher.apply(transaction, messages, outgoing, Budget(0.1, lambda: clock[0])))
