@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka import Message as KafkaRecord
-from servers import KafkaServer
+from servers import MeasuredKafkaServer
 
 from benchmarks.brokers import SOURCE, Batch
 from ensue.brokers.kafka.wire import Record, encode
 
-server = KafkaServer
+server = MeasuredKafkaServer
 
 _LIMIT_S = 120.0
 

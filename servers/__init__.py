@@ -9,7 +9,7 @@ Nothing here touches a server that it did not start. `make servers` installs the
 from __future__ import annotations
 
 from servers.base import Server, ServerFailed, ServerMissing
-from servers.kafka import KafkaServer
+from servers.kafka import KafkaServer, MeasuredKafkaServer
 from servers.mariadb import MariaDbServer
 from servers.mongodb import MongoDbServer
 from servers.nats import NatsCluster, NatsServer
@@ -23,6 +23,7 @@ from servers.standby import PostgresStandby
 __all__ = [
     "KafkaServer",
     "MariaDbServer",
+    "MeasuredKafkaServer",
     "MongoDbServer",
     "NatsCluster",
     "NatsServer",

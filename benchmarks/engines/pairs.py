@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from servers import KafkaServer, MariaDbServer, NatsServer, PostgresServer, RedisServer
+from servers import MariaDbServer, MeasuredKafkaServer, NatsServer, PostgresServer, RedisServer
 
 from benchmarks.engines.bare_kafka import BareKafka
 from benchmarks.engines.bare_loop import Apply, Database, Log
@@ -27,7 +27,7 @@ class Pair:
 
     name: str
     store: type[PostgresServer] | type[MariaDbServer]
-    broker: type[NatsServer] | type[KafkaServer] | type[RedisServer] | None
+    broker: type[NatsServer] | type[MeasuredKafkaServer] | type[RedisServer] | None
     open_database: Callable[[str], Awaitable[Any]]
     open_log: Callable[[str], Awaitable[Any]]
     durability: str
@@ -45,7 +45,7 @@ PAIRS = {
         f"{_POSTGRES}; NATS acknowledges before its periodic sync (its default)",
     ),
     "kafka": Pair(
-        "PostgreSQL + Kafka", PostgresServer, KafkaServer, BarePostgres.open, BareKafka.open,
+        "PostgreSQL + Kafka", PostgresServer, MeasuredKafkaServer, BarePostgres.open, BareKafka.open,
         f"{_POSTGRES}; Kafka, one broker with acks=all, does not sync (its default)",
     ),
     "redis": Pair(
