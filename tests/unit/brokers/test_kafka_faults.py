@@ -270,7 +270,7 @@ async def test_a_record_larger_than_the_limit_is_refused_with_both_limits_named(
 async def test_closing_ends_what_is_under_way_with_a_word(start: Callable[..., Any]) -> None:
     """Neither a request nor an append of a broker that stands still is waited for, and nobody is cancelled."""
     server: KafkaServer = start(KafkaServer)
-    broker = KafkaBroker(f"{server.url()}?timeout_s=10")
+    broker = KafkaBroker(f"{server.url()}?timeout_s=3")
     await broker.open()
     await broker.ensure_topic(TOPIC, 1)
     await _appended(broker, 1, 1)
