@@ -9,6 +9,7 @@ import typer
 
 from ensue.cli.flow.gather import Found, gather
 from ensue.cli.flow.mermaid import as_mermaid
+from ensue.cli.flow.sagas import in_time
 from ensue.cli.flow.sequence import Published, sequence_of
 from ensue.cli.flow.text import as_text
 from ensue.cli.loading import load_services
@@ -30,13 +31,13 @@ def flow(
 ) -> None:
     """Show one business transaction across services: its events in order, what each followed from, what came of it.
 
-    What is set aside, not sent yet, not applied yet or published later is shown as that. Fields of events are not
-    shown, but keys are.
+    What is set aside, not sent yet, not applied yet or published later is shown as that; of a saga what it has asked
+    for, and what it waits for. Fields of events are not shown, but keys are.
     """
     if mermaid and json:
         raise UsageError("--mermaid and --json: the flow is written in one way, so give one of them")
     found = asyncio.run(gather(load_services(services), correlation_id, records))
-    events = sequence_of(found.sightings, found.subscribers)
+    events, sagas = sequence_of(found.sightings, found.subscribers), in_time(found.sagas)
     if not events:
         raise UsageError(_unknown(correlation_id, found), correlation_id=correlation_id)
     if json:
@@ -44,12 +45,13 @@ def flow(
             {
                 "correlation_id": correlation_id,
                 "events": events,
+                "sagas": sagas,
                 "not_looked_at": found.unseen,
                 "unanswered": found.unanswered,
             }
         )
     else:
-        say(*(as_mermaid(events) if mermaid else as_text(correlation_id, events)))
+        say(*(as_mermaid(events, sagas) if mermaid else as_text(correlation_id, events, sagas)))
         for line in _left_out(found, events, records):
             complain(f"not looked at: {line}")
     for part, reason in found.unanswered.items():

@@ -13,6 +13,7 @@ from ensue.addresses import masked
 from ensue.app import Service
 from ensue.cli.asked import Asked
 from ensue.cli.flow.facts import Handled, Place, SetAside, Sighting, Subscriber, sender_of
+from ensue.cli.flow.sagas import SagaSeen, saga_keys, saga_seen
 from ensue.cli.loading import Opened, opened
 from ensue.cli.outbox import Sent
 from ensue.codec import decode_envelope
@@ -37,12 +38,13 @@ _WITH_HEADERS = tuple(state for state in DeadLetterState if state is not DeadLet
 
 @dataclasses.dataclass
 class Found:
-    """sightings, subscribers: of the flow. looked_at: in words. unseen: what was not looked at since there is too much
-    of it. unanswered: what could not be looked at, and why. flow_of: the flow of the message that has for its id what
+    """sightings, sagas, subscribers: of the flow. looked_at: in words. unseen: what was not looked at, being too much.
+    unanswered: what could not be looked at, and why. flow_of: the flow of the message that has for its id what
     was given as a flow's; empty: there is none.
     """
 
     sightings: list[Sighting] = dataclasses.field(default_factory=list)
+    sagas: list[SagaSeen] = dataclasses.field(default_factory=list)
     subscribers: list[Subscriber] = dataclasses.field(default_factory=list)
     looked_at: list[str] = dataclasses.field(default_factory=list)
     unseen: list[str] = dataclasses.field(default_factory=list)
@@ -72,6 +74,8 @@ async def gather(services: Sequence[Service], correlation_id: str, records_max: 
             topics[access.settings.broker] |= await search.database(access)
         for url, wanted in topics.items():
             await search.log(url, wanted, [each for each in accesses if each.settings.broker == url])
+        for access in accesses:
+            await search.sagas(access)
     search.found.unanswered = search.ask.unanswered
     return search.found
 
@@ -186,6 +190,16 @@ class _Search:
                 reason = "" if held is None else f"position {held.position}: {held.reason}"
                 self._take(name, _message_of(record, store.source), place, 0.0, reason)
             position = records[-1].position
+
+    async def sagas(self, access: Opened) -> None:
+        """Look for the sagas to which what was found was written."""
+        name = access.service.name
+        messages = [each.message for each in self.found.sightings]
+        messages += [each.message for subscriber in self.found.subscribers for each in subscriber.letters]
+        for key in saga_keys(name, messages):
+            saga = await self.ask(f"saga {key} of {name}", access.books.saga(key), None)
+            if saga is not None:
+                self.found.sagas.append(saga_seen(name, saga))
 
     async def log(self, url: str, topics: set[str], accesses: Sequence[Opened]) -> None:
         """Look into the topics of one log, by the connection of whichever service has one."""

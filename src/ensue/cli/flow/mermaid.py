@@ -1,4 +1,4 @@
-"""A flow as a Mermaid sequence diagram: an arrow for each event and service that it concerns.
+"""A flow as a Mermaid sequence diagram: an arrow for each event and service that it concerns, a note for each saga.
 
 Whatever comes from outside is written so that Mermaid takes none of it for its own syntax.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ensue.cli.flow.facts import Place, State
+from ensue.cli.flow.sagas import SagaSeen, shown_saga
 from ensue.cli.flow.sequence import Cause, Published, Reaction
 from ensue.cli.flow.text import shown_cause, shown_place, shown_state, shown_time
 from ensue.texts import plain
@@ -22,8 +23,9 @@ _ARROWS = {State.DONE: "->>", State.SET_ASIDE: "-x"}
 _PENDING = "-->>"
 
 
-def as_mermaid(events: Sequence[Published]) -> list[str]:
-    names = sorted({each.sender for each in events} | {each.service for event in events for each in event.reactions})
+def as_mermaid(events: Sequence[Published], sagas: Sequence[SagaSeen] = ()) -> list[str]:
+    found = {each.sender for each in events} | {each.service for event in events for each in event.reactions}
+    names = sorted(found | {each.service for each in sagas})
     ids = {name: f"service{number}" for number, name in enumerate(names, 1)}
     lines = ["sequenceDiagram"]
     if any(each.cause is Cause.OUTSIDE for each in events):
@@ -50,6 +52,8 @@ def as_mermaid(events: Sequence[Published]) -> list[str]:
             arrow = _ARROWS.get(reaction.state, _PENDING)
             lines.append(f"  {ids[event.sender]}{arrow}{ids[reaction.service]}: {label}")
             lines.append(f"  Note over {ids[reaction.service]}: {_note(reaction)}")
+    for saga in sagas:
+        lines.append(f"  Note over {ids[saga.service]}: {escaped(shown_saga(saga), _SENTENCE_MAX)}")
     return lines
 
 

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterable, Sequence
 
 from ensue.cli.flow.facts import Place, State
+from ensue.cli.flow.sagas import SagaSeen, shown_operation, shown_saga, shown_undo
 from ensue.cli.flow.sequence import Cause, Letter, Published, Reaction
 from ensue.cli.output import when
 
@@ -17,7 +18,7 @@ _UNITS = (
 )
 
 
-def as_text(correlation_id: str, events: Sequence[Published]) -> list[str]:
+def as_text(correlation_id: str, events: Sequence[Published], sagas: Sequence[SagaSeen] = ()) -> list[str]:
     senders = {each.sender for each in events} | {each.service for event in events for each in event.reactions}
     lines = [f"flow {correlation_id}: {_counted(len(events), 'event')}, {_counted(len(senders), 'service')}"]
     wide = len(str(len(events)))
@@ -29,6 +30,12 @@ def as_text(correlation_id: str, events: Sequence[Published]) -> list[str]:
         lines += [f"{margin}-> {_reaction(each)}" for each in event.reactions]
         if not event.reactions:
             lines.append(f"{margin}-> nobody here handles it")
+    begun = next((each.at for each in events if each.at is not None), 0.0)
+    for saga in sagas:
+        lines.append(shown_saga(saga))
+        for operation in saga.operations:
+            lines.append(f"{margin}{shown_operation(operation, after((operation.at or begun) - begun))}")
+        lines += [f"{margin}{shown_undo(each)}" for each in saga.undos]
     return lines
 
 
