@@ -11,7 +11,7 @@ import msgspec
 
 from ensue.codec import garbage
 from ensue.message import Bounds, Flaw, Garbage, Message
-from ensue.ports import Broker, Entry, Reader
+from ensue.ports import Broker, Entry, Reader, TopicTerms
 from ensue.seal import all_sealed, damage, signed_bytes
 from ensue.signatures import Trust
 from ensue.texts import logger
@@ -41,8 +41,8 @@ class SealedBroker(Broker):
     async def close(self) -> None:
         await self._broker.close()
 
-    async def ensure_topic(self, topic: str, partitions: int) -> None:
-        await self._broker.ensure_topic(topic, partitions)
+    async def ensure_topic(self, topic: str, partitions: int) -> TopicTerms | None:
+        return await self._broker.ensure_topic(topic, partitions)
 
     async def partitions(self, topic: str) -> int:
         return await self._broker.partitions(topic)

@@ -14,9 +14,11 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from servers import KafkaServer, NatsServer, RabbitMqServer, RedisServer
 from tests.unit.brokers.test_nats import change_stream
+from tests.unit.engine.workbench import bench
 
 from ensue import EngineConfig, Event, Service, UsageError
 from ensue.adapters import make_broker
+from ensue.brokers.memory import MemoryBroker
 from ensue.brokers.redis import RedisBroker
 from ensue.engine.fits import check_kept
 from ensue.errors import EventTooLarge
@@ -204,6 +206,26 @@ async def test_what_the_broker_says_it_refuses_is_refused_where_it_is_published(
         with pytest.raises(EventTooLarge) as caught:
             step.publish(Shelved(number=2, load="x" * 20_000))
         assert caught.value.expected == 20_000
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_what_the_broker_refuses_is_refused_as_well_when_its_topic_has_been_published_to(
+    tmp_path: Path, declared: bool
+) -> None:
+    class Small(MemoryBroker):
+        async def ensure_topic(self, topic: str, partitions: int) -> TopicTerms:  # type: ignore[override]
+            await super().ensure_topic(topic, partitions)
+            return TopicTerms(record_bytes_max=20_000)
+
+    service = Service("shelf", publishes=[Shelved] if declared else None)
+    async with bench(tmp_path, service, broker=Small()) as world:
+        async with service.step() as step:
+            step.publish(Shelved(number=1))
+        await world.settle()
+        async with service.step() as step:
+            with pytest.raises(EventTooLarge) as caught:
+                step.publish(Shelved(number=2, load="x" * 20_000))
+    assert caught.value.expected == 20_000
 
 
 async def test_the_stream_that_takes_least_counts_for_its_topic(nats_server: NatsServer) -> None:
