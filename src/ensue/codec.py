@@ -51,6 +51,7 @@ EXTENSION_NAME_CHARS_MAX = 64
 RECORD_BYTES_MAX = 900_000
 #: In the names of Kafka's topics, NATS's streams (each dot takes three), RabbitMQ's queues, and in MariaDB's columns.
 TOPIC_CHARS_MAX = 100
+PARTITIONS_MAX = 4_096
 #: What is kept of the data of a record that is no message, and of the reason why.
 GARBAGE_BYTES_MAX = 65_536
 GARBAGE_REASON_CHARS_MAX = 1_000

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ensue.addresses import usual
-from ensue.codec import RECORD_BYTES_MAX
+from ensue.codec import PARTITIONS_MAX, RECORD_BYTES_MAX
 from ensue.errors import UsageError
 from ensue.retry import Retry
 from ensue.signatures import Trust, read_keys
@@ -97,8 +97,8 @@ class Settings:
     """Whether records must be signed, and the keys."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.partitions <= 4096:
-            raise UsageError(f"partitions is {self.partitions}, expected 1 to 4096 (ENSUE_PARTITIONS)")
+        if not 1 <= self.partitions <= PARTITIONS_MAX:
+            raise UsageError(f"partitions is {self.partitions}, expected 1 to {PARTITIONS_MAX} (ENSUE_PARTITIONS)")
 
 
 def database_variable(service: str) -> str:

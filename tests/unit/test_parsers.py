@@ -21,14 +21,19 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from ensue.brokers.kafka import wire as kafka
 from ensue.brokers.nats import headers as nats
+from ensue.brokers.nats import topics as nats_topics
+from ensue.brokers.nats.jetstream import StreamInfo
 from ensue.brokers.nats.wire import Wire
 from ensue.brokers.postgres.signals import Signals
 from ensue.brokers.rabbitmq import frames
 from ensue.brokers.rabbitmq import wire as rabbitmq
 from ensue.brokers.rabbitmq.channel import Channel
 from ensue.brokers.rabbitmq.connection import Connection
+from ensue.brokers.rabbitmq.reader import Record
 from ensue.brokers.rabbitmq.settings import RabbitMqSettings
+from ensue.brokers.rabbitmq.topics import Topics, encode_topic
 from ensue.brokers.redis import wire as redis
 from ensue.codec import decode_envelope, encode_envelope, from_attributes, from_structured
 from ensue.engine.ask import REQUEST, ResendRequest, read_request
@@ -105,6 +110,7 @@ EVENT = (
 )
 WHERE: dict[str, Any] = {"topic": "t", "partition": 0, "offset": 1}
 FIELDS = [each.encode() for each in redis.fields_of(SEALED, "s/1", "0", "1")]
+[(KEY, KAFKA, VALUE)] = kafka.encode("s/1", 0, [SEALED])
 CONTENT = frames._CONTENT.pack(60, 0, 7, frames._FLAGS) + rabbitmq.head_of(SEALED, rabbitmq.source_fields("s/1", 0))
 INSERT = b"I" + struct.pack(">IcH", 16384, b"N", 2) + b"t" + struct.pack(">I", 2) + b"42" + b"b\x00\x00\x00\x01x"
 RELATION = (
@@ -125,6 +131,33 @@ def redis_message(data: bytes) -> object:
     fields = data.split(b"\x1e")
     pairs = zip(fields[::2], fields[1::2], strict=False)
     return redis.message_of_bytes("t", 0, b"0-7", dict(pairs))
+
+
+class KafkaRecord:
+    """As confluent_kafka gives one: names of headers are text for certain, values are bytes or nothing."""
+
+    def __init__(self, data: bytes) -> None:
+        self._key, *pairs = data.split(b"\x1e")
+        names = [each.decode(errors="replace") for each in pairs[::2]]
+        self._headers = list(zip(names, [each or None for each in pairs[1::2]], strict=False))
+
+    def key(self) -> bytes | None:
+        return self._key or None
+
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return self._headers
+
+    def value(self) -> bytes:
+        return VALUE
+
+    def offset(self) -> int:
+        return 6
+
+
+def topic_record(data: bytes) -> object:
+    topics = Topics()
+    topics.learn([Record(0, 0, frames.Content(0, b"", {}, b""), data)])
+    return topics
 
 
 def attributes(data: bytes) -> object:
@@ -163,6 +196,16 @@ PARSERS: dict[str, tuple[bytes, Parse, tuple[type[Exception], ...]]] = {
     "attributes": (HEADERS, attributes, (BadMessage,)),
     "headers of NATS": (HEADERS, lambda data: nats.decode("t", 0, 1, data, b"{}"), ()),
     "an entry of Redis": (b"\x1e".join(FIELDS), redis_message, ()),
+    "a record of Kafka": (
+        b"\x1e".join([KEY, *(each.encode() for pair in KAFKA for each in pair)]),  # type: ignore[union-attr]  # all text
+        lambda data: kafka.decode(cast(Any, KafkaRecord(data)), "t", 0),
+        (),
+    ),
+    "a topic of RabbitMQ": (encode_topic("t", 3), topic_record, ()),
+    "a topic of NATS": (
+        b'{"topic":"t","partition":0,"partitions":3,"ensue":1}',
+        lambda data: nats_topics._note(StreamInfo({"description": data.decode(errors="replace")})), (),
+    ),
     "a content header of AMQP": (CONTENT, rabbitmq_message, (ValueError, struct.error, IndexError)),
     "an insert of pgoutput": (INSERT, pgoutput.decode, (StoreUnavailable,)),
     "a relation of pgoutput": (RELATION, pgoutput.decode, (StoreUnavailable,)),

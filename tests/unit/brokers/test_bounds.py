@@ -17,6 +17,11 @@ from tests.unit.engine.workbench import LIMIT_S, QUICK, Sender, bench, letters, 
 
 from ensue import Event, Service, codec
 from ensue.adapters import make_broker, make_store
+from ensue.brokers.nats import topics as nats
+from ensue.brokers.nats.jetstream import StreamInfo
+from ensue.brokers.rabbitmq import topics as rabbitmq
+from ensue.brokers.rabbitmq.frames import Content
+from ensue.brokers.rabbitmq.reader import Record
 from ensue.engine.ask import REQUEST, read_request
 from ensue.errors import BadMessage
 from ensue.event import as_event, event_type
@@ -107,6 +112,23 @@ def test_data_that_is_nested_too_deeply_is_a_bad_message() -> None:
         )
     asked = message(type=REQUEST)
     assert read_request(msgspec.structs.replace(asked, data=b'{"x":' + NESTED + b"}")) is None
+
+
+# --------------------------------------------------------------------------------------------- what tells of topics
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b'"partitions":3,"x":' + NESTED, b'"partitions":%d' % 10**30, b'"partitions":0', b'"partitions":-1', b'"x":1'],
+)
+def test_what_is_no_topic_among_those_of_a_log_says_nothing(said: bytes) -> None:
+    written = b'{"topic":"counted","partition":0,' + said + b"}"
+    known = rabbitmq.Topics()
+    known.learn(
+        [Record(0, 0, Content(0, b"", {}, b""), each) for each in (written, b'{"topic":"counted","partitions":3}')]
+    )
+    assert known.counts == {"counted": 3}
+    assert nats._note(StreamInfo({"description": written.decode()})) is None
 
 
 # ---------------------------------------------------------------------------------------------------- a whole service

@@ -6,12 +6,13 @@ import asyncio
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
 from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.nats.jetstream import SUBJECTS_OVERLAP, ApiError, JetStream, StreamInfo
+from ensue.codec import PARTITIONS_MAX
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.ports import TopicTerms
 from ensue.texts import logger
@@ -39,7 +40,7 @@ class _Note(msgspec.Struct, frozen=True):
 
     topic: str
     partition: int
-    partitions: int
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=PARTITIONS_MAX)]
     ensue: int = 1
 
 
@@ -266,5 +267,5 @@ def _note(info: StreamInfo | None) -> _Note | None:
         return None
     try:
         return msgspec.json.decode(str(info.config.get("description", "")), type=_Note)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):  # a stranger wrote it
         return None

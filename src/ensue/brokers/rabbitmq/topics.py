@@ -7,16 +7,18 @@ needs the management plugin, and a listing costs one read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
 from ensue.brokers.rabbitmq.frames import properties
 from ensue.brokers.rabbitmq.reader import Record
+from ensue.codec import PARTITIONS_MAX
 
 
 class TopicRecord(msgspec.Struct, frozen=True):
     topic: str
-    partitions: int
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=PARTITIONS_MAX)]
 
 
 _decoder = msgspec.json.Decoder(TopicRecord)
@@ -38,7 +40,6 @@ class Topics:
         for record in records:
             try:
                 found = _decoder.decode(record.body)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
-            if found.partitions > 0:
-                self.counts.setdefault(found.topic, found.partitions)
+            self.counts.setdefault(found.topic, found.partitions)
