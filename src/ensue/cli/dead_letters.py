@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from ensue.cli.loading import Opened, dispatcher_of, load_service, opened
-from ensue.cli.output import confirm, print_json, print_lines, print_table, read_json, say, shown_data, when
+from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, read_json, say, shown_data, when
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
 from ensue.engine.decisions import Decided, found_letter
@@ -66,7 +66,7 @@ async def _print(letters: AsyncIterator[DeadLetter], limit: int, there: int, *, 
     async for each in letters:
         seen += 1
         if json:
-            print((", " if seen > 1 else "  ") + msgspec.json.encode(_summary(each)).decode())
+            print((", " if seen > 1 else "  ") + json_line(_summary(each)))
         else:
             rows.append(_row(each))
         if len(rows) > _TABLE_MAX:

@@ -41,8 +41,16 @@ def complain(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    print("\n".join(_UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], line) for line in text.split("\n")))
+    print(_seen(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
+
+
+def json_line(value: Any) -> str:
+    """The same on one line, for what is written piece by piece."""
+    return _seen(msgspec.json.encode(value).decode())
+
+
+def _seen(written: str) -> str:
+    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], written)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -83,7 +91,7 @@ def read_json(data: bytes) -> Any:
     """What JSON says, else what the bytes look like."""
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return repr(data)
 
 
@@ -91,5 +99,5 @@ def shown_data(data: bytes) -> str:
     """JSON indented, else what the bytes look like."""
     try:
         return msgspec.json.format(data, indent=2).decode()
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return repr(data)

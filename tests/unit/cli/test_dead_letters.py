@@ -166,7 +166,7 @@ def test_a_letter_that_is_not_there_is_an_error_that_says_where_to_look(ensue: C
     assert "say which" in ensue("dead-letters", "retry", LEDGER, "sales/0:1", "--all").err
 
 
-async def _set_aside(count: int, *states: DeadLetterState) -> None:
+async def _set_aside(count: int, *states: DeadLetterState, key: str = "k", data: bytes = b"{}") -> None:
     """Letters of one moment, in these states in turn."""
     partition = Partition("ledger", "sales", 0)
     async with books_of(ledger) as (store, books):
@@ -176,6 +176,7 @@ async def _set_aside(count: int, *states: DeadLetterState) -> None:
             for at in range(count):
                 each = letter()
                 each.partition, each.state, each.parked_at = partition, states[at % len(states)], 1000.0
+                each.key, each.data = key, data
                 letters.append(each)
             await books.add_letters(transaction, checkpoint, letters)
             await books.save_checkpoint(transaction, partition, checkpoint)
@@ -191,6 +192,20 @@ async def test_many_are_listed_in_order_a_line_each(ensue: Callable[..., Ended])
     shown = (await asyncio.to_thread(ensue, "dead-letters", "list", LEDGER, "--limit", 1200, "--json")).json
     assert [each["id"] for each in shown["letters"]] == [f"sales/0:{number}" for number in range(1, 1201)]
     assert shown["total"] == 1201
+
+
+async def test_whatever_a_letter_holds_it_is_shown_and_steers_no_terminal(ensue: Callable[..., Ended]) -> None:
+    await asyncio.to_thread(ensue, "db", "init", LEDGER)
+    key, data = "k\x9b2J\u2028\u202e", b"[" * 30_000 + b"]" * 30_000
+    await _set_aside(1, DeadLetterState.DEAD, key=key, data=data)
+    for command in (("list", LEDGER), ("show", LEDGER, "sales/0:1")):
+        ended = await asyncio.to_thread(ensue, "dead-letters", *command)
+        as_json = await asyncio.to_thread(ensue, "dead-letters", *command, "--json")
+        assert (ended.code, as_json.code) == (0, 0)
+        assert all(line.isprintable() for line in (ended.out + as_json.out).split("\n"))
+        found = as_json.json["letters"][0] if command[0] == "list" else as_json.json
+        assert found["key"] == key
+    assert found["data"] == repr(data)
 
 
 async def test_what_somebody_else_decides_meanwhile_is_passed_over(
