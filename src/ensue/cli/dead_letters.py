@@ -226,13 +226,14 @@ def purge(
     older: Annotated[str, typer.Option(metavar="AGE", help="Set aside longer ago than this: 30d, 12h; 0d for all")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
 ) -> None:
-    """Delete discarded letters with their data, for good. Every other letter stays: it may still take effect."""
+    """Delete discarded and refused letters with their data, for good. Every other letter stays: it may still take
+    effect."""
     definition = load_service(service)
     age_s = _age_s(older)
 
     async def delete() -> int:
         async with opened(definition) as access:
-            confirm(f"Delete the discarded letters of {definition.name} that are older than {older}?", yes)
+            confirm(f"Delete the discarded and refused letters of {definition.name} that are older than {older}?", yes)
             before_s = await access.store.now() - age_s
             deleted = 0
             while count := await access.books.prune_letters(before_s, _PURGED_AT_ONCE):

@@ -232,15 +232,16 @@ async def test_what_somebody_else_decides_meanwhile_is_passed_over(
     assert "2 passed over: somebody else has decided them meanwhile; 1 released here" in ended.out
 
 
-async def test_discarded_letters_can_be_deleted_and_no_others(ensue: Callable[..., Ended]) -> None:
+async def test_discarded_and_refused_letters_can_be_deleted_and_no_others(ensue: Callable[..., Ended]) -> None:
     await asyncio.to_thread(ensue, "db", "init", LEDGER)
     await _set_aside(1300, DeadLetterState.DISCARDED, DeadLetterState.DEAD)
+    await _set_aside(1, DeadLetterState.REFUSED)
     refused = await asyncio.to_thread(ensue, "dead-letters", "purge", LEDGER, "--older", "soon", "--yes")
     assert (refused.code, "such as 30d or 12h" in refused.err) == (1, True)
     none = await asyncio.to_thread(ensue, "dead-letters", "purge", LEDGER, "--older", "99999d", "--yes")
     assert none.out == "0 deleted\n"
     ended = await asyncio.to_thread(ensue, "dead-letters", "purge", LEDGER, "--older", "30d", "--yes")
-    assert ended.out == "650 deleted\n"
+    assert ended.out == "651 deleted\n"
     async with books_of(ledger) as (_, books):
         assert await books.letter_totals() == {DeadLetterState.DEAD: 650}
 

@@ -105,8 +105,12 @@ class Letters(Checkpoints):
             yield each
 
     async def prune_letters(self, before_s: float, limit: int) -> int:
-        """Delete up to `limit` discarded letters that were set aside before `before_s`; return how many."""
-        return await self._prune(LETTERS, before_s, limit, BY_STATE, [DeadLetterState.DISCARDED.value])
+        """Delete up to `limit` letters that were set aside before `before_s`, and of which nothing comes any more: the
+        discarded ones, then the refused ones. Return how many; 0: there is none."""
+        for state in (DeadLetterState.DISCARDED, DeadLetterState.REFUSED):
+            if count := await self._prune(LETTERS, before_s, limit, BY_STATE, [state.value]):
+                return count
+        return 0
 
     async def letter(self, letter_id: str) -> DeadLetter | None:
         rows = await self._store.rows().get(LETTERS, [letter_id])
