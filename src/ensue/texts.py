@@ -15,7 +15,15 @@ from typing import Any
 #: Where the messages of databases quote a value.
 _VALUE = re.compile(r"""(entry )'.*'(?= for )|(value: )'.*'(?= for )|(\$\d+: ).*|(: )".*"$""")
 
+#: The same in any language: from the first quotation mark to the last one.
+_QUOTED = re.compile("[\"'«»„“”].*[\"'«»“”]")
+#: MariaDB's numbers of those that quote a value; PostgreSQL's are those of class 22.
+_ABOUT_A_VALUE = frozenset({1062, 1292, 1366, 1411, 1525, 1586, 1690})
+#: What MongoDB's errors show of a document, and its driver's of a value.
+_DOCUMENT = re.compile(r"\{.*\}|(?<=encode object: ).*(?=, of type)", re.DOTALL)
+
 _OF_DRIVERS = frozenset({"DatabaseError", "MySQLError", "PostgresError"})
+_OF_MONGODB = frozenset({"PyMongoError", "BSONError"})
 
 
 class Lines(str):
@@ -38,14 +46,17 @@ def plain(text: str) -> str:
 def said_by(value: object, *, values: bool = False) -> str:
     """What str() says; an error of the user's that cannot say anything is shown as such.
 
-    Of SQLAlchemy's and pydantic's errors without the values that they are about, unless `values`.
+    Of errors of databases and of pydantic without the values that they are about, unless `values`.
     """
     try:
         if not values and isinstance(value, Exception):
             if hasattr(value, "hide_parameters"):  # SQLAlchemy's
-                return f"{_without_values(value.args[0])} [{_statement(value)}]"
-            if not _OF_DRIVERS.isdisjoint(each.__name__ for each in type(value).__mro__):
-                return _without_values(value)
+                return f"{_without_values(value.args[0], getattr(value, 'orig', None))} [{_statement(value)}]"
+            kinds = {each.__name__ for each in type(value).__mro__}
+            if not _OF_DRIVERS.isdisjoint(kinds):
+                return _without_values(value, value)
+            if not _OF_MONGODB.isdisjoint(kinds):
+                return _without_documents(value)
             if callable(getattr(value, "errors", None)) and type(value).__name__.endswith("ValidationError"):
                 return "; ".join(_fields(value))
         return str(value)
@@ -53,9 +64,26 @@ def said_by(value: object, *, values: bool = False) -> str:
         return f"<its text cannot be had: {type(broken).__qualname__}>"
 
 
-def _without_values(said: object) -> str:
+def _without_values(said: object, error: Any) -> str:
+    """error: the driver's, which has the code."""
     first = str(said).partition("\n")[0]  # PostgreSQL's next lines quote the row
-    return _VALUE.sub(lambda found: f"{found[found.lastindex or 0]}...", first)
+    shown = _VALUE.sub(lambda found: f"{found[found.lastindex or 0]}...", first)
+    if shown == first and _is_about_a_value(error):  # in another language
+        return _QUOTED.sub("...", first)
+    return shown
+
+
+def _is_about_a_value(error: Any) -> bool:
+    number = error.args[0] if getattr(error, "args", ()) else None
+    return str(getattr(error, "sqlstate", "") or "").startswith("22") or (
+        isinstance(number, int) and number in _ABOUT_A_VALUE
+    )
+
+
+def _without_documents(error: Any) -> str:
+    several = (getattr(error, "details", None) or {}).get("writeErrors") or ()
+    said = [f"code {each.get('code')}: {each.get('errmsg')}" for each in several]
+    return _DOCUMENT.sub("...", ", ".join(said) or str(error).partition(", full error: ")[0])
 
 
 def _statement(error: Any) -> str:

@@ -8,7 +8,12 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncmy.errors
+import asyncpg
+import psycopg
 import pytest
+from bson.errors import InvalidDocument
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError, StatementError
 
@@ -89,6 +94,39 @@ def test_no_traceback_in_the_log_has_the_values_of_a_statement(log: tuple[loggin
 
 
 class DriverError(sqlite3.IntegrityError): ...
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.InvalidTextRepresentationError("ungültige Eingabesyntax für Typ integer: »hunter2«"),
+        psycopg.errors.InvalidTextRepresentation("syntaxe en entrée invalide pour le type integer : « hunter2 »"),
+        asyncmy.errors.IntegrityError(1062, "Doppelter Eintrag 'hunter2' für Schlüssel 'customers.email'"),
+        asyncmy.errors.DataError(1366, "Falscher integer-Wert: 'hunter2' für Feld 'x'"),
+        asyncmy.errors.DataError(1690, "BIGINT value is out of range in '(9223372036854775807 + `hunter2`)'"),
+    ],
+)
+def test_values_that_a_database_quotes_in_another_language_are_left_out(error: Exception) -> None:
+    wrapped = StatementError(f"({type(error).__name__}) {error}", "INSERT INTO customers VALUES (?)", (), error)
+    for each in (error, wrapped):
+        assert "hunter2" not in said_by(each)
+        assert "..." in said_by(each)
+        assert "hunter2" in said_by(each, values=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BulkWriteError({"writeErrors": [{"code": 121, "errmsg": "it failed validation", "op": {"email": "hunter2"}}]}),
+        OperationFailure("it failed validation", 121, {"errInfo": {"consideredValue": "hunter2"}}),
+        DuplicateKeyError('it failed: dup key: { email: "hunter2" }', 11000, {"keyValue": {"email": "hunter2"}}),
+        InvalidDocument("it failed: cannot encode object: hunter2, of type: <class 'object'>"),
+    ],
+)
+def test_documents_that_mongodb_shows_are_left_out(error: Exception) -> None:
+    assert "it failed" in said_by(error)
+    assert "hunter2" not in said_by(error)
+    assert "hunter2" in said_by(error, values=True)
 
 
 @pytest.mark.parametrize(
