@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -32,7 +33,8 @@ class _Reading:
     """How entities are read; known once all classes are declared.
 
     related: tables that an entity shows besides its own row, by relationships and SQL expressions. filled: the database
-    or SQLAlchemy puts something into a row as it is made; moved: as it is changed.
+    or SQLAlchemy puts something into a row as it is made; moved: as it is changed. in_place: attributes whose values
+    may be changed without SQLAlchemy noticing it, by mapper, of the entities and of what may be loaded along with them.
     """
 
     select: Any
@@ -40,6 +42,7 @@ class _Reading:
     related: frozenset[str]
     filled: bool
     moved: bool
+    in_place: Mapping[Any, Sequence[str]]
 
 
 class SqlAlchemyRepository(Generic[T]):
@@ -112,6 +115,7 @@ class SqlAlchemyRepository(Generic[T]):
                 each.onupdate is not None or each.server_onupdate is not None or each.computed is not None
                 for each in columns
             ),
+            {each: names for each in _reached(mappers) if (names := _changed_in_place(each))},
         )
 
     @property
@@ -127,7 +131,29 @@ class SqlAlchemyRepository(Generic[T]):
     async def load(self, transaction: StepTransaction, ids: Sequence[Any]) -> dict[Any, T]:
         reading = self._reading
         rows = await transaction.session.scalars(reading.select.where(reading.column.in_(ids)))
-        return as_asked(ids, {self._id_of(entity): entity for entity in rows.unique()}, self.table_name, self.id_name)
+        found = {self._id_of(entity): entity for entity in rows.unique()}
+        if reading.in_place:
+            for entity in found.values():
+                self._remember(entity)
+        return as_asked(ids, found, self.table_name, self.id_name)
+
+    def _remember(self, entity: T) -> None:
+        for state in _states(entity):
+            values = {name: state.dict.get(name) for name in self._reading.in_place.get(state.mapper, ())}
+            state.info[_AS_LOADED] = {
+                name: copy.deepcopy(value) for name, value in values.items() if isinstance(value, dict | list | set)
+            }
+
+    def notice(self, entity: T) -> None:
+        """Have saved what a handler changed inside of a value, which SQLAlchemy by itself does not see."""
+        if not self._reading.in_place:
+            return
+        from sqlalchemy.orm.attributes import flag_modified
+
+        for state in _states(entity):
+            for name, was in state.info.get(_AS_LOADED, {}).items():
+                if name in state.dict and name not in state.committed_state and state.dict[name] != was:
+                    flag_modified(state.obj(), name)
 
     async def save(self, transaction: StepTransaction, changed: Mapping[Any, T], created: Mapping[Any, T]) -> None:
         session = transaction.session
@@ -173,10 +199,8 @@ class SqlAlchemyRepository(Generic[T]):
 
     def written(self, entity: T) -> set[str]:
         """Names of the tables in which something changes when this entity is saved, as far as that is known."""
-        state = _state(entity)
-        states = [state, *(each for _, _, each, _ in state.mapper.cascade_iterator("save-update", state))]
         found: set[str] = set()
-        for each in states:
+        for each in _states(entity):
             if each.modified or each.key is None or each.deleted:
                 found.update(table.fullname for table in each.mapper.tables)
                 relations = each.mapper.relationships
@@ -198,6 +222,8 @@ def _tables_read(mapper: Any, seen: set[Any]) -> Iterator[Table]:
 
 
 _EAGER = (False, "joined", "selectin", "subquery", "immediate")
+#: Where an entity's state keeps copies of the values that may be changed in place.
+_AS_LOADED = "ensue as loaded"
 
 
 def _state(entity: Any) -> Any:
@@ -206,18 +232,41 @@ def _state(entity: Any) -> Any:
     return instance_state(entity)
 
 
-def _beyond(mappers: Sequence[Any]) -> set[str]:
-    """The tables that relationships lead to, and those of what is there, and so on."""
-    found: set[str] = set()
+def _states(entity: Any) -> Sequence[Any]:
+    """Of the entity, and of all that it holds on to by relationships that are loaded."""
+    state = _state(entity)
+    return [state, *(each for _, _, each, _ in state.mapper.cascade_iterator("save-update", state))]
+
+
+def _reached(mappers: Sequence[Any]) -> set[Any]:
+    """These, and what relationships lead to, and so on."""
     known = set(mappers)
     ahead = list(mappers)
     while ahead:
-        relations = list(ahead.pop().relationships)
-        found |= _of_relations(relations)
-        new = {each for relation in relations for each in relation.mapper.self_and_descendants} - known
+        new = {each for relation in ahead.pop().relationships for each in relation.mapper.self_and_descendants} - known
         known |= new
         ahead += new
-    return found
+    return known
+
+
+def _beyond(mappers: Sequence[Any]) -> set[str]:
+    """The tables that relationships lead to, and those of what is there, and so on."""
+    return {name for each in _reached(mappers) for name in _of_relations(list(each.relationships))}
+
+
+def _changed_in_place(mapper: Any) -> list[str]:
+    """Attributes whose values may be dictionaries, lists or sets."""
+    from sqlalchemy import Column, PickleType
+    from sqlalchemy.types import TypeDecorator
+
+    return [
+        each.key
+        for each in mapper.column_attrs
+        for column in each.columns
+        if isinstance(column, Column)
+        and not isinstance(column.type, PickleType)
+        and (isinstance(column.type, TypeDecorator) or not column.type.hashable)
+    ]
 
 
 def _of_relations(relations: Sequence[Any]) -> set[str]:

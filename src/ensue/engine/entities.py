@@ -85,8 +85,10 @@ class Entities:
                 self.changed.pop(entity_id, None)
                 self.found[entity_id] = entity = None
         left = entity if result is None else result
-        if left is not None and mapped.unsettled(left):
-            self.unsettled.add(entity_id)
+        if left is not None:
+            mapped.notice(left)
+            if mapped.unsettled(left):
+                self.unsettled.add(entity_id)
         return entity
 
 

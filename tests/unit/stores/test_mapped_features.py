@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from typing import Any
 
 import pytest
-from sqlalchemy import JSON, ForeignKey, String, func, select
+from sqlalchemy import JSON, ForeignKey, String, Text, func, select
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import (
@@ -19,6 +20,7 @@ from sqlalchemy.orm import (
     mapped_column,
     relationship,
 )
+from sqlalchemy.types import TypeDecorator
 from tests.unit.engine.workbench import config
 from tests.unit.stores.conftest import MakeStore
 
@@ -106,6 +108,37 @@ class Built(MappedAsDataclass, Base, kw_only=True):
     total: Mapped[int] = mapped_column(init=False, default=0)
 
 
+class AsText(TypeDecorator[Any]):
+    """As people kept JSON before databases did."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str:
+        return json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Any) -> Any:
+        return json.loads(value or "null")
+
+
+class Page(Base):
+    """Values that can be changed without SQLAlchemy noticing it."""
+
+    __tablename__ = "page"
+    id: Mapped[str] = mapped_column(String(50), primary_key=True)
+    plain: Mapped[dict[str, Any]] = mapped_column(JSON)
+    nested: Mapped[dict[str, Any]] = mapped_column(MutableDict.as_mutable(JSON))  # notices its own keys only
+    text: Mapped[list[str]] = mapped_column(AsText)
+    lines: Mapped[list[PageLine]] = relationship(lazy="selectin")
+
+
+class PageLine(Base):
+    __tablename__ = "page_line"
+    id: Mapped[str] = mapped_column(String(50), primary_key=True)
+    page_id: Mapped[str] = mapped_column(ForeignKey("page.id"))
+    words: Mapped[list[str]] = mapped_column(JSON)
+
+
 def service() -> Service:
     return Service("things", tables=Base.metadata, publishes=[Happened, Parted, Counted], retry=Retry(attempts_max=1))
 
@@ -172,6 +205,35 @@ async def test_a_dataclass_that_is_mapped_is_made_and_changed(make_store: MakeSt
         assert await happen(world, things, *[Happened(thing_id="a")] * 3) == []
         async with world.runtimes["things"].reading() as session:
             assert (await session.get_one(Built, "a")).total == 12
+
+
+async def test_a_step_changes_what_is_inside_of_a_value(make_store: MakeStore | None, batch: int) -> None:
+    things = service()
+    seen: list[int] = []
+
+    @things.on(id="thing_id")
+    def write(page: Page, event: Happened) -> None:
+        seen.append(len(page.plain))
+        page.plain[event.what] = {"read": False}
+        page.nested["words"].append(event.what)
+        page.text.append(event.what)
+        page.lines[0].words.append(event.what)
+
+    @things.on(id="thing_id")
+    def read(page: Page, event: Parted) -> None:
+        for each in page.plain.values():
+            each["read"] = True
+
+    async with run(things, make_store=make_store, partitions=1, engine=config(batch_records_max=batch)) as world:
+        lines = [PageLine(id="l", words=[])]
+        given = (Page(id="a", plain={}, nested={"words": []}, text=[], lines=lines),)
+        events = [Happened(thing_id="a", what="x"), Parted(thing_id="a"), Happened(thing_id="a", what="y")]
+        assert await happen(world, things, *events, given=given) == []
+        assert seen == [0, 1]
+        async with world.runtimes["things"].reading() as session:
+            page = await session.get_one(Page, "a")
+            assert page.plain == {"x": {"read": True}, "y": {"read": False}}
+            assert (page.nested["words"], page.text, page.lines[0].words) == (["x", "y"],) * 3
 
 
 @pytest.mark.parametrize(
