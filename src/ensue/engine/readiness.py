@@ -10,7 +10,7 @@ from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.context import Context
 from ensue.engine.loop import Loop
 from ensue.engine.worker import Worker
-from ensue.errors import EnsueError, StoreConflict, StoreUnavailable, UsageError
+from ensue.errors import EnsueError, RetryableError, StoreConflict, StoreUnavailable, UsageError
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,8 @@ class ReadyLimits:
 
     lag_max: records of one partition that it holds, from what it has read to the log's end.
     backlog_max: outbox records that its relay has not sent (only the process with the relay's lease is asked).
-    busy_s: seconds for which one transaction of handlers may be running. A busy process takes many, each a short one.
+    busy_s: seconds for which one transaction of handlers may be running, or be done again because others were in
+    the way. A busy process takes many, each a short one.
     broker: whether it must answer. False for a service that takes requests from outside while the broker is down: its
     steps commit, the outbox grows, and nothing is lost; what hangs on the broker is then left out of the answer.
     answer_s: how long store and broker may take, in seconds.
@@ -99,7 +100,7 @@ async def not_ready(context: Context, worker: Worker | None, *, connecting: bool
     if worker is not None and not worker.is_ready:
         reasons.append("the worker has no share of the work yet")
     if worker is not None:
-        reasons += _waiting(worker.loops.all)
+        reasons += _troubled(context, worker.loops.all, limits)
     try:
         async with asyncio.timeout(limits.answer_s):
             reasons += await _behind(context, worker, limits)
@@ -114,16 +115,28 @@ async def not_ready(context: Context, worker: Worker | None, *, connecting: bool
     return reasons
 
 
-def _waiting(loops: Iterable[Loop]) -> list[str]:
-    """What the database refuses these loops, though it answers: a right that was taken away, a disk that is full."""
-    waiting: dict[str, list[Loop]] = {}
+def _troubled(context: Context, loops: Iterable[Loop], limits: ReadyLimits) -> list[str]:
+    """What keeps these loops from going on although database and broker answer: a right that was taken away, a disk
+    that is full, others who are always in the way, what nobody expected."""
+    now = context.clock.monotonic()
+    troubled: dict[tuple[str, str], list[Loop]] = {}
     for each in loops:
-        found = each.failure
-        if found is not None and issubclass(found, StoreUnavailable) and not issubclass(found, StoreConflict):
-            waiting.setdefault(each.trouble, []).append(each)
+        if each.failure is None or each.troubled_since is None:
+            continue
+        if issubclass(each.failure, StoreConflict):
+            if limits.busy_s is None or now - each.troubled_since <= limits.busy_s:
+                continue
+            what = f"for more than {limits.busy_s:g} s other transactions have been in the way"
+        elif issubclass(each.failure, StoreUnavailable):
+            what = "the database takes nothing; the log tells more"
+        elif issubclass(each.failure, RetryableError):
+            continue  # the broker's: it is asked below
+        else:
+            what = f"unexpected, {each.failure.__name__}; the log tells more"
+        troubled.setdefault((what, each.trouble), []).append(each)
     return [
-        _with(f"{', '.join(each.name for each in several)}: the database takes nothing; the log tells more", trouble)
-        for trouble, several in waiting.items()
+        _with(f"{', '.join(each.name for each in several)}: {what}", trouble)
+        for (what, trouble), several in troubled.items()
     ]
 
 

@@ -11,11 +11,12 @@ from random import Random
 
 import pytest
 from servers import PostgresServer
-from tests.unit.engine.workbench import CountingStore, Sender, bench, config, letters, until
+from tests.unit.engine.workbench import CountingStore, Sender, bench, config, letters, until, until_troubled
 
 from ensue import Event, Service
 from ensue.chain import partition_of
 from ensue.engine.lane import Lane, Part
+from ensue.engine.readiness import ReadyLimits
 from ensue.errors import StoreConflict, UsageError
 from ensue.stores.postgres import PostgresStore
 from ensue.stores.sqlite.transaction import SqliteTransaction
@@ -142,6 +143,22 @@ async def test_a_lost_race_is_done_again_at_once_and_blamed_on_nobody(
     assert not [each for each in caplog.records if each.levelname == "WARNING"], (
         "the partitions began anew, with a pause"
     )
+
+
+async def test_races_that_are_lost_for_ever_show_in_the_readiness(tmp_path: Path) -> None:
+    """A message that always meets a deadlock is blamed by nobody: else nobody would know of it."""
+    of = Tower()
+    store = RacedStore(f"sqlite:///{tmp_path}/tower.db?synchronous=OFF", "tower")
+    async with bench(tmp_path, of.service, stores={"tower": store}) as world:
+        store.races = 10**9
+        await Sender(world.broker).send(Rang(bell="a", number=1))
+        await until_troubled(world, "tower", True)
+        assert await world.runtimes["tower"].readiness() == [], "it may be over soon"
+        whys = await world.runtimes["tower"].readiness(ReadyLimits(busy_s=0.0))  # one may be running at the moment
+        assert ": for more than 0 s other transactions have been in the way: another transaction was in" in whys[-1]
+        store.races = 0
+        await until_troubled(world, "tower", False)
+        assert await world.runtimes["tower"].readiness(ReadyLimits(busy_s=0.0)) == []
 
 
 @pytest.mark.parametrize(("times", "retries"), [(1, 0), (2, 1)])

@@ -13,11 +13,23 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text
 from sqlalchemy.orm import Session
-from tests.unit.engine.workbench import LIMIT_S, ReadByBroker, Sender, _Shared, bench, config, letters, store_of, until
+from tests.unit.engine.workbench import (
+    LIMIT_S,
+    ReadByBroker,
+    Sender,
+    _Shared,
+    bench,
+    config,
+    letters,
+    store_of,
+    until,
+    until_troubled,
+)
 
 from ensue import Event, Service, Settings, Step
 from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.engine.books import Books
+from ensue.engine.readiness import Detailed
 from ensue.engine.runtime import Runtime
 from ensue.errors import BrokerUnavailable, StoreUnavailable
 from ensue.stores.sqlite import SqliteStore
@@ -419,6 +431,33 @@ async def test_a_consumer_outlives_a_defect_of_its_adapter(tmp_path: Path, caplo
         await world.settle()
     assert got == [1]
     assert [each.levelno for each in caplog.records if "unexpected" in each.message] == [logging.ERROR] * 3
+
+
+async def test_a_consumer_that_meets_a_defect_again_and_again_is_not_ready(tmp_path: Path) -> None:
+    """The probe sees it, not only who reads the log."""
+
+    class Odd(ReadByBroker):
+        odd = True
+
+        async def read_by(self, reader: MemoryReader, reading: Any) -> Any:
+            if reader.topic == "water" and self.odd:
+                reading.close()
+                raise ZeroDivisionError("odd")
+            return await reading
+
+    got: list[int] = []
+    broker = Odd()
+    async with bench(tmp_path, well(got), broker=broker, partitions=1) as world:
+        await until_troubled(world, "well", True)
+        [why] = await world.runtimes["well"].readiness()
+        assert why == "well<-water/0: unexpected, ZeroDivisionError; the log tells more: odd"
+        assert isinstance(why, Detailed)
+        assert "odd" not in why.brief, "whose words may be"
+        broker.odd = False
+        await Sender(world.broker, partitions=1).send(Drop(pipe="a", number=1))
+        await until(lambda: got == [1], world)
+        await until_troubled(world, "well", False)
+        assert await world.runtimes["well"].readiness() == []
 
 
 async def test_other_work_of_the_process_gets_its_turn_while_a_backlog_is_consumed(tmp_path: Path) -> None:

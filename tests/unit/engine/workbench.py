@@ -238,6 +238,15 @@ async def until_letters(world: World, service: Service, count: int, *states: Dea
     await _until(met, world, f"{count} letters of {service.name}")
 
 
+async def until_troubled(world: World, service: str, troubled: bool) -> None:
+    """Wait until a consumer of the service cannot go on, or until all of them can: neither is progress."""
+    worker = world.runtimes[service].worker
+    assert worker is not None
+    async with asyncio.timeout(LIMIT_S):
+        while any(each.trouble for each in worker.loops.consumers) is not troubled:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.01)
+
+
 async def until_held(world: World, service: Service, count: int) -> list[HeldPartition]:
     """What the database says of the held partitions of a service, as soon as they are so many."""
     books = world.runtimes[service.name].context.books
