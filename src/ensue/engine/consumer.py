@@ -168,7 +168,7 @@ class PartitionConsumer(Loop):
         if batch:
             context.faults.point("consumer.read")
             await self._process(batch)
-            self._note_age(batch)
+            await self._note_age(batch)
             context.progress()
             await context.clock.sleep(0)  # an embedded store never suspends: let the other loops in
         elif self._place.checkpoint.catching_up is not None and not self._letters.full and not self._stop.asked:
@@ -186,13 +186,20 @@ class PartitionConsumer(Loop):
         if self._place.checkpoint.gaps:
             await self._gaps.ask(self._place.checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
 
-    def _note_age(self, batch: Sequence[Message | Garbage]) -> None:
+    async def _note_age(self, batch: Sequence[Message | Garbage]) -> None:
         config, last, before = self._context.config, batch[-1], self._behind_s
-        self._behind_s = 0.0
-        if len(batch) == config.batch_records_max and isinstance(last, Message):
+        self._behind_s, half_s = 0.0, config.retention_s / 2
+        if isinstance(last, Message):
             now = self._context.clock.now()
-            self._behind_s = max(now - seconds_of(last.envelope.time, now), 0.0)
-        if self._behind_s > config.retention_s / 2 >= before:
+            age_s = max(now - seconds_of(last.envelope.time, now), 0.0)
+            more = len(batch) == config.batch_records_max
+            if (
+                not more and age_s > half_s
+            ):  # a read brings what is at hand: that there is no more is for the log to say
+                bounds = await self._context.broker.bounds(self.partition.topic, self.partition.number)
+                more = bounds.last > last.offset
+            self._behind_s = age_s if more else 0.0
+        if self._behind_s > half_s >= before:
             log.warning(
                 "%s: reads records that are %.1f h old, and they leave the log after %.1f h: let more workers help, or "
                 "keep records for longer (ENSUE_RETENTION_S)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.engine.workbench import Sender, bench, config, letters, until
@@ -46,8 +47,8 @@ class Jobs:
 
         return service
 
-    def log(self) -> EmbeddedBroker:
-        return EmbeddedBroker(f"sqlite:///{self.directory}/log.db?synchronous=OFF")
+    def log(self, kind: type[EmbeddedBroker] = EmbeddedBroker) -> EmbeddedBroker:
+        return kind(f"sqlite:///{self.directory}/log.db?synchronous=OFF")
 
 
 async def gaps(world: World) -> list[GapState]:
@@ -179,8 +180,19 @@ async def read_ages(world: World) -> Values:
     return (await measure(runtime.context, runtime.worker))[READ_AGE]
 
 
+class OneByOne(EmbeddedBroker):
+    """Brings less than there is, as a broker does whose records are on their way."""
+
+    def reader(self, topic: str, partition: int, after: int) -> Any:
+        reader = super().reader(topic, partition, after)
+        read = reader.read
+        reader.read = lambda limit, wait_s: read(1, wait_s)  # type: ignore[method-assign]  # this one reader's
+        return reader
+
+
+@pytest.mark.parametrize("log", [EmbeddedBroker, OneByOne])
 async def test_a_subscriber_that_reads_what_is_about_to_leave_the_log_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, log: type[EmbeddedBroker]
 ) -> None:
     """More than half of the retention behind, with more to read."""
     of = Jobs(tmp_path)
@@ -198,7 +210,7 @@ async def test_a_subscriber_that_reads_what_is_about_to_leave_the_log_says_so(
             await held.wait()
 
     engine = config(retention_s=0.001, retention_interval_s=3600.0, batch_records_max=2)
-    async with bench(tmp_path, work, broker=of.log(), engine=engine) as world:
+    async with bench(tmp_path, work, broker=of.log(log), engine=engine) as world:
         await asyncio.wait_for(begun.wait(), 10)  # the second batch is at hand
         reasons = await world.runtimes["work"].readiness()
         assert [each for each in reasons if "more than half of the retention" in each]
