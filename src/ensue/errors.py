@@ -83,6 +83,10 @@ class EntityMissing(RetryableError):
     entity_id: object
 
 
+class SagaMissing(EntityMissing):
+    """A saga that is told of an event does not exist (yet). entity: its name. It is tried more often than others."""
+
+
 class HandlerCancelled(RetryableError):
     """A handler ended with CancelledError although nobody cancelled the step: something it awaited was cancelled."""
 

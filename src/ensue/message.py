@@ -22,6 +22,8 @@ WHO = "ensue.who"
 REPLY = "ensue.reply"
 #: What wakes a saga, in the topic of the answers to its service; see `ensue.saga.wake`.
 SAGA = "ensue.saga"
+#: What a saga is told, there too. Of a type of its own, since nothing else of the saga waits behind it; see `plan.py`.
+TOLD = "ensue.saga.told"
 #: A command's attributes: the topic where its answer is wanted, and the answer's key there, else the command's id.
 REPLY_TO, REPLY_KEY = "ensuereplyto", "ensuereplykey"
 #: The topic through which a subscriber asks a source's relay to send again.

@@ -14,8 +14,9 @@ from typing import Annotated
 import msgspec
 
 from ensue.chain import Verdict, judge
-from ensue.codec import POSITION_MAX, garbage
-from ensue.message import LOST, TICK, WHO, CatchUp, DeadLetter, Flaw, Gap, GapState, Garbage, Message
+from ensue.codec import POSITION_MAX, decode_envelope, garbage
+from ensue.errors import BadMessage
+from ensue.message import LOST, TICK, TOLD, WHO, CatchUp, DeadLetter, Flaw, Gap, GapState, Garbage, Message
 
 #: Of a subscription that knows no messages by name.
 NO_IDS: Mapping[str, str] = MappingProxyType({})
@@ -94,15 +95,26 @@ class Plan:
 
 
 #: What waits for what: of a source, those of one key; those with a chain apart from those without, which anybody can
-#: write in the name of a source whose chain is whole.
-Queue = tuple[str, str, bool]
+#: write in the name of a source whose chain is whole; and what a saga is told apart from all else that comes for it: it
+#: may be told too early, or of too much, and neither holds back its start, its timers, answers and orders.
+Queue = tuple[str, str, bool, bool]
 
 
 def queue_of(message: Message | DeadLetter) -> Queue:
     """The queue in which a message waits, or is set aside."""
-    return message.source, message.key, message.position > 0
+    kind = message.envelope.type if isinstance(message, Message) else _type_of(message)
+    return message.source, message.key, message.position > 0, kind == TOLD
 
 
+def _type_of(letter: DeadLetter) -> str:
+    """The type of what was set aside, if that is one which `queue_of` asks for; else it may be empty."""
+    try:
+        return decode_envelope(letter.envelope).type if _TOLD in letter.envelope else ""
+    except BadMessage:
+        return ""  # nobody can read it, so it was no message of ours
+
+
+_TOLD = TOLD.encode()
 _read_lost = msgspec.json.Decoder(LostNotice).decode
 
 

@@ -23,7 +23,7 @@ from ensue.formats import of_msgspec
 from ensue.handler import EVENT, SESSION, SYNC_SESSION, Handler, id_field, read_parameters
 from ensue.handling import name_of
 from ensue.mapped import SqlAlchemyRepository, is_mapped
-from ensue.message import REPLY, SAGA
+from ensue.message import REPLY, SAGA, TOLD
 from ensue.reply import is_of_replies, replies_of
 from ensue.repository import Repository, TableRepository
 from ensue.retry import Retry
@@ -500,7 +500,8 @@ class ServiceDefinition:
                     "name="
                 )
             self._sagas[called, version] = code
-            self._handlers[SAGA] = [wake_handler(self.name)]
+            for each in (SAGA, TOLD):
+                self._handlers[each] = [wake_handler(self.name, each)]
             if spec is not None and version == max(each for name, each in self._sagas if name == called):
                 self._handlers[spec.type] = [Handler(called, spec, _begun, (EVENT,), True, starts=code.begins)]
             function.__ensue_saga__ = code  # type: ignore[attr-defined]  # by it a step finds what it starts

@@ -23,7 +23,7 @@ from ensue.codec import (
 from ensue.command import Command, CommandType, command_type
 from ensue.errors import EventRefused, EventTooLarge, UsageError
 from ensue.event import EventType, event_type
-from ensue.message import JSON, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message, OutboxRecord, Timer
+from ensue.message import JSON, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Message, OutboxRecord, Timer
 from ensue.reply import replies_of
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ class Outgoing:
     to publish; None: any. record_bytes_max: of each, see EngineConfig. limits: less than that, for topics of which the
     broker has said so. timers: whether the store keeps what is published later. guarded: the session is not to be had
     now; asked: it was asked for all the same. results: what local steps of sagas returned, by message id.
-    outside: what of sagas is to be called once this transaction is committed.
+    after: what is to be called once this transaction is committed.
     """
 
     __slots__ = (
-        "allowed", "asked", "closed", "guarded", "ids", "limits", "outside", "partitions", "record_bytes_max",
+        "after", "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "record_bytes_max",
         "records", "results", "service", "time", "timers", "types",
     )  # fmt: skip
 
@@ -80,7 +80,7 @@ class Outgoing:
         self.timers = timers
         self.records: list[OutboxRecord] = []
         self.results: dict[str, Any] = {}
-        self.outside: list[Any] = []
+        self.after: list[Callable[[], None]] = []
         self.closed = False
         self.guarded = False
         self.asked = False
@@ -227,12 +227,15 @@ class Step:
         ended a while ago, is not started again. Raises UsageError for what is no saga of this service, and a request
         that is not its.
         """
-        declared = self._saga(saga)
-        self.wake(*declared.starts(request, id))
+        self.wake(*self._saga(saga).starts(request, id))
 
     def tell(self, saga: Callable[..., Awaitable[Any]], id: object, event: object) -> None:
-        """Tell a saga of this service of an event, which it keeps until it receives it: `saga.receive(Paid)`."""
-        self.wake(*self._saga(saga).tells(event, id))
+        """Tell a saga of this service of an event, which it keeps until it receives it: `saga.receive(Paid)`.
+
+        One that has not begun yet is told when it has, within some minutes; one that has ended is not told.
+        """
+        key, data = self._saga(saga).tells(event, id)
+        self.wake(key, data, TOLD)
 
     def cancel_saga(self, saga: Callable[..., Awaitable[Any]], id: object) -> None:
         """Have a saga of this service undo what it has done. One that is past its pivot, or has ended, goes on."""
@@ -250,15 +253,15 @@ class Step:
         if declared.service != self.outgoing.service:
             raise UsageError(
                 f"{declared.where} is of service {declared.service}, and this is a step of {self.outgoing.service}: "
-                f"send {declared.service} a command, whose handler starts it"
+                f"send {declared.service} a command, whose handler does it"
             )
         if self.outgoing.closed:
             raise UsageError(f"{declared.where} is woken after the step has ended, so nothing would come of it")
         return declared
 
-    def wake(self, key: str, data: bytes) -> None:
+    def wake(self, key: str, data: bytes, kind: str = SAGA) -> None:
         """For the engine: write a record for the saga of this key."""
-        self.emit(replies_of(self.outgoing.service), SAGA, key, checked_key(SAGA, key), data)
+        self.emit(replies_of(self.outgoing.service), kind, key, checked_key(kind, key), data)
 
     def ask(
         self,

@@ -230,7 +230,7 @@ def test_a_notice_of_somebody_elses_loss_changes_nothing() -> None:
 def test_a_message_of_a_blocked_key_waits_and_the_watermark_goes_on() -> None:
     subscriber = Subscriber()
     batch: list[Message | Garbage] = [record("orders/1", 1, 0, 1, key="a"), record("orders/1", 2, 1, 2, key="b")]
-    todo = subscriber.take(batch, blocked=(("orders/1", "a", True),))
+    todo = subscriber.take(batch, blocked=(("orders/1", "a", True, False),))
     assert [each.key for each in todo.waiting] == ["a"]
     assert [each.key for each in todo.apply] == ["b"]
     assert subscriber.watermarks == {"orders/1": 2}
@@ -239,9 +239,9 @@ def test_a_message_of_a_blocked_key_waits_and_the_watermark_goes_on() -> None:
 def test_a_message_without_a_chain_holds_back_none_with_one_and_the_reverse() -> None:
     subscriber = Subscriber()
     batch: list[Message | Garbage] = [record("orders/1", 0, 0, 1, key="a"), record("orders/1", 1, 0, 2, key="a")]
-    todo = subscriber.take(batch, blocked=(("orders/1", "a", False),))
+    todo = subscriber.take(batch, blocked=(("orders/1", "a", False, False),))
     assert ([each.position for each in todo.waiting], [each.position for each in todo.apply]) == ([0], [1])
-    todo = Subscriber().take(batch, blocked=(("orders/1", "a", True),))
+    todo = Subscriber().take(batch, blocked=(("orders/1", "a", True, False),))
     assert ([each.position for each in todo.waiting], [each.position for each in todo.apply]) == ([1], [0])
 
 

@@ -11,7 +11,7 @@ from ensue.cli.loading import load_service, opened
 from ensue.cli.output import confirm, say
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
-from ensue.message import REPLY, SAGA
+from ensue.message import REPLY, SAGA, TOLD
 
 
 def replay(
@@ -25,13 +25,13 @@ def replay(
     """
     definition = load_service(service)
     handlers = definition.handlers.get(type)
-    if type == SAGA:
+    if type in (SAGA, TOLD):
         raise UsageError(
             f"what wakes the sagas of {definition.name} is not replayed: each would be told, or cancelled, a second "
             "time, and one that is long over would begin again"
         )
     if handlers is None:
-        known = ", ".join(sorted(definition.handlers.keys() - {REPLY, SAGA})) or "nothing"
+        known = ", ".join(sorted(definition.handlers.keys() - {REPLY, SAGA, TOLD})) or "nothing"
         raise UsageError(f"service {definition.name} has no handler of {type!r}; it handles {known}")
     names = ", ".join(each.name for each in handlers)
 

@@ -13,7 +13,7 @@ from ensue.cli.loading import load_services
 from ensue.cli.output import complain, print_table, say
 from ensue.command import CommandType
 from ensue.event import EventType, event_type
-from ensue.message import REPLY, SAGA
+from ensue.message import REPLY, SAGA, TOLD
 
 
 class Flow(NamedTuple):
@@ -76,7 +76,7 @@ def find_flows(services: Sequence[Service]) -> list[Flow]:
         for name in service.recurring:
             publishers[service.runs_of(name).type] = [service.name]
         for kind, handlers in service.handlers.items():
-            if kind in (REPLY, SAGA):
+            if kind in (REPLY, SAGA, TOLD):
                 continue  # what the service itself has asked for
             specs[kind] = handlers[0].event
             subscribers.setdefault(kind, {})[service.name] = tuple(handler.name for handler in handlers)

@@ -302,8 +302,8 @@ class PartitionConsumer(Loop):
         self._place.moved(part.following)
         if self._keeps_replies:
             self._context.waiting.stored(part.todo.apply)
-            self._context.dispatcher.sagas.settled(part.todo.apply)
-            self._context.dispatcher.sagas.begin(part.outside)
+            self._context.dispatcher.sagas.settled(part.todo.apply, part.after)
+            self._letters.woken(part.todo.apply)
         self._letters.added(part.letters)
         self._gaps.log_changes(part.todo)
 
@@ -349,8 +349,8 @@ class PartitionConsumer(Loop):
                 await books.claim(transaction, [(message.source, message.id)])
             letter = self._letters.failed_letter(message, reason, transaction.now)
             dead = self._letters.is_dead(letter)
-            parked = dead and await self._letters.park(transaction, message, reason)
-            if parked:
+            parked = await self._letters.park(transaction, message, reason) if dead else None
+            if parked is not None:
                 following = self._place.following(todo, applied=1)
             else:
                 following = self._place.following(todo, retries=not dead, dead=int(dead))
@@ -360,8 +360,9 @@ class PartitionConsumer(Loop):
         if timer is not None:
             self._context.timer_set.set()
         self._place.moved(following)
-        if parked:
-            self._context.dispatcher.sagas.settled([message])
+        if parked is not None:
+            self._context.dispatcher.sagas.settled([message], parked)
+            self._letters.woken([message])
         else:
             self._letters.added([letter])
             self._letters.log_failure(letter, reason)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -27,7 +27,7 @@ from ensue.engine.lost import LOSSES_MAX, answers, lost_for
 from ensue.engine.reason import message_of, trace_of
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
-from ensue.errors import BadMessage, HandlerKilled, UsageError
+from ensue.errors import BadMessage, HandlerKilled, SagaMissing, UsageError
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Flaw, Garbage, Message, Partition
 from ensue.plan import Plan, Queue, queue_of
 from ensue.ports import StepTransaction
@@ -44,6 +44,8 @@ _HOLDING = (
 _NEVER = float("inf")
 #: Letters tried in a row, one a key; then the partition's new messages have their turn.
 _TRIES_MAX = 100
+#: So many attempts more than others has what a saga is told that does not exist yet: some six minutes, by default.
+_EARLY_MORE = 8
 #: All of them: a key whose letter is not known here would not be held back.
 _ALL = 2**31 - 1
 
@@ -104,6 +106,10 @@ class DeadLetters:
         letters = await self._context.books.letters(self._partition, _HOLDING, _ALL)
         ids = {letter.id for letter in letters}
         self._losses = Counter({each: count for each, count in self._losses.items() if each in ids})
+        first = [queue[0] for queue in self._queues.values()]
+        woken = {each.id for each in first if each.state is DeadLetterState.RETRYING and not each.due_at}
+        for letter in letters:
+            letter.due_at = 0.0 if letter.id in woken else letter.due_at  # see `woken`
         self._queues = {}
         self._count = 0
         self._soonest = _NEVER
@@ -124,6 +130,14 @@ class DeadLetters:
     def next_due_s(self) -> float:
         """Seconds until something may be tried; inf: nothing."""
         return max(self._soonest - self._clock.now(), 0.0) if self._soonest < _NEVER else _NEVER
+
+    def woken(self, messages: Sequence[Message]) -> None:
+        """These have taken effect: what a saga that they began was told before is tried now."""
+        if self._queues:
+            for each in messages:
+                queue = self._queues.get((each.source, each.key, each.position > 0, True))
+                if queue and queue[0].state is DeadLetterState.RETRYING and queue[0].error_type == SagaMissing.__name__:
+                    queue[0].due_at = self._soonest = 0.0
 
     # ------------------------------------------------------------------------------------------------ making letters
 
@@ -158,16 +172,21 @@ class DeadLetters:
             Lines(f"\n{reason.trace}" if whole and reason.trace else ""),
         )  # fmt: skip
 
-    async def park(self, transaction: StepTransaction, message: Message, reason: Reason) -> bool:
-        """Instead of a dead letter, where the message is for a saga: that keeps it, and waits for a person."""
+    async def park(
+        self, transaction: StepTransaction, message: Message, reason: Reason
+    ) -> Sequence[Callable[[], None]] | None:
+        """Instead of a dead letter, where the message is for a saga: that keeps it, and waits for a person.
+
+        Returns what is to be called once it is committed; None: it has to be a dead letter."""
         context = self._context
         if not context.dispatcher.sagas.owns(message):
-            return False
+            return None
         outgoing = context.dispatcher.outgoing(transaction)
-        parked = await context.dispatcher.sagas.park(transaction, message, reason.text, outgoing)
-        if parked and await put(transaction, outgoing.close()):
+        if not await context.dispatcher.sagas.park(transaction, message, reason.text, outgoing):
+            return None
+        if await put(transaction, outgoing.close()):
             context.timer_set.set()  # perhaps too early, and then its loop looks again
-        return parked
+        return outgoing.after
 
     def is_dead(self, letter: DeadLetter) -> bool:
         return letter.state is DeadLetterState.DEAD
@@ -190,7 +209,10 @@ class DeadLetters:
         letter.attempts += 1
         letter.error_type = type(reason.error).__qualname__
         letter.error = reason.text
-        delay = self._context.retry.delay_s(letter.attempts, reason.error, self._random)
+        retry = self._context.retry
+        if isinstance(reason.error, SagaMissing):
+            retry = dataclasses.replace(retry, attempts_max=retry.attempts_max + _EARLY_MORE)
+        delay = retry.delay_s(letter.attempts, reason.error, self._random)
         letter.state = DeadLetterState.DEAD if delay is None else DeadLetterState.RETRYING
         letter.due_at = 0.0 if delay is None else now + delay
 
@@ -291,9 +313,9 @@ class DeadLetters:
             context.faults.point("letter.handled")
         if timers:
             context.timer_set.set()
-        context.dispatcher.sagas.settled([message])
-        context.dispatcher.sagas.begin(outgoing.outside)
+        context.dispatcher.sagas.settled([message], outgoing.after)
         context.waiting.stored([message])
+        self.woken([message])
         return following
 
     async def _failed(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:
@@ -324,17 +346,18 @@ class DeadLetters:
             self._failed_again(letter, reason, transaction.now)
             dead = letter.state is DeadLetterState.DEAD
             message = _readable(letter) if dead else None
-            parked = message is not None and await self.park(transaction, message, reason)
-            if parked:
+            parked = None if message is None else await self.park(transaction, message, reason)
+            if parked is not None:
                 await books.remove_letter(transaction, letter)
                 following = _counted(checkpoint, applied=1)
             else:
                 await books.change_letter(transaction, letter)
                 following = _counted(checkpoint, retries=int(not dead), dead=int(dead))
             following.revision = await books.save_checkpoint(transaction, self._partition, following)
-        if parked and message is not None:
+        if parked is not None and message is not None:
             letter.state = DeadLetterState.DISCARDED  # as in `_retry`
-            self._context.dispatcher.sagas.settled([message])
+            self._context.dispatcher.sagas.settled([message], parked)
+            self.woken([message])
         else:
             self.log_failure(letter, reason)
         return following

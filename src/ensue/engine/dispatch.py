@@ -32,7 +32,7 @@ from ensue.failure import Failure, failure_in
 from ensue.handler import Handler
 from ensue.handling import wraps_async
 from ensue.mapped import SqlAlchemyRepository
-from ensue.message import SAGA, Message, OutboxRecord
+from ensue.message import Message, OutboxRecord
 from ensue.ports import Ids, StepTransaction, TopicTerms
 from ensue.repository import Repository
 from ensue.service import ServiceDefinition
@@ -114,7 +114,7 @@ class Dispatcher:
     def wants_snapshot(self, messages: Sequence[Message]) -> bool:
         """Whether a handler of these may change what it read without a lock; entity steps have their rows locked."""
         kinds = {message.envelope.type for message in messages if not self.sagas.owns(message)}
-        routes = [self.routes[kind] for kind in kinds if kind != SAGA]
+        routes = [self.routes[kind] for kind in kinds]
         if any(map(self.sagas.owns, messages)):
             routes += self._steps.values()  # whichever the sagas come to
         return not all(route.together and route.locked for route in routes)

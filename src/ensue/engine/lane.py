@@ -10,7 +10,7 @@ See docs/adr/0029.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -28,7 +28,6 @@ from ensue.errors import CheckpointConflict, HandlerKilled, RowConflict, StoreCo
 from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord
 from ensue.plan import Plan
 from ensue.ports import StepTransaction
-from ensue.saga.outside import OutsideRun
 from ensue.step import SessionAsked
 from ensue.texts import logger
 
@@ -46,10 +45,10 @@ class Part:
     """The records of one partition that wait for a transaction, and what becomes of them.
 
     records, todo: may be fewer afterwards than they were: the first ones, the rest has to wait for another turn.
-    following, letters: what is stored now; None when nothing had to be. outside: what sagas want called now.
+    following, letters: what is stored now; None when nothing had to be. after: what is to be called now.
     """
 
-    __slots__ = ("at_fault", "done", "error", "following", "left", "letters", "outside", "place", "records", "todo")
+    __slots__ = ("after", "at_fault", "done", "error", "following", "left", "letters", "place", "records", "todo")
 
     def __init__(self, place: Place, records: Sequence[Message | Garbage], todo: Plan) -> None:
         self.place = place
@@ -57,7 +56,7 @@ class Part:
         self.todo = todo
         self.following: Checkpoint | None = None
         self.letters: list[DeadLetter] = []
-        self.outside: Sequence[OutsideRun] = ()
+        self.after: Sequence[Callable[[], None]] = ()
         self.error: BaseException | None = None
         self.done = False
         self.left = False  # nobody waits for it any more
@@ -274,7 +273,7 @@ class Lane:
         applied, timers = 0, False
         self.at_hand.begin(context.clock.monotonic())
         for each in parts:
-            each.at_fault = False
+            each.at_fault, each.after = False, ()
         messages = [message for part in parts for message in part.todo.apply]
         async with context.store.transaction(snapshot=context.dispatcher.wants_snapshot(messages)) as transaction:
             faults.point("consumer.begun")
@@ -319,7 +318,7 @@ class Lane:
             raise
         if count < len(todo.apply):
             part.cut_behind(todo.apply[count - 1])
-        part.outside = outgoing.outside
+        part.after = outgoing.after
         return outgoing.close()
 
     async def _claim(self, transaction: StepTransaction, part: Part) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -17,12 +18,12 @@ import msgspec
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.failed import StepFailed
-from ensue.errors import BadMessage, EntityMissing, UsageError
+from ensue.errors import BadMessage, SagaMissing
 from ensue.failure import Failure, failure_in
-from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message
+from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Message
 from ensue.ports import Row, StepTransaction
 from ensue.reply import Reply, read_reply, replies_of, write_reply
-from ensue.saga.instance import ENDED, MAILBOX_MAX, Instance, Status, instance_of, row_of
+from ensue.saga.instance import ENDED, Instance, Status, instance_of, row_of
 from ensue.saga.journal import ENTRIES_MAX, ENTRIES_WARNED, Refusal
 from ensue.saga.local import LocalStep
 from ensue.saga.machine import (
@@ -92,7 +93,7 @@ class Sagas:
     """The sagas of one service.
 
     dropped: how many records came for nothing: for sagas that have ended or go on already, second and late answers.
-    begin: is given, once that is committed, the outside effects that this process is to attempt; while nobody does,
+    begin: is given, each once it is committed, the outside effects that this process is to attempt; while nobody does,
     their timers bring them again. at_work: names of those that it is at, or has not come to.
     """
 
@@ -108,13 +109,12 @@ class Sagas:
         self._topic = replies_of(definition.name)
         self._run_locals = run_locals
         self._refused: dict[str, tuple[str, dict[int, Failure]]] = {}  # by saga: of which message, by number
-        self._unsaid: dict[str, str] = {}  # by saga: why it was parked, to be said once that is committed
 
     def owns(self, message: Message) -> bool:
         """Whether a record is for a saga: a wake, or an answer that is not keyed by its command."""
         # Also where the service has no saga here: a process of it that is deployed before or after this one may.
         kind = message.envelope.type
-        return kind == SAGA or (kind == REPLY and message.key != message.envelope.causation_id)
+        return kind in (SAGA, TOLD) or (kind == REPLY and message.key != message.envelope.causation_id)
 
     def refused(self, failed: StepFailed) -> bool:
         """Note that a local step of a saga raised a Failure, which is no error: its message is done anew."""
@@ -125,13 +125,12 @@ class Sagas:
         self._refused[failed.key] = failed.message_id, {**known, failed.number: failed.failure}
         return True
 
-    def settled(self, messages: Sequence[Message]) -> None:
-        """What these brought is committed."""
-        for each in messages:
-            self._refused.pop(each.key, None)
-            reason = self._unsaid.pop(each.key, None)
-            if reason is not None:
-                log.error("%s: saga %s is parked: %s", self._service, each.key, Lines(reason))
+    def settled(self, messages: Sequence[Message], after: Sequence[Callable[[], None]]) -> None:
+        """What these brought is committed. after: of `Outgoing`."""
+        for message in messages:
+            self._refused.pop(message.key, None)
+        for each in after:
+            each()
 
     async def run(
         self,
@@ -171,7 +170,7 @@ class Sagas:
         if saga is None or saga.status in ENDED:
             return False
         park(saga, reason)
-        self._unsaid[saga.key] = reason
+        outgoing.after.append(partial(self._say_parked, saga.key, reason))
         await _save(transaction, [saga])
         return True
 
@@ -191,13 +190,9 @@ class Sagas:
                 code = self._codes.get((saga.name, saga.version))
                 effects = go_on(code, saga, transaction.now, self._named if code is None else None)
                 if saga.status is Status.PARKED and was is not Status.PARKED:
-                    self._unsaid[saga.key] = saga.reason
+                    outgoing.after.append(partial(self._say_parked, saga.key, saga.reason))
                 if length < ENTRIES_WARNED <= len(saga.journal):
-                    log.warning(
-                        "%s: the journal of saga %s has %d entries, which each wait replays, and %d are the most: begin"
-                        " a new one now and then, saga.restart(request)",
-                        self._service, saga.key, len(saga.journal), ENTRIES_MAX,
-                    )  # fmt: skip
+                    outgoing.after.append(partial(self._say_long, saga.key, len(saga.journal)))
                 steps = self._carry_out(turn, effects, transaction, outgoing)
                 if steps:
                     turn.going = True
@@ -207,16 +202,16 @@ class Sagas:
         return []
 
     def _take(self, turn: Turn, transaction: StepTransaction, outgoing: Outgoing) -> None:
-        """Take in what came next. Raises EntityMissing for what is told to nobody, UsageError, and BadMessage."""
+        """Take in what came next. Raises SagaMissing for what is told to nobody, UsageError, and BadMessage."""
         turn.index, turn.message = turn.left.popleft()
         message, now = turn.message, transaction.now
         useful, effects = False, list[Effect]()
-        if message.envelope.type == SAGA:
+        if message.envelope.type in (SAGA, TOLD):
             if owner_of(message.source) != self._service:
                 raise BadMessage(
-                    f"{SAGA} for saga {message.key} is of {message.source}, expected one of {self._service} itself: "
-                    "whoever answers its commands may write to this topic, and has no say in its sagas",
-                    type=SAGA,
+                    f"{message.type} for saga {message.key} is of {message.source}, expected one of {self._service} "
+                    "itself: whoever answers its commands may write to this topic, and has no say in its sagas",
+                    type=message.type,
                 )
             wake = _read(read_wake, message)
             if wake.kind == "start":
@@ -241,22 +236,34 @@ class Sagas:
             turn.changed = True
             self._carry_out(turn, effects, transaction, outgoing)
         else:
-            self.dropped += 1
-            log.info("%s: saga %s: %s came for nothing", self._service, turn.key, message.id)
+            outgoing.after.append(partial(self._drop, turn.key, message.id))
+
+    def _drop(self, key: str, message_id: str) -> None:
+        self.dropped += 1
+        log.info("%s: saga %s: %s came for nothing", self._service, key, message_id)
+
+    def _say_parked(self, key: str, reason: str) -> None:
+        log.error("%s: saga %s is parked: %s", self._service, key, Lines(reason))
+
+    def _say_long(self, key: str, entries: int) -> None:
+        log.warning(
+            "%s: the journal of saga %s has %d entries, which each wait replays, and %d are the most: begin a new one "
+            "now and then, saga.restart(request)",
+            self._service, key, entries, ENTRIES_MAX,
+        )  # fmt: skip
+
+    def _run_outside(self, run: OutsideRun) -> None:
+        self.begin([run])
 
     def _known(self, turn: Turn, wake: Wake) -> Instance | None:
         if turn.saga is None and wake.kind == "told":
             name, saga_id = parts_of(turn.key)
-            raise EntityMissing(
+            raise SagaMissing(
                 f"saga {name} {saga_id} is told {wake.type}, and does not exist, or has ended long ago: it is tried "
-                "again, then set aside. Start it before, in a step that is committed",
+                "again for a while, then set aside, and holds nothing back but what the saga is told after it. Start "
+                "the saga before, and have it tried again if it is set aside",
                 entity=name,
                 entity_id=saga_id,
-            )
-        if turn.saga is not None and wake.kind == "told" and len(turn.saga.mailbox) >= MAILBOX_MAX:
-            raise UsageError(
-                f"saga {turn.key} is told {wake.type}, and has {MAILBOX_MAX} events that it has not received: tell it "
-                "what it waits for, or have it receive more"
             )
         return turn.saga
 
@@ -279,7 +286,8 @@ class Sagas:
                 case Answer():
                     _answer(step, saga)
                 case RunOutside(number, attempt):
-                    outgoing.outside.append(self._outside(saga, number, attempt, message.envelope.traceparent))
+                    run = self._outside(saga, number, attempt, message.envelope.traceparent)
+                    outgoing.after.append(partial(self._run_outside, run))
                 case SetTimer(number, due_at):
                     wake = write_wake(Wake("due", number=number))
                     due = datetime.fromtimestamp(due_at, UTC)

@@ -15,10 +15,11 @@ from typing import Final
 
 import msgspec
 
+from ensue.errors import UsageError
 from ensue.failure import Failure
 from ensue.saga.code import SagaCode
 from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceeded
-from ensue.saga.instance import ENDED, Instance, Mail, Status
+from ensue.saga.instance import ENDED, MAILBOX_MAX, Instance, Mail, Status
 from ensue.saga.journal import Issued, Refusal, Resolved, still_open, too_long
 from ensue.saga.outside import Outside
 from ensue.saga.replay import Outcome, replay
@@ -168,6 +169,7 @@ def begun(
 
 def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Effect]]:
     """Keep what came in the row. False: it is of no use, being late, or a second one, or for a saga that has ended.
+    Raises UsageError for what it is told and has no room for.
 
     A parked saga keeps it too, and makes something of it once it is retried.
     """
@@ -193,6 +195,12 @@ def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Eff
             waiting = next((each.number for each in opened.values() if each.asks[:2] == ("receive", kind)), None)
             if waiting is not None:
                 return _resolve(saga, waiting, now, data, None)
+            if len(saga.mailbox) >= MAILBOX_MAX:
+                raise UsageError(
+                    f"saga {saga.key} is told {kind}, and has {MAILBOX_MAX} events that it has not received: tell it "
+                    "what it waits for, or have it receive more. This is set aside, and holds back what the saga is "
+                    "told after it, and nothing else"
+                )
             saga.mailbox = [*saga.mailbox, Mail(kind, msgspec.Raw(data))]
             return True, []
         case Cancel():

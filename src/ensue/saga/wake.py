@@ -14,7 +14,6 @@ from ensue.errors import UsageError
 from ensue.event import EventType
 from ensue.formats import of_msgspec
 from ensue.handler import EVENT, Handler
-from ensue.message import SAGA
 from ensue.reply import replies_of
 from ensue.saga.journal import Refusal
 
@@ -38,7 +37,7 @@ class Answers(msgspec.Struct, frozen=True):
 
 
 class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The data of a record of type SAGA. The saga is the record's key."""
+    """The data of a record of type SAGA, or of TOLD when it is told. The saga is the record's key."""
 
     kind: Literal["start", "told", "due", "cancel", "retry", "came", "broke", "again"]
     version: int = 0
@@ -65,14 +64,11 @@ write_wake = msgspec.json.Encoder().encode
 read_wake = msgspec.json.Decoder(Wake).decode
 
 
-def wake_type(service: str) -> EventType[Wake]:
-    """What wakes the sagas of a service, as the wire sees it."""
-    return EventType(Wake, SAGA, of_msgspec(Wake), replies_of(service), "kind", "saga", 1)
-
-
-def wake_handler(service: str) -> Handler:
-    """By which a service subscribes to what wakes its sagas. The engine hands them to `engine.sagas`, and not to it."""
-    return Handler("sagas", wake_type(service), _woken, (EVENT,), False)
+def wake_handler(service: str, kind: str) -> Handler:
+    """By which a service subscribes to what wakes its sagas, of type SAGA or TOLD. The engine hands them to
+    `engine.sagas`, and not to it."""
+    event = EventType(Wake, kind, of_msgspec(Wake), replies_of(service), "kind", "saga", 1)
+    return Handler("sagas", event, _woken, (EVENT,), False)
 
 
 def _woken(wake: Wake) -> None:

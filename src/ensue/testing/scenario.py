@@ -29,7 +29,7 @@ from ensue.errors import RetryableError, UsageError
 from ensue.event import EventType, declared_as, event_type
 from ensue.failure import Failure
 from ensue.handling import finished, name_of
-from ensue.message import REPLY, REPLY_TO, SAGA, Envelope, Message, OutboxRecord
+from ensue.message import REPLY, REPLY_TO, SAGA, TOLD, Envelope, Message, OutboxRecord
 from ensue.ports import StepTransaction
 from ensue.reply import outcome, read_reply, replies_of
 from ensue.repository import Repository, TableRepository
@@ -43,7 +43,7 @@ SOURCE = "given/test"
 #: What commands under test bear, so that they are answered.
 _ASKED = {REPLY_TO: replies_of("given")}
 #: What is no event of the user's: answers, and what wakes sagas.
-_OWN = (REPLY, SAGA)
+_OWN = (REPLY, SAGA, TOLD)
 
 
 def given(service: Service, *entities: object, tables: MetaData | None = None) -> Scenario:

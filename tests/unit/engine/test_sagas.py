@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.unit.engine.workbench import LIMIT_S, _Shared, _until, bench, letters, settled, until_letters
+from tests.unit.engine.workbench import LIMIT_S, QUICK, _Shared, _until, bench, letters, settled, until_letters
 
 from ensue import (
     Command,
@@ -38,6 +38,7 @@ from ensue import (
 )
 from ensue.adapters import make_store
 from ensue.brokers.memory import MemoryBroker
+from ensue.config import EngineConfig
 from ensue.engine.budget import Budget
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.dispatch import Dispatcher
@@ -47,7 +48,7 @@ from ensue.engine.timers import put
 from ensue.message import SAGA, TICK, DeadLetterState, Envelope, Message
 from ensue.ports import Capabilities
 from ensue.saga.code import declared_code
-from ensue.saga.instance import MAILBOX_MAX, Instance, Status
+from ensue.saga.instance import Instance, Status
 from ensue.saga.machine import LOOK_AGAIN, LOOK_AGAIN_S, RunLocal, SetTimer, begun, go_on
 from ensue.saga.undo import Undo
 from ensue.stores.sqlite import SqliteStore
@@ -219,11 +220,13 @@ def shop() -> Shop:
 
 
 @asynccontextmanager
-async def running(url: str, tmp_path: Path, shop: Shop, *others: Service) -> AsyncIterator[World]:
+async def running(
+    url: str, tmp_path: Path, shop: Shop, *others: Service, engine: EngineConfig = QUICK
+) -> AsyncIterator[World]:
     """The store under test is that of orders, which owns the sagas."""
     async with (
         asyncio.timeout(LIMIT_S * 3),
-        bench(tmp_path, shop.service, *others, stores={"orders": make_store(url, "orders")}) as world,
+        bench(tmp_path, shop.service, *others, stores={"orders": make_store(url, "orders")}, engine=engine) as world,
     ):
         yield world
 
@@ -278,27 +281,6 @@ async def test_one_id_is_started_once(sql_database: str, tmp_path: Path, shop: S
         await settled(world)
         assert await left_of(customers, "ann") == 90
         assert world.runtimes["orders"].context.dispatcher.sagas.dropped == 3
-
-
-async def test_what_is_told_to_nobody_waits_and_then_is_a_dead_letter(
-    sql_database: str, tmp_path: Path, shop: Shop
-) -> None:
-    customers = make_customers()
-    async with running(sql_database, tmp_path, shop, customers) as world:
-        async with shop.service.step() as step:
-            step.tell(shop.place, "o-1", Paid(order="o-1", amount=1))
-            step.tell(shop.place, "o-2", Paid(order="o-2", amount=1))
-        await until_letters(world, shop.service, 2, DeadLetterState.DEAD)
-        found = await letters(world, shop.service, DeadLetterState.DEAD)
-        assert sorted(each.key for each in found) == ["place:o-1", "place:o-2"]
-        assert "is told saga.paid.Paid.v1, and does not exist" in found[0].error
-        await shop.start(Place("o-1", how="pays"))
-        await until_letters(world, shop.service, 1, DeadLetterState.WAITING)
-        # Behind the letter in its key; a person who has it tried again finds the order turned round.
-        await world.discard(shop.service, next(each for each in found if each.key == "place:o-1"))
-        async with shop.service.step() as step:
-            step.tell(shop.place, "o-1", Paid(order="o-1", amount=1))
-        assert (await shop.end("o-1")).status == "COMPLETED"
 
 
 async def test_a_local_step_that_fails_for_good_parks_its_saga_and_no_other(
@@ -649,20 +631,6 @@ async def test_sagas_move_with_their_service(tmp_path: Path, shop: Shop) -> None
         await settled(world)
         kept = [row[0] async for table, row in world.runtimes["orders"].context.books.kept(0.0) if table is SAGAS]
         assert sorted(kept) == ["place:o-1", "place:o-2"]
-
-
-async def test_what_a_saga_never_receives_becomes_a_dead_letter_in_the_end(tmp_path: Path, shop: Shop) -> None:
-    customers = make_customers()
-    async with running(f"sqlite:///{tmp_path}/o.db", tmp_path, shop, customers) as world:
-        await shop.start(Place("o-1", how="pays"))
-        await settled(world)
-        async with shop.service.step() as step:
-            for number in range(MAILBOX_MAX + 1):
-                step.tell(shop.place, "o-1", Reserved(name="never", left=number))
-        await until_letters(world, shop.service, 1, DeadLetterState.DEAD)
-        [letter] = await letters(world, shop.service, DeadLetterState.DEAD)
-        assert "has 1000 events that it has not received" in letter.error
-        assert len((await shop.saga("o-1")).mailbox) == MAILBOX_MAX
 
 
 async def test_who_may_only_answer_has_no_say_in_sagas(tmp_path: Path, shop: Shop) -> None:
