@@ -85,6 +85,10 @@ class Outgoing:
         self.guarded = False
         self.asked = False
 
+    def largest(self, topic: str) -> int:
+        """How many bytes a record of it may have, key and attributes included."""
+        return self.limits.get(topic, self.record_bytes_max)
+
     def close(self) -> list[OutboxRecord]:
         """Return what belongs into the outbox, or among the timers; nothing can be published after that."""
         self.closed = True
@@ -317,7 +321,7 @@ class Step:
         if len(envelope) > ENVELOPE_BYTES_MAX:
             raise _too_large(kind, key, "the attributes", ENVELOPE_BYTES_MAX, len(envelope), "carry less in them")
         size = len(envelope) + key_bytes + len(data)
-        largest = outgoing.limits.get(topic, outgoing.record_bytes_max)
+        largest = outgoing.largest(topic)
         if size > largest:
             raise _too_large(
                 kind, key, "the event with its key and attributes", largest, size,

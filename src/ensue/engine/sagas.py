@@ -24,7 +24,7 @@ from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Mess
 from ensue.ports import Row, StepTransaction
 from ensue.reply import Reply, read_reply, replies_of, write_reply
 from ensue.saga.instance import ENDED, Instance, Status, instance_of, row_of
-from ensue.saga.journal import ENTRIES_MAX, ENTRIES_WARNED, Refusal
+from ensue.saga.journal import Refusal
 from ensue.saga.local import LocalStep
 from ensue.saga.machine import (
     Again,
@@ -49,6 +49,7 @@ from ensue.saga.machine import (
     take,
 )
 from ensue.saga.outside import OutsideRun
+from ensue.saga.room import nearly_full
 from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
 from ensue.service import ServiceDefinition
 from ensue.signatures import owner_of
@@ -78,7 +79,8 @@ class LocalRefused(StepFailed):
 @dataclasses.dataclass(eq=False, slots=True)
 class Turn:
     """A saga of the batch. left: what has come for it, each with its index. saga: None: there is none.
-    message, index: what it is at. changed: its row is to be written. going: it is in the middle of that."""
+    message, index: what it is at. changed: its row is to be written. going: it is in the middle of that. full: what
+    is to be said of its size; empty: nothing."""
 
     key: str
     left: deque[tuple[int, Message]]
@@ -87,6 +89,7 @@ class Turn:
     index: int = 0
     changed: bool = False
     going: bool = False
+    full: str = ""
 
 
 class Sagas:
@@ -148,6 +151,7 @@ class Sagas:
             turn = turns[row[0]]
             try:
                 turn.saga = instance_of(row)
+                turn.full = nearly_full(turn.saga)
             except msgspec.ValidationError as error:
                 raise StepFailed(turn.left[0][0], error, f"sagas, {turn.key}") from error
         work = list(turns.values())
@@ -186,13 +190,15 @@ class Sagas:
                 saga = turn.saga
                 if saga is None or not turn.changed:
                     continue
-                was, length = saga.status, len(saga.journal)
+                was = saga.status
                 code = self._codes.get((saga.name, saga.version))
-                effects = go_on(code, saga, transaction.now, self._named if code is None else None)
+                named = self._named if code is None else None
+                effects = go_on(code, saga, transaction.now, named, outgoing.largest)
                 if saga.status is Status.PARKED and was is not Status.PARKED:
                     outgoing.after.append(partial(self._say_parked, saga.key, saga.reason))
-                if length < ENTRIES_WARNED <= len(saga.journal):
-                    outgoing.after.append(partial(self._say_long, saga.key, len(saga.journal)))
+                full, turn.full = turn.full, nearly_full(saga)
+                if turn.full and not full:
+                    outgoing.after.append(partial(self._say_full, saga.key, turn.full))
                 steps = self._carry_out(turn, effects, transaction, outgoing)
                 if steps:
                     turn.going = True
@@ -245,12 +251,8 @@ class Sagas:
     def _say_parked(self, key: str, reason: str) -> None:
         log.error("%s: saga %s is parked: %s", self._service, key, Lines(reason))
 
-    def _say_long(self, key: str, entries: int) -> None:
-        log.warning(
-            "%s: the journal of saga %s has %d entries, which each wait replays, and %d are the most: begin a new one "
-            "now and then, saga.restart(request)",
-            self._service, key, entries, ENTRIES_MAX,
-        )  # fmt: skip
+    def _say_full(self, key: str, said: str) -> None:
+        log.warning("%s: saga %s: %s", self._service, key, said)
 
     def _run_outside(self, run: OutsideRun) -> None:
         self.begin([run])

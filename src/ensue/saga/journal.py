@@ -12,11 +12,6 @@ import msgspec
 
 from ensue.failure import Failure, read, written
 
-#: From so many entries on a replay is slow enough to be worth a word; so many, or so many bytes, are refused.
-ENTRIES_WARNED: Final = 1_000
-ENTRIES_MAX: Final = 10_000
-BYTES_MAX: Final = 1 << 20
-
 _encode = msgspec.json.Encoder().encode
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 NULL: Final = msgspec.Raw(b"null")
@@ -82,18 +77,3 @@ def still_open(journal: Sequence[Entry]) -> dict[int, Issued]:
         elif entry.kind != "pivot":
             found[entry.number] = entry
     return found
-
-
-def too_long(journal: Sequence[Entry]) -> str:
-    """Why a journal may not grow any more, and what to do; empty: it may."""
-    found = ""
-    if len(journal) > ENTRIES_MAX:
-        found = f"{len(journal)} entries, expected at most {ENTRIES_MAX}"
-    elif len(journal) > ENTRIES_WARNED and len(_encode(journal)) > BYTES_MAX:
-        found = f"more than {BYTES_MAX} bytes"
-    elif sum([len(each.data) for each in journal if isinstance(each, Resolved)]) > BYTES_MAX:
-        found = f"more than {BYTES_MAX} bytes of results"
-    return found and (
-        f"its journal has {found}: each wait replays it from the beginning. Begin a new one now and then, "
-        "`saga.restart(request)`, in a loop for instance"
-    )

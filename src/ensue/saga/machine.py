@@ -20,10 +20,11 @@ from ensue.failure import Failure
 from ensue.saga.code import SagaCode
 from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceeded
 from ensue.saga.instance import ENDED, MAILBOX_MAX, Instance, Mail, Status
-from ensue.saga.journal import Issued, Refusal, Resolved, still_open, too_long
+from ensue.saga.journal import Issued, Refusal, Resolved, still_open
 from ensue.saga.outside import Outside
 from ensue.saga.replay import Outcome, replay
-from ensue.saga.replaying import Operation
+from ensue.saga.replaying import Largest, Operation, usual_largest
+from ensue.saga.room import BYTES_MAX, bytes_of, too_full
 from ensue.saga.undo import ATTEMPTS_MAX, Undo, delay_s, next_to_begin
 from ensue.saga.wake import Answers
 
@@ -195,11 +196,12 @@ def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Eff
             waiting = next((each.number for each in opened.values() if each.asks[:2] == ("receive", kind)), None)
             if waiting is not None:
                 return _resolve(saga, waiting, now, data, None)
-            if len(saga.mailbox) >= MAILBOX_MAX:
+            if len(saga.mailbox) >= MAILBOX_MAX or bytes_of(saga) + len(data) > BYTES_MAX:
                 raise UsageError(
-                    f"saga {saga.key} is told {kind}, and has {MAILBOX_MAX} events that it has not received: tell it "
-                    "what it waits for, or have it receive more. This is set aside, and holds back what the saga is "
-                    "told after it, and nothing else"
+                    f"saga {saga.key} is told {kind}, and has {len(saga.mailbox)} events that it has not received, in "
+                    f"a row of {bytes_of(saga)} bytes, expected less than {MAILBOX_MAX}, and {BYTES_MAX} bytes with "
+                    "this: tell it what it waits for, or have it receive more. This is set aside, and holds back what "
+                    "the saga is told after it, and nothing else"
                 )
             saga.mailbox = [*saga.mailbox, Mail(kind, msgspec.Raw(data))]
             return True, []
@@ -337,9 +339,15 @@ def _stop(saga: Instance, failure: Failure) -> bool:
 # --------------------------------------------------------------------------------------------------------- going on
 
 
-def go_on(code: SagaCode | None, saga: Instance, now: float, named: Container[str] | None = None) -> list[Effect]:
+def go_on(
+    code: SagaCode | None,
+    saga: Instance,
+    now: float,
+    named: Container[str] | None = None,
+    largest: Largest = usual_largest,
+) -> list[Effect]:
     """Run it as far as it comes by what its row holds. code: None: this process does not have it. named: all local
-    steps and outside functions that it has; None: whatever is asked for."""
+    steps and outside functions that it has; None: whatever is asked for. largest: see `Replaying`."""
     effects: list[Effect] = []
     if saga.status is Status.RUNNING and not saga.returned:
         if saga.stop is not None and not saga.pivoted:
@@ -347,7 +355,7 @@ def go_on(code: SagaCode | None, saga: Instance, now: float, named: Container[st
         elif code is None:
             _look_again(saga, now, effects)
         else:
-            effects += _forward(code, saga, now)
+            effects += _forward(code, saga, now, largest)
     if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
         effects += _undo(saga, now, named)
     if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
@@ -386,19 +394,20 @@ def _look_again(saga: Instance, now: float, effects: list[Effect]) -> None:
         effects.append(SetTimer(LOOK_AGAIN, now + LOOK_AGAIN_S))
 
 
-def _forward(code: SagaCode, saga: Instance, now: float) -> list[Effect]:
+def _forward(code: SagaCode, saga: Instance, now: float, largest: Largest) -> list[Effect]:
     effects: list[Effect] = []
     while True:
-        outcome = replay(code, saga)
+        outcome = replay(code, saga, largest)
         received = False
+        if outcome.kind == "waits" and outcome.new and (refused := too_full(saga)):
+            park(saga, refused)  # before it asks for more, so that other code may do something else there
+            return effects
         for issued, operation in outcome.new:
             more, resolved = _issue(saga, issued, operation, now)
             effects += more
             received = received or resolved
         if outcome.kind == "flawed":
             park(saga, outcome.flaw)
-        elif refused := too_long(saga.journal):
-            park(saga, refused)
         elif outcome.kind == "restarts" and not any(isinstance(each, Resolved) for each in saga.journal):
             park(saga, "it restarts without having waited for anything, and would do so for ever")
         elif outcome.kind == "restarts" and _hasty(saga) > HASTY_MAX:

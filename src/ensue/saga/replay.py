@@ -20,7 +20,16 @@ from ensue.failure import Failure
 from ensue.saga.code import SagaCode
 from ensue.saga.instance import Instance
 from ensue.saga.journal import Issued
-from ensue.saga.replaying import Closed, Operation, Replaying, Restarted, Unreplayable, Wait
+from ensue.saga.replaying import (
+    Closed,
+    Largest,
+    Operation,
+    Replaying,
+    Restarted,
+    Unreplayable,
+    Wait,
+    usual_largest,
+)
 from ensue.saga.saga import Saga
 from ensue.texts import said_by
 
@@ -44,9 +53,9 @@ class Outcome:
     flaw: str = ""
 
 
-def replay(code: SagaCode, instance: Instance) -> Outcome:
-    """Run the function up to its next wait. Nothing of it stays."""
-    run = Replaying(instance)
+def replay(code: SagaCode, instance: Instance, largest: Largest = usual_largest) -> Outcome:
+    """Run the function up to its next wait. Nothing of it stays. largest: see `Replaying`."""
+    run = Replaying(instance, largest)
     try:
         request = code.request.read(instance.request)
     except BadMessage as error:

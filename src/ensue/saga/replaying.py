@@ -10,12 +10,23 @@ from collections.abc import Callable, Generator, Sequence
 from types import EllipsisType, FrameType
 from typing import Any, Generic, TypeVar
 
+from ensue.codec import RECORD_BYTES_MAX
 from ensue.errors import BadMessage
 from ensue.saga.instance import Instance
 from ensue.saga.journal import Issued, Resolved
 from ensue.saga.undo import Undo
 
 T = TypeVar("T")
+
+#: How many bytes a record of a topic may have.
+Largest = Callable[[str], int]
+#: What a record has besides its key and data, at most: ids, times, a trace. Those of others may be 1 KiB each.
+_BESIDES = 4_096
+
+
+def usual_largest(topic: str) -> int:
+    """Where nobody has said anything else."""
+    return RECORD_BYTES_MAX
 
 
 class Unreplayable(BaseException):
@@ -99,11 +110,13 @@ class Wait:
 
 class Replaying:
     """now: seconds since the epoch, of what woke the function last. new: what is not in the journal yet.
-    made: operations that were made; each wants to be awaited."""
+    made: operations that were made; each wants to be awaited. largest: what is asked of topics to which it writes."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, largest: Largest = usual_largest) -> None:
         journal = instance.journal
         self.key = instance.key
+        self._largest = largest
+        self._besides = _BESIDES + len(instance.correlation_id.encode()) + 2 * len(instance.key)
         self.generation = instance.generation
         self.now = instance.restarted_at or instance.started_at
         self.issued = [each for each in journal if isinstance(each, Issued)]
@@ -160,6 +173,17 @@ class Replaying:
             return [each.read(bytes(found.data)) for each, found in zip(operations, outcomes, strict=True)]
         except BadMessage as error:
             raise self.parks(f"{error}{here()}. Correct the class, and have the saga tried again") from error
+
+    def check_room(self, undo: Undo) -> None:
+        """What could not be sent once it is time to undo would park the saga for ever."""
+        largest = self._largest(undo.topic)
+        size = len(undo.data) + 2 * len(undo.key.encode()) + len(undo.topic) + len(undo.name) + self._besides
+        if size > largest:
+            raise self.parks(
+                f"{undo} for {undo.key} has up to {size} bytes with its key and attributes, and a record of "
+                f"{undo.topic} at most {largest}, so that it could never be sent{here()}: give it less, ids for "
+                "instance, by which its handler looks up the rest"
+            )
 
     def parks(self, text: str) -> Unreplayable:
         """Return what is to be raised, and note it, whatever the function makes of it."""

@@ -20,6 +20,7 @@ from ensue.saga.named import Named
 from ensue.saga.outside import OutsideFunction
 from ensue.saga.replaying import Gathered, Operation, Replaying, Restarted, here
 from ensue.saga.undo import Undo
+from ensue.step import checked_key
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -232,7 +233,11 @@ class Saga:
 
     def _sent(self, spec: CommandType[Any], command: Command[Any]) -> Undo:
         data = msgspec.Raw(self._checked(spec.write, command))
-        return Undo(0, "call", spec.type, data, topic=spec.topic, key=self._checked(spec.key_of, command))
+        key = self._checked(spec.key_of, command)
+        self._checked(checked_key, spec.type, key)
+        undo = Undo(0, "call", spec.type, data, topic=spec.topic, key=key)
+        self._run.check_room(undo)
+        return undo
 
     def _command(self, command: Command[Any]) -> CommandType[Any]:
         spec = self._checked(command_type, command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -502,6 +503,16 @@ async def test_of_a_batch_those_that_fail_are_told_apart(tmp_path: Path, shop: S
         found = Counter([(await shop.saga(f"o-{number}")).status.value for number in numbers])
         assert found == Counter({"PARKED": wrong, "COMPLETED": 100 - wrong} if wrong < 100 else {"PARKED": 100})
         assert await letters(world, shop.service) == []
+
+
+async def test_an_undo_is_measured_by_what_the_service_may_write(tmp_path: Path, shop: Shop) -> None:
+    small = dataclasses.replace(QUICK, record_bytes_max=4_200)
+    async with running(f"sqlite:///{tmp_path}/o.db", tmp_path, shop, make_customers(), engine=small) as world:
+        await shop.start(Place("o-1"))
+        await settled(world)
+        found = await shop.saga("o-1")
+        assert "a record of payers.commands at most 4200, so that it could never be sent (" in found.reason
+        assert found.sent == {}
 
 
 def test_stores_that_cannot_refuse_at_start(shop: Shop) -> None:

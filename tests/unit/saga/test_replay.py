@@ -15,7 +15,9 @@ from uuid import UUID, uuid4
 import pytest
 from tests.unit.saga.shop import BookSlot, CreditShort, FreeSlot, Paid, ReserveCredit, Unlisted
 
-from ensue import Event, Service, UsageError
+from ensue import Command, Event, Service, UsageError
+from ensue.event import event_type
+from ensue.saga.room import nearly_full
 from ensue.saga.saga import Saga
 from ensue.testing import SagaRun, saga
 
@@ -45,7 +47,7 @@ def forget(order: str, times: int = 1) -> None: ...
 
 
 def declared(function: Callable[[Saga, Go], Awaitable[Any]], name: str = "") -> Any:
-    other = Service("orders", calls=[BookSlot, FreeSlot, ReserveCredit])
+    other = Service("orders", calls=[BookSlot, Clear, FreeSlot, ReserveCredit])
     for each in service.locals:
         other.local(each)
     return other.saga(name=name or "go")(function)
@@ -310,7 +312,86 @@ def test_a_journal_that_is_too_long_parks_and_names_restart() -> None:
     run = saga(declared(loops), Go())
     for _ in range(3):
         run.tell(Big(order="o-1", text="x" * 400_000))
+    run.expect_parked("its row has 1200")
     run.expect_parked("saga.restart(request)")
+
+
+def test_code_that_restarts_frees_a_saga_whose_journal_is_too_long() -> None:
+    enough: list[bool] = []
+
+    async def loops(saga: Saga, go: Go) -> None:
+        for _ in range(3):
+            await saga.receive(Big)
+        if enough:
+            saga.restart(go)
+        await saga.receive(Paid)
+
+    run = saga(declared(loops), Go())
+    for _ in range(3):
+        run.tell(Big(order="o-1", text="x" * 400_000))
+    run.expect_parked()
+    run.retry()
+    run.expect_parked("1200")
+    enough.append(True)
+    run.retry()
+    assert (run.status, run.waits_for) == ("RUNNING", f"receive {event_type(Big).type}")
+
+
+def test_what_is_told_has_room_by_its_bytes_too() -> None:
+    async def never(saga: Saga, go: Go) -> None:
+        await saga.receive(Paid)
+
+    run = saga(declared(never), Go())
+    run.tell(Big(order="o-1", text="x" * 600_000))
+    with pytest.raises(UsageError, match=r"has 1 events that it has not received, in a row of 600\d{3} bytes"):
+        run.tell(Big(order="o-1", text="x" * 600_000))
+    assert nearly_full(run._saga).startswith("its row has 600")
+    run.tell(Paid(order="o-1", amount=1))
+    run.expect_end("COMPLETED")
+
+
+def test_an_undo_stack_that_is_too_large_parks_and_is_freed_by_a_cancel() -> None:
+    async def does(saga: Saga, go: Go) -> None:
+        for _ in range(3):
+            await saga.local(note, "o-1", undo=saga.local(forget, "x" * 400_000))
+        await saga.receive(Paid)
+
+    run = saga(declared(does), Go())
+    for _ in range(3):
+        run.expect_local(note).replies(1)
+    run.expect_parked("undo stack")
+    run.cancel()
+    for _ in range(3):
+        run.expect_undo(forget)
+    run.expect_end("UNDONE")
+
+
+class Clear(Command[None], service="kitchen", key="order"):
+    order: str
+    why: str
+
+
+@pytest.mark.parametrize(
+    ("order", "size", "flaw"),
+    [
+        ("o-1", 890_000, ""),
+        ("o-1", 899_000, "so that it could never be sent"),
+        ("o" * 1_025, 1, "its key is 1025 bytes"),
+        ("o\0", 1, "its key is a NUL character"),
+    ],
+)
+def test_an_undo_that_no_record_carries_is_refused_before_anything_is_done(order: str, size: int, flaw: str) -> None:
+    async def does(saga: Saga, go: Go) -> None:
+        await saga.local(note, "o-1", undo=Clear(order=order, why="x" * size))
+
+    run = saga(declared(does), Go())
+    if flaw:
+        run.expect_parked(flaw)
+        assert f"{HERE}:" in run.reason
+        assert run.asked == []
+    else:
+        run.expect_local(note).replies(1)
+        run.expect_end("COMPLETED")
 
 
 class Big(Event, topic="sagas.big", key="order"):
