@@ -7,7 +7,6 @@ from collections.abc import Callable, Container, Iterable
 from random import Random
 from typing import Final
 
-from ensue.chain import partition_of
 from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.context import Context
 from ensue.engine.endings import LoopTask, ends_loop
@@ -19,7 +18,6 @@ from ensue.engine.retention import Retention
 from ensue.engine.timers import Timers
 from ensue.errors import EnsueError, StoreRestored
 from ensue.message import Busy, Partition
-from ensue.reply import replies_of
 from ensue.texts import logger
 
 log = logger("ensue.worker")
@@ -37,7 +35,7 @@ class Loops:
 
     def __init__(self, context: Context, worker: str, random: Random, refused: Callable[[EnsueError], None]) -> None:
         self.lanes = [Lane(context, Random(random.random())) for _ in range(context.dispatcher.definition.lanes)]
-        self.outside = OutsideRuns(context, self._reads_saga)
+        self.outside = OutsideRuns(context)
         self.leaving: set[str] = set()
         self.ending = False
         self._context = context
@@ -141,11 +139,6 @@ class Loops:
     def _listed(self) -> str:
         names = [name for name, (_, task) in self._running.items() if not task.done()]
         return ", ".join([*names, *(each.get_name() for each in self.outside.tasks)])
-
-    def _reads_saga(self, key: str) -> bool:
-        context = self._context
-        name = f"{replies_of(context.service)}/{partition_of(key, context.partitions)}"
-        return name in self._running and name not in self.leaving
 
     def _loop(self, name: str, suspect: bool) -> Running:
         context = self._context

@@ -1,17 +1,17 @@
 """Outside effects of sagas: functions that are called in no transaction, many at a time, each at least once.
 
 Whoever has committed that one is to be attempted hands it over here. A timer that is set in the same transaction brings
-it again after its limit, so nothing is lost with a process. What comes of it is a record for its saga, in one small
-transaction; the saga cancels the timer when it takes that in, and a timer that has gone off since comes behind it. See
-docs/adr/0042.
+it again after its limit, so nothing is lost with a process; one that begins late has it set anew before. What comes of
+it is a record for its saga, in one small transaction; the saga cancels the timer when it takes that in, and a timer
+that has gone off since comes behind it. See docs/adr/0042.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -20,15 +20,19 @@ from ensue.engine.reason import message_of, trace_of
 from ensue.engine.timers import put
 from ensue.errors import RetryableError, UsageError
 from ensue.failure import failure_in
-from ensue.message import SAGA
-from ensue.reply import replies_of
+from ensue.ports import StepTransaction
+from ensue.saga.instance import instance_of
 from ensue.saga.journal import Refusal
 from ensue.saga.outside import OutsideRun
+from ensue.saga.undo import delay_s
 from ensue.saga.wake import Wake, write_wake
 from ensue.step import Step
+from ensue.tables import SAGAS, TIMERS
 from ensue.texts import Lines, logger, plain
 
 log = logger("ensue.sagas")
+
+T = TypeVar("T")
 
 #: How long one that was cancelled is waited for.
 _GIVE_UP_S: Final = 2.0
@@ -36,16 +40,13 @@ _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 5.0
 
 
 class OutsideRuns:
-    """The outside effects that one process attempts; at most `outside_max` of the service at once, in order.
+    """The outside effects that one process attempts; at most `outside_max` of the service at once, in order."""
 
-    reads: whether the process reads what comes for the saga of this key.
-    """
-
-    def __init__(self, context: Context, reads: Callable[[str], bool]) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._reads = reads
         self._at_work = context.dispatcher.sagas.at_work
         self._todo: deque[OutsideRun] = deque()
+        self._late: set[tuple[str, int, int]] = set()  # those that had to wait for their turn
         self._running: dict[asyncio.Task[None], OutsideRun] = {}
         self._ending = False
         context.dispatcher.sagas.begin = self.begin
@@ -60,6 +61,7 @@ class OutsideRuns:
         self._todo += runs
         self._at_work.update(each.name for each in runs)
         self._fill()
+        self._late.update(each.name for each in self._todo)
 
     def _fill(self) -> None:
         while self._todo and not self._ending and len(self._running) < self._context.dispatcher.definition.outside_max:
@@ -71,6 +73,7 @@ class OutsideRuns:
     def _ended(self, task: asyncio.Task[None]) -> None:
         run = self._running.pop(task)
         self._at_work.discard(run.name)
+        self._late.discard(run.name)
         if task.cancelled():
             self._todo.append(run)
         elif (error := task.exception()) is not None:
@@ -107,10 +110,7 @@ class OutsideRuns:
 
     async def _attempt(self, run: OutsideRun) -> None:
         faults = self._context.faults
-        if not self._reads(run.saga):
-            # While it waited for its turn another process has taken the saga over, which gives it up at its limit: it
-            # must not be called behind that, its undo perhaps.
-            await self._tell(run, Wake("again", number=run.number, attempt=run.attempt))
+        if run.name in self._late and not await self._insist(run, lambda: self._postponed(run)):
             return
         faults.point("outside.begun")
         wake = await self._came_to(run)
@@ -156,29 +156,52 @@ class OutsideRuns:
             "broke", number=run.number, attempt=run.attempt, reason="\n".join(map(plain, said.rstrip().split("\n")))
         )
 
+    async def _postponed(self, run: OutsideRun) -> bool:
+        """Have the timer of an attempt that begins late go off after its limit, whichever process then has the saga.
+        False: it is not to be made: it was given up meanwhile, or its timer is on its way."""
+        context = self._context
+        async with context.store.transaction() as transaction:
+            rows = await transaction.load_rows(SAGAS, [run.saga])
+            saga = instance_of(rows[0]) if rows else None
+            effect = None if saga is None else saga.outside.get(run.number)
+            if saga is None or effect is None or (effect.attempt, effect.state) != (run.attempt, "begun"):
+                log.info("%s: attempt %d was given up before it had its turn", run.key, run.attempt)
+                return False
+            for timer in await transaction.load_rows(TIMERS, [saga.timers[run.number]]):
+                later = {"due_at": transaction.now + run.limit_s + delay_s(run.attempt)}
+                columns = zip(TIMERS.columns, timer, strict=True)
+                await transaction.update_rows(TIMERS, [tuple(later.get(name, value) for name, value in columns)])
+                return True
+            await self._add(transaction, [(run, Wake("again", number=run.number, attempt=run.attempt))])
+            return False
+
     async def _tell(self, run: OutsideRun, wake: Wake) -> None:
+        await self._insist(run, lambda: self._write([(run, wake)]))
+
+    async def _insist(self, run: OutsideRun, act: Callable[[], Awaitable[T]]) -> T:
         """Until the database takes it: what was done is not to be forgotten because that is away for a while."""
         pause = _PAUSE_FIRST_S
         while True:
             try:
-                await self._write([(run, wake)])
+                return await act()
             except RetryableError as error:
-                log.warning("%s: what came of it cannot be kept: %s; again in %.2f s", run.key, error, pause)
-            else:
-                return
+                log.warning("%s: what comes of it cannot be kept: %s; again in %.2f s", run.key, error, pause)
             await self._context.clock.sleep(pause)
             pause = min(pause * 2, _PAUSE_MAX_S)
 
     async def _write(self, told: Sequence[tuple[OutsideRun, Wake]]) -> None:
-        context, topic = self._context, replies_of(self._context.service)
+        context = self._context
         async with context.store.transaction() as transaction:
-            outgoing = context.dispatcher.outgoing(transaction)
-            for run, wake in told:
-                step = Step(transaction, outgoing, None, run.correlation_id, run.traceparent)
-                step.emit(topic, SAGA, run.saga, len(run.saga), write_wake(wake))
-            await put(transaction, outgoing.close())
+            await self._add(transaction, told)
             context.faults.point("outside.written")
         context.faults.point("outside.committed")
+
+    async def _add(self, transaction: StepTransaction, told: Sequence[tuple[OutsideRun, Wake]]) -> None:
+        outgoing = self._context.dispatcher.outgoing(transaction)
+        for run, wake in told:
+            step = Step(transaction, outgoing, None, run.correlation_id, run.traceparent)
+            step.wake(run.saga, write_wake(wake))
+        await put(transaction, outgoing.close())
 
 
 async def _called(run: OutsideRun) -> object:

@@ -307,21 +307,75 @@ async def test_what_follows_from_a_message_that_failed_at_first_is_called_at_onc
         assert (await shop.service.ended(late, 1, timeout=LIMIT_S)).status == "COMPLETED"
 
 
-async def test_what_had_no_turn_before_another_process_has_its_saga_is_handed_back(tmp_path: Path) -> None:
+async def waiting(shop: Shop, world: World) -> Any:
+    """One attempt is at work, another one waits for its turn."""
+    loops = world.runtimes["shop"].worker.loops  # type: ignore[union-attr]  # it runs
+    await shop.start(Pay("first"), Pay("second"))
+    await until(lambda: shop.now == 1 and loops.outside.busy == 2, world)
+    return world.runtimes["shop"].context.dispatcher.sagas
+
+
+async def timer_of(shop: Shop, number: int) -> Any:
+    name = next(iter((await shop.saga(number)).timers.values()))
+    [found] = await shop.service.runtime.store.rows().get(TIMERS, [name])
+    return found
+
+
+async def test_what_begins_late_has_its_whole_limit_before_its_timer_goes_off(
+    tmp_path: Path, sql_database: str
+) -> None:
+    shop = Shop(outside_max=1)
+    first, second = shop.answers["first"], shop.answers["second"] = asyncio.Event(), asyncio.Event()
+    async with running(tmp_path, shop, sql_database) as world:
+        await waiting(shop, world)
+        store = shop.service.runtime.store
+        row = await timer_of(shop, 1)
+        soon = await store.now() + 5
+        async with store.transaction() as transaction:  # as if it had waited for so long
+            await transaction.update_rows(TIMERS, [(row[0], soon, *row[2:])])
+        first.set()
+        await until(lambda: shop.asked["shop:pay:1:1"] == 1, world)
+        later = await timer_of(shop, 1)
+        assert later[1] > soon + 14, "its limit of 20 s begins with it, whichever process has the saga by then"
+        assert (later[0], *later[2:]) == (row[0], *row[2:])
+        second.set()
+        assert (await shop.end(1)).status == "COMPLETED"
+        await settled(world)
+        assert await timers(shop) == 0
+
+
+async def test_what_another_process_has_given_up_meanwhile_is_not_begun(tmp_path: Path) -> None:
     shop = Shop(outside_max=1)
     first, second = shop.answers["first"], shop.answers["second"] = asyncio.Event(), asyncio.Event()
     async with running(tmp_path, shop) as world:
-        loops = world.runtimes["shop"].worker.loops  # type: ignore[union-attr]  # it runs
-        await shop.start(Pay("first"), Pay("second"))
-        await until(lambda: shop.now == 1 and loops.outside.busy == 2, world)
-        reads, gone = loops.outside._reads, [True]
-        loops.outside._reads = lambda key: not (gone and gone.pop()) and reads(key)  # as if it has left once
+        sagas = await waiting(shop, world)
+        sagas.at_work.clear()  # as another process, which knows of neither
+        for _ in range(2):  # the first time it looks once more
+            before = (await timer_of(shop, 1))[0]
+            await shop.bring_timers()
+
+            async def set_anew(before: str = before) -> bool:
+                return before not in (await shop.saga(1)).timers.values()
+
+            await _until(set_anew, world, "its timer is another one")
+        assert (await shop.saga(1)).outside[1].attempt == 2
         first.set()
-        await until(lambda: shop.asked["shop:pay:1:1"] == 1, world)
-        assert (await shop.saga(1)).outside[1].attempt == 2, "the first one was not made"
         second.set()
         assert (await shop.end(1)).status == "COMPLETED"
-        assert reads("pay:1")
-        loops.leaving.add("shop.replies/0")
-        assert not reads("pay:1")
-        loops.leaving.clear()
+        assert shop.asked["shop:pay:1:1"] == 1, "the first attempt was given up before it had its turn"
+
+
+async def test_what_has_its_turn_while_its_timer_is_on_its_way_is_begun_by_the_next_attempt(tmp_path: Path) -> None:
+    shop = Shop(outside_max=1)
+    first, second = shop.answers["first"], shop.answers["second"] = asyncio.Event(), asyncio.Event()
+    async with running(tmp_path, shop) as world:
+        await waiting(shop, world)
+        row = await timer_of(shop, 1)
+        async with shop.service.runtime.store.transaction() as transaction:
+            await transaction.delete_rows(TIMERS, [row[0]])  # it is in the outbox, and not read yet
+        first.set()
+        await until(lambda: shop.asked["shop:pay:1:1"] == 1, world)
+        found = (await shop.saga(1)).outside[1]
+        assert (found.attempt, found.last) == (2, 4), "the first one was not made, and counts for nothing"
+        second.set()
+        assert (await shop.end(1)).status == "COMPLETED"
