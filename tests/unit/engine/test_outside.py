@@ -362,6 +362,8 @@ async def test_what_another_process_has_given_up_meanwhile_is_not_begun(tmp_path
         first.set()
         second.set()
         assert (await shop.end(1)).status == "COMPLETED"
+        loops = world.runtimes["shop"].worker.loops  # type: ignore[union-attr]  # it runs
+        await until(lambda: not loops.outside.busy, world)
         assert shop.asked["shop:pay:1:1"] == 1, "the first attempt was given up before it had its turn"
 
 
