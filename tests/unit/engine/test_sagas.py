@@ -476,7 +476,9 @@ async def test_five_hundred_sagas_go_on_with_a_handful_of_statements(tmp_path: P
     for number in range(1, 501):
         key, data = code.starts(Place(f"o-{number}"), number)
         messages.append(
-            Message("orders.replies", 0, number, key, "orders/1", number, number - 1, Envelope(f"x-{number}", SAGA), data)
+            Message(
+                "orders.replies", 0, number, key, "orders/1", number, number - 1, Envelope(f"x-{number}", SAGA), data
+            )
         )
     async with store.transaction() as transaction:
         counted = Counted(transaction)
