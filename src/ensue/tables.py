@@ -126,7 +126,11 @@ SAGAS: Final = _table(
     ("mailbox", Kind.BYTES),
     ("state", Kind.BYTES),
     _REVISION,
-    lookups=(Lookup(("status",), ("updated_at", "id")),),
+    lookups=(
+        Lookup(("status",), ("updated_at", "id")),
+        Lookup(("status",), ("name", "version", "id")),
+        Lookup(("status", "name", "version"), ("id",)),
+    ),
 )
 
 TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING, REPLIES, SAGAS)

@@ -12,14 +12,13 @@ from ensue.cli.loading import dispatcher_of, load_service, opened
 from ensue.cli.output import confirm, print_json, print_table, read_json, say, when
 from ensue.engine.ordering import order
 from ensue.errors import UsageError
-from ensue.saga.instance import ENDED, Instance, Status
+from ensue.saga.instance import LIVING, Instance, Status
 from ensue.saga.wake import Ordered
 
 app = typer.Typer(help="Sagas: look, have a parked one go on, have one undone.", no_args_is_help=True)
 
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")
-_LIVING = tuple(status for status in Status if status not in ENDED)
 
 
 @app.command("list")
@@ -30,7 +29,7 @@ def list_(
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """List sagas, of each status the one first that was at work longest ago; ended ones only with --status."""
-    statuses = tuple(status) if status else _LIVING
+    statuses = tuple(status) if status else LIVING
     definition = load_service(service)
 
     async def look() -> tuple[list[Instance], int]:

@@ -72,6 +72,16 @@ class PartitionStatus(msgspec.Struct):
     counters: Counters
 
 
+class SagaStatus(msgspec.Struct):
+    """How many sagas of one name, version and status there are. code: whether the service has their code."""
+
+    saga: str
+    version: int
+    status: str
+    count: int
+    code: bool
+
+
 class LeaseStatus(msgspec.Struct):
     name: str
     worker: str
@@ -101,6 +111,7 @@ class ServiceStatus(msgspec.Struct):
     gone: workers, and holders of leases, whose process on this machine no longer runs; others take over from them.
     busy: workers whose transaction of handlers has been running for longer than a heartbeat's lease. suspects:
     partitions whose last worker died, until another one has come past what it was at.
+    sagas: that have not ended.
     stranger: the last worker within an hour that was not let in, since its log was another one than the others'.
     warnings: what holds things back in the database, in words.
     """
@@ -124,6 +135,7 @@ class ServiceStatus(msgspec.Struct):
     partitions: list[PartitionStatus]
     lag: int | None
     dead_letters: dict[str, int]
+    sagas: list[SagaStatus]
     counters: Counters
     warnings: list[str]
 
@@ -171,6 +183,8 @@ async def service_status(access: Opened, answer_s: float = ANSWER_S) -> ServiceS
         ask("dead letters", books.letter_counts(), {}),
     )
     held = await ask("held partitions", books.held(), [])
+    able = store.capabilities.transactions and store.capabilities.publishes
+    sagas = await ask("sagas", books.saga_groups(), {}) if able else {}
     head = max(heads.values(), default=0)
     topics = {*access.service.subscribed_topics, *(each.topic for each in checkpoints)}
     ends = await ask_log("log", _ends(access, topics), {})
@@ -220,6 +234,10 @@ async def service_status(access: Opened, answer_s: float = ANSWER_S) -> ServiceS
         suspects=[each for each in table.suspects if each != RELAY],
         partitions=partitions,
         lag=None if unknown else sum(each for each in found if each is not None),
+        sagas=[
+            SagaStatus(name, version, state.value, count, (name, version) in access.service.sagas)
+            for (name, version, state), count in sorted(sagas.items())
+        ],
         dead_letters=_summed([each.dead_letters for each in partitions]),
         counters=Counters(**_summed([msgspec.structs.asdict(each.counters) for each in partitions])),
         warnings=list(await warnings),
@@ -335,6 +353,13 @@ def _show(status: ServiceStatus) -> None:
     say(f"  lag      {'unknown' if status.lag is None else status.lag}")
     letters = ", ".join(f"{count} {state}" for state, count in status.dead_letters.items()) or "none"
     say(f"  letters  {letters}")
+    if status.sagas:
+        counted = [f"{each.count} {each.saga} v{each.version} {each.status}" for each in status.sagas]
+        say(f"  sagas    {', '.join(counted)}")
+    for group in status.sagas:
+        if not group.code:
+            many = f"{group.count} saga{'s' * (group.count != 1)} of {group.saga} v{group.version}"
+            say(f"  no code  {many}, {group.status}: they wait for a process that has this version")
     for busy in status.busy:
         say(f"  busy     {busy.worker}, for {busy.running_s:.0f} s with one transaction: {busy.what}")
     if status.suspects:

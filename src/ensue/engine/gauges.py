@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ensue.engine.codeless import codeless
 from ensue.engine.context import Context
 from ensue.engine.worker import Worker
 from ensue.errors import EnsueError
@@ -54,6 +55,15 @@ DOUBTED = Metric(
     "Of which more was applied in a partition than their last word says: its database went back, or that word is old",
 )
 DEAD_LETTERS = Metric("ensue_dead_letters", "messages", "Messages set aside, by state", ("state",))
+SAGAS = Metric(
+    "ensue_sagas",
+    "sagas",
+    "Sagas that have not ended; of status PARKED they wait for a person",
+    ("saga", "version", "status"),
+)
+CODELESS = Metric(
+    "ensue_sagas_without_code", "sagas", "Wait for a process with the code of their version, which this one has not"
+)
 LEASES = Metric("ensue_leases_held", "leases", "Partitions and relay that this process works on")
 APPLIED = Metric("ensue_applied", "events", "Events that took effect", counter=True)
 DUPLICATES = Metric("ensue_duplicates", "records", "Records skipped because they had taken effect", counter=True)
@@ -82,6 +92,8 @@ METRICS = (
     GAPS_OPEN,
     DOUBTED,
     DEAD_LETTERS,
+    SAGAS,
+    CODELESS,
     LEASES,
     APPLIED,
     DUPLICATES,
@@ -103,6 +115,7 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
     letters: Values = {(state.value,): float(count) for state, count in (await context.books.letter_totals()).items()}
     counters = [each.counters for each in checkpoints.values()]
     lags = await _lags(context, worker, answer_s)
+    sagas = await context.books.saga_groups() if context.dispatcher.timers else {}
     return {
         OUTBOX_UNSENT: {(): await _unsent(context, worker)},
         OUTBOX_HELD: {(): len(await context.books.held())},
@@ -115,6 +128,8 @@ async def measure(context: Context, worker: Worker | None, answer_s: float = 2.0
         GAPS_OPEN: {(): sum(len(each.gaps) for each in checkpoints.values())},
         DOUBTED: {(): sum(len(each.doubted) for each in worker.loops.consumers) if worker else 0},
         DEAD_LETTERS: letters,
+        SAGAS: {(name, str(version), status.value): count for (name, version, status), count in sagas.items()},
+        CODELESS: {(): sum(codeless(context.dispatcher.definition, sagas).values())},
         LEASES: {(): len(worker.loops.names) if worker else 0},
         APPLIED: _sum(counters, "applied"),
         DUPLICATES: _sum(counters, "duplicates"),

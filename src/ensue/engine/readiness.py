@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import Iterable
 
+from ensue.engine.codeless import said_of
 from ensue.engine.consumer import PartitionConsumer
 from ensue.engine.context import Context
 from ensue.engine.loop import Loop
@@ -74,6 +75,17 @@ async def store_reason(context: Context, answer_s: float) -> str:
     except EnsueError as error:
         return _of("the database", error)
     return ""
+
+
+async def remarks(context: Context, answer_s: float) -> list[str]:
+    """What is worth a look, and no reason to give a process no work: sagas that are parked, or without code here."""
+    if not context.dispatcher.timers:
+        return []  # nor sagas
+    try:
+        async with asyncio.timeout(answer_s):
+            return said_of(context.dispatcher.definition, await context.books.saga_groups())
+    except (TimeoutError, EnsueError) as error:
+        return [f"the database did not say how its sagas stand: {type(error).__name__}"]
 
 
 async def not_ready(context: Context, worker: Worker | None, *, connecting: bool, limits: ReadyLimits) -> list[str]:

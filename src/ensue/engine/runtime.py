@@ -25,7 +25,7 @@ from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.home import Home
 from ensue.engine.kept import warn_of_what_is_kept_otherwise
 from ensue.engine.nesting import check_step, stepping
-from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, store_reason
+from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, remarks, store_reason
 from ensue.engine.schema import SCHEMA, Schema
 from ensue.engine.sealing import SealedBroker
 from ensue.engine.timers import put
@@ -237,6 +237,11 @@ class Runtime:
         reasons = await not_ready(self.context, self._worker, connecting=connecting, limits=limits or ReadyLimits())
         refused = self._watch.refused if self._watch is not None else None
         return reasons if refused is None else [Detailed(str(refused), type(refused).__name__), *reasons]
+
+    async def remarks(self, limits: ReadyLimits | None = None) -> list[str]:
+        """What is worth a look, and no reason not to be given work: parked sagas, and those for which this process has
+        no code."""
+        return await remarks(self.context, (limits or ReadyLimits()).answer_s)
 
     async def stop(self) -> None:
         """Finish the batches at hand, give up the leases, close."""

@@ -32,6 +32,7 @@ _TEXT_MAX: Final = 4_000
 MAILBOX_MAX: Final = 1_000
 
 ENDED: Final = (Status.COMPLETED, Status.UNDONE)
+LIVING: Final = (Status.RUNNING, Status.UNDOING, Status.PARKED)
 
 
 class Mail(msgspec.Struct, frozen=True):

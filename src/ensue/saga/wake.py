@@ -86,6 +86,15 @@ def key_of(name: str, saga_id: object) -> str:
     return f"{name}:{text}"
 
 
+def after_all_of(name: str) -> str:
+    """What comes behind the keys of all sagas of this name, and before any of another one of which it is the beginning.
+
+    >>> key_of("pay", "~"), after_all_of("pay")
+    ('pay:~', 'pay;')
+    """
+    return f"{name};"
+
+
 def parts_of(key: str) -> tuple[str, str]:
     """Name and id of a saga."""
     name, _, saga_id = key.partition(":")

@@ -22,9 +22,9 @@ def creating(table: Table, types: Mapping[str, str], *, inline: bool = False) ->
         for name, kind in zip(table.columns, table.kinds, strict=True)
     ]
     indexes = {
-        f"{table.name}_{number}": f"({', '.join((*index.equal, *index.order))})"
-        for number, index in enumerate(table.lookups, 1)
-        if index.equal or index.order != (table.id_column,)
+        f"{table.name}_{number}": f"({', '.join(columns)})"
+        for number, columns in enumerate(dict.fromkeys((*each.equal, *each.order) for each in table.lookups), 1)
+        if columns != (table.id_column,)
     }
     if inline:
         lines += [f"INDEX {name} {columns}" for name, columns in indexes.items()]

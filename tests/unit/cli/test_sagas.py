@@ -68,6 +68,17 @@ def test_they_are_listed_and_shown(ensue: Command, begun: None) -> None:
     assert "has no saga travel:none" in ensue("sagas", "show", TRAVELLER, "travel:none").err
 
 
+def test_the_status_of_the_service_counts_them(ensue: Command, begun: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    [status] = ensue("status", TRAVELLER, "--json").json["services"]
+    assert status["sagas"] == [
+        {"saga": "travel", "version": 1, "status": "PARKED", "count": 1, "code": True},
+        {"saga": "travel", "version": 1, "status": "RUNNING", "count": 2, "code": True},
+    ]
+    assert "sagas    1 travel v1 PARKED, 2 travel v1 RUNNING" in ensue("status", TRAVELLER).out
+    monkeypatch.setattr(traveller, "_sagas", {})
+    assert "no code  2 sagas of travel v1, RUNNING: they wait for a process that has" in ensue("status", TRAVELLER).out
+
+
 def test_a_parked_one_goes_on_and_another_is_undone(ensue: Command, begun: None) -> None:
     assert ensue("sagas", "retry", TRAVELLER, "travel:parked").code == 0
     assert ensue("sagas", "cancel", TRAVELLER, "travel:waits", answer="n\n").code == 1

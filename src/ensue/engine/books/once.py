@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -12,11 +13,13 @@ from ensue.errors import CheckpointConflict, IdempotencyConflict, RowConflict
 from ensue.message import StoredResponse
 from ensue.ports import StepTransaction
 from ensue.reply import Reply, read_reply
-from ensue.saga.instance import ENDED, Instance, Status, instance_of
+from ensue.saga.instance import ENDED, LIVING, Instance, Status, instance_of
+from ensue.saga.wake import after_all_of
 from ensue.tables import ANSWERS, CLAIMS, REPLIES, SAGAS
 
 #: Answers hold whole bodies: fewer of them are looked at in one go.
 _ANSWERS_PAGE = 100
+_BY_TIME, _BY_CODE, _OF_CODE = SAGAS.lookups
 _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -81,17 +84,29 @@ class Once(Base):
         found: list[Instance] = []
         for status in statuses:
             left = limit - len(found)
-            found += [instance_of(row) async for row in self._all(SAGAS, SAGAS.lookups[0], [status.value], left)]
+            found += [instance_of(row) async for row in self._all(SAGAS, _BY_TIME, [status.value], left)]
+        return found
+
+    async def saga_groups(self) -> dict[tuple[str, int, Status], int]:
+        """How many sagas have not ended, by name, version and status. Asks an index, twice a group."""
+        found: dict[tuple[str, int, Status], int] = {}
+        reader = self._store.rows()
+        for status in LIVING:
+            place: Sequence[Any] = ()
+            while rows := await reader.find(SAGAS, _BY_CODE, [status.value], after=place, limit=1):
+                _, name, version, *_ = rows[0]
+                found[name, version, status] = await reader.count(SAGAS, _OF_CODE, [status.value, name, version])
+                place = [name, version, after_all_of(name)]
         return found
 
     async def saga_count(self, status: Status) -> int:
-        return await self._store.rows().count(SAGAS, SAGAS.lookups[0], [status.value])
+        return await self._store.rows().count(SAGAS, _BY_TIME, [status.value])
 
     async def prune_sagas(self, before_s: float, limit: int) -> int:
         """Forget up to `limit` sagas that ended before `before_s` (epoch seconds); return how many."""
         found = 0
         for status in ENDED:
-            found += await self._prune(SAGAS, before_s, limit - found, SAGAS.lookups[0], [status.value])
+            found += await self._prune(SAGAS, before_s, limit - found, _BY_TIME, [status.value])
         return found
 
     async def prune_claims(self, before_s: float, limit: int) -> int:
