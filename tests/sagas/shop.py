@@ -102,6 +102,8 @@ class Place:
     customer: str = "ann"
     changes_mind: bool = False
     """It is undone when all before its pivot is done."""
+    rests: bool = False
+    """It sleeps for a day before that."""
 
 
 Meets = Callable[[str, str], None]
@@ -128,6 +130,8 @@ def _credit(meets: Meets) -> Service:
     def reserve(customer: Customer | None, command: Reserve, step: Step) -> tuple[Customer, Reserved]:
         meets("reserve", _attempt(step))
         customer = customer or Customer(customer=command.customer, left=CREDIT, reserved=" ")
+        if f" {command.order} " in customer.reserved:  # asked again by a service whose database went back
+            return customer, Reserved(customer=command.customer)
         if command.total > customer.left:
             raise Refused(by="credit")
         customer.left -= command.total
@@ -148,11 +152,11 @@ def _till(provider: Provider, meets: Meets) -> tuple[Service, Any]:
     till = Service("till", tables=Tills.metadata)
 
     @till.local
-    def note(payment: Payment | None, order: str) -> Payment:
+    def note(payment: Payment | None, order: str) -> tuple[Payment, bool]:
         meets("note", "")
-        if payment is not None:
+        if payment is not None and payment.status != "HELD":
             raise Refused(by="till, where it was undone before it began")
-        return Payment(order=order, status="ASKED")
+        return payment or Payment(order=order, status="ASKED"), payment is not None
 
     @till.local
     def mark(payment: Payment, order: str, status: str) -> None:
@@ -180,7 +184,9 @@ def _till(provider: Provider, meets: Meets) -> tuple[Service, Any]:
     @till.saga(handles=Authorise)
     async def authorise(saga: Saga, command: Authorise) -> Authorised:
         order = command.order
-        await saga.local(note, order, undo=saga.local(mark, order, "REFUSED"))
+        held = await saga.local(note, order, undo=saga.local(mark, order, "REFUSED"))
+        if held:  # asked again by a service whose database went back
+            return Authorised(order=order)
         await saga.outside(hold, order, undo=let_go, attempts=3, limit=timedelta(seconds=20))
         saga.pivot()
         await saga.local(mark, order, "HELD")
@@ -230,6 +236,9 @@ def _sales(provider: Provider, meets: Meets) -> tuple[Service, Any]:
         meets("knows of reserve", "")
         await saga.call(Authorise(order=new.order), undo=Void(order=new.order), limit=LIMIT)
         meets("knows of authorise", "")
+        if new.rests:
+            await saga.sleep(timedelta(days=1))
+            meets("woke", "")
         if new.changes_mind:
             raise Refused(by="the customer")
         saga.pivot()

@@ -65,11 +65,11 @@ class Death(Faults):
 
     def __init__(self, point: str, after: Callable[[], bool]) -> None:
         super().__init__(point)
-        self._where, self._after = point, after
+        self._where, self.after = point, after
         self.store: Mortal | None = None
 
     def point(self, name: str) -> None:
-        if name == self._where and self.store is not None and not self.store.dead and self._after():
+        if name == self._where and self.store is not None and not self.store.dead and self.after():
             self.store.dead = True
             self.store.died()
             raise StoreUnavailable(f"the process has died at {name}")
@@ -114,17 +114,20 @@ class Line(MemoryBroker):
 
 
 class Stage:
-    """url: of the database of sales, where the sagas are; the others have SQLite. Without one, time is virtual."""
+    """url: of the database of sales, where the sagas are; the others have SQLite. Without one, time is virtual.
 
-    def __init__(self, directory: Path, url: str = "") -> None:
+    services: to be played instead of the shop's."""
+
+    def __init__(self, directory: Path, url: str = "", services: Mapping[str, Service] | None = None) -> None:
         self.trouble, self.book = Trouble(), Book()
         self.shop = Shop(self.book, self.trouble.meets)
+        self.services = self.shop.services if services is None else services
         self.clock = None if url else WorldClock()
         self.log = f"memory:stage-{secrets.token_hex(8)}"
         self.world = World(MemoryBroker(self.log), self.clock)
-        self.lines = {name: Line(self.log) for name in self.shop.services}
+        self.lines = {name: Line(self.log) for name in self.services}
         self.deaths: dict[str, Death] = {}
-        self._directory, self._url = directory, url
+        self.directory, self._url = directory, url
         self._running: dict[str, AbstractAsyncContextManager[Runtime]] = {}
 
     # --------------------------------------------------------------------------------------------------- processes
@@ -133,24 +136,41 @@ class Stage:
         if self._url and name == "sales":
             return make_store(self._url, name)
         now = time.time if self.clock is None else self.clock.now
-        return SqliteStore(f"sqlite:///{self._directory}/{name}.db?synchronous=OFF", name, now=now)
+        return SqliteStore(f"sqlite:///{self.directory}/{name}.db?synchronous=OFF", name, now=now)
 
     async def start(self, *names: str) -> None:
-        for name in names or ("sales", "credit", "till"):
-            service, death = self.shop.services[name], self.deaths.get(name)
+        for name in names or self.services:
+            death = self.deaths.get(name)
             mortal: Any = Mortal(self.store_of(name), self.world.progressed)
             if death is not None:
                 death.store = mortal
-            engine = config() if death is None else config(stop_limit_s=0.01)  # nobody waits for what is dead
-            runtime = Runtime(
-                service, mortal, self.lines[name], Settings(database="", broker="", partitions=2, engine=engine),
-                clock=self.clock, random=Random(0), tables=service.tables, progress=self.world.progressed, faults=death,
-            )  # fmt: skip
-            self._running[name] = service.running(runtime)
-            self.world.runtimes[name] = await self._running[name].__aenter__()
+            self._running[name] = self.services[name].running(self._runtime(self.services[name], mortal, death))
+            self.world.runtimes[name] = runtime = await self._running[name].__aenter__()
             await runtime.ready()
 
+    @asynccontextmanager
+    async def another(self, service: Service) -> AsyncIterator[Runtime]:
+        """A second process of a service of that name, perhaps with other code."""
+        name = service.name
+        runtime = self._runtime(service, self.store_of(name), None)
+        async with service.running(runtime):
+            await runtime.ready()
+            self.world.runtimes[f"another {name}"] = runtime
+            try:
+                yield runtime
+            finally:
+                del self.world.runtimes[f"another {name}"]
+
+    def _runtime(self, service: Service, store: Any, death: Death | None) -> Runtime:
+        engine = config() if death is None else config(stop_limit_s=0.01)  # nobody waits for what is dead
+        own = self.lines[service.name] if service is self.services[service.name] else MemoryBroker(self.log)
+        return Runtime(
+            service, store, own, Settings(database="", broker="", partitions=2, engine=engine),
+            clock=self.clock, random=Random(0), tables=service.tables, progress=self.world.progressed, faults=death,
+        )  # fmt: skip
+
     async def stop(self, name: str) -> None:
+        """As a process that is told to."""
         del self.world.runtimes[name]
         await self._running.pop(name).__aexit__(None, None, None)
 
@@ -179,7 +199,7 @@ class Stage:
         await settled(self.world)
         while (due_s := await self._due_s()) <= seconds:
             await self._nearer(max(due_s, 0.0))
-            await _until(self._nothing_is_due, self.world, "what is due goes out")
+            await _until(self.nothing_is_due, self.world, "what is due goes out")
             await settled(self.world)
             seconds -= max(due_s, 0.0)
         await self._nearer(seconds)
@@ -188,7 +208,7 @@ class Stage:
         found = [await first_due(each.store) - await each.store.now() for each in self.world.runtimes.values()]
         return min(found, default=math.inf)
 
-    async def _nothing_is_due(self) -> bool:
+    async def nothing_is_due(self) -> bool:
         return await self._due_s() > 0
 
     async def _nearer(self, seconds: float) -> None:
@@ -252,9 +272,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def on_stage(directory: Path, url: str = "") -> AsyncIterator[Stage]:
+async def on_stage(
+    directory: Path, url: str = "", services: Mapping[str, Service] | None = None
+) -> AsyncIterator[Stage]:
     """Nothing runs yet."""
-    stage = Stage(directory, url)
+    stage = Stage(directory, url, services)
     async with asyncio.timeout(LIMIT_S * 3):
         await stage.world.broker.open()
         try:
