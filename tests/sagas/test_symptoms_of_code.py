@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.sagas.stage import Stage, on_stage
-from tests.unit.engine.workbench import LIMIT_S, _until, bench, settled
+from tests.unit.engine.workbench import LIMIT_S, _until, bench, settled, until
 
 from ensue import Command, Event, Service
 from ensue.engine.books import Books
@@ -134,10 +134,11 @@ async def test_old_and_new_version_serve_the_same_sagas_for_an_hour(tmp_path: Pa
         world = stage.world
         await stage.start()
         async with stage.another(newer) as beside:
+            workers = [each.worker for each in world.runtimes.values()]
+            await until(lambda: all(each and each.loops.consumers for each in workers), world, "both are at work")
             async with newer.step() as step:
                 for number in numbers:
                     step.start(second if number % 2 else first, Trip(), id=number)
-            workers = [each.worker for each in world.runtimes.values()]
             books = beside.context.books
 
             async def all_wait() -> bool:
@@ -149,7 +150,6 @@ async def test_old_and_new_version_serve_the_same_sagas_for_an_hour(tmp_path: Pa
                 return all([(await saga_of(books, number)).waits_for == NO_CODE for number in left])
 
             await _until(all_wait, world, "each waits for what it is told, or for its code")
-            assert all(each is not None and each.loops.consumers for each in workers), "both are at work"
             await hop(stage, 2)
             async with newer.step() as step:
                 for number in numbers:
