@@ -70,6 +70,8 @@ def parked(function: Callable[[Saga, Go], Awaitable[Any]], *reasons: str) -> Non
 
 
 async def test_what_asyncio_would_do_parks_with_the_place_and_what_to_write() -> None:
+    """temporal sdk-python#429."""
+
     async def sleeps(saga: Saga, go: Go) -> None:
         await asyncio.sleep(1)
 
@@ -133,6 +135,8 @@ def test_an_undeclared_command_and_step_and_a_wrong_undo_park() -> None:
 
 
 def test_a_bug_parks_with_its_place_and_undoes_nothing() -> None:
+    """AxonFramework PR 5022: there a failing handler is swallowed."""
+
     async def bug(saga: Saga, go: Go) -> None:
         await saga.local(note, go.order, undo=saga.local(forget, go.order))
         raise KeyError("x")
@@ -176,6 +180,7 @@ def test_a_branch_by_the_clock_is_noticed() -> None:
 
 
 def test_a_mismatch_is_not_retried_for_ever_and_goes_on_when_the_code_is_put_right() -> None:
+    """restate#4944."""
     wrong = [True]
 
     async def go_on(saga: Saga, go: Go) -> None:
@@ -204,6 +209,8 @@ def test_a_restart_without_a_wait_parks() -> None:
 
 
 def test_finally_runs_at_each_wait_and_issues_nothing_until_it_is_reached() -> None:
+    """temporal sdk-python#494, #325."""
+
     async def tidy(saga: Saga, go: Go) -> None:
         try:
             await saga.call(BookSlot(order=go.order), undo=None)
@@ -246,6 +253,7 @@ def test_time_ids_and_chance_are_the_same_at_each_replay() -> None:
 
 
 def test_a_failure_that_is_caught_is_made_of_its_fields() -> None:
+    """restate sdk-typescript#656: there the text of an error differs at a replay."""
     seen: list[Any] = []
 
     async def catches(saga: Saga, go: Go) -> int:
