@@ -13,13 +13,17 @@ from uuid import UUID
 from ensue import Event
 
 
-class OrderCreated(Event, topic="orders", key="customer_id"):
-    """An order was placed and waits for the customer's credit."""
+class OrderCreated(Event, topic="orders", key="customer_id", omit_defaults=True):
+    """An order was placed and waits for the customer's credit.
+
+    orchestrated: a saga of `orders` asks for the credit, so nobody is to reserve it because of this event.
+    """
 
     order_id: UUID
     customer_id: UUID
     total: Decimal
     placed_at: datetime
+    orchestrated: bool = False
 
 
 class OrderOpened(Event, topic="orders", key="customer_id"):

@@ -1,4 +1,4 @@
-"""The three services in one process, spoken to over HTTP."""
+"""The shop's services in one process, spoken to over HTTP, by choreography and by orchestration."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 from fastapi import FastAPI
+from tests.shop.services import services
 from tests.shop.shopfront import Shop
 
 import ensue.testing
-from shop.customers import customers
-from shop.customers.app import app as customers_app
-from shop.order_history import order_history
-from shop.order_history.app import app as order_history_app
-from shop.orders import orders
-from shop.orders.app import app as orders_app
+
+
+@pytest.fixture(params=["choreography", "orchestration"])
+def placement(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
 
 
 @pytest.fixture
-async def shop() -> AsyncIterator[Shop]:
+async def shop(placement: str) -> AsyncIterator[Shop]:
+    found = services(placement)
     async with AsyncExitStack() as stack:
 
         async def client(app: FastAPI) -> httpx.AsyncClient:
             transport = httpx.ASGITransport(app)  # raises what the application raises: a 500 fails the test
             return await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://shop"))
 
-        world = await stack.enter_async_context(ensue.testing.run(orders, customers, order_history))
-        yield Shop(world, await client(orders_app), await client(customers_app), await client(order_history_app))
+        clients = [await client(each.app) for each in (found.orders, found.customers, found.order_history)]
+        members = [found.orders.service, found.customers.service, found.order_history.service]
+        world = await stack.enter_async_context(ensue.testing.run(*members))
+        yield Shop(found, world, *clients)

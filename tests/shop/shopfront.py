@@ -13,12 +13,17 @@ import ensue.testing
 
 @dataclasses.dataclass
 class Shop:
-    """One HTTP client a service, and the world they run in."""
+    """One HTTP client a service, and the world they run in. services: see `services`."""
 
+    services: Any
     world: ensue.testing.World
     orders: httpx.AsyncClient
     customers: httpx.AsyncClient
     history: httpx.AsyncClient
+
+    @property
+    def orchestrated(self) -> bool:
+        return bool(self.services.placement == "orchestration")
 
     async def new_customer(self, credit_limit: str, name: str = "Ann") -> UUID:
         customer_id = uuid4()

@@ -2,5 +2,9 @@
 
 from shop.orders import handlers as handlers  # declares them
 from shop.orders.service import orders
+from shop.settings import ORCHESTRATED
+
+if ORCHESTRATED:
+    from shop.orders import place_order as place_order
 
 __all__ = ["orders"]

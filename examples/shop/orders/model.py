@@ -38,6 +38,8 @@ class Base(MappedAsDataclass, DeclarativeBase):
 
 
 class Order(Base, kw_only=True):
+    """orchestrated: a saga brings it to its end; else the customers' events do."""
+
     __tablename__ = "orders"
 
     order_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -46,6 +48,7 @@ class Order(Base, kw_only=True):
     placed_at: Mapped[datetime] = mapped_column(UtcDateTime)
     status: Mapped[Status] = mapped_column(Enum(Status, native_enum=False, length=10), default=Status.NEW)
     reason: Mapped[str] = mapped_column(String(200), default="")
+    orchestrated: Mapped[bool] = mapped_column(default=False)
 
     def open(self) -> None:
         self._move("open")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from ensue import Retry, Service
+from shop.commands import ReleaseCredit, ReserveCredit
 from shop.contracts import OrderCancelled, OrderCreated, OrderOpened, OrderRejected
 from shop.orders.model import Base, CannotHappen
+from shop.settings import ORCHESTRATED
+
+EVENTS: list[type] = [OrderCreated, OrderOpened, OrderRejected, OrderCancelled]
+SENT: list[type] = [ReleaseCredit]
+CALLED: list[type] = [ReserveCredit, ReleaseCredit]
 
 orders = Service(
     "orders",
-    publishes=[OrderCreated, OrderOpened, OrderRejected, OrderCancelled],
+    publishes=[*EVENTS, *SENT] if ORCHESTRATED else EVENTS,
+    calls=CALLED if ORCHESTRATED else (),
     tables=Base.metadata,
     retry=Retry(never=(CannotHappen,)),
 )

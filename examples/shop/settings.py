@@ -1,0 +1,28 @@
+"""The shop's own settings, read from the environment when a service starts (those of Ensue begin with ENSUE_).
+
+SHOP_PLACEMENT: how an order is placed, `choreography` (as it is unless told) or `orchestration`; the same in all
+services. Orders that are on their way when it changes end as they began: each knows how it was placed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ensue import UsageError
+
+PLACEMENTS = ("choreography", "orchestration")
+
+
+def placement(environment: Mapping[str, str] = os.environ) -> str:
+    """
+    >>> placement({}), placement({"SHOP_PLACEMENT": "orchestration"})
+    ('choreography', 'orchestration')
+    """
+    found = environment.get("SHOP_PLACEMENT") or PLACEMENTS[0]
+    if found not in PLACEMENTS:
+        raise UsageError(f"SHOP_PLACEMENT is {found!r}, expected {' or '.join(PLACEMENTS)}")
+    return found
+
+
+ORCHESTRATED = placement() == "orchestration"
