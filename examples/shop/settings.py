@@ -2,6 +2,7 @@
 
 SHOP_PLACEMENT: how an order is placed, `choreography` (as it is unless told) or `orchestration`; the same in all
 services. Orders that are on their way when it changes end as they began: each knows how it was placed.
+SHOP_PROVIDER: the URL of the payment provider.
 """
 
 from __future__ import annotations
@@ -23,6 +24,14 @@ def placement(environment: Mapping[str, str] = os.environ) -> str:
     if found not in PLACEMENTS:
         raise UsageError(f"SHOP_PLACEMENT is {found!r}, expected {' or '.join(PLACEMENTS)}")
     return found
+
+
+def provider(environment: Mapping[str, str] = os.environ) -> str:
+    """
+    >>> provider({})
+    'http://127.0.0.1:8090'
+    """
+    return environment.get("SHOP_PROVIDER") or "http://127.0.0.1:8090"
 
 
 ORCHESTRATED = placement() == "orchestration"

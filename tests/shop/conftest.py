@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from random import Random
+from threading import Thread
 
 import httpx
 import pytest
@@ -12,6 +15,8 @@ from tests.shop.services import services
 from tests.shop.shopfront import Shop
 
 import ensue.testing
+from shop.provider.book import Book
+from shop.provider.server import Provider
 
 
 @pytest.fixture(params=["choreography", "orchestration"])
@@ -21,7 +26,19 @@ def placement(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def shop(placement: str) -> AsyncIterator[Shop]:
+def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    """A payment provider without trouble, which payments is told of."""
+    with closing(Book(tmp_path / "provider.db")) as book, Provider(0, book, Random(1), {}) as found:
+        thread = Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("SHOP_PROVIDER", found.url)
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+async def shop(placement: str, provider: Provider) -> AsyncIterator[Shop]:
     found = services(placement)
     async with AsyncExitStack() as stack:
 
@@ -29,7 +46,10 @@ async def shop(placement: str) -> AsyncIterator[Shop]:
             transport = httpx.ASGITransport(app)  # raises what the application raises: a 500 fails the test
             return await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://shop"))
 
-        clients = [await client(each.app) for each in (found.orders, found.customers, found.order_history)]
+        orders, customers = await client(found.orders.app), await client(found.customers.app)
+        history = await client(found.order_history.app)
         members = [found.orders.service, found.customers.service, found.order_history.service]
+        if placement == "orchestration":
+            members.append(found.payments.service)
         world = await stack.enter_async_context(ensue.testing.run(*members))
-        yield Shop(found, world, *clients)
+        yield Shop(found, world, orders, customers, history, provider)

@@ -19,8 +19,11 @@ OWN = ("shop.settings", "shop.orders", "shop.customers", "shop.order_history", "
 
 @functools.cache
 def services(placement: str) -> Any:
-    """orders, customers, order_history, each with its `service` and `app`. modules: by name, `shop.orders.model`."""
-    names = ["orders", "customers", "order_history"]
+    """orders, customers, order_history, by orchestration payments, each with its `service` and `app`.
+
+    modules: by name, `shop.orders.model`.
+    """
+    names = ["orders", "customers", "order_history"] + ["payments"] * (placement == "orchestration")
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if _own(name)}
     setting = os.environ.get("SHOP_PLACEMENT")
     os.environ["SHOP_PLACEMENT"] = placement

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import httpx
 
 import ensue.testing
+from shop.provider.server import Provider
 
 
 @dataclasses.dataclass
@@ -20,6 +21,7 @@ class Shop:
     orders: httpx.AsyncClient
     customers: httpx.AsyncClient
     history: httpx.AsyncClient
+    provider: Provider
 
     @property
     def orchestrated(self) -> bool:

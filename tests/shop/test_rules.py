@@ -16,6 +16,7 @@ from shop.customers.model import Customer
 from shop.money import POUNDS_MAX, Amount, Limit, from_pence, to_pence
 from shop.order_history.model import RANK, HistoryOrder
 from shop.orders.model import NEXT, CannotHappen, Order, Status
+from shop.payments import model as payment
 from shop.times import to_text
 
 amount: TypeAdapter[Decimal] = TypeAdapter(Amount)
@@ -73,6 +74,21 @@ def test_order_moves_as_the_table_says_and_no_other_way(status: Status, what: st
         with pytest.raises(CannotHappen, match=f"is {status}"):
             move()
         assert order.status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "what"),
+    list(itertools.product(payment.Status, ("authorise", "refuse", "void", "capture", "refund"))),
+)
+def test_payment_moves_as_the_table_says_and_no_other_way(status: payment.Status, what: str) -> None:
+    found = payment.Payment(order_id=uuid4(), amount=Decimal(1), status=status)
+    if (status, what) in payment.NEXT:
+        found.move(what)
+        assert found.status == payment.NEXT[status, what]
+    else:
+        with pytest.raises(payment.CannotHappen, match=f"is {status}; to {what} it"):
+            found.move(what)
+        assert found.status == status
 
 
 @given(st.lists(st.tuples(st.booleans(), pence), max_size=30), pence)

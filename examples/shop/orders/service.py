@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ensue import Retry, Service
-from shop.commands import ReleaseCredit, ReserveCredit
+from shop.commands import Authorise, Capture, ReleaseCredit, ReserveCredit, Void
 from shop.contracts import OrderCancelled, OrderCreated, OrderOpened, OrderRejected
 from shop.orders.model import Base, CannotHappen
 from shop.settings import ORCHESTRATED
 
 EVENTS: list[type] = [OrderCreated, OrderOpened, OrderRejected, OrderCancelled]
 SENT: list[type] = [ReleaseCredit]
-CALLED: list[type] = [ReserveCredit, ReleaseCredit]
+CALLED: list[type] = [ReserveCredit, ReleaseCredit, Authorise, Void, Capture]
 
 orders = Service(
     "orders",
