@@ -6,6 +6,7 @@ Exit status: 0 every invariant holds; 1 one does not, or the run failed; 2 wrong
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
 import signal
 import sys
@@ -23,10 +24,17 @@ from shop.demo.over_http import AnswerUnexpected
 from shop.demo.quiet import NotQuiet
 from shop.demo.report import Report
 from shop.demo.run import Options, run
+from shop.demo.services import PROVIDER
 from shop.demo.summary import print_summary
 from shop.demo.supervisor import ServiceFailed, Supervisor
 
 T = TypeVar("T")
+
+
+class Placement(enum.StrEnum):
+    CHOREOGRAPHY = "choreography"
+    ORCHESTRATION = "orchestration"
+
 
 EXPECTED = (CannotRun, ServiceFailed, OperationFailed, NotQuiet, AnswerUnexpected)
 
@@ -44,6 +52,10 @@ def main(
     stack: Annotated[
         str, typer.Option(metavar="NAME", help="Databases and broker: embedded, polyglot, postgres-kafka, ...")
     ] = "embedded",
+    placement: Annotated[
+        Placement,
+        typer.Option(help="How an order is placed: by events alone, or by a saga, with payments and a provider."),
+    ] = Placement.CHOREOGRAPHY,
     lose_broker_data: Annotated[
         bool, typer.Option("--lose-broker-data", help="Let the broker forget what it has, three times.")
     ] = False,
@@ -52,10 +64,10 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for a machine.")] = False,
     directory: Annotated[Path, typer.Option(help="Where databases and logs go.")] = Path(".demo"),
 ) -> None:
-    """Replay a real shop's year through three services on this machine, and check that nothing was lost."""
+    """Replay a real shop's year through the shop's services on this machine, and check that nothing was lost."""
     options = Options(
         directory=directory, orders=orders, seed=seed, rate=rate, chaos=chaos, fresh=fresh, stack=stack,
-        lose_broker_data=lose_broker_data,
+        lose_broker_data=lose_broker_data, placement=placement.value,
     )  # fmt: skip
     console = Console(stderr=True)  # standard output is for the result alone
 
@@ -72,7 +84,8 @@ def main(
     async def show_and_stay(report: Report, services: Supervisor) -> None:
         show(report)
         for service in services:
-            console.print(f"{service.name:14} {service.url}/docs", highlight=False)
+            page = "book" if service.name == PROVIDER else "docs"
+            console.print(f"{service.name:14} {service.url}/{page}", highlight=False)
         console.print("The services stay up. Ctrl-C stops them.")
         await services.watch()
 

@@ -37,7 +37,7 @@ def check_snapshot(snapshot: Snapshot, model: Model) -> list[Invariant]:
     seen, invariants = snapshot.seen_through, []
 
     def add(name: str, compared: int, differences: Iterator[str]) -> None:
-        invariants.append(_invariant(name, seen, compared, differences))
+        invariants.append(invariant(name, seen, compared, differences))
 
     orders, customers = snapshot.orders, snapshot.customers
     add("every order asked for is stored, and no other", len(model.orders), _ids(model.orders, orders))
@@ -46,7 +46,7 @@ def check_snapshot(snapshot: Snapshot, model: Model) -> list[Invariant]:
     add("all REJECTED orders have a reason, and no other", len(orders), _without_reason(orders))
     add("a customer's reservations <= their limit", len(customers), _over_limit(customers))
     add("reservations = the customer's OPEN orders", len(customers), _unlike_open_orders(orders, customers))
-    add("the view's orders = those of orders", len(orders), _unequal(orders, snapshot.view_orders))
+    add("the view's orders = those of orders", len(orders), unequal(orders, snapshot.view_orders))
     add("the view's customers = those of customers", len(customers), _unequal_customers(snapshot))
     add("each order ended as the model says", len(model.orders), _unlike_model(model, orders))
     add("each reserved amount is as the model says", len(model.customers), _unlike_amount(model, customers))
@@ -59,16 +59,16 @@ def check_engine(
     """Check the engine's books. published: events by topic, all sources together."""
     applied = [(each, sum(published.get(topic, 0) for topic in each.topics)) for each in traffic]
     return [
-        _invariant("each subscriber is at each sender's last record", seen_through, len(streams), (
+        invariant("each subscriber is at each sender's last record", seen_through, len(streams), (
             f"{each.subscriber} of {each.source} {each.topic}/{each.partition}: at {each.watermark}, sent {each.head}"
             + (" (gap open)" if each.gap else "")
             for each in streams if each.watermark != each.head or each.gap
         )),
-        _invariant("each event was applied exactly once", seen_through, sum(n for _, n in applied), (
+        invariant("each event was applied exactly once", seen_through, sum(n for _, n in applied), (
             f"{each.subscriber}: applied {each.applied} + unknown {each.unknown}, published {expected}"
             for each, expected in applied if each.applied + each.unknown != expected
         )),
-        _invariant("no message is a dead letter", seen_through, sum(each.applied for each in traffic), (
+        invariant("no message is a dead letter", seen_through, sum(each.applied for each in traffic), (
             f"{each.subscriber}: {each.dead_letters} dead letters" for each in traffic if each.dead_letters
         )),
     ]  # fmt: skip
@@ -76,19 +76,19 @@ def check_engine(
 
 def compare(name: str, seen_through: str, left: Mapping[UUID, Any], right: Mapping[UUID, Any]) -> Invariant:
     """Check that two ways of asking say the same of each id."""
-    return _invariant(name, seen_through, len(left), _unequal(left, right))
+    return invariant(name, seen_through, len(left), unequal(left, right))
 
 
 def check_answers(refused: int, model: Model) -> Invariant:
     """Check what the services answered: a cancellation is refused exactly when its order was rejected before."""
     text = f"refused {refused}, the model says {model.refused}"
     differences = iter([text] if refused != model.refused else [])
-    return _invariant("refused cancellations as the model says", "HTTP", 1, differences)
+    return invariant("refused cancellations as the model says", "HTTP", 1, differences)
 
 
 def check_moments(moments: int, over_limit: Sequence[str]) -> Invariant:
     """Check what was seen while the run went on: `moments` looks into the customers database."""
-    return _invariant("at every moment: reservations <= limit", "databases", moments, iter(over_limit))
+    return invariant("at every moment: reservations <= limit", "databases", moments, iter(over_limit))
 
 
 def check_losses(losses: int, traffic: Sequence[Traffic]) -> Invariant:
@@ -96,10 +96,11 @@ def check_losses(losses: int, traffic: Sequence[Traffic]) -> Invariant:
     seen, healed = sum(each.gaps_seen for each in traffic), sum(each.gaps_healed for each in traffic)
     differences = [] if seen else [f"the broker lost data {losses} times, and no subscriber saw a gap"]
     differences += [f"{seen - healed} gaps are open"] if seen != healed else []
-    return _invariant("what the broker lost was seen and healed", "databases", losses, iter(differences))
+    return invariant("what the broker lost was seen and healed", "databases", losses, iter(differences))
 
 
-def _invariant(name: str, seen_through: str, compared: int, differences: Iterator[str]) -> Invariant:
+def invariant(name: str, seen_through: str, compared: int, differences: Iterator[str]) -> Invariant:
+    """One that compared so many things and found these differences; nothing compared is a difference too."""
     found = list(differences)
     if compared == 0:
         found.append("nothing was there to compare")
@@ -148,28 +149,29 @@ def _unlike_open_orders(orders: Mapping[UUID, OrderState], customers: Mapping[UU
             yield f"customer {key}: reservations and OPEN orders differ in {', '.join(unlike[:3])}"
 
 
-def _unequal(left: Mapping[UUID, Any], right: Mapping[UUID, Any]) -> Iterator[str]:
+def unequal(left: Mapping[UUID, Any], right: Mapping[UUID, Any]) -> Iterator[str]:
+    """In words, for each id of which they do not say the same."""
     for key in left.keys() | right.keys():
         if left.get(key) != right.get(key):
             yield f"{key}: {_show(left.get(key))} against {_show(right.get(key))}"
 
 
 def _unequal_customers(snapshot: Snapshot) -> Iterator[str]:
-    return _unequal(
+    return unequal(
         {key: dataclasses.replace(each, reservations=None) for key, each in snapshot.customers.items()},
         {key: dataclasses.replace(each, reservations=None) for key, each in snapshot.view_customers.items()},
     )
 
 
 def _unlike_model(model: Model, orders: Mapping[UUID, OrderState]) -> Iterator[str]:
-    return _unequal(
+    return unequal(
         {key: (each.customer_id, each.total, each.placed_at, each.status) for key, each in model.orders.items()},
         {key: (each.customer_id, each.total, each.placed_at, each.status) for key, each in orders.items()},
     )
 
 
 def _unlike_amount(model: Model, customers: Mapping[UUID, CustomerState]) -> Iterator[str]:
-    return _unequal(
+    return unequal(
         {key: (each.name, each.credit_limit, each.reserved) for key, each in model.customers.items()},
         {key: (each.name, each.credit_limit, each.reserved) for key, each in customers.items()},
     )

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from shop.demo.services import SERVICES
-from shop.demo.snapshot import CustomerState, OrderState, Progress, Reservations
+from shop.demo.snapshot import CustomerState, OrderState, PaymentState, Progress, Reservations
 
 
 class Reader(Protocol):
@@ -35,6 +35,8 @@ class Reader(Protocol):
     def decided(self, orders: Collection[UUID]) -> dict[UUID, str]:
         """Of these orders, the status of those that are not NEW any more."""
 
+    def payments(self) -> dict[UUID, PaymentState]: ...
+
     # --- the engine's books
 
     def source(self) -> str: ...
@@ -49,6 +51,9 @@ class Reader(Protocol):
 
     def letters(self) -> dict[str, int]:
         """How many dead letters have which state."""
+
+    def sagas(self) -> dict[str, int]:
+        """How many sagas have which status."""
 
 
 class Database(Protocol):

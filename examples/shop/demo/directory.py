@@ -19,23 +19,23 @@ class CannotRun(Exception):
 
 
 @contextmanager
-def prepared(directory: Path, *, fresh: bool, orders: int | None) -> Iterator[Path]:
+def prepared(directory: Path, *, fresh: bool, orders: int | None, placement: str = "choreography") -> Iterator[Path]:
     """Have the directory ready inside the block, marked as in use. Raises CannotRun, also when it cannot be written.
 
     fresh: without anything of an earlier run. Otherwise that run's data must be of the same orders, since credit
-    limits follow from the orders of a run.
+    limits follow from the orders of a run, and placed in the same way, since a card may be refused.
     """
     try:
-        mark = _prepare(directory, fresh, orders)
+        mark = _prepare(directory, fresh, orders, placement)
     except OSError as error:
         raise CannotRun(f"{directory} cannot hold a run's data ({error}): choose another --directory") from error
     try:
         yield directory
     finally:
-        _write(mark, orders, 0, 0.0)
+        _write(mark, orders, placement, 0, 0.0)
 
 
-def _prepare(directory: Path, fresh: bool, orders: int | None) -> Path:
+def _prepare(directory: Path, fresh: bool, orders: int | None, placement: str) -> Path:
     mark = directory / MARK
     if directory.exists() and any(directory.iterdir()):
         if not mark.exists():
@@ -45,18 +45,19 @@ def _prepare(directory: Path, fresh: bool, orders: int | None) -> Path:
             raise CannotRun(f"a demo (process {found['pid']}) is running in {directory}: stop it, or use --directory")
         if fresh:
             shutil.rmtree(directory)
-        elif found["orders"] != orders:
+        elif (found["orders"], found.get("placement", "choreography")) != (orders, placement):
+            held = _option(found["orders"], found.get("placement", "choreography"))
             raise CannotRun(
-                f"{directory} holds a run with {_option(found['orders'])}, this is one with {_option(orders)}: "
+                f"{directory} holds a run with {held}, this is one with {_option(orders, placement)}: "
                 "use the same, or --fresh"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    _write(mark, orders, os.getpid(), psutil.Process().create_time())
+    _write(mark, orders, placement, os.getpid(), psutil.Process().create_time())
     return mark
 
 
-def _write(mark: Path, orders: int | None, pid: int, started: float) -> None:
-    mark.write_text(json.dumps({"orders": orders, "pid": pid, "process_started": started}))
+def _write(mark: Path, orders: int | None, placement: str, pid: int, started: float) -> None:
+    mark.write_text(json.dumps({"orders": orders, "placement": placement, "pid": pid, "process_started": started}))
 
 
 def _runs(pid: int, started: float) -> bool:
@@ -67,5 +68,6 @@ def _runs(pid: int, started: float) -> bool:
         return False
 
 
-def _option(orders: int | None) -> str:
-    return "the whole year" if orders is None else f"--orders {orders}"
+def _option(orders: int | None, placement: str) -> str:
+    said = "the whole year" if orders is None else f"--orders {orders}"
+    return said if placement == "choreography" else f"{said} --placement {placement}"

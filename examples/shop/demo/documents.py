@@ -22,7 +22,7 @@ from ensue.adapters import make_store
 from ensue.engine.books import Books
 from ensue.ports import Store
 from ensue.stores.redis.keys import row_key
-from shop.demo.snapshot import CustomerState, OrderState, Progress, Reservations
+from shop.demo.snapshot import CustomerState, OrderState, PaymentState, Progress, Reservations
 
 T = TypeVar("T")
 Row = Sequence[Any]
@@ -87,6 +87,12 @@ class DocumentReader:
 
     def over_limit(self) -> list[str]:
         return []
+
+    def payments(self) -> dict[UUID, PaymentState]:
+        return {}
+
+    def sagas(self) -> dict[str, int]:
+        return {}
 
     def heads(self) -> dict[tuple[str, int], int]:
         return {}

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,8 @@ from shop.demo.plan import CancelOrder, CreateCustomer, Operation, PlaceOrder, P
 from shop.demo.reachable import Reachable
 
 CONCURRENCY = 32
+#: Where an operation waits until its order is decided, by two more services and a provider.
+CONCURRENCY_WAITING = 100
 #: How long one operation may be tried before the run is given up, in seconds. A restart takes a second or two.
 GIVE_UP_S = 60.0
 #: The same where the servers go down one after the other, each for seconds: on a loaded machine with five of them, an
@@ -56,7 +58,9 @@ class Driver:
     """rate: orders per second, None: as fast as the answers come. on_order(id, time): an order is being placed.
 
     The time is monotonic seconds, of the moment when the first request was sent, or was due, with a rate (so that a
-    stalled service cannot hide behind requests that waited for it).
+    stalled service cannot hide behind requests that waited for it). decided(id, limit_s): waits until an order is
+    decided, and returns whether it is: then the next operation of its customer comes after that, and not after the
+    answer.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Driver:
         concurrency: int = CONCURRENCY,
         give_up_s: float = GIVE_UP_S,
         on_order: Callable[[UUID, float], None] = lambda order_id, at: None,
+        decided: Callable[[UUID, float], Awaitable[bool]] | None = None,
     ) -> None:
         self.sent = Sent()
         self._plan = plan
@@ -78,6 +83,7 @@ class Driver:
         self._concurrency = concurrency
         self._give_up_s = give_up_s
         self._on_order = on_order
+        self._decided = decided
         self._orders_started = 0
         self._began = 0.0
         self._reachable = {service: Reachable(url) for service, url in urls.items()}
@@ -135,6 +141,8 @@ class Driver:
                     "placed_at": placed_at.isoformat(),
                 }
                 await self._create(client, "orders", "/orders", body)
+                if self._decided is not None and not await self._decided(order_id, self._give_up_s):
+                    raise self._undecided(order_id)
                 self.sent.done["orders"] += 1
             case CancelOrder():
                 await self._cancel(client, operation)
@@ -168,9 +176,10 @@ class Driver:
             self.sent.undecided += 1
             attempt += 1
             await asyncio.sleep(min(0.01 * 2 ** min(attempt, 6), 0.4) * self._random.uniform(0.5, 1.0))
-        raise OperationFailed(
-            f"order {operation.order_id} was still NEW after {self._give_up_s:g} s: nobody decides it"
-        )
+        raise self._undecided(operation.order_id)
+
+    def _undecided(self, order_id: UUID) -> OperationFailed:
+        return OperationFailed(f"order {order_id} was still NEW after {self._give_up_s:g} s: nobody decides it")
 
     async def _create(self, client: aiohttp.ClientSession, service: str, path: str, body: Mapping[str, str]) -> None:
         """Create what the body names by its id: 201, or 200 when an earlier try did it and its answer was lost."""

@@ -19,10 +19,13 @@ OPEN, REJECTED, CANCELLED = "OPEN", "REJECTED", "CANCELLED"
 
 @dataclasses.dataclass(slots=True)
 class ModelOrder:
+    """declined: there was credit, and the card was refused."""
+
     customer_id: UUID
     total: Decimal
     placed_at: datetime
     status: str
+    declined: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -52,11 +55,15 @@ class Model:
     def events(self) -> dict[str, int]:
         """How many events each service has published at the end: what is asked for, each decision, each release."""
         placed, cancelled = len(self.orders), self.by_status()[CANCELLED]
-        return {"orders": 2 * placed + cancelled, "customers": len(self.customers) + placed + cancelled}
+        released = cancelled + sum(order.declined for order in self.orders.values())
+        return {"orders": 2 * placed + cancelled, "customers": len(self.customers) + placed + released}
 
 
-def run_model(plan: Plan) -> Model:
-    """Do the plan's operations one after the other, as if there were one process and one database."""
+def run_model(plan: Plan, card_max: Decimal | None = None) -> Model:
+    """Do the plan's operations one after the other, as if there were one process and one database.
+
+    card_max: what a card is good for at once; None: nothing is paid by card.
+    """
     model = Model()
     for planned in plan.by_customer.values():
         for each in planned:
@@ -66,8 +73,10 @@ def run_model(plan: Plan) -> Model:
                 case PlaceOrder(customer_id, order_id, total, placed_at):
                     customer = model.customers[customer_id]
                     fits = customer.reserved + total <= customer.credit_limit
-                    model.orders[order_id] = ModelOrder(customer_id, total, placed_at, OPEN if fits else REJECTED)
-                    if fits:
+                    declined = fits and card_max is not None and total > card_max
+                    status = OPEN if fits and not declined else REJECTED
+                    model.orders[order_id] = ModelOrder(customer_id, total, placed_at, status, declined)
+                    if status == OPEN:
                         customer.reservations[order_id] = total
                 case CancelOrder(customer_id, order_id, _):
                     order = model.orders[order_id]

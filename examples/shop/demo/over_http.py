@@ -34,12 +34,12 @@ async def snapshot_over_http(client: aiohttp.ClientSession, urls: Mapping[str, s
     """Read everything, page by page."""
 
     async def orders(service: str) -> dict[UUID, OrderState]:
-        pages = _pages(client, f"{urls[service]}/orders", "orders")
-        return {UUID(each["order_id"]): _order(each) async for each in pages}
+        found = pages(client, f"{urls[service]}/orders", "orders")
+        return {UUID(each["order_id"]): _order(each) async for each in found}
 
     async def customers(service: str) -> dict[UUID, CustomerState]:
-        pages = _pages(client, f"{urls[service]}/customers", "customers")
-        return {UUID(each["customer_id"]): _customer(each) async for each in pages}
+        found = pages(client, f"{urls[service]}/customers", "customers")
+        return {UUID(each["customer_id"]): _customer(each) async for each in found}
 
     return Snapshot(
         "HTTP",
@@ -61,13 +61,13 @@ async def check_single_answers(
     some_customers = _sample(snapshot.customers, random)
 
     async def order(key: UUID) -> OrderState:
-        return _order(await _get(client, f"{urls['orders']}/orders/{key}"))
+        return _order(await ask(client, f"{urls['orders']}/orders/{key}"))
 
     async def customer(key: UUID) -> CustomerState:
-        return _customer(await _get(client, f"{urls['customers']}/customers/{key}"))
+        return _customer(await ask(client, f"{urls['customers']}/customers/{key}"))
 
     async def history(key: UUID) -> tuple[CustomerState | None, dict[UUID, OrderState]]:
-        answer = await _get(client, f"{urls['order_history']}/customers/{key}/orders", limit=str(PAGE))
+        answer = await ask(client, f"{urls['order_history']}/customers/{key}/orders", limit=str(PAGE))
         known = answer["customer"] and _customer(answer["customer"])
         return known, {UUID(each["order_id"]): _order(each) for each in answer["orders"]}
 
@@ -111,10 +111,11 @@ async def _each(keys: Sequence[UUID], ask: Any) -> dict[UUID, Any]:
     return found
 
 
-async def _pages(client: aiohttp.ClientSession, url: str, what: str) -> AsyncIterator[dict[str, Any]]:
+async def pages(client: aiohttp.ClientSession, url: str, what: str) -> AsyncIterator[dict[str, Any]]:
+    """Each entry of a list, page by page."""
     after: dict[str, str] = {}
     while True:
-        page = await _get(client, url, limit=str(PAGE), **after)
+        page = await ask(client, url, limit=str(PAGE), **after)
         for each in page[what]:
             yield each
         if page["after"] is None:
@@ -122,7 +123,7 @@ async def _pages(client: aiohttp.ClientSession, url: str, what: str) -> AsyncIte
         after = {"after": page["after"]}
 
 
-async def _get(client: aiohttp.ClientSession, url: str, **query: str) -> Any:
+async def ask(client: aiohttp.ClientSession, url: str, **query: str) -> Any:
     """Ask until there is an answer that is not "try again": a service may still find out which connections were cut."""
     began = time.monotonic()
     while True:

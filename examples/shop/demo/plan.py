@@ -28,12 +28,20 @@ LIMIT_MIN = Decimal(100)
 #: How far (in operations) the seed may move one customer's next operation among those of the others.
 SHUFFLE_WINDOW = 64
 
+#: What the provider takes from a card at once.
+CARD_MAX = Decimal(5000)
+
 RULES = (
     f"credit limit: {LIMIT_SHARE:.0%} of the sum of the customer's invoices in this run, at least the largest of them "
     f"and £{LIMIT_MIN}, rounded up to whole pounds",
     "order: every invoice with a positive total (an invoice of zero is left out)",
     "cancellation: a credit note cancels its customer's most recent order that no earlier credit note named",
     "time of an order: the invoice's, in the shop's local time, taken as UTC",
+)
+#: By orchestration besides.
+RULES_PAID = (
+    f"card: one of each customer, which is good for £{CARD_MAX} at once; an order of more is rejected",
+    "what a customer asks for next is sent when the order before is decided: sagas have no order among them",
 )
 
 

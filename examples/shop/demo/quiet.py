@@ -10,6 +10,12 @@ from shop.demo.databases import Databases
 
 #: How long to wait for the next event to be applied anywhere before giving up, in seconds.
 PATIENCE_S = 60.0
+#: The same where a saga may have tried a provider for so often that it waits for minutes.
+PATIENCE_PAID_S = 200.0
+
+
+#: What a saga is at its end. One that waits for an answer, a provider or a person is not done.
+ENDED = ("COMPLETED", "UNDONE")
 
 
 class NotQuiet(Exception):
@@ -21,6 +27,8 @@ def unfinished(books: Books, expected: Mapping[str, int] | None = None) -> list[
 
     expected: how many events each service has published in the end. Positions have no holes, so the last one says how
     many there are that have one; an event may wait for its position where nobody can see it (in a log that is read).
+    By orchestration commands and answers have positions too, so the events of each topic have to be counted, if all
+    else is done.
     """
     behind = [
         f"{each.subscriber} is at position {each.watermark} of {each.head} in {each.topic}/{each.partition} of "
@@ -36,9 +44,15 @@ def unfinished(books: Books, expected: Mapping[str, int] | None = None) -> list[
     missing = [
         f"{service} has published {books.last[service]} of {count} events"
         for service, count in (expected or {}).items()
-        if books.last[service] < count
+        if not books.sagas and books.last[service] < count
     ]
-    return behind + aside + missing
+    alive = [
+        f"{service} has {count} sagas that are {status}"
+        for service, by_status in books.sagas.items()
+        for status, count in by_status.items()
+        if status not in ENDED
+    ]
+    return behind + aside + missing + alive
 
 
 async def wait_until_quiet(
@@ -62,9 +76,20 @@ async def wait_until_quiet(
         left = unfinished(books, expected)
         if books.streams == before:
             if not left:
+                left = await asyncio.to_thread(_unsent, databases, expected or {}) if books.sagas else []
+            if not left:
                 return
             if loop.time() - moved_at > patience_s:
                 raise NotQuiet(f"nothing moved for {patience_s:g} s, but {'; '.join(left)}")
         else:
             before, moved_at = books.streams, loop.time()
         await asyncio.sleep(interval_s)
+
+
+def _unsent(databases: Databases, expected: Mapping[str, int]) -> list[str]:
+    published = read_books(databases).published
+    return [
+        f"{published.get(topic, 0)} of {count} events are published in {topic}"
+        for topic, count in expected.items()
+        if published.get(topic, 0) < count
+    ]

@@ -17,7 +17,7 @@ from shop.demo.dataset import ATTRIBUTION
 from shop.demo.driver import Sent
 from shop.demo.latency import HOW, LatencySummary
 from shop.demo.model import Model
-from shop.demo.plan import RULES, Plan
+from shop.demo.plan import RULES, RULES_PAID, Plan
 from shop.demo.snapshot import Traffic
 
 PACKAGES = ("ensue", "fastapi", "uvicorn", "sqlalchemy", "msgspec", "aiohttp", "uvloop")
@@ -41,7 +41,8 @@ class Durations:
 class Report:
     """stack: which databases and broker. kills: by service, None without --chaos. faults: of servers and lines, by
     kind. recovery_s: from the end of a fault until the next order was OPEN, by kind. losses: what the broker was made
-    to forget, in order. cpu, memory_peak: by process, over all its lives: seconds of processor time, bytes at most.
+    to forget, in order. provider: what it did, by its own book; by orchestration alone. cpu, memory_peak: by process,
+    over all its lives: seconds of processor time, bytes at most.
     """
 
     seed: int
@@ -60,6 +61,8 @@ class Report:
     faults: Mapping[str, int]
     recovery_s: Mapping[str, list[float]]
     losses: list[str]
+    placement: str
+    provider: Mapping[str, int]
     cpu: Mapping[str, float]
     memory_peak: Mapping[str, int]
     durations: Durations
@@ -68,6 +71,10 @@ class Report:
     def ok(self) -> bool:
         """Whether every invariant holds, and there were some."""
         return bool(self.invariants) and all(each.holds for each in self.invariants)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return RULES if self.placement == "choreography" else RULES + RULES_PAID
 
     @property
     def applied(self) -> int:
@@ -82,8 +89,9 @@ class Report:
             "seed": self.seed,
             "rate_orders_per_s": self.rate,
             "stack": self.stack,
+            "placement": self.placement,
             "data": ATTRIBUTION,
-            "rules": list(RULES),
+            "rules": list(self.rules),
             "plan": {
                 "customers": plan.customers,
                 "orders": plan.orders,
@@ -122,6 +130,7 @@ class Report:
             "faults": dict(self.faults),
             "recovery_s": {kind: [round(each, 3) for each in times] for kind, times in self.recovery_s.items()},
             "broker_losses": self.losses,
+            "provider": dict(self.provider),
             "cpu_s": {name: round(seconds, 2) for name, seconds in self.cpu.items()},
             "memory_peak_bytes": dict(self.memory_peak),
             "duration_s": {**dataclasses.asdict(durations), "total": durations.total},

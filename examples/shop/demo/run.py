@@ -20,8 +20,9 @@ from shop.demo.chaos import INTERVAL_WITH_SERVERS_S, Chaos
 from shop.demo.checks import Invariant, check_answers, check_engine, check_losses, check_moments, check_snapshot
 from shop.demo.databases import Databases
 from shop.demo.dataset import invoices
+from shop.demo.decisions import Decisions
 from shop.demo.directory import CannotRun, prepared
-from shop.demo.driver import GIVE_UP_S, GIVE_UP_WITH_SERVERS_S, Driver
+from shop.demo.driver import CONCURRENCY, CONCURRENCY_WAITING, GIVE_UP_S, GIVE_UP_WITH_SERVERS_S, Driver
 from shop.demo.faults import Faults
 from shop.demo.from_databases import snapshot_from_databases
 from shop.demo.latency import LatencySampler
@@ -29,11 +30,12 @@ from shop.demo.losses import Losses
 from shop.demo.model import Model, run_model
 from shop.demo.moments import Moments
 from shop.demo.over_http import check_single_answers, snapshot_over_http
-from shop.demo.plan import Plan, first_orders, make_plan
+from shop.demo.paid import check_money, check_sagas, money_from_databases, money_over_http, of_book
+from shop.demo.plan import CARD_MAX, Plan, first_orders, make_plan
 from shop.demo.progress import Display
-from shop.demo.quiet import wait_until_quiet
+from shop.demo.quiet import PATIENCE_PAID_S, PATIENCE_S, wait_until_quiet
 from shop.demo.report import Durations, Report
-from shop.demo.services import SERVICES
+from shop.demo.services import PAID, SERVICES
 from shop.demo.stacks import Stack, parts, running
 from shop.demo.supervisor import Supervisor
 from shop.demo.usage import cpu_seconds, peak_bytes
@@ -45,6 +47,7 @@ class Options:
 
     fresh: remove what an earlier run left in `directory`; else go on with it: what was done takes no effect again.
     stack: which databases and broker (see `stacks`). lose_broker_data: let the broker forget what it had.
+    placement: `choreography` or `orchestration`; with that there are payments and a provider.
     """
 
     directory: Path = Path(".demo")
@@ -55,6 +58,11 @@ class Options:
     fresh: bool = True
     stack: str = "embedded"
     lose_broker_data: bool = False
+    placement: str = "choreography"
+
+    @property
+    def paid(self) -> bool:
+        return self.placement == "orchestration"
 
 
 async def run(
@@ -65,20 +73,24 @@ async def run(
     Raises CannotRun, and what the parts raise: ServiceFailed, OperationFailed, NotQuiet, AnswerUnexpected.
     """
     plan = make_plan(first_orders(invoices(), options.orders), options.seed)
-    model = run_model(plan)
+    model = run_model(plan, CARD_MAX if options.paid else None)
     parts(options.stack)  # a wrong name is said before anything is made
     if not options.fresh and options.stack != "embedded":
         raise CannotRun("--keep goes on with files; the servers of a stack start empty: leave it out")
+    names = PAID if options.paid else SERVICES
     began = time.monotonic()
     async with AsyncExitStack() as opened:
-        directory = opened.enter_context(prepared(options.directory, fresh=options.fresh, orders=options.orders))
+        directory = opened.enter_context(
+            prepared(options.directory, fresh=options.fresh, orders=options.orders, placement=options.placement)
+        )
         if options.stack != "embedded":
             console.print(f"Starting the servers of {options.stack}", highlight=False)
-        stack = opened.enter_context(running(options.stack, directory))
+        stack = opened.enter_context(running(options.stack, directory, names))
         for line in stack.lines:
             await opened.enter_async_context(line.proxy)
-        console.print(f"Starting {', '.join(SERVICES)}: data and logs in {directory}", highlight=False)
-        services = await opened.enter_async_context(Supervisor(directory, settings=stack.environment))
+        started = Supervisor(directory, settings=stack.environment, names=names, seed=options.seed)
+        console.print(f"Starting {', '.join(started.services)}: data and logs in {directory}", highlight=False)
+        services = await opened.enter_async_context(started)
         return await _replay(options, console, stay, plan, model, directory, stack, services, began)
 
 
@@ -97,9 +109,12 @@ async def _replay(
     urls = {service.name: service.url for service in services}
     databases = stack.databases
     latency = LatencySampler(databases["order_history"], stack.away)
+    decisions = Decisions(databases["orders"], stack.away)
     driver = Driver(
         plan, urls, Random(f"driver {options.seed}"), rate=options.rate, on_order=latency.follow,
-        give_up_s=GIVE_UP_WITH_SERVERS_S if stack.lines else GIVE_UP_S,
+        concurrency=CONCURRENCY_WAITING if options.paid else CONCURRENCY,
+        give_up_s=GIVE_UP_WITH_SERVERS_S if stack.lines or options.paid else GIVE_UP_S,
+        decided=decisions.wait if options.paid else None,
     )  # fmt: skip
 
     def opened() -> int:
@@ -121,23 +136,30 @@ async def _replay(
     display = Display(console, databases, plan.operations, lambda: driver.sent.operations, stack.away)
     with display:
         async with asyncio.TaskGroup() as group:
-            loops = (services.watch(), latency.run(), moments.run(), display.run())
+            loops = [services.watch(), latency.run(), moments.run(), display.run()]
+            if options.paid:
+                loops.append(decisions.run())
             background = [group.create_task(loop) for loop in loops]
             display.stage = "replaying"
             await _under(troubles, driver)
             replayed = time.monotonic()
             display.stage = "settling"
             await services.wait_ready()
-            await wait_until_quiet(databases, model.events())
+            await wait_until_quiet(databases, model.events(), PATIENCE_PAID_S if options.paid else PATIENCE_S)
             quiet = time.monotonic()
             display.stage = "checking"
-            invariants = await _check_over_http(urls, model, Random(f"checks {options.seed}"))
+            invariants = await _check_over_http(urls, model, Random(f"checks {options.seed}"), paid=options.paid)
             for task in background:
                 task.cancel()
     if stay is None:
         await services.stop()  # so that the last counters are saved
     moments.look()
     statuses, books = await asyncio.to_thread(_check_databases, databases, model, invariants)
+    provider: dict[str, int] = {}
+    if options.paid:
+        money = await asyncio.to_thread(money_from_databases, databases["payments"], directory)
+        invariants += [*check_money(money, model), check_sagas(books.sagas)]
+        provider = of_book(money.book)
     invariants.append(check_moments(moments.looks, moments.over))
     invariants.append(check_answers(driver.sent.refused, model))
     if options.lose_broker_data:
@@ -159,6 +181,8 @@ async def _replay(
         faults=dict(faults.happened),
         recovery_s=faults.recovery_s,
         losses=losses.happened,
+        placement=options.placement,
+        provider=provider,
         cpu={each.name: each.cpu_s for each in services} | {"driver": cpu_seconds(os.getpid())},
         memory_peak={each.name: each.peak_memory for each in services} | {"driver": peak_bytes(os.getpid())},
         durations=Durations(started - began, replayed - started, quiet - replayed, time.monotonic() - quiet),
@@ -183,11 +207,12 @@ async def _under(troubles: Sequence[Trouble], driver: Driver) -> None:
         enough.set()
 
 
-async def _check_over_http(urls: Mapping[str, str], model: Model, random: Random) -> list[Invariant]:
+async def _check_over_http(urls: Mapping[str, str], model: Model, random: Random, *, paid: bool) -> list[Invariant]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as client:
         snapshot = await snapshot_over_http(client, urls)
         singles = await check_single_answers(client, urls, snapshot, random)
-    return check_snapshot(snapshot, model) + singles
+        money = check_money(await money_over_http(client, urls), model) if paid else []
+    return check_snapshot(snapshot, model) + singles + money
 
 
 def _check_databases(databases: Databases, model: Model, invariants: list[Invariant]) -> tuple[dict[str, int], Books]:

@@ -1,4 +1,5 @@
-"""One service process: its web application under uvicorn, until SIGTERM or until whoever started it is gone.
+"""One process, until SIGTERM or until whoever started it is gone: a service's web application under uvicorn, or the
+payment provider.
 
 `python -m shop.demo.serve orders 8001`. Standard input is a pipe whose other end the supervisor holds: when the
 supervisor dies, however it dies, the pipe ends and so does this process. (Portable; no signal has to arrive.)
@@ -16,10 +17,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-import uvicorn
-
-from shop.demo.services import APPLICATIONS, STOP_S
+from shop.demo.services import APPLICATIONS, PROVIDER, STOP_S
 
 
 def follow_parent() -> None:
@@ -36,15 +36,30 @@ def main(service: str, port: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=follow_parent, name="follow-parent", daemon=True).start()
     with profiled(service):
-        uvicorn.run(
-            APPLICATIONS[service],
-            host="127.0.0.1",
-            port=port,
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=1,
-        )
+        if service == PROVIDER:
+            provide(port)
+        else:
+            serve(service, port)
+
+
+def serve(service: str, port: int) -> None:
+    import uvicorn  # not in the provider, which starts the faster
+
+    uvicorn.run(
+        APPLICATIONS[service],
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
+
+
+def provide(port: int) -> None:
+    from shop.provider.__main__ import run
+
+    run(port, Path(os.environ["SHOP_PROVIDER_BOOK"]), int(os.environ["SHOP_PROVIDER_SEED"]))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the three services say when all is quiet, in one shape, whether asked over HTTP or read from their databases."""
+"""What the services say when all is quiet, in one shape, whether asked over HTTP or read from their databases."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ class OrderState(NamedTuple):
     placed_at: datetime
     status: str
     reason: str = ""
+
+
+class PaymentState(NamedTuple):
+    amount: Decimal
+    status: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from shop.demo.snapshot import CustomerState, OrderState, Progress, Reservations
+from shop.demo.snapshot import CustomerState, OrderState, PaymentState, Progress, Reservations
 
 ORDERS = "SELECT order_id, customer_id, total, placed_at, status, reason FROM {orders}"
 CUSTOMERS = "SELECT customer_id, name, credit_limit, reserved FROM {customers}"
 RESERVATIONS = "SELECT customer_id, order_id, amount FROM reservations"
+PAYMENTS = "SELECT order_id, amount, status FROM payments"
 STATUSES = "SELECT status, count(*) FROM {orders} GROUP BY status"
 DECIDED = "SELECT order_id, status FROM {orders} WHERE order_id IN ({ids}) AND status <> 'NEW'"
 
@@ -29,6 +30,7 @@ SOURCE = "SELECT service, epoch FROM {identity}"
 HEADS = "SELECT topic, {partition}, position FROM ensue_outbox_head"
 PUBLISHED = "SELECT topic, count(*) FROM ensue_outbox GROUP BY topic"
 CHECKPOINTS = "SELECT id, state FROM ensue_checkpoint"
+SAGAS = "SELECT status, count(*) FROM ensue_saga GROUP BY status"
 LETTERS = "SELECT state, count(*) FROM ensue_dead_letter GROUP BY state"
 
 Execute = Callable[[str], Iterable[Sequence[Any]]]
@@ -69,6 +71,9 @@ class SqlReader:
             found[_id(customer_id)][_id(order_id)] = _pounds(amount)
         return found
 
+    def payments(self) -> dict[UUID, PaymentState]:
+        return {_id(key): PaymentState(_pounds(amount), status) for key, amount, status in self._execute(PAYMENTS)}
+
     def over_limit(self) -> list[str]:
         return [
             f"customer {_id(key)}: reserved {_pounds(reserved)}, limit {_pounds(limit)}"
@@ -97,6 +102,9 @@ class SqlReader:
 
     def letters(self) -> dict[str, int]:
         return {state: int(count) for state, count in self._execute(LETTERS)}
+
+    def sagas(self) -> dict[str, int]:
+        return {status: int(count) for status, count in self._execute(SAGAS)}
 
 
 def _id(value: Any) -> UUID:

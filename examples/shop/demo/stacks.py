@@ -7,7 +7,7 @@ can cut the line, and are stopped at the end.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -53,7 +53,7 @@ BROKERS: Mapping[str, Kind] = {
     "redis": Kind(servers.RedisServer, lambda server, name: server.url(), durable=True),
     "postgres": Kind(servers.PostgresServer, lambda server, name: server.url(name)),
 }
-#: The stores of orders, customers and order_history, and the broker.
+#: The stores of orders, customers and order_history, and the broker. payments has the store of orders.
 PRESETS: Mapping[str, tuple[str, str, str, str]] = {
     "embedded": ("sqlite", "sqlite", "sqlite", "embedded"),
     "postgres": ("postgres", "postgres", "postgres", "postgres"),
@@ -124,7 +124,7 @@ class Stack:
 
 
 @contextmanager
-def running(name: str, directory: Path) -> Iterator[Stack]:
+def running(name: str, directory: Path, services: Sequence[str] = SERVICES) -> Iterator[Stack]:
     """Start the servers of a stack; stop them and remove their data at the end. Raises CannotRun when one is missing.
 
     Each kind of server is started once, whatever it is used for. The proxies are opened in an event loop: they are
@@ -155,7 +155,9 @@ def running(name: str, directory: Path) -> Iterator[Stack]:
         environment: dict[str, str] = {}
         databases: dict[str, Database] = {}
         store_lines: list[Line] = []
-        for service, store in zip(SERVICES, stores, strict=True):
+        of_service = dict(zip(SERVICES, stores, strict=True)) | {"payments": stores[0]}
+        for service in services:
+            store = of_service[service]
             kind = STORES[store]
             found = line(kind)
             url = kind.url(found.server if found else directory, service)

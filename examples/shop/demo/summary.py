@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from shop.demo.latency import HOW
-from shop.demo.plan import RULES
 from shop.demo.progress import STYLES
 from shop.demo.report import Report, machine, versions
 
@@ -24,7 +23,7 @@ def print_summary(console: Console, report: Report) -> None:
         for difference in each.differences:
             console.print(Text(f"  {each.name} ({each.seen_through}): {difference}", "red"))
     console.print(_figures(report))
-    for rule in (*RULES, f"latency: {HOW}"):
+    for rule in (*report.rules, f"latency: {HOW}"):
         console.print(Text(rule, "dim"))
     if report.ok:
         console.print(Text(f"All {len(report.invariants)} invariants hold.", "bold green"))
@@ -88,6 +87,9 @@ def _figures(report: Report) -> Table:
     if report.recovery_s:
         times = [f"{kind} {median(found):.1f} s" for kind, found in sorted(report.recovery_s.items())]
         table.add_row("next order OPEN", f"after the end of the fault: {', '.join(times)}")
+    if report.provider:
+        of_each = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in report.provider.items())
+        table.add_row("provider", f"by its own book: {of_each}")
     if report.losses:
         table.add_row("broker", f"its data was {', '.join(report.losses)}")
     table.add_row(
@@ -117,6 +119,7 @@ def _figures(report: Report) -> Table:
         + ", ".join(_pairs(versions().items())),
     )
     table.add_row("stack", report.stack)
+    table.add_row("placement", report.placement)
     table.add_row("seed", str(report.seed))
     return table
 

@@ -1,4 +1,4 @@
-"""Starts the three services as processes of their own, kills and restarts them, and leaves none behind."""
+"""Starts the services as processes of their own, kills and restarts them, and leaves none behind."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
 
-from shop.demo.services import READY_S, SERVICES, STOP_S
+from shop.demo.paid import BOOK
+from shop.demo.services import APPLICATIONS, PROVIDER, READY_S, SERVICES, STOP_S
 from shop.demo.usage import cpu_seconds, peak_bytes
 
 #: Below the range from which systems take the ports of outgoing connections: while a killed service is down, no
@@ -157,25 +158,36 @@ class ServiceProcess:
 class Supervisor:
     """The services together: `async with Supervisor(directory) as services:` starts all and, at the end, stops all.
 
-    environment: instead of this process's. settings: where databases and broker are.
+    environment: instead of this process's. settings: where databases and broker are. names: of the services; with
+    payments among them orders are placed by orchestration, and there is a provider. seed: of the provider's trouble.
     """
 
     def __init__(
-        self, directory: Path, environment: Mapping[str, str] | None = None, settings: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+        settings: Mapping[str, str] | None = None,
+        names: Sequence[str] = SERVICES,
+        seed: int = 1,
     ) -> None:
         env = dict(os.environ if environment is None else environment)
         # Unless told otherwise each service has its own SQLite file, all of them one embedded broker: the defaults.
-        for name in [*(f"ENSUE_{name.upper()}_DATABASE" for name in SERVICES), "ENSUE_BROKER"]:
+        for name in [*(f"ENSUE_{name.upper()}_DATABASE" for name in APPLICATIONS), "ENSUE_BROKER", "SHOP_PLACEMENT"]:
             env.pop(name, None)
         env["ENSUE_HOME"] = str(directory)
         env.update(settings or {})
         if sys.dont_write_bytecode:  # then each start would compile everything, and chaos is made of starts
             env.pop("PYTHONDONTWRITEBYTECODE", None)
             env["PYTHONPYCACHEPREFIX"] = str(directory.absolute() / "bytecode")
-        ports = free_ports(len(SERVICES))
-        self.services = {
-            name: ServiceProcess(name, port, directory, env) for name, port in zip(SERVICES, ports, strict=True)
-        }
+        paid = "payments" in names
+        processes = [*names, *[PROVIDER] * paid]
+        ports = dict(zip(processes, free_ports(len(processes)), strict=True))
+        if paid:
+            env["SHOP_PLACEMENT"] = "orchestration"
+            env["SHOP_PROVIDER"] = f"http://127.0.0.1:{ports[PROVIDER]}"
+            env["SHOP_PROVIDER_BOOK"] = str(directory.absolute() / BOOK)
+            env["SHOP_PROVIDER_SEED"] = str(seed)
+        self.services = {name: ServiceProcess(name, port, directory, env) for name, port in ports.items()}
 
     def __getitem__(self, name: str) -> ServiceProcess:
         return self.services[name]

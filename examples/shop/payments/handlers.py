@@ -18,8 +18,8 @@ from shop.payments.model import Payment, Status
 from shop.payments.provider import give_back, hold, let_go, take
 from shop.payments.service import payments
 
-#: How long one answer of the provider is waited for, and how often it is asked, over three quarters of an hour.
-LIMIT, ATTEMPTS = timedelta(seconds=5), 15
+#: How long one answer of the provider is waited for, and how often it is asked, over more than half an hour.
+LIMIT, ATTEMPTS = timedelta(seconds=2), 15
 
 # ------------------------------------------------------------------------------------------------- hold it, let it go
 

@@ -17,7 +17,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of when it is away, silent or late")
     parser.add_argument("--calm", action="store_true", help="none of that")
     given = parser.parse_args()
-    with Provider(given.port, Book(given.book), Random(given.seed), {} if given.calm else TROUBLE) as provider:
+    run(given.port, given.book, given.seed, calm=given.calm)
+
+
+def run(port: int, book: Path, seed: int, *, calm: bool = False) -> None:
+    """Until a signal ends the process."""
+    with Provider(port, Book(book), Random(seed), {} if calm else TROUBLE) as provider:
         print(f"The provider is at {provider.url}", flush=True)
         provider.serve_forever()
 

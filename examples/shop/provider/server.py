@@ -18,7 +18,7 @@ KINDS = ("authorisations", "captures", "voids", "refunds")
 #: answer; it is done, and the answer comes when nobody waits for it any more.
 TROUBLE = {"away": 0.02, "no answer": 0.01, "late": 0.003}
 SLOW_S = (0.002, 0.02)
-LATE_S = 8.0
+LATE_S = 3.0
 
 
 class Provider(ThreadingHTTPServer):

@@ -49,6 +49,8 @@ def report() -> Report:
         faults={"kafka (broker) killed": 2},
         recovery_s={"kafka (broker) killed": [1.5, 2.5]},
         losses=["copied", "emptied"],
+        placement="orchestration",
+        provider={"captures": 18, "asked_again": 3},
         cpu={"orders": 1.5},
         memory_peak={"orders": 80 * 1024 * 1024},
         durations=Durations(1.0, 2.0, 3.0, 4.0),
