@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from shop.demo.services import SERVICES
+from shop.demo.services import PAID, PROVIDER, SERVICES
 
 pytestmark = pytest.mark.slow
 
@@ -128,6 +128,22 @@ def test_demo_ends_with_the_same_orders_when_its_services_are_killed_at_will(tmp
     assert report["chaos"]["kills_total"] >= 2
     assert sum(report["chaos"]["kills"].values()) == report["chaos"]["kills_total"]
     assert report["requests"]["resent_total"] > 0
+
+
+def test_orders_placed_by_sagas_end_alike_and_are_paid_once_when_payments_and_provider_are_killed_too(
+    tmp_path: Path,
+) -> None:
+    options = ("--placement", "orchestration", "--orders", "50", "--rate", "10", "--seed", "5", "--chaos", "--json")
+    report = report_of(run(tmp_path / "data", *options))
+    assert report["ok"]
+    assert report["orders"] == report["expected_orders"] | {"NEW": 0}
+    assert report["chaos"]["kills_total"] >= 2
+    assert set(report["cpu_s"]) == {*PAID, PROVIDER, "driver"}
+    done = report["provider"]
+    assert done["captures"] == report["orders"]["OPEN"] + report["orders"]["CANCELLED"]
+    assert done["refunds"] == report["orders"]["CANCELLED"]
+    checked = {each["name"] for each in report["invariants"]}
+    assert {"OPEN is captured, CANCELLED is refunded", "the provider's book = ours", "each saga has ended"} <= checked
 
 
 def test_kept_data_are_gone_on_with_and_what_was_done_takes_no_effect_again(tmp_path: Path) -> None:
