@@ -49,6 +49,10 @@ ENVELOPE_BYTES_MAX = 16_384
 EXTENSION_NAME_CHARS_MAX = 64
 #: Envelope, key and data together, unless a setting says otherwise.
 RECORD_BYTES_MAX = 900_000
+#: What is sent with a record besides: names of headers, source, chain, checksum and signature, the frame around it.
+SENT_BYTES = 1_024
+#: No record of so many bytes, envelope, key and data together, takes more than this on top of them.
+SENT_GROWTH_BYTES_MAX = 2 * ENVELOPE_BYTES_MAX + 5 * KEY_BYTES_MAX + SENT_BYTES
 #: In the names of Kafka's topics, NATS's streams (each dot takes three), RabbitMQ's queues, and in MariaDB's columns.
 TOPIC_CHARS_MAX = 100
 PARTITIONS_MAX = 4_096
@@ -184,6 +188,15 @@ KAFKA = Binding("ce_", percent=False)
 
 #: Everything printable in ASCII but space, double quote and percent (HTTP binding, 3.1.3.2).
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+
+def sent_bytes(envelope: bytes, key: str, data: bytes) -> int:
+    """At most so many bytes count against a broker's limit for a record, which each counts in its own way.
+
+    The attributes go as headers, in which NATS writes most bytes beyond letters and digits as three; Kafka has the key
+    twice; and what the relay adds goes with them.
+    """
+    return len(quote(envelope, safe=_SAFE)) + 2 * len(quote(key, safe=_SAFE)) + len(data) + SENT_BYTES
 
 
 def to_attributes(message: Message, binding: Binding = HTTP) -> dict[str, str]:

@@ -88,7 +88,7 @@ class Entry(Protocol):
 class TopicTerms:
     """What a broker does with a topic's records, as far as it tells.
 
-    record_bytes_max: a record with more than this, with key and envelope, is refused for certain. keeps_s: after so
+    record_bytes_max: a record that takes more than this, with all that goes with it, is refused. keeps_s: after so
     many seconds it deletes records by itself. drops: by what else it does, a setting and its value; empty: by nothing.
     todo: what to set instead of what deletes records.
     """

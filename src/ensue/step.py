@@ -19,6 +19,7 @@ from ensue.codec import (
     RECORD_BYTES_MAX,
     RESERVED,
     encode_envelope,
+    sent_bytes,
 )
 from ensue.command import Command, CommandType, command_type
 from ensue.errors import EventRefused, EventTooLarge, UsageError
@@ -46,10 +47,10 @@ class Outgoing:
     """What the steps of one transaction publish, in order, ready for the outbox.
 
     time: RFC 3339, of the transaction. partitions: of every topic. allowed: event classes that the service declares
-    to publish; None: any. record_bytes_max: of each, see EngineConfig. limits: less than that, for topics of which the
-    broker has said so. timers: whether the store keeps what is published later. guarded: the session is not to be had
-    now; asked: it was asked for all the same. results: what local steps of sagas returned, by message id.
-    after: what is to be called once this transaction is committed.
+    to publish; None: any. record_bytes_max: of each, see EngineConfig. limits: what a record of a topic may take, as
+    the broker counts it, where it has said so and not all of these would do. timers: whether the store keeps what is
+    published later. guarded: the session is not to be had now; asked: it was asked for all the same. results: what
+    local steps of sagas returned, by message id. after: what is to be called once this transaction is committed.
     """
 
     __slots__ = (
@@ -321,11 +322,16 @@ class Step:
         if len(envelope) > ENVELOPE_BYTES_MAX:
             raise _too_large(kind, key, "the attributes", ENVELOPE_BYTES_MAX, len(envelope), "carry less in them")
         size = len(envelope) + key_bytes + len(data)
-        largest = outgoing.largest(topic)
-        if size > largest:
+        if size > outgoing.record_bytes_max:
             raise _too_large(
-                kind, key, "the event with its key and attributes", largest, size,
+                kind, key, "the event with its key and attributes", outgoing.record_bytes_max, size,
                 "publish a reference instead of the data, or raise the broker's limit and then record_bytes_max",
+            )  # fmt: skip
+        told = outgoing.limits.get(topic)
+        if told is not None and (sent := sent_bytes(envelope, key, data)) > told:
+            raise _too_large(
+                kind, key, "the event, as the broker may count it,", told, sent,
+                "publish a reference instead of the data, or raise the broker's limit for the topic",
             )  # fmt: skip
         outgoing.records.append(
             OutboxRecord(topic, partition, key, envelope, data)

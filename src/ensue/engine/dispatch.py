@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
 
-from ensue.codec import RECORD_BYTES_MAX
+from ensue.codec import RECORD_BYTES_MAX, SENT_GROWTH_BYTES_MAX
 from ensue.engine.answering import answered, refuse, returned, started
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
@@ -122,7 +122,7 @@ class Dispatcher:
     def heed(self, topic: str, terms: TopicTerms | None) -> None:
         """From now on publish nothing to the topic that the broker is known to refuse."""
         told = None if terms is None else terms.record_bytes_max
-        if told is not None and told < self._record_bytes_max:
+        if told is not None and told < self._record_bytes_max + SENT_GROWTH_BYTES_MAX:
             self._limits[topic] = told
         else:
             self._limits.pop(topic, None)

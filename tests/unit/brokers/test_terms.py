@@ -25,6 +25,8 @@ from ensue.errors import EventTooLarge
 from ensue.ports import TopicTerms
 
 RETENTION_S = 3600.0
+#: Three bytes of UTF-8, which NATS writes as nine.
+WIDE = "顧"
 
 
 class Shelved(Event, topic="t-shelved", key="number"):
@@ -206,6 +208,34 @@ async def test_what_the_broker_says_it_refuses_is_refused_where_it_is_published(
         with pytest.raises(EventTooLarge) as caught:
             step.publish(Shelved(number=2, load="x" * 20_000))
         assert caught.value.expected == 20_000
+
+
+@pytest.mark.parametrize("broker", [small_nats, small_stream, small_kafka], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("extensions", [{}, {"note": WIDE * 341}], ids=["plain", "wide"])
+async def test_the_largest_that_may_be_published_to_such_a_topic_is_taken(
+    broker: Callable[..., str],
+    extensions: dict[str, str],
+    start: Callable[..., Any],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    service = shelf(tmp_path, await asyncio.to_thread(broker, start, request))
+    arrived: asyncio.Queue[int] = asyncio.Queue()
+
+    @service.on
+    async def note(event: Shelved) -> None:
+        arrived.put_nowait(len(event.load))
+
+    async with service.running():
+        async with service.step() as step:
+            with pytest.raises(EventTooLarge) as caught:
+                step.publish(Shelved(number=1, load="x" * 20_000), extensions)
+            largest = 40_000 - caught.value.found
+            with pytest.raises(EventTooLarge):
+                step.publish(Shelved(number=2, load="x" * (largest + 1)), extensions)
+            step.publish(Shelved(number=3, load="x" * largest), extensions)
+        async with asyncio.timeout(40):
+            assert await arrived.get() == largest
 
 
 @pytest.mark.parametrize("declared", [True, False])
