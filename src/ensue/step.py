@@ -88,7 +88,7 @@ class Outgoing:
 
     def largest(self, topic: str) -> int:
         """How many bytes a record of it may have, key and attributes included."""
-        return self.limits.get(topic, self.record_bytes_max)
+        return min(self.limits.get(topic, self.record_bytes_max), self.record_bytes_max)
 
     def close(self) -> list[OutboxRecord]:
         """Return what belongs into the outbox, or among the timers; nothing can be published after that."""
