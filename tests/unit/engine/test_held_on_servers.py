@@ -189,6 +189,30 @@ async def test_on_nats_a_topic_to_which_nothing_may_be_published_keeps_no_other_
         assert "Permissions Violation" in told.reason
 
 
+async def test_on_rabbitmq_attributes_that_have_no_room_in_a_frame_keep_no_other_topic_waiting(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = start(RabbitMqServer, settings=["frame_max = 8192"])
+    service = Service("porter")
+    seen: list[int] = []
+
+    @service.on
+    async def take(event: Light) -> None:
+        seen.append(event.number)
+
+    async with bench(tmp_path, service, broker=make_broker(server.url())) as world:
+        async with service.step() as step:
+            step.publish(Heavy(number=0), {f"e{number}": "x" * 1_000 for number in range(10)})
+            step.publish(Light(number=0))
+        await until_long(lambda: seen == [0], world)
+        [told] = await until_held(world, service, 1)
+        assert told.topic == "t-heavy"
+        assert "raise frame_max" in told.reason
+        async with service.step() as step:
+            step.publish(Light(number=1))
+        await until_long(lambda: seen == [0, 1], world)
+
+
 async def test_on_kafka_a_batch_larger_than_the_topic_takes_goes_in_parts(
     kafka_server: KafkaServer, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ensue.errors import BadMessage
+from ensue.errors import BadMessage, RecordRefused
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 END = b"\xce"
@@ -93,9 +93,17 @@ def text_field(name: str, value: str) -> bytes:
 
 
 def message_frames(channel: int, publish: bytes, head: bytes, body: bytes, frame_max: int) -> bytes:
-    """All frames of one message. publish: from `publish_arguments`. head: from `properties`."""
+    """All frames of one message. publish: from `publish_arguments`. head: from `properties`.
+
+    Raises RecordRefused where the head has no room in one frame: a server that got it would end the connection.
+    """
     size = len(body)
     content = _CONTENT.pack(60, 0, size, _FLAGS) + head
+    if len(content) > frame_max - 8:
+        raise RecordRefused(
+            f"the attributes of a record take {len(content)} bytes, and RabbitMQ takes {frame_max - 8} in one frame: "
+            "raise frame_max in its configuration, or carry less in them"
+        )
     frames = [
         method_frame(channel, BASIC_PUBLISH, publish),
         _FRAME.pack(HEADER, channel, len(content)), content, END,
