@@ -19,6 +19,7 @@ from tests.unit.engine.workbench import bench
 from ensue import EngineConfig, Event, Service, UsageError
 from ensue.adapters import make_broker
 from ensue.brokers.memory import MemoryBroker
+from ensue.brokers.nats.topics import _terms
 from ensue.brokers.redis import RedisBroker
 from ensue.engine.fits import check_kept
 from ensue.errors import EventTooLarge
@@ -96,6 +97,13 @@ async def test_a_stream_that_loses_records_is_refused_at_the_start(
     await change_stream(url, f"{prefix}-t-shelved-0", **changed)
     async with shelf(tmp_path, url).running():
         pass
+
+
+def test_a_stream_that_forgets_what_was_read_loses_records() -> None:
+    """Nobody can make one of ours so: a server does not change that of a stream that is there."""
+    for retention in ("interest", "workqueue"):
+        assert _terms("s", {"retention": retention}).drops == f"by retention={retention}"
+    assert _terms("s", {"retention": "limits"}).drops == ""
 
 
 async def test_a_stream_that_takes_no_more_when_it_is_full_loses_nothing(

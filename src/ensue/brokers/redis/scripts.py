@@ -46,7 +46,7 @@ for number, entries in ipairs(cmsgpack.unpack(ARGV[1])) do
     fields[#fields + 1] = 'data'
     fields[#fields + 1] = ARGV[taken]
     local id = redis.pcall('XADD', key, '0-*', unpack(fields))
-    if type(id) == 'table' and string.find(id.err, 'equal or smaller', 1, true) then
+    if type(id) == 'table' then -- if that was why, it goes now
       renumber(key)
       id = redis.pcall('XADD', key, '0-*', unpack(fields))
     end
