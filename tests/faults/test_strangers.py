@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import msgspec
@@ -206,6 +207,9 @@ BROKERS: dict[str, Urls] = {
     "embedded": lambda get, path: f"sqlite:///{path}/log.db",
     "nats": lambda get, path: get("nats_server").url(),
     "redis": lambda get, path: get("redis_server").url(),
+    "kafka": lambda get, path: f"{get('kafka_server').url()}?timeout_s=30&prefix=t{token_hex(4)}.",
+    "rabbitmq": lambda get, path: f"{get('rabbitmq_server').url()}?prefix=t{token_hex(4)}.",
+    "postgresql": lambda get, path: f"{get('postgres_server').url()}?schema=t{token_hex(4)}",
 }
 
 
