@@ -92,8 +92,8 @@ def as_asked(ids: Sequence[Any], found: dict[Any, T], table: str, id_name: str) 
         other = next(each for each in found if each not in ids)
         raise UsageError(
             f"table {table}: a row was found whose {id_name} is {other!r}, which was not asked for in these letters: "
-            "its column takes different texts for one. Give it a collation that compares byte by byte (MariaDB: "
-            "utf8mb4_bin) and a type that does not pad (VARCHAR)",
+            "its column takes different texts for one. Give it a collation that compares byte by byte and does not pad "
+            "(MariaDB: utf8mb4_nopad_bin), and a type that does not (VARCHAR)",
             table=table,
         )
     return found

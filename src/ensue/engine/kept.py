@@ -17,6 +17,8 @@ log = logger("ensue.runtime")
 
 #: A float has 53 binary digits; a column of up to 24 keeps seven decimal ones.
 _SINGLE_BITS = 24
+#: Texts that collations take for one: they ignore case, accents, spaces at the end.
+_ALIKE = (("A", "a"), ("\u00e9", "e"), ("x", "x "))
 #: Of the digits that databases keep of a second.
 _MICROSECONDS = 6
 
@@ -37,8 +39,9 @@ async def warn_of_what_is_kept_otherwise(definition: ServiceDefinition, store: S
         ]
     if alike:
         log.warning(
-            "%s: the database takes A and a for one id in %s: where events come for both, those for the second are set "
-            "aside. Give the column a collation that compares byte by byte (MariaDB: utf8mb4_bin)",
+            "%s: the database takes two texts for one id in %s: where events come for both, those for the second are "
+            "set aside. Give the column a collation that compares byte by byte and does not pad (MariaDB: "
+            "utf8mb4_nopad_bin)",
             definition.name,
             ", ".join(alike),
         )
@@ -55,10 +58,17 @@ async def _equal_ids(session: AsyncSession, tables: Any) -> list[str]:
     from sqlalchemy import Enum, String, false, func, select
 
     keys = [column for table in tables for column in table.primary_key]
-    ids = [each for each in keys if isinstance(each.type, String) and not isinstance(each.type, Enum)]
-    # Of no row: whatever is in the table, this compares as its column does.
-    alike = [await session.scalar(select(func.coalesce(func.min(each), "A") == "a").where(false())) for each in ids]
-    return [f"{each.table.fullname}.{each.name}" for each, equal in zip(ids, alike, strict=True) if equal]
+    told: list[str] = []
+    for each in keys:
+        if not isinstance(each.type, String) or isinstance(each.type, Enum):
+            continue
+        # Of no row: whatever is in the table, this compares as its column does.
+        pairs = [func.coalesce(func.min(each), one) == other for one, other in _ALIKE]
+        [equal] = await session.execute(select(*pairs).where(false()))
+        alike = [f"{one!r} and {other!r}" for (one, other), same in zip(_ALIKE, equal, strict=True) if same]
+        if alike:
+            told.append(f"{each.table.fullname}.{each.name} ({', '.join(alike)})")
+    return told
 
 
 def _kept_less(connection: Connection, table: Table) -> list[str]:
