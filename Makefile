@@ -47,8 +47,10 @@ docs: $(VENV)/dev  ## the documentation site, in ./site
 	$(BIN)/zensical build --clean --strict
 	@echo "Open site/index.html in a browser"
 
-floor: .venv-floor/installed  ## the SQL stores on the lowest versions that pyproject.toml allows, SQLAlchemy 2.0 among them
+floor: .venv-floor/installed  ## with the lowest versions that pyproject.toml allows, SQLAlchemy 2.0 among them: SQL stores, pages
 	.venv-floor/bin/python -m pytest $(or $(ARGS),$(FLOOR))
+	$(if $(ARGS),,.venv-floor/bin/python -m pytest $(FLOOR_OF_USERS))
+	$(if $(ARGS),,.venv-floor/bin/python -m pytest $(FLOOR_OF_PAGES))
 
 lock: $(VENV)/dev  ## compile requirements/ anew from pyproject.toml, with hashes and no address of a registry
 	$(PIP) install uv
@@ -66,6 +68,12 @@ COMPILE = $(COMPILE_ONLY) --group $(1) pyproject.toml -o requirements/$(1).txt
 FLOOR = tests/unit/stores/test_postgres.py tests/unit/stores/test_mariadb.py tests/unit/stores/test_sqlite.py \
 	tests/unit/stores/test_cancelled_statements.py \
 	-k "(session or row or cancelled) and not PgBouncer and not moment"
+# What users write: declarations, events as pydantic models, routes of FastAPI, entities; and the pages that say how.
+FLOOR_OF_USERS = $(addprefix tests/unit/test_,handling.py event.py service.py step.py command.py) \
+	tests/unit/integrations/test_problems.py tests/unit/integrations/test_steps_of_dependencies.py \
+	tests/unit/stores/test_mapped_features.py -k "not mariadb and not postgres"
+FLOOR_OF_PAGES = README.md docs/tutorial.md \
+	$(addprefix docs/how-to/,entity-steps.md databases.md idempotent-http.md change-a-service.md commands.md)
 
 clean:  ## remove what was built, and the embedded data in .ensue and .demo
 	rm -rf $(VENV) .venv-peers .venv-floor .ensue .demo site build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
