@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ensue.mapped import SqlAlchemyRepository
 from ensue.service import ServiceDefinition
 from ensue.texts import logger
 
@@ -17,6 +18,7 @@ log = logger("ensue.runtime")
 
 #: A float has 53 binary digits; a column of up to 24 keeps seven decimal ones.
 _SINGLE_BITS = 24
+_ZONE = "no zone: a TypeDecorator may keep UTC, and give it back"
 #: Texts that collations take for one: they ignore case, accents, spaces at the end.
 _ALIKE = (("A", "a"), ("\u00e9", "e"), ("x", "x "))
 #: Of the digits that databases keep of a second.
@@ -28,14 +30,18 @@ async def warn_of_what_is_kept_otherwise(definition: ServiceDefinition, store: S
 
     The store has sessions, and the tables are there.
     """
-    entities = [each for each in definition.all_handlers if each.entity is not None]
-    tables = {table.fullname: table for each in entities for table in getattr(each.repository, "tables", ())}
+    entities = [each.repository for each in definition.all_handlers if each.entity is not None]
+    tables = {table.fullname: table for each in entities for table in getattr(each, "tables", ())}
+    mapped = {table.fullname for each in entities if isinstance(each, SqlAlchemyRepository) for table in each.tables}
     if not tables:
         return
     async with store.reading() as session:
         alike = await _equal_ids(session, tables.values())
+        connection = await session.connection()
         less = [
-            told for table in tables.values() for told in await (await session.connection()).run_sync(_kept_less, table)
+            told
+            for name, table in tables.items()
+            for told in await connection.run_sync(_kept_less, table, name in mapped)
         ]
     if alike:
         log.warning(
@@ -71,12 +77,19 @@ async def _equal_ids(session: AsyncSession, tables: Any) -> list[str]:
     return told
 
 
-def _kept_less(connection: Connection, table: Table) -> list[str]:
-    """What the database itself says of the columns, whatever their declaration says."""
-    from sqlalchemy import inspect
+def _kept_less(connection: Connection, table: Table, mapped: bool) -> list[str]:
+    """What the database itself says of the columns, whatever their declaration says.
+
+    mapped: by SQLAlchemy, which leaves zones to the database; a TableRepository does not.
+    """
+    from sqlalchemy import DateTime, inspect
 
     found = inspect(connection).get_columns(table.name, schema=table.schema)
-    told = {each["name"]: _lost(each["type"], connection.dialect.name) for each in found}
+    dialect = connection.dialect.name
+    told = {each["name"]: _lost(each["type"], dialect) for each in found}
+    if mapped and dialect in ("sqlite", "mysql", "mariadb"):
+        zoned = [each.name for each in table.columns if isinstance(each.type, DateTime) and each.type.timezone]
+        told |= {name: f"{told[name]}; {_ZONE}" if told.get(name) else _ZONE for name in zoned}
     return [f"{table.fullname}.{name} ({lost})" for name, lost in told.items() if lost and name in table.columns]
 
 

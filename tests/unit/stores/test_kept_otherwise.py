@@ -38,6 +38,9 @@ class Mean(AsPeopleDo):
     small: Mapped[float] = mapped_column(sa.REAL)
     whole: Mapped[float] = mapped_column(sa.Double)
     wide: Mapped[float] = mapped_column(sa.Float(53))
+    zoned: Mapped[datetime] = mapped_column(
+        sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6, timezone=True), "mysql", "mariadb")
+    )
     exact: Mapped[datetime] = mapped_column(sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb"))
 
 
@@ -58,9 +61,16 @@ plain = sa.Table(
 
 #: By the kind of database.
 TOLD = {
-    "sqlite": set[str](),
+    "sqlite": {"kept_means.zoned"},
     "postgresql": {"kept_means.small"},
-    "mariadb": {"kept_means.mean", "kept_means.at", "kept_means.daily", "kept_plain.mean", "kept_plain.at"},
+    "mariadb": {
+        "kept_means.mean",
+        "kept_means.at",
+        "kept_means.daily",
+        "kept_means.zoned",
+        "kept_plain.mean",
+        "kept_plain.at",
+    },
 }
 
 
@@ -78,8 +88,9 @@ async def test_a_start_tells_of_columns_that_keep_less_and_they_do(
     def measure(mean: Mean | None, event: Measured) -> Mean | None:
         naive = MOMENT.replace(tzinfo=None)
         return Mean(
-            of=event.of, mean=WHOLE, at=naive, daily=naive.time(), small=WHOLE, whole=WHOLE, wide=WHOLE, exact=naive
-        )
+            of=event.of, mean=WHOLE, at=naive, daily=naive.time(), small=WHOLE, whole=WHOLE, wide=WHOLE, exact=naive,
+            zoned=MOMENT,
+        )  # fmt: skip
 
     @service.on(id="of")
     def keep(found: Plain | None, event: Measured) -> Plain | None:
@@ -100,7 +111,7 @@ async def test_a_start_tells_of_columns_that_keep_less_and_they_do(
         f"kept_means.{name}"
         for name, value in {
             "mean": WHOLE, "at": naive, "daily": naive.time(), "small": WHOLE, "whole": WHOLE, "wide": WHOLE,
-            "exact": naive,
+            "exact": naive, "zoned": MOMENT,
         }.items()
         if getattr(mean, name) != value
     }  # fmt: skip
