@@ -10,12 +10,16 @@ import typer
 
 from ensue.cli.loading import dispatcher_of, load_service, opened
 from ensue.cli.output import confirm, print_json, print_table, read_json, say, when
+from ensue.cli.saga_check import check_, export
 from ensue.engine.ordering import order
 from ensue.errors import UsageError
 from ensue.saga.instance import LIVING, Instance, Status
 from ensue.saga.wake import Ordered
 
 app = typer.Typer(help="Sagas: look, have a parked one go on, have one undone.", no_args_is_help=True)
+
+app.command("check")(check_)
+app.command()(export)
 
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")

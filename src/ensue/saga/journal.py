@@ -26,7 +26,12 @@ class Issued(msgspec.Struct, frozen=True, array_like=True, tag="issued"):
     key: str = ""
 
     def __str__(self) -> str:
-        return " ".join(each for each in (self.kind, self.name, f"for {self.key}" if self.key else "") if each)
+        return f"{self.what} for {self.key}" if self.key else self.what
+
+    @property
+    def what(self) -> str:
+        """It without its key."""
+        return f"{self.kind} {self.name}".rstrip()
 
     @property
     def asks(self) -> tuple[str, str, str]:

@@ -42,7 +42,8 @@ _INSTEAD = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a replay came to. new: what is issued now. waits_for: numbers. result, request: JSON. flaw: why it parks."""
+    """What a replay came to. new: what is issued now. waits_for: numbers. result, request: JSON. flaw: why it parks;
+    brief: the same, without what is of this one saga."""
 
     kind: Literal["waits", "returned", "failed", "restarts", "flawed"]
     new: list[tuple[Issued, Operation[Any] | None]]
@@ -51,6 +52,7 @@ class Outcome:
     request: bytes = b""
     failure: Failure | None = None
     flaw: str = ""
+    brief: str = ""
 
 
 def replay(code: SagaCode, instance: Instance, largest: Largest = usual_largest) -> Outcome:
@@ -89,6 +91,7 @@ def _driven(code: SagaCode, run: Replaying, coroutine: Coroutine[Any, Any, Any],
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
+            run.brief = run.brief or f"{type(error).__qualname__}{_where(error)}"
             return _flawed(run, _said(error))
         if run.flaw:
             return _flawed(run, run.flaw)  # the function has caught it
@@ -120,15 +123,19 @@ def _ended(run: Replaying, outcome: Outcome) -> Outcome:
 
 
 def _unasked(run: Replaying, does: str) -> str:
+    entry = run.unasked
+    assert entry is not None
+    number = run.issued.index(entry) + 1
+    run.brief = run.brief or f"entry {number}: the journal has {entry.what}, the code {does} before it"
     return (
-        f"entry {run.issued.index(run.unasked) + 1}: the journal has {run.unasked}, the code {does} before it. "  # type: ignore[arg-type]  # there is one
+        f"entry {number}: the journal has {entry}, the code {does} before it. "
         "A saga that has begun must go on as it did: put back what was there, or declare the new code beside it, with "
         "another version="
     )
 
 
 def _flawed(run: Replaying, text: str) -> Outcome:
-    return Outcome("flawed", [], flaw=text)
+    return Outcome("flawed", [], flaw=text, brief=run.brief or text)
 
 
 def _close(run: Replaying, coroutine: Coroutine[Any, Any, Any], inside: Callable[..., Any]) -> str:
@@ -148,12 +155,15 @@ def _close(run: Replaying, coroutine: Coroutine[Any, Any, Any], inside: Callable
 
 def _said(error: BaseException) -> str:
     """What a bug says: the error and where it is."""
+    hint = f". {_INSTEAD}" if isinstance(error, RuntimeError) and _NO_LOOP in str(error) else ""
+    return f"{type(error).__qualname__}: {said_by(error)}{_where(error)}{hint}"
+
+
+def _where(error: BaseException) -> str:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     lines = {id(frame): line for frame, line in traceback.walk_tb(error.__traceback__)}
     own = [each for each in frames if _is_users(each)]
-    where = f" ({own[-1].f_code.co_filename}:{lines[id(own[-1])]})" if own else ""
-    hint = f". {_INSTEAD}" if isinstance(error, RuntimeError) and _NO_LOOP in str(error) else ""
-    return f"{type(error).__qualname__}: {said_by(error)}{where}{hint}"
+    return f" ({own[-1].f_code.co_filename}:{lines[id(own[-1])]})" if own else ""
 
 
 def _place(coroutine: Any) -> str:

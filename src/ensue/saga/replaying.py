@@ -110,7 +110,8 @@ class Wait:
 
 class Replaying:
     """now: seconds since the epoch, of what woke the function last. new: what is not in the journal yet.
-    made: operations that were made; each wants to be awaited. largest: what is asked of topics to which it writes."""
+    made: operations that were made; each wants to be awaited. flaw: why it cannot go on; brief: the same, without what
+    is of this one saga. largest: what is asked of topics to which it writes."""
 
     def __init__(self, instance: Instance, largest: Largest = usual_largest) -> None:
         journal = instance.journal
@@ -126,6 +127,7 @@ class Replaying:
         self.pivoted = instance.began_pivoted
         self.closed = False
         self.flaw: str = ""
+        self.brief: str = ""
         self._cursor = 0
         self._last = instance.last
 
@@ -140,10 +142,15 @@ class Replaying:
         expected = self.unasked
         if expected is not None:
             if expected.asks != asks:
+                asked = Issued(0, *asks)
+                self.brief = self.brief or (
+                    f"entry {self._cursor + 1}: the journal has {expected.what}, the code asks for {asked.what}"
+                    f"{', for another key' * (expected.what == asked.what)}{here()}"
+                )
                 raise self.parks(
-                    f"entry {self._cursor + 1}: the journal has {expected}, the code asks for "
-                    f"{Issued(0, *asks)}{here()}. A saga that has begun must go on as it did: put back what "
-                    "was there, or leave this version as it is and declare the new code beside it, by version="
+                    f"entry {self._cursor + 1}: the journal has {expected}, the code asks for {asked}{here()}. A saga "
+                    "that has begun must go on as it did: put back what was there, or leave this version as it is and "
+                    "declare the new code beside it, by version="
                 )
             self._cursor += 1
             return expected.number

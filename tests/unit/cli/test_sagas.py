@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
+import stat
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tests.unit.cli.harness import SERVICES, Ended, books_of, work_until
 from tests.unit.cli.services import Entered, Sold, flag, travel, traveller
 
+from ensue import Saga
 from ensue.message import SAGA
 from ensue.saga.instance import Status
 
@@ -77,6 +81,35 @@ def test_the_status_of_the_service_counts_them(ensue: Command, begun: None, monk
     assert "sagas    1 travel v1 PARKED, 2 travel v1 RUNNING" in ensue("status", TRAVELLER).out
     monkeypatch.setattr(traveller, "_sagas", {})
     assert "no code  2 sagas of travel v1, RUNNING: they wait for a process that has" in ensue("status", TRAVELLER).out
+
+
+async def otherwise(saga: Saga, ticket: Sold) -> None:
+    await saga.sleep(datetime.timedelta(days=1))
+
+
+def test_code_is_checked_against_those_that_have_begun(
+    ensue: Command, begun: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert ensue("sagas", "check", TRAVELLER).out == "fine: 3\n"
+    file = tmp_path / "journals"
+    assert ensue("sagas", "export", TRAVELLER, file).out == f"3 sagas in {file}\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "give a file that is not there yet" in ensue("sagas", "export", TRAVELLER, file).err
+    code = traveller.sagas["travel", 1]
+    monkeypatch.setattr(traveller, "_sagas", {("travel", 1): dataclasses.replace(code, function=otherwise)})
+    for options in ((), ("--journals", file)):
+        ended = ensue("sagas", "check", TRAVELLER, *options)
+        assert ended.code == 1
+        assert ended.out.startswith("fine: 0\nwould park: 3 of travel v1, travel:"), ended
+        said = "entry 1: the journal has receive entries.Entered.v1, the code asks for sleep (" + __file__
+        assert said in ended.out
+    monkeypatch.setattr(traveller, "_sagas", {})
+    [group] = ensue("sagas", "check", TRAVELLER, "--json").json["groups"]
+    assert (group["saga"], group["version"], group["reason"], group["count"]) == ("travel", 1, "no code", 3)
+    assert "no code: 3 of travel v1, travel:" in ensue("sagas", "check", TRAVELLER).out
+    file.write_bytes(file.read_bytes() + b"{}\n")
+    assert "line 4 is no saga (KeyError: 'id')" in ensue("sagas", "check", TRAVELLER, "--journals", file).err
+    assert "cannot be read: No such file" in ensue("sagas", "check", TRAVELLER, "--journals", tmp_path / "none").err
 
 
 def test_a_parked_one_goes_on_and_another_is_undone(ensue: Command, begun: None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from ensue.engine.books.base import Base, encode
 from ensue.errors import CheckpointConflict, IdempotencyConflict, RowConflict
 from ensue.message import StoredResponse
-from ensue.ports import StepTransaction
+from ensue.ports import Row, StepTransaction
 from ensue.reply import Reply, read_reply
 from ensue.saga.instance import ENDED, LIVING, Instance, Status, instance_of
 from ensue.saga.wake import after_all_of
@@ -86,6 +86,12 @@ class Once(Base):
             left = limit - len(found)
             found += [instance_of(row) async for row in self._all(SAGAS, _BY_TIME, [status.value], left)]
         return found
+
+    async def living_sagas(self) -> AsyncIterator[Row]:
+        """The rows of those that have not ended. One that goes on meanwhile may come twice."""
+        for status in LIVING:
+            async for row in self._all(SAGAS, _BY_TIME, [status.value]):
+                yield row
 
     async def saga_groups(self) -> dict[tuple[str, int, Status], int]:
         """How many sagas have not ended, by name, version and status. Asks an index, twice a group."""

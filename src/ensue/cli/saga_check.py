@@ -1,0 +1,106 @@
+"""`ensue sagas check` and `export`: would those that have begun go on with this code? From a database, or a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensue.app import Service
+from ensue.cli.loading import load_service, opened
+from ensue.cli.output import print_json, say
+from ensue.errors import UsageError
+from ensue.saga.check import MISSING, Group, check, read_row, write_row
+from ensue.saga.instance import Instance, instance_of
+
+_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+
+
+def check_(
+    service: Annotated[str, _TARGET],
+    journals: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of `ensue sagas export`, and not of the database")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+) -> None:
+    """Replay the journal of each saga that has not ended with the code that there is now, and do nothing else: before
+    a deployment. Says how many would go on, and how many would be parked, or wait for a version, with one id each.
+
+    Ends with status 1 when there are any of the latter.
+    """
+    definition = load_service(service)
+    sagas = _read(journals) if journals is not None else asyncio.run(_load(definition))
+    named = [each.name for each in definition.locals.values()] + list(definition.outsides)
+    found = check(definition.sagas, named, sagas)
+    if json:
+        print_json({"groups": found})
+    else:
+        _print(found)
+    if any(each.reason for each in found):
+        raise typer.Exit(1)
+
+
+def export(
+    service: Annotated[str, _TARGET],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Is made, readable by its owner alone")],
+) -> None:
+    """Write the sagas that have not ended into a file, for `ensue sagas check --journals` elsewhere: in a build, say.
+
+    It has their requests and results, so it is as confidential as the database.
+    """
+    definition = load_service(service)
+
+    async def write() -> int:
+        async with opened(definition) as access:
+            try:
+                made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except OSError as error:
+                raise UsageError(
+                    f"{file} cannot be made: {error.strerror}; give a file that is not there yet"
+                ) from error
+            lines = 0
+            try:
+                with os.fdopen(made, "wb") as written:
+                    async for row in access.books.living_sagas():
+                        written.write(write_row(row) + b"\n")
+                        lines += 1
+            except BaseException:
+                file.unlink()
+                raise
+            return lines
+
+    say(f"{asyncio.run(write())} sagas in {file}")
+
+
+async def _load(definition: Service) -> list[Instance]:
+    async with opened(definition) as access:
+        return [instance_of(row) async for row in access.books.living_sagas()]
+
+
+def _read(path: Path) -> Iterator[Instance]:
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield instance_of(read_row(line))
+                except (ValueError, KeyError) as error:
+                    raise UsageError(
+                        f"{path}, line {number} is no saga ({type(error).__name__}: {error}): write the file with "
+                        "`ensue sagas export`, of the same version of Ensue"
+                    ) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _print(found: list[Group]) -> None:
+    say(f"fine: {sum(each.count for each in found if not each.reason)}")
+    for each in found:
+        what = f"{each.saga} v{each.version}"
+        if each.reason == MISSING:
+            say(f"no code: {each.count} of {what}, {each.example} for instance")
+        elif each.reason:
+            say(f"would park: {each.count} of {what}, {each.example} for instance: {each.reason}")
