@@ -242,13 +242,19 @@ class Step:
         key, data = self._saga(saga).tells(event, id)
         self.wake(key, data, TOLD)
 
-    def cancel_saga(self, saga: Callable[..., Awaitable[Any]], id: object) -> None:
-        """Have a saga of this service undo what it has done. One that is past its pivot, or has ended, goes on."""
-        self.wake(*self._saga(saga).ordered("cancel", id))
+    def cancel_saga(self, saga: Callable[..., Awaitable[Any]], id: object, *, who: str = "", why: str = "") -> None:
+        """Have a saga of this service undo what it has done. One that is past its pivot, or has ended, goes on.
 
-    def retry_saga(self, saga: Callable[..., Awaitable[Any]], id: object) -> None:
-        """Have a parked saga of this service go on from where it was parked, with the code that there is now."""
-        self.wake(*self._saga(saga).ordered("retry", id))
+        who, why: are kept with the saga.
+        """
+        self.wake(*self._saga(saga).ordered("cancel", id, who, why))
+
+    def retry_saga(self, saga: Callable[..., Awaitable[Any]], id: object, *, who: str = "", why: str = "") -> None:
+        """Have a parked saga of this service go on from where it was parked, with the code that there is now.
+
+        who, why: are kept with the saga.
+        """
+        self.wake(*self._saga(saga).ordered("retry", id, who, why))
 
     def _saga(self, function: Callable[..., Any]) -> Any:
         declared = getattr(function, "__ensue_saga__", None)

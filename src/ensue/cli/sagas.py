@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import os
+import socket
 from typing import Annotated, Any
 
 import msgspec
@@ -11,9 +14,13 @@ import typer
 from ensue.cli.loading import dispatcher_of, load_service, opened
 from ensue.cli.output import confirm, print_json, print_table, read_json, say, when
 from ensue.cli.saga_check import check_, export
-from ensue.engine.ordering import order
+from ensue.engine.ordering import order, skip
 from ensue.errors import UsageError
+from ensue.failure import UnknownFailure
+from ensue.failure import read as read_failure
 from ensue.saga.instance import LIVING, Instance, Status
+from ensue.saga.journal import Refusal
+from ensue.saga.skipping import Settled
 from ensue.saga.wake import Ordered
 
 app = typer.Typer(help="Sagas: look, have a parked one go on, have one undone.", no_args_is_help=True)
@@ -23,6 +30,8 @@ app.command()(export)
 
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")
+_WHO = typer.Option(help="Who decides; is kept with the saga", show_default="you")
+_WHY = typer.Option(help="Why; is kept with the saga")
 
 
 @app.command("list")
@@ -87,31 +96,95 @@ def show(
         )
     for mail in found.mailbox:
         say(f"  was told   {mail.type} {bytes(mail.data).decode()}")
+    for decision in found.decisions:
+        by = f" by {decision.who}" if decision.who else ""
+        say(f"  decided    {when(decision.at)} {decision.what}{by}" + (f": {decision.why}" if decision.why else ""))
 
 
 @app.command()
-def retry(service: Annotated[str, _TARGET], sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")]) -> None:
+def retry(
+    service: Annotated[str, _TARGET],
+    sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")],
+    why: Annotated[str, _WHY] = "",
+    who: Annotated[str, _WHO] = "",
+) -> None:
     """Have parked sagas go on from where they are, with the code that there is now: all of these, or none."""
-    _order(service, sagas, "retry")
+    _order(service, sagas, "retry", who, why)
 
 
 @app.command()
 def cancel(
     service: Annotated[str, _TARGET],
     sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")],
+    why: Annotated[str, _WHY] = "",
+    who: Annotated[str, _WHO] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
 ) -> None:
     """Have sagas that are not past their pivot undo what they have done: all of these, or none."""
     confirm(f"Have {len(sagas)} saga(s) undone ({', '.join(sagas[:10])}{', ...' if len(sagas) > 10 else ''})?", yes)
-    _order(service, sagas, "cancel")
+    _order(service, sagas, "cancel", who, why)
 
 
-def _order(service: str, sagas: list[str], what: Ordered) -> None:
+@app.command("skip")
+def skip_(
+    service: Annotated[str, _TARGET],
+    saga: Annotated[str, typer.Argument(metavar="NAME:ID")],
+    why: Annotated[str, _WHY],
+    result: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What it came to; left out: it returns none")
+    ] = None,
+    failure: Annotated[str | None, typer.Option(metavar="NAME", help="It failed, and was not done")] = None,
+    fields: Annotated[str, typer.Option(metavar="JSON", help="The failure's")] = "{}",
+    operation: Annotated[int | None, typer.Option(help="Its number, where a saga is at several")] = None,
+    who: Annotated[str, _WHO] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Have a parked saga go on as if what it is at had come to this, because somebody has done it by hand, or knows
+    that it cannot be done. An undo that fails counts as done."""
+    settled = _settled(result, failure, fields)
+    definition = load_service(service)
+    confirm(f"Have what {saga} is at not be done by it any more?", yes)
+
+    async def write() -> str:
+        async with opened(definition) as access:
+            return await skip(access.store, await dispatcher_of(access), saga, operation, settled, who or _user(), why)
+
+    say(f"saga {saga}: {asyncio.run(write())} is skipped as soon as a worker reads it")
+
+
+def _settled(result: str | None, failure: str | None, fields: str) -> Settled:
+    if failure is None:
+        return Settled(None if result is None else _json("--result", result))
+    if result is not None:
+        raise UsageError("give --result or --failure: it came to one of them")
+    found = read_failure(failure, _json("--fields", fields))
+    if isinstance(found, UnknownFailure):
+        raise UsageError(f"--failure {failure} --fields {fields}: no failure of that name and these fields is declared")
+    return Settled(failure=Refusal.of(found))
+
+
+def _json(option: str, text: str) -> bytes:
+    try:
+        return msgspec.json.encode(msgspec.json.decode(text))
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise UsageError(f"{option} {text[:100]} is no JSON: {error}") from error
+
+
+def _user() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as somebody without a name
+        name = f"uid {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
+
+
+def _order(service: str, sagas: list[str], what: Ordered, who: str, why: str) -> None:
     definition = load_service(service)
 
     async def write() -> None:
         async with opened(definition) as access:
-            await order(access.store, await dispatcher_of(access), list(dict.fromkeys(sagas)), what)
+            keys = list(dict.fromkeys(sagas))
+            await order(access.store, await dispatcher_of(access), keys, what, who or _user(), why)
 
     asyncio.run(write())
     done = "goes on" if what == "retry" else "is undone"
@@ -135,9 +208,10 @@ def _summary(saga: Instance) -> dict[str, Any]:
 def _inside(saga: Instance) -> dict[str, Any]:
     return {
         "request": read_json(saga.request),
-        "journal": msgspec.to_builtins(saga.journal),
-        "undos": msgspec.to_builtins(saga.undos),
-        "mailbox": msgspec.to_builtins(saga.mailbox),
+        "journal": saga.journal,
+        "undos": saga.undos,
+        "mailbox": saga.mailbox,
+        "decisions": saga.decisions,
     }
 
 

@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.timers import put
 from ensue.errors import UsageError
-from ensue.ports import Store
-from ensue.saga.instance import ENDED, Instance, Status, instance_of
-from ensue.saga.wake import Ordered, Wake, write_wake
+from ensue.ports import StepTransaction, Store
+from ensue.saga.instance import ENDED, Instance, Skip, Status, instance_of
+from ensue.saga.skipping import Settled, skip_of
+from ensue.saga.wake import Ordered, Wake, checked_words, write_wake
 from ensue.tables import SAGAS
 
 
-async def order(store: Store, dispatcher: Dispatcher, keys: Sequence[str], what: Ordered) -> None:
+async def order(
+    store: Store, dispatcher: Dispatcher, keys: Sequence[str], what: Ordered, who: str = "", why: str = ""
+) -> None:
     """Order it of all these sagas, or of none. Raises UsageError for the first for which it cannot be."""
+    who, why = checked_words(who, why)
     async with store.transaction() as transaction:
-        found = {row[0]: instance_of(row) for row in await transaction.load_rows(SAGAS, sorted(keys))}
+        found = await _load(transaction, keys)
         for key in keys:
             reason = _in_vain(found.get(key), what)
             if reason:
                 raise UsageError(f"saga {key} of {dispatcher.definition.name} {reason}; nothing was ordered of any")
-        step = dispatcher.outside_step(transaction, "", "", "")
-        for key in keys:
-            step.wake(key, write_wake(Wake(what)))
-        await put(transaction, step.outgoing.close())
+        await _write(transaction, dispatcher, {key: Wake(what, who=who, why=why) for key in keys})
+
+
+async def skip(
+    store: Store, dispatcher: Dispatcher, key: str, number: int | None, settled: Settled, who: str, why: str
+) -> str:
+    """Have a parked saga go on as if what it is at had come to this; return what that is. Raises UsageError."""
+    who, why = checked_words(who, why)
+    async with store.transaction() as transaction:
+        saga = (await _load(transaction, [key])).get(key)
+        if saga is None:
+            raise UsageError(f"saga {key} of {dispatcher.definition.name} does not exist")
+        code = dispatcher.definition.sagas.get((saga.name, saga.version))
+        found = skip_of(code, saga, number, settled)
+        of = found.skip or Skip(("", "", ""))
+        wake = Wake("skip", number=found.number, data=of.data, refusal=of.failure, asks=of.asks, who=who, why=why)
+        await _write(transaction, dispatcher, {key: wake})
+        return " ".join(filter(None, of.asks)) or f"the undo of operation {found.number}"
+
+
+async def _load(transaction: StepTransaction, keys: Sequence[str]) -> dict[str, Instance]:
+    return {row[0]: instance_of(row) for row in await transaction.load_rows(SAGAS, sorted(keys))}
+
+
+async def _write(transaction: StepTransaction, dispatcher: Dispatcher, wakes: Mapping[str, Wake]) -> None:
+    step = dispatcher.outside_step(transaction, "", "", "")
+    for key, wake in wakes.items():
+        step.wake(key, write_wake(wake))
+    await put(transaction, step.outgoing.close())
 
 
 def _in_vain(saga: Instance | None, what: Ordered) -> str:

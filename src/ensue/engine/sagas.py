@@ -23,7 +23,7 @@ from ensue.failure import Failure, failure_in
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Message
 from ensue.ports import Row, StepTransaction
 from ensue.reply import Reply, read_reply, replies_of, write_reply
-from ensue.saga.instance import ENDED, Instance, Status, instance_of, row_of
+from ensue.saga.instance import ENDED, Instance, Skip, Status, instance_of, row_of
 from ensue.saga.journal import Refusal
 from ensue.saga.local import LocalStep
 from ensue.saga.machine import (
@@ -42,6 +42,7 @@ from ensue.saga.machine import (
     RunOutside,
     Send,
     SetTimer,
+    SkipOperation,
     Told,
     begun,
     go_on,
@@ -326,9 +327,12 @@ class Sagas:
             case "told":
                 return Told(wake.type, bytes(wake.data))
             case "cancel":
-                return Cancel()
+                return Cancel(wake.who, wake.why)
             case "retry":
-                return Retry()
+                return Retry(wake.who, wake.why)
+            case "skip":
+                skip = Skip(wake.asks, wake.data, wake.refusal) if any(wake.asks) else None
+                return SkipOperation(wake.number, skip, wake.who, wake.why)
             case "start":
                 return None
 

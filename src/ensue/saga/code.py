@@ -20,7 +20,7 @@ from ensue.handler import options_of, parameters_of, resolved, shown
 from ensue.handling import check_callable, is_async
 from ensue.reply import reply_with
 from ensue.saga.named import Named
-from ensue.saga.wake import Answers, Ordered, Wake, key_of, write_wake
+from ensue.saga.wake import Answers, Ordered, Wake, checked_words, key_of, write_wake
 
 #: A thousand years: what is due then is still a date.
 _DEADLINE_MAX: Final = datetime.timedelta(days=365_000)
@@ -71,9 +71,10 @@ class SagaCode:
             raise UsageError(f"{self.where} is told a {spec.cls.__qualname__}, which is a command: tell it an event")
         return key_of(self.name, saga_id), write_wake(Wake("told", type=spec.type, data=msgspec.Raw(spec.write(event))))
 
-    def ordered(self, what: Ordered, saga_id: object) -> tuple[str, bytes]:
+    def ordered(self, what: Ordered, saga_id: object, who: str = "", why: str = "") -> tuple[str, bytes]:
         """Key and data of the record by which somebody intervenes."""
-        return key_of(self.name, saga_id), write_wake(Wake(what))
+        who, why = checked_words(who, why)
+        return key_of(self.name, saga_id), write_wake(Wake(what, who=who, why=why))
 
     def write_result(self, value: Any) -> bytes:
         """Raises UsageError for what it is not annotated to return."""

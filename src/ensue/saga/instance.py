@@ -30,6 +30,8 @@ _TEXT_MAX: Final = 4_000
 
 #: So many events are kept that a saga was told and has not received.
 MAILBOX_MAX: Final = 1_000
+#: So many decisions are kept.
+DECISIONS_MAX: Final = 100
 
 ENDED: Final = (Status.COMPLETED, Status.UNDONE)
 LIVING: Final = (Status.RUNNING, Status.UNDOING, Status.PARKED)
@@ -40,6 +42,23 @@ class Mail(msgspec.Struct, frozen=True):
 
     type: str
     data: msgspec.Raw
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What somebody has ordered, and when it took effect. who, why: as they say; may be empty."""
+
+    at: float
+    what: str
+    who: str = ""
+    why: str = ""
+
+
+class Skip(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What counts for an operation instead of doing it. asks: what it has to ask for; see `Issued.asks`."""
+
+    asks: tuple[str, str, str]
+    data: msgspec.Raw = NULL
+    failure: Refusal | None = None
 
 
 class State(msgspec.Struct, omit_defaults=True):
@@ -72,6 +91,10 @@ class State(msgspec.Struct, omit_defaults=True):
     """Who waits for its end."""
     outside: dict[int, Outside] = {}
     """Outside effects that have not come to anything, by number."""
+    decisions: list[Decision] = []
+    """The last ones."""
+    skips: dict[int, Skip] = {}
+    """Operations that are not to be done once they are asked for, by number."""
 
 
 class Instance(State, kw_only=True):

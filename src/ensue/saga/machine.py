@@ -19,7 +19,7 @@ from ensue.errors import UsageError
 from ensue.failure import Failure
 from ensue.saga.code import SagaCode
 from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceeded
-from ensue.saga.instance import ENDED, MAILBOX_MAX, Instance, Mail, Status
+from ensue.saga.instance import DECISIONS_MAX, ENDED, MAILBOX_MAX, Decision, Instance, Mail, Skip, Status
 from ensue.saga.journal import Issued, Refusal, Resolved, still_open
 from ensue.saga.outside import Outside
 from ensue.saga.replay import Outcome, replay
@@ -87,15 +87,34 @@ class Told:
     data: bytes
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class Cancel:
     """Somebody wants it undone."""
 
+    who: str = ""
+    why: str = ""
 
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Retry:
     """A person has looked at a parked saga: it goes on."""
 
+    who: str = ""
+    why: str = ""
 
-Incoming = Answered | Broke | Again | AtWork | Elapsed | Told | Cancel | Retry
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SkipOperation:
+    """A person has settled what a parked saga is at: it goes on as if that had come to this. number: of the operation;
+    skip: what counts for it; None: the undo of that operation counts as done."""
+
+    number: int
+    skip: Skip | None
+    who: str = ""
+    why: str = ""
+
+
+Incoming = Answered | Broke | Again | AtWork | Elapsed | Told | Cancel | Retry | SkipOperation
 
 # ------------------------------------------------------------------------------------------------------ what follows
 
@@ -205,21 +224,59 @@ def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Eff
                 )
             saga.mailbox = [*saga.mailbox, Mail(kind, msgspec.Raw(data))]
             return True, []
-        case Cancel():
-            stopped = _stop(saga, SagaCancelled())
-            if stopped and saga.status is Status.PARKED:
+        case Cancel(who, why):
+            if not _stop(saga, SagaCancelled()):
+                return False, []
+            if saga.status is Status.PARKED:
                 saga.status, saga.resumes = Status.RUNNING, ""
-            return stopped, []
-        case Retry():
+            _decided(saga, now, "cancel", who, why)
+            return True, []
+        case Retry(who, why):
             if saga.status is not Status.PARKED:
                 return False, []
-            saga.status, saga.resumes, saga.reason = Status(saga.resumes), "", ""
-            for each in saga.undos:
-                each.attempts = 0
-            for effect in saga.outside.values():
-                effect.last = effect.attempt + effect.attempts
-                effect.state = "" if effect.state == "failed" else effect.state
+            _go_back(saga)
+            _decided(saga, now, "retry", who, why)
             return True, []
+        case SkipOperation(number, skip, who, why):
+            what = _skipped(saga, number, skip, now) if saga.status is Status.PARKED else None
+            if what is None:
+                return False, []
+            said, effects = what
+            _go_back(saga)
+            _decided(saga, now, f"skip {said}", who, why)
+            return True, effects
+
+
+def _decided(saga: Instance, now: float, what: str, who: str, why: str) -> None:
+    saga.decisions = [*saga.decisions, Decision(now, what, who, why)][-DECISIONS_MAX:]
+
+
+def _go_back(saga: Instance) -> None:
+    """From PARKED to what it was; what has failed has all its attempts again."""
+    saga.status, saga.resumes, saga.reason = Status(saga.resumes), "", ""
+    for each in saga.undos:
+        each.attempts = 0
+    for effect in saga.outside.values():
+        effect.last = effect.attempt + effect.attempts
+        effect.state = "" if effect.state == "failed" else effect.state
+
+
+def _skipped(saga: Instance, number: int, skip: Skip | None, now: float) -> tuple[str, list[Effect]] | None:
+    """What is skipped, and what follows; None: there is no such thing any more."""
+    if skip is None:
+        gone = next((each for each in saga.undos if each.of == number and each.state != "begun"), None)
+        if gone is None:
+            return None
+        saga.undos = [each for each in saga.undos if each is not gone]
+        return str(gone), _without_timer(saga, gone.number)
+    asked = Issued(number, *skip.asks)
+    if number > saga.last:
+        saga.skips = {number: skip}  # once it is asked for
+        return str(asked), []
+    if still_open(saga.journal).get(number) != asked:
+        return None
+    useful, effects = _resolve(saga, number, now, bytes(skip.data), skip.failure)
+    return (str(asked), effects) if useful else None
 
 
 def _resolve(
@@ -243,15 +300,18 @@ def _resolve(
         return False, []
     if effect is not None and effect.reason and saga.status is Status.RUNNING:
         saga.reason = ""  # it has come to something after all
-    if failure is None:
-        saga.journal = [*saga.journal, Resolved(number, now, msgspec.Raw(data))]
-    else:
-        saga.journal = [*saga.journal, Resolved(number, now, failure=failure.name, fields=failure.fields)]
-        if perhaps_done:
-            _undo_at_once(saga, number)
-        else:
-            saga.undos = [each for each in saga.undos if each.of != number]  # it did not happen
+    saga.journal = [*saga.journal, _resolved(number, now, data, failure)]
+    if failure is not None and perhaps_done:
+        _undo_at_once(saga, number)
+    elif failure is not None:
+        saga.undos = [each for each in saga.undos if each.of != number]  # it did not happen
     return True, _without_timer(saga, number)
+
+
+def _resolved(number: int, now: float, data: bytes, failure: Refusal | None) -> Resolved:
+    if failure is None:
+        return Resolved(number, now, msgspec.Raw(data))
+    return Resolved(number, now, failure=failure.name, fields=failure.fields)
 
 
 def _undo_at_once(saga: Instance, number: int) -> None:
@@ -324,7 +384,7 @@ def _elapsed(saga: Instance, number: int, now: float) -> tuple[bool, list[Effect
         return _resolve(saga, number, now, b"null", None)
     _undo_at_once(saga, number)
     late = Refusal.of(TimeLimitExceeded(operation=str(operation)))
-    saga.journal = [*saga.journal, Resolved(number, now, failure=late.name, fields=late.fields)]
+    saga.journal = [*saga.journal, _resolved(number, now, b"null", late)]
     saga.sent = {name: of for name, of in saga.sent.items() if of != number}  # an answer comes too late
     return True, []
 
@@ -443,8 +503,13 @@ def _issue(
         saga.pivoted = True
         saga.undos = [each for each in saga.undos if each.at_once]
         return _without_timer(saga, DEADLINE), False
-    if isinstance(operation.undo, Undo):
+    skip = saga.skips.pop(issued.number, None)
+    skip = None if skip is None or skip.asks != issued.asks else skip  # the code has changed since
+    if isinstance(operation.undo, Undo) and (skip is None or skip.failure is None):
         saga.undos = [*saga.undos, msgspec.structs.replace(operation.undo, of=issued.number)]
+    if skip is not None:
+        saga.journal = [*saga.journal, _resolved(issued.number, now, bytes(skip.data), skip.failure)]
+        return [], True
     if issued.kind == "local":
         return [RunLocal(issued.number, issued.name, operation.data)], False
     if issued.kind == "outside":

@@ -53,6 +53,8 @@ class Outcome:
     failure: Failure | None = None
     flaw: str = ""
     brief: str = ""
+    open: tuple[Operation[Any], ...] = ()
+    """waits: for what, each with its number."""
 
 
 def replay(code: SagaCode, instance: Instance, largest: Largest = usual_largest) -> Outcome:
@@ -101,7 +103,8 @@ def _driven(code: SagaCode, run: Replaying, coroutine: Coroutine[Any, Any, Any],
         if missing:
             if run.unasked is not None:
                 return _flawed(run, _unasked(run, f"waits at {_place(coroutine)}"))
-            return Outcome("waits", run.new, waits_for=missing)
+            waiting = tuple(each for each in run.made if each.number in missing)
+            return Outcome("waits", run.new, waits_for=missing, open=waiting)
         run.now = max([run.resolved[each].at for each in waited.numbers], default=run.now)
 
 

@@ -16,6 +16,7 @@ from ensue.formats import of_msgspec
 from ensue.handler import EVENT, Handler
 from ensue.reply import replies_of
 from ensue.saga.journal import Refusal
+from ensue.texts import plain
 
 #: How sagas and local steps are named. No colon: it ends the name in a saga's key.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
@@ -24,7 +25,9 @@ ID_CHARS_MAX = 120
 
 
 #: What people may order of a saga.
-Ordered = Literal["cancel", "retry"]
+Ordered = Literal["cancel", "retry", "skip"]
+#: Of who ordered it and why, in characters.
+SAID_MAX = 1_000
 
 
 class Answers(msgspec.Struct, frozen=True):
@@ -39,7 +42,7 @@ class Answers(msgspec.Struct, frozen=True):
 class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
     """The data of a record of type SAGA, or of TOLD when it is told. The saga is the record's key."""
 
-    kind: Literal["start", "told", "due", "cancel", "retry", "came", "broke", "again"]
+    kind: Literal["start", "told", "due", "cancel", "retry", "skip", "came", "broke", "again"]
     version: int = 0
     """start: of the code that it stays with."""
     deadline_s: float = 0.0
@@ -47,17 +50,23 @@ class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
     answers: Answers | None = None
     """start: by a command."""
     number: int = 0
-    """due: which timer it is. came, broke, again: of the outside effect."""
+    """due: which timer it is. came, broke, again: of the outside effect. skip: of the operation, or of the one whose
+    undo it is."""
     type: str = ""
     """told: the event's."""
     data: msgspec.Raw = msgspec.Raw(b"null")
-    """start: the request; told: the event; came: what the outside function returned."""
+    """start: the request; told: the event; came: what the outside function returned; skip: what is to count for it."""
     refusal: Refusal | None = None
-    """came: the failure that it raised instead."""
+    """came, skip: the failure that it raised instead."""
     attempt: int = 0
     """broke, again, and came with a refusal: at the outside effect."""
     reason: str = ""
     """broke: why."""
+    asks: tuple[str, str, str] = ("", "", "")
+    """skip: what the operation asks for, as in the journal; empty: an undo is skipped."""
+    who: str = ""
+    why: str = ""
+    """cancel, retry, skip: who ordered it, and why."""
 
 
 write_wake = msgspec.json.Encoder().encode
@@ -84,6 +93,14 @@ def key_of(name: str, saga_id: object) -> str:
             "characters, such as a UUID or a number"
         )
     return f"{name}:{text}"
+
+
+def checked_words(who: str, why: str) -> tuple[str, str]:
+    """Who orders something and why, in one line each. Raises UsageError for what is no text, or too much."""
+    for name, text in (("who", who), ("why", why)):
+        if not isinstance(text, str) or len(text) > SAID_MAX:
+            raise UsageError(f"{name}={text!r:.60}, expected a text of at most {SAID_MAX} characters")
+    return plain(who), plain(why)
 
 
 def after_all_of(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from ensue import Command, Event, Retry, Saga, Service, Step
+from ensue import Command, Event, Failure, Retry, Saga, Service, Step
 
 
 class Base(DeclarativeBase):
@@ -43,7 +43,7 @@ night = Service("night", publishes=[])
 clerk = Service("clerk", retry=Retry(attempts_max=1))
 counter = Service("counter", publishes=[], calls=[Stamp])
 hall = Service("hall", publishes=[Stamp])
-traveller = Service("traveller")
+traveller = Service("traveller", retry=Retry(attempts_max=1))
 not_a_service = "no"
 
 
@@ -84,3 +84,19 @@ async def travel(saga: Saga, ticket: Sold) -> None:
     if ticket.amount:
         saga.pivot()
         await saga.receive(Entered)
+
+
+class NoGate(Failure):
+    pass
+
+
+@traveller.local
+def find_gate(customer: str) -> int:
+    if flag("no-gate").exists():
+        raise RuntimeError("no gate")
+    return 1
+
+
+@traveller.saga
+async def board(saga: Saga, ticket: Sold) -> None:
+    await saga.local(find_gate, ticket.customer, undo=None)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
+import re
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.unit.cli.harness import SERVICES, Ended, books_of, work_until
-from tests.unit.cli.services import Entered, Sold, flag, travel, traveller
+from tests.unit.cli.services import Entered, Sold, board, flag, travel, traveller
 
 from ensue import Saga
 from ensue.message import SAGA
@@ -113,10 +115,51 @@ def test_code_is_checked_against_those_that_have_begun(
 
 
 def test_a_parked_one_goes_on_and_another_is_undone(ensue: Command, begun: None) -> None:
-    assert ensue("sagas", "retry", TRAVELLER, "travel:parked").code == 0
+    assert ensue("sagas", "retry", TRAVELLER, "travel:parked", "--why", "corrected").code == 0
     assert ensue("sagas", "cancel", TRAVELLER, "travel:waits", answer="n\n").code == 1
     assert ensue("sagas", "cancel", TRAVELLER, "travel:waits", answer="y\n").code == 0
     work(parked=Status.COMPLETED, waits=Status.UNDONE, pivoted=Status.RUNNING)
+    shown = ensue("sagas", "show", TRAVELLER, "travel:parked").out
+    assert re.search(rf"  decided    \S+ \S+ UTC retry by \S+@{re.escape(socket.gethostname())}: corrected\n", shown), (
+        shown
+    )
+
+
+def test_a_person_settles_what_a_parked_one_is_at_and_each_decision_is_shown(ensue: Command, home: object) -> None:
+    async def start() -> None:
+        async with traveller.running(work=False), traveller.step() as step:
+            step.start(board, Sold(customer="ann", amount=1), id="ann")
+
+    asyncio.run(start())
+
+    async def parked() -> bool:
+        async with books_of(traveller) as (_, books):
+            found = await books.saga("board:ann")
+        return found is not None and found.status is expected
+
+    expected = Status.PARKED
+    flag("no-gate").touch()
+    asyncio.run(work_until(parked, traveller))
+    for options, said in (
+        (("--result", "{"), "--result { is no JSON"),
+        (("--result", '"A"'), "local find_gate does not come to"),
+        (("--failure", "Nothing"), "no failure of that name and these fields is declared"),
+        (("--failure", "NoGate", "--result", "1"), "it came to one of them"),
+        (("--result", "1", "--operation", 5), "is not at an operation 5, only at 1: local find_gate"),
+    ):
+        ended = ensue("sagas", "skip", TRAVELLER, "board:ann", "--why", "closed", "--yes", *options)
+        assert (ended.code, said in ended.err) == (1, True), ended
+    skip = ("sagas", "skip", TRAVELLER, "board:ann", "--why", "by hand", "--who", "bob", "--result", 7)
+    assert ensue(*skip, answer="n\n").code == 1
+    assert ensue(*skip, "--yes").out == "saga board:ann: local find_gate is skipped as soon as a worker reads it\n"
+    expected = Status.COMPLETED
+    asyncio.run(work_until(parked, traveller))
+    shown = ensue("sagas", "show", TRAVELLER, "board:ann").out
+    assert re.search(r"  decided    \S+ \S+ UTC skip local find_gate by bob: by hand\n", shown), shown
+    found = ensue("sagas", "show", TRAVELLER, "board:ann", "--json").json
+    assert [each[0] for each in found["journal"]] == ["issued", "resolved"]
+    [decision] = found["decisions"]
+    assert (decision["what"], decision["who"], decision["why"]) == ("skip local find_gate", "bob", "by hand")
 
 
 @pytest.mark.parametrize(
