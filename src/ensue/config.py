@@ -57,7 +57,8 @@ class EngineConfig:
     dead_letters_max: int = 10_000
     """With more set aside in one partition than this, that partition waits for an operator."""
     show_values: bool = False
-    """Dead letters and the log have the values that errors of SQLAlchemy and pydantic quote; for development."""
+    """Dead letters, sagas and the log have the values that errors of SQLAlchemy and pydantic quote, and sagas those of
+    failures for which they are stuck; for development."""
     retry: Retry = dataclasses.field(default_factory=Retry)
     """When a failed message is tried again, unless the service has a `Retry` of its own."""
 

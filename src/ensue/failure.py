@@ -75,6 +75,13 @@ class UnknownFailure(Failure):
     fields: dict[str, Any]
 
 
+def said_of(failure: Failure, *, values: bool) -> str:
+    """A failure in words: its name, and the values of its fields where those may be seen."""
+    if values:
+        return str(failure)
+    return failure.type_name if isinstance(failure, UnknownFailure) else failure.__ensue_shape__.type
+
+
 def failure_in(error: BaseException) -> Failure | None:
     """The failure that an error is, or that a task group has wrapped alone; None: it is another error."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

@@ -84,6 +84,7 @@ class Dispatcher:
         timers: bool = True,
         sessions: bool = True,
         handler_limit_s: float = 0.0,
+        show_values: bool = False,
     ) -> None:
         self.limit = HandlerLimit(handler_limit_s)
         self.threads = HandlerThreads(definition.lanes, f"ensue {definition.name}")
@@ -97,7 +98,7 @@ class Dispatcher:
         self.routes = {kind: _route(handlers, places, sessions) for kind, handlers in definition.handlers.items()}
         steps = [each.handler for each in definition.locals.values()]
         self._steps = {each.event.type: _route([each], places, sessions) for each in steps}
-        self.sagas = Sagas(definition, self._run_locals)
+        self.sagas = Sagas(definition, self._run_locals, values=show_values)
         self._saga_s = 0.0  # what the local steps of one message for a saga took, the last time
         self._ids = ids
         self._hallmarked = hallmarked or (lambda: ids)

@@ -104,6 +104,7 @@ class Runtime:
                 timers=store.capabilities.transactions and store.capabilities.publishes,
                 sessions=store.capabilities.sessions,
                 handler_limit_s=_first(definition.handler_limit_s, settings.engine.handler_limit_s),
+                show_values=settings.engine.show_values,
             ),
             config=settings.engine,
             retry=retry or definition.retry or settings.engine.retry,

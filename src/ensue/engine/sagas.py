@@ -99,9 +99,11 @@ class Sagas:
     dropped: how many records came for nothing: for sagas that have ended or go on already, second and late answers.
     begin: is given, each once it is committed, the outside effects that this process is to attempt; while nobody does,
     their timers bring them again. at_work: names of those that it is at, or has not come to.
+    values: whether reasons show those of failures.
     """
 
-    def __init__(self, definition: ServiceDefinition, run_locals: RunLocals) -> None:
+    def __init__(self, definition: ServiceDefinition, run_locals: RunLocals, *, values: bool = False) -> None:
+        self._values = values
         self.dropped = 0
         self.begin: Callable[[Sequence[OutsideRun]], None] = lambda runs: None
         self.at_work: set[tuple[str, int, int]] = set()
@@ -194,7 +196,7 @@ class Sagas:
                 was = saga.status
                 code = self._codes.get((saga.name, saga.version))
                 named = self._named if code is None else None
-                effects = go_on(code, saga, transaction.now, named, outgoing.largest)
+                effects = go_on(code, saga, transaction.now, named, outgoing.largest, values=self._values)
                 if saga.status is Status.PARKED and was is not Status.PARKED:
                     outgoing.after.append(partial(self._say_parked, saga.key, saga.reason))
                 full, turn.full = turn.full, nearly_full(saga)
@@ -232,13 +234,14 @@ class Sagas:
                 saga = self._known(turn, wake)
                 incoming = self._incoming(saga, wake, message) if saga is not None else None
                 if saga is not None and incoming is not None:
-                    useful, effects = take(saga, incoming, now)
+                    useful, effects = take(saga, incoming, now, values=self._values)
         elif turn.saga is not None:
             reply = _read(read_reply, message)
             number = turn.saga.sent.pop(reply.command, None)
             if number is not None:
                 refusal = Refusal(reply.failure, reply.fields) if reply.failure else None
-                useful, effects = take(turn.saga, Answered(number, bytes(reply.data), refusal), now)
+                answer = Answered(number, bytes(reply.data), refusal)
+                useful, effects = take(turn.saga, answer, now, values=self._values)
         if useful:
             turn.changed = True
             self._carry_out(turn, effects, transaction, outgoing)
@@ -357,7 +360,7 @@ class Sagas:
             if failure is None:
                 todo.append((turn, each, self._message(turn, each)))
             else:
-                take(turn.saga, Answered(each.number, failure=Refusal.of(failure)), now)
+                take(turn.saga, Answered(each.number, failure=Refusal.of(failure)), now, values=self._values)
         if not todo:
             return
         try:
@@ -368,7 +371,7 @@ class Sagas:
             assert turn.saga is not None
             value = outgoing.results.pop(message.id, None)
             try:
-                take(turn.saga, self._answer(each, value), now)
+                take(turn.saga, self._answer(each, value), now, values=self._values)
             except Exception as error:
                 raise StepFailed(turn.index, error, each.name) from error
 

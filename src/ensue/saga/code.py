@@ -91,7 +91,7 @@ class SagaCode:
             msgspec.json.decode(data, type=self.result)
         except ValueError as error:
             raise UsageError(
-                f"{self.where} returned {value!r:.100}, expected a {shown(self.result)}: {error}"
+                f"{self.where} returned a {type(value).__qualname__}, expected a {shown(self.result)}: {error}"
             ) from error
         return data
 

@@ -16,13 +16,13 @@ from typing import Final
 import msgspec
 
 from ensue.errors import UsageError
-from ensue.failure import Failure
+from ensue.failure import Failure, said_of
 from ensue.saga.code import SagaCode
 from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceeded
 from ensue.saga.instance import DECISIONS_MAX, ENDED, MAILBOX_MAX, Decision, Instance, Mail, Skip, Status
 from ensue.saga.journal import Issued, Refusal, Resolved, still_open
 from ensue.saga.outside import Outside
-from ensue.saga.replay import Outcome, replay
+from ensue.saga.replay import replay
 from ensue.saga.replaying import Largest, Operation, usual_largest
 from ensue.saga.room import BYTES_MAX, bytes_of, too_full
 from ensue.saga.undo import ATTEMPTS_MAX, Undo, delay_s, next_to_begin
@@ -187,9 +187,9 @@ def begun(
 # --------------------------------------------------------------------------------------------------------- taking in
 
 
-def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Effect]]:
+def take(saga: Instance, incoming: Incoming, now: float, *, values: bool = False) -> tuple[bool, list[Effect]]:
     """Keep what came in the row. False: it is of no use, being late, or a second one, or for a saga that has ended.
-    Raises UsageError for what it is told and has no room for.
+    values: whether a reason may show those of failures. Raises UsageError for what it is told and has no room for.
 
     A parked saga keeps it too, and makes something of it once it is retried.
     """
@@ -201,7 +201,7 @@ def take(saga: Instance, incoming: Incoming, now: float) -> tuple[bool, list[Eff
             effect = saga.outside.get(number)
             if failure is not None and effect is not None and attempt not in (0, effect.attempt):
                 return False, []  # an earlier one was not done, which says nothing of the one at hand
-            return _resolve(saga, number, now, data, failure)
+            return _resolve(saga, number, now, data, failure, values=values)
         case Broke(number, attempt, reason):
             return _broke(saga, number, attempt, reason)
         case Again(number, attempt):
@@ -280,7 +280,7 @@ def _skipped(saga: Instance, number: int, skip: Skip | None, now: float) -> tupl
 
 
 def _resolve(
-    saga: Instance, number: int, now: float, data: bytes, failure: Refusal | None
+    saga: Instance, number: int, now: float, data: bytes, failure: Refusal | None, *, values: bool = False
 ) -> tuple[bool, list[Effect]]:
     undo = _undo_at_work(saga, number)
     effect = saga.outside.pop(number, None)
@@ -288,7 +288,7 @@ def _resolve(
         if failure is None:
             saga.undos = [each for each in saga.undos if each is not undo]
         else:
-            _undo_failed(saga, undo, str(failure.failure()))
+            _undo_failed(saga, undo, said_of(failure.failure(), values=values))
         return True, _without_timer(saga, number)
     # The attempts before it had no outcome, so that nobody knows of them: as after a time limit.
     perhaps_done = effect is not None and effect.attempt > 1
@@ -405,9 +405,12 @@ def go_on(
     now: float,
     named: Container[str] | None = None,
     largest: Largest = usual_largest,
+    *,
+    values: bool = False,
 ) -> list[Effect]:
     """Run it as far as it comes by what its row holds. code: None: this process does not have it. named: all local
-    steps and outside functions that it has; None: whatever is asked for. largest: see `Replaying`."""
+    steps and outside functions that it has; None: whatever is asked for. largest: see `Replaying`. values: see
+    `take`; also those that errors of SQLAlchemy and pydantic quote."""
     effects: list[Effect] = []
     if saga.status is Status.RUNNING and not saga.returned:
         if saga.stop is not None and not saga.pivoted:
@@ -415,7 +418,7 @@ def go_on(
         elif code is None:
             _look_again(saga, now, effects)
         else:
-            effects += _forward(code, saga, now, largest)
+            effects += _forward(code, saga, now, largest, values=values)
     if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
         effects += _undo(saga, now, named)
     if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
@@ -454,10 +457,10 @@ def _look_again(saga: Instance, now: float, effects: list[Effect]) -> None:
         effects.append(SetTimer(LOOK_AGAIN, now + LOOK_AGAIN_S))
 
 
-def _forward(code: SagaCode, saga: Instance, now: float, largest: Largest) -> list[Effect]:
+def _forward(code: SagaCode, saga: Instance, now: float, largest: Largest, *, values: bool) -> list[Effect]:
     effects: list[Effect] = []
     while True:
-        outcome = replay(code, saga, largest)
+        outcome = replay(code, saga, largest, values=values)
         received = False
         if outcome.kind == "waits" and outcome.new and (refused := too_full(saga)):
             park(saga, refused)  # before it asks for more, so that other code may do something else there
@@ -480,7 +483,7 @@ def _forward(code: SagaCode, saga: Instance, now: float, largest: Largest) -> li
             _restart(saga, outcome.request, now)
             continue
         elif outcome.kind == "failed":
-            effects += _failed(saga, outcome)
+            effects += _failed(saga, outcome.failure, values=values)
         elif outcome.kind == "returned":
             saga.returned, saga.result = True, msgspec.Raw(outcome.result)
             saga.undos = [each for each in saga.undos if each.at_once]
@@ -545,12 +548,12 @@ def _restart(saga: Instance, request: bytes, now: float) -> None:
     saga.restarted_at, saga.began_pivoted = now, saga.pivoted
 
 
-def _failed(saga: Instance, outcome: Outcome) -> list[Effect]:
-    assert outcome.failure is not None
+def _failed(saga: Instance, failure: Failure | None, *, values: bool) -> list[Effect]:
+    assert failure is not None
     if saga.pivoted:
-        park(saga, f"it failed after its pivot, so that it cannot be undone: {outcome.failure}")
+        park(saga, f"it failed after its pivot, so that it cannot be undone: {said_of(failure, values=values)}")
         return []
-    return _begin_undoing(saga, Refusal.of(outcome.failure))
+    return _begin_undoing(saga, Refusal.of(failure))
 
 
 def _begin_undoing(saga: Instance, failure: Refusal) -> list[Effect]:

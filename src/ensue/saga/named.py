@@ -55,9 +55,12 @@ class Named:
             if msgspec.json.decode(data, type=self.value) == value:
                 return data
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{self.where} returned {value!r:.100}, which its journal cannot keep") from error
+            raise UsageError(
+                f"{self.where} returned a {type(value).__qualname__} which its journal cannot keep, expected a "
+                f"{shown(self.value)}: {error}"
+            ) from error
         raise UsageError(
-            f"{self.where} returned {value!r:.100}, which does not come back as it is from JSON; it is "
+            f"{self.where} returned a {type(value).__qualname__} which does not come back as it is from JSON; it is "
             f"annotated to return {shown(self.value)}"
         )
 

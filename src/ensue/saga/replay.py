@@ -57,8 +57,8 @@ class Outcome:
     """waits: for what, each with its number."""
 
 
-def replay(code: SagaCode, instance: Instance, largest: Largest = usual_largest) -> Outcome:
-    """Run the function up to its next wait. Nothing of it stays. largest: see `Replaying`."""
+def replay(code: SagaCode, instance: Instance, largest: Largest = usual_largest, *, values: bool = False) -> Outcome:
+    """Run the function up to its next wait. Nothing of it stays. largest: see `Replaying`. values: see `go_on`."""
     run = Replaying(instance, largest)
     try:
         request = code.request.read(instance.request)
@@ -69,8 +69,8 @@ def replay(code: SagaCode, instance: Instance, largest: Largest = usual_largest)
     running = asyncio.events._get_running_loop()
     asyncio.events._set_running_loop(None)
     try:
-        outcome = _driven(code, run, coroutine, context.run)
-        flaw = _close(run, coroutine, context.run)
+        outcome = _driven(code, run, coroutine, context.run, values=values)
+        flaw = _close(run, coroutine, context.run, values=values)
     finally:
         asyncio.events._set_running_loop(running)
     if outcome.kind != "flawed" and flaw:
@@ -78,7 +78,14 @@ def replay(code: SagaCode, instance: Instance, largest: Largest = usual_largest)
     return outcome
 
 
-def _driven(code: SagaCode, run: Replaying, coroutine: Coroutine[Any, Any, Any], inside: Callable[..., Any]) -> Outcome:
+def _driven(
+    code: SagaCode,
+    run: Replaying,
+    coroutine: Coroutine[Any, Any, Any],
+    inside: Callable[..., Any],
+    *,
+    values: bool,
+) -> Outcome:
     while True:
         try:
             waited = inside(coroutine.send, None)
@@ -94,7 +101,7 @@ def _driven(code: SagaCode, run: Replaying, coroutine: Coroutine[Any, Any, Any],
             raise
         except BaseException as error:
             run.brief = run.brief or f"{type(error).__qualname__}{_where(error)}"
-            return _flawed(run, _said(error))
+            return _flawed(run, _said(error, values=values))
         if run.flaw:
             return _flawed(run, run.flaw)  # the function has caught it
         if not isinstance(waited, Wait) or waited.run is not run:
@@ -141,7 +148,7 @@ def _flawed(run: Replaying, text: str) -> Outcome:
     return Outcome("flawed", [], flaw=text, brief=run.brief or text)
 
 
-def _close(run: Replaying, coroutine: Coroutine[Any, Any, Any], inside: Callable[..., Any]) -> str:
+def _close(run: Replaying, coroutine: Coroutine[Any, Any, Any], inside: Callable[..., Any], *, values: bool) -> str:
     """Close the function where it waits; its `finally` blocks run. Return what went wrong there."""
     run.closed = True
     where = _place(coroutine)
@@ -152,14 +159,14 @@ def _close(run: Replaying, coroutine: Coroutine[Any, Any, Any], inside: Callable
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        return f"while it was closed at its wait ({where}), as at each: {_said(error)}"
+        return f"while it was closed at its wait ({where}), as at each: {_said(error, values=values)}"
     return ""
 
 
-def _said(error: BaseException) -> str:
+def _said(error: BaseException, *, values: bool) -> str:
     """What a bug says: the error and where it is."""
     hint = f". {_INSTEAD}" if isinstance(error, RuntimeError) and _NO_LOOP in str(error) else ""
-    return f"{type(error).__qualname__}: {said_by(error)}{_where(error)}{hint}"
+    return f"{type(error).__qualname__}: {said_by(error, values=values)}{_where(error)}{hint}"
 
 
 def _where(error: BaseException) -> str:

@@ -246,7 +246,7 @@ class SagaRun:
         # As the engine does it: of all that followed from what came last nothing is kept, but that it came.
         self._saga = self._before
         if self._cause is not None:
-            take(self._saga, self._cause, self._now)
+            take(self._saga, self._cause, self._now, values=True)
         known = {*self._saga.sent.values(), *(each.number for each in self._saga.undos)}
         self.asked = [
             each
@@ -262,7 +262,7 @@ class SagaRun:
     def _take(self, incoming: Incoming) -> None:
         if not self._in_transaction:
             self._before, self._cause = self._as_stored(), incoming
-        useful, effects = take(self._saga, incoming, self._now)
+        useful, effects = take(self._saga, incoming, self._now, values=True)
         self.dropped += not useful
         self._carry_out(effects)
         self._go_on()
@@ -270,7 +270,7 @@ class SagaRun:
     def _go_on(self) -> None:
         if not any(isinstance(each, RunLocal) for each in self.asked):
             self._in_transaction = False
-            self._carry_out(go_on(self._code, self._saga, self._now))
+            self._carry_out(go_on(self._code, self._saga, self._now, values=True))
         self._saga = self._as_stored()
         if self._saga.status in (Status.UNDOING, *ENDED):
             running = {each.number for each in self._saga.undos} | self._saga.outside.keys()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import httpx
+import pytest
 from fastapi import FastAPI
-from tests.unit.engine.test_sagas import Shop, running
+from pydantic import TypeAdapter
+from tests.unit.engine.test_sagas import Place, SagaLimitExceeded, Shop, running
+from tests.unit.engine.workbench import QUICK, settled
 
+from ensue import Saga
 from ensue.engine.codeless import said_of
 from ensue.engine.gauges import CODELESS, METRICS, SAGAS, measure
 from ensue.engine.readiness import ReadyLimits
@@ -63,6 +68,37 @@ async def test_they_are_counted_by_name_version_and_status(sql_database: str, tm
         assert sum(values[SAGAS].values()) == 10
         assert values[CODELESS] == {(): 7}
         assert SAGAS in METRICS
+
+
+@pytest.mark.parametrize("values", [False, True])
+async def test_why_a_saga_is_stuck_has_values_where_these_may_be_seen(tmp_path: Path, values: bool) -> None:
+    shop = Shop()
+
+    @shop.service.saga
+    async def late(saga: Saga, new: Place) -> None:
+        saga.pivot()
+        raise SagaLimitExceeded(available=4711)
+
+    @shop.service.saga
+    async def wrong(saga: Saga, new: Place) -> None:
+        TypeAdapter(int).validate_python("card 4711")
+
+    @shop.service.saga
+    async def odd(saga: Saga, new: Place) -> int:
+        return "card 4711"  # type: ignore[return-value]
+
+    engine = dataclasses.replace(QUICK, show_values=values)
+    async with running(f"sqlite:///{tmp_path}/o.db", tmp_path, shop, engine=engine) as world:
+        async with shop.service.step() as step:
+            for each in (late, wrong):
+                step.start(each, Place("o-1"), id=1)
+            step.start(odd, Place("o-1"), id=1)
+        await settled(world)
+        for name in ("late", "wrong", "odd"):
+            found = await shop.service.runtime.context.books.saga(f"{name}:1")
+            assert found is not None
+            assert found.status is Status.PARKED
+            assert ("4711" in found.reason) is (values and name != "odd"), found.reason
 
 
 async def test_a_process_that_is_ready_says_so_with_remarks_for_those_who_may_see_details(tmp_path: Path) -> None:
