@@ -48,7 +48,7 @@ def export(
     service: Annotated[str, _TARGET],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Is made, readable by its owner alone")],
 ) -> None:
-    """Write the sagas that have not ended into a file, for `ensue sagas check --journals` elsewhere: in a build, say.
+    """Write the sagas that have not ended into a file, for `ensue sagas check` with --journals elsewhere: in a build.
 
     It has their requests and results, so it is as confidential as the database.
     """

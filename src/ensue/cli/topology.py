@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -14,6 +14,17 @@ from ensue.cli.output import complain, print_table, say
 from ensue.command import CommandType
 from ensue.event import EventType, event_type
 from ensue.message import REPLY, SAGA, TOLD
+from ensue.saga.code import commands_of
+
+
+class SagaFlow(NamedTuple):
+    """A saga: its versions, the command that starts it (empty: a step does), and those that its code names."""
+
+    service: str
+    name: str
+    versions: tuple[int, ...]
+    handles: str
+    calls: tuple[str, ...]
 
 
 class Flow(NamedTuple):
@@ -39,8 +50,8 @@ def topology(
     services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart")] = False,
 ) -> None:
-    """Show who publishes and who subscribes, who handles which command and who sends or calls it, and warn of what has
-    nobody at one end."""
+    """Show who publishes and who subscribes, who handles which command and who sends or calls it, and which sagas there
+    are, and warn of what has nobody at one end."""
     definitions = load_services(services)
     flows = find_flows(definitions)
     if mermaid:
@@ -48,7 +59,8 @@ def topology(
     else:
         events = [each for each in flows if each.reply is None]
         commands = [each for each in flows if each.reply is not None]
-        if events or not commands:
+        sagas = find_sagas(definitions)
+        if events or not (commands or sagas):
             rows = [(each.topic, each.type, _listed(each.publishers), _handlers(each)) for each in events]
             print_table("", ("topic", "event", "published by", "handled by"), rows)
         if commands:
@@ -57,6 +69,8 @@ def topology(
                 for each in commands
             ]
             print_table("", ("command", "reply", "sent by", "called by", "handled by"), asked)
+        if sagas:
+            print_table("", ("saga", "versions", "started by", "calls"), map(_saga_row, sagas))
     for warning in find_warnings(definitions, flows):
         complain(f"warning: {warning}")
 
@@ -93,6 +107,24 @@ def find_flows(services: Sequence[Service]) -> list[Flow]:
     ]
 
 
+def find_sagas(services: Sequence[Service]) -> list[SagaFlow]:
+    """The sagas of these services, by service and name."""
+    found: list[SagaFlow] = []
+    for service in services:
+        for called in sorted({name for name, _ in service.sagas}):
+            codes = [code for (name, _), code in sorted(service.sagas.items()) if name == called]
+            calls = {event_type(each).type for code in codes for each in commands_of(code.function)}
+            handles = next((each.handles.type for each in reversed(codes) if each.handles is not None), "")
+            versions = tuple(each.version for each in codes)
+            found.append(SagaFlow(service.name, called, versions, handles, tuple(sorted(calls))))
+    return found
+
+
+def _saga_row(saga: SagaFlow) -> tuple[str, ...]:
+    versions = ", ".join(map(str, saga.versions))
+    return f"{saga.service} ({saga.name})", versions, saga.handles or "a step", ", ".join(saga.calls) or "none"
+
+
 def _reply_of(spec: EventType[Any]) -> str | None:
     if not isinstance(spec, CommandType):
         return None
@@ -117,10 +149,13 @@ def find_warnings(services: Sequence[Service], flows: Sequence[Flow]) -> list[st
 
 
 def as_mermaid(services: Sequence[Service], flows: Sequence[Flow]) -> str:
-    """A flowchart: services are boxes, events label the arrows, and commands the thick ones; dotted ones have nobody at
-    one end."""
+    """A flowchart: services are boxes with their sagas, events label the arrows, and commands the thick ones; dotted
+    ones have nobody at one end."""
     lines = ["flowchart LR"]
-    lines += [f"  {_node(service.name)}[{service.name}]" for service in services]
+    nodes = _nodes([service.name for service in services])
+    sagas = find_sagas(services)
+    for service in services:
+        lines.append(f"  {nodes[service.name]}[{_label(service.name, sagas)}]")
     arrows: dict[tuple[str, str, bool], list[str]] = {}
     for flow in flows:
         name = flow.type.removeprefix(f"{flow.topic}.")
@@ -129,18 +164,33 @@ def as_mermaid(services: Sequence[Service], flows: Sequence[Flow]) -> str:
                 arrows.setdefault((publisher, subscriber, flow.reply is not None), []).append(name)
     for (publisher, subscriber, command), names in arrows.items():
         arrow = "-.->" if "?" in (publisher, subscriber) else "==>" if command else "-->"
-        lines.append(f'  {_end(publisher, "nobody_publishes")} {arrow}|"{"<br/>".join(names)}"| '
-                     f'{_end(subscriber, "nobody_reads")}')  # fmt: skip
+        lines.append(f'  {_end(nodes, publisher, "nobody_publishes")} {arrow}|"{"<br/>".join(names)}"| '
+                     f'{_end(nodes, subscriber, "nobody_reads")}')  # fmt: skip
     return "\n".join(lines)
 
 
-def _end(name: str, nobody: str) -> str:
-    return f"{nobody}((nobody))" if name == "?" else _node(name)
+def _label(service: str, sagas: Sequence[SagaFlow]) -> str:
+    own = [each.name for each in sagas if each.service == service]
+    return f'"{"<br/>".join([service, *(f"saga {name}" for name in own)])}"' if own else service
 
 
-def _node(name: str) -> str:
-    """A Mermaid id: `end` and the like are words of its own, so every id gets a prefix."""
-    return "service_" + re.sub(r"\W", "_", name)
+def _end(nodes: Mapping[str, str], name: str, nobody: str) -> str:
+    return f"{nobody}((nobody))" if name == "?" else nodes[name]
+
+
+def _nodes(names: Sequence[str]) -> dict[str, str]:
+    """A Mermaid id for each: `end` and the like are words of its own, so every id gets a prefix.
+
+    >>> _nodes(["a-b", "a_b"])
+    {'a-b': 'service_a_b', 'a_b': 'service_a_b_'}
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        node = "service_" + re.sub(r"\W", "_", name)
+        while node in found.values():
+            node += "_"
+        found[name] = node
+    return found
 
 
 def _handlers(flow: Flow) -> str:

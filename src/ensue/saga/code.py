@@ -147,7 +147,7 @@ def saga_code(
             f"{where} begins with {shown(kinds[1])}, which is a command: if that is to start it, and to be answered "
             f"with its end, write saga(handles={kinds[1].__name__}); else its request is any other class"
         )
-    for each in _commands_of(function):
+    for each in commands_of(function):
         if each not in calls:
             raise UsageError(
                 f"{where} names the command {each.__qualname__}, which the service does not declare, so that its "
@@ -186,8 +186,8 @@ def _result(
     return kind
 
 
-def _commands_of(function: Callable[..., Any]) -> Iterator[type]:
-    """The commands that the function's code names, as far as they are known when it is declared."""
+def commands_of(function: Callable[..., Any]) -> Iterator[type]:
+    """The commands that the function's code names, as far as they are known now."""
     names = getattr(function, "__globals__", {})
     left: list[types.CodeType] = [function.__code__] if isinstance(function, types.FunctionType) else []
     while left:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, books_of
-from tests.unit.cli.services import Stamp, clerk, ledger, shy, till
+from tests.unit.cli.services import Sold, Stamp, clerk, ledger, shy, till
 
-from ensue import Command, Event, Service
-from ensue.cli.topology import as_mermaid, find_flows, find_warnings
+from ensue import Command, Event, Saga, Service
+from ensue.cli.topology import as_mermaid, find_flows, find_sagas, find_warnings
 from ensue.message import HeldPartition
 
 Run = Callable[..., Ended]
@@ -162,6 +162,47 @@ def test_a_command_is_a_thick_arrow_from_whoever_asks_to_whoever_handles_it() ->
     assert as_mermaid([caller, clerk], flows).splitlines()[3:] == [
         '  service_caller -.->|"Seal.v1"| nobody_reads((nobody))',
         '  service_caller ==>|"Stamp.v1"| service_clerk',
+    ]
+
+
+def test_the_topology_shows_sagas_with_what_starts_them_and_what_they_call(ensue: Run) -> None:
+    caller = Service("caller", calls=[Stamp, Seal])
+
+    @caller.saga(version=1, name="seal_all")
+    async def first(saga: Saga, new: Sold) -> None:
+        await saga.call(Stamp(customer="ann"), undo=None)
+
+    @caller.saga(version=2, name="seal_all")
+    async def second(saga: Saga, new: Sold) -> None:
+        await saga.gather(saga.call(Seal(customer="ann"), undo=None), saga.call(Stamp(customer="ann"), undo=None))
+
+    sealer = Service("clerk")
+
+    @sealer.saga(handles=Seal)
+    async def seal(saga: Saga, command: Seal) -> Sealed:
+        return Sealed(customer=command.customer)
+
+    assert find_sagas([caller, sealer]) == [
+        ("caller", "seal_all", (1, 2), "", ("clerk.commands.Seal.v1", "clerk.commands.Stamp.v1")),
+        ("clerk", "seal", (1,), "clerk.commands.Seal.v1", ()),
+    ]
+    assert '  service_caller["caller<br/>saga seal_all"]' in as_mermaid([caller], find_flows([caller])).splitlines()
+    shown = ensue("topology", f"{SERVICES}:traveller").out
+    [row] = [line.split("│") for line in shown.splitlines() if "travel)" in line]
+    assert [each.strip() for each in row[1:-1]] == ["traveller (travel)", "1", "a step", "none"]
+    assert "published by" not in shown
+
+
+def test_services_whose_names_differ_in_a_sign_are_two_boxes() -> None:
+    dash, line = Service("a-b", publishes=[Sold]), Service("a_b")
+
+    @line.on
+    async def note(event: Sold) -> None: ...
+
+    assert as_mermaid([dash, line], find_flows([dash, line])).splitlines()[1:] == [
+        "  service_a_b[a-b]",
+        "  service_a_b_[a_b]",
+        '  service_a_b -->|"Sold.v1"| service_a_b_',
     ]
 
 
