@@ -157,8 +157,8 @@ async def _live(directory: Path, provider: str, total: int, fault: str) -> None:
         Settings(database="", broker="", partitions=2, engine=QUICK), faults=Faults(fault),
     )  # fmt: skip
     async with shop.running(runtime):
-        for number in range(1, total + 1):
-            async with shop.step() as step:
+        async with shop.step() as step:  # more at once than are called at once, so that some begin late
+            for number in range(1, total + 1):
                 step.start(pay, Pay(number), id=number)
         for number in range(1, total + 1):
             end = await shop.ended(pay, number, timeout=LIMIT_S)

@@ -10,6 +10,7 @@ from tests.faults.outside_child import LOST_EVERY, REFUSED_EVERY, UNDONE_EVERY, 
 
 #: At which pass of each point the service dies: from what asks for the effect, until what came of it is taken in.
 DEATHS = {
+    "outside.late": ("1", "3"),
     "outside.begun": ("1", "3"),
     "outside.called": ("1", "4"),
     "outside.written": ("1", "4"),

@@ -43,6 +43,7 @@ POINTS: Final[dict[str, str]] = {
     "timers.committed": "committed",
     "recurring.armed": "at a start the first runs of recurring steps are armed, not committed",
     "recurring.committed": "committed",
+    "outside.late": "an outside effect that begins late has its timer set anew, not committed",
     "outside.begun": "an outside effect is attempted, its function is not called",
     "outside.called": "its function has returned, what came of it is not written",
     "outside.written": "what came of it is written, not committed",

@@ -171,6 +171,7 @@ class OutsideRuns:
                 later = {"due_at": transaction.now + run.limit_s + delay_s(run.attempt)}
                 columns = zip(TIMERS.columns, timer, strict=True)
                 await transaction.update_rows(TIMERS, [tuple(later.get(name, value) for name, value in columns)])
+                context.faults.point("outside.late")
                 return True
             await self._add(transaction, [(run, Wake("again", number=run.number, attempt=run.attempt))])
             return False
