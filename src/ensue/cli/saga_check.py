@@ -14,7 +14,7 @@ from ensue.app import Service
 from ensue.cli.loading import load_service, opened
 from ensue.cli.output import print_json, say
 from ensue.errors import UsageError
-from ensue.saga.check import MISSING, Group, check, read_row, write_row
+from ensue.saga.check import MISSING, Check, Group, read_row, write_row
 from ensue.saga.instance import Instance, instance_of
 
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
@@ -33,9 +33,14 @@ def check_(
     Ends with status 1 when there are any of the latter.
     """
     definition = load_service(service)
-    sagas = _read(journals) if journals is not None else asyncio.run(_load(definition))
-    named = [each.name for each in definition.locals.values()] + list(definition.outsides)
-    found = check(definition.sagas, named, sagas)
+    named = {*(each.name for each in definition.locals.values()), *definition.outsides}
+    check = Check(definition.sagas, named)
+    if journals is None:
+        asyncio.run(_add(definition, check))
+    else:
+        for each in _read(journals):
+            check.add(each)
+    found = check.groups
     if json:
         print_json({"groups": found})
     else:
@@ -76,9 +81,10 @@ def export(
     say(f"{asyncio.run(write())} sagas in {file}")
 
 
-async def _load(definition: Service) -> list[Instance]:
+async def _add(definition: Service, check: Check) -> None:
     async with opened(definition) as access:
-        return [instance_of(row) async for row in access.books.living_sagas()]
+        async for row in access.books.living_sagas():
+            check.add(instance_of(row))
 
 
 def _read(path: Path) -> Iterator[Instance]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -28,14 +28,27 @@ class Group(msgspec.Struct):
     count: int = 0
 
 
-def check(codes: Codes, named: Collection[str], sagas: Iterable[Instance]) -> list[Group]:
-    """Sort sagas by what would become of them. codes, named: all sagas, local steps and outside functions there are."""
-    groups: dict[tuple[str, int, str], Group] = {}
-    for saga in {each.key: each for each in sagas if each.status not in ENDED}.values():
-        reason = misfit(codes, named, saga)
-        group = groups.setdefault((saga.name, saga.version, reason), Group(saga.name, saga.version, reason, saga.key))
+class Check:
+    """Sorts sagas by what would become of them. codes: all there are. named: all local steps and outside functions."""
+
+    def __init__(self, codes: Codes, named: Collection[str]) -> None:
+        self._codes = codes
+        self._named = named
+        self._seen: set[str] = set()
+        self._groups: dict[tuple[str, int, str], Group] = {}
+
+    @property
+    def groups(self) -> list[Group]:
+        return [self._groups[each] for each in sorted(self._groups)]
+
+    def add(self, saga: Instance) -> None:
+        """One that has ended, or was added before, counts for nothing."""
+        if saga.status in ENDED or saga.key in self._seen:
+            return
+        self._seen.add(saga.key)
+        place = (saga.name, saga.version, misfit(self._codes, self._named, saga))
+        group = self._groups.setdefault(place, Group(*place, saga.key))
         group.count += 1
-    return [groups[each] for each in sorted(groups)]
 
 
 def misfit(codes: Codes, named: Collection[str], saga: Instance) -> str:
