@@ -114,12 +114,14 @@ def never(what: str, attempt: str) -> None:
 
 
 class Shop:
-    """meets: is told what a function has come to, and at which attempt, and may raise what goes wrong there."""
+    """meets: is told what a function has come to, and at which attempt, and may raise what goes wrong there.
+    limit_s: of an attempt at the provider."""
 
-    def __init__(self, provider: Provider, meets: Meets = never) -> None:
+    def __init__(self, provider: Provider, meets: Meets = never, limit_s: float = 20.0) -> None:
+        limit = timedelta(seconds=limit_s)
         self.credit = _credit(meets)
-        self.till, self.authorise = _till(provider, meets)
-        self.sales, self.place = _sales(provider, meets)
+        self.till, self.authorise = _till(provider, meets, limit)
+        self.sales, self.place = _sales(provider, meets, limit)
         self.services = {each.name: each for each in (self.sales, self.credit, self.till)}
 
 
@@ -148,7 +150,7 @@ def _credit(meets: Meets) -> Service:
     return credit
 
 
-def _till(provider: Provider, meets: Meets) -> tuple[Service, Any]:
+def _till(provider: Provider, meets: Meets, limit: timedelta) -> tuple[Service, Any]:
     till = Service("till", tables=Tills.metadata)
 
     @till.local
@@ -187,7 +189,7 @@ def _till(provider: Provider, meets: Meets) -> tuple[Service, Any]:
         held = await saga.local(note, order, undo=saga.local(mark, order, "REFUSED"))
         if held:  # asked again by a service whose database went back
             return Authorised(order=order)
-        await saga.outside(hold, order, undo=let_go, attempts=3, limit=timedelta(seconds=20))
+        await saga.outside(hold, order, undo=let_go, attempts=3, limit=limit)
         saga.pivot()
         await saga.local(mark, order, "HELD")
         return Authorised(order=order)
@@ -197,13 +199,13 @@ def _till(provider: Provider, meets: Meets) -> tuple[Service, Any]:
         held = await saga.local(undoes, command.order, undo=None)
         saga.pivot()
         if held:
-            await saga.outside(let_go, command.order)
+            await saga.outside(let_go, command.order, limit=limit)
             await saga.local(mark, command.order, "VOID")
 
     return till, authorise
 
 
-def _sales(provider: Provider, meets: Meets) -> tuple[Service, Any]:
+def _sales(provider: Provider, meets: Meets, limit: timedelta) -> tuple[Service, Any]:
     sales = Service("sales", tables=Sales.metadata, calls=[Reserve, Release, Authorise, Void])
 
     @sales.local
@@ -242,7 +244,7 @@ def _sales(provider: Provider, meets: Meets) -> tuple[Service, Any]:
         if new.changes_mind:
             raise Refused(by="the customer")
         saga.pivot()
-        await saga.outside(capture, new.order, attempts=3, limit=timedelta(seconds=20))
+        await saga.outside(capture, new.order, attempts=3, limit=limit)
         await saga.local(open_order, new.order)
         return new.order
 
