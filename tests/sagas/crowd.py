@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +12,7 @@ from random import Random
 from typing import Any, Final
 
 from sqlalchemy import Column, Integer, MetaData, String, Table, Text, func, select
+from tests.sagas.stage import Line
 from tests.unit.engine.workbench import config
 
 from ensue import Command, Event, Failure, Saga, Service, TableRepository
@@ -28,7 +30,7 @@ LOST, TWICE, FAILS = 0.002, 0.01, 0.02
 POINTS: Final = frozenset(
     {
         "consumer.begun", "consumer.handled", "consumer.checkpoint_written", "consumer.committed", "relay.appended",
-        "relay.saved", "timers.moved", "timers.committed", "letter.handled",
+        "relay.saved", "timers.moved", "timers.committed", "letter.handled", "outside.called", "outside.written",
     }
 )  # fmt: skip
 
@@ -111,24 +113,17 @@ class Chance(Faults):
             raise StoreUnavailable(f"by chance, at {name}")
 
 
-class Noisy(MemoryBroker):
+class Noisy(Line):
     """Loses what it says that it has, and brings things twice."""
 
     def __init__(self, url: str, random: Random) -> None:
         super().__init__(url)
         self.random = random
-        self.lost = 0
 
-    async def _append(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> list[int]:
-        sent: dict[tuple[str, int], list[Entry]] = {}
-        for where, entries in batches.items():
-            for each in entries:
-                roll = self.random.random()
-                self.lost += roll < LOST
-                times = 0 if roll < LOST else 2 if roll < LOST + TWICE else 1
-                sent.setdefault(where, []).extend([each] * times)
-        await super()._append(source, {where: entries for where, entries in sent.items() if entries})
-        return [(await self.bounds(*where)).last for where in batches]
+    def _sent(self, entry: Entry) -> list[Entry]:
+        roll = self.random.random()
+        self.lost += roll < LOST
+        return [entry] * (0 if roll < LOST else 2 if roll < LOST + TWICE else 1)
 
 
 class Crowd:
@@ -237,12 +232,26 @@ class Hall:
         await self.start(name)
 
     async def until(self, met: Callable[[], Any], limit_s: float) -> None:
-        async with asyncio.timeout(limit_s):
-            while True:
-                self.progress.clear()
-                if await met():
-                    return
-                await self.progress.wait()
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    self.progress.clear()
+                    if await met():
+                        return
+                    await self.progress.wait()
+        except TimeoutError:
+            raise AssertionError(f"not within {limit_s} s: {await self._left()}") from None
+
+    async def _left(self) -> str:
+        """Who has not ended, and how far each service has read and sent."""
+        found = Counter((each.status.value, each.waits_for) for each in await self.listed())
+        said = [f"{number} are {status}, for {waits_for}" for (status, waits_for), number in found.most_common(9)]
+        for name, runtime in self.runtimes.items():
+            loops = runtime.worker.loops.consumers if runtime.worker is not None else ()
+            for each in loops:
+                last = (await self.lines[name].bounds(each.partition.topic, each.partition.number)).last
+                said.append(f"{each.partition} is at {each.offset} of {last}, settled: {each.settled}")
+        return "; ".join(said)
 
     async def ended(self) -> int:
         books = self.runtimes["crowd"].context.books

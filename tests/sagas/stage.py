@@ -116,17 +116,24 @@ class Line(MemoryBroker):
 class Stage:
     """url: of the database of sales, where the sagas are; the others have SQLite. Without one, time is virtual.
 
-    services: to be played instead of the shop's."""
+    services: to be played instead of the shop's. trouble: what the shop's functions tell."""
 
-    def __init__(self, directory: Path, url: str = "", services: Mapping[str, Service] | None = None) -> None:
-        self.trouble, self.book = Trouble(), Book()
+    def __init__(
+        self,
+        directory: Path,
+        url: str = "",
+        services: Mapping[str, Service] | None = None,
+        trouble: Trouble | None = None,
+    ) -> None:
+        self.trouble, self.book = trouble or Trouble(), Book()
         self.shop = Shop(self.book, self.trouble.meets)
         self.services = self.shop.services if services is None else services
         self.clock = None if url else WorldClock()
         self.log = f"memory:stage-{secrets.token_hex(8)}"
         self.world = World(MemoryBroker(self.log), self.clock)
-        self.lines = {name: Line(self.log) for name in self.services}
+        self.lines: dict[str, Line] = {name: Line(self.log) for name in self.services}
         self.deaths: dict[str, Death] = {}
+        self.faults: dict[str, Faults] = {}  # of those that do not die
         self.directory, self._url = directory, url
         self._running: dict[str, AbstractAsyncContextManager[Runtime]] = {}
 
@@ -166,7 +173,8 @@ class Stage:
         own = self.lines[service.name] if service is self.services[service.name] else MemoryBroker(self.log)
         return Runtime(
             service, store, own, Settings(database="", broker="", partitions=2, engine=engine),
-            clock=self.clock, random=Random(0), tables=service.tables, progress=self.world.progressed, faults=death,
+            clock=self.clock, random=Random(0), tables=service.tables, progress=self.world.progressed,
+            faults=death or self.faults.get(service.name),
         )  # fmt: skip
 
     async def stop(self, name: str) -> None:
@@ -273,10 +281,10 @@ class Stage:
 
 @asynccontextmanager
 async def on_stage(
-    directory: Path, url: str = "", services: Mapping[str, Service] | None = None
+    directory: Path, url: str = "", services: Mapping[str, Service] | None = None, trouble: Trouble | None = None
 ) -> AsyncIterator[Stage]:
     """Nothing runs yet."""
-    stage = Stage(directory, url, services)
+    stage = Stage(directory, url, services, trouble)
     async with asyncio.timeout(LIMIT_S * 3):
         await stage.world.broker.open()
         try:

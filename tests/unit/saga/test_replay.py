@@ -152,6 +152,30 @@ def test_a_failure_after_the_pivot_parks() -> None:
     parked(late, "failed after its pivot", "available=1")
 
 
+def test_a_failure_after_the_pivot_goes_on_once_the_code_catches_it() -> None:
+    catches = [False]
+
+    async def late(saga: Saga, go: Go) -> str:
+        saga.pivot()
+        try:
+            await saga.call(BookSlot(order=go.order))
+        except CreditShort:
+            if not catches[0]:
+                raise
+            await saga.local(note, go.order)
+        return "by another way"
+
+    run = saga(declared(late), Go())
+    run.expect_call(BookSlot).fails(CreditShort(available=1))
+    run.expect_parked("failed after its pivot")
+    run.retry()
+    run.expect_parked("failed after its pivot")
+    catches[0] = True
+    run.retry()
+    run.expect_local(note).replies(1)
+    run.expect_end("COMPLETED", "by another way")
+
+
 def test_an_id_that_is_another_one_at_each_replay_is_noticed() -> None:
     async def by_chance(saga: Saga, go: Go) -> None:
         order = str(uuid4())
