@@ -133,11 +133,11 @@ def test_demo_ends_with_the_same_orders_when_its_services_are_killed_at_will(tmp
 def test_orders_placed_by_sagas_end_alike_and_are_paid_once_when_payments_and_provider_are_killed_too(
     tmp_path: Path,
 ) -> None:
-    options = ("--placement", "orchestration", "--orders", "50", "--rate", "10", "--seed", "5", "--chaos", "--json")
+    options = ("--placement", "orchestration", "--orders", "24", "--rate", "6", "--seed", "5", "--chaos", "--json")
     report = report_of(run(tmp_path / "data", *options))
     assert report["ok"]
     assert report["orders"] == report["expected_orders"] | {"NEW": 0}
-    assert report["chaos"]["kills_total"] >= 2
+    assert report["chaos"]["kills_total"] >= 1
     assert set(report["cpu_s"]) == {*PAID, PROVIDER, "driver"}
     done = report["provider"]
     assert done["captures"] == report["orders"]["OPEN"] + report["orders"]["CANCELLED"]

@@ -14,6 +14,7 @@ from tests.shop.services import services
 from tests.shop.shopfront import Shop
 
 from ensue import UsageError
+from ensue.event import event_type
 from ensue.tables import SAGAS
 from ensue.testing import SagaRun, saga
 from shop.commands import (
@@ -226,6 +227,13 @@ async def no_trouble(shop: Shop) -> None:
         assert await shop.world.dead_letters(each.service) == []
         books = shop.world.runtimes[each.service.name].store.rows()
         assert await books.find(SAGAS, SAGAS.lookups[0], ("PARKED",), limit=9) == []
+
+
+def test_by_choreography_an_order_is_published_as_ever() -> None:
+    event = OrderCreated(
+        order_id=ORDER, customer_id=CUSTOMER, total=Decimal(5), placed_at=datetime(2011, 1, 1, tzinfo=UTC)
+    )
+    assert b"orchestrated" not in event_type(OrderCreated).write(event)
 
 
 @pytest.mark.parametrize("placement", ["choreography"], indirect=True)

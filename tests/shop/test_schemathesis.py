@@ -26,6 +26,7 @@ from ensue.integrations import problems
 from shop.customers.app import app as customers_app
 from shop.order_history.app import app as order_history_app
 from shop.orders.app import app as orders_app
+from shop.payments.app import app as payments_app
 
 SEED = int(os.environ.get("SHOP_SEED", "20101201"))
 KNOWN_ID = UUID(int=1)
@@ -67,6 +68,7 @@ def schema_of(app: FastAPI) -> OpenApiSchema:
 orders_schema = schema_of(orders_app)
 customers_schema = schema_of(customers_app)
 order_history_schema = schema_of(order_history_app)
+payments_schema = schema_of(payments_app)
 
 
 @orders_schema.parametrize()
@@ -81,6 +83,11 @@ def test_customers_answers_as_documented(case: Case[Any]) -> None:
 
 @order_history_schema.parametrize()
 def test_order_history_answers_as_documented(case: Case[Any]) -> None:
+    call_and_validate(case)
+
+
+@payments_schema.parametrize()
+def test_payments_answers_as_documented(case: Case[Any]) -> None:
     call_and_validate(case)
 
 

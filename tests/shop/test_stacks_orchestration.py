@@ -16,7 +16,7 @@ LIMIT_S = 600
 @pytest.mark.timeout(LIMIT_S + 60)
 def test_orders_placed_by_sagas_come_out_whole_and_are_paid_once(tmp_path: Path) -> None:
     needs("postgres-nats")
-    options = ("--stack", "postgres-nats", "--placement", "orchestration", "--orders", "40", "--json")
+    options = ("--stack", "postgres-nats", "--placement", "orchestration", "--orders", "25", "--json")
     report = report_of(run(tmp_path / "run", *options, limit_s=LIMIT_S))
     assert report["ok"]
     assert report["orders"] == report["expected_orders"] | {"NEW": 0}

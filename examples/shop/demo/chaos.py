@@ -1,9 +1,9 @@
 """Kills a random service every second or so, with SIGKILL, and starts it again.
 
 On a machine where a start takes longer than that, not before as much time has passed as the last start took: services
-that are always killed just as they begin to work would show nothing but that. Where servers go down as well, an order
-must have been opened since the last kill: a machine that needs longer to come back than the kills are apart would never
-get anything done.
+that are always killed just as they begin to work would show nothing but that. Where servers go down as well, or where
+an order needs every service until it is opened, one must have been opened since the last kill: a machine that needs
+longer to come back than the kills are apart would never get anything done.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import aiohttp
 from rich.console import Console
 
 from shop.demo.books import Books, read_books
-from shop.demo.chaos import INTERVAL_WITH_SERVERS_S, Chaos
+from shop.demo.chaos import INTERVAL_S, INTERVAL_WITH_SERVERS_S, Chaos
 from shop.demo.checks import Invariant, check_answers, check_engine, check_losses, check_moments, check_snapshot
 from shop.demo.databases import Databases
 from shop.demo.dataset import invoices
@@ -120,9 +120,9 @@ async def _replay(
     def opened() -> int:
         return len(latency.latencies_s)
 
-    chaos = Chaos(services, Random(f"chaos {options.seed}"))
-    if stack.lines:
-        chaos = Chaos(services, Random(f"chaos {options.seed}"), INTERVAL_WITH_SERVERS_S, opened)
+    interval_s = INTERVAL_WITH_SERVERS_S if stack.lines else INTERVAL_S
+    waits = stack.lines or options.paid  # an order needs them all
+    chaos = Chaos(services, Random(f"chaos {options.seed}"), interval_s, opened if waits else None)
     faults = Faults(stack, services, Random(f"faults {options.seed}"), opened)
     losses = Losses(stack, services, directory, lambda: driver.sent.operations / plan.operations)
     troubles: list[Trouble] = []

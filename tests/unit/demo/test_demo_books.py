@@ -14,7 +14,7 @@ from ensue.message import Counters
 from ensue.stores.sqlite import schema
 from shop.demo.books import read_books, read_live
 from shop.demo.checks import check_engine
-from shop.demo.databases import embedded
+from shop.demo.databases import Databases, database_at, embedded
 from shop.demo.quiet import NotQuiet, unfinished, wait_until_quiet
 from shop.demo.services import SERVICES, SUBSCRIBES
 
@@ -125,3 +125,48 @@ def test_counters_are_read_by_the_names_the_engine_stores_them_with() -> None:
     assert {"applied", "unknown", "duplicates", "gaps_seen", "gaps_healed", "retries"} <= set(
         Counters.__struct_fields__
     )
+
+
+def by_orchestration(directory: Path) -> Databases:
+    """The same with payments, whose database has no more than Ensue's tables."""
+    with closing(sqlite3.connect(directory / "payments.db")) as database, database:
+        schema.create(database, "payments")
+    watermarks = {source_of(directory, "orders"): EVENTS["orders"]}
+    state = {"watermarks": watermarks, "gaps": {}, "counters": {"unknown": EVENTS["orders"]}, "letters": 0}
+    write(directory, "payments", CHECKPOINT, "orders/0", json.dumps(state))
+    return {**embedded(directory), "payments": database_at("payments", f"sqlite:///{directory}/payments.db")}
+
+
+def begin_saga(directory: Path, status: str) -> None:
+    """A row, of which nothing is read but its status."""
+    with closing(sqlite3.connect(directory / "payments.db")) as database, database:
+        columns = [(name, kind) for _, name, kind, *_ in database.execute("PRAGMA table_info(ensue_saga)")]
+        empty: dict[str, object] = {"TEXT": "", "BLOB": b""}
+        values = [status if name == "status" else empty.get(kind, 0) for name, kind in columns]
+        places = ", ".join("?" * len(values))
+        database.execute(f"INSERT INTO ensue_saga VALUES ({places})", values)
+
+
+@pytest.mark.parametrize(("status", "alive"), [("RUNNING", True), ("PARKED", True), ("COMPLETED", False)])
+def test_a_saga_that_has_not_ended_is_not_quiet(status: str, alive: bool, directory: Path) -> None:
+    databases = by_orchestration(directory)
+    begin_saga(directory, status)
+    books = read_books(databases)
+    assert books.sagas["payments"] == {status: 1}
+    assert unfinished(books) == ([f"payments has 1 sagas that are {status}"] if alive else [])
+
+
+async def test_by_orchestration_the_events_of_each_topic_are_counted(directory: Path) -> None:
+    databases = by_orchestration(directory)
+    await wait_until_quiet(databases, {"orders": 6, "customers": 4}, patience_s=5.0, interval_s=0.01)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await wait_until_quiet(databases, {"orders": 7}, interval_s=0.01)
+
+
+def test_by_orchestration_what_waits_for_a_service_is_seen(directory: Path) -> None:
+    databases = by_orchestration(directory)
+    assert set(read_live(databases).lag.values()) == {0}
+    write(directory, "orders", "INSERT INTO ensue_outbox_head VALUES ('payments.commands', 0, 7)")
+    assert read_live(databases).lag == {"orders": 0, "customers": 0, "order_history": 0, "payments": 1}
+    assert "payments is at position 0 of 7 in payments.commands/0" in " ".join(unfinished(read_books(databases)))

@@ -62,3 +62,13 @@ def test_a_directory_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> 
     with pytest.raises(CannotRun, match=r"^[^\n]*file/x cannot hold a run's data .*choose another --directory$"):  # noqa: SIM117
         with prepared(tmp_path / "file" / "x", fresh=True, orders=10):
             pytest.fail("ran there")
+
+
+def test_data_of_orders_placed_in_another_way_are_not_gone_on_with(tmp_path: Path) -> None:
+    with prepared(tmp_path, fresh=True, orders=10, placement="orchestration"):
+        pass
+    said = "holds a run with --orders 10 --placement orchestration, this is one with --orders 10:"
+    with pytest.raises(CannotRun, match=said), prepared(tmp_path, fresh=False, orders=10):
+        pytest.fail("went on with it")
+    with prepared(tmp_path, fresh=False, orders=10, placement="orchestration"):
+        pass
