@@ -193,9 +193,8 @@ class PartitionConsumer(Loop):
             now = self._context.clock.now()
             age_s = max(now - seconds_of(last.envelope.time, now), 0.0)
             more = len(batch) == config.batch_records_max
-            if (
-                not more and age_s > half_s
-            ):  # a read brings what is at hand: that there is no more is for the log to say
+            if age_s > half_s:  # by our clock, which may be wrong; and a read brings what is at hand. So they are asked
+                age_s = max(await self._context.store.now() - seconds_of(last.envelope.time, now), 0.0)
                 bounds = await self._context.broker.bounds(self.partition.topic, self.partition.number)
                 more = bounds.last > last.offset
             self._behind_s = age_s if more else 0.0

@@ -225,6 +225,24 @@ async def test_a_subscriber_that_reads_what_is_about_to_leave_the_log_says_so(
     assert of.applied == list("abcde")
 
 
+async def test_a_worker_whose_clock_is_ahead_does_not_take_what_is_new_for_old(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Ahead(SystemClock):
+        @staticmethod
+        def now() -> float:
+            return time.time() + 8 * 86400.0
+
+    of = Jobs(tmp_path)
+    async with bench(tmp_path, jobs := of.jobs(), broker=of.log()) as world:
+        await publish(world, jobs, *"abcde")
+        await world.settle()
+    engine = config(retention_s=WEEK_S, batch_records_max=2)
+    async with bench(tmp_path, of.work(), broker=of.log(), clock=Ahead(), engine=engine) as world:
+        await until(lambda: len(of.applied) == 5, world)
+    assert "they leave the log after" not in caplog.text
+
+
 async def test_a_topic_of_other_applications_is_pruned_by_the_reader_that_says_so(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path)
     service = Service("work", publishes=[], prunes=["jobs"])
