@@ -19,7 +19,14 @@ from shop.provider.book import Book
 from shop.provider.server import Provider
 
 
-@pytest.fixture(params=["choreography", "orchestration"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """By choreography, unless a module has PLACEMENTS, or a test its own."""
+    own = any(each.args[0] == "placement" for each in metafunc.definition.iter_markers("parametrize"))
+    if "placement" in metafunc.fixturenames and not own:
+        metafunc.parametrize("placement", getattr(metafunc.module, "PLACEMENTS", ["choreography"]), indirect=True)
+
+
+@pytest.fixture
 def placement(request: pytest.FixtureRequest) -> str:
     found: str = request.param
     return found

@@ -138,7 +138,7 @@ def test_an_order_that_nobody_decides_is_rejected_in_time() -> None:
     run.expect_call(ReserveCredit)
     run.advance(timedelta(hours=1))
     run.expect_undo(ReleaseCredit)
-    run.expect_undo(code().reject_order, reason="not decided within an hour")
+    run.expect_undo(code().reject_order, reason="given up before it was decided")
     run.expect_end("UNDONE")
 
 

@@ -20,6 +20,7 @@ from shop.contracts import (
     OrderRejected,
 )
 
+PLACEMENTS = ["choreography", "orchestration"]
 by_choreography = pytest.mark.parametrize("placement", ["choreography"], indirect=True)
 
 

@@ -14,6 +14,8 @@ from shop.orders.service import orders
 
 #: An order that is not paid by then is given up.
 PAY_WITHIN = timedelta(minutes=15)
+#: Why an order is rejected that nobody refused: the deadline has passed, or a person has cancelled its saga.
+GIVEN_UP = "given up before it was decided"
 UNPAID = f"not paid within {PAY_WITHIN.total_seconds() / 60:g} minutes"
 
 
@@ -42,7 +44,7 @@ async def place_order(saga: Saga, new: PlaceOrder) -> None:
     refused any more: the money is taken there, since giving it back would be no undo (a customer sees both), and the
     order is opened last, so that an OPEN order is a paid one."""
     order_id, customer_id, total = new.order_id, new.customer_id, new.total
-    await saga.local(create_order, new, undo=saga.local(reject_order, order_id, "not decided within an hour"))
+    await saga.local(create_order, new, undo=saga.local(reject_order, order_id, GIVEN_UP))
     try:
         await saga.call(
             ReserveCredit(customer_id=customer_id, order_id=order_id, total=total),
