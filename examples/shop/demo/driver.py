@@ -29,6 +29,8 @@ GIVE_UP_S = 60.0
 #: The same where the servers go down one after the other, each for seconds: on a loaded machine with five of them, an
 #: order may wait for minutes until all that it needs is up at once.
 GIVE_UP_WITH_SERVERS_S = 420.0
+#: The same where an order goes to and fro between four services; shorter than the time within which it has to be paid.
+GIVE_UP_PAID_S = 800.0
 
 
 class OperationFailed(Exception):

@@ -22,7 +22,14 @@ from shop.demo.databases import Databases
 from shop.demo.dataset import invoices
 from shop.demo.decisions import Decisions
 from shop.demo.directory import CannotRun, prepared
-from shop.demo.driver import CONCURRENCY, CONCURRENCY_WAITING, GIVE_UP_S, GIVE_UP_WITH_SERVERS_S, Driver
+from shop.demo.driver import (
+    CONCURRENCY,
+    CONCURRENCY_WAITING,
+    GIVE_UP_PAID_S,
+    GIVE_UP_S,
+    GIVE_UP_WITH_SERVERS_S,
+    Driver,
+)
 from shop.demo.faults import Faults
 from shop.demo.from_databases import snapshot_from_databases
 from shop.demo.latency import LatencySampler
@@ -113,7 +120,7 @@ async def _replay(
     driver = Driver(
         plan, urls, Random(f"driver {options.seed}"), rate=options.rate, on_order=latency.follow,
         concurrency=CONCURRENCY_WAITING if options.paid else CONCURRENCY,
-        give_up_s=GIVE_UP_WITH_SERVERS_S if stack.lines or options.paid else GIVE_UP_S,
+        give_up_s=GIVE_UP_PAID_S if options.paid else GIVE_UP_WITH_SERVERS_S if stack.lines else GIVE_UP_S,
         decided=decisions.wait if options.paid else None,
     )  # fmt: skip
 
