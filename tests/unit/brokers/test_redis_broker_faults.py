@@ -79,6 +79,16 @@ async def test_a_strangers_event_with_an_id_by_the_clock_is_read_in_its_place_an
         assert (found[-1].offset, (await broker.bounds(TOPIC, 0)).last) == (last, last)
 
 
+async def test_what_a_stranger_writes_among_the_topics_is_none(redis_server: RedisServer, url: str) -> None:
+    async with opened(url) as broker, stranger(redis_server) as client:
+        for topic, count in (("text", "many"), ("huge", str(10**30)), ("negative", "-1"), (b"\xff", "")):
+            await client.hset(broker._topics_key, topic, count)
+        assert await broker.topics() == {TOPIC: 2}
+        assert await broker.partitions("text") == 0
+        with pytest.raises(UsageError, match="has b'many' for topic text, expected a number of partitions"):
+            await broker.ensure_topic("text", 1)
+
+
 async def test_a_waiting_read_is_woken_by_a_stranger(redis_server: RedisServer, url: str) -> None:
     async with opened(url) as broker, stranger(redis_server) as client:
         reading = asyncio.create_task(read(broker, TOPIC, 1, 0, 10, PATIENCE_S))

@@ -17,6 +17,7 @@ from ensue.brokers.redis import scripts
 from ensue.brokers.redis.client import Client
 from ensue.brokers.redis.waiting import Waiting
 from ensue.brokers.redis.wire import fields_of, message_of, message_of_bytes, pack, unpack_heads
+from ensue.codec import PARTITIONS_MAX
 from ensue.errors import BrokerUnavailable, RecordRefused, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry
@@ -121,17 +122,24 @@ class RedisBroker(BaseBroker):
         check_partitions_wanted(topic, partitions)
         arguments = (topic, partitions, secrets.token_hex(8))
         found, name = await self._client.run(scripts.ENSURE, (self._topics_key, self._name_key), arguments)
-        check_partitions(topic, partitions, int(found))
-        self._counts[topic] = int(found)
+        count = _count(found)
+        if not count:
+            raise UsageError(
+                f"redis at {self._client.place}: the hash {self._topics_key} has {bytes(found)[:40]!r} for topic "
+                f"{topic}, expected a number of partitions: somebody else wrote that; delete the field",
+                topic=topic,
+            )
+        check_partitions(topic, partitions, count)
+        self._counts[topic] = count
         self._seen_name(name)
 
     async def partitions(self, topic: str) -> int:
-        found = await self._client.call("HGET", self._topics_key, topic)
-        return int(found or 0)
+        return _count(await self._client.call("HGET", self._topics_key, topic))
 
     async def topics(self) -> Mapping[str, int]:
         found = await self._client.call("HGETALL", self._topics_key)
-        return {bytes(topic).decode(): int(count) for topic, count in _pairs(found)}
+        counts = {bytes(topic).decode(errors="replace"): _count(count) for topic, count in _pairs(found)}
+        return {topic: count for topic, count in counts.items() if count}
 
     # --- append
 
@@ -250,6 +258,12 @@ def _is_refusal(error: BaseException | None) -> bool:
     if isinstance(error, NoPermissionError):
         return True
     return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+
+
+def _count(found: bytes | int | None) -> int:
+    """The number of partitions that is written for a topic; 0: there is none, or a stranger wrote it."""
+    text = b"%d" % found if isinstance(found, int) else found or b""
+    return int(text) if text.isdigit() and len(text) < 5 and int(text) <= PARTITIONS_MAX else 0
 
 
 def _offset(id_: bytes) -> int:
