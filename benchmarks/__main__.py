@@ -34,6 +34,8 @@ NAMES = (
     "idle",
     "wakeup",
     "timers",
+    "sagas",
+    "sleeping_sagas",
     "checkpoint_sources",
     "growth",
     "growth_postgres",
@@ -41,7 +43,7 @@ NAMES = (
     "year",
 )
 #: Take minutes and have goals for a whole machine: only when they are named.
-ONLY_BY_NAME = ("timers", "growth_postgres", "scale_out", "year")
+ONLY_BY_NAME = ("timers", "sleeping_sagas", "growth_postgres", "scale_out", "year")
 
 
 def load(name: str) -> Callable[[bool], Report]:

@@ -59,7 +59,7 @@ class Report:
     """A benchmark's result; how it measures is told in the docstring of its module.
 
     question: what it answers. scale: how much was measured in this run. bad: the result that we would call bad.
-    bound: what bounds the figures.
+    bound: what bounds the figures. plot: lines of text that show how one of them grows.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Report:
     bad: str
     bound: str
     figures: tuple[Figure, ...]
+    plot: str = ""
 
     @property
     def missed(self) -> tuple[Figure, ...]:

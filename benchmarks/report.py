@@ -23,6 +23,8 @@ def show(report: Report, console: Console) -> None:
         style = "red" if figure.met is False else None
         table.add_row(*_cells(figure), style=style)
     console.print(table)
+    if report.plot:
+        console.print(report.plot, highlight=False)
     console.print(f"Bad would be: {report.bad}\nBounded by: {report.bound}", highlight=False)
 
 
@@ -41,6 +43,8 @@ def as_markdown(report: Report) -> str:
     lines = [f"{report.question} *{report.scale}*", "", "| figure | value | unit | rounds | goal | met |"]
     lines.append("|---|---:|---|---:|---:|---|")
     lines += [f"| {' | '.join(_cells(figure))} |" for figure in report.figures]
+    if report.plot:
+        lines += ["", "```text", report.plot, "```"]
     lines += ["", f"**Bad would be** {report.bad}", "", f"**Bounded by** {report.bound}"]
     return "\n".join(lines)
 

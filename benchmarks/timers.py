@@ -13,23 +13,19 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 from servers import PostgresServer
 
-from benchmarks.child import environment
 from benchmarks.figures import Figure, Report, at_most
 from benchmarks.latency import percentile
+from benchmarks.resting import LIMIT_S, child, figures_of, rest, told
 from ensue import Event, Service
 from ensue.config import EngineConfig
 from ensue.tables import TIMERS
 
-LIMIT_S = 300
 _ROWS_AT_ONCE = 2_000
 _ID, _DUE = TIMERS.columns.index(TIMERS.id_column), TIMERS.columns.index("due_at")
 
@@ -49,14 +45,6 @@ class Counts(NamedTuple):
     seconds: int
     quiet_s: float
     lead_s: float
-
-
-class Rest(NamedTuple):
-    """A service that has nothing to do. cpu: percent of a core."""
-
-    start_s: float
-    megabytes: float
-    cpu: float
 
 
 def run(quick: bool) -> Report:
@@ -82,70 +70,19 @@ def run(quick: bool) -> Report:
 
 async def _measure(name: str, url: str, directory: Path, counts: Counts) -> list[Figure]:
     broker = f"sqlite:///{directory}/{name}.log"
-    async with _child(url, broker) as service:
-        empty = await _rest(service, counts)
+    async with child("benchmarks.timers", url, broker) as service:
+        empty = await rest(service, counts.quiet_s)
     filled_s = await _fill(url, broker, counts)
-    async with _child(url, broker) as service:
-        full = await _rest(service, counts)
+    async with child("benchmarks.timers", url, broker) as service:
+        full = await rest(service, counts.quiet_s)
         late = await _ring(service, url, broker, counts)
-    more = full.megabytes - empty.megabytes
     return [
-        Figure(name=f"{name}: start with all waiting", value=full.start_s, unit="s", goal=at_most(5)),
-        Figure(name=f"{name}: start with none", value=empty.start_s, unit="s"),
-        Figure(name=f"{name}: memory more than with none", value=more, unit="MB", goal=at_most(10)),
-        Figure(name=f"{name}: processor at rest, all waiting", value=full.cpu, unit="% of a core", goal=at_most(2)),
-        Figure(name=f"{name}: processor at rest, none", value=empty.cpu, unit="% of a core"),
+        *figures_of(name, empty, full, "waiting"),
         Figure(name=f"{name}: late, p50", value=percentile(late, 50), unit="ms"),
         Figure(name=f"{name}: late, p99", value=percentile(late, 99), unit="ms", goal=at_most(100)),
         Figure(name=f"{name}: late, longest", value=max(late), unit="ms"),
         Figure(name=f"{name}: rows written to wait", value=counts.waiting / filled_s, unit="rows/s"),
     ]  # fmt: skip
-
-
-@asynccontextmanager
-async def _child(url: str, broker: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "benchmarks.timers",
-        url,
-        broker,
-        env=environment(),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=1 << 26,
-    )
-    try:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
-        async with asyncio.timeout(LIMIT_S):
-            await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def _told(process: asyncio.subprocess.Process) -> list[float]:
-    assert process.stdout is not None
-    async with asyncio.timeout(LIMIT_S):
-        line = await process.stdout.readline()
-    if not line:
-        raise RuntimeError("the service of the benchmark has ended, see what it wrote above")
-    found: list[float] = json.loads(line)
-    return found
-
-
-async def _rest(process: asyncio.subprocess.Process, counts: Counts) -> Rest:
-    [start_s] = await _told(process)
-    await asyncio.sleep(counts.quiet_s / 4)  # what a start leaves to be done
-    seen = psutil.Process(process.pid)
-    before, began = seen.cpu_times(), time.monotonic()
-    await asyncio.sleep(counts.quiet_s)
-    after, elapsed = seen.cpu_times(), time.monotonic() - began
-    used = after.user - before.user + after.system - before.system
-    return Rest(start_s, seen.memory_info().rss / 1e6, used / elapsed * 100)
 
 
 async def _fill(url: str, broker: str, counts: Counts) -> float:
@@ -183,7 +120,7 @@ async def _ring(process: asyncio.subprocess.Process, url: str, broker: str, coun
                     step.publish(Rang(alarm_id=number, due_at=due), at=datetime.fromtimestamp(due, UTC))
         if time.time() > first:
             raise RuntimeError("the alarms were written too slowly: the first were due before the last were written")
-        return [each * 1000 for each in await _told(process)]
+        return [each * 1000 for each in await told(process)]
 
 
 class Heard:
