@@ -50,6 +50,7 @@ from ensue.saga.machine import (
     take,
 )
 from ensue.saga.outside import OutsideRun
+from ensue.saga.replay import Live
 from ensue.saga.room import nearly_full
 from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
 from ensue.service import ServiceDefinition
@@ -81,7 +82,7 @@ class LocalRefused(StepFailed):
 class Turn:
     """A saga of the batch. left: what has come for it, each with its index. saga: None: there is none.
     message, index: what it is at. changed: its row is to be written. going: it is in the middle of that. full: what
-    is to be said of its size; empty: nothing."""
+    is to be said of its size; empty: nothing. live: its function."""
 
     key: str
     left: deque[tuple[int, Message]]
@@ -91,6 +92,7 @@ class Turn:
     changed: bool = False
     going: bool = False
     full: str = ""
+    live: Live = dataclasses.field(default_factory=Live)
 
 
 class Sagas:
@@ -158,10 +160,14 @@ class Sagas:
             except msgspec.ValidationError as error:
                 raise StepFailed(turn.left[0][0], error, f"sagas, {turn.key}") from error
         work = list(turns.values())
-        while work:
-            asked = [(turn, each) for turn in work for each in self._proceed(turn, transaction, outgoing)]
-            await self._do(transaction, asked, outgoing, budget, at_hand)
-            work = list(dict.fromkeys(turn for turn, _ in asked))
+        try:
+            while work:
+                asked = [(turn, each) for turn in work for each in self._proceed(turn, transaction, outgoing)]
+                await self._do(transaction, asked, outgoing, budget, at_hand)
+                work = list(dict.fromkeys(turn for turn, _ in asked))
+        finally:
+            for turn in turns.values():
+                turn.live.close()  # those that were at local steps when another one failed
         await _save(transaction, [turn.saga for turn in turns.values() if turn.changed and turn.saga is not None])
 
     async def park(self, transaction: StepTransaction, message: Message, reason: str, outgoing: Outgoing) -> bool:
@@ -196,7 +202,9 @@ class Sagas:
                 was = saga.status
                 code = self._codes.get((saga.name, saga.version))
                 named = self._named if code is None else None
-                effects = go_on(code, saga, transaction.now, named, outgoing.largest, values=self._values)
+                effects = go_on(
+                    code, saga, transaction.now, named, outgoing.largest, values=self._values, live=turn.live
+                )
                 if saga.status is Status.PARKED and was is not Status.PARKED:
                     outgoing.after.append(partial(self._say_parked, saga.key, saga.reason))
                 full, turn.full = turn.full, nearly_full(saga)

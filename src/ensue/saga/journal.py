@@ -17,7 +17,7 @@ _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 NULL: Final = msgspec.Raw(b"null")
 
 
-class Issued(msgspec.Struct, frozen=True, array_like=True, tag="issued"):
+class Issued(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="issued"):
     """The code has asked for something: what a replay has to ask for again. key: of a call, or of a step's entity."""
 
     number: int
@@ -38,7 +38,7 @@ class Issued(msgspec.Struct, frozen=True, array_like=True, tag="issued"):
         return self.kind, self.name, self.key
 
 
-class Resolved(msgspec.Struct, frozen=True, array_like=True, tag="resolved"):
+class Resolved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="resolved"):
     """What an operation came to: `data` as JSON, or a failure by name and fields. at: seconds since the epoch."""
 
     number: int

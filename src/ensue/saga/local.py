@@ -27,10 +27,15 @@ class LocalStep(Named):
 
     handler: Handler
 
-    def entity_key(self, data: bytes) -> str:
-        """The id of its entity, as text; empty: it has none."""
-        handler = self.handler
-        return str(handler.id_of()(handler.event.read(data))) if handler.entity is not None else ""
+    def entity_key(self, arguments: Any) -> str:
+        """The id of its entity, as text; empty: it has none. Raises UsageError for arguments that do not fit."""
+        if self.handler.entity is None:
+            return ""
+        try:
+            return str(self.handler.id_of()(arguments))
+        except Exception:  # they are not what they are annotated to be: that is said better than by what came of it
+            self.arguments.write(arguments)
+            raise
 
 
 def local_step(

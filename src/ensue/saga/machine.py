@@ -22,7 +22,7 @@ from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceed
 from ensue.saga.instance import DECISIONS_MAX, ENDED, MAILBOX_MAX, Decision, Instance, Mail, Skip, Status
 from ensue.saga.journal import Issued, Refusal, Resolved, still_open
 from ensue.saga.outside import Outside
-from ensue.saga.replay import replay
+from ensue.saga.replay import Live, replay
 from ensue.saga.replaying import Largest, Operation, usual_largest
 from ensue.saga.room import BYTES_MAX, bytes_of, too_full
 from ensue.saga.undo import ATTEMPTS_MAX, Undo, delay_s, next_to_begin
@@ -407,10 +407,12 @@ def go_on(
     largest: Largest = usual_largest,
     *,
     values: bool = False,
+    live: Live | None = None,
 ) -> list[Effect]:
     """Run it as far as it comes by what its row holds. code: None: this process does not have it. named: all local
     steps and outside functions that it has; None: whatever is asked for. largest: see `Replaying`. values: see
-    `take`; also those that errors of SQLAlchemy and pydantic quote."""
+    `take`; also those that errors of SQLAlchemy and pydantic quote. live: its function in this transaction, which
+    whoever gives it closes; None: it is replayed."""
     effects: list[Effect] = []
     if saga.status is Status.RUNNING and not saga.returned:
         if saga.stop is not None and not saga.pivoted:
@@ -418,7 +420,7 @@ def go_on(
         elif code is None:
             _look_again(saga, now, effects)
         else:
-            effects += _forward(code, saga, now, largest, values=values)
+            effects += _forward(code, saga, now, largest, values=values, live=live)
     if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
         effects += _undo(saga, now, named)
     if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
@@ -457,10 +459,15 @@ def _look_again(saga: Instance, now: float, effects: list[Effect]) -> None:
         effects.append(SetTimer(LOOK_AGAIN, now + LOOK_AGAIN_S))
 
 
-def _forward(code: SagaCode, saga: Instance, now: float, largest: Largest, *, values: bool) -> list[Effect]:
+def _forward(
+    code: SagaCode, saga: Instance, now: float, largest: Largest, *, values: bool, live: Live | None
+) -> list[Effect]:
     effects: list[Effect] = []
     while True:
-        outcome = replay(code, saga, largest, values=values)
+        if live is None:
+            outcome = replay(code, saga, largest, values=values)
+        else:
+            outcome = live.go_on(code, saga, largest, values=values)
         received = False
         if outcome.kind == "waits" and outcome.new and (refused := too_full(saga)):
             park(saga, refused)  # before it asks for more, so that other code may do something else there

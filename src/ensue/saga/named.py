@@ -30,9 +30,11 @@ class Named:
     names: tuple[str, ...]
     value: Any
 
-    def bind(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> bytes:
-        """Return the arguments as JSON. Raises UsageError for those that it does not take."""
+    def bind(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Return the arguments as one. Raises UsageError for those that it does not take."""
         spec = self.arguments
+        if not keywords and len(args) == len(self.names):
+            return spec.cls(**dict(zip(self.names, args, strict=True)))
         values = dict(zip(self.names, args, strict=False))
         double, unknown = values.keys() & keywords.keys(), keywords.keys() - set(self.names)
         needed = len(spec.cls.__struct_fields__) - len(spec.cls.__struct_defaults__)
@@ -42,7 +44,7 @@ class Named:
                 f"{self.where} takes ({', '.join(self.names)}) besides what it is given; it was handed "
                 f"{len(args)} by place{''.join(f', {each}=' for each in keywords)}"
             )
-        return spec.write(spec.cls(**values, **keywords))
+        return spec.cls(**values, **keywords)
 
     def write_value(self, value: Any) -> bytes:
         """A result as JSON. Raises UsageError for one that would not come back."""

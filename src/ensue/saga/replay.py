@@ -1,8 +1,8 @@
 """Drive the function of a saga through its journal, up to the first thing that is not resolved yet.
 
 This module itself sends into the coroutine, and while it does no event loop runs as far as anybody can see: so whatever
-else is awaited, sleeps, tasks, HTTP, a database, is noticed where it stands. No coroutine is kept: a cache would hide
-what cannot be replayed until a crash, and be wrong when a batch rolls back.
+else is awaited, sleeps, tasks, HTTP, a database, is noticed where it stands. No coroutine outlives its transaction: a
+cache would hide what cannot be replayed until a crash, and be wrong when a batch rolls back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio.events
 import dataclasses
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from types import FrameType
 from typing import Any, Literal
@@ -59,23 +60,68 @@ class Outcome:
 
 def replay(code: SagaCode, instance: Instance, largest: Largest = usual_largest, *, values: bool = False) -> Outcome:
     """Run the function up to its next wait. Nothing of it stays. largest: see `Replaying`. values: see `go_on`."""
-    run = Replaying(instance, largest)
-    try:
-        request = code.request.read(instance.request)
-    except BadMessage as error:
-        return _flawed(run, f"its request cannot be read: {error}")
-    coroutine = code.function(Saga(run, code), request)
-    context = copy_context()
+    live = Live()
+    outcome = live.go_on(code, instance, largest, values=values)
+    return live.closed(outcome, values=values)
+
+
+class Live:
+    """The function of a saga in one transaction: replayed once, it goes on as its local steps come back.
+
+    Where it waits for anything else it is closed, and nothing of it stays: see `close` for what must be so in the end.
+    """
+
+    def __init__(self) -> None:
+        self._run: Replaying | None = None
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._context = copy_context()
+
+    def go_on(
+        self, code: SagaCode, instance: Instance, largest: Largest = usual_largest, *, values: bool = False
+    ) -> Outcome:
+        """Up to the next wait whose end is not in the journal. largest, values: see `replay`."""
+        run, coroutine = self._run, self._coroutine
+        if run is None or coroutine is None:
+            run = Replaying(instance, largest)
+            try:
+                request = code.request.read(instance.request)
+            except BadMessage as error:
+                return _flawed(run, f"its request cannot be read: {error}")
+            coroutine = code.function(Saga(run, code), request)
+            self._run, self._coroutine = run, coroutine
+        else:
+            run.more(instance.journal)
+        with _without_loop():
+            outcome = _driven(code, run, coroutine, self._context.run, values=values)
+        if outcome.kind == "waits" and run.waits_for_step(outcome.waits_for):
+            return outcome
+        return self.closed(outcome, values=values)
+
+    def closed(self, outcome: Outcome, *, values: bool) -> Outcome:
+        """Close it, and return what it came to with that."""
+        run = self._run
+        flaw = self.close(values=values)
+        return _flawed(run, flaw) if run is not None and flaw and outcome.kind != "flawed" else outcome
+
+    def close(self, *, values: bool = False) -> str:
+        """Before the transaction ends, however it does. Returns what went wrong; empty: nothing."""
+        run, coroutine = self._run, self._coroutine
+        self._run, self._coroutine = None, None
+        if run is None or coroutine is None:
+            return ""
+        with _without_loop():
+            return _close(run, coroutine, self._context.run, values=values)
+
+
+@contextmanager
+def _without_loop() -> Iterator[None]:
+    """Meanwhile no event loop runs, as far as anybody can see."""
     running = asyncio.events._get_running_loop()
     asyncio.events._set_running_loop(None)
     try:
-        outcome = _driven(code, run, coroutine, context.run, values=values)
-        flaw = _close(run, coroutine, context.run, values=values)
+        yield
     finally:
         asyncio.events._set_running_loop(running)
-    if outcome.kind != "flawed" and flaw:
-        return _flawed(run, flaw)
-    return outcome
 
 
 def _driven(
@@ -87,8 +133,16 @@ def _driven(
     values: bool,
 ) -> Outcome:
     while True:
+        if run.waited is not None:
+            missing = tuple(each for each in run.waited.numbers if each not in run.resolved)
+            if missing:
+                if run.unasked is not None:
+                    return _flawed(run, _unasked(run, f"waits at {_place(coroutine)}"))
+                waiting = tuple(each for each in run.waited.operations if each.number in missing)
+                return Outcome("waits", run.new, waits_for=missing, open=waiting)
+            run.now = max([run.resolved[each].at for each in run.waited.numbers], default=run.now)
         try:
-            waited = inside(coroutine.send, None)
+            run.waited = inside(coroutine.send, None)
         except StopIteration as done:
             return _returned(code, run, done.value)
         except Restarted as again:
@@ -104,19 +158,12 @@ def _driven(
             return _flawed(run, _said(error, values=values))
         if run.flaw:
             return _flawed(run, run.flaw)  # the function has caught it
-        if not isinstance(waited, Wait) or waited.run is not run:
-            return _flawed(run, f"it awaited {waited!r:.200} at {_place(coroutine)}. {_INSTEAD}")
-        missing = tuple(each for each in waited.numbers if each not in run.resolved)
-        if missing:
-            if run.unasked is not None:
-                return _flawed(run, _unasked(run, f"waits at {_place(coroutine)}"))
-            waiting = tuple(each for each in run.made if each.number in missing)
-            return Outcome("waits", run.new, waits_for=missing, open=waiting)
-        run.now = max([run.resolved[each].at for each in waited.numbers], default=run.now)
+        if not isinstance(run.waited, Wait) or run.waited.run is not run:
+            return _flawed(run, f"it awaited {run.waited!r:.200} at {_place(coroutine)}. {_INSTEAD}")
 
 
 def _returned(code: SagaCode, run: Replaying, value: Any) -> Outcome:
-    forgotten = next((each for each in run.made if not each.number), None)
+    forgotten = next(iter(run.made), None)
     if forgotten is not None and not run.flaw:
         return _flawed(run, f"it has ended without awaiting {forgotten}: write `await` before it, or leave it out")
     try:

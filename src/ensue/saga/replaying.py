@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from ensue.codec import RECORD_BYTES_MAX
 from ensue.errors import BadMessage
 from ensue.saga.instance import Instance
-from ensue.saga.journal import Issued, Resolved
+from ensue.saga.journal import Entry, Issued, Resolved
 from ensue.saga.undo import Undo
 
 T = TypeVar("T")
@@ -48,11 +48,12 @@ class Restarted(BaseException):
 class Operation(Generic[T]):
     """Something that a saga asks for: `await` it, or hand it to `saga.gather`.
 
-    data: of a call, a local step and an outside effect, as JSON. read: makes its result of JSON. undo: without its
-    `of`; ...: nothing is said of it. limit_s: 0: none. attempts: at an outside effect.
+    write: makes `data` of a call, a local step and an outside effect, as JSON. read: makes its result of JSON. back:
+    makes its `undo`, without its `of`; ...: nothing is said of it. Both are called when it is asked for first, and not
+    at each replay. limit_s: 0: none. attempts: at an outside effect.
     """
 
-    __slots__ = ("asks", "attempts", "data", "limit_s", "number", "read", "run", "topic", "undo")
+    __slots__ = ("asks", "attempts", "back", "data", "limit_s", "number", "read", "run", "topic", "undo", "write")
 
     def __init__(
         self,
@@ -60,26 +61,35 @@ class Operation(Generic[T]):
         asks: tuple[str, str, str],
         *,
         read: Callable[[bytes], T],
-        data: bytes = b"null",
+        write: Callable[[], bytes] = lambda: b"null",
         topic: str = "",
-        undo: Undo | EllipsisType | None = None,
+        back: Callable[[], Undo] | EllipsisType | None = None,
         limit_s: float = 0.0,
         attempts: int = 0,
     ) -> None:
         self.run = run
         self.asks = asks
         self.read = read
-        self.data = data
+        self.write = write
+        self.data = b"null"
         self.topic = topic
-        self.undo = undo
+        self.back = back
+        self.undo: Undo | None = None
         self.limit_s = limit_s
         self.attempts = attempts
         self.number = 0
-        run.made.append(self)
+        run.made[self] = None
+
+    def asked(self) -> None:
+        """It is asked for, and not only replayed."""
+        self.data = self.write()
+        if self.back is not None and self.back is not ...:
+            self.undo = self.back()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        results = yield from self.run.wait([self])
-        return results[0]  # type: ignore[no-any-return]
+        self.run.begin(self)
+        yield Wait(self.run, (self,))
+        return self.run.results((self,))[0]  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
         return str(Issued(0, *self.asks))
@@ -95,23 +105,27 @@ class Gathered:
         self._operations = operations
 
     def __await__(self) -> Generator[Any, Any, list[Any]]:
-        return (yield from self._run.wait(self._operations))
+        for each in self._operations:
+            self._run.begin(each)
+        yield Wait(self._run, self._operations)
+        return self._run.results(self._operations)
 
 
 class Wait:
-    """What a function yields that waits: for operations by number."""
+    """What a function yields that waits: for operations, which were asked for."""
 
-    __slots__ = ("numbers", "run")
+    __slots__ = ("numbers", "operations", "run")
 
-    def __init__(self, run: Replaying, numbers: Sequence[int]) -> None:
+    def __init__(self, run: Replaying, operations: Sequence[Operation[Any]]) -> None:
         self.run = run
-        self.numbers = numbers
+        self.operations = operations
+        self.numbers = [each.number for each in operations]
 
 
 class Replaying:
     """now: seconds since the epoch, of what woke the function last. new: what is not in the journal yet.
-    made: operations that were made; each wants to be awaited. flaw: why it cannot go on; brief: the same, without what
-    is of this one saga. largest: what is asked of topics to which it writes."""
+    made: operations that were made, and wait to be awaited. waited: for what it waits. flaw: why it cannot go on;
+    brief: the same, without what is of this one saga. largest: what is asked of topics to which it writes."""
 
     def __init__(self, instance: Instance, largest: Largest = usual_largest) -> None:
         journal = instance.journal
@@ -123,13 +137,25 @@ class Replaying:
         self.issued = [each for each in journal if isinstance(each, Issued)]
         self.resolved = {each.number: each for each in journal if isinstance(each, Resolved)}
         self.new: list[tuple[Issued, Operation[Any] | None]] = []
-        self.made: list[Operation[Any]] = []
+        self.made: dict[Operation[Any], None] = {}
+        self.waited: Any = None
         self.pivoted = instance.began_pivoted
         self.closed = False
         self.flaw: str = ""
         self.brief: str = ""
         self._cursor = 0
         self._last = instance.last
+        self._seen = len(journal)
+
+    def more(self, journal: Sequence[Entry]) -> None:
+        """The function goes on: what it waited for is in the journal, behind what it has asked for itself."""
+        self.new = []
+        self.resolved.update((each.number, each) for each in journal[self._seen :] if isinstance(each, Resolved))
+        self._seen = len(journal)
+
+    def waits_for_step(self, numbers: Sequence[int]) -> bool:
+        """Whether one of them is a local step, which comes back in this very transaction. They were asked for last."""
+        return any(each.kind == "local" for each in self.issued[-len(numbers) :] if each.number in numbers)
 
     @property
     def unasked(self) -> Issued | None:
@@ -154,6 +180,8 @@ class Replaying:
                 )
             self._cursor += 1
             return expected.number
+        if operation is not None:
+            operation.asked()
         self._last += 1
         entry = Issued(self._last, *asks)
         self.issued.append(entry)
@@ -161,16 +189,20 @@ class Replaying:
         self.new.append((entry, operation))
         return entry.number
 
-    def wait(self, operations: Sequence[Operation[Any]]) -> Generator[Any, Any, list[Any]]:
-        for each in operations:
-            if each.number:
-                raise self.parks(f"{each} was awaited twice{here()}: keep its result in a variable")
-            if each.undo is ... and not self.pivoted:
-                raise self.parks(
-                    f"{each} has no undo=, and the saga is before its pivot{here()}: say how it is undone, or undo=None"
-                )
-            each.number = self.issue(each.asks, each)
-        yield Wait(self, [each.number for each in operations])
+    def begin(self, operation: Operation[Any]) -> None:
+        """The function awaits it."""
+        if operation.number:
+            raise self.parks(f"{operation} was awaited twice{here()}: keep its result in a variable")
+        if operation.back is ... and not self.pivoted:
+            raise self.parks(
+                f"{operation} has no undo=, and the saga is before its pivot{here()}: say how it is undone, or "
+                "undo=None"
+            )
+        operation.number = self.issue(operation.asks, operation)
+        self.made.pop(operation, None)
+
+    def results(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        """What they have come to. Raises the first failure of them."""
         outcomes = [self.resolved[each.number] for each in operations]
         # By the order in which they are written, so that it is the same in whichever order they have come.
         failure = next((found for each in outcomes if (found := each.raised()) is not None), None)

@@ -61,12 +61,12 @@ class Saga:
         `undo=saga.local(reject_order, order_id)`; or a command.
         """
         step = self._named(function, LocalStep)
-        data = self._checked(step.bind, args, keywords)
+        arguments = self._checked(step.bind, args, keywords)
         return Operation(
             self._run,
-            ("local", step.name, self._checked(step.entity_key, data)),
-            data=data,
-            undo=self._undo(undo, args, keywords, _LIMIT_S),
+            ("local", step.name, self._checked(step.entity_key, arguments)),
+            write=lambda: self._checked(step.arguments.write, arguments),
+            back=self._undo(undo, args, keywords, _LIMIT_S),
             read=step.read_value,
         )
 
@@ -95,8 +95,8 @@ class Saga:
         return Operation(
             self._run,
             ("outside", found.name, ""),
-            data=self._checked(found.bind, args, keywords),
-            undo=self._undo(undo, args, keywords, limit_s),
+            write=lambda: self._written(found, args, keywords),
+            back=self._undo(undo, args, keywords, limit_s),
             limit_s=limit_s,
             attempts=attempts,
             read=found.read_value,
@@ -116,8 +116,8 @@ class Saga:
         """
         spec = self._command(command)
         key = self._checked(spec.key_of, command)
-        back: Undo | EllipsisType | None = None if undo is None else ...
-        if undo is not None and undo is not ...:
+
+        def back(undo: Command[Any]) -> Undo:
             other = self._command(undo)
             other_key = self._checked(other.key_of, undo)
             if (other.service, other_key) != (spec.service, key):
@@ -126,13 +126,14 @@ class Saga:
                     f"{spec.name}, to {spec.service} with key {key}, so that it might overtake it{here()}: give it the "
                     "same service and key"
                 )
-            back = self._sent(other, undo)
+            return self._sent(other, undo)
+
         return Operation(
             self._run,
             ("call", spec.type, key),
-            data=self._checked(spec.write, command),
+            write=lambda: self._checked(spec.write, command),
             topic=spec.topic,
-            undo=back,
+            back=undo if undo is None or isinstance(undo, EllipsisType) else lambda: back(undo),
             limit_s=self._seconds(limit, "limit"),
             read=_nothing if spec.reply is None else spec.reply.read,
         )
@@ -217,19 +218,29 @@ class Saga:
             f"@{self._code.service}.{decorator} above it"
         )
 
-    def _undo(self, undo: Any, args: Any, keywords: Any, limit_s: float) -> Undo | EllipsisType | None:
+    def _undo(self, undo: Any, args: Any, keywords: Any, limit_s: float) -> Callable[[], Undo] | EllipsisType | None:
         """Of a local step or an outside effect. limit_s: of an outside function that is given by itself."""
-        if undo is ... or undo is None:
-            return undo
+        if undo is ...:
+            return ...
+        if undo is None:
+            return None
         if isinstance(undo, Operation) and undo.asks[0] in ("local", "outside") and undo in self._run.made:
-            self._run.made.remove(undo)  # nobody is to await it
-            return Undo(0, cast(Any, undo.asks[0]), undo.asks[1], msgspec.Raw(undo.data), limit_s=undo.limit_s)
+            del self._run.made[undo]  # nobody is to await it
+            kind, name, _ = undo.asks
+            return lambda: Undo(0, cast(Any, kind), name, msgspec.Raw(undo.write()), limit_s=undo.limit_s)
+        return lambda: self._back(undo, args, keywords, limit_s)
+
+    def _back(self, undo: Any, args: Any, keywords: Any, limit_s: float) -> Undo:
         if isinstance(type(undo), CommandMeta):
             return self._sent(self._command(undo), undo)
         outside = isinstance(self._code.named.get(undo), OutsideFunction)
         found = self._named(undo, OutsideFunction if outside else LocalStep)
-        data = msgspec.Raw(self._checked(found.bind, args, keywords))
+        data = msgspec.Raw(self._written(found, args, keywords))
         return Undo(0, "outside" if outside else "local", found.name, data, limit_s=limit_s if outside else 0.0)
+
+    def _written(self, found: Named, args: Any, keywords: Any) -> bytes:
+        arguments = self._checked(found.bind, args, keywords)
+        return self._checked(found.arguments.write, arguments)
 
     def _sent(self, spec: CommandType[Any], command: Command[Any]) -> Undo:
         data = msgspec.Raw(self._checked(spec.write, command))
