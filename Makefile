@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONPATH := $(CURDIR):$(CURDIR)/src:$(CURDIR)/examples
 export ENSUE_TEST_SERVERS_DIR ?= $(CURDIR)/.servers
 
-.PHONY: help servers venv demo test check format bench bench-peers docs floor lock clean
+.PHONY: help servers venv demo test check format bench bench-peers bench-workflows docs floor lock clean
 
 help:  ## show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -42,6 +42,9 @@ bench: $(VENV)/dev  ## benchmarks, each against a raw limit in the same run; ARG
 
 bench-peers: $(VENV)/dev .venv-peers/installed  ## Ensue against other libraries on one PostgreSQL and NATS; ARGS="--rounds 1 pgqueuer_jobs"
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-workflows: $(VENV)/dev .venv-peers/installed  ## sagas against durable workflows of DBOS on one PostgreSQL; ARGS="--rounds 1"
+	$(BIN)/python -m benchmarks.peers.workflows $(ARGS)
 
 docs: $(VENV)/dev  ## the documentation site, in ./site
 	$(BIN)/zensical build --clean --strict

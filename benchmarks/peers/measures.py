@@ -63,7 +63,7 @@ async def measure(side: str, backlog: int, postgres: PostgresServer, nats: NatsS
         await ground.wait_for(placed)
 
         start = time.monotonic() + 0.2
-        watching = asyncio.ensure_future(_watch(ground, start, placed, sizes.paced))
+        watching = asyncio.ensure_future(watch(ground, start, placed, sizes.paced))
         done = await producer.ask({"paced": RATE, "count": sizes.paced, "start": start, "first": placed})
         seconds = [at - stamp for at, stamp in zip(await watching, done["stamps"], strict=True)]
         placed += sizes.paced
@@ -110,7 +110,7 @@ def _begin(workers: Sequence[Child]) -> None:
         worker.tell({})
 
 
-async def _watch(ground: Stage, start: float, first: int, count: int) -> list[float]:
+async def watch(ground: Stage, start: float, first: int, count: int) -> list[float]:
     """When (monotonic, s) the effect of each order was seen; looks only while one is due, each 0.2 ms and less often
     the longer it takes, so that watching a slow side does not take the processor from it."""
     changes = {row["id"]: row["changes"] for row in await ground.consumer.fetch("SELECT id, changes FROM customers")}

@@ -27,6 +27,8 @@ NAMES = (
     "dbos_queue",
 )
 OURS = "ensue_steps"
+#: Of another comparison, see `workflows`.
+WORKFLOWS = ("ensue_saga", "ensue_saga_services", "dbos_workflow")
 PEERS_PYTHON = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
 
 
@@ -57,12 +59,16 @@ def described(name: str) -> Description:
 
 def python_of(name: str) -> Path:
     """Ensue runs where the benchmarks run; the peers pin other versions of libraries and have their own environment."""
-    return Path(sys.executable) if name == OURS else PEERS_PYTHON
+    return Path(sys.executable) if _is_ours(name) else PEERS_PYTHON
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("ensue_")
 
 
 def missing(names: Sequence[str]) -> str:
     """One line for people, or empty when all that these sides need is there."""
-    if all(name == OURS for name in names) or PEERS_PYTHON.exists():
+    if all(_is_ours(name) for name in names) or PEERS_PYTHON.exists():
         return ""
     return "no .venv-peers here: make bench-peers makes it"
 
