@@ -43,7 +43,7 @@ NAMES = (
     "year",
 )
 #: Take minutes and have goals for a whole machine: only when they are named.
-ONLY_BY_NAME = ("timers", "sleeping_sagas", "growth_postgres", "scale_out", "year")
+ONLY_BY_NAME = ("timers", "sagas", "sleeping_sagas", "growth_postgres", "scale_out", "year")
 
 
 def load(name: str) -> Callable[[bool], Report]:

@@ -78,6 +78,10 @@ def _rates(store: str, fresh: Callable[[], Iterator[Urls]], count: int, rounds: 
             low=sagas.low * CONTINUATIONS, high=sagas.high * CONTINUATIONS,
         ),
         measured.ratio("saga", "choreography", f"{store}: ratio", goal=at_least(0.5)),
+        Figure(
+            name=f"{store}: processor time of a saga / of a choreography",
+            value=measured.cpu_us("saga") / measured.cpu_us("choreography"), unit="", about="of this process",
+        ),
         measured.ratio("saga with a time limit", "choreography", f"{store}: ratio, each call with a time limit"),
     ]  # fmt: skip
 
