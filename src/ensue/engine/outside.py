@@ -37,6 +37,8 @@ T = TypeVar("T")
 #: How long one that was cancelled is waited for.
 _GIVE_UP_S: Final = 2.0
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 5.0
+#: One that begins within this after its timer was set has its whole limit: the pause after it is a second at least.
+_SOON_S: Final = 0.5
 
 
 class OutsideRuns:
@@ -46,7 +48,7 @@ class OutsideRuns:
         self._context = context
         self._at_work = context.dispatcher.sagas.at_work
         self._todo: deque[OutsideRun] = deque()
-        self._late: set[tuple[str, int, int]] = set()  # those that had to wait for their turn
+        self._late: set[tuple[str, int, int]] = set()  # those that had to wait for their turn, or for the commit
         self._running: dict[asyncio.Task[None], OutsideRun] = {}
         self._ending = False
         context.dispatcher.sagas.begin = self.begin
@@ -60,6 +62,8 @@ class OutsideRuns:
         """Attempt these, as soon as there is room for them."""
         self._todo += runs
         self._at_work.update(each.name for each in runs)
+        now = self._context.clock.monotonic()
+        self._late.update(each.name for each in runs if each.since is None or now - each.since > _SOON_S)
         self._fill()
         self._late.update(each.name for each in self._todo)
 

@@ -81,8 +81,8 @@ class LocalRefused(StepFailed):
 @dataclasses.dataclass(eq=False, slots=True)
 class Turn:
     """A saga of the batch. left: what has come for it, each with its index. saga: None: there is none.
-    message, index: what it is at. changed: its row is to be written. going: it is in the middle of that. full: what
-    is to be said of its size; empty: nothing. live: its function."""
+    message, index: what it is at. since: when the transaction began, monotonic. changed: its row is to be written.
+    going: it is in the middle of that. full: what is to be said of its size; empty: nothing. live: its function."""
 
     key: str
     left: deque[tuple[int, Message]]
@@ -91,6 +91,7 @@ class Turn:
     index: int = 0
     changed: bool = False
     going: bool = False
+    since: float | None = None
     full: str = ""
     live: Live = dataclasses.field(default_factory=Live)
 
@@ -151,7 +152,7 @@ class Sagas:
         """Take these messages in, each with its index, and go on as far as the sagas come. Raises StepFailed."""
         turns: dict[str, Turn] = {}
         for index, message in messages:
-            turns.setdefault(message.key, Turn(message.key, deque())).left.append((index, message))
+            turns.setdefault(message.key, Turn(message.key, deque(), since=at_hand.since)).left.append((index, message))
         for row in await transaction.load_rows(SAGAS, sorted(turns)):
             turn = turns[row[0]]
             try:
@@ -300,7 +301,7 @@ class Sagas:
                 case Answer():
                     _answer(step, saga)
                 case RunOutside(number, attempt):
-                    run = self._outside(saga, number, attempt, message.envelope.traceparent)
+                    run = self._outside(turn, saga, number, attempt, message.envelope.traceparent)
                     outgoing.after.append(partial(self._run_outside, run))
                 case SetTimer(number, due_at):
                     wake = write_wake(Wake("due", number=number))
@@ -310,14 +311,14 @@ class Sagas:
                     step.cancel(name)
         return locals
 
-    def _outside(self, saga: Instance, number: int, attempt: int, traceparent: str) -> OutsideRun:
+    def _outside(self, turn: Turn, saga: Instance, number: int, attempt: int, traceparent: str) -> OutsideRun:
         effect = saga.outside[number]
         function = self._outsides.get(effect.name)
         if function is None:
             raise LookupError(f"service {self._service} has no outside function {effect.name!r}, which its saga runs")
         return OutsideRun(
             saga.key, number, attempt, function, bytes(effect.data), f"{self._service}:{effect.key}", effect.limit_s,
-            saga.correlation_id, traceparent,
+            saga.correlation_id, traceparent, turn.since,
         )  # fmt: skip
 
     def _incoming(self, saga: Instance, wake: Wake, message: Message) -> Incoming | None:

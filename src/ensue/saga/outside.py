@@ -65,7 +65,8 @@ class Outside(msgspec.Struct, omit_defaults=True):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OutsideRun:
-    """One attempt that a process is to make, once what asks for it is committed."""
+    """One attempt that a process is to make, once what asks for it is committed. since: when the transaction began that
+    has set its timer, monotonic; None: nobody knows."""
 
     saga: str
     number: int
@@ -76,6 +77,7 @@ class OutsideRun:
     limit_s: float
     correlation_id: str
     traceparent: str
+    since: float | None = None
 
     @property
     def name(self) -> tuple[str, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -342,6 +343,23 @@ async def test_what_begins_late_has_its_whole_limit_before_its_timer_goes_off(
         assert (await shop.end(1)).status == "COMPLETED"
         await settled(world)
         assert await timers(shop) == 0
+
+
+async def test_what_begins_late_since_its_transaction_took_long_has_its_whole_limit_too(tmp_path: Path) -> None:
+    shop = Shop()
+    gate = shop.answers["waits"] = asyncio.Event()
+    async with running(tmp_path, shop) as world:
+        sagas = world.runtimes["shop"].context.dispatcher.sagas
+        begin, late = sagas.begin, list[Any]()
+        sagas.begin = late.extend
+        await shop.start(Pay("waits"))
+        await until(lambda: bool(late), world)
+        before = await timer_of(shop, 0)
+        begin([dataclasses.replace(each, since=each.since - 60) for each in late])  # as if it had begun a minute ago
+        await until(lambda: shop.now == 1, world)
+        assert (await timer_of(shop, 0))[1] > before[1]
+        gate.set()
+        assert (await shop.end(0)).status == "COMPLETED"
 
 
 async def test_what_another_process_has_given_up_meanwhile_is_not_begun(tmp_path: Path) -> None:
