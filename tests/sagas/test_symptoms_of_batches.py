@@ -21,8 +21,9 @@ class Unwanted(Failure, type_name="batches.Unwanted"):
     pass
 
 
-@pytest.mark.parametrize("wrong", [1, 25, TOTAL])
-@pytest.mark.parametrize("how", ["a failure", "a bug"])
+@pytest.mark.parametrize(
+    ("how", "wrong"), [("a failure", 1), ("a failure", 25), ("a bug", 1), ("a bug", 25), ("a bug", TOTAL)]
+)
 async def test_one_stuck_saga_holds_back_all(how: str, wrong: int, tmp_path: Path) -> None:
     """commanded#191. Of 500 in one batch some are refused, and undone, or have a bug, and are parked."""
     service = Service("batches", repositories=[TableRepository(Purchase, PURCHASES)], tables=BUYING)
