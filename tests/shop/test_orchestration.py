@@ -168,6 +168,18 @@ async def test_a_cancelled_order_is_refunded_once(shop: Shop) -> None:
 
 
 @by_orchestration
+async def test_what_a_cancelled_order_held_is_free_before_the_next_order_asks_for_it(shop: Shop) -> None:
+    customer_id = await shop.new_customer("10.00")
+    order_id = await shop.order(customer_id, "7.00")
+    await shop.orders.post(f"/orders/{order_id}/cancel")
+    following = await shop.order(customer_id, "7.00")
+    assert (await shop.get_order(following))["status"] == "OPEN"
+    asked = [each.type.split(".")[2] for each in await shop.world.messages("customers.commands")]
+    assert asked == ["ReserveCredit", "ReleaseCredit", "ReserveCredit"]
+    assert len(await shop.world.published(CreditReleased)) == 1
+
+
+@by_orchestration
 async def test_a_refused_card_ends_as_a_rejected_order(shop: Shop) -> None:
     customer_id = await shop.new_customer("10000.00")
     order_id = await shop.order(customer_id, "5000.01")
