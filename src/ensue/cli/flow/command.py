@@ -37,7 +37,8 @@ def flow(
     if mermaid and json:
         raise UsageError("--mermaid and --json: the flow is written in one way, so give one of them")
     found = asyncio.run(gather(load_services(services), correlation_id, records))
-    events, sagas = sequence_of(found.sightings, found.subscribers), in_time(found.sagas)
+    sagas = in_time(found.sagas)
+    events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas})
     if not events:
         raise UsageError(_unknown(correlation_id, found), correlation_id=correlation_id)
     if json:

@@ -37,7 +37,7 @@ def as_mermaid(events: Sequence[Published], sagas: Sequence[SagaSeen] = ()) -> l
         if event.cause is Cause.OUTSIDE and step != begun:  # what one step publishes has one time
             lines.append(f"  {_OUTSIDE}->>{ids[event.sender]}: a step")
             begun = step
-        elif event.cause in (Cause.MISSING, Cause.CIRCLE):
+        elif event.cause in (Cause.SAGA, Cause.MISSING, Cause.CIRCLE):
             lines.append(
                 f"  Note over {ids[event.sender]}: {event.number} {escaped(shown_cause(event), _SENTENCE_MAX)}"
             )

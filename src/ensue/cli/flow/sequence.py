@@ -37,6 +37,7 @@ class Cause(enum.StrEnum):
 
     OUTSIDE = "outside"  # a step that no message began: a request, a script
     EVENT = "event"
+    SAGA = "saga"  # a local step of one, which has no event of its own
     MISSING = "missing"  # an event that was not found
     CIRCLE = "circle"  # it would follow from what follows from it: somebody has made that up
 
@@ -111,8 +112,10 @@ class _Identity(msgspec.Struct, frozen=True, order=True):
 _Sightings = Mapping[_Identity, Sequence[Sighting]]
 
 
-def sequence_of(sightings: Sequence[Sighting], subscribers: Sequence[Subscriber]) -> list[Published]:
-    """Return the events of one flow, of which these are all facts."""
+def sequence_of(
+    sightings: Sequence[Sighting], subscribers: Sequence[Subscriber], sagas: Container[str] = ()
+) -> list[Published]:
+    """Return the events of one flow, of which these are all facts. sagas: keys of those that took part."""
     found: dict[_Identity, list[Sighting]] = {}
     for sighting in [*sightings, *_of_letters(subscribers)]:
         found.setdefault(_identity(sighting), []).append(sighting)
@@ -129,7 +132,7 @@ def sequence_of(sightings: Sequence[Sighting], subscribers: Sequence[Subscriber]
     for each in order:
         reactions = _reactions(each, found[each], subscribers, letters, children.get(each, []), numbers)
         cause = causes.get(each)
-        kind = Cause.EVENT if cause is not None else _without_cause(each, ids)
+        kind = Cause.EVENT if cause is not None else _without_cause(each, ids, sagas)
         because_of = None if cause is None else numbers[cause]
         events.append(_published(each, found[each], numbers[each], kind, because_of, begun, reactions))
     return events
@@ -254,9 +257,11 @@ def _shown(letter: DeadLetter | None) -> Letter | None:
     return Letter(letter.id, letter.state.value, letter.attempts, short_reason(letter), letter.parked_at, due_at)
 
 
-def _without_cause(event: _Identity, ids: Container[str]) -> Cause:
+def _without_cause(event: _Identity, ids: Container[str], sagas: Container[str]) -> Cause:
     if not event.causation_id:
         return Cause.OUTSIDE
+    if event.causation_id.rpartition("#")[0] in sagas:
+        return Cause.SAGA
     return Cause.CIRCLE if event.causation_id in ids else Cause.MISSING
 
 

@@ -70,6 +70,9 @@ def shown_cause(event: Published) -> str:
             return f"because of {event.because_of}"
         case Cause.OUTSIDE:
             return "from outside"
+        case Cause.SAGA:
+            key, _, number = event.causation_id.rpartition("#")
+            return f"by {number} of saga {key}"
         case Cause.MISSING:
             return f"because of {event.causation_id}, which was not found"
         case Cause.CIRCLE:

@@ -12,7 +12,7 @@ from tests.unit.cli.services import Entered, Sold, flag, travel, traveller
 
 from ensue.cli.flow.mermaid import as_mermaid
 from ensue.cli.flow.sagas import saga_keys, saga_seen
-from ensue.cli.flow.sequence import sequence_of
+from ensue.cli.flow.sequence import Cause, sequence_of
 from ensue.cli.flow.text import as_text
 from ensue.saga.instance import Instance, Status
 from ensue.saga.journal import NULL, Issued, Refusal, Resolved
@@ -88,3 +88,12 @@ def test_a_parked_saga_is_seen_in_its_flow(ensue: Callable[..., Ended], home: ob
     [saga] = ensue("flow", flow, f"{SERVICES}:traveller", "--json").json["sagas"]
     assert saga["saga"] == "travel:ann"
     assert [each["asked"] for each in saga["operations"]] == ["receive entries.Entered.v1"]
+
+
+def test_what_a_local_step_publishes_has_its_saga_for_its_cause() -> None:
+    published = [seen("a"), seen("b", cause="place_order:o-1#6")]
+    [_, event] = sequence_of(published, [], {"place_order:o-1"})
+    assert (event.cause, event.because_of) == (Cause.SAGA, None)
+    assert "by 6 of saga place_order:o-1" in "".join(as_text("flow", [event]))
+    [_, event] = sequence_of(published, [])  # of a saga that nobody here knows
+    assert event.cause is Cause.MISSING
