@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.sagas.shop import Customer, Place, Shop
 from tests.sagas.stage import Death, Stage, on_stage
 from tests.unit.engine.workbench import settled, until
@@ -33,10 +34,16 @@ async def resting(stage: Stage) -> None:
 # ---------------------------------------------------------------------------------------------------------- processes
 
 
-async def test_two_recoverers_run_one_instance(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_two_recoverers_run_one_instance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """dbos-transact-py#742. Both processes believe that every partition is theirs; each step takes effect once."""
     orders = [f"o-{number}" for number in range(30)]
-    async with on_stage(tmp_path) as stage:
+    url = ""
+    if kind == "postgresql":
+        server = request.getfixturevalue("postgres_server")
+        server.drop("saga_recoverers")
+        url = server.url("saga_recoverers", kind)
+    async with on_stage(tmp_path, url) as stage:
         await stage.start()
         first = stage.world.runtimes["sales"].worker
         assert first is not None
