@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.sagas.stage import Stage, on_stage
 from tests.unit.engine.workbench import LIMIT_S, _until, bench, settled, until
 
@@ -205,3 +206,29 @@ async def test_what_is_told_is_lost_when_it_ends(tmp_path: Path) -> None:
         assert (await service.ended(function, 1, timeout=LIMIT_S)).result == 0
         await settled(world)
         assert service.runtime.context.dispatcher.sagas.dropped == 2
+
+
+async def test_what_it_was_told_and_never_received_is_lost_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """temporal#8097. What it was told before it ended is counted, named in the log, and stays in its row."""
+
+    async def one(saga: Saga, trip: Trip) -> None:
+        await saga.sleep(timedelta(hours=1))
+
+    service, function = trips(one)
+    async with bench(tmp_path, service) as world:
+        async with service.step() as step:
+            step.start(function, Trip(), id=1)
+            for number in range(3):
+                step.tell(function, 1, Told(name="t", number=number))
+        await settled(world)
+        async with service.step() as step:
+            step.cancel_saga(function, 1)
+        assert (await service.ended(function, 1, timeout=LIMIT_S)).status == "UNDONE"
+        await settled(world)
+        assert service.runtime.context.dispatcher.sagas.dropped == 3
+        assert "is UNDONE and has not received 3 event(s) that it was told: " in caplog.text
+        row = await world.runtimes["trips"].context.books.saga("trip:1")
+    assert row is not None
+    assert len(row.mailbox) == 3

@@ -208,6 +208,9 @@ class Sagas:
                 )
                 if saga.status is Status.PARKED and was is not Status.PARKED:
                     outgoing.after.append(partial(self._say_parked, saga.key, saga.reason))
+                if saga.status in ENDED and saga.mailbox:
+                    unread = [each.type for each in saga.mailbox]
+                    outgoing.after.append(partial(self._say_unread, saga.key, saga.status, unread))
                 full, turn.full = turn.full, nearly_full(saga)
                 if turn.full and not full:
                     outgoing.after.append(partial(self._say_full, saga.key, turn.full))
@@ -260,6 +263,13 @@ class Sagas:
     def _drop(self, key: str, message_id: str) -> None:
         self.dropped += 1
         log.info("%s: saga %s: %s came for nothing", self._service, key, message_id)
+
+    def _say_unread(self, key: str, status: Status, types: Sequence[str]) -> None:
+        self.dropped += len(types)
+        log.warning(
+            "%s: saga %s is %s and has not received %d event(s) that it was told: %s", self._service, key, status,
+            len(types), ", ".join(sorted(set(types))),
+        )  # fmt: skip
 
     def _say_parked(self, key: str, reason: str) -> None:
         log.error("%s: saga %s is parked: %s", self._service, key, Lines(reason))

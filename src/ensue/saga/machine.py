@@ -623,7 +623,7 @@ def _end(saga: Instance, status: Status) -> list[Effect]:
     if status is Status.COMPLETED:
         saga.reason = ""
     effects: list[Effect] = [CancelTimer(name) for name in saga.timers.values()]
-    saga.timers, saga.sent, saga.mailbox, saga.outside = {}, {}, [], {}
+    saga.timers, saga.sent, saga.outside = {}, {}, {}  # its mailbox stays, for people to see
     if saga.answers is not None and saga.answers.topic:
         effects.append(Answer())
     return effects
