@@ -85,13 +85,13 @@ class CreditKept(Event, topic="flow-replies", key="customer_id"):
     left: int
 
 
-class ReserveCredit(Command[CreditKept], service="customers", key="customer_id"):
+class HoldCredit(Command[CreditKept], service="customers", key="customer_id"):
     order_id: str
     customer_id: str
     total: int
 
 
-class ReleaseCredit(Command[None], service="customers", key="customer_id"):
+class FreeCredit(Command[None], service="customers", key="customer_id"):
     order_id: str
     customer_id: str
     total: int
@@ -164,7 +164,7 @@ def choreography(urls: Urls) -> Flow:
 def saga(urls: Urls, limit: timedelta | None = None) -> Flow:
     """limit: of the call; a timer is set and taken back for it."""
     orders = Service(
-        "orders", publishes=[], calls=[ReserveCredit, ReleaseCredit], repositories=[ORDERS], tables=_tables,
+        "orders", publishes=[], calls=[HoldCredit, FreeCredit], repositories=[ORDERS], tables=_tables,
         database=urls.orders, broker=urls.broker,
     )  # fmt: skip
     customers = Service(
@@ -172,14 +172,14 @@ def saga(urls: Urls, limit: timedelta | None = None) -> Flow:
     )
 
     @customers.handles
-    def reserve(customer: Customer, command: ReserveCredit) -> CreditKept:
+    def reserve(customer: Customer, command: HoldCredit) -> CreditKept:
         if command.total > customer.available:
             raise CreditShort(available=customer.available)
         customer.available -= command.total
         return CreditKept(order_id=command.order_id, customer_id=customer.id, left=customer.available)
 
     @customers.handles
-    def release(customer: Customer, command: ReleaseCredit) -> None:
+    def release(customer: Customer, command: FreeCredit) -> None:
         customer.available += command.total
 
     @orders.local
@@ -200,8 +200,8 @@ def saga(urls: Urls, limit: timedelta | None = None) -> Flow:
             create_order, new.order_id, new.customer_id, new.total, undo=saga.local(reject_order, new.order_id)
         )
         await saga.call(
-            ReserveCredit(order_id=new.order_id, customer_id=new.customer_id, total=new.total),
-            undo=ReleaseCredit(order_id=new.order_id, customer_id=new.customer_id, total=new.total),
+            HoldCredit(order_id=new.order_id, customer_id=new.customer_id, total=new.total),
+            undo=FreeCredit(order_id=new.order_id, customer_id=new.customer_id, total=new.total),
             limit=limit,
         )
         saga.pivot()

@@ -30,7 +30,7 @@ class CreditReserved(Event, topic="declared.credit", key="customer_id"):
     left: Decimal
 
 
-class ReserveCredit(Command[CreditReserved], service="customers", key="customer_id"):
+class KeepCredit(Command[CreditReserved], service="customers", key="customer_id"):
     customer_id: int
     total: Decimal
 
@@ -56,8 +56,8 @@ def spec_of(cls: type) -> CommandType[Any]:
 
 
 def test_a_command_has_a_type_and_a_topic_of_its_service_and_a_reply() -> None:
-    spec = spec_of(ReserveCredit)
-    assert (spec.type, spec.topic) == ("customers.commands.ReserveCredit.v1", "customers.commands")
+    spec = spec_of(KeepCredit)
+    assert (spec.type, spec.topic) == ("customers.commands.KeepCredit.v1", "customers.commands")
     assert (spec.service, spec.key_field) == ("customers", "customer_id")
     assert spec.reply is not None
     assert spec.reply.cls is CreditReserved
@@ -210,7 +210,7 @@ def _strange_option() -> None:
 
 
 def _taken() -> None:
-    class ReserveCredit(Command[None], service="customers", key="n"):
+    class KeepCredit(Command[None], service="customers", key="n"):
         n: int
 
 
@@ -337,7 +337,7 @@ def test_what_would_not_come_back_is_refused_where_it_is_made() -> None:
 
 
 def test_an_answer_is_what_the_command_declares() -> None:
-    reserve, forget = spec_of(ReserveCredit), spec_of(ForgetCustomer)
+    reserve, forget = spec_of(KeepCredit), spec_of(ForgetCustomer)
     with pytest.raises(UsageError, match="returned nothing, expected a CreditReserved or a Failure"):
         reply_with(reserve, "c-1", None)
     with pytest.raises(UsageError, match="returned a Plain, expected a CreditReserved"):
@@ -349,7 +349,7 @@ def test_an_answer_is_what_the_command_declares() -> None:
     assert outcome(forget, reply_with(forget, "c-1", None)) is None
     with pytest.raises(CreditLimitExceeded):
         outcome(reserve, reply_with(reserve, "c-1", CreditLimitExceeded(available=Decimal(0))))
-    with pytest.raises(BadMessage, match=r"the command c-1 was done, but the reply to .*ReserveCredit.v1"):
+    with pytest.raises(BadMessage, match=r"the command c-1 was done, but the reply to .*KeepCredit.v1"):
         outcome(reserve, Reply("c-1", msgspec.Raw(b'{"other":1}')))
 
 
@@ -365,37 +365,37 @@ def test_what_is_no_command_is_not_sent() -> None:
 # ------------------------------------------------------------------------------------------------------------ handlers
 
 
-def reserve(command: ReserveCredit) -> CreditReserved | CreditLimitExceeded:
+def reserve(command: KeepCredit) -> CreditReserved | CreditLimitExceeded:
     return CreditReserved(customer_id=1, left=Decimal(0))
 
 
-async def reserve_async(command: ReserveCredit) -> CreditReserved:
+async def reserve_async(command: KeepCredit) -> CreditReserved:
     return CreditReserved(customer_id=1, left=Decimal(0))
 
 
-def reserve_later(command: ReserveCredit) -> Awaitable[CreditReserved]:
+def reserve_later(command: KeepCredit) -> Awaitable[CreditReserved]:
     return reserve_async(command)
 
 
-def refuse(command: ReserveCredit) -> NoReturn:
+def refuse(command: KeepCredit) -> NoReturn:
     raise CreditLimitExceeded(available=Decimal(0))
 
 
-def say_nothing(command: ReserveCredit) -> None: ...
+def say_nothing(command: KeepCredit) -> None: ...
 
 
-def say_else(command: ReserveCredit) -> Plain:
+def say_else(command: KeepCredit) -> Plain:
     return Plain(1)
 
 
-def pair_without_entity(command: ReserveCredit) -> tuple[Plain, CreditReserved]:
+def pair_without_entity(command: KeepCredit) -> tuple[Plain, CreditReserved]:
     raise NotImplementedError
 
 
 Answer = TypeAliasType("Answer", CreditReserved | CreditLimitExceeded)  # as `type Answer = ...` makes it
 
 
-def reserve_alias(command: ReserveCredit) -> Answer:
+def reserve_alias(command: KeepCredit) -> Answer:
     raise NotImplementedError
 
 
@@ -409,7 +409,7 @@ def forget_and_say(command: ForgetCustomer) -> CreditReserved:
 def of_an_event(event: CreditReserved) -> None: ...
 
 
-def of_two(command: ReserveCredit | ForgetCustomer) -> None: ...
+def of_two(command: KeepCredit | ForgetCustomer) -> None: ...
 
 
 @pytest.mark.parametrize("function", [reserve, reserve_async, reserve_later, reserve_alias, refuse, forget])
@@ -434,7 +434,7 @@ ANSWERS: list[Any] = [CreditReserved, CreditLimitExceeded, CreditReserved | Cred
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_a_new_entity_comes_with_the_reply_or_a_failure(answer: Any) -> None:
-    def open_account(account: Account | None, command: ReserveCredit) -> Any: ...
+    def open_account(account: Account | None, command: KeepCredit) -> Any: ...
 
     customers = Service("customers")
     open_account.__annotations__["return"] = tuple[Account, answer]
@@ -452,7 +452,7 @@ def test_a_new_entity_comes_with_the_reply_or_a_failure(answer: Any) -> None:
         (pair_without_entity, r"annotated to return tuple\[.*expected CreditReserved"),
         (forget_and_say, "annotated to return CreditReserved; expected None or a Failure"),
         (of_an_event, "takes CreditReserved, expected one command: .* declared with @customers.on"),
-        (of_two, r"takes ReserveCredit \| ForgetCustomer, expected one command"),
+        (of_two, r"takes KeepCredit \| ForgetCustomer, expected one command"),
     ],
 )
 def test_a_handler_that_cannot_work_is_refused(function: Any, says: str) -> None:
@@ -465,15 +465,15 @@ def test_a_command_has_one_handler_in_its_own_service() -> None:
         Service("orders").handles(reserve)
     customers = Service("customers")
     customers.handles(reserve)
-    with pytest.raises(UsageError, match=r"two handlers of customers\.commands\.ReserveCredit\.v1, reserve and again"):
+    with pytest.raises(UsageError, match=r"two handlers of customers\.commands\.KeepCredit\.v1, reserve and again"):
         customers.handles(name="again")(reserve)
     with pytest.raises(UsageError, match=r"which is a command: declare it with @customers\.handles"):
         customers.on(name="third")(reserve)
 
 
 def test_a_service_calls_commands_only() -> None:
-    assert Service("orders", calls=[ReserveCredit]).subscribed_topics == ("orders.replies",)
+    assert Service("orders", calls=[KeepCredit]).subscribed_topics == ("orders.replies",)
     with pytest.raises(UsageError, match="calls=CreditReserved, which is an event"):
         Service("orders", calls=[CreditReserved])
-    with pytest.raises(UsageError, match=r"calls=ReserveCredit is no list; write calls=\[ReserveCredit\]"):
-        Service("orders", calls=ReserveCredit)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"calls=KeepCredit is no list; write calls=\[KeepCredit\]"):
+        Service("orders", calls=KeepCredit)  # type: ignore[arg-type]

@@ -152,7 +152,7 @@ async def test_a_service_that_waits_to_publish_goes_on_applying_events(
         gate.set()
         await until(lambda: len(set(applied)) == COUNT, world, "all applied while the alarm lasts")
         assert await blocked()
-        assert heard == [0]
+        assert heard in ([0], [0, -1])  # the record at which the server notices may get in
         await memory(short_of_memory, ENOUGH)
         await until(lambda: len(heard) > COUNT, world, "what waited is sent")
         assert sorted(heard) == [-1, *range(COUNT)]

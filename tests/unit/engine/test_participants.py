@@ -24,7 +24,7 @@ class Authorised(Event, topic="participants.authorised", key="card"):
     by: str
 
 
-class Authorise(Command[Authorised], service="payments", key="card"):
+class Approve(Command[Authorised], service="payments", key="card"):
     card: str
     amount: int = 1
 
@@ -58,8 +58,8 @@ class Payments:
         async def void(card: str) -> None:
             self.voided.append(card)
 
-        @payments.saga(handles=Authorise)
-        async def authorise(saga: Saga, command: Authorise) -> Authorised:
+        @payments.saga(handles=Approve)
+        async def authorise(saga: Saga, command: Approve) -> Authorised:
             said: str = await saga.outside(charge, command.card, undo=void, attempts=1)
             if command.amount > 100:
                 raise CardDeclined(card=command.card)
@@ -76,11 +76,11 @@ class Orders:
     """It calls as a saga, and from outside."""
 
     def __init__(self) -> None:
-        self.service = orders = Service("orders", calls=[Authorise, Forget])
+        self.service = orders = Service("orders", calls=[Approve, Forget])
 
         @orders.saga
         async def place(saga: Saga, new: Order) -> str:
-            found = await saga.call(Authorise(card=new.card), undo=Forget(card=new.card))
+            found = await saga.call(Approve(card=new.card), undo=Forget(card=new.card))
             return found.by
 
         self.place = place
@@ -109,11 +109,11 @@ async def participants(world: World) -> list[Instance]:
 
 async def test_its_end_is_the_answer_to_a_call_and_to_a_saga(sql_database: str, tmp_path: Path) -> None:
     async with running(tmp_path, sql_database) as (world, payments, orders):
-        called = await orders.service.call(Authorise(card="c-1"), timeout=LIMIT_S)
+        called = await orders.service.call(Approve(card="c-1"), timeout=LIMIT_S)
         assert called == Authorised(card="c-1", by="charged c-1")
         await orders.service.call(Forget(card="c-1"), timeout=LIMIT_S)
         with pytest.raises(CardDeclined) as refused:
-            await orders.service.call(Authorise(card="c-2", amount=101), timeout=LIMIT_S)
+            await orders.service.call(Approve(card="c-2", amount=101), timeout=LIMIT_S)
         assert refused.value.card == "c-2"
         assert payments.voided == ["c-2"]
         async with orders.service.step() as step:
@@ -128,7 +128,7 @@ async def test_its_end_is_the_answer_to_a_call_and_to_a_saga(sql_database: str, 
 async def test_each_command_has_a_saga_of_its_own_and_one_that_asks_for_no_answer_gets_none(tmp_path: Path) -> None:
     async with running(tmp_path) as (world, _, orders):
         async with orders.service.step() as step:
-            ids = {step.send(Authorise(card="c-1")), step.send(Authorise(card="c-1"))}
+            ids = {step.send(Approve(card="c-1")), step.send(Approve(card="c-1"))}
         await settled(world)
         found = await participants(world)
         assert {each.key for each in found} == {f"authorise:{each}" for each in ids}
@@ -168,9 +168,9 @@ async def test_cancelled_by_a_person_it_answers_with_that(tmp_path: Path) -> Non
 
 async def test_in_tests_of_their_own_it_is_a_saga_and_its_command_starts_it() -> None:
     payments = Payments()
-    run = saga(payments.authorise, Authorise(card="c-1"))
+    run = saga(payments.authorise, Approve(card="c-1"))
     assert run.waits_for == "outside charge"
-    result = await given(payments.service).when(Authorise(card="c-1"))
+    result = await given(payments.service).when(Approve(card="c-1"))
     assert (result.published, result.answers, result.error) == ([], [], None)
 
 
@@ -190,28 +190,28 @@ def test_the_highest_version_handles_the_command() -> None:
 def test_declarations_that_cannot_work_are_refused() -> None:
     payments, orders = Service("payments"), Service("orders")
 
-    async def takes(saga: Saga, command: Authorise) -> Authorised:
+    async def takes(saga: Saga, command: Approve) -> Authorised:
         raise NotImplementedError
 
     async def other(saga: Saga, command: Forget) -> None: ...
 
-    async def wrong(saga: Saga, command: Authorise) -> int:
+    async def wrong(saga: Saga, command: Approve) -> int:
         raise NotImplementedError
 
-    async def fails(saga: Saga, command: Authorise) -> CardDeclined:
+    async def fails(saga: Saga, command: Approve) -> CardDeclined:
         raise NotImplementedError
 
     def declared(service: Service, function: Any, handles: Any) -> Any:
         return service.saga(handles=handles)(function)
 
     for service, function, handles, said in (
-        (payments, takes, Forget, "handles Forget and begins with Authorise: take the command"),
-        (payments, takes, None, r"write saga\(handles=Authorise\)"),
-        (payments, wrong, Authorise, "is annotated to return int, expected Authorised"),
-        (payments, fails, Authorise, "is annotated to return CardDeclined, expected Authorised"),
+        (payments, takes, Forget, "handles Forget and begins with Approve: take the command"),
+        (payments, takes, None, r"write saga\(handles=Approve\)"),
+        (payments, wrong, Approve, "is annotated to return int, expected Authorised"),
+        (payments, fails, Approve, "is annotated to return CardDeclined, expected Authorised"),
         (payments, takes, Authorised, "expected the class of a command"),
         (payments, takes, 7, "handles=7, expected the class of a command"),
-        (orders, takes, Authorise, "a command for service payments"),
+        (orders, takes, Approve, "a command for service payments"),
     ):
         with pytest.raises(UsageError, match=said):
             declared(service, function, handles)
@@ -229,11 +229,11 @@ def test_declarations_that_cannot_work_are_refused() -> None:
 def test_what_it_returns_that_is_no_reply_parks_it(answer: Any, said: str) -> None:
     payments = Service("payments")
 
-    @payments.saga(handles=Authorise)
-    async def returns(saga: Saga, command: Authorise):  # type: ignore[no-untyped-def]  # as users write it
+    @payments.saga(handles=Approve)
+    async def returns(saga: Saga, command: Approve):  # type: ignore[no-untyped-def]  # as users write it
         return answer if answer == 7 else answer(card="c-1")
 
-    saga(returns, Authorise(card="c-1")).expect_parked(said)
+    saga(returns, Approve(card="c-1")).expect_parked(said)
 
 
 async def test_strangers_may_use_one_id_each_and_ids_of_any_text(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ async def test_strangers_may_use_one_id_each_and_ids_of_any_text(tmp_path: Path)
         strange = "1 \u00e4 " + "x" * 200
         for source, card in (("https://a", "c-1"), ("https://b", "c-2")):
             sender = Sender(world.broker, source)
-            await sender.append(sender.foreign(Authorise(card=card), strange))
+            await sender.append(sender.foreign(Approve(card=card), strange))
         await settled(world)
         found = await participants(world)
         assert sorted(bytes(each.request) for each in found) == [
