@@ -33,6 +33,10 @@ from ensue.texts import logger
 log = logger("ensue.consumer")
 
 
+#: How long it is believed how old what is read is, and that there is more: to ask costs two round trips.
+_AGE_ASKED_S = 5.0
+
+
 class PartitionConsumer(Loop):
     """Reads one partition for one subscription until it is stopped. `stop` lets a running batch finish.
 
@@ -57,6 +61,7 @@ class PartitionConsumer(Loop):
         self._keeps_replies = partition.topic == replies_of(context.service)
         self._looked = 0.0
         self._behind_s = 0.0
+        self._age_asked_at = -_AGE_ASKED_S
         self._compared = (-1, 0.0)  # the revision that was found stored, or was written, and when
 
     @property
@@ -194,6 +199,11 @@ class PartitionConsumer(Loop):
             age_s = max(now - seconds_of(last.envelope.time, now), 0.0)
             more = len(batch) == config.batch_records_max
             if age_s > half_s:  # by our clock, which may be wrong; and a read brings what is at hand. So they are asked
+                moment = self._context.clock.monotonic()
+                if moment - self._age_asked_at < _AGE_ASKED_S:
+                    self._behind_s = before
+                    return
+                self._age_asked_at = moment
                 age_s = max(await self._context.store.now() - seconds_of(last.envelope.time, now), 0.0)
                 bounds = await self._context.broker.bounds(self.partition.topic, self.partition.number)
                 more = bounds.last > last.offset

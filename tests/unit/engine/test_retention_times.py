@@ -16,7 +16,7 @@ from ensue.engine.clock import SystemClock
 from ensue.engine.gauges import READ_AGE, Values, measure
 from ensue.engine.retention import Retention, prune_once
 from ensue.errors import UsageError
-from ensue.message import GapState
+from ensue.message import Bounds, GapState
 from ensue.retry import Retry
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing import World
@@ -218,11 +218,33 @@ async def test_a_subscriber_that_reads_what_is_about_to_leave_the_log_says_so(
         assert max((await read_ages(world)).values()) > 0.5
         held.set()
         await world.settle()
-        assert not await world.runtimes["work"].readiness()
+        async with asyncio.timeout(10):
+            while await world.runtimes["work"].readiness():  # noqa: ASYNC110  # until a read has brought nothing
+                await asyncio.sleep(0.01)
         ages = await read_ages(world)
         assert ages == dict.fromkeys(ages, 0.0)
         assert ages
     assert of.applied == list("abcde")
+
+
+async def test_who_reads_a_long_log_of_old_records_asks_now_and_then_how_old_they_are(tmp_path: Path) -> None:
+    asked = 0
+
+    class Asked(OneByOne):
+        async def bounds(self, topic: str, partition: int) -> Bounds:
+            nonlocal asked
+            asked += 1
+            return await super().bounds(topic, partition)
+
+    of, names = Jobs(tmp_path), [f"n-{number}" for number in range(200)]
+    async with bench(tmp_path, jobs := of.jobs(), broker=of.log()) as world:
+        await publish(world, jobs, *names)
+        await world.settle()
+    engine = config(retention_s=0.001, retention_interval_s=3600.0)
+    async with bench(tmp_path, of.work(), broker=of.log(Asked), engine=engine) as world:
+        await world.settle()
+    assert sorted(of.applied) == sorted(names)
+    assert asked < 300, "200 reads ask the log by themselves; once more for each would be 400"
 
 
 async def test_a_worker_whose_clock_is_ahead_does_not_take_what_is_new_for_old(
