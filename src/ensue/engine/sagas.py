@@ -208,7 +208,7 @@ class Sagas:
                 )
                 if saga.status is Status.PARKED and was is not Status.PARKED:
                     outgoing.after.append(partial(self._say_parked, saga.key, saga.reason))
-                if saga.status in ENDED and saga.mailbox:
+                if saga.mailbox and saga.status in ENDED and was not in ENDED:
                     unread = [each.type for each in saga.mailbox]
                     outgoing.after.append(partial(self._say_unread, saga.key, saga.status, unread))
                 full, turn.full = turn.full, nearly_full(saga)
