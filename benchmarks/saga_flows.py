@@ -97,7 +97,7 @@ class FreeCredit(Command[None], service="customers", key="customer_id"):
     total: int
 
 
-class CreditShort(Failure):
+class BelowBalance(Failure):
     available: int
 
 
@@ -174,7 +174,7 @@ def saga(urls: Urls, limit: timedelta | None = None) -> Flow:
     @customers.handles
     def reserve(customer: Customer, command: HoldCredit) -> CreditKept:
         if command.total > customer.available:
-            raise CreditShort(available=customer.available)
+            raise BelowBalance(available=customer.available)
         customer.available -= command.total
         return CreditKept(order_id=command.order_id, customer_id=customer.id, left=customer.available)
 

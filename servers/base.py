@@ -172,8 +172,11 @@ class Server:
             self._process.wait(timeout=self.stop_s)
 
     def pause(self) -> None:
-        """Let it stand still (SIGSTOP): its connections stay open and nothing answers."""
+        """Let it stand still (SIGSTOP): its connections stay open and nothing answers. Returns when it does stand."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None and self.running:
+            # Its threads stop one after the other: one that still ran answered what was sent after this call.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
