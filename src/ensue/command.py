@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform
 import msgspec
 
 from ensue.errors import UsageError
-from ensue.event import E, EventMeta, EventType, Shape, attach, declared, event_type, is_event_class, shape_of
+from ensue.event import SPEC, E, EventMeta, EventType, Shape, attach, declared, event_type, is_event_class, shape_of
 from ensue.failure import Failure
 from ensue.formats import of_msgspec
 
@@ -129,6 +129,9 @@ class Command(msgspec.Struct, Generic[R_co], metaclass=CommandMeta, frozen=True,
 def command_type(command: object) -> CommandType[Any]:
     """Return the CommandType of a command; raises UsageError for anything else, which says what to write."""
     cls = type(command)
+    known = cls.__dict__.get(SPEC)
+    if type(known) is CommandType:
+        return known
     if isinstance(command, type):
         raise UsageError(f"{command.__qualname__} is a class: send an object of it, {command.__qualname__}(...)")
     if not is_event_class(cls):

@@ -22,7 +22,8 @@ from ensue.roundtrip import difference, fields_of
 from ensue.texts import said_by
 
 E = TypeVar("E")
-_SPEC = "__ensue_event_type__"
+#: Where a declared class keeps its EventType.
+SPEC = "__ensue_event_type__"
 _TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 #: Every declared event by its wire type, so that two classes cannot claim one name.
@@ -172,7 +173,7 @@ def as_event(
 def shape_of(cls: type[E], called: str) -> Shape[E]:
     """Return how objects of a class travel as a part of something else: of an event's, a Struct's, a dataclass's or a
     pydantic model's. called: its name in errors. Raises UsageError for one whose objects could not be read back."""
-    spec = cls.__dict__.get(_SPEC)
+    spec = cls.__dict__.get(SPEC)
     form: Format[E] | None = None
     if parameters := getattr(cls, "__parameters__", ()):
         raise UsageError(
@@ -224,7 +225,7 @@ def event_type(cls: type[E]) -> EventType[E]:
     """Return the EventType of a declared event class; raises UsageError for anything else."""
     if not isinstance(cls, type):
         raise UsageError(f"{cls!r:.80} is no event class: name the class itself")
-    spec = cls.__dict__.get(_SPEC)
+    spec = cls.__dict__.get(SPEC)
     if spec is None:
         if isinstance(cls, EventMeta) and cls.__bases__[0] is not msgspec.Struct:
             where, *_ = type(cls).ours
@@ -246,7 +247,7 @@ def declared_as(kind: str) -> EventType[Any]:
 
 def is_event_class(cls: object) -> bool:
     """Whether it is meant as an event; `event_type` says whether it is one."""
-    return isinstance(cls, type) and (isinstance(cls, EventMeta) or hasattr(cls, _SPEC))
+    return isinstance(cls, type) and (isinstance(cls, EventMeta) or hasattr(cls, SPEC))
 
 
 def declared(
@@ -314,4 +315,4 @@ def attach(spec: EventType[Any]) -> None:
     with contextlib.suppress(NameError):
         spec.format.check()
     _declared[wire] = cls
-    setattr(cls, _SPEC, spec)
+    setattr(cls, SPEC, spec)

@@ -24,12 +24,14 @@ async def answered(handler: Handler, result: Any, step: Step, limit: HandlerLimi
 
     run: as for `HandlerLimit.finished`. Raises UsageError for an answer that the command does not declare.
     """
-    result = await limit.finished(handler, result, run)
-    if step.outgoing.asked:
-        raise SessionAsked  # again: the handler has caught it, and its answer is of no worth
     command, message = handler.command, step.message
     assert command is not None
     assert message is not None
+    # An object of the reply's own class is the answer itself, as most are, and nothing that is still to be awaited.
+    if command.reply is None or type(result) is not command.reply.cls or hasattr(result, "__await__"):
+        result = await limit.finished(handler, result, run)
+    if step.outgoing.asked:
+        raise SessionAsked  # again: the handler has caught it, and its answer is of no worth
     entity, answer = _parts(handler, result)
     _send(step, reply_with(command, message.id, answer))
     return entity
@@ -37,7 +39,8 @@ async def answered(handler: Handler, result: Any, step: Step, limit: HandlerLimi
 
 async def returned(handler: Handler, result: Any, step: Step, limit: HandlerLimit, run: Callable[..., Any]) -> Any:
     """As `answered`, of a local step of a saga: what it returned is kept for the saga."""
-    result = await limit.finished(handler, result, run)
+    if handler.entity is None or type(result) is not handler.entity or hasattr(result, "__await__"):  # as above
+        result = await limit.finished(handler, result, run)
     if step.outgoing.asked:
         raise SessionAsked  # as above
     assert step.message is not None

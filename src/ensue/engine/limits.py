@@ -27,6 +27,8 @@ class HandlerLimit:
 
         run: calls in the context in which the handler was called, which is of its message alone.
         """
+        if result is None:
+            return None
         rest = self.rest(handler, result, run)
         return None if rest is None else await rest
 

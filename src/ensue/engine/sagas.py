@@ -211,13 +211,13 @@ class Sagas:
                 if saga.mailbox and saga.status in ENDED and was not in ENDED:
                     unread = [each.type for each in saga.mailbox]
                     outgoing.after.append(partial(self._say_unread, saga.key, saga.status, unread))
-                full, turn.full = turn.full, nearly_full(saga)
-                if turn.full and not full:
-                    outgoing.after.append(partial(self._say_full, saga.key, turn.full))
                 steps = self._carry_out(turn, effects, transaction, outgoing)
                 if steps:
                     turn.going = True
                     return steps
+                full, turn.full = turn.full, nearly_full(saga)
+                if turn.full and not full:
+                    outgoing.after.append(partial(self._say_full, saga.key, turn.full))
         except Exception as error:
             raise StepFailed(turn.index, error, f"sagas, {turn.key}") from error
         return []
@@ -296,6 +296,8 @@ class Sagas:
         self, turn: Turn, effects: Sequence[Effect], transaction: StepTransaction, outgoing: Outgoing
     ) -> list[RunLocal]:
         """Write what is to be sent and set; return the local steps."""
+        if not effects:
+            return []
         saga, message = turn.saga, turn.message
         assert saga is not None
         assert message is not None

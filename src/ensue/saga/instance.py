@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final
 
 import msgspec
 
@@ -61,6 +62,14 @@ class Skip(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: Refusal | None = None
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """So many entries of a journal, the last of which is `last`, have about so many bytes: see `room`."""
+
+    entries: int
+    last: Entry
+    size: int
+
+
 class State(msgspec.Struct, omit_defaults=True):
     """What of a row no query asks for."""
 
@@ -113,6 +122,8 @@ class Instance(State, kw_only=True):
     undos: list[Undo] = []
     mailbox: list[Mail] = []
     revision: int = 0
+    counted: Counted | None = None
+    """Of its journal, in this process; no column has it."""
 
     @property
     def name(self) -> str:
@@ -128,7 +139,7 @@ class Instance(State, kw_only=True):
         return self.last
 
 
-_STATE: Final = State.__struct_fields__
+_state_of: Final = attrgetter(*State.__struct_fields__)
 _encode = msgspec.json.Encoder().encode
 _read_state = msgspec.json.Decoder(State).decode
 _read_mail = msgspec.json.Decoder(list[Mail]).decode
@@ -141,21 +152,18 @@ def _storable(text: str) -> str:
 
 def row_of(saga: Instance, revision: int) -> Row:
     """In the order of `tables.SAGAS`."""
-    state = State(**{name: getattr(saga, name) for name in _STATE})
     return (
         saga.key, saga.name, saga.version, str(saga.status), saga.correlation_id, saga.started_at, saga.updated_at,
         _storable(saga.waits_for), _storable(saga.reason), saga.request, write_journal(saga.journal),
-        write_undos(saga.undos), _encode(saga.mailbox), _encode(state), revision,
+        write_undos(saga.undos), _encode(saga.mailbox), _encode(State(*_state_of(saga))), revision,
     )  # fmt: skip
 
 
 def instance_of(row: Row) -> Instance:
     key, _, version, status, correlation_id, started_at, updated_at, waits_for, reason = row[:9]
     request, journal, undos, mailbox, state, revision = row[9:]
-    found = _read_state(state)
-    values: dict[str, Any] = {name: getattr(found, name) for name in _STATE}
     return Instance(
-        **values, key=key, version=version, status=Status(status), correlation_id=correlation_id,
+        *_state_of(_read_state(state)), key=key, version=version, status=Status(status), correlation_id=correlation_id,
         started_at=started_at, updated_at=updated_at, waits_for=waits_for, reason=reason, request=bytes(request),
         journal=read_journal(journal), undos=read_undos(undos), mailbox=_read_mail(mailbox), revision=revision,
     )  # fmt: skip

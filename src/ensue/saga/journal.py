@@ -47,9 +47,9 @@ class Resolved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reso
     failure: str = ""
     fields: dict[str, msgspec.Raw] = {}
 
-    def raised(self) -> Failure | None:
-        """The failure, made anew from its name and fields."""
-        return read(self.failure, _encode(self.fields)) if self.failure else None
+    def raised(self) -> Failure:
+        """Of one that has failed: the failure, made anew from its name and fields."""
+        return read(self.failure, _encode(self.fields))
 
 
 Entry = Issued | Resolved

@@ -23,16 +23,17 @@ from ensue.saga.named import Named, arguments_of, value_of
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LocalStep(Named):
-    """handler: whose event is the arguments."""
+    """handler: whose event is the arguments. id_of: reads the entity's id from them, where it has one."""
 
     handler: Handler
+    id_of: Callable[[Any], Any]
 
     def entity_key(self, arguments: Any) -> str:
         """The id of its entity, as text; empty: it has none. Raises UsageError for arguments that do not fit."""
         if self.handler.entity is None:
             return ""
         try:
-            return str(self.handler.id_of()(arguments))
+            return str(self.id_of(arguments))
         except Exception:  # they are not what they are annotated to be: that is said better than by what came of it
             self.arguments.write(arguments)
             raise
@@ -88,7 +89,8 @@ def local_step(
     elif id is not None:
         raise UsageError(f"{where}: id= belongs to an entity, and no parameter takes one")
     value = value_of(function, entity, where, local_names)
-    return LocalStep(called, handler.where, spec, tuple(each[0] for each in fields), value, handler)
+    names = tuple(each[0] for each in fields)
+    return LocalStep(called, handler.where, spec, names, value, handler, handler.id_of())
 
 
 def _by_place(

@@ -421,12 +421,15 @@ def go_on(
             _look_again(saga, now, effects)
         else:
             effects += _forward(code, saga, now, largest, values=values, live=live)
-    if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
-        effects += _undo(saga, now, named)
-    if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
-        effects += _outside(saga, now, named)
-    if named is not None and saga.status not in (Status.PARKED, *ENDED) and _left(saga):
-        _look_again(saga, now, effects)
+    if saga.status is Status.RUNNING and not saga.outside and not any(each.at_once for each in saga.undos):
+        pass  # as most are: there is nothing to be undone while it runs, and nothing outside is at hand
+    else:
+        if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
+            effects += _undo(saga, now, named)
+        if saga.status is Status.UNDOING or saga.status is Status.RUNNING:
+            effects += _outside(saga, now, named)
+        if named is not None and saga.status not in (Status.PARKED, *ENDED) and _left(saga):
+            _look_again(saga, now, effects)
     if saga.status is Status.UNDOING and not saga.undos:
         effects += _end(saga, Status.UNDONE)
     elif saga.status is Status.RUNNING and saga.returned and not saga.undos:

@@ -34,7 +34,7 @@ class Named:
         """Return the arguments as one. Raises UsageError for those that it does not take."""
         spec = self.arguments
         if not keywords and len(args) == len(self.names):
-            return spec.cls(**dict(zip(self.names, args, strict=True)))
+            return spec.cls(**dict(zip(self.names, args)))  # noqa: B905  # as many as there are, see above
         values = dict(zip(self.names, args, strict=False))
         double, unknown = values.keys() & keywords.keys(), keywords.keys() - set(self.names)
         needed = len(spec.cls.__struct_fields__) - len(spec.cls.__struct_defaults__)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio.events
 import dataclasses
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from types import FrameType
 from typing import Any, Literal
@@ -34,6 +33,7 @@ from ensue.saga.replaying import (
 from ensue.saga.saga import Saga
 from ensue.texts import said_by
 
+_running_loop, _set_running_loop = asyncio.events._get_running_loop, asyncio.events._set_running_loop
 _NO_LOOP = "no running event loop"
 _INSTEAD = (
     "A saga awaits operations of its own only: saga.sleep for time, saga.call for another service, saga.gather for "
@@ -74,7 +74,7 @@ class Live:
     def __init__(self) -> None:
         self._run: Replaying | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
-        self._context = copy_context()
+        self._inside: Callable[..., Any] = _not_begun
 
     def go_on(
         self, code: SagaCode, instance: Instance, largest: Largest = usual_largest, *, values: bool = False
@@ -88,11 +88,16 @@ class Live:
             except BadMessage as error:
                 return _flawed(run, f"its request cannot be read: {error}")
             coroutine = code.function(Saga(run, code), request)
-            self._run, self._coroutine = run, coroutine
+            self._run, self._coroutine, self._inside = run, coroutine, copy_context().run
         else:
             run.more(instance.journal)
-        with _without_loop():
-            outcome = _driven(code, run, coroutine, self._context.run, values=values)
+        # Meanwhile no event loop runs, as far as anybody can see.
+        loop = _running_loop()
+        _set_running_loop(None)
+        try:
+            outcome = _driven(code, run, coroutine, self._inside, values=values)
+        finally:
+            _set_running_loop(loop)
         if outcome.kind == "waits" and run.waits_for_step(outcome.waits_for):
             return outcome
         return self.closed(outcome, values=values)
@@ -109,19 +114,16 @@ class Live:
         self._run, self._coroutine = None, None
         if run is None or coroutine is None:
             return ""
-        with _without_loop():
-            return _close(run, coroutine, self._context.run, values=values)
+        loop = _running_loop()
+        _set_running_loop(None)
+        try:
+            return _close(run, coroutine, self._inside, values=values)
+        finally:
+            _set_running_loop(loop)
 
 
-@contextmanager
-def _without_loop() -> Iterator[None]:
-    """Meanwhile no event loop runs, as far as anybody can see."""
-    running = asyncio.events._get_running_loop()
-    asyncio.events._set_running_loop(None)
-    try:
-        yield
-    finally:
-        asyncio.events._set_running_loop(running)
+def _not_begun(*_: Any) -> Any:
+    raise AssertionError("a function that has not begun is not run on")
 
 
 def _driven(
@@ -132,17 +134,18 @@ def _driven(
     *,
     values: bool,
 ) -> Outcome:
+    resolved, send = run.resolved, coroutine.send
     while True:
         if run.waited is not None:
-            missing = tuple(each for each in run.waited.numbers if each not in run.resolved)
+            missing = tuple([each for each in run.waited.numbers if each not in resolved])
             if missing:
                 if run.unasked is not None:
                     return _flawed(run, _unasked(run, f"waits at {_place(coroutine)}"))
-                waiting = tuple(each for each in run.waited.operations if each.number in missing)
+                waiting = tuple([each for each in run.waited.operations if each.number in missing])
                 return Outcome("waits", run.new, waits_for=missing, open=waiting)
-            run.now = max([run.resolved[each].at for each in run.waited.numbers], default=run.now)
+            run.now = max([resolved[each].at for each in run.waited.numbers], default=run.now)
         try:
-            run.waited = inside(coroutine.send, None)
+            run.waited = inside(send, None)
         except StopIteration as done:
             return _returned(code, run, done.value)
         except Restarted as again:
@@ -225,13 +228,12 @@ def _where(error: BaseException) -> str:
 
 def _place(coroutine: Any) -> str:
     """File and line where a coroutine waits, in the innermost one of the user's own."""
-    frames: list[FrameType] = []
-    found = coroutine
+    own, found = None, coroutine
     while (frame := getattr(found, "cr_frame", None)) is not None:
-        frames.append(frame)
+        if _is_users(frame):
+            own = frame
         found = found.cr_await
-    own = [each for each in frames if _is_users(each)]
-    return f"{own[-1].f_code.co_filename}:{own[-1].f_lineno}" if own else "its end"
+    return f"{own.f_code.co_filename}:{own.f_lineno}" if own is not None else "its end"
 
 
 def _is_users(frame: FrameType) -> bool:

@@ -155,7 +155,7 @@ class Replaying:
 
     def waits_for_step(self, numbers: Sequence[int]) -> bool:
         """Whether one of them is a local step, which comes back in this very transaction. They were asked for last."""
-        return any(each.kind == "local" for each in self.issued[-len(numbers) :] if each.number in numbers)
+        return any(each.kind == "local" and each.number in numbers for each in self.issued[-len(numbers) :])
 
     @property
     def unasked(self) -> Issued | None:
@@ -164,9 +164,11 @@ class Replaying:
 
     def issue(self, asks: tuple[str, str, str], operation: Operation[Any] | None) -> int:
         """Return the number of what the function asks for now."""
-        self.check_open()
-        expected = self.unasked
-        if expected is not None:
+        if self.closed:
+            raise Closed
+        cursor = self._cursor
+        if cursor < len(self.issued):
+            expected = self.issued[cursor]
             if expected.asks != asks:
                 asked = Issued(0, *asks)
                 self.brief = self.brief or (
@@ -204,10 +206,10 @@ class Replaying:
     def results(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         """What they have come to. Raises the first failure of them."""
         outcomes = [self.resolved[each.number] for each in operations]
-        # By the order in which they are written, so that it is the same in whichever order they have come.
-        failure = next((found for each in outcomes if (found := each.raised()) is not None), None)
-        if failure is not None:
-            raise failure
+        for each in outcomes:
+            if each.failure:
+                # By the order in which they are written, so that it is the same in whichever order they have come.
+                raise each.raised()
         try:
             return [each.read(bytes(found.data)) for each, found in zip(operations, outcomes, strict=True)]
         except BadMessage as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ensue.saga.instance import Instance
+from ensue.saga.instance import Counted, Instance
 from ensue.saga.journal import Entry, Issued
 
 #: From so many entries of a journal on, or bytes of a row, it is worth a word; beyond so many a saga is parked.
@@ -41,8 +41,30 @@ def parts_of_row(saga: Instance) -> dict[str, int]:
 
 
 def bytes_of(saga: Instance) -> int:
-    """About how many its row has."""
-    return sum(parts_of_row(saga).values())
+    """About how many its row has: the parts together."""
+    size = len(saga.request) + _of_journal(saga)
+    for undo in saga.undos:
+        size += _EACH + len(undo.name) + len(undo.data) + len(undo.key)
+    for mail in saga.mailbox:
+        size += _EACH + len(mail.type) + len(mail.data)
+    for effect in saga.outside.values():
+        size += _EACH + len(effect.name) + len(effect.data)
+    return size
+
+
+def _of_journal(saga: Instance) -> int:
+    """It is asked at each wait, so what was counted before is not counted again: a journal grows, or begins anew."""
+    journal, counted = saga.journal, saga.counted
+    if not journal:
+        return 0
+    if counted is None or counted.entries > len(journal) or journal[counted.entries - 1] is not counted.last:
+        entries, size = 0, 0
+    else:
+        entries, size = counted.entries, counted.size
+    if entries < len(journal):
+        size += sum([_of_entry(each) for each in journal[entries:]])
+        saga.counted = Counted(len(journal), journal[-1], size)
+    return size
 
 
 def nearly_full(saga: Instance) -> str:
@@ -78,4 +100,5 @@ def _instead(saga: Instance) -> str:
 def _of_entry(entry: Entry) -> int:
     if isinstance(entry, Issued):
         return _EACH + len(entry.name) + len(entry.key)
-    return _EACH + len(entry.data) + sum([len(name) + len(value) for name, value in entry.fields.items()])
+    size = _EACH + len(entry.data)
+    return size + sum([len(name) + len(value) for name, value in entry.fields.items()]) if entry.fields else size

@@ -61,10 +61,15 @@ class Saga:
         `undo=saga.local(reject_order, order_id)`; or a command.
         """
         step = self._named(function, LocalStep)
-        arguments = self._checked(step.bind, args, keywords)
+        self._run.check_open()
+        try:
+            arguments = step.bind(args, keywords)
+            key = step.entity_key(arguments)
+        except UsageError as error:
+            raise self._mistaken(error) from error
         return Operation(
             self._run,
-            ("local", step.name, self._checked(step.entity_key, arguments)),
+            ("local", step.name, key),
             write=lambda: self._checked(step.arguments.write, arguments),
             back=self._undo(undo, args, keywords, _LIMIT_S),
             read=step.read_value,
@@ -114,19 +119,17 @@ class Saga:
         undo: a command of the same service and key, so that it lies behind this one. limit: for the answer; then
         TimeLimitExceeded is raised, and the undo is sent at once, since the command may be done all the same.
         """
-        spec = self._command(command)
-        key = self._checked(spec.key_of, command)
+        spec, key = self._command(command)
 
         def back(undo: Command[Any]) -> Undo:
-            other = self._command(undo)
-            other_key = self._checked(other.key_of, undo)
+            other, other_key = self._command(undo)
             if (other.service, other_key) != (spec.service, key):
                 raise self._run.parks(
                     f"undo {other.name} goes to service {other.service} with key {other_key}, and what it undoes, "
                     f"{spec.name}, to {spec.service} with key {key}, so that it might overtake it{here()}: give it the "
                     "same service and key"
                 )
-            return self._sent(other, undo)
+            return self._sent(other, undo, other_key)
 
         return Operation(
             self._run,
@@ -232,7 +235,8 @@ class Saga:
 
     def _back(self, undo: Any, args: Any, keywords: Any, limit_s: float) -> Undo:
         if isinstance(type(undo), CommandMeta):
-            return self._sent(self._command(undo), undo)
+            spec, key = self._command(undo)
+            return self._sent(spec, undo, key)
         outside = isinstance(self._code.named.get(undo), OutsideFunction)
         found = self._named(undo, OutsideFunction if outside else LocalStep)
         data = msgspec.Raw(self._written(found, args, keywords))
@@ -242,15 +246,15 @@ class Saga:
         arguments = self._checked(found.bind, args, keywords)
         return self._checked(found.arguments.write, arguments)
 
-    def _sent(self, spec: CommandType[Any], command: Command[Any]) -> Undo:
+    def _sent(self, spec: CommandType[Any], command: Command[Any], key: str) -> Undo:
         data = msgspec.Raw(self._checked(spec.write, command))
-        key = self._checked(spec.key_of, command)
         self._checked(checked_key, spec.type, key)
         undo = Undo(0, "call", spec.type, data, topic=spec.topic, key=key)
         self._run.check_room(undo)
         return undo
 
-    def _command(self, command: Command[Any]) -> CommandType[Any]:
+    def _command(self, command: Command[Any]) -> tuple[CommandType[Any], str]:
+        """What it is, and its key."""
         spec = self._checked(command_type, command)
         if spec.cls not in self._code.calls:
             service = self._code.service
@@ -258,7 +262,7 @@ class Saga:
                 f"call {spec.name}: service {service} does not declare it, so that its workers read no answer"
                 f"{here()}: write Service({service!r}, calls=[{spec.cls.__name__}])"
             )
-        return spec
+        return spec, self._checked(spec.key_of, command)
 
     def _seconds(self, time: datetime.timedelta | None, what: str) -> float:
         if time is None:
@@ -273,7 +277,10 @@ class Saga:
         try:
             return function(*args)
         except UsageError as error:
-            raise self._run.parks(f"{error}{here()}") from error
+            raise self._mistaken(error) from error
+
+    def _mistaken(self, error: UsageError) -> BaseException:
+        return self._run.parks(f"{error}{here()}")
 
 
 def _nothing(data: bytes) -> Any:

@@ -13,12 +13,18 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec import Raw
 from tests.unit.saga.shop import BookSlot, CreditShort, FreeSlot, Paid, ReserveCredit, Unlisted
 
 from ensue import Command, Event, Service, UsageError
 from ensue.event import event_type
-from ensue.saga.room import nearly_full
+from ensue.saga.instance import Mail
+from ensue.saga.journal import Issued, Resolved
+from ensue.saga.machine import begun
+from ensue.saga.outside import Outside
+from ensue.saga.room import bytes_of, nearly_full, parts_of_row
 from ensue.saga.saga import Saga
+from ensue.saga.undo import Undo
 from ensue.testing import SagaRun, saga
 
 HERE = Path(__file__).name
@@ -380,6 +386,27 @@ def test_what_is_told_has_room_by_its_bytes_too() -> None:
     assert nearly_full(run._saga).startswith("its row has 600")
     run.tell(Paid(order="o-1", amount=1))
     run.expect_end("COMPLETED")
+
+
+def test_what_a_row_holds_is_added_up_as_its_journal_grows_or_begins_anew() -> None:
+    row, _ = begun("go:1", 1, b"{}", "c-1", 0.0, 0.0)
+
+    def counts_all() -> bool:
+        return bytes_of(row) == sum(parts_of_row(row).values())
+
+    assert counts_all()
+    for number in range(1, 4):
+        row.journal = [*row.journal, Issued(number, "receive", "x" * number)]
+        assert counts_all()
+        row.journal = [*row.journal, Resolved(number, 0.0, Raw(b"1" * 100 * number), "f", {"a": Raw(b"2")})]
+        assert counts_all()
+    row.mailbox = [Mail("m", Raw(b"12"))]
+    row.undos = [Undo(1, "local", "u", Raw(b"123"))]
+    row.outside = {1: Outside("o", Raw(b"1234"), "k", 1.0, 1, 1)}
+    assert counts_all()
+    for length in (6, 7, 2):  # another one, whose end is longer or shorter than what was counted
+        row.journal = [Issued(number, "pivot") for number in range(length)]
+        assert counts_all()
 
 
 def test_an_undo_stack_that_is_too_large_parks_and_is_freed_by_a_cancel() -> None:
