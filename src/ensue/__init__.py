@@ -14,6 +14,7 @@ from ensue.errors import (
     ReplyTimeout,
     RetryableError,
     UsageError,
+    ViewNotReady,
 )
 from ensue.event import Event, as_event
 from ensue.failure import Discarded, Failure, UnknownFailure
@@ -30,6 +31,7 @@ from ensue.saga.saga import Saga
 from ensue.schedule import Run
 from ensue.signatures import Key, Trust
 from ensue.step import Step
+from ensue.view import View
 
 __all__ = [
     "BadMessage",
@@ -63,6 +65,8 @@ __all__ = [
     "Trust",
     "UnknownFailure",
     "UsageError",
+    "View",
+    "ViewNotReady",
     "as_event",
     "coming_from",
 ]

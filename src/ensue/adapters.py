@@ -1,7 +1,8 @@
 """Which adapter a URL means. The one place that knows them all, and it imports only the one that is asked for.
 
-An installed package adds its own as an entry point named by the URL's scheme, in the group `ensue.stores` or
-`ensue.brokers`: a class that is called as Ensue's own are, `(url, service)` for a store and `(url)` for a broker.
+An installed package adds its own as an entry point named by the URL's scheme, in the group `ensue.stores`,
+`ensue.brokers` or `ensue.places`: a class that is called as Ensue's own are, `(url, service)` for a store and `(url)`
+for a broker; for a place see `Place`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 from ensue.addresses import scheme_of
 from ensue.errors import UsageError
-from ensue.ports import Broker, Store
+from ensue.ports import Broker, Place, Store
 
 #: scheme -> (module, class, extra to install)
 STORES = {
@@ -42,6 +43,8 @@ BROKERS = {
     "postgresql": ("ensue.brokers.postgres", "PostgresBroker", "postgres"),
 }
 
+#: scheme -> (module, class, extra): where a version of a view lives, see `Place`.
+PLACES = {scheme: (f"{module}.place", "OwnPlace", extra) for scheme, (module, _, extra) in STORES.items()}
 
 #: Those whose driver makes connections to a server, and takes arguments for them.
 _CONNECTING = ("postgresql", "mariadb", "mysql")
@@ -59,6 +62,13 @@ def make_store(url: str, service: str, connect_args: Mapping[str, Any] | None = 
             "none: leave them out, what it can be told stands in its URL"
         )
     return cast(Store, adapter(url, service, connect_args=connect_args))
+
+
+def make_place(url: str, service: str, suffix: str, connect_args: Mapping[str, Any] | None = None) -> Place:
+    """Return the place `suffix` (letters, digits, _) of a service whose database is at `url`: `v2`, say, for the store
+    of the name `<service>@2`. An installed package adds its own in the group `ensue.places`."""
+    adapter = _adapter("database of a view", "ensue.places", PLACES, url)
+    return cast(Place, adapter(url, service, suffix, connect_args))
 
 
 def make_broker(url: str) -> Broker:

@@ -98,7 +98,10 @@ class Service(ServiceDefinition):
     def make_runtime(self) -> Runtime:
         """A new runtime by the settings, not started."""
         settings = self.settings()
-        runtime = Runtime(self, self.make_store(), make_broker(settings.broker), settings, tables=self.tables)
+        self._warn_of_exposed(settings)
+        return Runtime(self, self.make_store(), make_broker(settings.broker), settings, tables=self.tables)
+
+    def _warn_of_exposed(self, settings: Settings) -> None:
         in_code = {"ssl", "sslmode"} & set(self._connect_args or ())
         for said in (
             "" if in_code else exposed("database URL", settings.database),
@@ -106,7 +109,6 @@ class Service(ServiceDefinition):
         ):
             if said:
                 log.warning("%s: %s", self.name, said)
-        return runtime
 
     @property
     def runtime(self) -> Runtime:

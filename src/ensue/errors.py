@@ -47,6 +47,17 @@ class StoreLost(StoreUnavailable):
     """The database gave this transaction up, perhaps for what it did: its connection ended, it had no memory for it."""
 
 
+class ViewNotReady(RetryableError):
+    """This version of a view is not the one to ask. active: that one, 0: none. done, total: records of the log that
+    this version has read, and has to; 0 of 0: it is not built now."""
+
+    view: str
+    version: int
+    active: int
+    done: int
+    total: int
+
+
 class StoreConflict(StoreUnavailable):
     """Another transaction changed the same rows first (deadlock, serialization failure): do the step again."""
 

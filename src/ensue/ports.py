@@ -466,3 +466,25 @@ class Store(Protocol):
 
     async def warnings(self) -> Sequence[str]:
         """What holds things back in this database, one line each for an operator; empty: nothing that it knows of."""
+
+
+# ------------------------------------------------------------------------------------------------------------- places
+
+
+class Place(Protocol):
+    """A place of its own for one version of a view, in the database that a URL names, with nothing else in it: a file,
+    a schema, a database, a prefix. An adapter's class of it is called with (url, service, suffix, connect_args).
+
+    service: the name of the store that lives there. url: by which a `Store` of that name opens it.
+    """
+
+    url: str
+    service: str
+
+    async def make(self) -> None:
+        """Make what has to be there before a store can be opened at `url`. Safe to repeat and to race. Raises
+        UsageError when the user of the database may not."""
+
+    async def remove(self) -> None:
+        """Remove the place with all that is in it; safe to repeat, also after a crash in the middle. Nobody may have it
+        open."""

@@ -45,7 +45,9 @@ _RUNS = of_msgspec(Run)
 class ServiceDefinition:
     """The part of `ensue.Service` that does no I/O: its name, handlers and publications, for the engine.
 
-    calls: the commands whose answers it waits for, see `Service.call`.
+    calls: the commands whose answers it waits for, see `Service.call`. signs_as: the service whose key it signs with.
+    is_view: it publishes nothing, and is complete: what the log has lost of a source's beginning it never passes over
+    by itself.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class ServiceDefinition:
         if not SERVICE_NAME.fullmatch(name):
             raise UsageError(f"service name {name!r}: expected lower-case letters, digits, - and _, at most 63")
         self.name = name
+        self.signs_as = name
+        self.is_view = False
         self.publishes = None if publishes is None else _classes(name, "publishes", publishes)
         self.calls = _classes(name, "calls", calls)
         for cls in self.calls:
@@ -207,6 +211,11 @@ class ServiceDefinition:
                 f"@{self.name}.on({', '.join(shown)}): topic and event are read from the handler's annotation; write "
                 f"@{self.name}.on above `def ...(..., event: OrderCreated)`; in brackets there may be entity=, id=, "
                 "repository=, name= and since="
+            )
+        if self.is_view and since == "now":
+            raise UsageError(
+                f'@{self.signs_as}.on(since="now"): a view that is built again would have other rows than before: '
+                "leave it out, or give a datetime"
             )
         local_names = sys._getframe(1).f_locals  # annotations may name classes of the enclosing function
 

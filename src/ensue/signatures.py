@@ -133,9 +133,10 @@ def read_keys(lines: Iterable[str], where: str) -> tuple[Key, ...]:
 
 
 def owner_of(source: str) -> str:
-    """The service of a source: `orders` of `orders/4f2a`, and of `orders` itself, which asks for a resend.
+    """The service of a source: `orders` of `orders/4f2a`, and of `orders` itself, which asks for a resend. A version
+    of a view asks in the name of the view, with its key.
 
-    >>> owner_of("orders/4f2a"), owner_of("orders")
-    ('orders', 'orders')
+    >>> owner_of("orders/4f2a"), owner_of("orders"), owner_of("history@2")
+    ('orders', 'orders', 'history')
     """
-    return source.partition("/")[0]
+    return source.partition("/")[0].partition("@")[0]

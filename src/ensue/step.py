@@ -51,11 +51,13 @@ class Outgoing:
     the broker counts it, where it has said so and not all of these would do. timers: whether the store keeps what is
     published later. guarded: the session is not to be had now; asked: it was asked for all the same. results: what
     local steps of sagas returned, by message id. after: what is to be called once this transaction is committed.
+    view: the step is a view's, which tells nobody anything.
     """
 
     __slots__ = (
         "after", "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "record_bytes_max",
         "records", "results", "service", "time", "timers", "types",
+        "view",
     )  # fmt: skip
 
     def __init__(
@@ -69,8 +71,10 @@ class Outgoing:
         record_bytes_max: int = RECORD_BYTES_MAX,
         limits: Mapping[str, int] | None = None,
         timers: bool = True,
+        view: bool = False,
     ) -> None:
         self.service = service
+        self.view = view
         self.ids = ids
         self.partitions = partitions
         self.time = time
@@ -125,6 +129,11 @@ class Outgoing:
         return spec
 
     def _check_allowed(self, cls: type, does: str) -> None:
+        if self.view:
+            raise UsageError(
+                f"view {self.service} {does} {cls.__qualname__}: it is built again and again from the same events, and "
+                "would each time. What follows from an event beside a view belongs into a handler of a Service"
+            )
         if self.allowed is not None and cls not in self.allowed:
             raise UsageError(
                 f"service {self.service} {does} {cls.__qualname__}, which its declaration leaves out: "
@@ -352,6 +361,8 @@ class Step:
 
         message_id: what `publish` returned. Raises UsageError where the store keeps no such events.
         """
+        if self.outgoing.view:
+            raise UsageError(f"view {self.outgoing.service} cancels {message_id}: it publishes nothing, now or later")
         self._keeps_timers("cancel")
         self.outgoing.records.append(Timer("", 0, "", b"", b"", id=message_id, cancelled=True))
 

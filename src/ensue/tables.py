@@ -133,4 +133,20 @@ SAGAS: Final = _table(
     ),
 )
 
+#: Which version of a view is asked, and which are fed: one row, by the view's name, in the place that has no version.
+#: No other database has it, so it is none of `TABLES`: who needs it makes it. See `ensue.views.states`. accepted: JSON.
+VIEWS: Final = _table(
+    "ensue_view",
+    ("active", Kind.INT),
+    ("previous", Kind.INT),
+    ("building", Kind.INT),
+    ("state", Kind.NAME),
+    ("rate", Kind.FLOAT),
+    ("started_at", Kind.FLOAT),
+    ("swapped_at", Kind.FLOAT),
+    ("decided_by", Kind.TEXT),
+    ("accepted", Kind.TEXT),
+    _REVISION,
+)
+
 TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING, REPLIES, SAGAS)

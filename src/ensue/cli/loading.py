@@ -172,7 +172,7 @@ async def opened(
         if not broker:
             yield Opened(service, settings, store, None)
             return
-        log = SealedBroker(make_broker(settings.broker), service.name, settings.trust)
+        log = SealedBroker(make_broker(settings.broker), service.signs_as, settings.trust)
         text = ""
         try:
             async with asyncio.timeout(answer_s):

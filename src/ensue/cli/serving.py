@@ -107,11 +107,9 @@ async def _one(service: Service, stop: Stop, stopping: asyncio.Event) -> None:
             if runtime is None:
                 log.info("%s: stopped before it had started", service.name)
                 return
-            worker = runtime.worker
-            assert worker is not None  # running() works unless told otherwise
-            worker.when_hung = stop.hung
+            runtime.when_hung = stop.hung
             telling = asyncio.create_task(_tell_ready(service, runtime))
-            failing = asyncio.create_task(worker.wait_failed())
+            failing = asyncio.create_task(runtime.wait_failed())
             waiting = asyncio.create_task(stopping.wait())
             try:
                 await asyncio.wait((failing, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -121,7 +119,7 @@ async def _one(service: Service, stop: Stop, stopping: asyncio.Event) -> None:
                 await asyncio.gather(telling, failing, waiting, return_exceptions=True)
             stop.want()
             log.info("%s: stopping; the batches at hand finish first", service.name)
-            failed = worker.failed
+            failed = None if runtime.worker is None else runtime.worker.failed
         log.info("%s: stopped", service.name)
         if failed is not None:
             raise failed

@@ -155,6 +155,11 @@ class PartitionConsumer(Loop):
         if now - self._looked >= context.config.poll_interval_s:
             self._looked = now
             await self._look_around()
+        held_s = context.brake.wait_s(context.clock.monotonic())
+        if held_s > 0:
+            await self._pause(min(held_s, context.config.poll_interval_s))
+            return
+        limit = context.brake.limit(context.config.batch_records_max)
         if self._letters.next_due_s() <= 0:
             async with self._lane.alone() as at_hand:
                 await self._letters.retry_due(self._place.checkpoint, at_hand, self._place.suspicion)
@@ -164,11 +169,12 @@ class PartitionConsumer(Loop):
         if self._letters.full:
             await self._pause(wait_s)
         else:
-            batch = await self._read(wait_s)
+            batch = await self._read(limit, wait_s)
             if not batch and (self._place.checkpoint.catching_up is not None or self._place.suspicion is not None):
                 # A wait may end although there is something, on its way from a broker that is slow to send. A read
                 # that does not wait asks the broker, and what ends with the log ends now only if it says so.
-                batch = await self._read(0.0)
+                batch = await self._read(limit, 0.0)
+            context.brake.took(len(batch), context.clock.monotonic())
             self._behind_s = self._behind_s if batch else 0.0
         if batch:
             context.faults.point("consumer.read")
@@ -187,9 +193,9 @@ class PartitionConsumer(Loop):
                 await self._place.suspicion.forget()
                 self._place.suspicion = None
                 context.progress()
-        await self._doubts.tell(self._place.checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
+        await self._doubts.tell(self._place.checkpoint, at_the_end=len(batch) < limit)
         if self._place.checkpoint.gaps:
-            await self._gaps.ask(self._place.checkpoint, at_the_end=len(batch) < context.config.batch_records_max)
+            await self._gaps.ask(self._place.checkpoint, at_the_end=len(batch) < limit)
 
     async def _note_age(self, batch: Sequence[Message | Garbage]) -> None:
         config, last, before = self._context.config, batch[-1], self._behind_s
@@ -215,13 +221,13 @@ class PartitionConsumer(Loop):
                 self.partition, self._behind_s / 3600, config.retention_s / 3600,
             )  # fmt: skip
 
-    async def _read(self, wait_s: float) -> Sequence[Message | Garbage]:
+    async def _read(self, limit: int, wait_s: float) -> Sequence[Message | Garbage]:
         context, partition, running = self._context, self.partition, self._place.checkpoint.catching_up
         after = self._place.checkpoint.offset if running is None else running.offset
         if self._reader is None or self._reader.after != after:  # the first one, or it has to go back
             await self._let_go()
             self._reader = context.broker.reader(partition.topic, partition.number, after)
-        return await self._stop.cuts(self._reader.read(context.config.batch_records_max, wait_s)) or ()
+        return await self._stop.cuts(self._reader.read(limit, wait_s)) or ()
 
     async def _let_go(self) -> None:
         reader, self._reader = self._reader, None
@@ -256,7 +262,10 @@ class PartitionConsumer(Loop):
                     expected_revision=checkpoint.revision,
                 )
         unsaved = self._place.unsaved
-        if unsaved.duplicates + unsaved.unknown + unsaved.damaged >= 1000:
+        many = unsaved.duplicates + unsaved.unknown + unsaved.damaged >= 1000
+        # By a view's checkpoint an operator sees how far it is; and ticks alone would leave it short of the log's end.
+        shown = context.dispatcher.definition.is_view and checkpoint.offset > self._place.stored_offset
+        if many or shown:
             await self._save()
 
     def _compare_is_due(self) -> bool:

@@ -9,6 +9,7 @@ from random import Random
 
 from ensue.config import EngineConfig
 from ensue.engine.books import Books
+from ensue.engine.brake import Brake
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
 from ensue.engine.waiting import Waiting
@@ -22,6 +23,7 @@ class Context:
 
     timer_set: set after a commit that wrote timers, for the loop that waits for the next one.
     waiting: who waits in this process for answers to commands, and for ends of sagas.
+    brake: how fast records are read.
     progress: called after a loop has done something, so that a test can wait for quiet without sleeping.
     """
 
@@ -40,3 +42,4 @@ class Context:
     progress: Callable[[], None] = lambda: None
     timer_set: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     waiting: Waiting = dataclasses.field(default_factory=Waiting)
+    brake: Brake = dataclasses.field(default_factory=Brake)

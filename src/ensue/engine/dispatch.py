@@ -140,6 +140,7 @@ class Dispatcher:
             self._record_bytes_max,
             self._limits,
             self.timers,
+            self.definition.is_view,
         )
         transaction.follow(outgoing.records)
         return outgoing

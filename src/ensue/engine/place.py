@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
@@ -17,7 +18,8 @@ from ensue.plan import Plan, plan
 
 class Place:
     """checkpoint: as it is stored, but for records without effect. unsaved: what was seen since: duplicates and unknown
-    types need no commit. wanted: the event types that are handled, each with its `since`. others: sources that are of
+    types need no commit. stored_offset: of what is stored.
+    wanted: the event types that are handled, each with its `since`. others: sources that are of
     another life than what was applied of them. suspicion: that a message here has killed its process, until that is
     cleared."""
 
@@ -27,6 +29,7 @@ class Place:
         self.partition = partition
         self.suspicion = suspicion
         self.checkpoint = Checkpoint()
+        self.stored_offset = 0
         self.unsaved = Counters()
         self.others: Collection[str] = ()
         self.wanted = context.dispatcher.definition.wanted(partition.topic)
@@ -47,11 +50,16 @@ class Place:
             context.dispatcher.routes,
             self._letters.blocked,
             context.clock.now(),
-            checkpoint.counters.since,
+            self._began_at,
             self._passed_over if checkpoint.began or self._timed else None,
             checkpoint.ids,
             self.others,
         )
+
+    @property
+    def _began_at(self) -> float:
+        """Since when what a source has written is owed to this subscription: to a view, all of it."""
+        return -math.inf if self._context.dispatcher.definition.is_view else self.checkpoint.counters.since
 
     def ended(self, todo: Plan) -> None:
         """The handlers of a plan have been called, and this process lives."""
@@ -105,6 +113,7 @@ class Place:
 
     def moved(self, following: Checkpoint) -> None:
         self.checkpoint = following
+        self.stored_offset = following.offset
         self.unsaved = Counters()
 
     def forward(self, todo: Plan) -> None:

@@ -93,7 +93,7 @@ class Runtime:
             service=definition.name,
             store=store,
             books=Books(store, definition.name, random, schema),
-            broker=SealedBroker(broker, definition.name, settings.trust),
+            broker=SealedBroker(broker, definition.signs_as, settings.trust),
             dispatcher=Dispatcher(
                 definition,
                 ids,
@@ -115,12 +115,16 @@ class Runtime:
             partitions=settings.partitions,
             progress=progress,
         )
+        self.when_hung: Callable[[], None] = lambda: None  # of the worker, whichever it is by then
         self._tables = tables
         self._worker: Worker | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._watch: SchemaWatch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._home: Home | None = None
+
+    def _hung(self) -> None:
+        self.when_hung()
 
     @property
     def worker(self) -> Worker | None:
@@ -140,6 +144,7 @@ class Runtime:
             await self._open_store(work=work)
             if work:
                 self._worker = Worker(self.context)
+                self._worker.when_hung = self._hung
             else:
                 self._watch = SchemaWatch(self.context)
                 self._watching = asyncio.create_task(self._watch.run(), name=f"ensue {self.definition.name} schema")
@@ -221,6 +226,13 @@ class Runtime:
                 f"the database of service {self.definition.name} lacks {', '.join(missing)}; "
                 "tables that are there are never changed: they want a migration (e.g. alembic)"
             )
+
+    async def wait_failed(self) -> None:
+        """Return when the worker cannot go on, see `Worker.failed`; without one, never."""
+        if self._worker is None:
+            await asyncio.Event().wait()
+        else:
+            await self._worker.wait_failed()
 
     async def ready(self) -> None:
         """Return when the worker has its first share of the work."""

@@ -102,14 +102,14 @@ class Checkpoints(Base):
 
     async def rewind(self, partition: Partition, source: str, position: int) -> None:
         """An operator takes back how far a source was applied. What follows is asked for again. Raises UsageError."""
-        await self._decide_on(partition, lambda found: rewound(partition, source, found, position))
+        await self.decide_on(partition, lambda found: rewound(partition, source, found, position))
 
     async def forget_gap(self, partition: Partition, source: str) -> None:
         """An operator wants a source not to be asked any more. Its next record may show the gap anew. Raises
         UsageError when there is none."""
-        await self._decide_on(partition, lambda found: forgotten(partition, source, found))
+        await self.decide_on(partition, lambda found: forgotten(partition, source, found))
 
-    async def _decide_on(self, partition: Partition, decision: Callable[[Checkpoint], Checkpoint]) -> None:
+    async def decide_on(self, partition: Partition, decision: Callable[[Checkpoint], Checkpoint]) -> None:
         """The revision moves, so a running worker notices."""
         async with self._store.transaction() as transaction:
             rows = await transaction.load_rows(CHECKPOINTS, [partition.place])

@@ -75,6 +75,11 @@ class Server:
         with self.translated():
             return await self._database.list_collection_names()
 
+    async def drop(self) -> None:
+        """Remove the whole database."""
+        with self.translated():
+            await self._client.drop_database(self._database)
+
     async def time(self) -> float:
         """The server's clock, seconds since the epoch."""
         with self.translated():

@@ -36,6 +36,17 @@ class PostgresStore(SqlStore):
         super().__init__(service, _Postgres(parse(url, connect_args)))
 
 
+async def connect(url: PostgresUrl) -> Link:
+    """Return a fresh connection, by the driver that the URL names."""
+    if url.driver == "psycopg":
+        from ensue.stores.postgres import psycopg_link
+
+        return await psycopg_link.connect(url)
+    from ensue.stores.postgres import asyncpg_link
+
+    return await asyncpg_link.connect(url)
+
+
 class _Postgres(Database):
     def __init__(self, url: PostgresUrl) -> None:
         self._url = url
@@ -46,13 +57,7 @@ class _Postgres(Database):
         self.transactions = url.pgbouncer
 
     async def connect(self) -> Link:
-        if self._url.driver == "psycopg":
-            from ensue.stores.postgres import psycopg_link
-
-            return await psycopg_link.connect(self._url)
-        from ensue.stores.postgres import asyncpg_link
-
-        return await asyncpg_link.connect(self._url)
+        return await connect(self._url)
 
     def make_engines(self) -> Engines:
         from ensue.stores.postgres.alchemy import make_engines

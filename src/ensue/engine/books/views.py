@@ -1,0 +1,63 @@
+"""A view's row, in the place that has no version."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ensue.engine.books.base import Base, encode
+from ensue.errors import RowConflict
+from ensue.ports import Row
+from ensue.tables import VIEWS
+from ensue.views.states import Accepted, Rule, State, ViewRow
+
+_read_accepted = msgspec.json.Decoder(tuple[Accepted, ...]).decode
+
+
+class ViewBook(Base):
+    """subscription: the view's name, without a version."""
+
+    async def prepare(self) -> None:
+        """Make the table, where it is missing."""
+        await self._store.make_own([VIEWS])
+
+    async def row(self) -> ViewRow:
+        """Return the view's row, a new one (revision 0) when there is none."""
+        rows = await self._store.rows().get(VIEWS, [self.subscription])
+        return _row(rows[0]) if rows else ViewRow(self.subscription)
+
+    async def change(self, rule: Rule) -> ViewRow:
+        """Have a rule decide on the row as it is, and store what it makes of it; again when somebody else was quicker.
+
+        Raises what the rule does; then nothing is stored.
+        """
+        while True:
+            try:
+                async with self._store.transaction(upkeep=True) as transaction:
+                    rows = await transaction.load_rows(VIEWS, [self.subscription])
+                    found = _row(rows[0]) if rows else ViewRow(self.subscription)
+                    following = rule(found, transaction.now)
+                    if following == found:
+                        return found
+                    following = msgspec.structs.replace(following, revision=self._next(found.revision))
+                    if rows:
+                        await transaction.update_rows(VIEWS, [_stored(following)], expect=[found.revision])
+                    else:
+                        await transaction.insert_rows(VIEWS, [_stored(following)])
+                return following
+            except RowConflict:
+                continue
+
+
+def _row(row: Row) -> ViewRow:
+    name, active, previous, building, state, rate, started_at, swapped_at, by, accepted, revision = row
+    return ViewRow(
+        name, active, previous, building, State(state), rate, started_at, swapped_at, by, _read_accepted(accepted),
+        revision,
+    )  # fmt: skip
+
+
+def _stored(row: ViewRow) -> Row:
+    return (
+        row.name, row.active, row.previous, row.building, row.state.value, row.rate, row.started_at, row.swapped_at,
+        row.by, encode(row.accepted).decode(), row.revision,
+    )  # fmt: skip
