@@ -59,6 +59,11 @@ def accept(
 ) -> None:
     """Go on without what is lost. Options say which gap; they can be left out when there is one only."""
     definition = load_service(service)
+    if definition.is_view:
+        raise UsageError(
+            f"{definition.name} is a view, of which it is kept what it goes on without: ensue views accept-missing "
+            f"{service}"
+        )
 
     async def decide() -> None:
         async with opened(definition) as access:

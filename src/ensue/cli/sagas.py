@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import os
-import socket
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from ensue.cli.loading import dispatcher_of, load_service, opened
+from ensue.cli.operator import user
 from ensue.cli.output import confirm, print_json, print_table, read_json, say, when
 from ensue.cli.saga_check import check_, export
 from ensue.engine.ordering import order, skip
@@ -147,7 +145,7 @@ def skip_(
 
     async def write() -> str:
         async with opened(definition) as access:
-            return await skip(access.store, await dispatcher_of(access), saga, operation, settled, who or _user(), why)
+            return await skip(access.store, await dispatcher_of(access), saga, operation, settled, who or user(), why)
 
     say(f"saga {saga}: {asyncio.run(write())} is skipped as soon as a worker reads it")
 
@@ -170,21 +168,13 @@ def _json(option: str, text: str) -> bytes:
         raise UsageError(f"{option} {text[:100]} is no JSON: {error}") from error
 
 
-def _user() -> str:
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as somebody without a name
-        name = f"uid {os.getuid()}"
-    return f"{name}@{socket.gethostname()}"
-
-
 def _order(service: str, sagas: list[str], what: Ordered, who: str, why: str) -> None:
     definition = load_service(service)
 
     async def write() -> None:
         async with opened(definition) as access:
             keys = list(dict.fromkeys(sagas))
-            await order(access.store, await dispatcher_of(access), keys, what, who or _user(), why)
+            await order(access.store, await dispatcher_of(access), keys, what, who or user(), why)
 
     asyncio.run(write())
     done = "goes on" if what == "retry" else "is undone"

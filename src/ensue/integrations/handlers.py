@@ -17,6 +17,7 @@ from ensue.errors import (
     IdempotencyMismatch,
     ReplyTimeout,
     RetryableError,
+    ViewNotReady,
 )
 from ensue.integrations import problems
 from ensue.integrations.problems import Problem
@@ -35,6 +36,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(EventTooLarge, _event_too_large)
     app.add_exception_handler(EventMismatch, _event_mismatch)
     app.add_exception_handler(ReplyTimeout, _reply_timeout)
+    app.add_exception_handler(ViewNotReady, _view_not_ready)
     app.add_exception_handler(RetryableError, _try_again)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -121,6 +123,19 @@ async def _try_again(request: Request, error: Exception) -> Response:
     log.warning("%s was answered 503: %s", _where(request), error)
     detail = "The service could not do it now. Try again, with the same id or Idempotency-Key: it takes effect once"
     return problems.response(request, 503, detail=detail, type=problems.TRY_AGAIN, headers={"Retry-After": "1"})
+
+
+async def _view_not_ready(request: Request, error: Exception) -> Response:
+    refused = cast(ViewNotReady, error)
+    log.info("%s was answered 503: %s", _where(request), error)
+    far = f", which has read {refused.done} of {refused.total} records" if refused.total else ""
+    detail = (
+        f"Version {refused.version} of view {refused.view} is not the one to ask{far}. Ask version {refused.active}"
+    )
+    return problems.response(
+        request, 503, "View not ready", detail, type=problems.VIEW_NOT_READY, headers={"Retry-After": "1"},
+        view=refused.view, version=refused.version, active=refused.active, done=refused.done, total=refused.total,
+    )  # fmt: skip
 
 
 async def _reply_timeout(request: Request, error: Exception) -> Response:

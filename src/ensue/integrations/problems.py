@@ -29,6 +29,7 @@ EVENT_TOO_LARGE = "urn:ensue:problem:event-too-large"
 IDEMPOTENCY_CONFLICT = "urn:ensue:problem:idempotency-conflict"
 IDEMPOTENCY_MISMATCH = "urn:ensue:problem:idempotency-mismatch"
 REPLY_TIMEOUT = "urn:ensue:problem:reply-timeout"
+VIEW_NOT_READY = "urn:ensue:problem:view-not-ready"
 TRY_AGAIN = "urn:ensue:problem:try-again"
 
 #: Where a request's scope holds its correlation id, so that an error's answer names it too.

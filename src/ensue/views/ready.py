@@ -25,7 +25,7 @@ class Kind(enum.StrEnum):
 
 class Obstacle(msgspec.Struct, frozen=True):
     """Why a version is not ready. text: in words, with what to do. after, through: of what is missing or not applied
-    yet."""
+    yet. final: nothing heals it by itself."""
 
     kind: Kind
     topic: str
@@ -34,6 +34,7 @@ class Obstacle(msgspec.Struct, frozen=True):
     source: str = ""
     after: int = 0
     through: int = 0
+    final: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -87,7 +88,9 @@ def obstacles(
                 found.append(Obstacle(Kind.INCOMPLETE, *where, text, source, 0, watermark))
     for letter in other.letters:
         text = f"{letter.id} is set aside: retry or discard it"
-        found.append(Obstacle(Kind.LETTER, letter.partition.topic, letter.partition.number, text, letter.source))
+        found.append(
+            Obstacle(Kind.LETTER, letter.partition.topic, letter.partition.number, text, letter.source, final=True)
+        )
     return found
 
 
@@ -103,7 +106,8 @@ def _of_gap(where: Where, gap: Gap) -> Obstacle:
             f"positions {gap.watermark + 1} to {through} of {gap.source} are not in the log, and asked for again: "
             "its relay sends them when it runs; or go on without"
         )
-    return Obstacle(Kind.INCOMPLETE, *where, text, gap.source, gap.watermark, through)
+    final = gap.state is GapState.LOST
+    return Obstacle(Kind.INCOMPLETE, *where, text, gap.source, gap.watermark, through, final)
 
 
 def missing_through(gap: Gap) -> int:
