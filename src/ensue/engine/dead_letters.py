@@ -239,9 +239,18 @@ class DeadLetters:
         return bool(due)
 
     async def _retry(
-        self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand, suspicion: Suspicion | None
+        self,
+        letter: DeadLetter,
+        checkpoint: Checkpoint,
+        at_hand: AtHand,
+        suspicion: Suspicion | None,
+        *,
+        again: bool = False,
     ) -> None:
-        """One attempt. On success the letter goes with its effects; on failure it keeps the new reason."""
+        """One attempt. On success the letter goes with its effects; on failure it keeps the new reason.
+
+        again: the attempt before was to insert an entity that another process may have made meanwhile.
+        """
         context = self._context
         handler = context.dispatcher.only_handler(_type_and_id(letter)[0])
         if letter.state is DeadLetterState.RELEASED:
@@ -255,6 +264,9 @@ class DeadLetters:
         except StepFailed as failure:
             if context.dispatcher.sagas.refused(failure):
                 await self._retry(letter, checkpoint, at_hand, suspicion)
+                return
+            if failure.made and not again:
+                await self._retry(letter, checkpoint, at_hand, suspicion, again=True)
                 return
             following = await self._failed(letter, failure, checkpoint)
         except NOT_THE_MESSAGE as error:

@@ -364,7 +364,9 @@ class Dispatcher:
             raise
         except BaseException as error:
             index = None if run.index is None else start + run.index
-            raise StepFailed(index, blamed(error), self._at_fault(messages, start, stop, index, run.call)) from error
+            handler = self._at_fault(messages, start, stop, index, run.call)
+            made = run.made if lost_a_race(error) else 0
+            raise StepFailed(index, blamed(error), handler, made=made) from error
         finally:
             outgoing.guarded = False
 

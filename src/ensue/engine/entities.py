@@ -101,10 +101,11 @@ Work = tuple[Message, Callable[[bytes], Any], Sequence[Call]]
 class EntityRun:
     """Runs entity steps in one transaction. When `run` raises, `index` and `call` say where it was.
 
-    index: of the work at hand; None while entities are loaded or saved, which may fail for any of it.
+    index: of the work at hand; None while entities are loaded or saved, which may fail for any of it. made: how many
+    entities are to be inserted.
     """
 
-    __slots__ = ("_documents", "_limit", "_outgoing", "_transaction", "call", "index")
+    __slots__ = ("_documents", "_limit", "_outgoing", "_transaction", "call", "index", "made")
 
     def __init__(
         self, transaction: StepTransaction, outgoing: Outgoing, limit: HandlerLimit, *, documents: bool
@@ -115,6 +116,7 @@ class EntityRun:
         self._documents = Documents(cast(DocumentTransaction, transaction), outgoing) if documents else None
         self.index: int | None = None
         self.call: Call | None = None
+        self.made = 0
 
     async def run(self, work: Sequence[Work], budget: Budget | None = None, *, guarded: bool = False) -> int:
         """Return how much of the work was done, the first of it at least: all, or what came before the budget was
@@ -175,8 +177,11 @@ class EntityRun:
                     documents.done(message, call, entities, entity_id)
         budget.left_s = until - now()
         self.index = None
+        self.made = sum(len(entities.created) for entities in loaded.values())
         for entities in loaded.values():
-            await entities.repository.save(transaction, entities.changed, entities.created)
+            # In one order everywhere: two that insert the same ids in two orders would wait for each other.
+            created = {each: entities.created[each] for each in sorted(entities.created, key=str)}
+            await entities.repository.save(transaction, entities.changed, created)
         return count
 
 

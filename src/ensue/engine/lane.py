@@ -25,7 +25,7 @@ from ensue.engine.place import Place
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
 from ensue.errors import CheckpointConflict, HandlerKilled, RowConflict, StoreConflict, StoreUnavailable
-from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord
+from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord, Partition
 from ensue.plan import Plan
 from ensue.ports import StepTransaction
 from ensue.step import SessionAsked
@@ -138,6 +138,7 @@ class Lane:
         """Do these parts, or the first of them, in one transaction; with each failure in smaller ones."""
         races = losses = 0
         once_more = True
+        made: dict[Partition, int] = {}
         while True:
             parts = self._shares(_together(parts))
             self.at_hand.handled = False
@@ -145,6 +146,9 @@ class Lane:
                 async with self._admitted(parts):
                     await self._transact(parts)
             except StepFailed as failure:
+                if _others_made_one(failure, parts, made):
+                    once_more = False
+                    continue
                 if len(parts) > 1:
                     await self._apart(parts)
                 elif once_more and len(parts[0].records) == 1 and lost_a_race(failure.error):
@@ -351,6 +355,19 @@ class Lane:
         part.following = place.following(todo, applied=len(todo.apply), duplicates=known, dead=len(todo.garbage))
         if part.letters:
             await self._context.books.add_letters(transaction, part.following, part.letters)
+
+
+def _others_made_one(failure: StepFailed, parts: Sequence[Part], made: dict[Partition, int]) -> bool:
+    """Whether to do all of it again at once, since a new entity was there already: the insert has waited for whoever
+    made it, so the next attempt finds it. Each finds at least one, or it is no race but a constraint that is violated.
+
+    made: how many were to be inserted, by partition, at the attempt before; is brought up to date.
+    """
+    place = next((each.place.partition for each in parts if each.at_fault), None)
+    if place is None or not failure.made or failure.made >= made.get(place, failure.made + 1):
+        return False
+    made[place] = failure.made
+    return True
 
 
 def _together(parts: Sequence[Part]) -> list[Part]:
