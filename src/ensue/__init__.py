@@ -11,8 +11,13 @@ from ensue.errors import (
     BadMessage,
     EnsueError,
     EntityMissing,
+    HeldBack,
+    NotCaughtUp,
     ReplyTimeout,
     RetryableError,
+    TokenEnded,
+    TokenInvalid,
+    TooManyWaiters,
     UsageError,
     ViewNotReady,
 )
@@ -31,6 +36,7 @@ from ensue.saga.saga import Saga
 from ensue.schedule import Run
 from ensue.signatures import Key, Trust
 from ensue.step import Step
+from ensue.token import Token
 from ensue.view import View
 
 __all__ = [
@@ -44,9 +50,11 @@ __all__ = [
     "EntityMissing",
     "Event",
     "Failure",
+    "HeldBack",
     "Key",
     "Lookup",
     "Message",
+    "NotCaughtUp",
     "Origin",
     "ReplyTimeout",
     "Repository",
@@ -62,6 +70,10 @@ __all__ = [
     "Step",
     "TableRepository",
     "TimeLimitExceeded",
+    "Token",
+    "TokenEnded",
+    "TokenInvalid",
+    "TooManyWaiters",
     "Trust",
     "UnknownFailure",
     "UsageError",

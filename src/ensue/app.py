@@ -22,6 +22,7 @@ from ensue.signatures import Trust
 from ensue.step import Step
 from ensue.texts import logger
 from ensue.tls import exposed
+from ensue.token import Token
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -168,6 +169,18 @@ class Service(ServiceDefinition):
         """
         found: SagaEnd[T] = await self.runtime.ended(saga, id, timeout)
         return found
+
+    async def caught_up(self, token: Token | str, *, timeout: float) -> None:
+        """Wait until what a token stands for has taken effect here: `await history.caught_up(token, timeout=2)`; then a
+        query sees it. In whichever process of this service, with or without its workers.
+
+        token: the text of one, or of several with commas between, as a client sends it, which is checked; or a Token,
+        which is taken as it is. What it says of topics that this service does not read is ignored, and an empty one
+        waits for nothing. timeout: in seconds.
+        Raises NotCaughtUp when they are over; HeldBack when a dead letter is in the way; TokenEnded, TokenInvalid;
+        TooManyWaiters. Not inside of a step or a handler of this service, which it would wait for: UsageError.
+        """
+        await self.runtime.caught_up(token, timeout)
 
     @dependable
     async def query(self) -> AsyncIterator[AsyncSession]:

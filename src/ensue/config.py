@@ -56,6 +56,8 @@ class EngineConfig:
     """How long one call of a handler may take, unless the service says so itself; 0 or None: any time."""
     dead_letters_max: int = 10_000
     """With more set aside in one partition than this, that partition waits for an operator."""
+    waiters_max: int = 10_000
+    """So many requests may wait for tokens at once in one process; more are refused, to be sent again."""
     show_values: bool = False
     """Dead letters, sagas and the log have the values that errors of SQLAlchemy and pydantic quote, and sagas those of
     failures for which they are stuck; for development."""
@@ -77,8 +79,9 @@ class EngineConfig:
             raise UsageError(f"handler_limit_s is {self.handler_limit_s}, expected seconds; 0 or None: no limit")
         if self.tick_max_s < self.tick_first_s:
             raise UsageError(f"tick_max_s {self.tick_max_s} is below tick_first_s {self.tick_first_s}")
-        if self.dead_letters_max < 1:
-            raise UsageError(f"dead_letters_max is {self.dead_letters_max}, expected at least 1")
+        for name in ("dead_letters_max", "waiters_max"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

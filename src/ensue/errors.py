@@ -6,7 +6,7 @@ attributes too, so that a log or a console need not parse text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 
@@ -188,6 +188,45 @@ class ReplyTimeout(EnsueError, TimeoutError):
 
     id: str
     timeout_s: float
+
+
+class TokenInvalid(UsageError):
+    """What came as a token is none, is larger than one may be, or is not signed by whom it must be."""
+
+
+class TokenEnded(UsageError):
+    """A token names a history that has ended: the source's database was put back, and has begun a new epoch. What the
+    token stands for is perhaps lost: look, and do not wait."""
+
+    source: str
+    successor: str
+
+
+class HeldBack(EnsueError):
+    """A dead letter at or below a token's position: what was written has not taken effect here, or not all of it, and
+    will not until somebody decides. letter: its id. Others of its partition, before it, count as well."""
+
+    service: str
+    letter: str
+
+
+class NotCaughtUp(EnsueError, TimeoutError):
+    """A service has not come to a token's positions in time. It goes on by itself.
+
+    behind: what is missing, for each place (source, topic, partition, wanted, reached, lag) as a mapping. Positions
+    count all that a source publishes: at most `lag` of its events are missing here.
+    """
+
+    service: str
+    timeout_s: float
+    behind: tuple[Mapping[str, object], ...]
+
+
+class TooManyWaiters(RetryableError):
+    """So many wait already for tokens in this process. limit: how many may."""
+
+    service: str
+    limit: int
 
 
 class EventRefused(UsageError):

@@ -98,21 +98,36 @@ class Trust:
         name, _, digest = message.envelope.signature.partition(".")
         started = self._hashes.get((owner, name)) if digest else None
         if started is not None:
-            expected = started.copy()
-            expected.update(signed(message))
-            genuine = hmac.compare_digest(expected.hexdigest().encode(), digest.encode())
-            return "" if genuine else f"its signature is not that of key {owner}/{name}"
+            return (
+                "" if _genuine(started, signed(message), digest) else f"its signature is not that of key {owner}/{name}"
+            )
         if self._may_be_unsigned(message, owner):
             return ""
         if not digest:
             return "it is not signed"
         return f"it is signed with key {owner}/{name[:40]}, which is not known here"
 
+    def refuses(self, owner: str, signature: str, data: bytes) -> str:
+        """Why something that is no record, `data`, is not believed; empty: it is. owner: the service that signed it."""
+        name, _, digest = signature.partition(".")
+        started = self._hashes.get((owner, name)) if digest else None
+        if started is not None:
+            return "" if _genuine(started, data, digest) else f"its signature is not that of key {owner}/{name}"
+        if not self.signed:
+            return ""
+        return f"it is signed with key {owner}/{name[:40]}, which is not known here" if digest else "it is not signed"
+
     def _may_be_unsigned(self, message: Message, owner: str) -> bool:
         """Never what Ensue's own loops say to each other, and never in the name of a service that signs."""
         if message.envelope.type.startswith("ensue.") or any(each.service == owner for each in self.keys):
             return False
         return message.topic in self.unsigned_topics or message.source in self.unsigned_sources
+
+
+def _genuine(started: hmac.HMAC, data: bytes, digest: str) -> bool:
+    expected = started.copy()
+    expected.update(data)
+    return hmac.compare_digest(expected.hexdigest().encode(), digest.encode())
 
 
 def read_keys(lines: Iterable[str], where: str) -> tuple[Key, ...]:

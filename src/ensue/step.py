@@ -28,11 +28,12 @@ from ensue.message import JSON, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Messa
 from ensue.reply import replies_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container, Mapping
+    from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from ensue.ports import Ids, StepTransaction
+    from ensue.token import Token
 
 
 R = TypeVar("R")
@@ -51,13 +52,13 @@ class Outgoing:
     the broker counts it, where it has said so and not all of these would do. timers: whether the store keeps what is
     published later. guarded: the session is not to be had now; asked: it was asked for all the same. results: what
     local steps of sagas returned, by message id. after: what is to be called once this transaction is committed.
-    view: the step is a view's, which tells nobody anything.
+    view: the step is a view's, which tells nobody anything. positions: gives a token for what was published; None: this
+    is not committed, or belongs to a handler.
     """
 
     __slots__ = (
-        "after", "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "record_bytes_max",
-        "records", "results", "service", "time", "timers", "types",
-        "view",
+        "after", "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "positions",
+        "record_bytes_max", "records", "results", "service", "time", "timers", "types", "view",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +90,7 @@ class Outgoing:
         self.closed = False
         self.guarded = False
         self.asked = False
+        self.positions: Callable[[Sequence[OutboxRecord]], Awaitable[Token]] | None = None
 
     def largest(self, topic: str) -> int:
         """How many bytes a record of it may have, key and attributes included."""
@@ -233,6 +235,22 @@ class Step:
         Nobody waits for it and it gets no reply; see `Service.call`. Everything else is as with `publish`.
         """
         return self.ask(command, extensions, after=after, at=at)
+
+    async def token(self) -> Token:
+        """A token for what this step has published, once it has committed: whoever gets it waits, elsewhere, until that
+        has taken effect: `await history.caught_up(token, timeout=2)`. Empty when nothing was published.
+
+        Where positions are given later than the commit (PostgreSQL, MariaDB, MongoDB) this asks the database, for all
+        who ask at once together. Raises UsageError before the commit, in a handler, and for a step that published to
+        more than 64 places.
+        """
+        if self.outgoing.positions is None:
+            raise UsageError(
+                f"a token of a step of {self.outgoing.service} that has not committed, or of a handler's: ask after "
+                f"its block, `async with {self.outgoing.service}.step() as step: ...` and then `await step.token()`; "
+                "with FastAPI, install(app, ..., tokens=True) sends it with the answer"
+            )
+        return await self.outgoing.positions(self.outgoing.records)
 
     def start(self, saga: Callable[[Any, R], Awaitable[Any]], request: R, *, id: object) -> None:
         """Start a saga of this service with this step: `step.start(place_order, PlaceOrder(...), id=order_id)`.

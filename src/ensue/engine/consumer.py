@@ -20,6 +20,7 @@ from ensue.engine.gap_watch import GapWatch
 from ensue.engine.lane import Lane, Part
 from ensue.engine.loop import Loop
 from ensue.engine.place import Place
+from ensue.engine.standing import Standing
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict
@@ -116,7 +117,12 @@ class PartitionConsumer(Loop):
         if self._place.suspicion is not None:
             await self._place.suspicion.begin(self._place.checkpoint)
         await self._letters.load()
+        self._context.caught_up.feeds(self.partition, self._standing)
         await self._doubts.greet(self._place.checkpoint)
+
+    def _standing(self) -> Standing:
+        """As it is committed: what of it is in memory only has no effect."""
+        return Standing.of(self._place.checkpoint, self._letters.obstacles())
 
     async def _adopt(self, checkpoint: Checkpoint) -> Checkpoint:
         """Store what this process handles, and from where on, where that is not what is stored; return what is then."""
@@ -163,6 +169,7 @@ class PartitionConsumer(Loop):
         if self._letters.next_due_s() <= 0:
             async with self._lane.alone() as at_hand:
                 await self._letters.retry_due(self._place.checkpoint, at_hand, self._place.suspicion)
+            context.caught_up.tells(self.partition)
             context.progress()
         wait_s = min(context.config.poll_interval_s, self._letters.next_due_s())
         batch: Sequence[Message | Garbage] = ()
@@ -186,6 +193,7 @@ class PartitionConsumer(Loop):
             # The log has no more: what it ended with when this began is gone.
             self._place.checkpoint.catching_up = ended(self._place.checkpoint.catching_up)
             await self._save()
+            context.caught_up.tells(self.partition)
             context.progress()
         if self._place.suspicion is not None:
             read_all = not (batch or self._letters.full or self._stop.asked)
@@ -250,6 +258,7 @@ class PartitionConsumer(Loop):
                 checkpoint.offset = max(bounds.first - 1, 0)
         if self._letters.any:
             await self._letters.load()
+            self._context.caught_up.tells(self.partition)
         if self._compare_is_due():
             stored = await context.books.checkpoint(partition)
             # An operator accepted the loss; or the store went back, and others may have gone on from there.
@@ -323,6 +332,7 @@ class PartitionConsumer(Loop):
             self._context.dispatcher.sagas.settled(part.todo.apply, part.after)
             self._letters.woken(part.todo.apply)
         self._letters.added(part.letters)
+        self._context.caught_up.tells(self.partition)
         self._gaps.log_changes(part.todo)
 
     async def _failed(self, todo: Plan, failure: StepFailed) -> None:
@@ -349,6 +359,7 @@ class PartitionConsumer(Loop):
             context.faults.point("command.declined")
         context.faults.point("consumer.committed")
         self._place.moved(following)
+        context.caught_up.tells(self.partition)
         self._place.ended(todo)
         self._gaps.log_changes(todo)
 
@@ -384,6 +395,7 @@ class PartitionConsumer(Loop):
         else:
             self._letters.added([letter])
             self._letters.log_failure(letter, reason)
+        self._context.caught_up.tells(self.partition)
         self._place.ended(todo)
         self._gaps.log_changes(todo)
 

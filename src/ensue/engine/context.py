@@ -10,6 +10,7 @@ from random import Random
 from ensue.config import EngineConfig
 from ensue.engine.books import Books
 from ensue.engine.brake import Brake
+from ensue.engine.caught_up import CaughtUp
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
 from ensue.engine.waiting import Waiting
@@ -22,7 +23,7 @@ class Context:
     """partitions: of every topic. retry: of the service, for messages whose handler failed.
 
     timer_set: set after a commit that wrote timers, for the loop that waits for the next one.
-    waiting: who waits in this process for answers to commands, and for ends of sagas.
+    waiting: who waits in this process for answers to commands, and for ends of sagas. caught_up: and for tokens.
     brake: how fast records are read.
     progress: called after a loop has done something, so that a test can wait for quiet without sleeping.
     """
@@ -39,6 +40,7 @@ class Context:
     random: Random
     faults: Faults
     partitions: int
+    caught_up: CaughtUp
     progress: Callable[[], None] = lambda: None
     timer_set: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     waiting: Waiting = dataclasses.field(default_factory=Waiting)

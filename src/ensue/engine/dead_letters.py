@@ -25,6 +25,7 @@ from ensue.engine.failed import StepFailed
 from ensue.engine.gate import Gate
 from ensue.engine.lost import LOSSES_MAX, answers, lost_for
 from ensue.engine.reason import message_of, trace_of
+from ensue.engine.standing import HOLDING, Obstacles, obstacles_of
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
 from ensue.errors import BadMessage, HandlerKilled, SagaMissing, UsageError
@@ -35,12 +36,6 @@ from ensue.texts import Lines, logger
 
 log = logger("ensue.consumer")
 
-_HOLDING = (
-    DeadLetterState.RETRYING,
-    DeadLetterState.DEAD,
-    DeadLetterState.WAITING,
-    DeadLetterState.RELEASED,
-)
 _NEVER = float("inf")
 #: Letters tried in a row, one a key; then the partition's new messages have their turn.
 _TRIES_MAX = 100
@@ -101,9 +96,13 @@ class DeadLetters:
     def blocked(self) -> dict[Queue, list[DeadLetter]]:
         return self._queues
 
+    def obstacles(self) -> dict[str, Obstacles]:
+        """What of them stands in the way of who waits for a position, by source."""
+        return obstacles_of(each for queue in self._queues.values() for each in queue)
+
     async def load(self) -> None:
         """Read them anew: at start, and now and then, since an operator may have decided something."""
-        letters = await self._context.books.letters(self._partition, _HOLDING, _ALL)
+        letters = await self._context.books.letters(self._partition, HOLDING, _ALL)
         ids = {letter.id for letter in letters}
         self._losses = Counter({each: count for each, count in self._losses.items() if each in ids})
         first = [queue[0] for queue in self._queues.values()]

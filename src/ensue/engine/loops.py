@@ -152,7 +152,11 @@ class Loops:
 
     async def _guard(self, name: str, loop: Running) -> None:
         try:
-            await loop.run()
+            try:
+                await loop.run()
+            finally:
+                if isinstance(loop, PartitionConsumer):
+                    self._context.caught_up.leaves(loop.partition)
         except StoreRestored as error:
             self._refused(error)
             log.critical("%s", error)

@@ -107,6 +107,18 @@ async def check_step(service: str, *, requested: bool, called: str = "") -> None
         outer = outer.outer
 
 
+def check_wait(service: str) -> None:
+    """Raise UsageError where a wait for what handlers of `service` do would be one for oneself."""
+    outer = _outer()
+    while outer is not None:
+        if outer.open and outer.service == service and outer.task is asyncio.current_task():
+            raise UsageError(
+                f"service {service} waits for a token inside {outer.what}, which holds up what it waits for. Wait "
+                "before it begins, or after it has ended"
+            )
+        outer = outer.outer
+
+
 def _refusal(service: str, outer: _Open, called: str, how: str = "") -> UsageError:
     if called:
         return UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from random import Random
@@ -14,6 +14,7 @@ from ensue.config import Settings
 from ensue.engine.arming import arm
 from ensue.engine.books import Books
 from ensue.engine.calls import call
+from ensue.engine.caught_up import CaughtUp
 from ensue.engine.clock import SystemClock, UniqueIds
 from ensue.engine.context import Context
 from ensue.engine.dispatch import Dispatcher
@@ -25,10 +26,12 @@ from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.home import Home
 from ensue.engine.kept import warn_of_what_is_kept_otherwise
 from ensue.engine.nesting import check_step, stepping
+from ensue.engine.positions import Positions
 from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, remarks, store_reason
 from ensue.engine.schema import SCHEMA, Schema
 from ensue.engine.sealing import SealedBroker
 from ensue.engine.timers import put
+from ensue.engine.tokens import caught_up
 from ensue.engine.upgrade import SchemaWatch, upgrade
 from ensue.engine.worker import Worker
 from ensue.errors import RetryableError, StoreOutdated, UsageError
@@ -41,6 +44,7 @@ from ensue.saga.ending import SagaEnd
 from ensue.service import ServiceDefinition
 from ensue.step import Step
 from ensue.texts import logger
+from ensue.token import Token
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -89,10 +93,11 @@ class Runtime:
         self.store = store
         self.broker = broker
         self.settings = settings
+        books = Books(store, definition.name, random, schema)
         self.context = Context(
             service=definition.name,
             store=store,
-            books=Books(store, definition.name, random, schema),
+            books=books,
             broker=SealedBroker(broker, definition.signs_as, settings.trust),
             dispatcher=Dispatcher(
                 definition,
@@ -113,9 +118,14 @@ class Runtime:
             random=random,
             faults=faults or Faults.of_this_process(),
             partitions=settings.partitions,
+            caught_up=CaughtUp(
+                definition.name, books, clock, settings.engine.waiters_max, settings.engine.poll_interval_s,
+                forgets=store.capabilities.may_forget,
+            ),
             progress=progress,
-        )
+        )  # fmt: skip
         self.when_hung: Callable[[], None] = lambda: None  # of the worker, whichever it is by then
+        self._positions = Positions(definition.name, store, settings.trust)
         self._tables = tables
         self._worker: Worker | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -140,6 +150,7 @@ class Runtime:
         check_fits(self.definition, self.store.capabilities)
         self._home = Home(self.definition.name)
         self.context.waiting.ended = False
+        self.context.caught_up.begin()
         try:
             await self._open_store(work=work)
             if work:
@@ -263,6 +274,7 @@ class Runtime:
         worker, self._worker = self._worker, None
         try:
             await self.context.waiting.end()
+            await self.context.caught_up.end()
             if beside := [task for task in (connecting, watching) if task is not None]:
                 for task in beside:
                     task.cancel()
@@ -310,6 +322,16 @@ class Runtime:
         self._check_home()
         return await ended(self.context, saga, saga_id, timeout_s)
 
+    async def caught_up(self, token: Token | str, timeout_s: float) -> None:
+        """See `Service.caught_up`."""
+        self._check_home()
+        await caught_up(self.context, token, timeout_s, self.settings.trust)
+
+    async def token_at(self, places: Iterable[tuple[str, int]]) -> Token:
+        """For all that is committed in these places, (topic, partition), by now: for an answer that is given again."""
+        self._check_home()
+        return await self._positions.of_heads(places)
+
     @asynccontextmanager
     async def step(self) -> AsyncIterator[Step]:
         """A step that begins outside: HTTP, command line, test. Commits when the block ends, else rolls back.
@@ -354,6 +376,8 @@ class Runtime:
                     timers = await put(transaction, step.outgoing.close())
                     faults.point("step.outbox_written")
             faults.point("step.committed")
+            step.outgoing.positions = self._positions.of_records
+            origin.committed.append(step)
             if timers:
                 self.context.timer_set.set()
         except _Undone:  # the request gets its answer all the same

@@ -36,6 +36,7 @@ from ensue.integrations.openapi import describe, problem_responses
 from ensue.integrations.problems import Problem
 from ensue.integrations.routes import check_step_scope
 from ensue.integrations.step_route import PRINCIPAL, StepRoute, credentials
+from ensue.integrations.tokens import TOKENS, WAIT_S, Tokens
 
 __all__ = ["Problem", "ReadyLimits", "StepRoute", "install", "problem_responses", "step_of"]
 
@@ -54,6 +55,7 @@ def install(
     metrics: bool = False,
     body_bytes_max: int = BODY_BYTES_MAX,
     principal: Callable[[Request], str] = credentials,
+    tokens: float | bool = False,
 ) -> None:
     """Make a service part of an app, with all that its clients and operators may expect of it.
 
@@ -64,6 +66,8 @@ def install(
     - Errors are problem documents; longer request bodies than body_bytes_max are answered 413.
     - Requests may carry an Idempotency-Key. principal: who asks, `lambda request: request.state.user_id`, set by a
       middleware, or read from the token. It is called before the route's dependencies. Without it: see `credentials`.
+    - tokens: answers say in Ensue-Token what their request has written, and a request that brings tokens back waits, so
+      many seconds (True: 5), until the service has caught up with them; see docs/how-to/read-your-own-write.md.
     - health: /livez, /healthz, /readyz, with these limits (True: the usual ones). metrics: /metrics for Prometheus.
 
     In an app of several services, the first call says `body_bytes_max` and `principal`, for all routes; the paths of
@@ -78,13 +82,18 @@ def install(
         if any(isinstance(route, APIRoute) for route in app.routes):
             raise UsageError("install(app, ...) came after the first route: call it right after FastAPI(...)")
         app.router.route_class = StepRoute
-        setattr(app.state, _INSTALLED, {"body_bytes_max": body_bytes_max, PRINCIPAL: principal, "steps": []})
+        holds = {"body_bytes_max": body_bytes_max, PRINCIPAL: principal, "steps": [], TOKENS: None}
+        setattr(app.state, _INSTALLED, holds)
         app.add_middleware(_Installed, of=app)
         app.add_middleware(BodyLimit, body_bytes_max=body_bytes_max)
         add_handlers(app)
-        describe(app)
+        describe(app, tokens=lambda: getattr(app.state, _INSTALLED)[TOKENS] is not None)
     _check_later(app, service, principal, body_bytes_max, health=health is not False, metrics=metrics)
-    getattr(app.state, _INSTALLED)["steps"].append(service.step)
+    said = getattr(app.state, _INSTALLED)
+    said["steps"].append(service.step)
+    if tokens is not False:
+        said[TOKENS] = said[TOKENS] or Tokens()
+        said[TOKENS].waits[service.name] = (service, WAIT_S if tokens is True else tokens)
     if health is not False:
         app.include_router(health_routes(service, ReadyLimits() if health is True else health))
     if metrics:
@@ -142,7 +151,7 @@ class _Installed:
                 for step in self._said["steps"]:
                     check_step_scope(self._of, step)
                 self._checked = True
-            scope[PRINCIPAL] = self._said[PRINCIPAL]
+            scope[PRINCIPAL], scope[TOKENS] = self._said[PRINCIPAL], self._said[TOKENS]
         await self.app(scope, receive, send)
 
 

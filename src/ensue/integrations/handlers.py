@@ -13,10 +13,14 @@ from ensue.errors import (
     EventMismatch,
     EventRefused,
     EventTooLarge,
+    HeldBack,
     IdempotencyConflict,
     IdempotencyMismatch,
+    NotCaughtUp,
     ReplyTimeout,
     RetryableError,
+    TokenEnded,
+    TokenInvalid,
     ViewNotReady,
 )
 from ensue.integrations import problems
@@ -37,6 +41,10 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(EventMismatch, _event_mismatch)
     app.add_exception_handler(ReplyTimeout, _reply_timeout)
     app.add_exception_handler(ViewNotReady, _view_not_ready)
+    app.add_exception_handler(TokenInvalid, _token_invalid)
+    app.add_exception_handler(TokenEnded, _token_ended)
+    app.add_exception_handler(HeldBack, _held_back)
+    app.add_exception_handler(NotCaughtUp, _not_caught_up)
     app.add_exception_handler(RetryableError, _try_again)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -142,6 +150,44 @@ async def _reply_timeout(request: Request, error: Exception) -> Response:
     log.warning("%s was answered 504: %s", _where(request), error)
     detail = "Another service has not answered in time, and may do all the same what it was asked for: look first"
     return problems.response(request, 504, detail=detail, type=problems.REPLY_TIMEOUT)
+
+
+async def _token_invalid(request: Request, error: Exception) -> Response:
+    return problems.response(request, 400, "Ensue-Token refused", str(error), type=problems.TOKEN_INVALID)
+
+
+async def _token_ended(request: Request, error: Exception) -> Response:
+    ended = cast(TokenEnded, error)
+    log.warning("%s was answered 409: %s", _where(request), error)
+    detail = (
+        f"What the token stands for may be lost: {ended.source} was put back from a copy, {ended.successor} is what "
+        "there is now. Look what is there, without the token"
+    )
+    return problems.response(request, 409, "Token of another history", detail, type=problems.TOKEN_ENDED)
+
+
+async def _held_back(request: Request, error: Exception) -> Response:
+    held = cast(HeldBack, error)
+    log.warning("%s was answered 409: %s", _where(request), error)
+    detail = (
+        f"Held back by letter {held.letter} of {held.service}: what was written has perhaps not taken effect here, and "
+        "somebody has to decide. Without the token the answer is what there is now"
+    )
+    return problems.response(
+        request, 409, "Held back", detail, type=problems.HELD_BACK, service=held.service, letter=held.letter
+    )
+
+
+async def _not_caught_up(request: Request, error: Exception) -> Response:
+    late = cast(NotCaughtUp, error)
+    log.warning("%s was answered 504: %s", _where(request), error)
+    detail = (
+        f"{late.service} has not seen within {late.timeout_s:g} s what the token stands for. Send the request again; "
+        "without the token the answer is what there is now"
+    )
+    return problems.response(
+        request, 504, "Not caught up", detail, type=problems.NOT_CAUGHT_UP, service=late.service, behind=late.behind
+    )
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

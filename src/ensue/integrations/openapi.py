@@ -48,6 +48,14 @@ IDEMPOTENCY_KEY_PARAMETER: dict[str, Any] = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 
+TOKEN_PARAMETER: dict[str, Any] = {
+    "name": "Ensue-Token",
+    "in": "header",
+    "required": False,
+    "description": "Of an earlier answer, or of several, with commas: this one waits until it sees what they wrote.",
+    "schema": {"type": "string", "maxLength": 8192, "pattern": r"^1\.[A-Za-z0-9_.-]+([ ,]+1\.[A-Za-z0-9_.-]+)*$"},
+}
+
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's `responses=`: `@app.get("/orders/{id}", responses=problem_responses(404))`."""
@@ -57,8 +65,8 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def describe(app: FastAPI) -> None:
-    """Let `app.openapi()` tell of the problem documents and of the Idempotency-Key."""
+def describe(app: FastAPI, tokens: Callable[[], bool] = lambda: False) -> None:
+    """Let `app.openapi()` tell of the problem documents and of the Idempotency-Key. tokens: of Ensue-Token as well?"""
     plain: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -69,7 +77,7 @@ def describe(app: FastAPI) -> None:
             for path in schema.get("paths", {}).values():
                 for method in _METHODS:
                     if method in path:
-                        _complete(path[method], method)
+                        _complete(path[method], method, tokens=tokens())
             schemas.pop("HTTPValidationError", None)
             schemas.pop("ValidationError", None)
         return schema
@@ -77,8 +85,11 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _complete(operation: dict[str, Any], method: str) -> None:
+def _complete(operation: dict[str, Any], method: str, *, tokens: bool) -> None:
     possible = [400, 503]
+    if tokens:
+        possible += [409, 504]
+        operation.setdefault("parameters", []).append(TOKEN_PARAMETER)
     if "HTTPValidationError" in str(operation["responses"].get("422")):
         del operation["responses"]["422"]
         possible.append(422)

@@ -30,6 +30,10 @@ IDEMPOTENCY_CONFLICT = "urn:ensue:problem:idempotency-conflict"
 IDEMPOTENCY_MISMATCH = "urn:ensue:problem:idempotency-mismatch"
 REPLY_TIMEOUT = "urn:ensue:problem:reply-timeout"
 VIEW_NOT_READY = "urn:ensue:problem:view-not-ready"
+HELD_BACK = "urn:ensue:problem:held-back"
+NOT_CAUGHT_UP = "urn:ensue:problem:not-caught-up"
+TOKEN_ENDED = "urn:ensue:problem:token-ended"
+TOKEN_INVALID = "urn:ensue:problem:token-invalid"
 TRY_AGAIN = "urn:ensue:problem:try-again"
 
 #: Where a request's scope holds its correlation id, so that an error's answer names it too.

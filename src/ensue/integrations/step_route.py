@@ -22,6 +22,7 @@ from ensue.errors import UsageError
 from ensue.integrations import problems
 from ensue.integrations.body_limit import bounded
 from ensue.integrations.problems import Problem
+from ensue.integrations.tokens import TOKENS, Tokens
 from ensue.message import StoredResponse
 from ensue.origin import AlreadyAnswered, Origin, coming_from, current_origin
 
@@ -32,8 +33,9 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 #: told a browser to keep.
 _NOT_KEPT = frozenset(
     {
-        "age", "connection", "content-length", "date", "idempotency-replayed", "keep-alive", "proxy-authenticate",
-        "proxy-connection", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade", "x-correlation-id",
+        "age", "connection", "content-length", "date", "ensue-token", "idempotency-replayed", "keep-alive",
+        "proxy-authenticate", "proxy-connection", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade",
+        "x-correlation-id",
     }
 )  # fmt: skip
 
@@ -92,8 +94,19 @@ class StepRoute(APIRoute):
             given = await _origin_of(request)
             given.task = asyncio.current_task()
             request.scope[problems.CORRELATION_ID] = given.correlation_id
+            tokens: Tokens | None = request.scope.get(TOKENS)
+            response: Response | None = None
+
+            async def at_the_end(kind: type[BaseException] | None, *_: object) -> None:
+                if kind is None:
+                    _no_step_left_open(request, given)
+                    if tokens is not None and response is not None:
+                        await tokens.tell(given, response)
+
             # It runs when the last dependency of scope "function" has ended, right before the answer is sent.
-            request.scope["fastapi_function_astack"].push(_no_step_left_open(request, given))
+            request.scope["fastapi_function_astack"].push_async_exit(at_the_end)
+            if tokens is not None:
+                await tokens.wait(request)
             with coming_from(given):
                 try:
                     response = await handle(request)
@@ -103,7 +116,7 @@ class StepRoute(APIRoute):
                     if response.status_code >= 500:
                         given.refused = True
                     elif given.idempotency_key and given.keep is not None:
-                        await given.keep(_to_store(request, given, response))
+                        await given.keep(_to_store(request, given, response, tokens))
                         given.settled = True
             # A task that the request began inherits its origin; the key belongs to the request alone.
             given.idempotency_key = given.fingerprint = ""
@@ -136,19 +149,15 @@ async def _origin_of(request: Request) -> Origin:
     return given
 
 
-def _no_step_left_open(request: Request, given: Origin) -> Callable[..., None]:
-    """Called at the end of a request, with the error that ended it: refuse to answer what is not committed."""
-
-    def check(kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and given.steps:
-            service = given.steps[-1].outgoing.service
-            raise UsageError(
-                f"{request.method} {request.scope['path']}: a step of {service} is open when the answer is sent, so "
-                "the client would be told of something that may not be committed. A dependency with `yield` in which "
-                'a step is open needs Depends(..., scope="function"); so does everything that depends on it'
-            )
-
-    return check
+def _no_step_left_open(request: Request, given: Origin) -> None:
+    """Refuse to answer what is not committed."""
+    if given.steps:
+        service = given.steps[-1].outgoing.service
+        raise UsageError(
+            f"{request.method} {request.scope['path']}: a step of {service} is open when the answer is sent, so "
+            "the client would be told of something that may not be committed. A dependency with `yield` in which "
+            'a step is open needs Depends(..., scope="function"); so does everything that depends on it'
+        )
 
 
 def _admitted(endpoint: Callable[..., Any]) -> Callable[..., Any]:
@@ -230,7 +239,7 @@ def _parts(content_type: str, body: bytes) -> Iterable[bytes]:
     yield from body.split(b"--" + boundary.encode()) if boundary else (body,)
 
 
-def _to_store(request: Request, given: Origin, response: Response) -> StoredResponse:
+def _to_store(request: Request, given: Origin, response: Response, tokens: Tokens | None) -> StoredResponse:
     body = getattr(response, "body", None)
     if not isinstance(body, bytes):
         raise UsageError(
@@ -243,6 +252,8 @@ def _to_store(request: Request, given: Origin, response: Response) -> StoredResp
         for name in dict.fromkeys(response.headers.keys())
         if name not in _NOT_KEPT and name not in hop_by_hop
     }
+    if tokens is not None:
+        headers |= tokens.kept(given)
     return StoredResponse(given.idempotency_key, given.fingerprint, response.status_code, headers, body)
 
 

@@ -43,6 +43,12 @@ class Checkpoints(Base):
         [by_id] = CHECKPOINTS.lookups
         return {self._partition(row[0]): _checkpoint(row) async for row in self._all(CHECKPOINTS, by_id)}
 
+    async def checkpoints_of(self, partitions: Sequence[Partition]) -> dict[Partition, Checkpoint]:
+        """Those of these partitions, by one question; new ones (revision 0) where there is none."""
+        rows = await self._store.rows().get(CHECKPOINTS, [each.place for each in partitions])
+        found = {row[0]: row for row in rows}
+        return {each: _checkpoint(found[each.place]) if each.place in found else Checkpoint() for each in partitions}
+
     async def save_checkpoint(self, transaction: StepTransaction, partition: Partition, checkpoint: Checkpoint) -> int:
         """As `save_checkpoints`, one alone."""
         [revision] = await self.save_checkpoints(transaction, [(partition, checkpoint)])
