@@ -4,10 +4,12 @@ Each step is one local transaction that updates entities and publishes events; e
 is lost and none takes effect twice. Start with `Service`, `Event` and `Step`.
 """
 
+from ensue.aggregate.aggregate import Aggregate, evolves
 from ensue.app import Service
 from ensue.command import Command
 from ensue.config import EngineConfig, Settings
 from ensue.errors import (
+    AggregateExists,
     BadMessage,
     EnsueError,
     EntityMissing,
@@ -19,6 +21,7 @@ from ensue.errors import (
     TokenInvalid,
     TooManyWaiters,
     UsageError,
+    VersionMismatch,
     ViewNotReady,
 )
 from ensue.event import Event, as_event
@@ -40,6 +43,8 @@ from ensue.token import Token
 from ensue.view import View
 
 __all__ = [
+    "Aggregate",
+    "AggregateExists",
     "BadMessage",
     "Command",
     "DeadlineExceeded",
@@ -77,8 +82,10 @@ __all__ = [
     "Trust",
     "UnknownFailure",
     "UsageError",
+    "VersionMismatch",
     "View",
     "ViewNotReady",
     "as_event",
     "coming_from",
+    "evolves",
 ]

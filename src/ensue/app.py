@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ensue.adapters import make_broker, make_store
+from ensue.aggregate.aggregate import Aggregate
+from ensue.aggregate.history import Happened, history
+from ensue.aggregate.kind import kind_of
 from ensue.command import Command, R_co
 from ensue.config import EngineConfig, Settings, load_settings
 from ensue.dependable import dependable
@@ -39,6 +42,7 @@ class Service(ServiceDefinition):
     name: lower-case letters, digits, - and _. publishes: events it may publish, and commands it may send; leave it out
     and it may publish any (then `ensue topology` cannot show them). calls: commands that it sends and waits for, see
     `call`: its workers read their answers. repositories: how entities that are dataclasses are stored.
+    aggregates: event-sourced ones, besides those that its handlers take.
     tables: SQLAlchemy metadata whose missing tables are created at start (for development; use migrations later).
     prunes: topics that this service reads and nobody who uses Ensue publishes: it takes old records out of them.
     lanes: how many transactions of handlers may be open at once in one process. With one they never race with each
@@ -57,6 +61,7 @@ class Service(ServiceDefinition):
         publishes: Iterable[type] | None = None,
         calls: Iterable[type] = (),
         repositories: Iterable[TableRepository[Any]] = (),
+        aggregates: Iterable[type[Aggregate]] = (),
         retry: Retry | None = None,
         prunes: Iterable[str] = (),
         lanes: int = 1,
@@ -75,6 +80,7 @@ class Service(ServiceDefinition):
             publishes=publishes,
             calls=calls,
             repositories=repositories,
+            aggregates=aggregates,
             retry=retry,
             prunes=prunes,
             lanes=lanes,
@@ -181,6 +187,13 @@ class Service(ServiceDefinition):
         TooManyWaiters. Not inside of a step or a handler of this service, which it would wait for: UsageError.
         """
         await self.runtime.caught_up(token, timeout)
+
+    async def history(self, cls: type[Aggregate], id: object, *, after: int = 0) -> list[Happened]:
+        """What has happened to an aggregate, in order, with when and why: `await customers.history(Customer, id)`.
+
+        Committed events alone. after: the version behind which to begin. Empty: there is none.
+        """
+        return await history(self.runtime.rows(), kind_of(cls), id, after)
 
     @dependable
     async def query(self) -> AsyncIterator[AsyncSession]:

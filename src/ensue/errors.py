@@ -98,6 +98,35 @@ class SagaMissing(EntityMissing):
     """A saga that is told of an event does not exist (yet). entity: its name. It is tried more often than others."""
 
 
+class VersionMismatch(UsageError):
+    """An aggregate is not of the version that who changes it has seen. entity: the name of its class. found: 0: it does
+    not exist."""
+
+    entity: str
+    entity_id: object
+    expected: object
+    found: int
+
+
+class AggregateExists(UsageError):
+    """An aggregate is made anew that has events already. entity: the name of its class. version: how many."""
+
+    entity: str
+    entity_id: object
+    version: int
+
+
+class StreamBroken(EnsueError):
+    """The stream of an aggregate lacks events that its head counts: the database has lost them, or somebody took them.
+
+    entity: the name of its class. missing: their versions, the first of them.
+    """
+
+    entity: str
+    entity_id: object
+    missing: tuple[int, ...]
+
+
 class HandlerCancelled(RetryableError):
     """A handler ended with CancelledError although nobody cancelled the step: something it awaited was cancelled."""
 

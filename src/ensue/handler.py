@@ -19,7 +19,16 @@ from ensue.catch_up import Since
 from ensue.command import CommandType
 from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType, event_type, is_event_class
-from ensue.handling import bound_by_partial, by_place, check_callable, is_async, wraps_async, written_in
+from ensue.handling import (
+    IMPORT_IT,
+    bound_by_partial,
+    by_place,
+    check_callable,
+    is_async,
+    options_of,
+    resolved,
+    wraps_async,
+)
 from ensue.kinds import Change, change_of, class_of, same
 from ensue.message import Message
 from ensue.repository import Repository
@@ -205,7 +214,7 @@ def parameters_of(function: Callable[..., Any], where: str) -> Sequence[inspect.
     try:
         found = inspect.signature(function).parameters.values()
     except NameError as error:  # Python 3.14 evaluates annotations here
-        raise UsageError(f"{where}: an annotation cannot be resolved ({error}); {_IMPORT_IT}") from error
+        raise UsageError(f"{where}: an annotation cannot be resolved ({error}); {IMPORT_IT}") from error
     except ValueError as error:
         raise UsageError(f"{where}: its parameters cannot be read ({error}); declare a Python function") from error
     bound = bound_by_partial(function)
@@ -224,32 +233,7 @@ def parameters_of(function: Callable[..., Any], where: str) -> Sequence[inspect.
     return left
 
 
-_IMPORT_IT = "import the class where the handler is declared, not only under TYPE_CHECKING"
 _WRITE = "write the event's class, Step, Message, AsyncSession (async def), Session (def), or the class of an entity"
-
-
-def resolved(function: Callable[..., Any], of: str, annotation: Any, where: str, local_names: Mapping[str, Any]) -> Any:
-    """What one annotation means. One at a time, so that an error can name it. of: what it says something about."""
-
-    def one() -> None: ...
-
-    one.__annotations__ = {"one": annotation}
-    namespace = getattr(inspect.unwrap(written_in(function)), "__globals__", {})
-    try:
-        return typing.get_type_hints(one, namespace, dict(local_names))["one"]
-    except Exception as error:  # annotations are expressions: they can fail in any way
-        raise UsageError(
-            f"{where}: the annotation {annotation!r} {of} cannot be resolved ({error}); {_IMPORT_IT}"
-        ) from error
-
-
-def options_of(kind: Any) -> Sequence[Any]:
-    """The alternatives of a union, also of one that has a name of its own; of anything else itself."""
-    if not isinstance(kind, type) and hasattr(kind, "__value__"):  # type Answer = Reserved | LimitExceeded
-        return options_of(kind.__value__)
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return [option for each in typing.get_args(kind) for option in options_of(each)]
-    return (kind,)
 
 
 def place_of(kinds: Sequence[Any]) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import AsyncGenerator, Callable, Generator
+import typing
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from ensue.errors import UsageError
@@ -111,3 +112,30 @@ async def finished(where: str, result: Any, *, answers: bool = False) -> Any:
                 f"step.publish({name}(...))"
             )
     return result
+
+
+IMPORT_IT = "import the class where the handler is declared, not only under TYPE_CHECKING"
+
+
+def resolved(function: Callable[..., Any], of: str, annotation: Any, where: str, local_names: Mapping[str, Any]) -> Any:
+    """What one annotation means. One at a time, so that an error can name it. of: what it says something about."""
+
+    def one() -> None: ...
+
+    one.__annotations__ = {"one": annotation}
+    namespace = getattr(inspect.unwrap(written_in(function)), "__globals__", {})
+    try:
+        return typing.get_type_hints(one, namespace, dict(local_names))["one"]
+    except Exception as error:  # annotations are expressions: they can fail in any way
+        raise UsageError(
+            f"{where}: the annotation {annotation!r} {of} cannot be resolved ({error}); {IMPORT_IT}"
+        ) from error
+
+
+def options_of(kind: Any) -> Sequence[Any]:
+    """The alternatives of a union, also of one that has a name of its own; of anything else itself."""
+    if not isinstance(kind, type) and hasattr(kind, "__value__"):  # type Answer = Reserved | LimitExceeded
+        return options_of(kind.__value__)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return [option for each in typing.get_args(kind) for option in options_of(each)]
+    return (kind,)

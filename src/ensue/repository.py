@@ -14,6 +14,9 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from ensue.aggregate.aggregate import Aggregate
+from ensue.aggregate.kind import kind_of
+from ensue.aggregate.streams import Streams
 from ensue.columns import field_of
 from ensue.errors import UsageError
 from ensue.kinds import as_asked, class_of, same
@@ -152,6 +155,24 @@ class TableRepository(Generic[T]):
                     values[position] = turn(values[position])
             rows.append(values)
         return rows
+
+
+class AggregateRepository:
+    """Event-sourced aggregates. What steps record of them is appended by the engine, with what they publish."""
+
+    def __init__(self, cls: type[Aggregate]) -> None:
+        self.cls = cls
+        self.kind = kind_of(cls)
+        self.id_name = self.kind.id_name
+        self.id_type = self.kind.id_type
+
+    async def load(self, transaction: StepTransaction, ids: Sequence[Any]) -> dict[Any, Any]:
+        """As they are in the database, for who looks."""
+        found = await Streams([]).load(transaction, self.kind, ids)
+        return {entity_id: each for entity_id, each in found.items() if each is not None}
+
+    async def save(self, transaction: StepTransaction, changed: Mapping[Any, Any], created: Mapping[Any, Any]) -> None:
+        raise UsageError(f"{self.cls.__qualname__} is saved by its events: step.record(...)")
 
 
 def _checked_table(cls: type, table: Any) -> Table:

@@ -11,7 +11,8 @@ from typing import Any
 from ensue.command import CommandType
 from ensue.errors import UsageError
 from ensue.failure import Failure
-from ensue.handler import Handler, options_of, resolved, shown
+from ensue.handler import Handler, shown
+from ensue.handling import options_of, resolved
 
 
 def check_returns(handler: Handler, where: str, local_names: Mapping[str, Any]) -> None:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
+from ensue.aggregate.aggregate import Aggregate, is_aggregate
+from ensue.aggregate.kind import kind_of
 from ensue.answers import keeps_answers
 from ensue.catch_up import Since
 from ensue.command import SERVICE_NAME, CommandType
@@ -25,7 +27,7 @@ from ensue.handling import name_of
 from ensue.mapped import SqlAlchemyRepository, is_mapped
 from ensue.message import REPLY, SAGA, TOLD
 from ensue.reply import is_of_replies, replies_of
-from ensue.repository import Repository, TableRepository
+from ensue.repository import AggregateRepository, Repository, TableRepository
 from ensue.retry import Retry
 from ensue.returns import check_returns
 from ensue.saga.code import SagaCode, saga_code
@@ -57,6 +59,7 @@ class ServiceDefinition:
         publishes: Iterable[type] | None = None,
         calls: Iterable[type] = (),
         repositories: Iterable[TableRepository[Any]] = (),
+        aggregates: Iterable[type[Aggregate]] = (),
         retry: Retry | None = None,
         prunes: Iterable[str] = (),
         lanes: int = 1,
@@ -87,6 +90,8 @@ class ServiceDefinition:
             raise UsageError(f"service {name}: outside_max={outside_max}, expected 1 to 10,000")
         self.outside_max = outside_max
         self._repositories: dict[type, Repository[Any]] = {each.cls: each for each in repositories}
+        for aggregate in _listed(name, "aggregates", aggregates):
+            self._aggregate(aggregate, f"service {name}")
         self._handlers: dict[str, list[Handler]] = {REPLY: [keeps_answers(name)]} if self.calls else {}
         self._recurring: dict[str, Schedule] = {}
         self._sagas: dict[tuple[str, int], SagaCode] = {}
@@ -129,6 +134,16 @@ class ServiceDefinition:
         """What begins a recurring step, as the wire sees it: a topic of the service's own, a type for each step."""
         topic = f"ensue.every.{self.name}"
         return EventType(Run, f"{topic}.{name}.v1", _RUNS, topic, "due", name, 1)
+
+    @property
+    def aggregates(self) -> Sequence[type[Aggregate]]:
+        """Those that are declared, and those that handlers take."""
+        return [each.cls for each in self._repositories.values() if isinstance(each, AggregateRepository)]
+
+    @property
+    def stream_topics(self) -> frozenset[str]:
+        """The topics that carry the events of its aggregates, which nobody prunes."""
+        return frozenset(event_type(each).topic for cls in self.aggregates for each in cls.__ensue_evolvers__)
 
     @property
     def repositories(self) -> Mapping[type, Repository[Any]]:
@@ -549,6 +564,28 @@ class ServiceDefinition:
             for event in asked.events
         ]  # fmt: skip
 
+    def _aggregate(self, cls: type[Aggregate], where: str) -> AggregateRepository:
+        """Its repository. Raises UsageError for what is none, and where its events would not be kept for good."""
+        if cls in self._repositories:
+            raise UsageError(
+                f"{where}: {cls.__qualname__} is declared twice, or has a repository of its own: leave that out"
+            )
+        repository, kind = AggregateRepository(cls), kind_of(cls)
+        for other in self.aggregates:
+            if other.__ensue_stream__ == kind.stream:
+                raise UsageError(
+                    f"{where}: {cls.__qualname__} and {other.__qualname__} have one stream, {kind.stream!r}: give one "
+                    "another name, stream="
+                )
+        pruned = sorted({event_type(each).topic for each in kind.evolvers} & self.prunes)
+        if pruned:
+            raise UsageError(
+                f"{where}: {cls.__qualname__} is made of events of topic {pruned[0]!r}, which service {self.name} "
+                "prunes: what carries a stream is never pruned, so leave it out of prunes="
+            )
+        self._repositories[cls] = repository
+        return repository
+
     def _repository(self, entity: type, given: Repository[Any] | None, where: str, parameter: str) -> Repository[Any]:
         known = self._repositories.get(entity)
         if given is not None:
@@ -558,6 +595,8 @@ class ServiceDefinition:
                     "of one row: use one for all handlers, best in Service(..., repositories=[...])"
                 )
             known = self._repositories[entity] = known or given
+        elif known is None and is_aggregate(entity):
+            known = self._aggregate(entity, where)
         elif known is None:
             if not is_mapped(entity):
                 if hasattr(entity, "metadata"):
@@ -587,12 +626,16 @@ class ServiceDefinition:
         return known
 
 
-def _classes(service: str, option: str, given: Iterable[type]) -> tuple[type, ...]:
-    """The events, or commands, that a declaration lists."""
+def _listed(service: str, option: str, given: Iterable[type]) -> tuple[type, ...]:
     if isinstance(given, type | str):
         shown = given if isinstance(given, str) else given.__name__
         raise UsageError(f"service {service}: {option}={shown} is no list; write {option}=[{shown}]")
-    classes = tuple(given)
+    return tuple(given)
+
+
+def _classes(service: str, option: str, given: Iterable[type]) -> tuple[type, ...]:
+    """The events, or commands, that a declaration lists."""
+    classes = _listed(service, option, given)
     for cls in classes:
         event_type(cls)
     return classes

@@ -7,8 +7,11 @@ the outbox inside the same transaction. A handler never commits.
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ensue.aggregate.aggregate import Aggregate
+from ensue.aggregate.kind import kind_of
+from ensue.aggregate.streams import Streams, check_version
 from ensue.chain import partition_of
 from ensue.codec import (
     ATTRIBUTE_BYTES_MAX,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 
 R = TypeVar("R")
+A = TypeVar("A", bound=Aggregate)
 
 
 class SessionAsked(Exception):
@@ -53,12 +57,13 @@ class Outgoing:
     published later. guarded: the session is not to be had now; asked: it was asked for all the same. results: what
     local steps of sagas returned, by message id. after: what is to be called once this transaction is committed.
     view: the step is a view's, which tells nobody anything. positions: gives a token for what was published; None: this
-    is not committed, or belongs to a handler.
+    is not committed, or belongs to a handler. aggregates: classes that the service declares; streams: those that the
+    step at hand has.
     """
 
     __slots__ = (
-        "after", "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "positions",
-        "record_bytes_max", "records", "results", "service", "time", "timers", "types", "view",
+        "after", "aggregates", "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "positions",
+        "record_bytes_max", "records", "results", "service", "streams", "time", "timers", "types", "view",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +78,7 @@ class Outgoing:
         limits: Mapping[str, int] | None = None,
         timers: bool = True,
         view: bool = False,
+        aggregates: Container[type] = (),
     ) -> None:
         self.service = service
         self.view = view
@@ -84,7 +90,9 @@ class Outgoing:
         self.record_bytes_max = record_bytes_max
         self.limits = {} if limits is None else limits
         self.timers = timers
+        self.aggregates = aggregates
         self.records: list[OutboxRecord] = []
+        self.streams = Streams(self.records)
         self.results: dict[str, Any] = {}
         self.after: list[Callable[[], None]] = []
         self.closed = False
@@ -129,6 +137,20 @@ class Outgoing:
             )
         self._check_allowed(spec.cls, "sends")
         return spec
+
+    def check_aggregate(self, cls: type[Aggregate]) -> None:
+        """Raise UsageError when steps of this service have no such aggregates."""
+        if cls not in self.aggregates:
+            kind_of(cls)  # what is none at all says so
+            raise UsageError(
+                f"service {self.service} does not declare {cls.__qualname__}, whose streams, and the topics that carry "
+                f"them, are never pruned: write Service({self.service!r}, aggregates=[{cls.__name__}])"
+            )
+        if not self.timers:
+            raise UsageError(
+                f"{cls.__qualname__}: the database of service {self.service} cannot keep a stream together with what "
+                "is published. SQLite, PostgreSQL and MariaDB can"
+            )
 
     def _check_allowed(self, cls: type, does: str) -> None:
         if self.view:
@@ -221,6 +243,44 @@ class Step:
         key_bytes = checked_key(spec.type, key)
         own = _checked(spec.type, key, extensions) if extensions else None
         return self.emit(spec.topic, spec.type, key, key_bytes, spec.write(event), own, due)
+
+    def record(self, aggregate: Aggregate, *events: object) -> None:
+        """Append events to an aggregate's stream, have them change it, and publish them: `step.record(customer,
+        customer.reserve(order_id, total))`. All of it takes effect if and only if the step commits.
+
+        aggregate: the handler's entity, one that `load` returned here, or a new one, `Customer(customer_id=...)`, whose
+        first events these are. Raises UsageError as `publish`, and for a copy that this step does not have.
+        """
+        outgoing = self.outgoing
+        outgoing.check_aggregate(type(aggregate))
+        for event in events:
+            outgoing.streams.check(aggregate, event)
+            self.publish(event)
+            outgoing.streams.record(aggregate, event)
+
+    @overload
+    async def load(self, cls: type[A], id: object, *, expected: int | str) -> A: ...
+
+    @overload
+    async def load(self, cls: type[A], id: object, *, expected: int | str | None = None) -> A | None: ...
+
+    async def load(self, cls: type[A], id: object, *, expected: int | str | None = None) -> A | None:
+        """Lock an aggregate and return it as it is now; None: it does not exist. For handlers it comes by itself, as
+        their entity; several are best loaded in one order everywhere, since each is locked.
+
+        expected: the version that whoever asks has seen, or what a client sent as If-Match, `"7"` or `*`. Raises
+        VersionMismatch when it is not that, which HTTP answers with 412.
+        """
+        outgoing = self.outgoing
+        outgoing.check_aggregate(cls)
+        if outgoing.closed:
+            raise UsageError(f"{cls.__qualname__} is loaded after its step has ended: load it inside of the step")
+        kind = kind_of(cls)
+        own = kind.own_id(id)
+        found = (await outgoing.streams.load(self.transaction, kind, [own])).get(own)
+        if expected is not None:
+            check_version(kind, own, 0 if found is None else found.version, expected)
+        return found
 
     def send(
         self,

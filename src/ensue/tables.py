@@ -149,4 +149,20 @@ VIEWS: Final = _table(
     _REVISION,
 )
 
-TABLES: Final = (CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING, REPLIES, SAGAS)
+#: Aggregates, by `<stream>:<id>`: the row that is locked, and how many events the stream has. snapshot: the state after
+#: the first `snapshot_version` of them, of a `shape`; see `ensue.aggregate.kind`.
+AGGREGATES: Final = Table(
+    "ensue_aggregate",
+    ("id", "version", "snapshot_version", "shape", "snapshot"),
+    "id",
+    (Lookup((), ("id",)),),
+    (Kind.NAME, Kind.INT, Kind.INT, Kind.NAME, Kind.BYTES),
+    "version",
+)
+
+#: The events of aggregates, by `<stream>:<id>:<version>`. They are never deleted.
+STREAMS: Final = _table("ensue_stream", ("envelope", Kind.BYTES), ("data", Kind.BYTES))
+
+TABLES: Final = (
+    CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING, REPLIES, SAGAS, AGGREGATES, STREAMS,
+)  # fmt: skip

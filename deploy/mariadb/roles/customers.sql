@@ -17,5 +17,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_timer TO customers_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_recurring TO customers_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_reply TO customers_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_saga TO customers_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_aggregate TO customers_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_stream TO customers_service;
 GRANT SELECT, INSERT, UPDATE ON customers TO customers_service;
 GRANT SELECT, INSERT, DELETE ON reservations TO customers_service;

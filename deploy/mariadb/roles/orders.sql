@@ -17,4 +17,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_timer TO orders_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_recurring TO orders_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_reply TO orders_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_saga TO orders_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_aggregate TO orders_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_stream TO orders_service;
 GRANT SELECT, INSERT, UPDATE ON orders TO orders_service;

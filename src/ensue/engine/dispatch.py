@@ -105,6 +105,7 @@ class Dispatcher:
         self._partitions = partitions
         self.recurring = Recurring(definition, self._hallmarked, partitions)
         self._types: dict[type, EventType[Any]] = {}
+        self._aggregates = frozenset(definition.aggregates)
         self._allowed = None if definition.publishes is None else frozenset((*definition.publishes, *definition.calls))
 
     def only_handler(self, kind: str) -> str:
@@ -141,6 +142,7 @@ class Dispatcher:
             self._limits,
             self.timers,
             self.definition.is_view,
+            self._aggregates,
         )
         transaction.follow(outgoing.records)
         return outgoing
@@ -326,6 +328,7 @@ class Dispatcher:
                     at_hand.rest()
                 if len(route.calls) > 1:
                     call = None
+                await outgoing.streams.save(transaction)
                 await transaction.flush(forget=True)  # before anything is believed of it: may it commit?
         except NOT_THE_MESSAGE:
             raise

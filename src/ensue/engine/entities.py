@@ -21,7 +21,7 @@ from ensue.handler import Handler
 from ensue.mapped import SqlAlchemyRepository
 from ensue.message import Message
 from ensue.ports import DocumentTransaction, StepTransaction
-from ensue.repository import Repository, TableRepository
+from ensue.repository import AggregateRepository, Repository, TableRepository
 from ensue.step import Outgoing, SessionAsked, Step
 
 Answer = Callable[[Handler, Any, Step, HandlerLimit, Callable[..., Any]], Awaitable[Any]]
@@ -52,18 +52,33 @@ class Entities:
     unsettled: ids of those that must be saved and loaded anew before another handler has them.
     """
 
-    __slots__ = ("changed", "created", "found", "mapped", "repository", "unsettled")
+    __slots__ = ("changed", "created", "found", "mapped", "repository", "streamed", "unsettled")
 
     def __init__(self, repository: Repository[Any]) -> None:
         self.repository = repository
         self.mapped = repository if isinstance(repository, SqlAlchemyRepository) else None
+        self.streamed = repository if isinstance(repository, AggregateRepository) else None
         self.unsettled: set[Any] = set()
         self.found: dict[Any, Any] = {}
         self.changed: dict[Any, Any] = {}
         self.created: dict[Any, Any] = {}
 
+    async def load(self, transaction: StepTransaction, outgoing: Outgoing) -> None:
+        if self.streamed is None:
+            self.found = await self.repository.load(transaction, list(self.found))
+        else:  # what steps record of a new one is found there by the next
+            self.found = await outgoing.streams.load(transaction, self.streamed.kind, list(self.found))
+
     def left(self, entity_id: Any, entity: Any, result: Any) -> None:
         """A handler was given `entity` (None: there is none) and returned `result` (None: nothing)."""
+        if self.streamed is not None:
+            if result is not None and result is not self.found.get(entity_id):
+                raise UsageError(
+                    f"an entity step returned a {type(result).__qualname__} that has recorded nothing: an aggregate is "
+                    "saved by its events, `step.record(...)`; it need not be returned",
+                    entity_id=entity_id,
+                )
+            return
         if result is None or result is entity:
             if entity is not None and entity_id not in self.created:
                 self.changed[entity_id] = entity
@@ -139,7 +154,7 @@ class EntityRun:
             ready.append((message, event, todo))
         self.index = None
         for entities in loaded.values():
-            entities.found = await entities.repository.load(transaction, list(entities.found))
+            await entities.load(transaction, outgoing)
         links = Links(loaded.values())
         mapped = any(each.mapped is not None for each in loaded.values())
         budget = budget or Budget()
@@ -179,9 +194,11 @@ class EntityRun:
         self.index = None
         self.made = sum(len(entities.created) for entities in loaded.values())
         for entities in loaded.values():
-            # In one order everywhere: two that insert the same ids in two orders would wait for each other.
-            created = {each: entities.created[each] for each in sorted(entities.created, key=str)}
-            await entities.repository.save(transaction, entities.changed, created)
+            if entities.streamed is None:
+                # In one order everywhere: two that insert the same ids in two orders would wait for each other.
+                created = {each: entities.created[each] for each in sorted(entities.created, key=str)}
+                await entities.repository.save(transaction, entities.changed, created)
+        await outgoing.streams.save(transaction)
         return count
 
 

@@ -38,6 +38,12 @@ def check_fits(definition: ServiceDefinition, capabilities: Capabilities) -> Non
             "database cannot keep what they wait for together with everything else of a step. SQLite, PostgreSQL and "
             "MariaDB can"
         )
+    if definition.aggregates and not kept:
+        classes = ", ".join(each.__name__ for each in definition.aggregates)
+        raise UsageError(
+            f"service {name} has event-sourced aggregates ({classes}), and its database cannot append to a stream "
+            "together with everything else of a step. SQLite, PostgreSQL and MariaDB can"
+        )
     commands = [each[0].event.cls.__name__ for each in definition.handlers.values() if each[0].command is not None]
     if not kept and (commands or definition.calls):
         does, which = ("handles", commands) if commands else ("calls", [each.__name__ for each in definition.calls])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from ensue.ports import Store
+    from ensue.ports import Store, TopicTerms
 
 log = logger("ensue.runtime")
 
@@ -58,6 +58,17 @@ async def warn_of_what_is_kept_otherwise(definition: ServiceDefinition, store: S
             definition.name,
             ", ".join(less),
         )
+
+
+def warn_of_a_shorter_log(service: str, topic: str, terms: TopicTerms | None) -> None:
+    """Log that the broker deletes records of a topic which carries streams. The streams themselves stay."""
+    if terms is None or not (terms.drops or terms.keeps_s is not None):
+        return
+    log.warning(
+        "%s: topic %s carries streams of aggregates, and the broker deletes its records %s: who subscribes later, or "
+        "builds a view anew, misses what is gone. Set %s",
+        service, topic, terms.drops or f"after {terms.keeps_s:g} s", terms.todo or "its retention to none",
+    )  # fmt: skip
 
 
 async def _equal_ids(session: AsyncSession, tables: Any) -> list[str]:

@@ -31,8 +31,9 @@ async def prune_once(context: Context, now: float | None = None) -> int:
     while count := await store.outbox_prune(before, through, _CHUNK):
         pruned += await _chunk(context, count)
     topics = await broker.topics()
-    mine = {topic for topic, _ in await store.outbox_heads()} | {CONTROL_TOPIC} | context.dispatcher.definition.prunes
-    for topic in sorted(mine & set(topics)):
+    definition = context.dispatcher.definition
+    mine = {topic for topic, _ in await store.outbox_heads()} | {CONTROL_TOPIC} | definition.prunes
+    for topic in sorted((mine & set(topics)) - definition.stream_topics):
         for number in range(topics[topic]):
             while count := await broker.prune(topic, number, before, _CHUNK):
                 pruned += await _chunk(context, count)

@@ -24,7 +24,7 @@ from ensue.engine.faults import Faults
 from ensue.engine.fits import check_entity_tables, check_fits, check_kept
 from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.home import Home
-from ensue.engine.kept import warn_of_what_is_kept_otherwise
+from ensue.engine.kept import warn_of_a_shorter_log, warn_of_what_is_kept_otherwise
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.positions import Positions
 from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, remarks, store_reason
@@ -202,6 +202,8 @@ class Runtime:
         for topic in self._topics():
             terms = await self.broker.ensure_topic(topic, self.settings.partitions)
             check_kept(topic, terms, self.settings.engine.retention_s)
+            if topic in self.definition.stream_topics:
+                warn_of_a_shorter_log(self.definition.name, topic, terms)
             self.context.dispatcher.heed(topic, terms)
         await self.broker.ensure_topic(CONTROL_TOPIC, 1)
         if self._worker is not None:
@@ -373,6 +375,7 @@ class Runtime:
                         )
                     faults.point("step.handled")
                     await transaction.flush()  # entities first: their row locks put the outbox records in order
+                    await step.outgoing.streams.save(transaction)
                     timers = await put(transaction, step.outgoing.close())
                     faults.point("step.outbox_written")
             faults.point("step.committed")

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from ensue.errors import (
+    AggregateExists,
     EventMismatch,
     EventRefused,
     EventTooLarge,
@@ -21,6 +22,7 @@ from ensue.errors import (
     RetryableError,
     TokenEnded,
     TokenInvalid,
+    VersionMismatch,
     ViewNotReady,
 )
 from ensue.integrations import problems
@@ -45,6 +47,8 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(TokenEnded, _token_ended)
     app.add_exception_handler(HeldBack, _held_back)
     app.add_exception_handler(NotCaughtUp, _not_caught_up)
+    app.add_exception_handler(VersionMismatch, _version_mismatch)
+    app.add_exception_handler(AggregateExists, _aggregate_exists)
     app.add_exception_handler(RetryableError, _try_again)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -97,6 +101,24 @@ async def _idempotency_conflict(request: Request, error: Exception) -> Response:
     detail = "A request with this Idempotency-Key was answered meanwhile; send this one again to get that answer"
     headers = {"Retry-After": "1"}
     return problems.response(request, 409, detail=detail, type=problems.IDEMPOTENCY_CONFLICT, headers=headers)
+
+
+async def _version_mismatch(request: Request, error: Exception) -> Response:
+    found = cast(VersionMismatch, error).found
+    detail = (
+        f"It is at version {found} now, another one than If-Match says: read it again, and decide by what it is now"
+        if found
+        else "It does not exist"
+    )
+    headers = {"ETag": f'"{found}"'} if found else None
+    return problems.response(
+        request, 412, detail=detail, type=problems.PRECONDITION_FAILED, headers=headers, version=found
+    )
+
+
+async def _aggregate_exists(request: Request, error: Exception) -> Response:
+    version = cast(AggregateExists, error).version
+    return problems.response(request, 409, detail="It exists already", type=problems.AGGREGATE_EXISTS, version=version)
 
 
 async def _event_refused(request: Request, error: Exception) -> Response:

@@ -16,8 +16,8 @@ from ensue.command import CommandMeta, CommandType
 from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType, Shape, event_type, is_event_class, shape_of
 from ensue.failure import Failure
-from ensue.handler import options_of, parameters_of, resolved, shown
-from ensue.handling import check_callable, is_async
+from ensue.handler import parameters_of, shown
+from ensue.handling import check_callable, is_async, options_of, resolved
 from ensue.reply import reply_with
 from ensue.saga.named import Named
 from ensue.saga.wake import Answers, Ordered, Wake, checked_words, key_of, write_wake

@@ -15,8 +15,8 @@ from typing import Any
 
 from ensue.errors import UsageError
 from ensue.event import EventType
-from ensue.handler import ENTITY, EVENT, Handler, id_field, options_of, parameters_of, place_of, resolved
-from ensue.handling import check_callable, is_async
+from ensue.handler import ENTITY, EVENT, Handler, id_field, parameters_of, place_of
+from ensue.handling import check_callable, is_async, options_of, resolved
 from ensue.repository import Repository
 from ensue.saga.named import Named, arguments_of, value_of
 

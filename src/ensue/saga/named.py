@@ -16,7 +16,8 @@ from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType
 from ensue.failure import Failure
 from ensue.formats import of_msgspec
-from ensue.handler import options_of, resolved, shown
+from ensue.handler import shown
+from ensue.handling import options_of, resolved
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

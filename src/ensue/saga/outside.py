@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from ensue.errors import UsageError
-from ensue.handler import ENTITY, EVENT, options_of, parameters_of, place_of, resolved
-from ensue.handling import check_callable, is_async, wraps_async
+from ensue.handler import ENTITY, EVENT, parameters_of, place_of
+from ensue.handling import check_callable, is_async, options_of, resolved, wraps_async
 from ensue.saga.named import Named, arguments_of, value_of
 
 #: What `saga.outside` itself takes by name.

@@ -12,6 +12,10 @@ One handler alone:
     result = await given(orders, Order(id=1, state="NEW")).when(CreditReserved(order_id=1))
     assert result.published == [OrderOpened(order_id=1)]
 
+One event-sourced aggregate alone, without even a database:
+
+    given(Customer, CustomerCreated(...)).when(Customer.reserve, order_id, 30).then(CreditReserved(...))
+
 One saga alone, without even a database:
 
     run = ensue.testing.saga(place_order, PlaceOrder(...))
@@ -28,13 +32,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ensue.testing.decision import Decided, Given
     from ensue.testing.saga_run import SagaRun, saga
     from ensue.testing.scenario import Result, Scenario, given
     from ensue.testing.world import NotSettled, World, run
 
-__all__ = ["NotSettled", "Result", "SagaRun", "Scenario", "World", "given", "run", "saga"]
+__all__ = ["Decided", "Given", "NotSettled", "Result", "SagaRun", "Scenario", "World", "given", "run", "saga"]
 
 _SCENARIO = ("Result", "Scenario", "given")
+_DECISION = ("Decided", "Given")
 _SAGA = ("SagaRun", "saga")
 
 
@@ -44,6 +50,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _SCENARIO:
         from ensue.testing import scenario as module
+    elif name in _DECISION:
+        from ensue.testing import decision as module  # type: ignore[no-redef]
     elif name in _SAGA:
         from ensue.testing import saga_run as module  # type: ignore[no-redef]
     else:

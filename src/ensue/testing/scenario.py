@@ -14,10 +14,12 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from sqlalchemy import MetaData
 
+from ensue.aggregate.aggregate import Aggregate, is_aggregate
+from ensue.aggregate.kind import kind_of
 from ensue.app import Service
 from ensue.codec import decode_envelope
 from ensue.command import CommandType
@@ -26,17 +28,19 @@ from ensue.engine.dispatch import Dispatcher, blamed
 from ensue.engine.failed import StepFailed
 from ensue.engine.timers import put
 from ensue.errors import RetryableError, UsageError
-from ensue.event import EventType, declared_as, event_type
+from ensue.event import EventType, declared_as, event_type, is_event_class
 from ensue.failure import Failure
 from ensue.handling import finished, name_of
 from ensue.message import REPLY, REPLY_TO, SAGA, TOLD, Envelope, Message, OutboxRecord
 from ensue.ports import StepTransaction
 from ensue.reply import outcome, read_reply, replies_of
 from ensue.repository import Repository, TableRepository
-from ensue.step import Outgoing, SessionAsked
+from ensue.step import Outgoing, SessionAsked, Step
 from ensue.stores.sqlite import SqliteStore
+from ensue.testing.decision import Given
 
 T = TypeVar("T")
+A = TypeVar("A", bound=Aggregate)
 
 #: The sender of the events under test.
 SOURCE = "given/test"
@@ -46,13 +50,25 @@ _ASKED = {REPLY_TO: replies_of("given")}
 _OWN = (REPLY, SAGA, TOLD)
 
 
-def given(service: Service, *entities: object, tables: MetaData | None = None) -> Scenario:
-    """Begin a scenario: `await given(orders, Order(...)).when(CreditReserved(...))`.
+@overload
+def given(service: Service, *entities: object, tables: MetaData | None = None) -> Scenario: ...
+
+
+@overload
+def given(service: type[A] | A, *entities: object) -> Given[A]: ...
+
+
+def given(service: Any, *entities: object, tables: MetaData | None = None) -> Any:
+    """Begin a scenario: `await given(orders, Order(...)).when(CreditReserved(...))`; of an event-sourced
+    aggregate alone, with no database: `given(Customer, CustomerCreated(...)).when(Customer.reserve, order_id, total)`.
 
     entities: what the database holds before: objects of mapped classes and of dataclasses that the service stores
-    through a TableRepository, or a function `(step)`, plain or async, that puts there what it likes.
+    through a TableRepository, events of its aggregates, or a function `(step)`, plain or async, that puts there what
+    it likes. Of an aggregate: its events. One that has none yet: `given(Customer(customer_id=...))`.
     tables: besides the service's `tables=` and those of its TableRepositories.
     """
+    if is_aggregate(service) or isinstance(service, Aggregate):
+        return Given(service, entities)
     return Scenario(service, entities, tables)
 
 
@@ -166,10 +182,13 @@ class Scenario:
         return spec
 
     async def _arrange(self, transaction: StepTransaction, dispatcher: Dispatcher) -> None:
+        step = dispatcher.outside_step(transaction, "", "", "")
         for entity in self._entities:
             cls = type(entity)
             if inspect.isroutine(entity):
-                await finished(name_of(entity), entity(dispatcher.outside_step(transaction, "", "", "")))
+                await finished(name_of(entity), entity(step))
+            elif is_event_class(cls):
+                await self._append(step, entity)
             elif hasattr(cls, "__mapper__"):
                 await transaction.session.merge(entity)  # a copy: the test's own object stays the test's
             else:
@@ -181,6 +200,20 @@ class Scenario:
                     )
                 await repository.save(transaction, {}, {getattr(entity, repository.id_name): entity})
         await transaction.flush()
+        await step.outgoing.streams.save(transaction)
+
+    async def _append(self, step: Step, event: Any) -> None:
+        """Record an event of the one aggregate that has an @evolves for it."""
+        found = [cls for cls in self._service.aggregates if type(event) in cls.__ensue_evolvers__]
+        name = type(event).__qualname__
+        if len(found) != 1 or not hasattr(event, kind_of(found[0]).id_name):
+            raise UsageError(
+                f"given({self._service.name}, {name}(...)): it is no event of one aggregate of the service, by a field "
+                "with its id; give a function (step) that records it"
+            )
+        kind = kind_of(found[0])
+        entity_id = getattr(event, kind.id_name)
+        step.record(await step.load(kind.cls, entity_id) or kind.new(entity_id), event)
 
     async def _read(self, url: str, cls: Any, id: Any) -> Any:
         store = SqliteStore(url, self._service.name)
@@ -204,7 +237,7 @@ class Scenario:
         for handler in self._handlers:
             if handler.entity is cls:
                 return handler.repository
-        return None
+        return self._service.repositories.get(cls)
 
 
 async def _step(store: SqliteStore, dispatcher: Dispatcher, messages: Sequence[Message]) -> Outgoing:
