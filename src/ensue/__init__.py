@@ -24,7 +24,7 @@ from ensue.errors import (
     VersionMismatch,
     ViewNotReady,
 )
-from ensue.event import Event, as_event
+from ensue.event import Event, as_event, upcast
 from ensue.failure import Discarded, Failure, UnknownFailure
 from ensue.message import Message
 from ensue.origin import Origin, coming_from
@@ -88,4 +88,5 @@ __all__ = [
     "as_event",
     "coming_from",
     "evolves",
+    "upcast",
 ]

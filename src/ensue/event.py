@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
 
 import msgspec
@@ -26,8 +28,13 @@ E = TypeVar("E")
 SPEC = "__ensue_event_type__"
 _TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+#: Makes of an event's decoded data, of one version, that of the next.
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+
 #: Every declared event by its wire type, so that two classes cannot claim one name.
 _declared: dict[str, type] = {}
+#: By the wire type of an older version, the class that upcasters make of it.
+_older: dict[str, type] = {}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,6 +90,51 @@ class EventType(Shape[E]):
     key_field: str
     name: str
     version: int
+    upcasters: dict[int, Upcaster] = dataclasses.field(default_factory=dict, compare=False, repr=False, kw_only=True)
+    """By the version whose data they take; that which they return is of the next."""
+
+    @property
+    def older(self) -> Sequence[EventType[E]]:
+        """Its versions before this one that can still be read, as objects of this one. Raises UsageError for a chain of
+        upcasters that does not come to this one."""
+        if not self.upcasters:
+            return ()
+        versions = range(min(self.upcasters), self.version)
+        missing = [str(each) for each in versions if each not in self.upcasters]
+        if missing:
+            raise UsageError(
+                f"{self.noun} {self.cls.__qualname__} of version {self.version} has no upcaster from "
+                f"{', '.join(missing)}, and one from {versions[0]}: each makes the next version of its own, so write "
+                f"@{self.cls.__name__}.upcast(from_version={missing[0]}) too"
+            )
+        return [self.as_older(each) for each in versions]
+
+    def as_older(self, version: int) -> EventType[E]:
+        """How one of an older version is read: as what its upcasters make of it."""
+
+        def decode(data: bytes) -> E:
+            return self.format.decode(self.upcast(version, data))
+
+        form = dataclasses.replace(self.format, decoder=lambda: decode)
+        return dataclasses.replace(self, type=_wire(self.topic, self.name, version), version=version, format=form)
+
+    def upcast(self, version: int, data: bytes) -> bytes:
+        """The data of an older version as of this one."""
+        value = json.loads(data)
+        for each in range(version, self.version):
+            try:
+                value = self.upcasters[each](value)
+            except Exception as error:  # code of the user's own
+                raise self._upcast_failed(each, f"raised {error!r:.200}") from error
+            if not isinstance(value, dict):
+                raise self._upcast_failed(each, f"returned {value!r:.100}, expected the dict of the next version")
+        return msgspec.json.encode(value)
+
+    def _upcast_failed(self, version: int, what: str) -> UsageError:
+        return UsageError(
+            f"the upcaster of {self.cls.__qualname__} from version {version} {what}. Correct it; what it is applied to "
+            "stays as it was published"
+        )
 
     def key_of(self, event: E) -> str:
         """Return the value of the key field as text. Raises UsageError when it is None."""
@@ -102,6 +154,10 @@ _OPTIONS = frozenset(
         "order", "rename", "repr_omit_defaults", "tag", "tag_field", "weakref",
     }
 )  # fmt: skip
+
+
+def _wire(topic: str, name: str, version: int) -> str:
+    return f"{topic}.{name}.v{version}"
 
 
 class EventMeta(msgspec.StructMeta):
@@ -138,6 +194,11 @@ class EventMeta(msgspec.StructMeta):
             attach(declared(cls, topic, key, type_name, version, of_msgspec(cls)))
         return cls  # type: ignore[no-any-return]
 
+    def upcast(cls, *, from_version: int) -> Callable[[Upcaster], Upcaster]:
+        """Declare how the data of an older version becomes that of the next: `@CustomerCreated.upcast(from_version=1)`
+        above `def _(data: dict[str, Any]) -> dict[str, Any]`. See `ensue.upcast`."""
+        return upcast(cls, from_version=from_version)
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
@@ -168,6 +229,63 @@ def as_event(
         return cls
 
     return declare
+
+
+def upcast(cls: type, *, from_version: int) -> Callable[[Upcaster], Upcaster]:
+    """Declare how the data of an older version of an event, or a command, becomes that of the next one:
+    `@upcast(CustomerCreated, from_version=1)`; of a class of `Event` also `@CustomerCreated.upcast(from_version=1)`.
+
+    The function takes the data as JSON has it, a dict, and returns it as the next version has it; one from each version
+    leads to the class as it is. They are used wherever an event is read: from the log, from streams, dead letters that
+    are tried again, what was published for later, what a saga was told. Nothing that was written is changed.
+    Raises UsageError at declaration: no older version, a second one from it.
+    """
+    spec: EventType[Any] = event_type(cls)
+    where = f"@{cls.__name__}.upcast(from_version={from_version!r:.60})"
+    if type(from_version) is not int or not 1 <= from_version < spec.version:
+        raise UsageError(
+            f"{where}: {spec.noun} {cls.__qualname__} is of version {spec.version}, expected an older one: raise "
+            "version= in its declaration when its data changes, and say here what becomes of the old"
+        )
+    if getattr(getattr(cls, "__struct_config__", None), "array_like", False):
+        raise UsageError(f"{where}: its data is an array, and no dict: leave array_like out of its declaration")
+    wire = _wire(spec.topic, spec.name, from_version)
+    taken = _older.get(wire)
+    if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise UsageError(f"{where}: {wire} is read as {taken.__module__}.{taken.__qualname__} already: leave one out")
+
+    def declare(function: Upcaster) -> Upcaster:
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            raise UsageError(f"{where} belongs above a plain function, `def _(data: dict[str, Any]) -> dict[str, Any]`")
+        if from_version in spec.upcasters:
+            raise UsageError(f"{where}: there is one from version {from_version} already")
+        spec.upcasters[from_version] = function
+        _older[wire] = cls
+        return function
+
+    return declare
+
+
+def is_older(kind: str) -> bool:
+    """Whether upcasters alone read this wire type in this process."""
+    return kind in _older and kind not in _declared
+
+
+def now_of(kind: str) -> EventType[Any]:
+    """What upcasters make of an older wire type."""
+    return event_type(_older[kind])
+
+
+def as_now(kind: str, data: bytes) -> tuple[str, bytes]:
+    """Wire type and data of an event as the class of today has them; as they are where no upcaster is needed."""
+    if not is_older(kind):
+        return kind, data
+    spec = now_of(kind)
+    return spec.type, spec.upcast(_version_in(kind), data)
+
+
+def _version_in(kind: str) -> int:
+    return int(kind.rpartition(".v")[2])
 
 
 def shape_of(cls: type[E], called: str) -> Shape[E]:
@@ -242,7 +360,9 @@ def event_type(cls: type[E]) -> EventType[E]:
 
 def declared_as(kind: str) -> EventType[Any]:
     """The event or command of this type, which was declared in this process."""
-    return event_type(_declared[kind])
+    if kind in _declared:
+        return event_type(_declared[kind])
+    return now_of(kind).as_older(_version_in(kind))
 
 
 def is_event_class(cls: object) -> bool:
@@ -293,7 +413,7 @@ def declared(
         raise UsageError(
             f"{noun} {cls.__qualname__}: key {key!r} is not one of its fields ({', '.join(sorted(fields)) or 'none'})"
         )
-    wire = f"{topic}.{name}.v{version}"
+    wire = _wire(topic, name, version)
     if len(wire) > TYPE_CHARS_MAX or not wire.isprintable():
         raise UsageError(
             f"{noun} type {wire[:60]!a} has {len(wire)} characters, expected at most {TYPE_CHARS_MAX}, all printable: "

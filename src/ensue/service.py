@@ -99,8 +99,14 @@ class ServiceDefinition:
 
     @property
     def handlers(self) -> Mapping[str, Sequence[Handler]]:
-        """Handlers by the wire type of their event, in order of declaration."""
-        return self._handlers
+        """Handlers by the wire type of their event, in order of declaration: of older versions too, where upcasters
+        make an event of today of them and nobody handles them as they are."""
+        found: dict[str, Sequence[Handler]] = dict(self._handlers)
+        for handlers in self._handlers.values():
+            for older in handlers[0].event.older:
+                if older.type not in found:
+                    found[older.type] = [dataclasses.replace(each, event=older) for each in handlers]
+        return found
 
     @property
     def recurring(self) -> Mapping[str, Schedule]:
@@ -153,7 +159,7 @@ class ServiceDefinition:
     def wanted(self, topic: str) -> dict[str, Since]:
         """The event types of a topic that are handled, each with the earliest `since` of its handlers."""
         found: dict[str, Since] = {}
-        for kind, handlers in self._handlers.items():
+        for kind, handlers in self.handlers.items():
             if handlers[0].event.topic == topic:
                 found[kind] = min((each.since for each in handlers), key=_earliness)
         return found

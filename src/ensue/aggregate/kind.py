@@ -104,7 +104,12 @@ class AggregateKind(Generic[A]):
     @functools.cached_property
     def readers(self) -> Mapping[str, tuple[EventType[Any], Evolver]]:
         """By wire type: what reads the data of an event in the stream, and what it changes."""
-        return {event_type(cls).type: (event_type(cls), evolver) for cls, evolver in self.evolvers.items()}
+        found: dict[str, tuple[EventType[Any], Evolver]] = {}
+        for cls, evolver in self.evolvers.items():
+            spec: EventType[Any] = event_type(cls)
+            found[spec.type] = spec, evolver
+            found = {each.type: (each, evolver) for each in spec.older} | found  # a class of that version comes first
+        return found
 
     def own_id(self, value: Any) -> Any:
         """An id as the aggregates have it. Raises UsageError for what cannot be one."""

@@ -19,6 +19,7 @@ from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.failed import StepFailed
 from ensue.errors import BadMessage, SagaMissing
+from ensue.event import as_now
 from ensue.failure import Failure, failure_in
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Message
 from ensue.ports import Row, StepTransaction
@@ -349,7 +350,7 @@ class Sagas:
             case "again":
                 return Again(wake.number, wake.attempt)
             case "told":
-                return Told(wake.type, bytes(wake.data))
+                return Told(*as_now(wake.type, bytes(wake.data)))
             case "cancel":
                 return Cancel(wake.who, wake.why)
             case "retry":

@@ -8,8 +8,9 @@ from typing import Final
 
 import msgspec
 
+from ensue.event import as_now, is_older, now_of
 from ensue.ports import Row
-from ensue.saga.journal import NULL, Entry, Refusal, read_journal, write_journal
+from ensue.saga.journal import NULL, Entry, Issued, Refusal, read_journal, write_journal
 from ensue.saga.outside import Outside
 from ensue.saga.undo import Undo, read_undos, write_undos
 from ensue.saga.wake import Answers, parts_of
@@ -159,11 +160,40 @@ def row_of(saga: Instance, revision: int) -> Row:
     )  # fmt: skip
 
 
+def _mail_as_now(mail: Mail) -> Mail:
+    kind, data = as_now(mail.type, bytes(mail.data))
+    return mail if kind == mail.type else Mail(kind, msgspec.Raw(data))
+
+
+def received_as_now(journal: list[Entry]) -> list[Entry]:
+    """What it has received of versions of events that upcasters read, as its code of today asks for it."""
+    older = {
+        each.number: each.name
+        for each in journal
+        if isinstance(each, Issued) and each.kind == "receive" and is_older(each.name)
+    }
+    if not older:
+        return journal
+    found: list[Entry] = []
+    for each in journal:
+        name = older.get(each.number)
+        if name is None:
+            found.append(each)
+        elif isinstance(each, Issued):
+            found.append(msgspec.structs.replace(each, name=now_of(name).type))
+        elif each.failure:
+            found.append(each)
+        else:
+            found.append(msgspec.structs.replace(each, data=msgspec.Raw(as_now(name, bytes(each.data))[1])))
+    return found
+
+
 def instance_of(row: Row) -> Instance:
     key, _, version, status, correlation_id, started_at, updated_at, waits_for, reason = row[:9]
     request, journal, undos, mailbox, state, revision = row[9:]
     return Instance(
         *_state_of(_read_state(state)), key=key, version=version, status=Status(status), correlation_id=correlation_id,
         started_at=started_at, updated_at=updated_at, waits_for=waits_for, reason=reason, request=bytes(request),
-        journal=read_journal(journal), undos=read_undos(undos), mailbox=_read_mail(mailbox), revision=revision,
+        journal=received_as_now(read_journal(journal)), undos=read_undos(undos),
+        mailbox=[_mail_as_now(each) for each in _read_mail(mailbox)], revision=revision,
     )  # fmt: skip
