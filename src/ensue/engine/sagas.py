@@ -24,6 +24,7 @@ from ensue.failure import Failure, failure_in
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Message
 from ensue.ports import Row, StepTransaction
 from ensue.reply import Reply, read_reply, replies_of, write_reply
+from ensue.saga.code import SagaCode
 from ensue.saga.instance import ENDED, Instance, Skip, Status, instance_of, row_of
 from ensue.saga.journal import Refusal
 from ensue.saga.local import LocalStep
@@ -83,7 +84,8 @@ class LocalRefused(StepFailed):
 class Turn:
     """A saga of the batch. left: what has come for it, each with its index. saga: None: there is none.
     message, index: what it is at. since: when the transaction began, monotonic. changed: its row is to be written.
-    going: it is in the middle of that. full: what is to be said of its size; empty: nothing. live: its function."""
+    going: it is in the middle of that. full: what is to be said of its size; empty: nothing. code: of its version.
+    live: its function."""
 
     key: str
     left: deque[tuple[int, Message]]
@@ -94,6 +96,7 @@ class Turn:
     going: bool = False
     since: float | None = None
     full: str = ""
+    code: SagaCode | None = None
     live: Live = dataclasses.field(default_factory=Live)
 
 
@@ -202,7 +205,9 @@ class Sagas:
                 if saga is None or not turn.changed:
                     continue
                 was = saga.status
-                code = self._codes.get((saga.name, saga.version))
+                if turn.code is None:
+                    turn.code = self._codes.get((saga.name, saga.version))
+                code = turn.code
                 named = self._named if code is None else None
                 effects = go_on(
                     code, saga, transaction.now, named, outgoing.largest, values=self._values, live=turn.live

@@ -141,6 +141,7 @@ class Instance(State, kw_only=True):
 
 
 _state_of: Final = attrgetter(*State.__struct_fields__)
+_NONE: Final = b"[]"
 _encode = msgspec.json.Encoder().encode
 _read_state = msgspec.json.Decoder(State).decode
 _read_mail = msgspec.json.Decoder(list[Mail]).decode
@@ -148,6 +149,8 @@ _read_mail = msgspec.json.Decoder(list[Mail]).decode
 
 def _storable(text: str) -> str:
     """What every database keeps as text, in lines."""
+    if text.isprintable() and len(text) <= _TEXT_MAX:
+        return text  # as most are
     return "\n".join(map(plain, text[:_TEXT_MAX].split("\n")))
 
 
@@ -156,7 +159,8 @@ def row_of(saga: Instance, revision: int) -> Row:
     return (
         saga.key, saga.name, saga.version, str(saga.status), saga.correlation_id, saga.started_at, saga.updated_at,
         _storable(saga.waits_for), _storable(saga.reason), saga.request, write_journal(saga.journal),
-        write_undos(saga.undos), _encode(saga.mailbox), _encode(State(*_state_of(saga))), revision,
+        write_undos(saga.undos) if saga.undos else _NONE, _encode(saga.mailbox) if saga.mailbox else _NONE,
+        _encode(State(*_state_of(saga))), revision,
     )  # fmt: skip
 
 
@@ -194,6 +198,6 @@ def instance_of(row: Row) -> Instance:
     return Instance(
         *_state_of(_read_state(state)), key=key, version=version, status=Status(status), correlation_id=correlation_id,
         started_at=started_at, updated_at=updated_at, waits_for=waits_for, reason=reason, request=bytes(request),
-        journal=received_as_now(read_journal(journal)), undos=read_undos(undos),
-        mailbox=[_mail_as_now(each) for each in _read_mail(mailbox)], revision=revision,
+        journal=received_as_now(read_journal(journal)), undos=read_undos(undos) if undos != _NONE else [],
+        mailbox=[_mail_as_now(each) for each in _read_mail(mailbox)] if mailbox != _NONE else [], revision=revision,
     )  # fmt: skip

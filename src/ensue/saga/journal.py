@@ -73,6 +73,14 @@ class Refusal(msgspec.Struct, frozen=True):
         return read(self.name, _encode(self.fields))
 
 
+def open_one(journal: Sequence[Entry], number: int) -> Issued | None:
+    """What `still_open` has of that number: near the end of the journal, as what is answered usually is."""
+    for entry in reversed(journal):
+        if entry.number == number:
+            return entry if isinstance(entry, Issued) and entry.kind != "pivot" else None
+    return None
+
+
 def still_open(journal: Sequence[Entry]) -> dict[int, Issued]:
     """What was asked for and is not resolved, by number, in order. What nobody waits for is never open."""
     found: dict[int, Issued] = {}

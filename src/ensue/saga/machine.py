@@ -20,7 +20,7 @@ from ensue.failure import Failure, said_of
 from ensue.saga.code import SagaCode
 from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceeded
 from ensue.saga.instance import DECISIONS_MAX, ENDED, MAILBOX_MAX, Decision, Instance, Mail, Skip, Status
-from ensue.saga.journal import Issued, Refusal, Resolved, still_open
+from ensue.saga.journal import Issued, Refusal, Resolved, open_one, still_open
 from ensue.saga.outside import Outside
 from ensue.saga.replay import Live, replay
 from ensue.saga.replaying import Largest, Operation, usual_largest
@@ -273,7 +273,7 @@ def _skipped(saga: Instance, number: int, skip: Skip | None, now: float) -> tupl
     if number > saga.last:
         saga.skips = {number: skip}  # once it is asked for
         return str(asked), []
-    if still_open(saga.journal).get(number) != asked:
+    if open_one(saga.journal, number) != asked:
         return None
     useful, effects = _resolve(saga, number, now, bytes(skip.data), skip.failure)
     return (str(asked), effects) if useful else None
@@ -296,7 +296,7 @@ def _resolve(
         if failure is not None and not perhaps_done:
             saga.undos = [each for each in saga.undos if each.of != number]  # it did not happen
         return True, _without_timer(saga, number)
-    if saga.goes_by != Status.RUNNING or number not in still_open(saga.journal):
+    if saga.goes_by != Status.RUNNING or open_one(saga.journal, number) is None:
         return False, []
     if effect is not None and effect.reason and saga.status is Status.RUNNING:
         saga.reason = ""  # it has come to something after all
@@ -377,7 +377,7 @@ def _elapsed(saga: Instance, number: int, now: float) -> tuple[bool, list[Effect
     if undo is not None:
         undo.state = ""
         return True, []
-    operation = still_open(saga.journal).get(number)
+    operation = open_one(saga.journal, number)
     if operation is None or saga.goes_by != Status.RUNNING:
         return False, []
     if operation.kind == "sleep":
@@ -499,9 +499,9 @@ def _forward(
             saga.undos = [each for each in saga.undos if each.at_once]
             saga.waits_for = ", ".join(map(str, saga.undos))
         else:
-            opened = still_open(saga.journal)
-            saga.waits_for = ", ".join(str(opened[each]) for each in outcome.waits_for if each in opened)
-            if received and not any(each in opened for each in outcome.waits_for):
+            left = [each for number in outcome.waits_for if (each := open_one(saga.journal, number)) is not None]
+            saga.waits_for = ", ".join([str(each) for each in left])
+            if received and not left:
                 continue
         return effects
 

@@ -104,6 +104,9 @@ class Live:
 
     def closed(self, outcome: Outcome, *, values: bool) -> Outcome:
         """Close it, and return what it came to with that."""
+        if outcome.kind == "returned":
+            self._run = self._coroutine = None  # it has run to its end: there is nothing to close
+            return outcome
         run = self._run
         flaw = self.close(values=values)
         return _flawed(run, flaw) if run is not None and flaw and outcome.kind != "flawed" else outcome
