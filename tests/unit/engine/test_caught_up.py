@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.engine.workbench import LIMIT_S, QUICK, Sender, bench, letters
+from tests.unit.engine.workbench import LIMIT_S, QUICK, Sender, bench, letters, store_of
 
 from ensue import (
     EngineConfig,
@@ -160,6 +160,12 @@ class Unread(Event, topic="token-unread", key="key"):
     key: str
 
 
+class Forgotten(Event, topic="token-notes", key="key"):
+    """Of a topic that the reader reads, and without a handler."""
+
+    key: str
+
+
 class Refusing(Exception):
     pass
 
@@ -209,6 +215,20 @@ async def test_what_the_service_does_not_read_and_what_says_nothing_is_not_waite
         await views.caught_up("", timeout=0)
         with pytest.raises(NotCaughtUp):  # it does read these, and sees nothing in no time
             await views.caught_up(Token((Part("senders/never", "token-notes", 0, 1),)), timeout=0)
+
+
+async def test_what_the_reader_has_no_handler_for_is_no_wait_without_end(tmp_path: Path) -> None:
+    senders, views = Service("senders"), reader([])
+    store = store_of(tmp_path, "views")
+    async with bench(tmp_path, senders, views):
+        beside = _beside(reader([]), store)
+        await beside.start(work=False)
+        try:
+            token = await written(senders, Noted(key="a", number=1), Forgotten(key="a"))
+            await views.caught_up(token, timeout=LIMIT_S)
+            await beside.caught_up(token, LIMIT_S)
+        finally:
+            await beside.stop()
 
 
 async def test_a_token_of_a_step_that_has_not_committed_is_a_mistake(tmp_path: Path) -> None:
@@ -387,7 +407,7 @@ class Looked(SqliteStore):
         return Counting()
 
 
-def _beside(directory: Path, service: Service, store: SqliteStore, partitions: int = 1) -> Runtime:
+def _beside(service: Service, store: SqliteStore, partitions: int = 1) -> Runtime:
     """Another process's view of the service: its database, and nothing that works."""
     engine: EngineConfig = dataclasses.replace(QUICK, poll_interval_s=0.2)
     return Runtime(
@@ -400,7 +420,7 @@ async def test_who_has_no_workers_looks_at_the_checkpoints_for_all_who_wait(tmp_
     senders, views = Service("senders"), reader(seen)
     store = Looked(f"sqlite:///{tmp_path}/views.db?synchronous=OFF", "views")
     async with bench(tmp_path, senders, views, partitions=4):
-        beside = _beside(tmp_path, reader([]), store, partitions=4)
+        beside = _beside(reader([]), store, partitions=4)
         await beside.start(work=False)
         try:
             for number in range(10):
