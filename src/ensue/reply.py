@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 _read_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+class Reply(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The data of a record of type REPLY."""
 
     command: Annotated[str, msgspec.Meta(min_length=1, max_length=191)]

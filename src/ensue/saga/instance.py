@@ -39,7 +39,7 @@ ENDED: Final = (Status.COMPLETED, Status.UNDONE)
 LIVING: Final = (Status.RUNNING, Status.UNDOING, Status.PARKED)
 
 
-class Mail(msgspec.Struct, frozen=True):
+class Mail(msgspec.Struct, frozen=True, gc=False):
     """An event that was told and not received yet."""
 
     type: str
@@ -63,7 +63,7 @@ class Skip(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: Refusal | None = None
 
 
-class Counted(msgspec.Struct, frozen=True):
+class Counted(msgspec.Struct, frozen=True, gc=False):
     """So many entries of a journal, the last of which is `last`, have about so many bytes: see `room`."""
 
     entries: int
@@ -71,7 +71,7 @@ class Counted(msgspec.Struct, frozen=True):
     size: int
 
 
-class State(msgspec.Struct, omit_defaults=True):
+class State(msgspec.Struct, gc=False, omit_defaults=True):
     """What of a row no query asks for."""
 
     last: int = 0
@@ -107,7 +107,7 @@ class State(msgspec.Struct, omit_defaults=True):
     """Operations that are not to be done once they are asked for, by number."""
 
 
-class Instance(State, kw_only=True):
+class Instance(State, kw_only=True, gc=False):
     """A saga. key: `<name>:<id>`, of its row and of all its records."""
 
     key: str

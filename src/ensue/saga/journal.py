@@ -57,7 +57,7 @@ write_journal = _encode
 read_journal = msgspec.json.Decoder(list[Entry]).decode
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True, gc=False):
     """A failure as it travels."""
 
     name: str

@@ -9,7 +9,6 @@ Both functions change the row that they are given and say what has to be done be
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Container
 from typing import Final
 
@@ -39,8 +38,7 @@ HASTY_MAX: Final = 100
 # ------------------------------------------------------------------------------------------------------- what comes
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True, gc=False):
     """A command, a local step or an outside effect came to this: `data` as JSON, or a failure. attempt: at an outside
     effect; 0: the one at hand."""
 
@@ -50,8 +48,7 @@ class Answered:
     attempt: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Broke:
+class Broke(msgspec.Struct, frozen=True, gc=False):
     """An attempt at an outside effect failed; nobody knows what it has done."""
 
     number: int
@@ -59,52 +56,45 @@ class Broke:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Again:
+class Again(msgspec.Struct, frozen=True, gc=False):
     """An attempt at an outside effect was cut short because its process stops. It does not count."""
 
     number: int
     attempt: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class AtWork:
+class AtWork(msgspec.Struct, frozen=True, gc=False):
     """The timer of an outside effect has gone off that this process is still at, or has not come to."""
 
     number: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Elapsed:
+class Elapsed(msgspec.Struct, frozen=True, gc=False):
     """A timer has gone off."""
 
     number: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True, gc=False):
     type: str
     data: bytes
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(msgspec.Struct, frozen=True, gc=False):
     """Somebody wants it undone."""
 
     who: str = ""
     why: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True, gc=False):
     """A person has looked at a parked saga: it goes on."""
 
     who: str = ""
     why: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SkipOperation:
+class SkipOperation(msgspec.Struct, frozen=True, gc=False):
     """A person has settled what a parked saga is at: it goes on as if that had come to this. number: of the operation;
     skip: what counts for it; None: the undo of that operation counts as done."""
 
@@ -119,8 +109,7 @@ Incoming = Answered | Broke | Again | AtWork | Elapsed | Told | Cancel | Retry |
 # ------------------------------------------------------------------------------------------------------ what follows
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RunLocal:
+class RunLocal(msgspec.Struct, frozen=True, gc=False):
     """Run a local step; what comes of it is taken in, in the same transaction."""
 
     number: int
@@ -128,8 +117,7 @@ class RunLocal:
     data: bytes
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Send a command; keep its id in `Instance.sent`."""
 
     number: int
@@ -139,24 +127,21 @@ class Send:
     data: bytes
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RunOutside:
+class RunOutside(msgspec.Struct, frozen=True, gc=False):
     """Make an attempt at `Instance.outside[number]`, once this is committed. Its timer was set before."""
 
     number: int
     attempt: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True, gc=False):
     """Set a timer; keep its id in `Instance.timers`."""
 
     number: int
     due_at: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class CancelTimer:
+class CancelTimer(msgspec.Struct, frozen=True, gc=False):
     id: str
 
 

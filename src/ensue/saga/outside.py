@@ -44,7 +44,7 @@ class OutsideFunction(Named):
         return await self.function(**values)
 
 
-class Outside(msgspec.Struct, omit_defaults=True):
+class Outside(msgspec.Struct, gc=False, omit_defaults=True):
     """An effect that has not come to anything yet. key: `<saga>:<number>`. attempt: the one at hand, or the last one.
     attempts: how many it has before a person is asked, `last`: which is the last of them."""
 

@@ -8,12 +8,13 @@ cache would hide what cannot be replayed until a crash, and be wrong when a batc
 from __future__ import annotations
 
 import asyncio.events
-import dataclasses
 import traceback
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from types import FrameType
 from typing import Any, Literal
+
+import msgspec
 
 from ensue.errors import BadMessage, UsageError
 from ensue.failure import Failure
@@ -41,8 +42,7 @@ _INSTEAD = (
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What a replay came to. new: what is issued now. waits_for: numbers. result, request: JSON. flaw: why it parks;
     brief: the same, without what is of this one saga."""
 
@@ -105,7 +105,7 @@ class Live:
     def closed(self, outcome: Outcome, *, values: bool) -> Outcome:
         """Close it, and return what it came to with that."""
         if outcome.kind == "returned":
-            self._run = self._coroutine = None  # it has run to its end: there is nothing to close
+            self._left()  # it has run to its end: there is nothing to close
             return outcome
         run = self._run
         flaw = self.close(values=values)
@@ -114,7 +114,6 @@ class Live:
     def close(self, *, values: bool = False) -> str:
         """Before the transaction ends, however it does. Returns what went wrong; empty: nothing."""
         run, coroutine = self._run, self._coroutine
-        self._run, self._coroutine = None, None
         if run is None or coroutine is None:
             return ""
         loop = _running_loop()
@@ -123,6 +122,13 @@ class Live:
             return _close(run, coroutine, self._inside, values=values)
         finally:
             _set_running_loop(loop)
+            self._left()
+
+    def _left(self) -> None:
+        """What refers to each other lets go, so that nobody has to look for it as garbage."""
+        if self._run is not None:
+            self._run.waited, self._run.new, self._run.made = None, [], {}
+        self._run = self._coroutine = None
 
 
 def _not_begun(*_: Any) -> Any:

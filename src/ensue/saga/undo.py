@@ -20,7 +20,7 @@ _LONGEST_S: Final = 300.0
 State = Literal["", "begun", "failed", "waits"]
 
 
-class Undo(msgspec.Struct, omit_defaults=True):
+class Undo(msgspec.Struct, gc=False, omit_defaults=True):
     """of: the number of the operation that it undoes. topic, type and key: a command's. number: of the attempt."""
 
     of: int

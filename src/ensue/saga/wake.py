@@ -30,7 +30,7 @@ Ordered = Literal["cancel", "retry", "skip"]
 SAID_MAX = 1_000
 
 
-class Answers(msgspec.Struct, frozen=True):
+class Answers(msgspec.Struct, frozen=True, gc=False):
     """Who waits for the end of a saga that a command has started. command: its message id. topic, key: of the answer;
     the topic is empty: nobody does."""
 
@@ -39,7 +39,7 @@ class Answers(msgspec.Struct, frozen=True):
     key: str
 
 
-class Wake(msgspec.Struct, frozen=True, omit_defaults=True):
+class Wake(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The data of a record of type SAGA, or of TOLD when it is told. The saga is the record's key."""
 
     kind: Literal["start", "told", "due", "cancel", "retry", "skip", "came", "broke", "again"]

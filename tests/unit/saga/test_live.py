@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from ensue.saga.code import declared_code
 from ensue.saga.instance import Instance, Status, row_of
 from ensue.saga.machine import Answered, Effect, RunLocal, Send, begun, go_on, take
 from ensue.saga.replay import Live
+from ensue.saga.replaying import Replaying
 from ensue.saga.saga import Saga
 
 Function = Callable[[Saga, Go], Awaitable[Any]]
@@ -61,6 +63,31 @@ def test_local_steps_in_a_row_are_one_replay_and_the_row_is_the_same() -> None:
             assert len(begins) == 2, "the next transaction has its own"
             assert saga.status is Status.COMPLETED
     assert rows[0] == rows[1]
+
+
+def test_nothing_of_a_replay_is_left_for_the_garbage_collector() -> None:
+    async def waits(saga: Saga, go: Go) -> None:
+        await saga.local(note, go.order, undo=saga.local(note, "o-2"))
+        await saga.call(BookSlot(order=go.order), undo=None)
+        await saga.local(note, go.order, undo=None)
+
+    def left() -> int:
+        return sum(type(each) is Replaying for each in gc.get_objects())
+
+    saga = new()
+    gc.collect()
+    gc.disable()
+    try:
+        before = left()
+        [*_, sent] = transaction(waits, saga, Live())
+        assert left() == before, "it waits for another service"
+        assert isinstance(sent, Send)
+        take(saga, Answered(sent.number), 4.0)
+        transaction(waits, saga, Live())
+        assert saga.status is Status.COMPLETED
+        assert left() == before, "it has ended"
+    finally:
+        gc.enable()
 
 
 def test_what_comes_out_otherwise_in_the_next_transaction_is_noticed() -> None:
