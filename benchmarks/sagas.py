@@ -1,7 +1,11 @@
 """What a saga costs: against the same transaction as a choreography, and by the length of its journal.
 
-Both flows (`saga_flows`) run with both services in this process, each with a database of its own, over one log. Of a
-saga that calls one other service its own service does two continuations: it begins, and it goes on with the answer.
+Both flows (`saga_flows`) run with both services in this process, each with a database of its own, over one log.
+
+What is compared: of a saga that calls one other service its own service does two continuations, it begins and it goes
+on with the answer, and the other service handles a command: three messages. Of the choreography each service handles
+one event: two steps, two messages. The step that begins either does so for many at once, and is counted for neither. So
+continuations are to steps as transactions are to transactions.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from statistics import median
 
 from servers import NatsServer, PostgresServer
 
-from benchmarks.figures import Figure, Report, at_least, at_most
+from benchmarks.figures import Figure, Goal, Report, at_least, at_most
 from benchmarks.latency import percentile
 from benchmarks.plot import bars
 from benchmarks.rounds import Sample, alternate
@@ -24,7 +28,9 @@ from benchmarks.saga_flows import FLOWS, Urls, latencies, throughput
 from benchmarks.saga_journal import growth, replay_ms, row_with
 
 RATE = 50.0
-CONTINUATIONS = 2
+#: Of a saga: how often it goes on; of either flow: how many messages its services handle. Those of the choreography are
+#: its steps.
+CONTINUATIONS, MESSAGES, STEPS = 2, 3, 2
 LENGTHS = (1, 10, 100, 1_000, 9_000)
 
 
@@ -47,7 +53,9 @@ def run(quick: bool) -> Report:
         bad="a third of the choreography's rate; twice its time; a saga of a day's work that takes a tenth of a second "
         "to go on.",
         bound="processor time: three messages and two local steps instead of two messages, and the saga's row, read "
-        "and written twice; alone, a passage through the log more, since a saga begins in its own partition.",
+        "and written twice. Alone, the disk: a saga begins in its own partition, so four commits follow one another "
+        "that are synced, of the step that starts it, its beginning, the command and its end, where a choreography has "
+        "three.",
         figures=(*figures, *more),
         plot=bars(grown, "entries", "ms to go on"),
     )
@@ -68,22 +76,35 @@ def _rates(store: str, fresh: Callable[[], Iterator[Urls]], count: int, rounds: 
     measured = alternate({name: side(name) for name in FLOWS}, rounds)
     unit = "transactions/s"
     sagas = measured.rate("saga", f"{store}: sagas", unit=unit)
-    assert sagas.low is not None
-    assert sagas.high is not None
+    choreography = measured.rate("choreography", f"{store}: choreography", unit=unit)
+    ratio = measured.ratio("saga", "choreography", f"{store}: transactions, ratio")
+    continuations = f"{store}: continuations of sagas ({CONTINUATIONS} each)"
+    steps = f"steps of the choreography ({STEPS} each)"
     return [
-        measured.rate("choreography", f"{store}: choreography", unit=unit),
+        choreography,
         sagas,
-        Figure(
-            name=f"{store}: continuations of sagas", value=sagas.value * CONTINUATIONS, unit="continuations/s",
-            low=sagas.low * CONTINUATIONS, high=sagas.high * CONTINUATIONS,
+        _times_each(choreography, STEPS, f"{store}: {steps}", "steps/s"),
+        _times_each(sagas, CONTINUATIONS, continuations, "continuations/s"),
+        ratio,
+        _times_each(ratio, CONTINUATIONS / STEPS, f"{continuations} / {steps}", "", at_least(0.5)),
+        _times_each(
+            ratio, MESSAGES / STEPS, f"{store}: messages handled, of sagas ({MESSAGES}) / of the choreography ({STEPS})"
         ),
-        measured.ratio("saga", "choreography", f"{store}: ratio", goal=at_least(0.5)),
         Figure(
             name=f"{store}: processor time of a saga / of a choreography",
             value=measured.cpu_us("saga") / measured.cpu_us("choreography"), unit="", about="of this process",
         ),
-        measured.ratio("saga with a time limit", "choreography", f"{store}: ratio, each call with a time limit"),
+        measured.ratio(
+            "saga with a time limit", "choreography", f"{store}: transactions, ratio, each call with a time limit"
+        ),
     ]  # fmt: skip
+
+
+def _times_each(of: Figure, times: float, name: str, unit: str = "", goal: Goal | None = None) -> Figure:
+    """The same in another unit, of which there are so many in one of these."""
+    assert of.low is not None
+    assert of.high is not None
+    return Figure(name=name, value=of.value * times, unit=unit, goal=goal, low=of.low * times, high=of.high * times)
 
 
 def _times(store: str, fresh: Callable[[], Iterator[Urls]], rounds: int, paced: int) -> list[Figure]:
