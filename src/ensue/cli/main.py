@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ensue.cli import db, dead_letters, gaps, outbox, replay, run, sagas, status, timers, topology, views
+from ensue.cli import db, dead_letters, gaps, outbox, replay, run, sagas, status, timers, topology, view_check, views
 from ensue.cli.flow.command import flow
 from ensue.cli.output import complain
 from ensue.errors import EnsueError
@@ -50,6 +50,8 @@ app.add_typer(gaps.app, name="gaps")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(timers.app, name="timers")
 app.add_typer(sagas.app, name="sagas")
+views.app.command()(view_check.check)
+views.app.command()(view_check.at)
 app.add_typer(views.app, name="views")
 app.add_typer(db.app, name="db")
 app.command()(replay.replay)

@@ -7,7 +7,7 @@ docs/explanation/promises.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from ensue.catch_up import adopted, ended
@@ -93,6 +93,11 @@ class PartitionConsumer(Loop):
             and checkpoint.catching_up is None
             and all(gap.state is GapState.LOST for gap in checkpoint.gaps.values())
         )
+
+    @property
+    def watermarks(self) -> Mapping[str, int]:
+        """How far each source is applied."""
+        return self._place.checkpoint.watermarks
 
     async def gave_up(self) -> None:
         """What this loop was doing has been cancelled and rolled back, which is no death of its process."""

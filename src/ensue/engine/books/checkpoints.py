@@ -49,6 +49,10 @@ class Checkpoints(Base):
         found = {row[0]: row for row in rows}
         return {each: _checkpoint(found[each.place]) if each.place in found else Checkpoint() for each in partitions}
 
+    def in_row(self, row: Row) -> tuple[Partition, Checkpoint]:
+        """What a row of CHECKPOINTS says, for who has read it otherwise."""
+        return self._partition(row[0]), _checkpoint(row)
+
     async def save_checkpoint(self, transaction: StepTransaction, partition: Partition, checkpoint: Checkpoint) -> int:
         """As `save_checkpoints`, one alone."""
         [revision] = await self.save_checkpoints(transaction, [(partition, checkpoint)])

@@ -162,6 +162,10 @@ class Letters(Checkpoints):
             await self.change_letter(transaction, letter)
         return letter
 
+    def letter_in_row(self, row: Row) -> DeadLetter:
+        """What a row of LETTERS says, for who has read it otherwise."""
+        return self._letter(row)
+
     def _letter(self, row: Row) -> DeadLetter:
         values: Mapping[str, Any] = dict(zip(LETTERS.columns, row, strict=True))
         return DeadLetter(
