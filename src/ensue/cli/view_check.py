@@ -130,9 +130,9 @@ def at(
         print_json({"at": time, "key": key, "tables": msgspec.to_builtins(tables, enc_hook=str)})
         return
     for name, rows in found.items():
-        columns = list(rows[0][1]) if rows else []
-        title = f"{name}: {len(rows)} rows" + (f", the first {_SHOWN}" if len(rows) > _SHOWN else "")
-        print_table(title, columns, _shown(rows[:_SHOWN]))
+        say(f"{name}: {len(rows)} rows" + (f", the first {_SHOWN}" if len(rows) > _SHOWN else ""))
+        if rows:
+            print_table("", list(rows[0][1]), _shown(rows[:_SHOWN]))
 
 
 def _shown(rows: Sequence[Found]) -> list[list[Any]]:
