@@ -29,6 +29,7 @@ from sybil.integration.pytest import SybilFile, SybilItem
 from sybil.parsers.markdown import CodeBlockParser
 
 from ensue.event import _declared as _events
+from ensue.event import _older as _older_events
 from ensue.failure import _declared as _failures
 
 #: Files that pages are written into.
@@ -37,7 +38,7 @@ FILES = ("shop.py", "journal_store.py")
 _PRINTED = "__printed__"
 _ASIDE = "__aside__"
 _evaluate = PythonEvaluator()
-_DECLARED: tuple[dict[str, type[Any]], ...] = (_events, _failures)
+_DECLARED: tuple[dict[str, type[Any]], ...] = (_events, _older_events, _failures)
 
 
 def run_python(example: Example) -> None:

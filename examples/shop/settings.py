@@ -2,6 +2,8 @@
 
 SHOP_PLACEMENT: how an order is placed, `choreography` (as it is unless told) or `orchestration`; the same in all
 services. Orders that are on their way when it changes end as they began: each knows how it was placed.
+SHOP_CUSTOMERS: how customers are kept, as `state` (as it is unless told) or `event-sourced`. They are not moved when it
+changes: begin with an empty database.
 SHOP_PROVIDER: the URL of the payment provider.
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Mapping
 from ensue import UsageError
 
 PLACEMENTS = ("choreography", "orchestration")
+CUSTOMERS = ("state", "event-sourced")
 
 
 def placement(environment: Mapping[str, str] = os.environ) -> str:
@@ -26,6 +29,17 @@ def placement(environment: Mapping[str, str] = os.environ) -> str:
     return found
 
 
+def customers(environment: Mapping[str, str] = os.environ) -> str:
+    """
+    >>> customers({}), customers({"SHOP_CUSTOMERS": "event-sourced"})
+    ('state', 'event-sourced')
+    """
+    found = environment.get("SHOP_CUSTOMERS") or CUSTOMERS[0]
+    if found not in CUSTOMERS:
+        raise UsageError(f"SHOP_CUSTOMERS is {found!r}, expected {' or '.join(CUSTOMERS)}")
+    return found
+
+
 def provider(environment: Mapping[str, str] = os.environ) -> str:
     """
     >>> provider({})
@@ -35,3 +49,4 @@ def provider(environment: Mapping[str, str] = os.environ) -> str:
 
 
 ORCHESTRATED = placement() == "orchestration"
+EVENT_SOURCED = customers() == "event-sourced"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ensue.adapters import make_broker, make_store
 from ensue.aggregate.aggregate import Aggregate
-from ensue.aggregate.history import Happened, history
+from ensue.aggregate.history import Happened, current, history, page
 from ensue.aggregate.kind import kind_of
 from ensue.command import Command, R_co
 from ensue.config import EngineConfig, Settings, load_settings
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logger("ensue.runtime")
 
 T = TypeVar("T")
+A = TypeVar("A", bound=Aggregate)
 
 
 class Service(ServiceDefinition):
@@ -187,6 +188,20 @@ class Service(ServiceDefinition):
         TooManyWaiters. Not inside of a step or a handler of this service, which it would wait for: UsageError.
         """
         await self.runtime.caught_up(token, timeout)
+
+    async def current(self, cls: type[A], id: object) -> A | None:
+        """An aggregate as it is committed, for queries: `await customers.current(Customer, id)`; None: there is none.
+
+        Nothing is locked, so what is decided by it may be late: to change it, `step.load` it.
+        """
+        return await current(self.runtime.rows(), kind_of(cls), id)
+
+    async def page(self, cls: type[A], *, after: object | None = None, limit: int = 100) -> list[A]:
+        """Up to `limit` aggregates as they are committed, in the order of their ids as text.
+
+        after: the id of the last one of the page before.
+        """
+        return await page(self.runtime.rows(), kind_of(cls), after, limit)
 
     async def history(self, cls: type[Aggregate], id: object, *, after: int = 0) -> list[Happened]:
         """What has happened to an aggregate, in order, with when and why: `await customers.history(Customer, id)`.

@@ -153,10 +153,10 @@ VIEWS: Final = _table(
 #: the first `snapshot_version` of them, of a `shape`; see `ensue.aggregate.kind`.
 AGGREGATES: Final = Table(
     "ensue_aggregate",
-    ("id", "version", "snapshot_version", "shape", "snapshot"),
+    ("id", "stream", "version", "snapshot_version", "shape", "snapshot"),
     "id",
-    (Lookup((), ("id",)),),
-    (Kind.NAME, Kind.INT, Kind.INT, Kind.NAME, Kind.BYTES),
+    (Lookup(("stream",), ("id",)),),
+    (Kind.NAME, Kind.NAME, Kind.INT, Kind.INT, Kind.NAME, Kind.BYTES),
     "version",
 )
 

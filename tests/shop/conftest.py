@@ -56,7 +56,7 @@ async def shop(placement: str, provider: Provider) -> AsyncIterator[Shop]:
         orders, customers = await client(found.orders.app), await client(found.customers.app)
         history = await client(found.order_history.app)
         members = [found.orders.service, found.customers.service, found.order_history.service]
-        if placement == "orchestration":
+        if found.placement == "orchestration":
             members.append(found.payments.service)
         world = await stack.enter_async_context(ensue.testing.run(*members))
         yield Shop(found, world, orders, customers, history, provider)

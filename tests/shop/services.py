@@ -1,4 +1,5 @@
-"""The shop's services as they are by SHOP_PLACEMENT, which they read at import: each way once a process."""
+"""The shop's services as they are by SHOP_PLACEMENT and SHOP_CUSTOMERS, which they read at import: each way once a
+process."""
 
 from __future__ import annotations
 
@@ -18,15 +19,19 @@ OWN = ("shop.settings", "shop.orders", "shop.customers", "shop.order_history", "
 
 
 @functools.cache
-def services(placement: str) -> Any:
-    """orders, customers, order_history, by orchestration payments, each with its `service` and `app`.
+def services(way: str) -> Any:
+    """way: the placement, and how customers are kept, `choreography/event-sourced`; alone: as state.
+
+    orders, customers, order_history, by orchestration payments, each with its `service` and `app`.
 
     modules: by name, `shop.orders.model`.
     """
+    placement, _, customers = way.partition("/")
     names = ["orders", "customers", "order_history"] + ["payments"] * (placement == "orchestration")
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if _own(name)}
-    setting = os.environ.get("SHOP_PLACEMENT")
-    os.environ["SHOP_PLACEMENT"] = placement
+    settings = {"SHOP_PLACEMENT": placement, "SHOP_CUSTOMERS": customers}
+    was = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         members = {
             name: SimpleNamespace(
@@ -42,10 +47,11 @@ def services(placement: str) -> Any:
         for name, module in before.items():
             parent, _, child = name.rpartition(".")
             setattr(sys.modules[parent], child, module)
-        if setting is None:
-            del os.environ["SHOP_PLACEMENT"]
-        else:
-            os.environ["SHOP_PLACEMENT"] = setting
+        for name, value in was.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _own(name: str) -> bool:

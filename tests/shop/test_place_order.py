@@ -20,7 +20,7 @@ from shop.contracts import (
     OrderRejected,
 )
 
-PLACEMENTS = ["choreography", "orchestration"]
+PLACEMENTS = ["choreography", "orchestration", "choreography/event-sourced", "orchestration/event-sourced"]
 by_choreography = pytest.mark.parametrize("placement", ["choreography"], indirect=True)
 
 

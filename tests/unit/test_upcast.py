@@ -198,7 +198,7 @@ async def test_a_stream_with_events_of_three_versions() -> None:
             for version, (kind, data) in enumerate(OLD.items(), 1)
         ]
         await transaction.insert_rows(STREAMS, rows)
-        await transaction.insert_rows(AGGREGATES, [("member:a", 3, 0, "", b"")])
+        await transaction.insert_rows(AGGREGATES, [("member:a", "member", 3, 0, "", b"")])
     repository: Any = Service("members", aggregates=[Member]).repositories[Member]
     async with store.transaction() as transaction:
         found = (await repository.load(transaction, ["a"]))["a"]

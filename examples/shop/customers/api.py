@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -38,6 +39,17 @@ class CustomerView(BaseModel):
     credit_limit: Shown
     reserved: Shown
     available: Shown
+
+
+class CreditEvent(BaseModel):
+    """One event of a customer's credit history. version: its number there, from 1."""
+
+    version: int
+    at: datetime
+    what: str
+    order_id: UUID | None
+    amount: Shown | None
+    reason: str | None
 
 
 class CustomerPage(BaseModel):

@@ -36,6 +36,11 @@ class Placement(enum.StrEnum):
     ORCHESTRATION = "orchestration"
 
 
+class Customers(enum.StrEnum):
+    STATE = "state"
+    EVENT_SOURCED = "event-sourced"
+
+
 EXPECTED = (CannotRun, ServiceFailed, OperationFailed, NotQuiet, AnswerUnexpected)
 
 
@@ -56,6 +61,9 @@ def main(
         Placement,
         typer.Option(help="How an order is placed: by events alone, or by a saga, with payments and a provider."),
     ] = Placement.CHOREOGRAPHY,
+    customers: Annotated[
+        Customers, typer.Option(help="How customers are kept: as rows, or as what has happened to them.")
+    ] = Customers.STATE,
     lose_broker_data: Annotated[
         bool, typer.Option("--lose-broker-data", help="Let the broker forget what it has, three times.")
     ] = False,
@@ -67,7 +75,7 @@ def main(
     """Replay a real shop's year through the shop's services on this machine, and check that nothing was lost."""
     options = Options(
         directory=directory, orders=orders, seed=seed, rate=rate, chaos=chaos, fresh=fresh, stack=stack,
-        lose_broker_data=lose_broker_data, placement=placement.value,
+        lose_broker_data=lose_broker_data, placement=placement.value, customers=customers.value,
     )  # fmt: skip
     console = Console(stderr=True)  # standard output is for the result alone
 

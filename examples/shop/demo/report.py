@@ -62,6 +62,7 @@ class Report:
     recovery_s: Mapping[str, list[float]]
     losses: list[str]
     placement: str
+    customers: str
     provider: Mapping[str, int]
     cpu: Mapping[str, float]
     memory_peak: Mapping[str, int]
@@ -90,6 +91,7 @@ class Report:
             "rate_orders_per_s": self.rate,
             "stack": self.stack,
             "placement": self.placement,
+            "customers": self.customers,
             "data": ATTRIBUTION,
             "rules": list(self.rules),
             "plan": {

@@ -55,6 +55,7 @@ class Options:
     fresh: remove what an earlier run left in `directory`; else go on with it: what was done takes no effect again.
     stack: which databases and broker (see `stacks`). lose_broker_data: let the broker forget what it had.
     placement: `choreography` or `orchestration`; with that there are payments and a provider.
+    customers: kept as `state` or `event-sourced`.
     """
 
     directory: Path = Path(".demo")
@@ -66,6 +67,7 @@ class Options:
     stack: str = "embedded"
     lose_broker_data: bool = False
     placement: str = "choreography"
+    customers: str = "state"
 
     @property
     def paid(self) -> bool:
@@ -88,14 +90,25 @@ async def run(
     began = time.monotonic()
     async with AsyncExitStack() as opened:
         directory = opened.enter_context(
-            prepared(options.directory, fresh=options.fresh, orders=options.orders, placement=options.placement)
+            prepared(
+                options.directory,
+                fresh=options.fresh,
+                orders=options.orders,
+                placement=options.placement,
+                customers=options.customers,
+            )
         )
         if options.stack != "embedded":
             console.print(f"Starting the servers of {options.stack}", highlight=False)
         stack = opened.enter_context(running(options.stack, directory, names))
         for line in stack.lines:
             await opened.enter_async_context(line.proxy)
-        started = Supervisor(directory, settings=stack.environment, names=names, seed=options.seed)
+        started = Supervisor(
+            directory,
+            settings={**stack.environment, "SHOP_CUSTOMERS": options.customers},
+            names=names,
+            seed=options.seed,
+        )
         console.print(f"Starting {', '.join(started.services)}: data and logs in {directory}", highlight=False)
         services = await opened.enter_async_context(started)
         return await _replay(options, console, stay, plan, model, directory, stack, services, began)
@@ -189,6 +202,7 @@ async def _replay(
         recovery_s=faults.recovery_s,
         losses=losses.happened,
         placement=options.placement,
+        customers=options.customers,
         provider=provider,
         cpu={each.name: each.cpu_s for each in services} | {"driver": cpu_seconds(os.getpid())},
         memory_peak={each.name: each.peak_memory for each in services} | {"driver": peak_bytes(os.getpid())},

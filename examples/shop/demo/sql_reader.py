@@ -26,6 +26,10 @@ OVER_LIMIT = """
     ON sums.customer_id = customers.customer_id WHERE reserved > credit_limit OR held > credit_limit
 """
 
+#: Where customers are event-sourced: what has happened, in order, and what is kept of each by now.
+HAPPENED = "SELECT envelope, data FROM ensue_stream WHERE id LIKE 'customer:%' ORDER BY id"
+SNAPSHOTS = "SELECT snapshot FROM ensue_aggregate WHERE stream = 'customer'"
+
 SOURCE = "SELECT service, epoch FROM {identity}"
 HEADS = "SELECT topic, {partition}, position FROM ensue_outbox_head"
 PUBLISHED = "SELECT topic, count(*) FROM ensue_outbox GROUP BY topic"
@@ -47,6 +51,7 @@ class SqlReader:
         self, service: str, execute: Execute, *, identity: str = "ensue_meta", partition: str = "partition"
     ) -> None:
         view = "history_" if service == "order_history" else ""
+        self._keeps_customers = service == "customers"
         names = {
             "orders": f"{view}orders", "customers": f"{view}customers",
             "identity": identity, "partition": partition, "ids": "{ids}",
@@ -60,13 +65,30 @@ class SqlReader:
         }
 
     def customers(self) -> dict[UUID, CustomerState]:
-        return {
+        found = {
             _id(key): CustomerState(name, _pounds(limit), _pounds(reserved))
             for key, name, limit, reserved in self._execute(CUSTOMERS)
         }
+        return found | self._folded()[0]
+
+    def _folded(self) -> tuple[dict[UUID, CustomerState], Reservations]:
+        """Customers and reservations as their streams say, by rules of its own; empty where they are kept as rows."""
+        found: dict[UUID, CustomerState] = {}
+        held: Reservations = defaultdict(dict)
+        for envelope, data in self._execute(HAPPENED) if self._keeps_customers else ():
+            kind, event = json.loads(bytes(envelope))["type"], json.loads(bytes(data))
+            key = UUID(event["customer_id"])
+            if kind == "customers.CustomerCreated.v1":
+                found[key] = CustomerState(event["name"], Decimal(event["credit_limit"]), Decimal("0.00"))
+            elif kind == "customers.CreditReserved.v1":
+                held[key][UUID(event["order_id"])] = Decimal(event["amount"])
+            elif kind == "customers.CreditReleased.v1":
+                del held[key][UUID(event["order_id"])]
+        sums = {key: sum(held[key].values(), Decimal("0.00")) for key in found}
+        return {key: CustomerState(each.name, each.credit_limit, sums[key]) for key, each in found.items()}, held
 
     def reservations(self) -> Reservations:
-        found: Reservations = defaultdict(dict)
+        found: Reservations = self._folded()[1]
         for customer_id, order_id, amount in self._execute(RESERVATIONS):
             found[_id(customer_id)][_id(order_id)] = _pounds(amount)
         return found
@@ -78,6 +100,12 @@ class SqlReader:
         return [
             f"customer {_id(key)}: reserved {_pounds(reserved)}, limit {_pounds(limit)}"
             for key, reserved, limit in self._execute(OVER_LIMIT)
+        ] + [
+            f"customer {each['customer_id']}: reserved {reserved}, limit {each['credit_limit']}"
+            for (snapshot,) in self._execute(SNAPSHOTS)
+            for each in (json.loads(bytes(snapshot)),)
+            for reserved in (sum(map(Decimal, each["reservations"].values()), Decimal(0)), Decimal(each["reserved"]))
+            if reserved > Decimal(each["credit_limit"])
         ]
 
     def statuses(self) -> dict[str, int]:

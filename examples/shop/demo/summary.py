@@ -120,6 +120,7 @@ def _figures(report: Report) -> Table:
     )
     table.add_row("stack", report.stack)
     table.add_row("placement", report.placement)
+    table.add_row("customers", report.customers)
     table.add_row("seed", str(report.seed))
     return table
 

@@ -172,7 +172,8 @@ class Supervisor:
     ) -> None:
         env = dict(os.environ if environment is None else environment)
         # Unless told otherwise each service has its own SQLite file, all of them one embedded broker: the defaults.
-        for name in [*(f"ENSUE_{name.upper()}_DATABASE" for name in APPLICATIONS), "ENSUE_BROKER", "SHOP_PLACEMENT"]:
+        of_the_shop = ("SHOP_PLACEMENT", "SHOP_CUSTOMERS")
+        for name in [*(f"ENSUE_{name.upper()}_DATABASE" for name in APPLICATIONS), "ENSUE_BROKER", *of_the_shop]:
             env.pop(name, None)
         env["ENSUE_HOME"] = str(directory)
         env.update(settings or {})

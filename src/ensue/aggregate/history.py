@@ -1,18 +1,22 @@
-"""What has happened to an aggregate: its events as they were published, for whoever asks."""
+"""Aggregates outside of a step, as they are committed: what has happened to one, and what each of them is now."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
+from ensue.aggregate.aggregate import Aggregate
 from ensue.aggregate.kind import AggregateKind, rows_between
-from ensue.aggregate.streams import read_event
+from ensue.aggregate.streams import folded, read_event
 from ensue.codec import decode_envelope
 from ensue.ports import RowReader
-from ensue.tables import STREAMS
+from ensue.tables import AGGREGATES, STREAMS
 
+A = TypeVar("A", bound=Aggregate)
 _PAGE = 500
+[_BY_ID] = AGGREGATES.lookups
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,3 +48,17 @@ async def history(reader: RowReader, kind: AggregateKind[Any], entity_id: object
             time = datetime.datetime.fromisoformat(said.time)
             found.append(Happened(version, event, time, said.id, said.correlation_id, said.causation_id))
         after += _PAGE
+
+
+async def current(reader: RowReader, kind: AggregateKind[A], entity_id: object) -> A | None:
+    """The aggregate as it is committed; None: it does not exist."""
+    rows = await reader.get(AGGREGATES, [kind.key(kind.own_id(entity_id))])
+    heads = await folded(kind, rows, partial(reader.get, STREAMS))
+    return heads[0].aggregate if heads else None
+
+
+async def page(reader: RowReader, kind: AggregateKind[A], after: object | None, limit: int) -> list[A]:
+    """Up to `limit` aggregates of a kind that come after this id, in the order of their ids' text."""
+    behind = [] if after is None else [kind.key(kind.own_id(after))]
+    rows = await reader.find(AGGREGATES, _BY_ID, [kind.stream], after=behind, limit=limit)
+    return [head.aggregate for head in await folded(kind, rows, partial(reader.get, STREAMS))]

@@ -79,9 +79,10 @@ class AggregateKind(Generic[A]):
             raise UsageError(
                 f"{where}: a field's type cannot be resolved ({error}): declare it above the class"
             ) from error
-        self.id_type = class_of(hints[self.id_name])
-        if self.id_type not in (uuid.UUID, str, int):
+        id_type = class_of(hints[self.id_name])
+        if id_type not in (uuid.UUID, str, int):
             raise UsageError(f"{where}: its id {self.id_name} is {hints[self.id_name]!r}, expected UUID, str or int")
+        self.id_type: Any = id_type
         self._snapshot = Snapshot(cls, f"aggregate {cls.__qualname__}", of_msgspec(cls))
         if self.every:
             try:
@@ -124,6 +125,11 @@ class AggregateKind(Generic[A]):
                 "ASCII characters"
             )
         return f"{self.stream}:{text}"
+
+    def id_in(self, key: str) -> Any:
+        """The id in what names a stream."""
+        text = key.removeprefix(f"{self.stream}:")
+        return text if self.id_type is str else self.id_type(text)
 
     def key_of(self, aggregate: Aggregate) -> str:
         return self.key(getattr(aggregate, self.id_name))

@@ -8,7 +8,8 @@ published that the stream does not have, nor the reverse. See docs/adr/0046.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ from ensue.ports import Row, StepTransaction
 from ensue.tables import AGGREGATES, STREAMS
 
 A = TypeVar("A", bound=Aggregate)
+Load = Callable[[Sequence[Any]], Awaitable[Sequence[Row]]]
 _MISSING_SHOWN = 5
 
 
@@ -89,42 +91,12 @@ class Streams:
         wanted = {kind.key(each): each for each in ids if each not in found}
         if wanted:
             rows = await transaction.load_rows(AGGREGATES, sorted(wanted))
-            heads = [self._open(kind, wanted[row[0]], row) for row in rows]
-            await self._catch_up(transaction, heads)
+            heads = await folded(kind, rows, partial(transaction.load_rows, STREAMS))
             for head in heads:
                 self._opened[head.key] = head
             found |= dict.fromkeys(wanted.values())
             found |= {wanted[head.key]: head.aggregate for head in heads}
         return found
-
-    def _open(self, kind: AggregateKind[A], entity_id: Any, row: Row) -> Opened:
-        """What its head says of it, with the state of its snapshot where that can still be used."""
-        key, version, snapshot_version, shape, snapshot = row
-        head = Opened(kind, key, None, known=True)
-        head.stored, head.snapshot_version, head.shape, head.snapshot = (
-            version,
-            snapshot_version,
-            shape,
-            bytes(snapshot),
-        )
-        if 0 < snapshot_version <= version and shape == kind.shape:
-            try:
-                head.aggregate = kind.read_state(head.snapshot, snapshot_version)
-            except BadMessage:  # of another shape after all: the events say the same
-                head.aggregate = None
-        if head.aggregate is None or getattr(head.aggregate, kind.id_name) != entity_id:
-            head.aggregate = kind.new(entity_id)
-            head.snapshot_version, head.shape, head.snapshot = 0, "", b""
-        return head
-
-    async def _catch_up(self, transaction: StepTransaction, heads: Sequence[Opened]) -> None:
-        """Fold the events after the snapshots: one SELECT for all of them."""
-        wanted = [each for head in heads for each in rows_between(head.key, head.aggregate.version, head.stored)]
-        if not wanted:
-            return
-        rows = {row[0]: row for row in await transaction.load_rows(STREAMS, wanted)}
-        for head in heads:
-            fold(head.kind, head.aggregate, head.key, head.stored, rows)
 
     def adopt(self, kind: AggregateKind[A], aggregate: A) -> None:
         """For tests without a database: have this one as if it was loaded."""
@@ -202,7 +174,7 @@ class Streams:
             self._check_whole(each)
         if unknown := {each.key: each for each in changed if not each.known}:
             for row in await transaction.load_rows(AGGREGATES, sorted(unknown)):
-                raise _exists(unknown[row[0]], row[1])
+                raise _exists(unknown[row[0]], row[2])
         events = [
             (row_id(each.key, version), record.envelope, record.data)
             for each in changed
@@ -216,6 +188,37 @@ class Streams:
             expect = [each.stored for each in moved]
             await transaction.update_rows(AGGREGATES, [_row(each) for each in moved], expect=expect)
         await transaction.insert_rows(STREAMS, events)
+
+
+async def folded(kind: AggregateKind[Any], rows: Sequence[Row], load: Load) -> list[Opened]:
+    """The aggregates of these heads, with the events after their snapshots: one SELECT for all of them.
+
+    load: reads rows of `STREAMS` by their ids.
+    """
+    heads = [_open(kind, row) for row in rows]
+    wanted = [each for head in heads for each in rows_between(head.key, head.aggregate.version, head.stored)]
+    if wanted:
+        events = {row[0]: row for row in await load(wanted)}
+        for head in heads:
+            fold(kind, head.aggregate, head.key, head.stored, events)
+    return heads
+
+
+def _open(kind: AggregateKind[Any], row: Row) -> Opened:
+    """What a head says, with the state of its snapshot where that can still be used."""
+    key, _, version, snapshot_version, shape, snapshot = row
+    entity_id = kind.id_in(key)
+    head = Opened(kind, key, None, known=True)
+    head.stored, head.snapshot_version, head.shape, head.snapshot = version, snapshot_version, shape, bytes(snapshot)
+    if 0 < snapshot_version <= version and shape == kind.shape:
+        try:
+            head.aggregate = kind.read_state(head.snapshot, snapshot_version)
+        except BadMessage:  # of another shape after all: the events say the same
+            head.aggregate = None
+    if head.aggregate is None or getattr(head.aggregate, kind.id_name) != entity_id:
+        head.aggregate = kind.new(entity_id)
+        head.snapshot_version, head.shape, head.snapshot = 0, "", b""
+    return head
 
 
 def fold(kind: AggregateKind[A], aggregate: A, key: str, through: int, rows: dict[str, Row]) -> None:
@@ -265,10 +268,10 @@ def _row(head: Opened) -> Row:
     """Of the head as it is to be: with a new snapshot where that is due."""
     kind, version = head.kind, head.aggregate.version
     if not kind.every:
-        return (head.key, version, 0, "", b"")
+        return (head.key, kind.stream, version, 0, "", b"")
     if version - head.snapshot_version >= kind.every:
-        return (head.key, version, version, kind.shape, kind.write_state(head.aggregate))
-    return (head.key, version, head.snapshot_version, head.shape, head.snapshot)
+        return (head.key, kind.stream, version, version, kind.shape, kind.write_state(head.aggregate))
+    return (head.key, kind.stream, version, head.snapshot_version, head.shape, head.snapshot)
 
 
 def _exists(head: Opened, version: int) -> AggregateExists:

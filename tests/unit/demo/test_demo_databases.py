@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
+from ensue.stores.sqlite.schema import statements
 from shop.customers.model import Base as CustomersBase
 from shop.customers.model import Customer, Reservation
 from shop.demo.databases import embedded
@@ -41,6 +43,9 @@ def directory(tmp_path: Path) -> Path:
     ):
         engine = create_engine(f"sqlite:///{tmp_path}/{service}.db")
         base.create_all(engine)
+        with engine.begin() as connection:
+            for statement in statements():
+                connection.exec_driver_sql(statement)
         with Session(engine) as session, session.begin():
             if service == "orders":
                 session.add(Order(**placed, status=Status.OPEN))
@@ -57,6 +62,30 @@ def directory(tmp_path: Path) -> Path:
 def change(directory: Path, statement: str) -> None:
     with closing(sqlite3.connect(directory / "customers.db")) as database, database:
         database.execute(statement)
+
+
+def test_event_sourced_customers_are_folded_by_the_demos_own_rules(directory: Path) -> None:
+    change(directory, "DELETE FROM customers")
+    change(directory, "DELETE FROM reservations")
+    told = [
+        ("CustomerCreated", {"name": "Ann", "credit_limit": "100"}),
+        ("CreditReserved", {"order_id": str(UUID(int=9)), "amount": "7.00"}),
+        ("CreditReservationFailed", {"order_id": str(UUID(int=8)), "reason": "too much"}),
+        ("CreditReleased", {"order_id": str(UUID(int=9)), "amount": "7.00"}),
+        ("CreditReserved", {"order_id": str(ORDER), "amount": "60.10"}),
+    ]
+    for version, (name, event) in enumerate(told, 1):
+        envelope, data = {"type": f"customers.{name}.v1"}, {"customer_id": str(ANN), **event}
+        row = f"'customer:{ANN}:{version:010}', x'{json.dumps(envelope).encode().hex()}'"
+        change(directory, f"INSERT INTO ensue_stream VALUES ({row}, x'{json.dumps(data).encode().hex()}')")
+    customers = snapshot_from_databases(embedded(directory)).customers
+    assert customers[ANN].reserved == Decimal("60.10")
+    assert (customers[ANN].name, customers[ANN].reservations) == ("Ann", {ORDER: Decimal("60.10")})
+    assert over_limit(embedded(directory)["customers"]) == []
+    state = {"customer_id": str(ANN), "credit_limit": "50", "reserved": "1", "reservations": {"x": "60.10"}}
+    row = f"'customer:{ANN}', 'customer', 5, 5, '', x'{json.dumps(state).encode().hex()}'"
+    change(directory, f"INSERT INTO ensue_aggregate VALUES ({row})")
+    assert over_limit(embedded(directory)["customers"]) == [f"customer {ANN}: reserved 60.10, limit 50"]
 
 
 def test_everything_is_read_to_the_penny_and_the_second(directory: Path) -> None:

@@ -72,3 +72,9 @@ def test_data_of_orders_placed_in_another_way_are_not_gone_on_with(tmp_path: Pat
         pytest.fail("went on with it")
     with prepared(tmp_path, fresh=False, orders=10, placement="orchestration"):
         pass
+    said = "this is one with --orders 10 --placement orchestration --customers event-sourced:"
+    with (
+        pytest.raises(CannotRun, match=said),
+        prepared(tmp_path, fresh=False, orders=10, placement="orchestration", customers="event-sourced"),
+    ):
+        pytest.fail("went on with it")

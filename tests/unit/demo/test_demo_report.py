@@ -50,6 +50,7 @@ def report() -> Report:
         recovery_s={"kafka (broker) killed": [1.5, 2.5]},
         losses=["copied", "emptied"],
         placement="orchestration",
+        customers="state",
         provider={"captures": 18, "asked_again": 3},
         cpu={"orders": 1.5},
         memory_peak={"orders": 80 * 1024 * 1024},

@@ -47,7 +47,7 @@ def beside(make_store: MakeStore | None) -> MakeStore | None:
 
 async def head(service: Service, key: str = "account:a") -> tuple[int, int, str, bytes]:
     [row] = await service.runtime.rows().get(AGGREGATES, [key])
-    return row[1], row[2], row[3], bytes(row[4])
+    return row[2], row[3], row[4], bytes(row[5])
 
 
 async def tamper(service: Service, **values: Any) -> None:
@@ -91,7 +91,9 @@ async def test_from_messages_to_stream_state_and_log(make_store: MakeStore | Non
             assert found.version == 5
             assert await step.load(Account, "a") is found
             assert await step.load(Account, "b") is None
-        assert [row[1] for row in await accounts.runtime.rows().get(AGGREGATES, ["account:a"])] == [5]
+        assert await accounts.current(Account, "a") == found
+        assert await accounts.current(Account, "b") is None
+        assert [row[2] for row in await accounts.runtime.rows().get(AGGREGATES, ["account:a"])] == [5]
 
 
 async def test_a_step_that_does_not_commit_leaves_neither_stream_nor_event(make_store: MakeStore | None) -> None:
@@ -108,6 +110,19 @@ async def test_a_step_that_does_not_commit_leaves_neither_stream_nor_event(make_
         await world.settle()
         assert await accounts.history(Account, "a") == []
         assert await world.messages("eventsourced.accounts") == []
+
+
+async def test_all_of_a_kind_page_by_page(make_store: MakeStore | None) -> None:
+    accounts = Service("accounts", aggregates=[Account, Meter])
+    async with running(accounts, make_store):
+        async with accounts.step() as step:
+            for name in ("c", "a", "b"):
+                step.record(Account(name), AccountOpened(account_id=name, owner=name.upper()))
+                step.record(Meter(name), Deposited(account_id=name, amount=1))
+        first = await accounts.page(Account, limit=2)
+        assert [(each.account_id, each.owner, each.version) for each in first] == [("a", "A", 1), ("b", "B", 1)]
+        assert [each.account_id for each in await accounts.page(Account, after="b", limit=2)] == ["c"]
+        assert [each.total for each in await accounts.page(Meter)] == [1, 1, 1]
 
 
 async def test_who_makes_one_that_is_there_is_told(make_store: MakeStore | None) -> None:
