@@ -34,6 +34,7 @@ NAMES = (
     "idle",
     "wakeup",
     "timers",
+    "aggregates",
     "sagas",
     "sleeping_sagas",
     "checkpoint_sources",

@@ -254,9 +254,9 @@ class Step:
         outgoing = self.outgoing
         outgoing.check_aggregate(type(aggregate))
         for event in events:
-            outgoing.streams.check(aggregate, event)
+            opened = outgoing.streams.check(aggregate, event)
             self.publish(event)
-            outgoing.streams.record(aggregate, event)
+            outgoing.streams.record(opened, event)
 
     @overload
     async def load(self, cls: type[A], id: object, *, expected: int | str) -> A: ...

@@ -72,12 +72,13 @@ class Opened:
 class Streams:
     """The aggregates of one step, each once. records: what the step publishes, in order."""
 
-    __slots__ = ("_found", "_opened", "_records")
+    __slots__ = ("_by_object", "_found", "_opened", "_records")
 
     def __init__(self, records: list[OutboxRecord]) -> None:
         self._records = records
         self._found: dict[AggregateKind[Any], dict[Any, Any]] = {}
         self._opened: dict[str, Opened] = {}
+        self._by_object: dict[int, Opened] = {}  # the same, which holds on to the objects
 
     async def load(
         self, transaction: StepTransaction, kind: AggregateKind[A], ids: Sequence[Any]
@@ -85,15 +86,16 @@ class Streams:
         """Lock these in id order, and fold what is not here yet; return all that is here by id, None: it does not
         exist. What is recorded of a new one later is in there too."""
         found = self._found.setdefault(kind, {})
-        for entity_id in ids:
-            if (opened := self._opened.get(kind.key(entity_id))) is not None:
-                self._check_whole(opened)
+        if found:
+            for entity_id in ids:
+                if (opened := self._opened.get(kind.key(entity_id))) is not None:
+                    self._check_whole(opened)
         wanted = {kind.key(each): each for each in ids if each not in found}
         if wanted:
             rows = await transaction.load_rows(AGGREGATES, sorted(wanted))
             heads = await folded(kind, rows, partial(transaction.load_rows, STREAMS))
             for head in heads:
-                self._opened[head.key] = head
+                self._has(head)
             found |= dict.fromkeys(wanted.values())
             found |= {wanted[head.key]: head.aggregate for head in heads}
         return found
@@ -101,7 +103,7 @@ class Streams:
     def adopt(self, kind: AggregateKind[A], aggregate: A) -> None:
         """For tests without a database: have this one as if it was loaded."""
         entity_id = getattr(aggregate, kind.id_name)
-        opened = self._opened[kind.key(entity_id)] = Opened(kind, kind.key(entity_id), aggregate, known=True)
+        opened = self._has(Opened(kind, kind.key(entity_id), aggregate, known=True))
         opened.stored = aggregate.version
         self._found.setdefault(kind, {})[entity_id] = aggregate
 
@@ -110,14 +112,17 @@ class Streams:
         found: A | None = self._found.get(kind, {}).get(entity_id)
         return found
 
-    def record(self, aggregate: Aggregate, event: object) -> None:
+    def _has(self, opened: Opened) -> Opened:
+        self._opened[opened.key] = self._by_object[id(opened.aggregate)] = opened
+        return opened
+
+    def record(self, opened: Opened, event: object) -> None:
         """What was published last is an event of this aggregate, which it changes. It has been checked."""
-        opened = self._opened[kind_of(type(aggregate)).key_of(aggregate)]
         opened.last = len(self._records) - 1
         opened.recorded.append(self._records[opened.last])
-        evolve(aggregate, event)
+        evolve(opened.aggregate, event)
 
-    def check(self, aggregate: Aggregate, event: object) -> None:
+    def check(self, aggregate: Aggregate, event: object) -> Opened:
         """Raise UsageError, before anything is done, when this event cannot be recorded of this aggregate."""
         opened = self._of(aggregate)
         kind = opened.kind
@@ -130,16 +135,22 @@ class Streams:
                 f"{type(event).__qualname__} of {kind.id_name} {theirs!r} is recorded of {kind.cls.__qualname__} "
                 f"{own!r}: an aggregate records its own events; load the other one, or publish it, step.publish(...)"
             )
+        return opened
 
     def _of(self, aggregate: Aggregate) -> Opened:
+        here = self._by_object.get(id(aggregate))
+        if here is not None:
+            self._check_whole(here)
+            return here
         kind = kind_of(type(aggregate))
         entity_id = getattr(aggregate, kind.id_name)
         key = kind.key_of(aggregate)
         opened = self._opened.get(key)
         if opened is None and not aggregate.version:
             found = self._found.setdefault(kind, {})
-            opened = self._opened[key] = Opened(kind, key, aggregate, known=entity_id in found)
+            found_before = entity_id in found
             found[entity_id] = aggregate
+            return self._has(Opened(kind, key, aggregate, known=found_before))
         if opened is None or opened.aggregate is not aggregate:
             raise UsageError(
                 f"{kind.cls.__qualname__} {entity_id} is recorded of by a copy of it that this step does not have: "
@@ -167,7 +178,7 @@ class Streams:
         Raises AggregateExists for one that was made anew and is there.
         """
         changed = [each for each in self._opened.values() if each.recorded]
-        self._opened, self._found = {}, {}
+        self._opened, self._found, self._by_object = {}, {}, {}
         if not changed:
             return
         for each in changed:

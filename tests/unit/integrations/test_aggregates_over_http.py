@@ -18,20 +18,20 @@ def make_app(accounts: Service) -> FastAPI:
     install(app, accounts)
     accounts_step = Annotated[Step, step_of(accounts)]
 
-    async def create(name: str, step: accounts_step) -> dict[str, int]:  # type: ignore[valid-type]  # as users write it
+    async def create(name: str, step: accounts_step) -> dict[str, int]:
         account = Account(name)
-        step.record(account, AccountOpened(account_id=name, owner="Ada"))  # type: ignore[attr-defined]
+        step.record(account, AccountOpened(account_id=name, owner="Ada"))
         return {"version": account.version}
 
     async def pay(
         name: str,
         amount: int,
-        step: accounts_step,  # type: ignore[valid-type]
+        step: accounts_step,
         response: Response,
         if_match: Annotated[str | None, Header()] = None,
     ) -> dict[str, int]:
-        account = await step.load(Account, name, expected=if_match or "*")  # type: ignore[attr-defined]
-        step.record(account, account.pay(amount))  # type: ignore[attr-defined]
+        account = await step.load(Account, name, expected=if_match or "*")
+        step.record(account, account.pay(amount))
         response.headers["ETag"] = f'"{account.version}"'
         return {"balance": account.balance}
 
