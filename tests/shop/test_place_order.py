@@ -52,6 +52,21 @@ async def test_order_within_the_limit_is_opened_and_shown(shop: Shop) -> None:
     }  # fmt: skip
 
 
+async def test_who_brings_the_token_along_finds_in_the_view_what_it_wrote(shop: Shop) -> None:
+    """Nobody settles the world, and nobody asks twice."""
+    for number in range(10):
+        customer_id = str(uuid4())
+        body = {"customer_id": customer_id, "name": f"Ann {number}", "credit_limit": "5.00"}
+        written = await shop.customers.post("/customers", json=body)
+        headers = {"Ensue-Token": written.headers["Ensue-Token"]}
+        read = await shop.history.get(f"/customers/{customer_id}/orders", headers=headers)
+        assert read.json()["customer"]["name"] == f"Ann {number}"
+        placed = await shop.orders.post("/orders", json={"customer_id": customer_id, "total": "1.00"}, headers=headers)
+        headers = {"Ensue-Token": placed.headers["Ensue-Token"]}
+        read = await shop.history.get(f"/customers/{customer_id}/orders", headers=headers)
+        assert [each["order_id"] for each in read.json()["orders"]] == [placed.json()["order_id"]]
+
+
 async def test_whole_flow_carries_the_correlation_id_of_the_request(shop: Shop) -> None:
     customer_id = await shop.new_customer("100.00")
     answer = await shop.orders.post("/orders", json={"customer_id": str(customer_id), "total": "1.00"})

@@ -15,7 +15,7 @@ from shop.customers.desk import Desk
 from shop.settings import EVENT_SOURCED
 
 app = FastAPI(title="Customers")
-install(app, customers, health=ReadyLimits(broker=False), metrics=True)
+install(app, customers, health=ReadyLimits(broker=False), metrics=True, tokens=True)
 
 CustomersStep = Annotated[Step, step_of(customers)]
 desk: Desk = by_events if EVENT_SOURCED else by_rows

@@ -25,7 +25,7 @@ from shop.order_history.model import HistoryCustomer, HistoryOrder
 from shop.times import Moment
 
 app = FastAPI(title="Order history")
-install(app, order_history, health=True, metrics=True)
+install(app, order_history, health=True, metrics=True, tokens=True)
 
 Reading = Annotated[Rows, Depends(order_history.rows, scope="function")]
 PageLimit = Annotated[int, Query(ge=1, le=1000)]

@@ -32,7 +32,7 @@ if ORCHESTRATED:
     from shop.orders.place_order import place_order
 
 app = FastAPI(title="Orders")
-install(app, orders, health=ReadyLimits(broker=False), metrics=True)
+install(app, orders, health=ReadyLimits(broker=False), metrics=True, tokens=True)
 
 OrdersStep = Annotated[Step, step_of(orders)]
 Session = Annotated[AsyncSession, Depends(orders.query, scope="function")]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ensue.engine.books import Books
 from ensue.engine.clock import set_within
 from ensue.engine.endings import ends_loop
-from ensue.engine.standing import HOLDING, Kind, Obstacles, Standing, obstacles_of
+from ensue.engine.standing import HOLDING, Kind, Obstacles, Standing, Verdict, obstacles_of
 from ensue.errors import EnsueError, HeldBack, NotCaughtUp, RetryableError, TokenEnded, TooManyWaiters
 from ensue.message import Partition
 from ensue.ports import Clock
@@ -117,16 +117,12 @@ class CaughtUp:
         self._waiting += 1
         try:
             for part in left:
-                heaps = self._heaps.setdefault(self._place(part), {})
-                heap = heaps.setdefault(part.source, _Heap())
+                heap = self._heaps.setdefault(self._place(part), {}).setdefault(part.source, _Heap())
                 heapq.heappush(heap.waits, (part.position, next(self._numbers), wait))
             heapq.heappush(self._deadlines, (wait.until, next(self._numbers), wait))
-            for place in {self._place(part) for part in left}:
-                if (feed := self._fed.get(place)) is not None:
-                    self._moved(place, feed())
-            if not wait.future.done():
-                self._look_on()
-                self._asked.set()
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look_while_waited(), name=f"ensue {self._service} caught up")
+            self._asked.set()
             await wait.future
         finally:
             self._waiting -= 1
@@ -139,11 +135,16 @@ class CaughtUp:
 
     def _reached_here(self, part: Part) -> bool:
         """Whether this process knows that it is reached. What was looked at before may say so: a watermark only grows,
-        and a letter is there before the watermark has come past it."""
+        and a letter is there before the watermark has come past it. Raises what its consumer knows to be in the way."""
         place = self._place(part)
         feed = self._fed.get(place)
-        standing = feed() if feed is not None else None if self._forgets else self._standings.get(place)
-        return standing is not None and standing.verdict(part.source, part.position).kind is Kind.REACHED
+        if feed is not None:
+            verdict = feed().verdict(part.source, part.position)
+            if verdict.kind in (Kind.HELD_BACK, Kind.ENDED):
+                raise self._refusal(part, verdict)
+            return verdict.kind is Kind.REACHED
+        known = None if self._forgets else self._standings.get(place)
+        return known is not None and known.verdict(part.source, part.position).kind is Kind.REACHED
 
     def _place(self, part: Part) -> Partition:
         return Partition(self._service, part.topic, part.partition)
@@ -151,7 +152,8 @@ class CaughtUp:
     def _late(self, wait: _Wait, timeout_s: float) -> EnsueError:
         behind: list[dict[str, object]] = []
         for part in wait.parts:
-            standing = self._standings.get(self._place(part), Standing({}))
+            place = self._place(part)
+            standing = self._fed[place]() if place in self._fed else self._standings.get(place, Standing({}))
             verdict = standing.verdict(part.source, part.position)
             if verdict.kind is Kind.SET_ASIDE:
                 return self._held_back(part, verdict.cause, "which is tried again, or waits behind another one")
@@ -179,6 +181,18 @@ class CaughtUp:
         )
         error.__cause__ = self._trouble
         return error
+
+    def _refusal(self, part: Part, verdict: Verdict) -> EnsueError:
+        """For what will not be reached by itself."""
+        if verdict.kind is Kind.HELD_BACK:
+            return self._held_back(part, verdict.cause, "which waits for somebody to decide")
+        return TokenEnded(
+            f"a token names {part.source}, of which service {self._service} has not seen position {part.position} in "
+            f"{part.topic}/{part.partition}, and {verdict.cause} has come after it: what was written is perhaps lost. "
+            "Look, and ask without the token",
+            source=part.source,
+            successor=verdict.cause,
+        )
 
     def _held_back(self, part: Part, letter: str, what: str) -> HeldBack:
         return HeldBack(
@@ -235,8 +249,8 @@ class CaughtUp:
         position, _, wait = entry
         if wait.future.done():
             return True
-        kind, cause = standing.verdict(source, position)
-        part = Part(source, place.topic, place.number, position)
+        verdict = standing.verdict(source, position)
+        kind = verdict.kind
         if kind is Kind.BEHIND:
             return False
         if kind is Kind.SET_ASIDE:
@@ -245,18 +259,8 @@ class CaughtUp:
             wait.left -= 1
             if not wait.left:
                 wait.future.set_result(None)
-        elif kind is Kind.HELD_BACK:
-            wait.future.set_exception(self._held_back(part, cause, "which waits for somebody to decide"))
         else:
-            wait.future.set_exception(
-                TokenEnded(
-                    f"a token names {source}, which has ended at position {standing.watermarks.get(source, 0)} of "
-                    f"{place.place}, before {position}: {cause} has come after it. What was written is perhaps lost: "
-                    "look, and ask without the token",
-                    source=source,
-                    successor=cause,
-                )
-            )
+            wait.future.set_exception(self._refusal(Part(source, place.topic, place.number, position), verdict))
         return True
 
     def _fail_behind_dead(self, heap: _Heap, source: str, place: Partition, standing: Standing) -> None:
@@ -266,13 +270,9 @@ class CaughtUp:
             for position, _, wait in heap.waits:
                 if position >= dead[0] and not wait.future.done():
                     part = Part(source, place.topic, place.number, position)
-                    wait.future.set_exception(self._held_back(part, dead[1], "which waits for somebody to decide"))
+                    wait.future.set_exception(self._refusal(part, Verdict(Kind.HELD_BACK, dead[1])))
 
     # ------------------------------------------------------------------------------------------------ who looks
-
-    def _look_on(self) -> None:
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look_while_waited(), name=f"ensue {self._service} caught up")
 
     async def _look_while_waited(self) -> None:
         pause, looked_at_all = LOOK_FIRST_S, self._clock.monotonic()

@@ -380,7 +380,8 @@ class Runtime:
                     faults.point("step.outbox_written")
             faults.point("step.committed")
             step.outgoing.positions = self._positions.of_records
-            origin.committed.append(step)
+            if origin.committed is not None:
+                origin.committed.append(step)
             if timers:
                 self.context.timer_set.set()
         except _Undone:  # the request gets its answer all the same

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from ensue.integrations import problems
+from ensue.integrations.routes import step_paths
 
 _REFERENCE = {"$ref": "#/components/schemas/Problem"}
 _METHODS = ("get", "put", "post", "delete", "patch", "head", "options", "trace")
@@ -53,7 +54,11 @@ TOKEN_PARAMETER: dict[str, Any] = {
     "in": "header",
     "required": False,
     "description": "Of an earlier answer, or of several, with commas: this one waits until it sees what they wrote.",
-    "schema": {"type": "string", "maxLength": 8192, "pattern": r"^1\.[A-Za-z0-9_.-]+([ ,]+1\.[A-Za-z0-9_.-]+)*$"},
+    "schema": {
+        "type": "string",
+        "maxLength": 8192,
+        "pattern": r"^[ ,]*(1\.[A-Za-z0-9_.-]+[ ,]+)*(1\.[A-Za-z0-9_.-]+)?$",
+    },
 }
 
 
@@ -66,7 +71,8 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def describe(app: FastAPI, tokens: Callable[[], bool] = lambda: False) -> None:
-    """Let `app.openapi()` tell of the problem documents and of the Idempotency-Key. tokens: of Ensue-Token as well?"""
+    """Let `app.openapi()` tell of the problem documents and of the Idempotency-Key. tokens: of Ensue-Token as well, for
+    the routes that know it?"""
     plain: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -74,10 +80,11 @@ def describe(app: FastAPI, tokens: Callable[[], bool] = lambda: False) -> None:
         schemas = schema.setdefault("components", {}).setdefault("schemas", {})
         if "Problem" not in schemas:  # FastAPI keeps the schema and hands out the same one again
             schemas["Problem"] = PROBLEM_SCHEMA
-            for path in schema.get("paths", {}).values():
+            waiting = step_paths(app) if tokens() else frozenset()
+            for name, path in schema.get("paths", {}).items():
                 for method in _METHODS:
                     if method in path:
-                        _complete(path[method], method, tokens=tokens())
+                        _complete(path[method], method, tokens=(method, name) in waiting)
             schemas.pop("HTTPValidationError", None)
             schemas.pop("ValidationError", None)
         return schema

@@ -44,6 +44,16 @@ def allowed_methods(app: Any, path: str) -> set[str]:
     return found
 
 
+def step_paths(app: Any) -> frozenset[tuple[str, str]]:
+    """Return (method in lower case, path as in OpenAPI) of the routes that are a StepRoute."""
+    return frozenset(
+        (method.lower(), prefix + route.path_format)
+        for prefix, route in _routes(app.routes)
+        if isinstance(getattr(route, "original_route", route), StepRoute)
+        for method in route.methods or ()
+    )
+
+
 def _routes(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each route that has dependencies, with the prefix that is not in its path (that of a mount).
 

@@ -106,7 +106,7 @@ class StepRoute(APIRoute):
             # It runs when the last dependency of scope "function" has ended, right before the answer is sent.
             request.scope["fastapi_function_astack"].push_async_exit(at_the_end)
             if tokens is not None:
-                await tokens.wait(request)
+                await tokens.wait(request, given)
             with coming_from(given):
                 try:
                     response = await handle(request)

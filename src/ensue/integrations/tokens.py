@@ -6,7 +6,7 @@ waits holds a connection to the database.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from ensue.app import Service
 from ensue.errors import StoreUnavailable, UsageError
 from ensue.message import Timer
 from ensue.origin import Origin
+from ensue.step import Step
 from ensue.texts import logger
 from ensue.token import Token
 
@@ -37,8 +38,9 @@ class Tokens:
     def __init__(self) -> None:
         self.waits: dict[str, tuple[Service, float]] = {}
 
-    async def wait(self, request: Request) -> None:
+    async def wait(self, request: Request, given: Origin) -> None:
         """Return when all services of the app have caught up. Raises what `Service.caught_up` does."""
+        given.committed = []
         if text := ",".join(request.headers.getlist(HEADER)):
             for service, timeout_s in self.waits.values():
                 await service.caught_up(text, timeout=timeout_s)
@@ -47,21 +49,22 @@ class Tokens:
         """Say in the answer what the request's steps have written, or those of which this is the answer once more.
 
         They are committed: a database that does not say now where takes nothing back, so the answer goes without."""
+        steps, given.committed = given.committed or [], None  # a task that outlives the request has its origin
         places = _decode(stored) if (stored := response.headers.get(_PLACES)) else []
         if stored:
             del response.headers[_PLACES]
         if HEADER in response.headers:
             return  # the route's own
         try:
-            token = await self._written(given, places)
+            token = await self._written(steps, places)
             if token:
                 response.headers[HEADER] = str(token)
         except (StoreUnavailable, UsageError) as error:
             log.warning("an answer goes out without %s: %s", HEADER, error)
 
-    async def _written(self, given: Origin, places: _Places) -> Token:
+    async def _written(self, steps: Sequence[Step], places: _Places) -> Token:
         token = Token()
-        for step in given.committed:
+        for step in steps:
             if step.outgoing.service in self.waits:
                 token |= await step.token()
         for name in {name for name, _, _ in places} & self.waits.keys():
