@@ -153,7 +153,7 @@ class _View:
                 len(each.workers) or "nobody",
                 when(row.swapped_at if each.number == row.active else row.started_at),
                 row.by,
-                "; ".join(_line(obstacle) for obstacle in each.obstacles) if each.number == row.building else "-",
+                "; ".join(map(_line, each.obstacles)) or "ready" if each.number == row.building else "-",
                 "; ".join(map(_accepted, row.accepted_of(each.number))) or "-",
             )
             for each in self.versions
