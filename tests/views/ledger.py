@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import secrets
 import signal
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -150,12 +151,14 @@ async def versions_of(view: View) -> AsyncIterator[Versions]:
 
 
 async def until(true: Callable[[], Any], what: str) -> None:
-    """Ask until it is so; what comes from other processes has no event."""
+    """Ask until it is so; what comes from other processes has no event. Who is asked has more time for its work."""
     found: Any = None
     try:
         async with asyncio.timeout(LIMIT_S):
-            while not (found := await true()):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+            began = time.monotonic()
+            while not (found := await true()):
+                await asyncio.sleep(max(0.05, 3 * (time.monotonic() - began)))
+                began = time.monotonic()
     except TimeoutError:
         pytest.fail(f"{what} did not come: {found}")
 
