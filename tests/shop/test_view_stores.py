@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,6 +19,7 @@ import pytest
 from servers import MongoDbServer, RedisServer
 
 from ensue import EngineConfig, Service
+from ensue.cli.view_check import folds_of
 from ensue.stores.mongodb import MongoDbStore
 from ensue.stores.redis import RedisStore
 from shop.customers import customers
@@ -33,13 +35,29 @@ SERVICES: tuple[Service, ...] = (orders, customers, order_history)
 
 
 @pytest.fixture(params=["redis", "mongodb"])
-def view(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty database on a real server."""
+def view(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return _view(request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb", "redis", "mongodb"])
+def any_view(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return _view(request, tmp_path)
+
+
+def _view(request: pytest.FixtureRequest, directory: Path) -> str:
+    """The URL of an empty database, on a real server but for SQLite."""
+    if request.param == "sqlite":
+        return f"sqlite:///{directory}/view.db"
     if request.param == "redis":
         redis: RedisServer = request.getfixturevalue("redis_server")
         return redis.url(40)
-    mongodb: MongoDbServer = request.getfixturevalue("mongodb_server")
-    return mongodb.url(f"view{uuid4().hex[:8]}")
+    name = f"view{uuid4().hex[:8]}"
+    if request.param == "mongodb":
+        mongodb: MongoDbServer = request.getfixturevalue("mongodb_server")
+        return mongodb.url(name)
+    server: Any = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
+    url: str = server.url(name, request.param)
+    return url
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +177,27 @@ async def test_the_view_follows_the_shop_and_is_found_again_after_a_restart(
             await front.until("order_history", "/orders/counts", counts(OPEN=2, REJECTED=2, CANCELLED=1))
             counters = [each.counters for each in (await order_history.runtime.context.books.checkpoints()).values()]
             assert sum(each.dead for each in counters) == 0
+
+
+async def test_the_view_agrees_with_the_shops_events_and_is_seen_as_it_was(
+    tmp_path: Path, any_view: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with settings(tmp_path, any_view, monkeypatch):
+        async with shop() as front:
+            ann, bob = await new_customer(front, "10.00"), await new_customer(front, "10.00")
+            opened, others = await order(front, ann, "4.00"), await order(front, bob, "5.00")
+            await front.until("order_history", "/orders/counts", counts(OPEN=2))
+            before = datetime.now(UTC).timestamp()
+            assert (await front.clients["orders"].post(f"/orders/{opened}/cancel")).status_code == 202
+            await front.until("order_history", "/orders/counts", counts(OPEN=1, CANCELLED=1))
+            async with folds_of(order_history, "") as folds:
+                verdict = await folds.check()
+            assert verdict.agrees, verdict
+            assert verdict.rows == {"history_customers": 2, "history_orders": 2}
+            for key, expected in ((str(ann), {opened}), (None, {opened, others})):
+                async with folds_of(order_history, "") as folds:
+                    await folds.at(before, key)
+                    async with folds.folded() as (state, compared):
+                        [table] = [each for each in compared if each.name == "history_orders"]
+                        found = {UUID(str(found[0])): row["status"] async for found, row in state.rows(table)}
+                assert found == {UUID(each): "OPEN" for each in expected}

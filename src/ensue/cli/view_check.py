@@ -32,7 +32,7 @@ _SHOWN = 100
 
 
 @asynccontextmanager
-async def _folds(service: Service, scratch: str) -> AsyncIterator[Folds]:
+async def folds_of(service: Service, scratch: str) -> AsyncIterator[Folds]:
     """scratch: the URL of another database. The places where it is folded are removed at the end."""
     settings = service.settings()
     name = service.view if isinstance(service, View) else service.name
@@ -76,7 +76,7 @@ def check(
     definition = load_service(service)
 
     async def look() -> Verdict:
-        async with _folds(definition, scratch) as folds:
+        async with folds_of(definition, scratch) as folds:
             return await folds.check(ignore or ())
 
     verdict = asyncio.run(look())
@@ -119,7 +119,7 @@ def at(
     definition = load_service(service)
 
     async def look() -> dict[str, list[Found]]:
-        async with _folds(definition, scratch) as folds:
+        async with folds_of(definition, scratch) as folds:
             await folds.at(moment, key)
             async with folds.folded() as (state, compared):
                 return {each.name: [row async for row in state.rows(each)] for each in compared}
