@@ -63,6 +63,8 @@ def test_buckets_differ_if_and_only_if_their_rows_do(one: list[tuple[int, Any]],
 def test_a_row_that_is_there_twice_does_not_take_itself_out() -> None:
     twice, none = sums_of([(1, "a"), (1, "a")]), sums_of([])
     assert twice.differing(none) == {twice.bucket(canonical(1))}
+    # As many rows, of one key: an exclusive or would be nothing in both.
+    assert twice.differing(sums_of([(1, "b"), (1, "b")]))
     thrice, once = sums_of([(1, "a")] * 3), sums_of([(1, "a")])
     assert thrice.differing(once)
     [difference] = differences("t", {canonical(1): [((1,), {"key": 1})] * 3}, {canonical(1): [((1,), {"key": 1})]})
