@@ -77,7 +77,8 @@ class View(Service):
         if not isinstance(name, str) or not SERVICE_NAME.fullmatch(name):
             raise UsageError(f"view name {name!r}: expected lower-case letters, digits, - and _, at most 63")
         super().__init__(
-            name, repositories=repositories, retry=retry, lanes=lanes, handler_limit_s=handler_limit_s, tables=tables,
+            name, publishes=(), repositories=repositories,
+            retry=retry, lanes=lanes, handler_limit_s=handler_limit_s, tables=tables,
             database=database, broker=broker, partitions=partitions, engine=engine, trust=trust,
             connect_args=connect_args,
         )  # fmt: skip

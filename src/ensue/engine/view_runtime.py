@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 from ensue.config import Settings
 from ensue.engine.books.views import ViewBook
 from ensue.engine.endings import ends_loop
@@ -123,14 +125,22 @@ class ViewRuntime(Runtime):
             pause = min(pause * 2, _PAUSE_MAX_S)
 
     async def _open_base(self) -> None:
-        """The first version of a view is active from the first."""
         await self._base.open()
         await self.book.prepare()
-        if (await self.book.row()).state is State.NEW:
-            await self.book.change(self._first)
 
-    def _first(self, row: ViewRow, now: float) -> ViewRow:
-        return states.begin(self.version, FIRST)(row, now) if row.state is State.NEW else row
+    async def _row(self) -> ViewRow:
+        row = await self.book.row()
+        return await self.book.change(self._known) if row.state is State.NEW else row
+
+    def _known(self, row: ViewRow, now: float) -> ViewRow:
+        """The first version of all is active. Where the server has forgotten the row, it is as it was known here: the
+        versions are filled again, and nobody else is asked."""
+        if row.state is not State.NEW:
+            return row  # another process was quicker
+        if self._seen.row.state is not State.NEW:
+            log.warning("%s: the view's row is gone, and written again as it was", self.definition.name)
+            return msgspec.structs.replace(self._seen.row, revision=row.revision)
+        return states.begin(self.version, FIRST)(row, now)
 
     async def _watch_row(self) -> None:
         context = self.context
@@ -151,7 +161,7 @@ class ViewRuntime(Runtime):
 
     async def _look(self) -> None:
         """See what the row says, and do it."""
-        row, version = await self.book.row(), self.version
+        row, version = await self._row(), self.version
         building = row.building == version
         self.context.brake.set(paused=building and row.state is State.PAUSED, rate=row.rate if building else 0.0)
         if version in row.fed and not self._fed_here:

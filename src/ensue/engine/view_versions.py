@@ -16,7 +16,7 @@ from ensue.ports import Broker, Clock, Place, Store
 from ensue.views import states
 from ensue.views.progress import Progress, progress
 from ensue.views.ready import Kind, Obstacle, Standing, Where, obstacles, without
-from ensue.views.states import Accepted, ViewRow
+from ensue.views.states import Accepted, State, ViewRow
 
 _SET_ASIDE = (
     DeadLetterState.DEAD, DeadLetterState.RETRYING, DeadLetterState.RELEASED, DeadLetterState.WAITING,
@@ -97,7 +97,11 @@ class Versions:
         row = await self.book.row()
         if row.building == version:
             return row
-        if version not in row.fed and await self.store_at(self.place_of(version)).exists():
+        if (
+            row.state is not State.NEW
+            and version not in row.fed
+            and await self.store_at(self.place_of(version)).exists()
+        ):
             # It was dropped, and its place is still there: a build begins with nothing.
             await self._remove(version)
         return await self.book.change(states.begin(version, by, rate))
