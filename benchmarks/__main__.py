@@ -33,6 +33,7 @@ NAMES = (
     "latency",
     "idle",
     "wakeup",
+    "tokens",
     "timers",
     "aggregates",
     "sagas",

@@ -26,8 +26,10 @@ from ensue.token import Part
 
 log = logger("ensue.caught_up")
 
-#: Between two looks at the checkpoints: short while they move, ever longer while they do not.
+#: Between two looks at the checkpoints: a part of the time for which nothing has moved and nobody has come, within
+#: bounds. So it adds that part at most to a wait, and a reader that is stuck costs twenty looks a second.
 LOOK_FIRST_S, LOOK_MAX_S = 0.004, 0.05
+_PART = 1 / 8
 
 
 class _Wait:
@@ -275,12 +277,12 @@ class CaughtUp:
     # ------------------------------------------------------------------------------------------------ who looks
 
     async def _look_while_waited(self) -> None:
-        pause, looked_at_all = LOOK_FIRST_S, self._clock.monotonic()
+        quiet_since = looked_at_all = self._clock.monotonic()
         while self._waiting:
+            now = self._clock.monotonic()
             if self._asked.is_set():
                 self._asked.clear()
-                pause = LOOK_FIRST_S
-            now = self._clock.monotonic()
+                quiet_since = now
             look_at_all = now - looked_at_all >= self._refresh_s
             looked_at_all = now if look_at_all else looked_at_all
             places = [each for each in self._heaps if look_at_all or each not in self._fed]
@@ -296,8 +298,9 @@ class CaughtUp:
                 self._fail(error)
                 return
             self._expire()
-            pause = LOOK_FIRST_S if moved else min(pause * 1.5, LOOK_MAX_S)
-            await self._pause(pause)
+            quiet_since = now if moved else quiet_since
+            quiet_s = self._clock.monotonic() - quiet_since
+            await self._pause(min(max(quiet_s * _PART, LOOK_FIRST_S), LOOK_MAX_S))
 
     async def _pause(self, pause: float) -> None:
         """Until the next look: at once for who asks now, together with whoever asks within the shortest pause."""
