@@ -110,6 +110,8 @@ def broker_url(home: Path) -> str:
 
 
 def make_view(home: Path, url: str, version: int, name: str = "ledger") -> View:
+    # The server of the tests for the MongoDB protocol does one command at a time: a heartbeat waits for its turn.
+    slow = dataclasses.replace(QUICK, lease_ttl_s=5.0, batch_records_max=500)
     view = View(
         name,
         version=version,
@@ -119,7 +121,9 @@ def make_view(home: Path, url: str, version: int, name: str = "ledger") -> View:
         broker=broker_url(home),
         partitions=PARTITIONS,
         # The server of the tests for the MongoDB protocol does one command at a time: a heartbeat waits for its turn.
-        engine=dataclasses.replace(QUICK, lease_ttl_s=5.0) if url.startswith("mongodb") else QUICK,
+        engine=dataclasses.replace(QUICK, lease_ttl_s=5.0, batch_records_max=500)
+        if url.startswith("mongodb")
+        else QUICK,
     )
 
     @view.on

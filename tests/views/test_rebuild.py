@@ -33,10 +33,7 @@ from ensue.ports import Broker
 from ensue.views import states
 
 #: How often the process that builds is killed.
-KILLS = {"sqlite": 20, "postgres": 6, "mariadb": 6, "redis": 6, "mongodb": 3}
-#: Seconds between two of its transactions. Of the MongoDB protocol the server of the tests does one command at a time,
-#: for three views at once.
-PAUSE_S = {"mongodb": 0.5}
+KILLS = {"sqlite": 20, "postgres": 6, "mariadb": 6, "redis": 6}
 ACCOUNTS = [f"account-{number}" for number in range(12)]
 
 
@@ -110,16 +107,16 @@ async def test_a_build_that_is_killed_at_random_under_live_load_equals_a_fresh_f
     scribe = make_scribe(tmp_path)
     old, new = make_view(tmp_path, url, 1), make_view(tmp_path, url, 2)
     other = make_view(tmp_path, other_url, 1, "other")
-    writer, asker = Writer(scribe, chance, PAUSE_S.get(kind, 0.03)), Asker(old, new, PAUSE_S.get(kind, 0.01))
+    writer, asker = Writer(scribe, chance, 0.03), Asker(old, new, 0.01)
     async with scribe.running() as source, old.running(), other.running(), new.running(work=False) as new_runtime:
         broker = source.context.broker
-        await writer.write(100 if kind == "mongodb" else 300)
+        await writer.write(300)
         await until_rows(old, fold(writer.told, 1))
         with pytest.raises(ViewNotReady, match="version 2 is not built"):
             await rows_of(new, ACCOUNTS)
         async with versions_of(new) as versions, versions_of(other) as others:
             before = await others.book.row()
-            await versions.rebuild(2, "the test", rate=20 if kind == "mongodb" else 60)
+            await versions.rebuild(2, "the test", rate=60)
             with pytest.raises(UsageError, match="no worker feeds version 2"):
                 await versions.swap(2, "the test", broker)
             tasks = [asyncio.create_task(each.go_on()) for each in (writer, asker)]
