@@ -120,10 +120,7 @@ def make_view(home: Path, url: str, version: int, name: str = "ledger") -> View:
         database=url,
         broker=broker_url(home),
         partitions=PARTITIONS,
-        # The server of the tests for the MongoDB protocol does one command at a time: a heartbeat waits for its turn.
-        engine=dataclasses.replace(QUICK, lease_ttl_s=5.0, batch_records_max=500)
-        if url.startswith("mongodb")
-        else QUICK,
+        engine=slow if url.startswith("mongodb") else QUICK,
     )
 
     @view.on

@@ -1,7 +1,7 @@
 """A version is built where each entity is a document of its own, and its process is killed in the middle.
 
-Apart from `test_rebuild`: the server of the tests for the MongoDB protocol does one command at a time, some ten a second
-on a busy machine, which is too few for live load.
+Apart from `test_rebuild`: the server of the tests for the MongoDB protocol does one command at a time, some ten a
+second on a busy machine, which is too few for live load.
 """
 
 from __future__ import annotations
