@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONPATH := $(CURDIR):$(CURDIR)/src:$(CURDIR)/examples
 export ENSUE_TEST_SERVERS_DIR ?= $(CURDIR)/.servers
 
-.PHONY: help servers venv demo test check format bench bench-peers bench-workflows docs floor lock clean
+.PHONY: help servers venv demo test check format bench bench-peers bench-workflows bench-event-sourced docs floor lock clean
 
 help:  ## show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -45,6 +45,9 @@ bench-peers: $(VENV)/dev .venv-peers/installed  ## Ensue against other libraries
 
 bench-workflows: $(VENV)/dev .venv-peers/installed  ## sagas against durable workflows of DBOS on one PostgreSQL; ARGS="--rounds 1"
 	$(BIN)/python -m benchmarks.peers.workflows $(ARGS)
+
+bench-event-sourced: $(VENV)/dev .venv-peers/installed  ## aggregates against those of eventsourcing on one PostgreSQL; ARGS="--rounds 1"
+	$(BIN)/python -m benchmarks.peers.event_sourced $(ARGS)
 
 docs: $(VENV)/dev  ## the documentation site, in ./site
 	$(BIN)/zensical build --clean --strict

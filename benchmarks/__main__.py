@@ -35,6 +35,7 @@ NAMES = (
     "wakeup",
     "tokens",
     "timers",
+    "views",
     "aggregates",
     "sagas",
     "sleeping_sagas",
@@ -45,7 +46,7 @@ NAMES = (
     "year",
 )
 #: Take minutes and have goals for a whole machine: only when they are named.
-ONLY_BY_NAME = ("timers", "sagas", "sleeping_sagas", "growth_postgres", "scale_out", "year")
+ONLY_BY_NAME = ("views", "timers", "sagas", "sleeping_sagas", "growth_postgres", "scale_out", "year")
 
 
 def load(name: str) -> Callable[[bool], Report]:

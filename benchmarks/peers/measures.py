@@ -16,7 +16,7 @@ from benchmarks.peers.ground import customer_id
 from benchmarks.peers.stage import Child, Stage, stage
 
 RATE = 50.0
-_WARM_UP = 50
+WARM_UP = 50
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ async def measure(side: str, backlog: int, postgres: PostgresServer, nats: NatsS
     """All on one ground: latency, then throughput, then the producer alone, whose orders are the drain's backlog."""
     async with stage(side, postgres, nats) as ground:
         producer = await ground.start("produce")
-        workers = await _started(ground)
-        _begin(workers)
+        workers = await started(ground)
+        begin(workers)
         # Placed one by one: a consumer that has just begun may take a while to become quick.
-        await producer.ask({"paced": RATE, "count": _WARM_UP, "start": time.monotonic(), "first": 0})
-        placed = _WARM_UP
+        await producer.ask({"paced": RATE, "count": WARM_UP, "start": time.monotonic(), "first": 0})
+        placed = WARM_UP
         await ground.wait_for(placed)
 
         start = time.monotonic() + 0.2
@@ -83,9 +83,9 @@ async def measure(side: str, backlog: int, postgres: PostgresServer, nats: NatsS
             await producer.ask({"fill": more, "first": placed + done["count"]})
         placed += drained
         await ground.checkpoint()
-        workers = await _started(ground)
+        workers = await started(ground)
         before, began = ground.processor_s(), time.monotonic()
-        _begin(workers)
+        begin(workers)
         ended = await ground.wait_for(placed)
         processor_us = (ground.processor_s() - before) / drained * 1e6
         await ground.check(placed)
@@ -100,12 +100,12 @@ async def measure(side: str, backlog: int, postgres: PostgresServer, nats: NatsS
     )
 
 
-async def _started(ground: Stage) -> list[Child]:
+async def started(ground: Stage) -> list[Child]:
     """Relay and consumer, with all they import, not yet at work."""
     return list(await asyncio.gather(ground.start("relay"), ground.start("consume")))
 
 
-def _begin(workers: Sequence[Child]) -> None:
+def begin(workers: Sequence[Child]) -> None:
     for worker in workers:
         worker.tell({})
 

@@ -29,6 +29,8 @@ NAMES = (
 OURS = "ensue_steps"
 #: Of another comparison, see `workflows`.
 WORKFLOWS = ("ensue_saga", "ensue_saga_services", "dbos_workflow")
+#: Of a third one, see `event_sourced`.
+EVENT_SOURCED = ("ensue_aggregates", "eventsourcing_projection")
 PEERS_PYTHON = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
 
 

@@ -7,7 +7,6 @@ seen, at 50/s; and how many a second come to that when all are begun as fast as 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import dataclasses
 import sys
@@ -15,14 +14,13 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from rich.console import Console
 from servers import NatsServer, PostgresServer
 
-from benchmarks import machine, report
 from benchmarks.figures import Figure, Report, at_least, at_most
 from benchmarks.latency import percentile
 from benchmarks.peers.measures import RATE, watch
-from benchmarks.peers.sides import WORKFLOWS, describe, missing
+from benchmarks.peers.pair import figure, run
+from benchmarks.peers.sides import WORKFLOWS, describe
 from benchmarks.peers.stage import stage
 
 OURS, PEER = "ensue_saga", "dbos_workflow"
@@ -74,7 +72,8 @@ async def measure(side: str, backlog: int, postgres: PostgresServer, nats: NatsS
     return Round(many / (ended - began), processor_us, median(took) * 1e3, percentile(took, 99) * 1e3)
 
 
-async def compare(rounds: int, sizes: Sizes) -> Report:
+async def compare(rounds: int, quick: bool) -> Report:
+    sizes = QUICK if quick else FULL
     about = {name: await describe(name) for name in WORKFLOWS}
     found: dict[str, list[Round]] = {name: [] for name in WORKFLOWS}
     with PostgresServer(durable=True) as postgres, NatsServer() as nats:
@@ -85,16 +84,16 @@ async def compare(rounds: int, sizes: Sizes) -> Report:
     for name, each in found.items():
         title = about[name].title
         figures += [
-            _figure(f"{title}: rate", [one.rate for one in each], "workflows/s"),
-            _figure(f"{title}: processor time", [one.processor_us for one in each], "µs/workflow"),
-            _figure(f"{title}: p50 at 50/s", [one.p50_ms for one in each], "ms"),
-            _figure(f"{title}: p99 at 50/s", [one.p99_ms for one in each], "ms"),
+            figure(f"{title}: rate", [one.rate for one in each], "workflows/s"),
+            figure(f"{title}: processor time", [one.processor_us for one in each], "µs/workflow"),
+            figure(f"{title}: p50 at 50/s", [one.p50_ms for one in each], "ms"),
+            figure(f"{title}: p99 at 50/s", [one.p99_ms for one in each], "ms"),
         ]
     pairs = list(zip(found[OURS], found[PEER], strict=True))
     figures += [
-        dataclasses.replace(_figure("rate / DBOS's", [a.rate / b.rate for a, b in pairs], ""), goal=at_least(30)),
-        dataclasses.replace(_figure("p50 / DBOS's", [a.p50_ms / b.p50_ms for a, b in pairs], ""), goal=at_most(0.5)),
-        _figure("DBOS's processor time / Ensue's", [b.processor_us / a.processor_us for a, b in pairs], ""),
+        dataclasses.replace(figure("rate / DBOS's", [a.rate / b.rate for a, b in pairs], ""), goal=at_least(30)),
+        dataclasses.replace(figure("p50 / DBOS's", [a.p50_ms / b.p50_ms for a, b in pairs], ""), goal=at_most(0.5)),
+        figure("DBOS's processor time / Ensue's", [b.processor_us / a.processor_us for a, b in pairs], ""),
     ]
     return Report(
         name="workflows",
@@ -109,28 +108,8 @@ async def compare(rounds: int, sizes: Sizes) -> Report:
     )  # fmt: skip
 
 
-def _figure(name: str, values: Sequence[float], unit: str) -> Figure:
-    return Figure(name=name, value=median(values), unit=unit, low=min(values), high=max(values))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 1 when a goal was missed; with --quick, which measures nothing, no goal counts."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.workflows", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured (3)")
-    parser.add_argument("--quick", action="store_true", help="a few only: shows that it runs")
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown at the end")
-    options = parser.parse_args(arguments)
-    if lacking := missing(WORKFLOWS):
-        print(lacking, file=sys.stderr)
-        return 2
-    console = Console(width=140 if not sys.stdout.isatty() else None)
-    for name, value in machine.describe().items():
-        console.print(f"{name:>10}: {value}", highlight=False)
-    found = asyncio.run(compare(1 if options.quick else options.rounds, QUICK if options.quick else FULL))
-    report.show(found, console)
-    if options.markdown:
-        print(report.as_markdown(found))
-    return 1 if found.missed and not options.quick else 0
+    return run("benchmarks.peers.workflows", __doc__, WORKFLOWS, compare, arguments)
 
 
 if __name__ == "__main__":
