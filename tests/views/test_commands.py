@@ -45,6 +45,11 @@ FIRST, SECOND = "tests.views.commands:first", "tests.views.commands:second"
 
 def test_an_operator_builds_swaps_goes_back_and_drops(operator: Operator, tmp_path: Path) -> None:
     assert "has no database at" in operator("views list", FIRST, code=1)
+    for command, *more in (["views check"], ["views at", "2026-11-27T17:00:00Z"], ["status"]):
+        refused = operator(command, SECOND, *more, code=1)
+        assert "view seen has no version 2 at" in refused
+        assert "seen_v2.db" in refused
+        assert "ENSUE_SEEN_DATABASE" in refused
     assert "version 1 is the first one" in operator("views rebuild", FIRST, "--detach")
     assert "is active already" in operator("views rebuild", FIRST, "--detach", code=1)
     assert "version 2 is being built" in operator("views rebuild", SECOND, "--detach", "--rate", "5")
@@ -54,6 +59,7 @@ def test_an_operator_builds_swaps_goes_back_and_drops(operator: Operator, tmp_pa
     refused = operator("views swap", SECOND, code=1)
     assert "it is not ready" in refused
     assert "no worker feeds version 2" in refused
+    assert refused.count("nothing of it is read yet") == 1  # of all its partitions
     [found] = json.loads(operator("views list", SECOND, "--json"))["views"]
     assert (found["active"], found["building"], found["rate"], found["state"]) == (1, 2, 7.0, "building")
     assert [each["version"] for each in found["versions"]] == [1, 2]

@@ -30,6 +30,7 @@ from ensue.engine.upgrade import Upgrade, check_upgraded
 from ensue.engine.worker import is_gone
 from ensue.errors import BrokerUnavailable, StoreUnavailable, UsageError
 from ensue.ports import Broker, Store
+from ensue.view import View
 
 
 def load_service(target: str) -> Service:
@@ -122,7 +123,7 @@ class Opened:
 
     @property
     def database_url(self) -> str:
-        return masked(self.settings.database)
+        return masked(_database_of(self.service, self.settings))
 
     @property
     def broker_url(self) -> str:
@@ -156,11 +157,7 @@ async def opened(
         try:
             async with asyncio.timeout(answer_s):
                 if not await store.exists():
-                    raise UsageError(
-                        f"service {service.name} has no database at {masked(settings.database)} (or not Ensue's tables "
-                        f"in it): run the service once, or `ensue db init`; is ENSUE_HOME or "
-                        f"{database_variable(service.name)} set as the service has it?"
-                    )
+                    raise UsageError(_no_database(service, settings))
                 await store.open()
                 stack.push_async_callback(store.close)
                 if not any_tables:
@@ -193,6 +190,25 @@ async def opened(
         if text:
             await log.close()
         yield Opened(service, settings, store, None if text else log, text)
+
+
+def _database_of(service: Service, settings: Settings) -> str:
+    """The URL of what it has: of a view, this version's place."""
+    return service.place().url if isinstance(service, View) else settings.database
+
+
+def _no_database(service: Service, settings: Settings) -> str:
+    where = masked(_database_of(service, settings))
+    if isinstance(service, View):
+        return (
+            f"view {service.view} has no version {service.version} at {where}: `ensue views list` says which it has, "
+            f"`ensue views rebuild` builds this one; is ENSUE_HOME or {database_variable(service.view)} set as its "
+            "processes have it?"
+        )
+    return (
+        f"service {service.name} has no database at {where} (or not Ensue's tables in it): run the service once, or "
+        f"`ensue db init`; is ENSUE_HOME or {database_variable(service.name)} set as the service has it?"
+    )
 
 
 async def refuse_living_workers(access: Opened, force: bool) -> None:

@@ -111,7 +111,8 @@ def _say(name: str, verdict: Verdict) -> None:
     if verdict.agrees:
         say(f"{name}: all rows follow from the events ({counted})")
     else:
-        say(f"{name}: {len(verdict.differences)} rows differ from what follows from the events ({counted})")
+        differ = "1 row differs" if len(verdict.differences) == 1 else f"{len(verdict.differences)} rows differ"
+        say(f"{name}: {differ} from what follows from the events ({counted})")
 
 
 def at(
@@ -138,7 +139,10 @@ def at(
         print_json({"at": time, "key": key, "tables": msgspec.to_builtins(tables, enc_hook=str)})
         return
     for name, rows in found.items():
-        say(f"{name}: {len(rows)} rows" + (f", the first {_SHOWN}" if len(rows) > _SHOWN else ""))
+        say(
+            f"{name}: {'1 row' if len(rows) == 1 else f'{len(rows)} rows'}"
+            + (f", the first {_SHOWN}" if len(rows) > _SHOWN else "")
+        )
         if rows:
             print_table("", list(rows[0][1]), _shown(rows[:_SHOWN]))
 

@@ -26,7 +26,7 @@ from ensue.ports import Broker
 from ensue.view import View
 from ensue.views import states
 from ensue.views.progress import Progress
-from ensue.views.ready import Kind, Obstacle
+from ensue.views.ready import Kind, Obstacle, lines
 from ensue.views.states import Accepted, State, ViewRow
 
 app = typer.Typer(
@@ -97,19 +97,7 @@ def list_(
     if json:
         print_json({"views": [each.as_json() for each in found]})
         return
-    columns = (
-        "view",
-        "version#",
-        "role",
-        "read",
-        "rate limit",
-        "fed by",
-        "since",
-        "by",
-        "not ready for",
-        "goes on without",
-    )
-    print_table("", columns, [line for each in found for line in each.lines()])
+    print_table("", _COLUMNS, [line for each in found for line in each.lines()])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,7 +141,7 @@ class _View:
                 len(each.workers) or "nobody",
                 when(row.swapped_at if each.number == row.active else row.started_at),
                 row.by,
-                "; ".join(map(_line, each.obstacles)) or "ready" if each.number == row.building else "-",
+                "; ".join(lines(each.obstacles)) or "ready" if each.number == row.building else "-",
                 "; ".join(map(_accepted, row.accepted_of(each.number))) or "-",
             )
             for each in self.versions
@@ -212,14 +200,12 @@ async def _build(view: View, stop: Stop) -> bool:
         with Shown(f"{view.view} version {view.version}") as shown:
             while not stopping.is_set():
                 found = await access.versions.obstacles(view.version, access.broker)
-                shown.show(await access.versions.progress(view.version, access.broker), [_line(each) for each in found])
+                shown.show(await access.versions.progress(view.version, access.broker), lines(found))
                 if not found:
                     return True
                 if all(each.final for each in found):
-                    lines = "\n".join(map(_line, found))
-                    raise UsageError(
-                        f"view {view.view}: version {view.version} cannot become ready by itself:\n{lines}"
-                    )
+                    why = "\n".join(lines(found))
+                    raise UsageError(f"view {view.view}: version {view.version} cannot become ready by itself:\n{why}")
                 try:
                     async with asyncio.timeout(_LOOK_S):
                         await stopping.wait()
@@ -306,7 +292,7 @@ async def _accept(access: _Opened, view: View, who: str, yes: bool) -> None:
     if not missing:
         say(f"view {view.view}: nothing is missing in version {view.version}")
         return
-    say(*map(_line, missing), f"Nothing of it will ever take effect in version {view.version}.")
+    say(*lines(missing), f"Nothing of it will ever take effect in version {view.version}.")
     await asyncio.to_thread(confirm, "Go on without it?", yes)
     for each in await access.versions.accept_missing(view.version, who, access.broker):
         say(f"accepted: {_accepted(each)}")
@@ -322,7 +308,7 @@ def rollback(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "") -
 @app.command()
 def drop(
     service: Annotated[str, _TARGET],
-    version: Annotated[int, typer.Argument(min=1)],
+    version: Annotated[int, typer.Argument(min=1, metavar="VERSION")],
     force: Annotated[bool, typer.Option(help="I know that no process of the version runs")] = False,
     yes: Annotated[bool, _YES] = False,
     who: Annotated[str, _WHO] = "",
@@ -345,10 +331,6 @@ def _run(view: View, work: Callable[[_Opened], Awaitable[T]]) -> T:
             return await work(access)
 
     return asyncio.run(run())
-
-
-def _line(each: Obstacle) -> str:
-    return f"{each.topic}/{each.partition} {each.kind}: {each.text}"
 
 
 def _accepted(each: Accepted) -> str:

@@ -15,7 +15,7 @@ from ensue.message import Bounds, DeadLetterState, Partition
 from ensue.ports import Broker, Clock, Place, Store
 from ensue.views import states
 from ensue.views.progress import Progress, progress
-from ensue.views.ready import Kind, Obstacle, Standing, Where, obstacles, without
+from ensue.views.ready import Kind, Obstacle, Standing, Where, lines, obstacles, without
 from ensue.views.states import Accepted, State, ViewRow
 
 _SET_ASIDE = (
@@ -125,7 +125,6 @@ class Versions:
         found = await self.obstacles(version, broker)
         if not found:
             return
-        lines = [f"{each.topic}/{each.partition} {each.kind}: {each.text}" for each in found]
         incomplete = any(each.kind is Kind.INCOMPLETE for each in found)
         workers = await self.workers(version)
         todo = "" if workers else f"\nno worker feeds version {version}: start it, with the code of that version"
@@ -134,7 +133,9 @@ class Versions:
             + "\nwhat is only behind comes by itself: try again, or swap --wait" * (bool(workers) and not incomplete)
         )
         raise UsageError(
-            f"view {self.name}: {action} to version {version} is refused, it is not ready:\n" + "\n".join(lines) + todo,
+            f"view {self.name}: {action} to version {version} is refused, it is not ready:\n"
+            + "\n".join(lines(found))
+            + todo,
             view=self.name,
             version=version,
             obstacles=found,

@@ -6,7 +6,7 @@ Watermarks only grow and both versions are fed, so what was seen to be ready sta
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -35,6 +35,18 @@ class Obstacle(msgspec.Struct, frozen=True):
     after: int = 0
     through: int = 0
     final: bool = False
+
+
+def lines(found: Iterable[Obstacle]) -> list[str]:
+    """For people: what is true of many partitions is said once.
+
+    >>> lines([Obstacle(Kind.BEHIND, "orders", number, "nothing of it is read yet") for number in range(3)])
+    ['orders/0, orders/1, orders/2 behind: nothing of it is read yet']
+    """
+    where: dict[tuple[Kind, str], list[str]] = {}
+    for each in found:
+        where.setdefault((each.kind, each.text), []).append(f"{each.topic}/{each.partition}")
+    return [f"{', '.join(partitions)} {kind}: {text}" for (kind, text), partitions in where.items()]
 
 
 class Standing(msgspec.Struct, frozen=True):

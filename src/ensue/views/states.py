@@ -122,12 +122,20 @@ def swap(version: int, by: str) -> Rule:
 
     def rule(row: ViewRow, now: float) -> ViewRow:
         if row.building != version:
-            raise _refused(row, Action.SWAP, f"version {version} is not the one that is building")
+            raise _refused(row, Action.SWAP, f"version {version} {_not_building(row, version)}")
         if row.previous:
             raise _refused(row, Action.SWAP, f"version {row.previous} is still there to go back to: drop it first")
         return _to(row, Action.SWAP, active=version, previous=row.active, building=0, rate=0.0, swapped_at=now, by=by)
 
     return rule
+
+
+def _not_building(row: ViewRow, version: int) -> str:
+    if version == row.active:
+        return "is active already"
+    if version == row.previous:
+        return "is the one that was asked before: `ensue views rollback` goes back to it"
+    return "is not built: `ensue views rebuild` builds it"
 
 
 def rollback(by: str) -> Rule:

@@ -120,3 +120,10 @@ def test_what_was_accepted_is_kept_through_all_that_follows() -> None:
         row = each(row, 2.0)
         assert row.accepted_of(2) == (missing,)
     assert msgspec.json.decode(msgspec.json.encode(row), type=ViewRow) == row
+
+
+def test_a_swap_that_is_refused_says_what_to_do_instead() -> None:
+    row = ViewRow("accounts", active=2, previous=1, state=State.LIVE)
+    for version, said in ((2, "is active already"), (1, "`ensue views rollback`"), (3, "`ensue views rebuild`")):
+        with pytest.raises(UsageError, match=f"version {version} .*{said}"):
+            states.swap(version, "me")(row, 0.0)
