@@ -76,6 +76,18 @@ def test_an_operator_builds_swaps_goes_back_and_drops(operator: Operator, tmp_pa
     assert sorted(each.name for each in tmp_path.glob("seen*.db")) == ["seen.db", "seen_v2.db"]
 
 
+def test_a_time_without_a_zone_is_refused_and_what_to_write_instead_is_a_time(operator: Operator) -> None:
+    for text, instead in (("2026-11-27", "2026-11-27T00:00:00Z"), ("2026-11-27T17:00", "2026-11-27T17:00:00Z")):
+        assert f"write {instead}, or" in operator("views at", FIRST, text, code=1)
+        assert "view seen has no version 1" in operator("views at", FIRST, instead, code=1)
+
+
+def test_what_is_made_and_looked_at_for_a_version_is_named_where_it_is(operator: Operator, tmp_path: Path) -> None:
+    for command in ("db init", "db check", "status"):
+        assert f"{tmp_path}/seen_v2.db" in operator(command, SECOND)
+    assert sorted(each.name for each in tmp_path.glob("seen*.db")) == ["seen_v2.db"]
+
+
 def test_a_service_has_no_versions_and_a_views_losses_are_accepted_where_it_is_kept(operator: Operator) -> None:
     assert "is a Service, which has one state" in operator("views list", "tests.views.commands:teller", code=1)
     assert f"ensue views accept-missing {FIRST}" in operator("gaps accept", FIRST, code=1)

@@ -10,7 +10,7 @@ import typer
 
 from ensue.addresses import masked
 from ensue.app import Service
-from ensue.cli.loading import load_service, opened, refuse_living_workers, upgrade
+from ensue.cli.loading import database_of, load_service, opened, refuse_living_workers, upgrade
 from ensue.cli.move import move
 from ensue.cli.output import confirm, say
 from ensue.engine.books import Books
@@ -37,7 +37,6 @@ def init(service: Annotated[str, _TARGET]) -> None:
     """Create Ensue's tables, and those of the service's `tables=`, where they are missing, and bring Ensue's to this
     Ensue's schema. Changes no table of yours."""
     definition = load_service(service)
-    settings = definition.settings()
 
     async def make() -> tuple[str, int]:
         store = definition.make_store()
@@ -52,7 +51,8 @@ def init(service: Annotated[str, _TARGET]) -> None:
             await store.close()
 
     source, own = asyncio.run(make())
-    say(f"{masked(settings.database)}: Ensue's tables and {own} of {definition.name}'s own are there; source {source}")
+    where = database_of(definition, definition.settings())
+    say(f"{where}: Ensue's tables and {own} of {definition.name}'s own are there; source {source}")
 
 
 @app.command()

@@ -123,7 +123,7 @@ class Opened:
 
     @property
     def database_url(self) -> str:
-        return masked(_database_of(self.service, self.settings))
+        return database_of(self.service, self.settings)
 
     @property
     def broker_url(self) -> str:
@@ -192,13 +192,13 @@ async def opened(
         yield Opened(service, settings, store, None if text else log, text)
 
 
-def _database_of(service: Service, settings: Settings) -> str:
-    """The URL of what it has: of a view, this version's place."""
-    return service.place().url if isinstance(service, View) else settings.database
+def database_of(service: Service, settings: Settings) -> str:
+    """The URL, without a password, of what it has: of a view, this version's place."""
+    return masked(service.place().url if isinstance(service, View) else settings.database)
 
 
 def _no_database(service: Service, settings: Settings) -> str:
-    where = masked(_database_of(service, settings))
+    where = database_of(service, settings)
     if isinstance(service, View):
         return (
             f"view {service.view} has no version {service.version} at {where}: `ensue views list` says which it has, "

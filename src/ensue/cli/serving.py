@@ -13,6 +13,7 @@ from typing import Any
 
 from ensue.addresses import masked
 from ensue.app import Service
+from ensue.cli.loading import database_of
 from ensue.cli.output import complain
 from ensue.engine.runtime import Runtime
 from ensue.errors import EnsueError, HandlerHung
@@ -149,7 +150,7 @@ async def _cut_short(starting: asyncio.Timeout, stopping: asyncio.Event) -> None
 
 async def _tell_ready(service: Service, runtime: Runtime) -> None:
     settings = service.settings()
-    log.info("%s: database %s, broker %s", service.name, masked(settings.database), masked(settings.broker))
+    log.info("%s: database %s, broker %s", service.name, database_of(service, settings), masked(settings.broker))
     await runtime.ready()
     if runtime.worker is not None:
         log.info("%s: ready as %s; works on %s", service.name, runtime.worker.name, _listed(runtime.worker.loops.names))

@@ -162,5 +162,5 @@ def moment_of(text: str) -> float:
     except ValueError:
         raise UsageError(f"{text!r} is no time: write it as 2026-11-27T17:00:00Z") from None
     if found.tzinfo is None:
-        raise UsageError(f"{text!r} is a time in no zone: write {text}Z, or another offset from UTC")
+        raise UsageError(f"{text!r} is a time in no zone: write {found.isoformat()}Z, or another offset from UTC")
     return found.timestamp()

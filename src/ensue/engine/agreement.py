@@ -218,6 +218,8 @@ def left_out(compared: Sequence[Compared], ignore: Collection[str]) -> list[Comp
     if left:
         there = ", ".join(f"{each.name}.{name}" for each in compared for name in each.columns)
         raise UsageError(f"--ignore {min(left)}: there is no such table or column; there are {there}")
+    if compared and not found:
+        raise UsageError(f"--ignore {', '.join(ignore)}: no table is left to be compared")
     return found
 
 

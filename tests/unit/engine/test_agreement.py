@@ -368,4 +368,8 @@ def test_a_column_that_is_not_there_cannot_be_ignored_nor_one_of_a_key(tmp_path:
         left_out(compared, ["agree_shelves.colour"])
     with pytest.raises(UsageError, match="tells one row from another"):
         left_out(compared, ["agree_shelves.shelf"])
-    assert left_out(compared, ["agree_shelves"]) == []
+    [shelves] = compared
+    other = dataclasses.replace(shelves, name="agree_others")
+    assert [each.name for each in left_out([shelves, other], ["agree_shelves"])] == ["agree_others"]
+    with pytest.raises(UsageError, match="no table is left to be compared"):  # and all would seem to agree
+        left_out(compared, ["agree_shelves"])
