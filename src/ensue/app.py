@@ -122,9 +122,10 @@ class Service(ServiceDefinition):
     def runtime(self) -> Runtime:
         """The running one; raises UsageError when the service does not run in this process."""
         if self._runtime is None:
+            code = self.signs_as  # of a view, its name without the version, as in code
             raise UsageError(
-                f"service {self.name} does not run here: use install(app, {self.name}) with FastAPI "
-                f"(the outermost app, mounted ones are not started), `async with {self.name}.running():`, "
+                f"service {self.name} does not run here: use install(app, {code}) with FastAPI "
+                f"(the outermost app, mounted ones are not started), `async with {code}.running():`, "
                 "ensue.testing.run(...) or `ensue run`"
             )
         return self._runtime

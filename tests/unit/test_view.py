@@ -89,3 +89,8 @@ async def test_there_are_no_steps_from_outside(tmp_path: Path) -> None:
             runtime.step()
         with pytest.raises(UsageError, match="commands"):
             await view.call(None)
+
+
+def test_what_to_write_names_a_view_as_code_does() -> None:
+    with pytest.raises(UsageError, match=r"install\(app, history\).*`async with history\.running\(\):`"):
+        _ = View("history", version=2).runtime

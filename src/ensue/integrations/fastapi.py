@@ -109,17 +109,19 @@ def _check_later(
     """Refuse what a call after the first one would say in vain."""
     said: dict[str, Any] = getattr(app.state, _INSTALLED)
     if principal not in (credentials, said[PRINCIPAL]):
-        raise UsageError(f"install(app, {service.name}, principal=...): say it in the first call, it holds for the app")
+        raise UsageError(
+            f"install(app, {service.signs_as}, principal=...): say it in the first call, it holds for the app"
+        )
     if body_bytes_max not in (BODY_BYTES_MAX, said["body_bytes_max"]):
         raise UsageError(
-            f"install(app, {service.name}, body_bytes_max=...): say it in the first call, it holds for the app"
+            f"install(app, {service.signs_as}, body_bytes_max=...): say it in the first call, it holds for the app"
         )
     for name in (name for name, wanted in paths.items() if wanted):
         owner = said.setdefault(name, service.name)
         if owner != service.name:
             raise UsageError(
-                f"install(app, {service.name}, {name}=...): those paths answer for {owner} already, and would say "
-                f"nothing of {service.name}: app.include_router({_ROUTES[name]}({service.name}, ...), prefix=...)"
+                f"install(app, {service.signs_as}, {name}=...): those paths answer for {owner} already, and would say "
+                f"nothing of {service.name}: app.include_router({_ROUTES[name]}({service.signs_as}, ...), prefix=...)"
             )
 
 
