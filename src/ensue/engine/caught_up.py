@@ -356,7 +356,10 @@ class CaughtUp:
                         wait.future.set_exception(error.again() if isinstance(error, EnsueError) else error)
 
     def begin(self) -> None:
+        """What was known says nothing: a view's place may have been removed, and made anew, since the end."""
         self._ended = False
+        self._standings.clear()
+        self._letters.clear()
 
     async def end(self) -> None:
         """Have all give up, and return when nobody looks into the database any more."""

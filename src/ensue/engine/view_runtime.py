@@ -26,6 +26,7 @@ from ensue.errors import EnsueError, RetryableError, UsageError, ViewNotReady
 from ensue.ports import Broker, Place, RowReader, Store
 from ensue.service import ServiceDefinition
 from ensue.texts import logger
+from ensue.token import Token
 from ensue.views import states
 from ensue.views.progress import Progress, progress
 from ensue.views.states import State, ViewRow
@@ -254,6 +255,16 @@ class ViewRuntime(Runtime):
     def rows(self) -> RowReader:
         self.check_ready()
         return super().rows()
+
+    async def caught_up(self, token: Token | str, timeout_s: float) -> None:
+        """Nobody waits for a version that is not asked, nor on for one that is dropped meanwhile. It is its own
+        watermarks that are waited for, so a token holds across a swap."""
+        self.check_ready()
+        try:
+            await super().caught_up(token, timeout_s)
+        except RetryableError:
+            self.check_ready()  # which says more
+            raise
 
     def step(self) -> NoReturn:
         raise UsageError(
