@@ -99,6 +99,9 @@ class Service(ServiceDefinition):
         """Arguments, else environment, else the embedded default; read when asked."""
         return load_settings(self.name, **self._given)  # type: ignore[arg-type]  # the keys are its parameters
 
+    async def make_place(self) -> None:
+        """Make what has to be there before its store is opened. A service's store makes all by itself."""
+
     def make_store(self) -> Store:
         """Its database by the settings, not open."""
         return make_store(self.settings().database, self.name, self._connect_args)

@@ -97,6 +97,16 @@ class View(Service):
         """Where a version of it lives, by default this one; suffix: another place beside it, `v1` or `check`, say."""
         return make_place(self.settings().database, self.view, suffix or f"v{self.version}", self._connect_args)
 
+    async def make_place(self) -> None:
+        """The table of the view's row, and this version's place: whoever runs it need not be allowed to make them."""
+        base = self.make_base()
+        await base.open()
+        try:
+            await ViewBook(base, self.view).prepare()
+        finally:
+            await base.close()
+        await self.place().make()
+
     def make_store(self, place: Place | None = None) -> Store:
         """The store in a place, by default this version's, not open."""
         place = place or self.place()

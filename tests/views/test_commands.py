@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
-from tests.views.ledger import LedgerPosted, make_scribe, make_view, until, versions_of
+from tests.views.commands import second
+from tests.views.ledger import LedgerPosted, database_of, make_scribe, make_view, until, versions_of
 
 from ensue.cli.main import main
+from ensue.engine.books.views import ViewBook
 from ensue.integrations.fastapi import install
 from ensue.views import states
+from ensue.views.states import ViewRow
 
 
 class Operator:
@@ -86,6 +89,31 @@ def test_what_is_made_and_looked_at_for_a_version_is_named_where_it_is(operator:
     for command in ("db init", "db check", "status"):
         assert f"{tmp_path}/seen_v2.db" in operator(command, SECOND)
     assert sorted(each.name for each in tmp_path.glob("seen*.db")) == ["seen_v2.db"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "mariadb"])
+def test_what_makes_the_tables_makes_the_version_s_place_first(
+    kind: str, operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """So whoever runs it needs no right to make any."""
+    url, _ = database_of(request, kind, tmp_path)
+    monkeypatch.setenv("ENSUE_SEEN_DATABASE", url)
+    assert "has no database at" in operator("db check", SECOND, code=1)
+    said = operator("db init", SECOND)
+    assert "Ensue's tables and 0 of seen@2's own are there; source seen@2/" in said
+    assert operator("db init", SECOND) == said  # safe to repeat
+    assert "everything is there" in operator("db check", SECOND)
+    assert "has no database at" in operator("db check", FIRST, code=1)
+
+    async def row() -> ViewRow:
+        base = second.make_base()
+        await base.open()
+        try:
+            return await ViewBook(base, "seen").row()  # whose table is there
+        finally:
+            await base.close()
+
+    assert asyncio.run(row()).state is states.State.NEW
 
 
 def test_a_service_has_no_versions_and_a_views_losses_are_accepted_where_it_is_kept(operator: Operator) -> None:

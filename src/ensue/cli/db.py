@@ -35,10 +35,12 @@ _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 @app.command()
 def init(service: Annotated[str, _TARGET]) -> None:
     """Create Ensue's tables, and those of the service's `tables=`, where they are missing, and bring Ensue's to this
-    Ensue's schema. Changes no table of yours."""
+    Ensue's schema. Changes no table of yours. Of a View, in the place of the version that the code has, which is made
+    first."""
     definition = load_service(service)
 
     async def make() -> tuple[str, int]:
+        await definition.make_place()
         store = definition.make_store()
         await store.open()
         try:
