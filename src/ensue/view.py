@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ensue.adapters import make_broker, make_place, make_store
 from ensue.app import Service
@@ -12,17 +13,22 @@ from ensue.config import EngineConfig, Settings, load_settings
 from ensue.dependable import dependable
 from ensue.engine.books.views import ViewBook
 from ensue.engine.clock import SystemClock
+from ensue.engine.seeding import Seed
 from ensue.engine.view_runtime import ViewRuntime
 from ensue.engine.view_versions import Versions
 from ensue.errors import UsageError
+from ensue.handling import name_of, written_in
 from ensue.ports import Place, Store
 from ensue.repository import TableRepository
 from ensue.retry import Retry
 from ensue.signatures import Trust
 from ensue.step import Step
+from ensue.views.seeding import Seeding
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
+
+S = TypeVar("S", bound=Callable[..., AsyncIterator[Any]])
 
 _VERSION_MAX = 999_999
 #: What a service may be declared with, and no view.
@@ -87,6 +93,60 @@ class View(Service):
         self.name = f"{name}@{version}"
         self.signs_as = name
         self.is_view = True
+        self._seeding: Seeding | None = None
+
+    # ------------------------------------------------------------------------------------------- what it begins with
+
+    def seed(self, *, from_version: int) -> Callable[[S], S]:
+        """Declare how this version's rows are made of another version's: `@history.seed(from_version=1)`, above
+        `async def carry_over(old: AsyncSession)`, which reads that version's rows and yields this one's.
+
+        The version then begins with these rows, and with how far the other one was when they were read, instead of at
+        the log's beginning. All that `old` shows is of that one moment. What is yielded, any number of rows, is saved a
+        page at a time: instances of classes that the handlers take, or that are in `repositories`, or mapped. On
+        SQLite, PostgreSQL and MariaDB, of a view that reads nothing that the other version did not handle.
+        Raises UsageError at once when the declaration cannot work.
+        """
+        where = f"@{self.view}.seed"
+        if not isinstance(from_version, int) or isinstance(from_version, bool) or not 1 <= from_version <= _VERSION_MAX:
+            raise UsageError(f"{where}(from_version={from_version!r}): expected the number of another version")
+        if from_version == self.version:
+            raise UsageError(
+                f"{where}(from_version={from_version}): that is this version itself; give the view's code another "
+                "version= than the one that its rows come from"
+            )
+
+        def declare(function: S) -> S:
+            called = name_of(function)
+            if self._seeding is not None:
+                raise UsageError(
+                    f"view {self.view} has two functions that seed it, {self._seeding.name} and {called}: yield "
+                    "all its rows in one"
+                )
+            if not inspect.isasyncgenfunction(written_in(function)):
+                raise UsageError(
+                    f"{where}: {called} yields nothing: write `async def {called}(old: AsyncSession)`, with a `yield` "
+                    "for each row"
+                )
+            try:
+                inspect.signature(function).bind(None)
+            except TypeError as error:
+                raise UsageError(f"{where}: {called} is called with one session, {called}(old): {error}") from None
+            self._seeding = Seeding(from_version, function, called)
+            return function
+
+        return declare
+
+    def make_seed(self, book: ViewBook) -> Seed | None:
+        """What this version begins with, by the book of the view's row; None: with nothing, from the log."""
+        if self._seeding is None:
+            return None
+        settings, version = self.settings(), self._seeding.from_version
+        return Seed(
+            seeding=self._seeding, definition=self, version=self.version, book=book,
+            old=lambda: self.make_store(self.place(f"v{version}")), new=self.make_store,
+            old_name=f"{self.view}@{version}", partitions=settings.partitions, tables=self.tables,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------- where it is kept
 
@@ -118,16 +178,17 @@ class View(Service):
 
     def versions(self, base: Store) -> Versions:
         """What there is to know of its versions, and to decide, by the base, which is open."""
-        settings = self.settings()
+        settings, book = self.settings(), ViewBook(base, self.view)
         return Versions(
             self.view,
-            ViewBook(base, self.view),
+            book,
             lambda version: self.place(f"v{version}"),
             self.make_store,
             self.subscribed_topics,
             settings.partitions,
             settings.engine.lease_ttl_s,
             SystemClock(),
+            self.make_seed(book),
         )
 
     def make_runtime(self) -> ViewRuntime:
@@ -136,7 +197,7 @@ class View(Service):
         self._warn_of_exposed(settings)
         return ViewRuntime(
             self, self.make_store(place), make_broker(settings.broker), settings, tables=self.tables,
-            base=self.make_base(), place=place, name=self.view, version=self.version,
+            base=self.make_base(), place=place, name=self.view, version=self.version, seed=self.make_seed,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------- what only services do

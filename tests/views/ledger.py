@@ -200,11 +200,19 @@ _children = multiprocessing.get_context("forkserver")
 _children.set_forkserver_preload(["tests.views.ledger"])
 
 
+def _feed(home: str, url: str, version: int) -> None:
+    async def run() -> None:
+        async with make_view(Path(home), url, version).running() as runtime:
+            await runtime.wait_failed()
+
+    asyncio.run(run())
+
+
 class Child:
     """A process that feeds one version, until it is killed."""
 
-    def __init__(self, home: Path, url: str, version: int) -> None:
-        self._process = _children.Process(target=_feed, args=(str(home), url, version), daemon=True)
+    def __init__(self, home: Path, url: str, version: int, feed: Callable[[str, str, int], None] = _feed) -> None:
+        self._process = _children.Process(target=feed, args=(str(home), url, version), daemon=True)
         self._process.start()
 
     def kill(self) -> None:
@@ -212,14 +220,6 @@ class Child:
         assert self._process.is_alive(), f"the process ended by itself: {self._process.exitcode}"
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.join(LIMIT_S)
-
-
-def _feed(home: str, url: str, version: int) -> None:
-    async def run() -> None:
-        async with make_view(Path(home), url, version).running() as runtime:
-            await runtime.wait_failed()
-
-    asyncio.run(run())
 
 
 # --------------------------------------------------------------------------------------------------------- databases

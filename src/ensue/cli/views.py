@@ -20,6 +20,7 @@ from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.cli.serving import Stop
 from ensue.config import database_variable
 from ensue.engine.sealing import SealedBroker
+from ensue.engine.view_runtime import ViewRuntime
 from ensue.engine.view_versions import Versions
 from ensue.errors import UsageError
 from ensue.ports import Broker
@@ -107,6 +108,7 @@ class _Version:
     progress: Progress
     workers: list[str]
     obstacles: list[Obstacle]
+    seeded_from: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class _View:
                 "total": each.progress.total,
                 "workers": each.workers,
                 "obstacles": msgspec.to_builtins(each.obstacles),
+                "seeded_from": each.seeded_from,
             }
             for each in self.versions
         ]
@@ -135,7 +138,7 @@ class _View:
             (
                 row.name,
                 each.number,
-                each.role,
+                each.role + (f", seeded from {each.seeded_from}" if each.seeded_from else ""),
                 f"{each.progress.done} of {each.progress.total}",
                 f"{row.rate:g}/s" if each.role.startswith("building") and row.rate else "-",
                 len(each.workers) or "nobody",
@@ -158,7 +161,8 @@ async def _look(view: View) -> _View:
             role = "active" if number == row.active else "previous" if number == row.previous else f"building{paused}"
             obstacles = await versions.obstacles(number, access.broker) if number != row.active else []
             progress = await versions.progress(number, access.broker)
-            found.append(_Version(number, role, progress, await versions.workers(number), obstacles))
+            workers, seeded_from = await versions.workers(number), await versions.seeded_from(number)
+            found.append(_Version(number, role, progress, workers, obstacles, seeded_from))
         return _View(row, found)
 
 
@@ -169,7 +173,8 @@ def rebuild(
     detach: Annotated[bool, typer.Option(help="Only begin: processes that have the version's code build it")] = False,
     who: Annotated[str, _WHO] = "",
 ) -> None:
-    """Build the code's version from the log's beginning, beside the one that is asked, until it is ready.
+    """Build the code's version beside the one that is asked, until it is ready: from the log's beginning, or from
+    another version's rows where the code says how.
 
     This process builds it, together with others that run the version. Kill it at any time: called again it goes on
     where it was. Nothing is published, and nobody is asked the new version before `ensue views swap`.
@@ -196,13 +201,15 @@ def rebuild(
 async def _build(view: View, stop: Stop) -> bool:
     """Whether it is ready; False: it was stopped before."""
     stopping = stop.bind()
-    async with view.running(), _opened(view) as access:
+    async with view.running() as runtime, _opened(view) as access:
         with Shown(f"{view.view} version {view.version}") as shown:
             while not stopping.is_set():
                 found = await access.versions.obstacles(view.version, access.broker)
                 shown.show(await access.versions.progress(view.version, access.broker), lines(found))
                 if not found:
                     return True
+                if isinstance(runtime, ViewRuntime) and isinstance(runtime.not_seeded, UsageError):
+                    raise runtime.not_seeded
                 if all(each.final for each in found):
                     why = "\n".join(lines(found))
                     raise UsageError(f"view {view.view}: version {view.version} cannot become ready by itself:\n{why}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +21,7 @@ from ensue.engine.endings import ends_loop
 from ensue.engine.home import Home
 from ensue.engine.readiness import Detailed, ReadyLimits
 from ensue.engine.runtime import STORE_WAIT_S, Runtime
+from ensue.engine.seeding import Seed, check_sessions
 from ensue.engine.view_versions import bounds_of
 from ensue.engine.worker import is_gone
 from ensue.errors import EnsueError, RetryableError, UsageError, ViewNotReady
@@ -52,8 +54,10 @@ class Seen:
 
 
 class ViewRuntime(Runtime):
-    """base: the store of the place without a version, not open. place: this version's, where `store` is. The others:
-    see `Runtime`."""
+    """base: the store of the place without a version, not open. place: this version's, where `store` is. seed: what it
+    begins with, by the book of the view's row. The others: see `Runtime`.
+
+    not_seeded: why the last attempt to seed it failed; another one follows."""
 
     def __init__(
         self,
@@ -66,10 +70,15 @@ class ViewRuntime(Runtime):
         place: Place,
         name: str,
         version: int,
+        seed: Callable[[ViewBook], Seed | None] = lambda book: None,
         **others: Any,
     ) -> None:
         super().__init__(definition, store, broker, settings, **others)
         self.book = ViewBook(base, name, self.context.random)
+        self._seed = seed(self.book)
+        self._seeding: asyncio.Task[None] | None = None
+        self._seed_again_at = -math.inf
+        self.not_seeded: EnsueError | None = None
         self.version = version
         self._base = base
         self._place = place
@@ -90,6 +99,8 @@ class ViewRuntime(Runtime):
         if self._watching_row is not None:
             return
         self._home, self._work = Home(self.definition.name), work
+        if self._seed is not None:
+            check_sessions(self.definition, self.store)
         try:
             await self._patiently(self._open_base)
             await self._look()
@@ -105,6 +116,7 @@ class ViewRuntime(Runtime):
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+        await self._stop_seeding()
         try:
             await self._leave()
         finally:
@@ -165,11 +177,14 @@ class ViewRuntime(Runtime):
         row, version = await self._row(), self.version
         building = row.building == version
         self.context.brake.set(paused=building and row.state is State.PAUSED, rate=row.rate if building else 0.0)
+        if version not in row.fed:
+            await self._stop_seeding()
         if version in row.fed and not self._fed_here:
             await self._place.make()
-            await super().start(work=self._work)
-            self._fed_here = True
-            self._turned.set()
+            if await self._is_whole(row):
+                await super().start(work=self._work)
+                self._fed_here = True
+                self._turned.set()
         elif version not in row.fed and self._fed_here:
             log.warning("%s: it was dropped: not fed any more, %s", self.definition.name, _stands(row))
             self._seen = Seen(row)  # nobody gets a session from here on
@@ -177,6 +192,35 @@ class ViewRuntime(Runtime):
         if row != self._seen.row and row.active != self._seen.row.active and self._seen.row.active:
             log.warning("%s: %s", self.definition.name, _stands(row))
         self._seen = Seen(row, await self._is_fed(row), await self._progress() if building else Progress(0, 0))
+
+    async def _is_whole(self, row: ViewRow) -> bool:
+        """Whether this version has what it begins with, and may be fed. A process that works sees to it meanwhile."""
+        if self._seed is None or row.building != self.version:
+            return True
+        seeding, clock = self._seeding, self.context.clock
+        if seeding is not None and not seeding.done():
+            return False
+        try:
+            if seeding is not None:
+                self._seeding = None
+                await seeding
+            if await self._seed.done():
+                self.not_seeded = None
+                return True
+        except EnsueError as error:
+            self.not_seeded = error
+            self._seed_again_at = clock.monotonic() + _PAUSE_MAX_S
+            log.error("%s; again in %.1f s", error, _PAUSE_MAX_S)
+        if self._work and row.state is not State.PAUSED and clock.monotonic() >= self._seed_again_at:
+            self._seeding = asyncio.create_task(self._seed.plant(), name=f"ensue {self.definition.name} seed")
+        return False
+
+    async def _stop_seeding(self) -> None:
+        """What was made by now is rolled back."""
+        seeding, self._seeding = self._seeding, None
+        if seeding is not None:
+            seeding.cancel()
+            await asyncio.gather(seeding, return_exceptions=True)
 
     async def _leave(self) -> None:
         self._fed_here = False
@@ -237,6 +281,12 @@ class ViewRuntime(Runtime):
 
     def _why_not(self) -> str:
         row, version, found = self._seen.row, self.version, self._seen.progress
+        if row.building == version and self._seed is not None and not self._fed_here:
+            last = f"; the last attempt: {self.not_seeded}" if self.not_seeded is not None else ""
+            return (
+                f"view {row.name}: version {version} is being seeded from version {self._seed.seeding.from_version}; "
+                f"version {row.active} answers till then{last}"
+            )
         if row.building == version:
             paused = ", paused" if row.state is State.PAUSED else ""
             far = f"{found.done} of {found.total} records ({found.share:.1%}){paused}"

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from ensue.engine.books import Books
 from ensue.engine.books.views import ViewBook
+from ensue.engine.seeding import Seed
 from ensue.engine.worker import is_gone
 from ensue.errors import CheckpointConflict, UsageError
 from ensue.message import Bounds, DeadLetterState, Partition
@@ -30,7 +31,7 @@ _LOOK_S, _STOP_LEASES = 0.1, 5
 @dataclasses.dataclass(frozen=True, slots=True)
 class Versions:
     """name: of the view. book: of its row. place_of, store_at: the place of a version, and a store in it that is not
-    open. topics: what its code reads, with `partitions` each."""
+    open. topics: what its code reads, with `partitions` each. seed: what the code's version begins with."""
 
     name: str
     book: ViewBook
@@ -40,6 +41,7 @@ class Versions:
     partitions: int
     lease_ttl_s: float
     clock: Clock
+    seed: Seed | None = None
 
     @property
     def wanted(self) -> list[Where]:
@@ -85,6 +87,11 @@ class Versions:
         ends = {where: bounds.last for where, bounds in (await bounds_of(broker, new)).items()}
         return obstacles(active, other, self.wanted, ends, row.accepted_of(version))
 
+    async def seeded_from(self, version: int) -> int:
+        """The version of whose rows it began; 0: it began from the log, or has not begun."""
+        async with self.opened(version) as books:
+            return 0 if books is None else await books.seeded_from()
+
     async def workers(self, version: int) -> list[str]:
         """The living workers that feed a version."""
         async with self.opened(version) as books:
@@ -97,6 +104,8 @@ class Versions:
         row = await self.book.row()
         if row.building == version:
             return row
+        if row.state is not State.NEW and self.seed is not None and version == self.seed.version:
+            await self.seed.check(row)
         if (
             row.state is not State.NEW
             and version not in row.fed

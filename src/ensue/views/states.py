@@ -169,6 +169,17 @@ def accept(missing: tuple[Accepted, ...]) -> Rule:
     return lambda row, now: msgspec.structs.replace(row, accepted=(*row.accepted, *missing), by=missing[-1].by)
 
 
+def carry(from_version: int, version: int) -> Rule:
+    """What a version goes on without, the one that is made of its rows goes on without too: whoever decided it."""
+
+    def rule(row: ViewRow, now: float) -> ViewRow:
+        carried = tuple(msgspec.structs.replace(each, version=version) for each in row.accepted_of(from_version))
+        new = tuple(each for each in carried if each not in row.accepted)
+        return msgspec.structs.replace(row, accepted=(*row.accepted, *new))
+
+    return rule
+
+
 def _to(row: ViewRow, action: Action, **changes: Any) -> ViewRow:
     following = NEXT.get((row.state, action))
     if following is None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from ensue.engine.books.letters import BY_STATE, REFUSED_MAX, Letters
 from ensue.engine.books.once import Once
-from ensue.engine.books.relays import HALLMARK, Relays, pruned, waits
+from ensue.engine.books.relays import HALLMARK, SEEDED, Relays, pruned, waits
 from ensue.engine.books.workers import Workers
 from ensue.message import DeadLetterState
 from ensue.ports import Row, Table
@@ -41,5 +41,7 @@ class Books(Letters, Once, Workers, Relays):
             async for row in self._all(LETTERS, BY_STATE, [state.value]):
                 yield LETTERS, row
         source = self._store.source
-        for name, value in await self._store.rows().get(RELAY, [source, pruned(source), waits(source), *HALLMARK]):
+        for name, value in await self._store.rows().get(
+            RELAY, [source, pruned(source), waits(source), SEEDED, *HALLMARK]
+        ):
             yield RELAY, (name, max(value, math.ceil(dropped_before * 1e6)) if name == pruned(source) else value)

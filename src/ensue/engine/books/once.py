@@ -31,7 +31,9 @@ class Once(Base):
 
         A rollback gives the claims back. Raises CheckpointConflict when another worker claims one at the same time.
         """
-        wanted = {_digest(self.subscription, *message): message for message in messages}
+        # All versions of a view have one name for it, so that one can be seeded from another.
+        service = self.subscription.partition("@")[0]
+        wanted = {_digest(service, *message): message for message in messages}
         known = {row[0] for row in await transaction.load_rows(CLAIMS, sorted(wanted))}
         fresh = sorted(digest for digest in wanted if digest not in known)
         try:

@@ -9,11 +9,14 @@ import msgspec
 
 from ensue.engine.books.base import Base
 from ensue.message import HeldPartition
+from ensue.ports import StepTransaction
 from ensue.tables import LEASES, RELAY
 
 #: Rows of RELAY with the two halves of the store's key, see `ensue.engine.hallmark`. Databases that are there name
 #: them so.
 HALLMARK = ("seal 1", "seal 2")
+#: Row of RELAY that says which version of a view this one began from: see `ensue.engine.seeding`.
+SEEDED = "seeded from"
 _HELD = "held"
 _read_held_partitions = msgspec.json.Decoder(list[HeldPartition]).decode
 
@@ -68,6 +71,15 @@ class Relays(Base):
     async def note_sending(self) -> None:
         """From here on the relay sends: see `relay_waits`."""
         await self._set(waits(self._store.source), -1)
+
+    async def seeded_from(self) -> int:
+        """The version of the view of whose rows this one began; 0: it began from the log."""
+        rows = await self._store.rows().get(RELAY, [SEEDED])
+        return int(rows[0][1]) if rows else 0
+
+    async def note_seed(self, transaction: StepTransaction, version: int) -> None:
+        """Written with all that is made of that version's rows. Raises RowConflict when another process was quicker."""
+        await transaction.insert_rows(RELAY, [(SEEDED, version)])
 
     async def _set(self, name: str, value: int) -> None:
         async with self._store.transaction(upkeep=True) as transaction:
