@@ -60,14 +60,20 @@ async def warn_of_what_is_kept_otherwise(definition: ServiceDefinition, store: S
         )
 
 
-def warn_of_a_shorter_log(service: str, topic: str, terms: TopicTerms | None) -> None:
-    """Log that the broker deletes records of a topic which carries streams. The streams themselves stay."""
-    if terms is None or not (terms.drops or terms.keeps_s is not None):
+def warn_of_a_shorter_log(definition: ServiceDefinition, topic: str, terms: TopicTerms | None) -> None:
+    """Log that the broker deletes records of a topic which carries streams, or which feeds a view: these owe, and are
+    owed, all of the past."""
+    streams = topic in definition.stream_topics
+    if not (streams or definition.is_view) or terms is None or not (terms.drops or terms.keeps_s is not None):
         return
     log.warning(
-        "%s: topic %s carries streams of aggregates, and the broker deletes its records %s: who subscribes later, or "
-        "builds a view anew, misses what is gone. Set %s",
-        service, topic, terms.drops or f"after {terms.keeps_s:g} s", terms.todo or "its retention to none",
+        "%s: topic %s %s, and the broker deletes its records %s: %s. Set %s",
+        definition.name, topic, "carries streams of aggregates" if streams else "feeds a view",
+        terms.drops or f"after {terms.keeps_s:g} s",
+        "who subscribes later, or builds a view anew, misses what is gone" if streams
+        else "a version that is built later is incomplete, unless the senders' outboxes, or another version's rows, "
+        "have what is gone",
+        terms.todo or "its retention to none",
     )  # fmt: skip
 
 

@@ -202,8 +202,7 @@ class Runtime:
         for topic in self._topics():
             terms = await self.broker.ensure_topic(topic, self.settings.partitions)
             check_kept(topic, terms, self.settings.engine.retention_s)
-            if topic in self.definition.stream_topics:
-                warn_of_a_shorter_log(self.definition.name, topic, terms)
+            warn_of_a_shorter_log(self.definition, topic, terms)
             self.context.dispatcher.heed(topic, terms)
         await self.broker.ensure_topic(CONTROL_TOPIC, 1)
         if self._worker is not None:

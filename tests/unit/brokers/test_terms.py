@@ -16,7 +16,7 @@ from servers import KafkaServer, NatsServer, RabbitMqServer, RedisServer
 from tests.unit.brokers.test_nats import change_stream
 from tests.unit.engine.workbench import bench
 
-from ensue import EngineConfig, Event, Service, UsageError
+from ensue import EngineConfig, Event, Service, UsageError, View
 from ensue.adapters import make_broker
 from ensue.brokers.memory import MemoryBroker
 from ensue.brokers.nats.topics import _terms
@@ -97,6 +97,40 @@ async def test_a_stream_that_loses_records_is_refused_at_the_start(
     await change_stream(url, f"{prefix}-t-shelved-0", **changed)
     async with shelf(tmp_path, url).running():
         pass
+
+
+async def test_a_log_that_keeps_records_for_a_time_only_is_told_to_who_builds_views_of_it(
+    nats_server: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prefix = f"t{secrets.token_hex(6)}"
+    url = f"{nats_server.url()}?prefix={prefix}"
+    await made(url)
+    await change_stream(url, f"{prefix}-t-shelved-0", max_age=int((RETENTION_S + 60) * 1e9))
+
+    def told() -> list[str]:
+        found = [each.getMessage() for each in caplog.records if "deletes its records" in each.getMessage()]
+        caplog.clear()
+        return found
+
+    view = View(
+        "shelves", version=1, database=f"sqlite:///{tmp_path}/v.db", broker=url, partitions=1,
+        engine=EngineConfig(retention_s=RETENTION_S),
+    )  # fmt: skip
+
+    @view.on
+    async def see(event: Shelved) -> None: ...
+
+    async with view.running():
+        [text] = told()
+        assert text.startswith(
+            "shelves@1: topic t-shelved feeds a view, and the broker deletes its records after 3660 s"
+        )
+        assert f"in stream {prefix}-t-shelved-0" in text  # what to set, and where
+    async with shelf(tmp_path, url).running():
+        assert told() == []  # what publishes has kept it for as long as it is to
+    await change_stream(url, f"{prefix}-t-shelved-0", max_age=0)
+    async with view.running():
+        assert told() == []
 
 
 def test_a_stream_that_forgets_what_was_read_loses_records() -> None:
