@@ -146,6 +146,7 @@ class View(Service):
             seeding=self._seeding, definition=self, version=self.version, book=book,
             old=lambda: self.make_store(self.place(f"v{version}")), new=self.make_store,
             old_name=f"{self.view}@{version}", partitions=settings.partitions, tables=self.tables,
+            show_values=settings.engine.show_values,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------- where it is kept

@@ -28,7 +28,7 @@ from tests.views.ledger import (
     until_ready,
     versions_of,
 )
-from tests.views.seeds import HELD_AT, Balance, OldBalance, feed_new, fold, make_new, make_old
+from tests.views.seeds import HELD_AT, OLD_BALANCES, Balance, OldBalance, feed_new, fold, make_new, make_old
 
 from ensue import Event, Retry, Service, UsageError, View
 from ensue.engine.runtime import Runtime
@@ -153,6 +153,40 @@ async def test_under_live_events_and_killed_in_the_middle_it_equals_a_fold_of_al
             await until_all(fresh, fold(told))
         for child in children:
             child.kill()
+
+
+@pytest.mark.parametrize("kind", STORES)
+async def test_rows_and_positions_are_of_one_moment_whatever_comes_meanwhile(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url, _ = database_of(request, kind, tmp_path)
+    scribe, old, new = make_scribe(tmp_path), make_old(tmp_path, url), make_new(tmp_path, url, seeded=False)
+    told: list[Event] = [*TWO, LedgerPosted(account="c", amount=3)]
+    seeds = 0
+
+    @new.seed(from_version=1)
+    async def carry_over(before: AsyncSession) -> AsyncIterator[Balance]:
+        nonlocal seeds
+        seeds += 1
+        expected = fold(told)
+        more = [LedgerPosted(account=each, amount=10) for each in ("a", "b", "c", "d")]
+        told.extend(more)
+        await publish(scribe, more)
+        await until_all(old, olds(told))  # version 1 has gone on
+        for account, total, trace, owner in (await before.execute(select(OLD_BALANCES))).all():
+            found = Balance(account, 100 * total, trace, f"owned by {owner}" if owner else "")
+            assert found == expected.pop(account)
+            yield found
+        assert not expected
+
+    async with scribe.running() as source, old.running(), versions_of(new) as versions:
+        await publish(scribe, told)
+        await until_all(old, olds(told))
+        await versions.rebuild(2, "me")
+        async with new.running():
+            await until_ready(versions, 2, source.context.broker)
+            await until_all(new, fold(told))
+    assert seeds == 1
 
 
 def olds(events: Iterable[Event]) -> dict[str, OldBalance]:
@@ -405,7 +439,7 @@ async def test_a_function_that_fails_leaves_nothing_and_says_why_until_it_does_n
         await versions.rebuild(2, "me")
         cases: list[tuple[Callable[[], list[Any]], str]] = [
             (what[0], "rows gave two Balance with account 'a'"),
-            (fails, "rows or what it gave failed: ZeroDivisionError: by nothing"),
+            (fails, "rows or what it gave failed: ZeroDivisionError: by nothing\n  File"),
             (lambda: [object()], "rows gave a object, expected rows of the view"),
             (lambda: [Balance("a", pence=None)], "rows or what it gave failed: IntegrityError"),  # type: ignore[arg-type]
         ]
@@ -419,7 +453,9 @@ async def test_a_function_that_fails_leaves_nothing_and_says_why_until_it_does_n
 
                 await until(failed, "the failure")
                 assert said in str(runtime.not_seeded)
-                assert said in (await runtime.readiness())[0]
+                [reason] = await runtime.readiness()
+                assert said in reason
+                assert getattr(reason, "brief", "") == "version 2 could not be seeded: UsageError"  # for everybody
             assert await rows_in(new) == {}
             assert await versions.seeded_from(2) == 0
         what[0] = lambda: list(fold(TWO).values())

@@ -17,6 +17,7 @@ import msgspec
 
 from ensue.engine.books import Books
 from ensue.engine.books.views import ViewBook
+from ensue.engine.reason import message_of, trace_of
 from ensue.errors import EnsueError, UsageError
 from ensue.mapped import SqlAlchemyRepository, is_mapped
 from ensue.message import Checkpoint
@@ -43,7 +44,7 @@ PAGE = 500
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
     """book: of the view's row. old, new: make the stores of the two versions, not open. old_name: the subscription of
-    the other one. tables: the user's, made where they are missing."""
+    the other one. tables: the user's, made where they are missing. show_values: in the text of what fails."""
 
     seeding: Seeding
     definition: ServiceDefinition
@@ -54,6 +55,7 @@ class Seed:
     old_name: str
     partitions: int
     tables: MetaData | None
+    show_values: bool
 
     async def done(self) -> bool:
         """Whether all of it is there. Raises UsageError where the version was begun without it."""
@@ -109,7 +111,7 @@ class Seed:
         except Exception as error:
             raise UsageError(
                 f"view {self.definition.name} was not seeded, {self.seeding.name} or what it gave failed: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {message_of(error, values=self.show_values)}\n{trace_of(error)}".rstrip()
             ) from error
 
     async def _plant(self) -> None:

@@ -339,7 +339,8 @@ class ViewRuntime(Runtime):
         try:
             self.check_ready()
         except ViewNotReady as error:
-            return [str(error)]
+            failed = f"version {self.version} could not be seeded: {type(self.not_seeded).__name__}"
+            return [str(error) if self.not_seeded is None else Detailed(str(error), failed)]
         return await super().readiness(limits)
 
     async def remarks(self, limits: ReadyLimits | None = None) -> list[str]:
