@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +21,7 @@ from ensue.cli.output import print_json, print_table, say
 from ensue.engine.agreement import Folds, Verdict
 from ensue.engine.snapshot import Found
 from ensue.errors import UsageError
+from ensue.texts import logger
 from ensue.view import View
 from ensue.views.progress import Progress
 
@@ -92,7 +92,7 @@ def check(
 
 def _quiet() -> None:
     """A fold tries a message that comes before its row again, which is no news to who asked for the outcome."""
-    logging.getLogger("ensue").setLevel(logging.ERROR)
+    logger("ensue").setLevel("ERROR")
 
 
 def _say(name: str, verdict: Verdict) -> None:
