@@ -25,7 +25,7 @@ from ensue.ports import Entry, Store
 from ensue.saga.instance import ENDED, Instance, Status
 
 PURSES: Final = 50
-LOST, TWICE, FAILS = 0.002, 0.01, 0.02
+LOST, TWICE, FAILS = 0.002, 0.01, 0.06
 #: Where a transaction, or what follows it, fails now and then.
 POINTS: Final = frozenset(
     {

@@ -6,8 +6,8 @@ import asyncio
 import datetime
 import secrets
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
 import msgspec
@@ -75,13 +75,13 @@ def check(
     differs is compared row by row, after a second fold that tells columns which a clock or chance decides.
     """
     definition = load_service(service)
-    _quiet()
 
     async def look() -> Verdict:
         async with folds_of(definition, scratch) as folds:
             return await folds.check(ignore or ())
 
-    verdict = asyncio.run(look())
+    with _quietly():
+        verdict = asyncio.run(look())
     if json:
         print_json({"agrees": verdict.agrees, **msgspec.to_builtins(verdict, enc_hook=str)})
     else:
@@ -90,9 +90,16 @@ def check(
         sys.exit(1)
 
 
-def _quiet() -> None:
+@contextmanager
+def _quietly() -> Iterator[None]:
     """A fold tries a message that comes before its row again, which is no news to who asked for the outcome."""
-    logger("ensue").setLevel("ERROR")
+    log = logger("ensue")
+    before = log.level
+    log.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        log.setLevel(before)  # whoever called this has other things to hear of
 
 
 def _say(name: str, verdict: Verdict) -> None:
@@ -125,7 +132,6 @@ def at(
     """Show the rows as they follow from the events up to a time, by the clocks of the services that published them."""
     moment = moment_of(time)
     definition = load_service(service)
-    _quiet()
 
     async def look() -> dict[str, list[Found]]:
         async with folds_of(definition, scratch) as folds:
@@ -133,7 +139,8 @@ def at(
             async with folds.folded() as (state, compared):
                 return {each.name: [row async for row in state.rows(each)] for each in compared}
 
-    found = asyncio.run(look())
+    with _quietly():
+        found = asyncio.run(look())
     if json:
         tables = {name: [row for _, row in rows] for name, rows in found.items()}
         print_json({"at": time, "key": key, "tables": msgspec.to_builtins(tables, enc_hook=str)})
