@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from servers import PostgresServer
 
 from benchmarks.figures import Figure, Report
+from benchmarks.plot import bars
 from ensue import Aggregate, Event, Service, Step, evolves
 from ensue.adapters import make_store
 from ensue.aggregate.kind import kind_of
@@ -30,7 +31,7 @@ from ensue.ports import Row, Store
 from ensue.tables import AGGREGATES, STREAMS
 
 BATCH = 500
-LONG = 10_000
+LENGTHS = (10, 100, 1_000, 10_000)
 
 
 class PointsAsked(Event, topic="bench.points", key="card_id"):
@@ -74,31 +75,33 @@ def give(card: Card | None, event: PointsAsked, step: Step) -> None:
 class Scale:
     batches: int
     singles: int
-    long: int
+    lengths: tuple[int, ...]
 
 
 def run(quick: bool) -> Report:
-    scale = Scale(2, 10, 200) if quick else Scale(20, 500, LONG)
+    scale = Scale(2, 10, (10, 200)) if quick else Scale(20, 500, LENGTHS)
     figures: list[Figure] = []
+    plots: list[str] = []
     with tempfile.TemporaryDirectory(prefix="ensue-bench-") as name:
-        figures += asyncio.run(_measure("SQLite", f"sqlite:///{Path(name)}/cards.db", scale))
+        figures += asyncio.run(_measure("SQLite", f"sqlite:///{Path(name)}/cards.db", scale, plots))
         if missing := PostgresServer.missing():
             figures.append(Figure(name=f"left out: {missing}", value=0, unit=""))
         else:
             with PostgresServer(durable=True) as server:
-                figures += asyncio.run(_measure("PostgreSQL", server.url("cards"), scale))
+                figures += asyncio.run(_measure("PostgreSQL", server.url("cards"), scale, plots))
     return Report(
         name="aggregates",
         question="What does an event-sourced step cost beyond its statements, and a load of a long stream?",
         scale=f"{scale.batches} batches of {BATCH} events of as many cards, {scale.singles} one by one; "
-        f"a stream of {scale.long:,} events.",
+        f"streams of {', '.join(f'{each:,}' for each in scale.lengths)} events.",
         bad="in batches far below the bare statements: something is done for each event that a batch should share.",
         bound="heads locked, heads updated, events inserted, outbox records inserted, a commit.",
         figures=tuple(figures),
+        plot="\n\n".join(plots),
     )
 
 
-async def _measure(name: str, url: str, scale: Scale) -> list[Figure]:
+async def _measure(name: str, url: str, scale: Scale, plots: list[str]) -> list[Figure]:
     store = make_store(url, "cards")
     await store.open()
     try:
@@ -113,10 +116,17 @@ async def _measure(name: str, url: str, scale: Scale) -> list[Figure]:
             scale.singles,
             1,
         )
-        folded = await _load(store, dispatcher, BareCard, scale.long)
-        kept = await _load(store, dispatcher, Card, scale.long)
+        folded = await _by_length(store, dispatcher, BareCard, scale.lengths)
+        kept = await _by_length(store, dispatcher, Card, scale.lengths)
     finally:
         await store.close()
+    plots += [
+        bars({each: cost.load_s * 1000 for each, cost in folded.items()}, "events", f"ms to load, folded, {name}"),
+        bars({each: cost.load_s * 1000 for each, cost in kept.items()}, "events", f"ms to load, snapshot, {name}"),
+        bars({each: cost.append_s * 1000 for each, cost in folded.items()}, "events", f"ms a step, folded, {name}"),
+        bars({each: cost.append_s * 1000 for each, cost in kept.items()}, "events", f"ms a step, snapshot, {name}"),
+    ]
+    long = scale.lengths[-1]
     return [
         Figure(name=f"{name}: append and publish, batches of {BATCH}", value=batches, unit="events/s"),
         Figure(name=f"{name}: the bare statements", value=bare, unit="events/s"),
@@ -124,8 +134,8 @@ async def _measure(name: str, url: str, scale: Scale) -> list[Figure]:
         Figure(name=f"{name}: of the bare statements, in batches", value=batches / bare, unit=""),
         Figure(name=f"{name}: append and publish, one by one", value=singles, unit="events/s"),
         Figure(name=f"{name}: of the bare statements, one by one", value=singles / bare_singles, unit=""),
-        Figure(name=f"{name}: load of {scale.long:,} events, all folded", value=folded * 1000, unit="ms"),
-        Figure(name=f"{name}: load of {scale.long:,} events, by the snapshot", value=kept * 1000, unit="ms"),
+        Figure(name=f"{name}: load of {long:,} events, all folded", value=folded[long].load_s * 1000, unit="ms"),
+        Figure(name=f"{name}: load of {long:,} events, by the snapshot", value=kept[long].load_s * 1000, unit="ms"),
     ]  # fmt: skip
 
 
@@ -173,22 +183,44 @@ async def _bare(store: Store, number: int, heads: list[Row], events: list[Row], 
         await transaction.outbox_add(again)
 
 
-async def _load(store: Store, dispatcher: Dispatcher, cls: type[Card], length: int) -> float:
-    """How many seconds it takes, at best of three."""
-    for begin in range(0, length, BATCH):
-        async with store.transaction() as transaction:
-            step = dispatcher.outside_step(transaction, "", "", "")
-            card = await step.load(cls, "long") or cls("long")
-            step.record(card, *[card.give(1) for _ in range(min(BATCH, length - begin))])
-            await step.outgoing.streams.save(transaction)
-            await put(transaction, step.outgoing.close())
-    found: list[float] = []
-    for _ in range(3):
-        async with store.transaction() as transaction:
-            streams = dispatcher.outgoing(transaction).streams
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """load_s: to have an aggregate in memory. append_s: a step that loads it and records one event, with its commit."""
+
+    load_s: float
+    append_s: float
+
+
+async def _by_length(
+    store: Store, dispatcher: Dispatcher, cls: type[Card], lengths: Sequence[int]
+) -> Mapping[int, Cost]:
+    """What a stream costs when it has so many events, each at best of three."""
+    found: dict[int, Cost] = {}
+    events = 0
+    for length in lengths:
+        while events < length:
+            events += await _record(store, dispatcher, cls, min(BATCH, length - events))
+        loads, appends = list[float](), list[float]()
+        for _ in range(3):
+            async with store.transaction() as transaction:
+                streams = dispatcher.outgoing(transaction).streams
+                began = time.perf_counter()
+                loaded = (await streams.load(transaction, kind_of(cls), ["long"]))["long"]
+                loads.append(time.perf_counter() - began)
+                if loaded is None or loaded.points != events:
+                    raise RuntimeError(f"{loaded} has not the points of {events} events")
             began = time.perf_counter()
-            loaded = (await streams.load(transaction, kind_of(cls), ["long"]))["long"]
-            found.append(time.perf_counter() - began)
-            if loaded is None or loaded.points != length:
-                raise RuntimeError(f"{loaded} has not the points of {length} events")
-    return min(found)
+            events += await _record(store, dispatcher, cls, 1)
+            appends.append(time.perf_counter() - began)
+        found[length] = Cost(min(loads), min(appends))
+    return found
+
+
+async def _record(store: Store, dispatcher: Dispatcher, cls: type[Card], count: int) -> int:
+    async with store.transaction() as transaction:
+        step = dispatcher.outside_step(transaction, "", "", "")
+        card = await step.load(cls, "long") or cls("long")
+        step.record(card, *[card.give(1) for _ in range(count)])
+        await step.outgoing.streams.save(transaction)
+        await put(transaction, step.outgoing.close())
+    return count
