@@ -39,7 +39,7 @@ def run(quick: bool) -> Report:
 async def _measure(directory: Path, settle_s: float, measure_s: float) -> dict[str, float]:
     async with shop(directory) as (services, client):
         [customer] = await create_customers(client, services["customers"].url, 1)
-        watch = ViewWatch(directory / "order_history.db")
+        watch = ViewWatch(directory / "order_history_v1.db")
         for _ in range(20):
             order = uuid4()
             watch.await_order(order)

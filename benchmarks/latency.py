@@ -46,7 +46,7 @@ def run(quick: bool) -> Report:
 async def _measure(directory: Path, count: int, warm_up: int) -> list[float]:
     async with shop(directory) as (services, client):
         customers = await create_customers(client, services["customers"].url, 50)
-        watch = ViewWatch(directory / "order_history.db")
+        watch = ViewWatch(directory / "order_history_v1.db")
         orders = [uuid4() for _ in range(warm_up + count)]
         due: list[float] = []
         for order in orders:

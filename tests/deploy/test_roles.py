@@ -31,18 +31,23 @@ def script(kind: str, service: str) -> str:
     return (DEPLOY / kind / "roles" / f"{service}.sql").read_text()
 
 
-def granted(kind: str, service: str) -> dict[str, str]:
+def granted(script: str, service: str) -> dict[str, str]:
     """The rights on tables, by table."""
     grant = rf"^GRANT ([A-Z, ]+) ON\s+([a-z_,\s]+?)\s+TO {service}_service;$"
-    found = re.findall(grant, script(kind, service), re.MULTILINE)
+    found = re.findall(grant, script, re.MULTILINE)
     return {table: rights for rights, tables in found for table in re.split(r",\s+", tables.strip())}
 
 
 @pytest.mark.parametrize("kind", DIALECTS)
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_role_has_the_rights_on_ensues_tables_that_a_service_uses_and_no_others(kind: str, service: str) -> None:
-    rights = granted(kind, service)
-    assert {table: rights[table] for table in rights if table.startswith("ensue_")} == schema.rights(DIALECTS[kind])
+    own = schema.rights(DIALECTS[kind])
+    *base, last = script(kind, service).split("-- Version 1")
+    for each in base:
+        assert granted(each, service) == {**own, "ensue_view": "SELECT, INSERT, UPDATE"}
+    assert len(base) == SERVICES[service].is_view
+    rights = granted(last, service)
+    assert {table: rights[table] for table in rights if table.startswith("ensue_")} == own
     metadata = SERVICES[service].tables
     assert metadata is not None
     assert {table for table in rights if not table.startswith("ensue_")} == set(metadata.tables)
@@ -54,7 +59,7 @@ class Role:
     def __init__(self, server: PostgresServer | MariaDbServer, service: str) -> None:
         self.server, self.user, self.database = server, f"{service}_service", f"roles_{service}"
         self.kind = "postgres" if isinstance(server, PostgresServer) else "mariadb"
-        self._script = script(self.kind, service)
+        self._script = script(self.kind, service).replace(f"USE {service}", f"USE {self.database}")
         self.drop()
         self.owners_url = server.url(self.database)
         self.url = self.owners_url.replace("postgres@" if self.kind == "postgres" else "root@", f"{self.user}:secret@")
@@ -77,7 +82,9 @@ class Role:
             self.server.sql(statement, self.database)
 
     def drop(self) -> None:
-        self.server.drop(f"roles_{self.user.removesuffix('_service')}")
+        self.server.drop(self.database)
+        if isinstance(self.server, MariaDbServer):
+            self.server.drop(f"{self.database}_v1")
         if isinstance(self.server, PostgresServer):
             self.server.psql("postgres", f"DROP ROLE IF EXISTS {self.user}")
         else:
@@ -100,6 +107,7 @@ def role_of(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Role]]:
 
 async def init(service: Service) -> None:
     """What `ensue db init` does, as the owner."""
+    await service.make_place()
     store = service.make_store()
     await store.open()
     try:

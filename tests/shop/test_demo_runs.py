@@ -156,7 +156,7 @@ def test_kept_data_are_gone_on_with_and_what_was_done_takes_no_effect_again(tmp_
 
 def test_a_penny_that_is_wrong_in_one_database_fails_the_run_and_is_named(tmp_path: Path) -> None:
     report_of(run(tmp_path / "data", "--orders", "30", "--json"))
-    with closing(sqlite3.connect(tmp_path / "data" / "order_history.db")) as database, database:
+    with closing(sqlite3.connect(tmp_path / "data" / "order_history_v1.db")) as database, database:
         database.execute(
             "UPDATE history_orders SET total = total + 1 WHERE order_id = (SELECT max(order_id) FROM history_orders)"
         )

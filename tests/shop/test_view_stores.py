@@ -115,7 +115,7 @@ async def shop() -> AsyncIterator[Shopfront]:
             await stack.enter_async_context(service.running())
             transport = httpx.ASGITransport(app)
             client = httpx.AsyncClient(transport=transport, base_url="http://shop")
-            clients[service.name] = await stack.enter_async_context(client)
+            clients[service.signs_as] = await stack.enter_async_context(client)
         yield Shopfront(clients)
 
 

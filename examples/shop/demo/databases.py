@@ -12,7 +12,8 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from shop.demo.services import SERVICES
+from ensue.adapters import make_place
+from shop.demo.services import SERVICES, VERSION, VIEW
 from shop.demo.snapshot import CustomerState, OrderState, PaymentState, Progress, Reservations
 
 
@@ -68,7 +69,9 @@ Databases = Mapping[str, Database]
 
 
 def database_at(service: str, url: str) -> Database:
-    """The database of a service by its URL. Drivers are imported when they are needed."""
+    """The database of a service by the URL in its settings. Drivers are imported when they are needed."""
+    if service == VIEW:
+        url = make_place(url, service, f"v{VERSION}").url
     scheme = urlsplit(url).scheme.partition("+")[0]
     if scheme == "sqlite":
         from shop.demo.sqlite_database import SqliteDatabase

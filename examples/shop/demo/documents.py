@@ -22,6 +22,7 @@ from ensue.adapters import make_store
 from ensue.engine.books import Books
 from ensue.ports import Store
 from ensue.stores.redis.keys import row_key
+from shop.demo.services import VERSION
 from shop.demo.snapshot import CustomerState, OrderState, PaymentState, Progress, Reservations
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ CUSTOMER = ("customer_id", "name", "credit_limit", "reserved")
 
 class DocumentDatabase:
     def __init__(self, service: str, url: str) -> None:
-        self._service = service
+        self._service = f"{service}@{VERSION}"
         self._url = url
 
     @contextmanager

@@ -10,6 +10,8 @@ APPLICATIONS = {
     "order_history": "shop.order_history.app:app",
     "payments": "shop.payments.app:app",
 }
+#: The one that is a view; its version, whose rows are in a place of their own beside the database of its URL.
+VIEW, VERSION = "order_history", 1
 #: By choreography.
 SERVICES = ("orders", "customers", "order_history")
 #: By orchestration, and with them the provider, which is none of the shop's.

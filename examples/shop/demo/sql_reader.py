@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from shop.demo.services import VIEW
 from shop.demo.snapshot import CustomerState, OrderState, PaymentState, Progress, Reservations
 
 ORDERS = "SELECT order_id, customer_id, total, placed_at, status, reason FROM {orders}"
@@ -50,7 +51,7 @@ class SqlReader:
     def __init__(
         self, service: str, execute: Execute, *, identity: str = "ensue_meta", partition: str = "partition"
     ) -> None:
-        view = "history_" if service == "order_history" else ""
+        view = "history_" if service == VIEW else ""
         self._keeps_customers = service == "customers"
         names = {
             "orders": f"{view}orders", "customers": f"{view}customers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from shop.demo.sql_reader import SqlReader
@@ -43,9 +43,10 @@ class SqlServerDatabase:
         if self._postgres:
             import psycopg
 
+            [schema] = parse_qs(url.query).get("schema", ["public"])
             return psycopg.connect(
                 host=url.hostname, port=url.port, user=url.username, password=url.password, dbname=name,
-                autocommit=True, connect_timeout=10,
+                options=f"-c search_path={schema}", autocommit=True, connect_timeout=10,
             )  # fmt: skip
         import pymysql
 

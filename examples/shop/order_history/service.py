@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ensue import Lookup, Service, TableRepository
+from ensue import Lookup, TableRepository, View
 from shop.order_history.model import HistoryCustomer, HistoryOrder, history_customers, history_orders, metadata
 
 BY_TIME = ("placed_at", "order_id")
 
-order_history = Service(
+order_history = View(
     "order_history",
-    publishes=[],
+    version=1,
     tables=metadata,
     repositories=[
         TableRepository(HistoryCustomer, history_customers),

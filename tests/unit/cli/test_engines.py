@@ -20,7 +20,7 @@ def tried(ensue: Command) -> None:
     assert "database" in missing.err
     made = ensue("db", "init", HISTORY)
     assert made.code == 0, made.err
-    assert "source order_history/" in made.out
+    assert "source order_history@1/" in made.out
     assert ensue("db", "init", HISTORY).out == made.out
     checked = ensue("db", "check", HISTORY)
     assert checked.code == 0, checked.err
@@ -28,12 +28,12 @@ def tried(ensue: Command) -> None:
     status = ensue("status", HISTORY, "--json")
     assert status.code == 0, status.err
     [service] = status.json["services"]
-    assert service["source"].startswith("order_history/")
+    assert service["source"].startswith("order_history@1/")
     assert service["partitions"]
     letters = ensue("dead-letters", "list", HISTORY)
     assert letters.code == 0, letters.err
     nobody = ensue("flow", "nobody", HISTORY)
-    assert "looked at outbox, timers and dead letters of order_history" in nobody.err
+    assert "looked at outbox, timers and dead letters of order_history@1" in nobody.err
     assert nobody.err.count("could not be looked at") == nobody.err.count("could not be looked at: log") == 1
 
 

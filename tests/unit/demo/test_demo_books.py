@@ -16,7 +16,7 @@ from shop.demo.books import read_books, read_live
 from shop.demo.checks import check_engine
 from shop.demo.databases import Databases, database_at, embedded
 from shop.demo.quiet import NotQuiet, unfinished, wait_until_quiet
-from shop.demo.services import SERVICES, SUBSCRIBES
+from shop.demo.services import SERVICES, SUBSCRIBES, VERSION, VIEW
 
 EVENTS = {"orders": 6, "customers": 4, "order_history": 0}
 CHECKPOINT = "INSERT INTO ensue_checkpoint VALUES (?, 9, 1, ?)"
@@ -27,7 +27,7 @@ MARK = """UPDATE ensue_checkpoint SET state = json_set(state, '$.watermarks."{so
 def directory(tmp_path: Path) -> Path:
     """All quiet: each event of EVENTS published to partition 0 and applied by whoever reads its topic."""
     for service in SERVICES:
-        with closing(sqlite3.connect(tmp_path / f"{service}.db")) as database, database:
+        with closing(sqlite3.connect(file(tmp_path, service))) as database, database:
             schema.create(database, service)
             database.execute("CREATE TABLE orders (order_id TEXT, status TEXT)")
             for position in range(1, EVENTS[service] + 1):
@@ -44,13 +44,17 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def file(directory: Path, service: str) -> Path:
+    return directory / (f"{VIEW}_v{VERSION}.db" if service == VIEW else f"{service}.db")
+
+
 def write(directory: Path, service: str, statement: str, *values: object) -> None:
-    with closing(sqlite3.connect(directory / f"{service}.db")) as database, database:
+    with closing(sqlite3.connect(file(directory, service))) as database, database:
         database.execute(statement, values)
 
 
 def source_of(directory: Path, service: str) -> str:
-    with closing(sqlite3.connect(directory / f"{service}.db")) as database:
+    with closing(sqlite3.connect(file(directory, service))) as database:
         return schema.identity(database).source
 
 

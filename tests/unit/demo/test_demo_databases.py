@@ -39,7 +39,7 @@ def directory(tmp_path: Path) -> Path:
     for service, base in (
         ("orders", OrdersBase.metadata),
         ("customers", CustomersBase.metadata),
-        ("order_history", metadata),
+        ("order_history_v1", metadata),
     ):
         engine = create_engine(f"sqlite:///{tmp_path}/{service}.db")
         base.create_all(engine)

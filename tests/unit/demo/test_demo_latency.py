@@ -27,11 +27,11 @@ def test_percentile_of_nothing_is_nothing() -> None:
 
 
 async def test_an_order_counts_when_it_is_open_and_not_before_and_a_rejected_one_never(tmp_path: Path) -> None:
-    path = tmp_path / "order_history.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+    url = f"sqlite:///{tmp_path}/order_history.db"
+    with closing(sqlite3.connect(tmp_path / "order_history_v1.db", isolation_level=None)) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE history_orders (order_id TEXT PRIMARY KEY, status TEXT)")
-        sampler = LatencySampler(database_at("order_history", f"sqlite:///{path}"))
+        sampler = LatencySampler(database_at("order_history", url))
         task = asyncio.create_task(sampler.run())
         sent_at = time.monotonic()
         sampler.follow(OPENED, sent_at)

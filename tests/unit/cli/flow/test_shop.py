@@ -93,13 +93,13 @@ def test_an_order_is_followed_from_the_outbox_to_the_view(stack: str, ensue: Com
     ]
     assert reactions(created) == {
         "customers": ("reserve_credit", "done"),
-        "order_history": ("add_order", "pending"),
+        order_history.name: ("add_order", "pending"),
     }
     assert reactions(reserved) == {
         "orders": ("open_order", "done"),
-        "order_history": ("add_reservation", "pending"),
+        order_history.name: ("add_reservation", "pending"),
     }
-    assert reactions(opened) == {"order_history": ("show_open", "pending")}
+    assert reactions(opened) == {order_history.name: ("show_open", "pending")}
     assert {each["place"] for each in found.json["events"]} <= {"log", "unsent"}
 
     async def shown() -> bool:
