@@ -4,6 +4,7 @@ SHOP_PLACEMENT: how an order is placed, `choreography` (as it is unless told) or
 services. Orders that are on their way when it changes end as they began: each knows how it was placed.
 SHOP_CUSTOMERS: how customers are kept, as `state` (as it is unless told) or `event-sourced`. They are not moved when it
 changes: begin with an empty database.
+SHOP_HISTORY_VERSION: which version of the view order_history a process has, 1 unless told: both have the same code here.
 SHOP_PROVIDER: the URL of the payment provider.
 """
 
@@ -38,6 +39,17 @@ def customers(environment: Mapping[str, str] = os.environ) -> str:
     if found not in CUSTOMERS:
         raise UsageError(f"SHOP_CUSTOMERS is {found!r}, expected {' or '.join(CUSTOMERS)}")
     return found
+
+
+def history_version(environment: Mapping[str, str] = os.environ) -> int:
+    """
+    >>> history_version({}), history_version({"SHOP_HISTORY_VERSION": "2"})
+    (1, 2)
+    """
+    found = environment.get("SHOP_HISTORY_VERSION") or "1"
+    if not found.isdecimal():
+        raise UsageError(f"SHOP_HISTORY_VERSION is {found!r}, expected a whole number from 1")
+    return int(found)
 
 
 def provider(environment: Mapping[str, str] = os.environ) -> str:

@@ -154,6 +154,34 @@ def test_kept_data_are_gone_on_with_and_what_was_done_takes_no_effect_again(tmp_
     assert second["requests"]["found_done_by_an_earlier_try"] == first["plan"]["orders"] + first["plan"]["customers"]
 
 
+def test_the_view_of_what_was_replayed_is_built_again_and_is_the_same(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    report_of(run(directory, "--orders", "60", "--json"))
+
+    def ensue(*words: str, version: int) -> str:
+        settings = {"ENSUE_HOME": str(directory), "SHOP_HISTORY_VERSION": str(version)}
+        done = subprocess.run(
+            [sys.executable, "-m", "ensue", *words], env=environment() | settings, capture_output=True, text=True,
+            timeout=LIMIT_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    view = "shop.order_history:order_history"
+    assert "version 2 is ready" in ensue("views", "rebuild", view, version=2)
+    assert "version 2 is asked" in ensue("views", "swap", view, version=2)
+    assert "all rows follow from the events" in ensue("views", "check", view, version=2)
+    shown = []
+    for version in (1, 2):
+        with closing(sqlite3.connect(directory / f"order_history_v{version}.db")) as database:
+            shown.append([
+                database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+                for table in ("history_orders", "history_customers")
+            ])  # fmt: skip
+    assert shown[0] == shown[1]
+    assert len(shown[0][0]) == 60
+
+
 def test_a_penny_that_is_wrong_in_one_database_fails_the_run_and_is_named(tmp_path: Path) -> None:
     report_of(run(tmp_path / "data", "--orders", "30", "--json"))
     with closing(sqlite3.connect(tmp_path / "data" / "order_history_v1.db")) as database, database:

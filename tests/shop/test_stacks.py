@@ -26,6 +26,12 @@ BROKERS_ON_POSTGRES = ("postgres-rabbitmq", "postgres-redis", "postgres")
 POLYGLOT = ("polyglot", "polyglot-mongodb")
 MATRIX = (*STORES_ON_NATS, *BROKERS_ON_POSTGRES, *POLYGLOT)
 FORGETFUL = ("embedded", "postgres-nats", "postgres-kafka", *BROKERS_ON_POSTGRES)
+#: Where customers are event-sourced while everything is killed, each store once. Where the broker forgets, the others.
+EVENT_SOURCED = ("psycopg-nats", "wal-nats", "mariadb-nats", "postgres-redis", "polyglot-mongodb")
+
+
+def customers(event_sourced: bool) -> tuple[str, str]:
+    return "--customers", "event-sourced" if event_sourced else "state"
 
 
 def needs(stack: str) -> None:
@@ -47,7 +53,7 @@ def on(stack: str, directory: Path, *options: str) -> Any:
 @pytest.mark.timeout(LIMIT_S + 60)
 @pytest.mark.parametrize("stack", MATRIX)
 def test_the_shop_comes_out_whole_while_services_servers_and_lines_go_down(stack: str, tmp_path: Path) -> None:
-    report = on(stack, tmp_path / "run", "--chaos", "--rate", "60", "--seed", "5")
+    report = on(stack, tmp_path / "run", "--chaos", "--rate", "60", "--seed", "5", *customers(stack in EVENT_SOURCED))
     assert report["ok"]
     assert report["stack"] == stack
     assert report["chaos"]["kills_total"] > 0
@@ -60,7 +66,8 @@ def test_the_shop_comes_out_whole_while_services_servers_and_lines_go_down(stack
 @pytest.mark.timeout(LIMIT_S + 60)
 @pytest.mark.parametrize("stack", FORGETFUL)
 def test_the_shop_comes_out_whole_when_its_broker_forgets_what_it_had(stack: str, tmp_path: Path) -> None:
-    report = on(stack, tmp_path / "run", "--lose-broker-data", "--rate", "60", "--seed", "6")
+    kept = customers(stack not in EVENT_SOURCED)
+    report = on(stack, tmp_path / "run", "--lose-broker-data", "--rate", "60", "--seed", "6", *kept)
     assert report["ok"]
     assert report["broker_losses"] == ["copied", "emptied", "put back to the older copy", "emptied"]
     assert report["events"]["gaps_seen"] > 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ensue import Lookup, TableRepository, View
 from shop.order_history.model import HistoryCustomer, HistoryOrder, history_customers, history_orders, metadata
+from shop.settings import history_version
 
 BY_TIME = ("placed_at", "order_id")
 
 order_history = View(
     "order_history",
-    version=1,
+    version=history_version(),
     tables=metadata,
     repositories=[
         TableRepository(HistoryCustomer, history_customers),
