@@ -4,7 +4,7 @@ SHOP_PLACEMENT: how an order is placed, `choreography` (as it is unless told) or
 services. Orders that are on their way when it changes end as they began: each knows how it was placed.
 SHOP_CUSTOMERS: how customers are kept, as `state` (as it is unless told) or `event-sourced`. They are not moved when it
 changes: begin with an empty database.
-SHOP_HISTORY_VERSION: which version of the view order_history a process has, 1 unless told: both have the same code here.
+SHOP_HISTORY_VERSION: which version of the view order_history a process has, 1 unless told. All have the same code here.
 SHOP_PROVIDER: the URL of the payment provider.
 """
 

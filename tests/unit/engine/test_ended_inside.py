@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,15 +17,13 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.unit.engine.workbench import LIMIT_S, QUICK, bench, letters, settled
+from tests.unit.engine.workbench import LIMIT_S, bench, letters, settled
 
 from ensue import Event, Retry, Service, Step
 from ensue.adapters import make_store
 from ensue.errors import EnsueError, UsageError
 from ensue.testing import World
 
-#: No batch ends early because its handlers took long on a busy machine.
-ALL_AT_ONCE = dataclasses.replace(QUICK, batch_s=60.0)
 MESSAGES = (1, 2, 3, 4, 5)
 AT_FAULT = 3
 KILL = {
@@ -116,7 +113,7 @@ async def handled(url: str, tmp_path: Path, service: Service) -> AsyncIterator[W
     store = make_store(url, service.name)
     async with (
         asyncio.timeout(LIMIT_S * 3),
-        bench(tmp_path, service, stores={service.name: store}, engine=ALL_AT_ONCE) as world,
+        bench(tmp_path, service, stores={service.name: store}) as world,
     ):
         async with service.step() as step:
             for key in MESSAGES:

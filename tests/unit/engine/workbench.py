@@ -44,6 +44,7 @@ QUICK = EngineConfig(
     resend_interval_s=0.05,
     lease_ttl_s=3.0,
     relay_save_interval_s=0.02,
+    batch_s=60.0,  # or a slow machine cuts a batch by itself
     retry=Retry(attempts_max=3, first_delay_s=0.001, factor=1.0, delay_max_s=0.001),
 )
 LIMIT_S = 30.0
