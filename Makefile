@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 export PYTHONPATH := $(CURDIR):$(CURDIR)/src:$(CURDIR)/examples
 export ENSUE_TEST_SERVERS_DIR ?= $(CURDIR)/.servers
+# Thousands of processes are started, each of which would compile all of Ensue first.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help servers venv demo test check format bench bench-peers bench-workflows bench-event-sourced docs floor lock clean
 

@@ -36,6 +36,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once what failed where nobody can look: a run that is cut off says it too."""
+    if report.failed and os.environ.get("CI") and not os.environ.get("PYTEST_XDIST_WORKER"):
+        why = getattr(getattr(report.longrepr, "reprcrash", None), "message", report.longreprtext).strip()
+        print(f"\nFAILED {report.nodeid} ({report.when}, {report.duration:.0f} s): {why[:400]}", flush=True)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _collected() -> Iterator[None]:
     """What a file leaves to the garbage collector says so there, and not in a test of another file."""
