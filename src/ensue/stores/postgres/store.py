@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 #: Advisory lock held while tables are made; "ensu" in ASCII.
 _CREATING = 0x656E7375
+_THERE = "SELECT 1 FROM pg_namespace WHERE nspname = $1"
 
 
 class PostgresStore(SqlStore):
@@ -82,7 +83,8 @@ class _Postgres(Database):
         await link.begin()
         try:
             await link.fetch("SELECT pg_advisory_xact_lock($1)", _CREATING)
-            if self._url.schema:
+            # IF NOT EXISTS alone asks for the right to make one even where it is there.
+            if self._url.schema and not await link.fetch(_THERE, self._url.schema):
                 await link.script(f"CREATE SCHEMA IF NOT EXISTS {quoted(self._url.schema)}")
             result = await work(link)
             cancelled = await link.commit_to_end()
