@@ -10,7 +10,7 @@ import typer
 
 from ensue.addresses import masked
 from ensue.app import Service
-from ensue.cli.loading import database_of, load_service, opened, refuse_living_workers, upgrade
+from ensue.cli.loading import load_service
 from ensue.cli.move import move
 from ensue.cli.output import confirm, say
 from ensue.engine.books import Books
@@ -21,6 +21,7 @@ from ensue.engine.schema import SCHEMA
 from ensue.engine.upgrade import check_upgraded
 from ensue.errors import UsageError
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
+from ensue.operations.opening import database_of, opened, refuse_living_workers, upgrade
 from ensue.ports import Store
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ensue.cli.loading import Opened, dispatcher_of, load_service, opened
+from ensue.cli.loading import load_service
 from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, read_json, say, shown_data, when
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
@@ -20,6 +20,7 @@ from ensue.engine.discarding import give_up
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, CheckpointConflict, UsageError
 from ensue.message import DeadLetter, DeadLetterState
+from ensue.operations.opening import Opened, dispatcher_of, opened
 from ensue.plan import queue_of
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)

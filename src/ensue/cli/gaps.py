@@ -8,13 +8,14 @@ from typing import Annotated
 import msgspec
 import typer
 
-from ensue.cli.loading import load_service, opened
+from ensue.cli.loading import load_service
 from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.engine.books import Books
 from ensue.engine.rewind import before_last
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.message import Gap, GapState, Partition
+from ensue.operations.opening import opened
 
 app = typer.Typer(help="Holes in what was received: look, and accept what is lost.", no_args_is_help=True)
 

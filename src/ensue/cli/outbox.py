@@ -9,11 +9,12 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import typer
 
-from ensue.cli.loading import load_service, opened
+from ensue.cli.loading import load_service
 from ensue.cli.output import print_json, print_table, read_json, say
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
 from ensue.message import HeldPartition, OutboxRecord
+from ensue.operations.opening import opened
 
 app = typer.Typer(help="What a service has published, sent or not.", no_args_is_help=True)
 

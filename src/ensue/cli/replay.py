@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ensue.cli.loading import load_service, opened
+from ensue.cli.loading import load_service
 from ensue.cli.output import confirm, say
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.message import REPLY, SAGA, TOLD
+from ensue.operations.opening import opened
 
 
 def replay(

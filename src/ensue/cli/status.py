@@ -13,7 +13,7 @@ import typer
 from ensue.addresses import masked
 from ensue.app import Service
 from ensue.cli.asked import Asked
-from ensue.cli.loading import Opened, load_services, opened
+from ensue.cli.loading import load_services
 from ensue.cli.output import complain, print_json, print_table, say
 from ensue.engine.lookup import each_between
 from ensue.engine.loops import RELAY
@@ -33,6 +33,7 @@ from ensue.message import (
     Partition,
     Stranger,
 )
+from ensue.operations.opening import Opened, opened
 from ensue.ports import Broker
 
 #: With no more than this left to read, what is left is looked at: ticks and duplicates are no lag.
