@@ -10,11 +10,12 @@ import msgspec
 import typer
 
 from ensue.cli.loading import load_service
-from ensue.cli.output import print_json, print_table, read_json, say
+from ensue.cli.output import print_json, print_table, say
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
 from ensue.message import HeldPartition, OutboxRecord
 from ensue.operations.opening import opened
+from ensue.operations.readable import read_json
 
 app = typer.Typer(help="What a service has published, sent or not.", no_args_is_help=True)
 

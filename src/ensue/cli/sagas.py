@@ -10,13 +10,14 @@ import typer
 
 from ensue.cli.loading import load_service
 from ensue.cli.operator import user
-from ensue.cli.output import confirm, print_json, print_table, read_json, say, when
+from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.cli.saga_check import check_, export
 from ensue.engine.ordering import order, skip
 from ensue.errors import UsageError
 from ensue.failure import UnknownFailure
 from ensue.failure import read as read_failure
 from ensue.operations.opening import dispatcher_of, opened
+from ensue.operations.readable import read_json
 from ensue.saga.instance import LIVING, Instance, Status
 from ensue.saga.journal import Refusal
 from ensue.saga.skipping import Settled

@@ -10,12 +10,13 @@ import msgspec
 import typer
 
 from ensue.cli.loading import load_service
-from ensue.cli.output import confirm, print_json, print_table, read_json, say, when
+from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.codec import decode_envelope
 from ensue.engine.timers import place_of, timer_of
 from ensue.errors import UsageError
 from ensue.message import SAGA, Timer
 from ensue.operations.opening import opened
+from ensue.operations.readable import read_json
 from ensue.ports import Row, RowReader
 from ensue.tables import RECURRING, TIMERS
 

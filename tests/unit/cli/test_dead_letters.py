@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from tests.unit.cli.harness import LEDGER, SERVICES, Ended, applied, books_of, e
 from tests.unit.cli.services import Stamp, clerk, flag, ledger, till
 
 from ensue.adapters import make_broker
+from ensue.cli.operator import user
 from ensue.codec import decode_envelope
 from ensue.conformance.store_suite import letter
 from ensue.engine.books import Books
+from ensue.errors import UsageError
 from ensue.message import REPLY, DeadLetterState, OutboxRecord, Partition
 from ensue.reply import Reply, read_reply
 
@@ -215,7 +219,7 @@ async def test_what_somebody_else_decides_meanwhile_is_passed_over(
     await _set_aside(3, DeadLetterState.DEAD)
     decide = Books.decide
 
-    async def twice(books: Books, letter_id: str, state: DeadLetterState) -> Any:
+    async def twice(books: Books, letter_id: str, state: DeadLetterState, *also: Any) -> Any:
         """The second letter is decided in another shell right before, the third one takes effect."""
         if letter_id != "sales/0:1":
             await decide(books, letter_id, state)
@@ -224,7 +228,7 @@ async def test_what_somebody_else_decides_meanwhile_is_passed_over(
                 found = await others.letter(letter_id)
                 assert found is not None
                 await others.remove_letter(transaction, found)
-        return await decide(books, letter_id, state)
+        return await decide(books, letter_id, state, *also)
 
     monkeypatch.setattr(Books, "decide", twice)
     ended = await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, "--all")
@@ -274,3 +278,60 @@ def test_whoever_waits_for_a_command_that_is_discarded_is_told(which: str, ensue
     ids = ["--all"] if which == "--all" else [each.id for each in asyncio.run(letters())]
     assert ensue("dead-letters", "discard", f"{SERVICES}:clerk", *ids, "--yes").code == 0
     assert asyncio.run(answers()) == [("till.replies", "saga-1", Reply(sent[0], failure="Discarded"))]
+
+
+def _decided(ensue: Callable[..., Ended]) -> list[Any]:
+    found: list[Any] = ensue("decisions", "list", LEDGER, "--json").json["decisions"]
+    return found
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_who_decided_on_a_letter_and_why_is_kept_with_what_it_was(ensue: Callable[..., Ended]) -> None:
+    assert ensue("decisions", "list", LEDGER).out == "no decisions\n"
+    [letter, _] = ensue("dead-letters", "list", LEDGER, "--json").json["letters"]
+    ensue("dead-letters", "retry", LEDGER, letter["id"], "--by", "ann", "--reason", "rates\nare there")
+    [first] = _decided(ensue)
+    assert {name: first[name] for name in ("actor", "origin", "action", "target", "reason", "before", "after")} == {
+        "actor": "ann",
+        "origin": "cli",
+        "action": "dead-letters retry",
+        "target": letter["id"],
+        "reason": r"rates\nare there",
+        "before": {"state": "dead", "attempts": 1, "error_type": "ValueError"},
+        "after": {"state": "released"},
+    }
+    assert abs(first["decided_at"] - time.time()) < 60
+    assert ensue("dead-letters", "retry", LEDGER, letter["id"]).code == 1  # refused, so nothing was decided
+    _work_until_dead_again()
+    assert ensue("dead-letters", "discard", LEDGER, "--all", "--yes").code == 0
+    assert ensue("dead-letters", "purge", LEDGER, "--older", "0d", "--yes").code == 0
+    _, second, third = _decided(ensue)
+    assert (second["action"], second["actor"], second["after"]) == (
+        "dead-letters discard",
+        user(),
+        {"state": "discarded"},
+    )
+    assert (third["action"], third["before"]) == ("dead-letters purge", {"ids": [letter["id"]]})
+    lines = ensue("decisions", "list", LEDGER, "--jsonl").out.splitlines()
+    assert [json.loads(each)["id"] for each in lines] == [first["id"], second["id"], third["id"]]
+    assert "2 earlier ones: --limit 3" in ensue("decisions", "list", LEDGER, "--limit", 1).out
+    assert "nobody decides" in ensue("dead-letters", "retry", LEDGER, letter["id"], "--by", " ").err
+
+
+def _work_until_dead_again() -> None:
+    async def dead() -> bool:
+        return len(await _letters(DeadLetterState.DEAD)) == 1
+
+    asyncio.run(work_until(dead, ledger))
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_what_cannot_be_written_down_is_not_done(ensue: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise UsageError("no room for it")
+
+    monkeypatch.setattr(Books, "record", fails)
+    for command in (("retry", "--all"), ("discard", "--all", "--yes")):
+        assert "no room for it" in ensue("dead-letters", command[0], LEDGER, *command[1:]).err
+    assert len(asyncio.run(_letters(DeadLetterState.DEAD))) == 1
+    assert asyncio.run(_letters(DeadLetterState.RELEASED, DeadLetterState.DISCARDED)) == []

@@ -254,7 +254,14 @@ def _shown(letter: DeadLetter | None) -> Letter | None:
     if letter is None:
         return None
     due_at = letter.due_at if letter.state is DeadLetterState.RETRYING else 0.0
-    return Letter(letter.id, letter.state.value, letter.attempts, short_reason(letter), letter.parked_at, due_at)
+    return Letter(
+        letter.id,
+        letter.state.value,
+        letter.attempts,
+        short_reason(letter.error_type, letter.error),
+        letter.parked_at,
+        due_at,
+    )
 
 
 def _without_cause(event: _Identity, ids: Container[str], sagas: Container[str]) -> Cause:

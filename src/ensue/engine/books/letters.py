@@ -6,6 +6,9 @@ import heapq
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from ensue.engine.books.base import AlsoOfIds
 from ensue.engine.books.checkpoints import Checkpoints, checkpoint_moved
 from ensue.engine.decisions import check_decision
 from ensue.errors import CheckpointConflict, RowConflict
@@ -104,11 +107,12 @@ class Letters(Checkpoints):
         for each in sorted(moment, key=_time_of):
             yield each
 
-    async def prune_letters(self, before_s: float, limit: int) -> int:
+    async def prune_letters(self, before_s: float, limit: int, also: AlsoOfIds | None = None) -> int:
         """Delete up to `limit` letters that were set aside before `before_s`, and of which nothing comes any more: the
-        discarded ones, then the refused ones. Return how many; 0: there is none."""
+        discarded ones, then the refused ones. Return how many; 0: there is none. also: what is done with their ids in
+        the same transaction."""
         for state in (DeadLetterState.DISCARDED, DeadLetterState.REFUSED):
-            if count := await self._prune(LETTERS, before_s, limit, BY_STATE, [state.value]):
+            if count := await self._prune(LETTERS, before_s, limit, BY_STATE, [state.value], also):
                 return count
         return 0
 
@@ -147,8 +151,8 @@ class Letters(Checkpoints):
         state: DeadLetterState,
         also: Callable[[StepTransaction, DeadLetter], Awaitable[None]] | None = None,
     ) -> DeadLetter:
-        """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. also: what is done with it, in
-        the same transaction.
+        """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. also: what is done with it, as
+        it was until then, in the same transaction.
 
         Raises UsageError that says what was found when there is no such letter or it cannot be decided; one without
         a source is no message (Garbage) and can only be DISCARDED.
@@ -156,10 +160,10 @@ class Letters(Checkpoints):
         async with self._store.transaction() as transaction:
             rows = await transaction.load_rows(LETTERS, [letter_id])
             letter = check_decision(letter_id, self._letter(rows[0]) if rows else None, state)
-            letter.state = state
-            if also is not None:
-                await also(transaction, letter)
+            was, letter.state = msgspec.structs.replace(letter), state
             await self.change_letter(transaction, letter)
+            if also is not None:
+                await also(transaction, was)
         return letter
 
     def letter_in_row(self, row: Row) -> DeadLetter:
