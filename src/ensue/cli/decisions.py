@@ -13,7 +13,6 @@ from ensue.cli.output import json_line, print_json, print_table, say, when
 from ensue.deciding import Decision
 from ensue.errors import UsageError
 from ensue.operations import decisions
-from ensue.operations.opening import opened
 
 app = typer.Typer(help="What people have decided: who, what, from where, and why.", no_args_is_help=True)
 
@@ -35,13 +34,13 @@ def list_(
     definition = load_service(service)
 
     async def export() -> None:
-        async with opened(definition) as access, aclosing(decisions.decisions(access)) as found:
+        async with decisions.opened_decisions(definition) as books, aclosing(decisions.decisions(books)) as found:
             async for each in found:
                 print(json_line(each))
 
     async def look() -> tuple[list[Decision], int]:
-        async with opened(definition) as access:
-            return await decisions.last_decisions(access, limit), await decisions.decision_count(access)
+        async with decisions.opened_decisions(definition) as books:
+            return await decisions.last_decisions(books, limit), await decisions.decision_count(books)
 
     if jsonl:
         asyncio.run(export())

@@ -9,14 +9,14 @@ import msgspec
 import typer
 
 from ensue.cli.loading import load_service
-from ensue.cli.operator import user
+from ensue.cli.operator import deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.cli.saga_check import check_, export
-from ensue.engine.ordering import order, skip
 from ensue.errors import UsageError
 from ensue.failure import UnknownFailure
 from ensue.failure import read as read_failure
-from ensue.operations.opening import dispatcher_of, opened
+from ensue.operations import sagas as operations
+from ensue.operations.opening import opened
 from ensue.operations.readable import read_json
 from ensue.saga.instance import LIVING, Instance, Status
 from ensue.saga.journal import Refusal
@@ -30,8 +30,8 @@ app.command()(export)
 
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")
-_WHO = typer.Option(help="Who decides; is kept with the saga", show_default="you")
-_WHY = typer.Option(help="Why; is kept with the saga")
+_WHO = typer.Option("--by", "--who", help="Who decides; is kept with the saga", show_default="you")
+_WHY = typer.Option("--reason", "--why", help="Why; is kept with the saga")
 
 
 @app.command("list")
@@ -141,13 +141,13 @@ def skip_(
 ) -> None:
     """Have a parked saga go on as if what it is at had come to this, because somebody has done it by hand, or knows
     that it cannot be done. An undo that fails counts as done."""
-    settled = _settled(result, failure, fields)
+    settled, by = _settled(result, failure, fields), deciding(who, why)
     definition = load_service(service)
     confirm(f"Have what {saga} is at not be done by it any more?", yes)
 
     async def write() -> str:
         async with opened(definition) as access:
-            return await skip(access.store, await dispatcher_of(access), saga, operation, settled, who or user(), why)
+            return await operations.skip(access, saga, operation, settled, by)
 
     say(f"saga {saga}: {asyncio.run(write())} is skipped as soon as a worker reads it")
 
@@ -172,11 +172,11 @@ def _json(option: str, text: str) -> bytes:
 
 def _order(service: str, sagas: list[str], what: Ordered, who: str, why: str) -> None:
     definition = load_service(service)
+    by = deciding(who, why)
 
     async def write() -> None:
         async with opened(definition) as access:
-            keys = list(dict.fromkeys(sagas))
-            await order(access.store, await dispatcher_of(access), keys, what, who or user(), why)
+            await operations.order(access, list(dict.fromkeys(sagas)), what, by)
 
     asyncio.run(write())
     done = "goes on" if what == "retry" else "is undone"

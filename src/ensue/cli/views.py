@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
 
-from ensue.adapters import make_broker
-from ensue.addresses import masked
 from ensue.cli.build_progress import Shown
 from ensue.cli.loading import load_service
-from ensue.cli.operator import user
+from ensue.cli.operator import REASON, deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.cli.serving import Stop
-from ensue.config import database_variable
-from ensue.engine.sealing import SealedBroker
+from ensue.deciding import Deciding
 from ensue.engine.view_runtime import ViewRuntime
-from ensue.engine.view_versions import Versions
 from ensue.errors import UsageError
-from ensue.ports import Broker
+from ensue.operations.views import OpenedView, opened_view
 from ensue.view import View
 from ensue.views import states
 from ensue.views.progress import Progress
@@ -37,7 +32,7 @@ app = typer.Typer(
 T = TypeVar("T")
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME of a View; its code's version is meant")
 _JSON = typer.Option("--json", help="For a machine")
-_WHO = typer.Option(help="Who decides; is kept with the view", show_default="you")
+_WHO = typer.Option("--by", "--who", help="Who decides; is kept with the view", show_default="you")
 _YES = typer.Option("--yes", "-y", help="Do not ask")
 _RATE = typer.Option(min=0, help="Events per second that one process takes; 0: as fast as it can")
 _COLUMNS = (
@@ -47,41 +42,11 @@ _COLUMNS = (
 _LOOK_S = 1.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Opened:
-    versions: Versions
-    broker: Broker
-
-
 def load_view(target: str) -> View:
     service = load_service(target)
     if not isinstance(service, View):
         raise UsageError(f"{target} is a Service, which has one state and no versions: expected a View")
     return service
-
-
-@asynccontextmanager
-async def _opened(view: View, *, make: bool = False) -> AsyncIterator[_Opened]:
-    """make: the view's base and the log, if they are not there."""
-    settings, base = view.settings(), view.make_base()
-    broker = SealedBroker(make_broker(settings.broker), view.signs_as, settings.trust)
-    if not make:
-        if not await base.exists():
-            raise UsageError(
-                f"view {view.view} has no database at {masked(settings.database)}: run it once; is ENSUE_HOME or "
-                f"{database_variable(view.view)} set as the view has it?"
-            )
-        if not await broker.exists():
-            raise UsageError(f"there is no broker at {masked(settings.broker)}: start a service, or set ENSUE_BROKER")
-    await base.open()
-    try:
-        versions = view.versions(base)
-        await versions.book.prepare()
-        await broker.open()
-        yield _Opened(versions, broker)
-    finally:
-        await broker.close()
-        await base.close()
 
 
 @app.command("list")
@@ -152,7 +117,7 @@ class _View:
 
 
 async def _look(view: View) -> _View:
-    async with _opened(view) as access:
+    async with opened_view(view) as access:
         versions = access.versions
         row = await versions.book.row()
         found = []
@@ -172,6 +137,7 @@ def rebuild(
     rate: Annotated[float, _RATE] = 0.0,
     detach: Annotated[bool, typer.Option(help="Only begin: processes that have the version's code build it")] = False,
     who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Build the code's version beside the one that is asked, until it is ready: from the log's beginning, or from
     another version's rows where the code says how.
@@ -179,11 +145,11 @@ def rebuild(
     This process builds it, together with others that run the version. Kill it at any time: called again it goes on
     where it was. Nothing is published, and nobody is asked the new version before `ensue views swap`.
     """
-    view = load_view(service)
+    view, by = load_view(service), deciding(who, reason)
 
     async def begin() -> ViewRow:
-        async with _opened(view, make=True) as access:
-            return await access.versions.rebuild(view.version, who or user(), rate)
+        async with opened_view(view, make=True) as access:
+            return await access.deciding(by, "views rebuild").rebuild(view.version, by.actor, rate)
 
     row = asyncio.run(begin())
     if row.active == view.version:
@@ -201,7 +167,7 @@ def rebuild(
 async def _build(view: View, stop: Stop) -> bool:
     """Whether it is ready; False: it was stopped before."""
     stopping = stop.bind()
-    async with view.running() as runtime, _opened(view) as access:
+    async with view.running() as runtime, opened_view(view) as access:
         with Shown(f"{view.view} version {view.version}") as shown:
             while not stopping.is_set():
                 found = await access.versions.obstacles(view.version, access.broker)
@@ -222,9 +188,12 @@ async def _build(view: View, stop: Stop) -> bool:
 
 
 @app.command()
-def pause(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "") -> None:
+def pause(
+    service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Annotated[str, REASON] = ""
+) -> None:
     """Feed the version that is building no more until `resume`; the one that is asked is fed as before."""
-    row = _decide(service, states.pause(who or user()))
+    by = deciding(who, reason)
+    row = _decide(service, states.pause(by.actor), by, "views pause")
     say(f"view {row.name}: the building of version {row.building} is paused")
 
 
@@ -233,16 +202,18 @@ def resume(
     service: Annotated[str, _TARGET],
     rate: Annotated[float | None, _RATE] = None,
     who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Have a paused building go on, or one that runs go on at another rate."""
-    row = _decide(service, states.resume(who or user(), rate))
+    by = deciding(who, reason)
+    row = _decide(service, states.resume(by.actor, rate), by, "views resume")
     limit = f", at most {row.rate:g} events a second in each process" if row.rate else ""
     say(f"view {row.name}: version {row.building} is being built{limit}")
 
 
-def _decide(service: str, rule: states.Rule) -> ViewRow:
-    async def decide(access: _Opened) -> ViewRow:
-        return await access.versions.book.change(rule)
+def _decide(service: str, rule: states.Rule, by: Deciding, action: str) -> ViewRow:
+    async def decide(access: OpenedView) -> ViewRow:
+        return await access.deciding(by, action).book.change(rule)
 
     return _run(load_view(service), decide)
 
@@ -257,20 +228,21 @@ def swap(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is ready")] = 0.0,
     yes: Annotated[bool, _YES] = False,
     who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Have queries answered by the code's version from now on. Refused, and said why, while that is not ready.
 
     The one before is fed as before, so that `ensue views rollback` goes back to it at any time.
     """
-    view = load_view(service)
+    view, by = load_view(service), deciding(who, reason)
 
-    async def work(access: _Opened) -> ViewRow:
+    async def work(access: OpenedView) -> ViewRow:
         if accept_missing:
-            await _accept(access, view, who or user(), yes)
+            await _accept(access, view, by, yes)
         until = asyncio.get_running_loop().time() + max(wait, 5.0 if accept_missing else 0.0)
         while True:
             try:
-                return await access.versions.swap(view.version, who or user(), access.broker)
+                return await access.deciding(by, "views swap").swap(view.version, by.actor, access.broker)
             except UsageError:
                 if asyncio.get_running_loop().time() >= until:
                     raise
@@ -286,14 +258,17 @@ def swap(
 
 @app.command("accept-missing")
 def accept_missing_(
-    service: Annotated[str, _TARGET], yes: Annotated[bool, _YES] = False, who: Annotated[str, _WHO] = ""
+    service: Annotated[str, _TARGET],
+    yes: Annotated[bool, _YES] = False,
+    who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Have the code's version go on without what log and outbox have lost; is kept and shown for ever after."""
-    view = load_view(service)
-    _run(view, lambda access: _accept(access, view, who or user(), yes))
+    view, by = load_view(service), deciding(who, reason)
+    _run(view, lambda access: _accept(access, view, by, yes))
 
 
-async def _accept(access: _Opened, view: View, who: str, yes: bool) -> None:
+async def _accept(access: OpenedView, view: View, by: Deciding, yes: bool) -> None:
     found = await access.versions.obstacles(view.version, access.broker)
     missing = [each for each in found if each.kind is Kind.INCOMPLETE]
     if not missing:
@@ -301,14 +276,18 @@ async def _accept(access: _Opened, view: View, who: str, yes: bool) -> None:
         return
     say(*lines(missing), f"Nothing of it will ever take effect in version {view.version}.")
     await asyncio.to_thread(confirm, "Go on without it?", yes)
-    for each in await access.versions.accept_missing(view.version, who, access.broker):
+    versions = access.deciding(by, "views accept-missing")
+    for each in await versions.accept_missing(view.version, by.actor, access.broker):
         say(f"accepted: {_accepted(each)}")
 
 
 @app.command()
-def rollback(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "") -> None:
+def rollback(
+    service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Annotated[str, REASON] = ""
+) -> None:
     """Have queries answered by the version that was asked before."""
-    row = _run(load_view(service), lambda access: access.versions.rollback(who or user(), access.broker))
+    view, by = load_view(service), deciding(who, reason)
+    row = _run(view, lambda access: access.deciding(by, "views rollback").rollback(by.actor, access.broker))
     say(f"view {row.name}: version {row.active} is asked, version {row.previous} is fed as before")
 
 
@@ -319,22 +298,23 @@ def drop(
     force: Annotated[bool, typer.Option(help="I know that no process of the version runs")] = False,
     yes: Annotated[bool, _YES] = False,
     who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Feed a version no more, previous or building, and remove its place with all that is in it. Safe to repeat."""
-    view = load_view(service)
+    view, by = load_view(service), deciding(who, reason)
 
-    async def work(access: _Opened) -> ViewRow:
+    async def work(access: OpenedView) -> ViewRow:
         states.drop(version, "")(await access.versions.book.row(), 0.0)  # refused before anybody is asked
         await asyncio.to_thread(confirm, f"Remove version {version} of view {view.view} with all its rows?", yes)
-        return await access.versions.drop(version, who or user(), force=force)
+        return await access.deciding(by, "views drop").drop(version, by.actor, force=force)
 
     row = _run(view, work)
     say(f"view {row.name}: version {version} is removed; version {row.active} is asked")
 
 
-def _run(view: View, work: Callable[[_Opened], Awaitable[T]]) -> T:
+def _run(view: View, work: Callable[[OpenedView], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with _opened(view) as access:
+        async with opened_view(view) as access:
             return await work(access)
 
     return asyncio.run(run())

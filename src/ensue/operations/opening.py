@@ -29,7 +29,7 @@ from ensue.view import View
 class Opened:
     """A service's store and, if asked for and there, its broker: open, without a worker.
 
-    broker_error: why there is no broker.
+    broker_error: why there is no broker. target: how the command line names the service, for what errors tell to do.
     """
 
     service: Service
@@ -37,6 +37,7 @@ class Opened:
     store: Store
     broker: Broker | None
     broker_error: str = ""
+    target: str = ""
 
     @property
     def books(self) -> Books:
@@ -64,16 +65,22 @@ async def upgrade(service: Service, store: Store) -> None:
 
 @asynccontextmanager
 async def opened(
-    service: Service, *, broker: bool = False, any_tables: bool = False, answer_s: float | None = None
+    service: Service,
+    *,
+    broker: bool = False,
+    any_tables: bool = False,
+    answer_s: float | None = None,
+    target: str = "",
 ) -> AsyncIterator[Opened]:
     """Open a service's store, and with `broker` its log, for looking and deciding: nothing is made that is not there.
 
     Raises UsageError when there is no store, or Ensue's tables in it are not for this Ensue. A log that is not there
     is no error here: see `Opened.need_broker`. any_tables: for who looks at the tables before their rows are read.
-    answer_s: how long database and log may each take to open; None: as long as their drivers wait.
+    answer_s: how long database and log may each take to open; None: as long as their drivers wait. target: see Opened.
     """
     settings = service.settings()
     store = service.make_store()
+    target = target or f"MODULE:{service.signs_as}"
     async with AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(answer_s):
@@ -88,7 +95,7 @@ async def opened(
                 f"service {service.name}: {masked(settings.database)} did not answer within {answer_s} s"
             ) from error
         if not broker:
-            yield Opened(service, settings, store, None)
+            yield Opened(service, settings, store, None, target=target)
             return
         log = SealedBroker(make_broker(settings.broker), service.signs_as, settings.trust)
         text = ""
@@ -110,7 +117,7 @@ async def opened(
             text = masked(str(error))
         if text:
             await log.close()
-        yield Opened(service, settings, store, None if text else log, text)
+        yield Opened(service, settings, store, None if text else log, text, target)
 
 
 def database_of(service: Service, settings: Settings) -> str:
