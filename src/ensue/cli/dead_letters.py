@@ -18,7 +18,9 @@ from ensue.cli.output import confirm, json_line, print_json, print_lines, print_
 from ensue.deciding import Deciding
 from ensue.errors import UsageError
 from ensue.message import DeadLetterState, Partition
-from ensue.operations import letter_decisions, letters
+from ensue.operations import group_decisions, letter_decisions, letters
+from ensue.operations.group_decisions import PATIENCE_S, End, Progress
+from ensue.operations.groups import Group, found_group
 from ensue.operations.letter_decisions import Outcome
 from ensue.operations.letters import HOLDING, Letter, LetterLine
 from ensue.operations.opening import Opened, opened
@@ -28,6 +30,7 @@ app = typer.Typer(help="Messages set aside after their last attempt: look, try a
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")
 _ALL = typer.Option("--all", help="Every letter that is dead")
+_GROUP = typer.Option("--group", metavar="NAME", help="Every letter that is dead of this group")
 _YES = typer.Option("--yes", "-y", help="Do not ask")
 
 #: More letters than these are listed a line each, as they are read.
@@ -127,14 +130,20 @@ def retry(
     service: Annotated[str, _TARGET],
     letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     all_: Annotated[bool, _ALL] = False,
+    group: Annotated[str, _GROUP] = "",
     by: Annotated[str, BY] = "",
     reason: Annotated[str, REASON] = "",
 ) -> None:
     """Let letters be tried again, with all their attempts; what waits behind them follows in order.
 
-    With --all, what somebody else decides meanwhile is passed over.
+    With --all, what somebody else decides meanwhile is passed over. With --group in waves, of 1, 10, 100 and the rest:
+    each waits until the one before took effect, and the first that fails again ends it, with exit status 1.
     """
-    _decide(service, letters or [], all_, DeadLetterState.RELEASED, deciding(by, reason), yes=True)
+    who = deciding(by, reason)
+    if _which(letters, all_, group) == "group":
+        _retry_group(service, group, who)
+    else:
+        _decide(service, letters or [], "", DeadLetterState.RELEASED, who, yes=True)
 
 
 @app.command()
@@ -142,6 +151,7 @@ def discard(
     service: Annotated[str, _TARGET],
     letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     all_: Annotated[bool, _ALL] = False,
+    group: Annotated[str, _GROUP] = "",
     yes: Annotated[bool, _YES] = False,
     by: Annotated[str, BY] = "",
     reason: Annotated[str, REASON] = "",
@@ -150,12 +160,22 @@ def discard(
 
     Whoever waits for the answer to a command that is given up gets the failure Discarded.
     """
-    _decide(service, letters or [], all_, DeadLetterState.DISCARDED, deciding(by, reason), yes=yes)
+    _which(letters, all_, group)
+    _decide(service, letters or [], group, DeadLetterState.DISCARDED, deciding(by, reason), yes=yes)
 
 
-def _decide(service: str, ids: list[str], all_: bool, state: DeadLetterState, by: Deciding, *, yes: bool) -> None:
-    if bool(ids) == all_:
-        raise UsageError("say which: one or several ids (see `ensue dead-letters list`), or --all")
+def _which(ids: list[str] | None, all_: bool, group: str) -> str:
+    said = [name for name, given in (("ids", ids), ("all", all_), ("group", group)) if given]
+    if len(said) != 1:
+        raise UsageError(
+            "say which: one or several ids (see `ensue dead-letters list`), or --all, or --group (see `ensue "
+            "dead-letters groups`)"
+        )
+    return said[0]
+
+
+def _decide(service: str, ids: list[str], group: str, state: DeadLetterState, by: Deciding, *, yes: bool) -> None:
+    """ids: of the letters; none: all of the group, or all that are dead."""
     definition = load_service(service)
 
     async def decide() -> None:
@@ -163,7 +183,7 @@ def _decide(service: str, ids: list[str], all_: bool, state: DeadLetterState, by
             chosen = await letter_decisions.chosen(access, ids)
             if state is DeadLetterState.RELEASED:
                 _refuse_garbage(service, chosen)
-            there = len(ids) or await letters.letter_count(access, [DeadLetterState.DEAD])
+            there = len(ids) or await _dead(access, group)
             if there and state is DeadLetterState.DISCARDED:
                 some = f" ({', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''})" if ids else ""
                 confirm(f"Give up {there} message(s) for good{some}?", yes)
@@ -174,7 +194,7 @@ def _decide(service: str, ids: list[str], all_: bool, state: DeadLetterState, by
                     say(f"dead letter {each.id}, key {each.key}: {state.value}")
                 decided = len(ids)
             else:
-                decided = await _decide_all(access, state, by)
+                decided = await _decide_all(access, group, state, by)
             if decided and not await letters.anybody_works(access):
                 say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
 
@@ -190,10 +210,19 @@ def _refuse_garbage(service: str, chosen: list[LetterLine]) -> None:
         )
 
 
-async def _decide_all(access: Opened, state: DeadLetterState, by: Deciding) -> int:
+async def _dead(access: Opened, group: str) -> int:
+    if not group:
+        return await letters.letter_count(access, [DeadLetterState.DEAD])
+    return found_group(group, await group_decisions.groups(access)).dead
+
+
+async def _decide_all(access: Opened, group: str, state: DeadLetterState, by: Deciding) -> int:
     """Decide on every letter that is dead, and return how many that were; others may do the same meanwhile."""
     counts: Counter[Outcome] = Counter()
-    async with aclosing(letter_decisions.decide_all(access, state, by)) as all_of_them:
+    chosen = (
+        group_decisions.discard_group(access, group, by) if group else letter_decisions.decide_all(access, state, by)
+    )
+    async with aclosing(chosen) as all_of_them:
         async for each in all_of_them:
             counts[each.outcome] += 1
             if each.outcome is Outcome.DECIDED:
@@ -206,6 +235,71 @@ async def _decide_all(access: Opened, state: DeadLetterState, by: Deciding) -> i
     if not counts:
         say("no dead letters")
     return decided
+
+
+def _retry_group(service: str, group: str, by: Deciding) -> None:
+    definition = load_service(service)
+
+    async def work() -> Progress | None:
+        last: Progress | None = None
+        async with (
+            opened(definition, target=service) as access,
+            aclosing(group_decisions.retry_group(access, group, by)) as waves,
+        ):
+            async for each in waves:
+                last = each
+                say(_line(each))
+        return last
+
+    last = asyncio.run(work())
+    if last is None:
+        say(f"group {group} has no letter that is dead: the service still tries those that are retrying")
+    elif last.end is not End.THROUGH:
+        why = (
+            f"{', '.join(last.failed[:10])} failed again (ensue dead-letters show {service} {last.failed[0]})"
+            if last.failed
+            else f"nothing has happened to {last.pending} released letter(s) for {PATIENCE_S:g} s: does a worker have "
+            f"their partitions? (ensue status {service})"
+        )
+        raise UsageError(f"group {group} is tried no further: {why}; {last.left} were not released")
+
+
+def _line(each: Progress) -> str:
+    counts = {
+        "released": each.released, "behind them": each.behind, "took effect": each.settled, "pending": each.pending,
+        "failed again": len(each.failed), "passed over": each.passed, "in later waves": each.left,
+    }  # fmt: skip
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "took effect")
+    return f"wave {each.wave} of {each.waves}: {said}"
+
+
+@app.command()
+def groups(
+    service: Annotated[str, _TARGET],
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show what has failed by its cause: the handler, the type of error, and the first line of your code in it."""
+    definition = load_service(service)
+
+    async def look() -> list[Group]:
+        async with opened(definition) as access:
+            return await group_decisions.groups(access)
+
+    found = asyncio.run(look())
+    if json:
+        print_json({"groups": found})
+    elif not found:
+        say("no dead letters")
+    else:
+        columns = ("group", "handler", "error", "at", "dead#", "retrying#", "first", "last", "last one")
+        print_table("", columns, [_group_row(each) for each in found])
+
+
+def _group_row(group: Group) -> tuple[object, ...]:
+    return (
+        group.name, group.handler or "-", short_reason(group.error_type, group.error), group.place or "-", group.dead,
+        group.retrying, when(group.first_at), when(group.last_at), group.last,
+    )  # fmt: skip
 
 
 @app.command()

@@ -16,9 +16,12 @@ from ensue.adapters import make_broker
 from ensue.cli.operator import user
 from ensue.codec import decode_envelope
 from ensue.conformance.store_suite import letter
+from ensue.deciding import Deciding, Origin
 from ensue.engine.books import Books
 from ensue.errors import UsageError
 from ensue.message import REPLY, DeadLetterState, OutboxRecord, Partition
+from ensue.operations.group_decisions import End, groups, retry_group
+from ensue.operations.opening import opened
 from ensue.reply import Reply, read_reply
 
 
@@ -335,3 +338,121 @@ def test_what_cannot_be_written_down_is_not_done(ensue: Callable[..., Ended], mo
         assert "no room for it" in ensue("dead-letters", command[0], LEDGER, *command[1:]).err
     assert len(asyncio.run(_letters(DeadLetterState.DEAD))) == 1
     assert asyncio.run(_letters(DeadLetterState.RELEASED, DeadLetterState.DISCARDED)) == []
+
+
+def _groups(ensue: Callable[..., Ended]) -> list[Any]:
+    found: list[Any] = ensue("dead-letters", "groups", LEDGER, "--json").json["groups"]
+    return found
+
+
+@pytest.fixture
+def many(home: Path, sell: Callable[..., None]) -> None:
+    """Of 13 customers each the first message is dead, and the second of the first one waits behind it."""
+    home.mkdir()
+    flag("poison").touch()
+    sell(*[(f"c{number:02}", -number - 1) for number in range(13)], ("c00", 7))
+
+    async def stands_still() -> bool:
+        return len(await _letters()) == 14
+
+    asyncio.run(work_until(stands_still, till, ledger))
+
+
+def _retry_beside(ensue: Callable[..., Ended], *arguments: object) -> Ended:
+    """Run the command while a worker runs."""
+
+    async def both() -> Ended:
+        async with ledger.running() as runtime:
+            await runtime.ready()
+            return await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, *arguments)
+
+    return asyncio.run(both())
+
+
+@pytest.mark.usefixtures("many")
+def test_failures_are_shown_by_their_cause(ensue: Callable[..., Ended]) -> None:
+    [group] = _groups(ensue)
+    assert (group["handler"], group["error_type"], group["dead"], group["retrying"]) == ("enter", "ValueError", 13, 0)
+    assert re.fullmatch(r"services\.py:\d+ in enter", group["place"])
+    text = ensue("dead-letters", "groups", LEDGER).out
+    assert group["name"] in text
+    assert "ValueError: negative amount" in text
+
+
+@pytest.mark.usefixtures("many")
+def test_a_group_is_tried_again_in_waves_and_what_waits_behind_it_follows(ensue: Callable[..., Ended]) -> None:
+    [group] = _groups(ensue)
+    flag("poison").unlink()
+    ended = _retry_beside(ensue, "--group", group["name"], "--reason", "amounts may be negative")
+    assert ended.code == 0, ended
+    last = {line.partition(":")[0]: line for line in ended.out.splitlines()}
+    assert list(last) == ["wave 1 of 3", "wave 2 of 3", "wave 3 of 3"]
+    assert last["wave 1 of 3"] in (
+        "wave 1 of 3: 1 released, 1 behind them, 2 took effect, 12 in later waves",
+        "wave 1 of 3: 1 released, 1 took effect, 12 in later waves",
+    )  # by which of them is the first one set aside
+    assert last["wave 3 of 3"] == "wave 3 of 3: 2 released, 2 took effect"
+    assert len(entries()) == 14
+    assert [amount for customer, amount in entries() if customer == "c00"] == [-1, 7]
+    decided = ensue("decisions", "list", LEDGER, "--json").json["decisions"]
+    assert len(decided) == 13
+    assert {(each["reason"], each["after"]["group"]) for each in decided} == {
+        ("amounts may be negative", group["name"])
+    }
+    assert "there is no group" in ensue("dead-letters", "retry", LEDGER, "--group", group["name"]).err
+
+
+@pytest.mark.usefixtures("many")
+def test_the_first_that_fails_again_stops_the_others(ensue: Callable[..., Ended]) -> None:
+    [group] = _groups(ensue)
+    ended = _retry_beside(ensue, "--group", group["name"])
+    assert ended.code == 1
+    assert f"group {group['name']} is tried no further" in ended.err
+    assert "failed again (ensue dead-letters show tests.unit.cli.services:ledger sales/" in ended.err
+    assert "12 were not released" in ended.err
+    assert ended.out.splitlines()[-1].endswith("1 failed again, 12 in later waves")
+    assert len(ensue("decisions", "list", LEDGER, "--json").json["decisions"]) == 1
+    [group] = _groups(ensue)
+    assert group["dead"] == 13
+
+
+@pytest.mark.usefixtures("many")
+def test_a_group_is_not_tried_where_nobody_would_see_whether_it_fails(ensue: Callable[..., Ended]) -> None:
+    [group] = _groups(ensue)
+    ended = ensue("dead-letters", "retry", LEDGER, "--group", group["name"])
+    assert ended.code == 1
+    assert "no worker of ledger lives, so nobody tries anything, and it could not be seen" in ended.err
+    assert f"ensue run {LEDGER}" in ended.err
+    assert len(asyncio.run(_letters(DeadLetterState.DEAD))) == 13
+    for command in ("retry", "discard"):
+        assert "say which" in ensue("dead-letters", command, LEDGER, "--all", "--group", group["name"]).err
+        assert "there is no group what" in ensue("dead-letters", command, LEDGER, "--group", "what").err
+    ended = ensue("dead-letters", "discard", LEDGER, "--group", group["name"], answer="y\n")
+    assert "Give up 13 message(s) for good?" in ended.out
+    assert _groups(ensue) == []
+
+
+async def test_a_wave_to_which_nothing_happens_ends(ensue: Callable[..., Ended], home: Path) -> None:
+    """A worker lives, and nobody has the partition, say."""
+    await asyncio.to_thread(ensue, "db", "init", LEDGER)
+    await _set_aside(3, DeadLetterState.DEAD)
+    now = 0.0
+
+    class Clock:
+        def now(self) -> float:
+            return now
+
+        def monotonic(self) -> float:
+            return now
+
+        async def sleep(self, seconds: float) -> None:
+            nonlocal now
+            now += seconds
+
+    async with opened(ledger) as access:
+        await access.books.heartbeat("somewhere else:1:a", 60.0)
+        [group] = await groups(access)
+        by = Deciding(actor="ann", origin=Origin.API)
+        seen = [each async for each in retry_group(access, group.name, by, clock=Clock(), patience_s=5.0)]
+    assert [(each.end, each.pending, each.left) for each in seen] == [(None, 1, 2), (End.STILL, 1, 2)]
+    assert now >= 5.0

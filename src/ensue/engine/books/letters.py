@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,8 @@ from ensue.tables import LETTERS
 _BY_PLACE, BY_STATE = LETTERS.lookups
 #: So many records that were not signed are kept of each partition.
 REFUSED_MAX = 100
+#: Asked for in one query.
+_PAGE = 500
 
 
 class Letters(Checkpoints):
@@ -119,6 +121,14 @@ class Letters(Checkpoints):
     async def letter(self, letter_id: str) -> DeadLetter | None:
         rows = await self._store.rows().get(LETTERS, [letter_id])
         return self._letter(rows[0]) if rows else None
+
+    async def letters_of(self, ids: Collection[str]) -> list[DeadLetter]:
+        """The letters with these ids, in any order; missing ones are left out."""
+        found: list[DeadLetter] = []
+        reader, wanted = self._store.rows(), list(ids)
+        for begin in range(0, len(wanted), _PAGE):
+            found += [self._letter(row) for row in await reader.get(LETTERS, wanted[begin : begin + _PAGE])]
+        return found
 
     async def last_letter(self, partition: Partition) -> int:
         """The highest number among a partition's letters; 0: there is none."""
