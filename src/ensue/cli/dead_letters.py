@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -18,7 +20,7 @@ from ensue.cli.output import confirm, json_line, print_json, print_lines, print_
 from ensue.deciding import Deciding
 from ensue.errors import UsageError
 from ensue.message import DeadLetterState, Partition
-from ensue.operations import group_decisions, letter_decisions, letters
+from ensue.operations import editing, group_decisions, letter_decisions, letters
 from ensue.operations.group_decisions import PATIENCE_S, End, Progress
 from ensue.operations.groups import Group, found_group
 from ensue.operations.letter_decisions import Outcome
@@ -162,6 +164,39 @@ def discard(
     """
     _which(letters, all_, group)
     _decide(service, letters or [], group, DeadLetterState.DISCARDED, deciding(by, reason), yes=yes)
+
+
+@app.command()
+def edit(
+    service: Annotated[str, _TARGET],
+    letter: Annotated[str, typer.Argument(metavar="ID")],
+    data: Annotated[str, typer.Option(metavar="@FILE", help="The new data: a file with JSON, or the JSON itself")],
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
+) -> None:
+    """Give one letter other data, and let it be tried again. Refused is what the event's class cannot decode, and
+    another key. The data that it had is kept with the decision. Other services have it as it was, and so has the log.
+    """
+    definition = load_service(service)
+    who, new = deciding(by, reason), _data(data)
+
+    async def change() -> bool:
+        async with opened(definition, target=service) as access:
+            line = await editing.edit(access, letter, new, who)
+            say(f"dead letter {line.id}, key {line.key}: edited, {line.state.value}")
+            return await letters.anybody_works(access)
+
+    if not asyncio.run(change()):
+        say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
+
+
+def _data(text: str) -> bytes:
+    if not text.startswith("@"):
+        return os.fsencode(text)
+    try:
+        return Path(text[1:]).read_bytes().strip()
+    except OSError as error:
+        raise UsageError(f"--data {text}: {text[1:]} cannot be read: {error.strerror}") from error
 
 
 def _which(ids: list[str] | None, all_: bool, group: str) -> str:

@@ -456,3 +456,58 @@ async def test_a_wave_to_which_nothing_happens_ends(ensue: Callable[..., Ended],
         seen = [each async for each in retry_group(access, group.name, by, clock=Clock(), patience_s=5.0)]
     assert [(each.end, each.pending, each.left) for each in seen] == [(None, 1, 2), (End.STILL, 1, 2)]
     assert now >= 5.0
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_an_edited_letter_takes_effect_with_its_new_data_and_the_old_is_kept(
+    ensue: Callable[..., Ended], tmp_path: Path
+) -> None:
+    [letter, _] = ensue("dead-letters", "list", LEDGER, "--json").json["letters"]
+    [raw] = [bytes(each.data) for each in asyncio.run(_letters(DeadLetterState.DEAD))]
+    file = tmp_path / "corrected.json"
+    file.write_text('{"customer": "ann", "amount": 2}\n')
+    ended = ensue("dead-letters", "edit", LEDGER, letter["id"], "--data", f"@{file}", "--reason", "sign was wrong")
+    assert ended.code == 0, ended
+    assert f"dead letter {letter['id']}, key ann: edited, released" in ended.out
+    assert f"No worker of ledger lives: it takes effect when one runs (ensue run {LEDGER})" in ended.out
+    _work_until_applied(4)
+    assert [amount for customer, amount in entries() if customer == "ann"] == [1, 2, 3]
+    [decision] = _decided(ensue)
+    assert (decision["action"], decision["target"], decision["reason"]) == (
+        "dead-letters edit",
+        letter["id"],
+        "sign was wrong",
+    )
+    assert decision["before"]["data"].encode() == raw
+    assert decision["before"]["envelope"]["type"] == "sales.Sold.v1"
+    assert decision["after"] == {"state": "released", "data": '{"customer": "ann", "amount": 2}'}
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ('{"customer": "ann", "amount": "2"}', "Expected `int`, got `str` - at `$.amount`"),
+        ('{"amount": 2}', "missing required field `customer`"),
+        ("{", "Input data was truncated"),
+        ('{"customer": "bob", "amount": 2}', "has the key ann, and the new data customer=bob"),
+        ('{"customer":"ann","amount":-2}', "has this data already"),
+        ("@nowhere.json", "nowhere.json cannot be read: No such file"),
+        pytest.param('{"customer": "ann", "x": "' + 900_000 * "x" + '"}', "expected at most 900000", id="too large"),
+    ],
+)
+def test_what_no_handler_could_read_or_what_has_another_key_is_refused(
+    data: str, said: str, ensue: Callable[..., Ended]
+) -> None:
+    [dead, waiting] = asyncio.run(_letters())
+    ended = ensue("dead-letters", "edit", LEDGER, dead.id, "--data", data)
+    assert (ended.code, said in ended.err) == (1, True), ended.err[:1000]
+    assert asyncio.run(_letters()) == [dead, waiting]
+    assert _decided(ensue) == []
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_letter_that_waits_is_not_edited_before_its_first(ensue: Callable[..., Ended]) -> None:
+    [_, waiting] = asyncio.run(_letters())
+    ended = ensue("dead-letters", "edit", LEDGER, waiting.id, "--data", '{"customer": "ann", "amount": 5}')
+    assert "is waiting: only one that is dead or retrying can be decided" in ended.err

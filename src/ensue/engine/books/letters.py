@@ -160,9 +160,10 @@ class Letters(Checkpoints):
         letter_id: str,
         state: DeadLetterState,
         also: Callable[[StepTransaction, DeadLetter], Awaitable[None]] | None = None,
+        change: Callable[[DeadLetter], DeadLetter] | None = None,
     ) -> DeadLetter:
         """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. also: what is done with it, as
-        it was until then, in the same transaction.
+        it was until then, in the same transaction. change: what is made of it besides.
 
         Raises UsageError that says what was found when there is no such letter or it cannot be decided; one without
         a source is no message (Garbage) and can only be DISCARDED.
@@ -170,7 +171,8 @@ class Letters(Checkpoints):
         async with self._store.transaction() as transaction:
             rows = await transaction.load_rows(LETTERS, [letter_id])
             letter = check_decision(letter_id, self._letter(rows[0]) if rows else None, state)
-            was, letter.state = msgspec.structs.replace(letter), state
+            was = letter
+            letter = msgspec.structs.replace(was if change is None else change(was), state=state)
             await self.change_letter(transaction, letter)
             if also is not None:
                 await also(transaction, was)
