@@ -18,6 +18,7 @@ from ensue.cli import (
     decisions,
     gaps,
     outbox,
+    partitions,
     replay,
     run,
     sagas,
@@ -61,6 +62,7 @@ app.command()(run.run)
 app.command()(status.status)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(gaps.app, name="gaps")
+app.add_typer(partitions.app, name="partitions")
 app.add_typer(decisions.app, name="decisions")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(timers.app, name="timers")

@@ -111,7 +111,8 @@ class ServiceStatus(msgspec.Struct):
     relay: why nothing is sent, or not everything; empty when it is.
     gone: workers, and holders of leases, whose process on this machine no longer runs; others take over from them.
     busy: workers whose transaction of handlers has been running for longer than a heartbeat's lease. suspects:
-    partitions whose last worker died, until another one has come past what it was at.
+    partitions whose last worker died, until another one has come past what it was at. paused: partitions that nobody
+    works on, because a person said so.
     sagas: that have not ended.
     stranger: the last worker within an hour that was not let in, since its log was another one than the others'.
     warnings: what holds things back in the database, in words.
@@ -132,6 +133,7 @@ class ServiceStatus(msgspec.Struct):
     leases: list[LeaseStatus]
     busy: list[BusyStatus]
     suspects: list[str]
+    paused: list[str]
     stranger: Stranger | None
     partitions: list[PartitionStatus]
     lag: int | None
@@ -233,6 +235,7 @@ async def service_status(access: Opened, answer_s: float = ANSWER_S) -> ServiceS
         busy=[BusyStatus(each.worker, round(each.running_s, 3), each.what) for each in table.busy],
         stranger=table.stranger,
         suspects=[each for each in table.suspects if each != RELAY],
+        paused=list(table.paused),
         partitions=partitions,
         lag=None if unknown else sum(each for each in found if each is not None),
         sagas=[
@@ -365,6 +368,8 @@ def _show(status: ServiceStatus) -> None:
         say(f"  busy     {busy.worker}, for {busy.running_s:.0f} s with one transaction: {busy.what}")
     if status.suspects:
         say(f"  suspect  {', '.join(status.suspects)}: the last worker died there, and messages may go one by one")
+    if status.paused:
+        say(f"  paused   {', '.join(status.paused)}: nobody reads and handles them until ensue partitions resume")
     if status.stranger is not None:
         stranger = status.stranger
         say(
