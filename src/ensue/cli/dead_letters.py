@@ -24,7 +24,7 @@ from ensue.operations import editing, group_decisions, letter_decisions, letters
 from ensue.operations.group_decisions import PATIENCE_S, End, Progress
 from ensue.operations.groups import Group, found_group
 from ensue.operations.letter_decisions import Outcome
-from ensue.operations.letters import HOLDING, Letter, LetterLine
+from ensue.operations.letters import HOLDING, Letter, LetterLine, short_reason
 from ensue.operations.opening import Opened, opened
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
@@ -368,13 +368,6 @@ def _age_s(text: str) -> float:
     if found is None:
         raise UsageError(f"--older {text!r}: expected a number of days or hours, such as 30d or 12h", found=text)
     return float(found[1]) * {"d": 86_400, "h": 3600}[found[2]]
-
-
-def short_reason(error_type: str, error: str) -> str:
-    """Why it was set aside, in a line."""
-    said = error.partition("\n")[0]
-    reason = f"{error_type}: {said}" if error_type else "waits behind its key's first"
-    return reason if len(reason) <= 80 else reason[:77] + "..."
 
 
 def _row(letter: LetterLine) -> tuple[object, ...]:

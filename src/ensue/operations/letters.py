@@ -102,6 +102,13 @@ def headers_of(letter: DeadLetter) -> dict[str, Any]:
     return known | extensions
 
 
+def short_reason(error_type: str, error: str) -> str:
+    """Why it was set aside, in a line."""
+    said = error.partition("\n")[0]
+    reason = f"{error_type}: {said}" if error_type else "waits behind its key's first"
+    return reason if len(reason) <= 80 else reason[:77] + "..."
+
+
 def _fields(letter: DeadLetter, headers: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": letter.id,

@@ -12,8 +12,9 @@ from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
-from ensue.cli.dead_letters import short_reason
-from ensue.cli.flow.facts import (
+from ensue.engine.clock import seconds_of
+from ensue.message import DeadLetter, DeadLetterState
+from ensue.operations.flow.facts import (
     Place,
     SetAside,
     Sighting,
@@ -24,8 +25,7 @@ from ensue.cli.flow.facts import (
     sender_of,
     standing,
 )
-from ensue.engine.clock import seconds_of
-from ensue.message import DeadLetter, DeadLetterState
+from ensue.operations.letters import short_reason
 
 _NEVER = float("inf")
 #: What can be shown as a time in UTC, seconds since the epoch: a stranger's zone may lead out of the calendar.
