@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
-import msgspec
 import typer
 
 from ensue.cli.build_progress import Shown
@@ -18,12 +16,11 @@ from ensue.cli.serving import Stop
 from ensue.deciding import Deciding
 from ensue.engine.view_runtime import ViewRuntime
 from ensue.errors import UsageError
-from ensue.operations.views import OpenedView, opened_view
+from ensue.operations.views import OpenedView, ViewStatus, opened_view, view_status
 from ensue.view import View
 from ensue.views import states
-from ensue.views.progress import Progress
-from ensue.views.ready import Kind, Obstacle, lines
-from ensue.views.states import Accepted, State, ViewRow
+from ensue.views.ready import Kind, lines
+from ensue.views.states import Accepted, ViewRow
 
 app = typer.Typer(
     help="Views: build a version beside the one that is asked, have it asked, go back.", no_args_is_help=True
@@ -56,79 +53,32 @@ def list_(
 ) -> None:
     """List versions: which is asked, which is fed and by how many, how far each is, and what it goes on without."""
 
-    async def look() -> list[_View]:
-        return [await _look(load_view(each)) for each in services]
+    async def look() -> list[ViewStatus]:
+        return [await view_status(load_view(each)) for each in services]
 
     found = asyncio.run(look())
     if json:
-        print_json({"views": [each.as_json() for each in found]})
+        print_json({"views": found})
         return
-    print_table("", _COLUMNS, [line for each in found for line in each.lines()])
+    print_table("", _COLUMNS, [line for each in found for line in _lines(each)])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Version:
-    number: int
-    role: str
-    progress: Progress
-    workers: list[str]
-    obstacles: list[Obstacle]
-    seeded_from: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _View:
-    row: ViewRow
-    versions: list[_Version]
-
-    def as_json(self) -> dict[str, Any]:
-        built: dict[str, Any] = msgspec.to_builtins(self.row)
-        built["versions"] = [
-            {
-                "version": each.number,
-                "role": each.role,
-                "done": each.progress.done,
-                "total": each.progress.total,
-                "workers": each.workers,
-                "obstacles": msgspec.to_builtins(each.obstacles),
-                "seeded_from": each.seeded_from,
-            }
-            for each in self.versions
-        ]
-        return built
-
-    def lines(self) -> list[tuple[object, ...]]:
-        row = self.row
-        return [
-            (
-                row.name,
-                each.number,
-                each.role + (f", seeded from {each.seeded_from}" if each.seeded_from else ""),
-                f"{each.progress.done} of {each.progress.total}",
-                f"{row.rate:g}/s" if each.role.startswith("building") and row.rate else "-",
-                len(each.workers) or "nobody",
-                when(row.swapped_at if each.number == row.active else row.started_at),
-                row.by,
-                "; ".join(lines(each.obstacles)) or "ready" if each.number == row.building else "-",
-                "; ".join(map(_accepted, row.accepted_of(each.number))) or "-",
-            )
-            for each in self.versions
-        ] or [(row.name, "-", "no version yet", "-", "-", "-", "-", "-", "-", "-")]
-
-
-async def _look(view: View) -> _View:
-    async with opened_view(view) as access:
-        versions = access.versions
-        row = await versions.book.row()
-        found = []
-        for number in row.fed:
-            paused = ", paused" if row.state is State.PAUSED else ""
-            role = "active" if number == row.active else "previous" if number == row.previous else f"building{paused}"
-            obstacles = await versions.obstacles(number, access.broker) if number != row.active else []
-            progress = await versions.progress(number, access.broker)
-            workers, seeded_from = await versions.workers(number), await versions.seeded_from(number)
-            found.append(_Version(number, role, progress, workers, obstacles, seeded_from))
-        return _View(row, found)
+def _lines(view: ViewStatus) -> list[tuple[object, ...]]:
+    return [
+        (
+            view.name,
+            each.version,
+            each.role + (f", seeded from {each.seeded_from}" if each.seeded_from else ""),
+            f"{each.done} of {each.total}",
+            f"{view.rate:g}/s" if each.role.startswith("building") and view.rate else "-",
+            len(each.workers) or "nobody",
+            when(view.swapped_at if each.version == view.active else view.started_at),
+            view.by,
+            "; ".join(lines(each.obstacles)) or "ready" if each.version == view.building else "-",
+            "; ".join(_accepted(one) for one in view.accepted if one.version == each.version) or "-",
+        )
+        for each in view.versions
+    ] or [(view.name, "-", "no version yet", "-", "-", "-", "-", "-", "-", "-")]
 
 
 @app.command()

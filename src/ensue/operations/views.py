@@ -1,10 +1,12 @@
-"""The versions of a view, opened for looking and deciding."""
+"""The versions of a view: how they stand, and opened for deciding."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+import msgspec
 
 from ensue.adapters import make_broker
 from ensue.addresses import masked
@@ -15,6 +17,8 @@ from ensue.engine.view_versions import Versions
 from ensue.errors import UsageError
 from ensue.ports import Broker
 from ensue.view import View
+from ensue.views.ready import Obstacle
+from ensue.views.states import State, ViewRow
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,3 +56,44 @@ async def opened_view(view: View, *, make: bool = False) -> AsyncIterator[Opened
     finally:
         await broker.close()
         await base.close()
+
+
+class VersionStatus(msgspec.Struct, kw_only=True):
+    """One version. role: active, previous, building, or building, paused. done, total: events. workers: that feed it.
+    obstacles: what keeps it from becoming the active one. seeded_from: the version whose rows it began with; 0: none.
+    """
+
+    version: int
+    role: str
+    done: int
+    total: int
+    workers: list[str]
+    obstacles: list[Obstacle]
+    seeded_from: int
+
+
+class ViewStatus(ViewRow, frozen=True, kw_only=True):
+    """A view's row, and its versions, the active one first."""
+
+    versions: list[VersionStatus]
+
+
+async def view_status(view: View) -> ViewStatus:
+    """How the versions of a view stand. Raises UsageError when it has no database, or there is no log."""
+    async with opened_view(view) as access:
+        row = await access.versions.book.row()
+        found = [await _version(access, row, number) for number in row.fed]
+        return ViewStatus(**msgspec.structs.asdict(row), versions=found)
+
+
+async def _version(access: OpenedView, row: ViewRow, number: int) -> VersionStatus:
+    versions = access.versions
+    paused = ", paused" if row.state is State.PAUSED else ""
+    role = "active" if number == row.active else "previous" if number == row.previous else f"building{paused}"
+    obstacles = await versions.obstacles(number, access.broker) if number != row.active else []
+    progress = await versions.progress(number, access.broker)
+    workers, seeded_from = await versions.workers(number), await versions.seeded_from(number)
+    return VersionStatus(
+        version=number, role=role, done=progress.done, total=progress.total, workers=workers, obstacles=obstacles,
+        seeded_from=seeded_from,
+    )  # fmt: skip
