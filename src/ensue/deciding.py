@@ -13,7 +13,7 @@ from ensue.texts import plain
 ACTOR_CHARS_MAX, REASON_CHARS_MAX = 200, 1_000
 
 
-class Origin(enum.StrEnum):
+class Face(enum.StrEnum):
     """Through which face it was decided."""
 
     CLI = "cli"
@@ -25,12 +25,12 @@ class Origin(enum.StrEnum):
 class Deciding(msgspec.Struct, frozen=True, kw_only=True):
     """What is known before anything is done. Raises UsageError for no actor, and for texts that are too long.
 
-    >>> Deciding(actor="ann@desk", origin=Origin.CLI, reason="rates are there now").actor
+    >>> Deciding(actor="ann@desk", origin=Face.CLI, reason="rates are there now").actor
     'ann@desk'
     """
 
     actor: str
-    origin: Origin
+    origin: Face
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     decided_at: float
     """Seconds since the epoch, by the service's database."""
     actor: str
-    origin: Origin
+    origin: Face
     action: str
     """`dead-letters retry`, say: the command that does it, whichever face it came through."""
     target: str

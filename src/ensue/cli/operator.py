@@ -8,7 +8,7 @@ import socket
 
 import typer
 
-from ensue.deciding import Deciding, Origin
+from ensue.deciding import Deciding, Face
 
 BY = typer.Option("--by", help="Who decides; is kept with the decision", show_default="you")
 REASON = typer.Option("--reason", help="Why; is kept with the decision")
@@ -24,4 +24,4 @@ def user() -> str:
 
 def deciding(by: str, reason: str) -> Deciding:
     """Who decides at the command line, unless they say otherwise, and why."""
-    return Deciding(actor=by or user(), origin=Origin.CLI, reason=reason)
+    return Deciding(actor=by or user(), origin=Face.CLI, reason=reason)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ensue.conformance.store_suite import PARTITION, SERVICE, SOURCE, StoreSuite, Undo, letter, response
-from ensue.deciding import Deciding, Origin
+from ensue.deciding import Deciding, Face
 from ensue.engine.books import REFUSED_MAX, Books
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict, UsageError
 from ensue.message import Checkpoint, Counters, DeadLetterState, Gap, GapState, Partition
@@ -228,7 +228,7 @@ class Consuming(StoreSuite):
         assert found == ["released", "discarded", "waiting", "released", "discarded"]
 
     async def test_a_decision_is_kept_with_what_it_decides_or_not_at_all(self, store: Store) -> None:
-        books, by = self.books(store), Deciding(actor="ann", origin=Origin.CLI, reason="why not")
+        books, by = self.books(store), Deciding(actor="ann", origin=Face.CLI, reason="why not")
         checkpoint = Checkpoint(watermarks={SOURCE: 4}, gaps={SOURCE: Gap(SOURCE, 4, 7, 1.0, GapState.LOST, 6)})
         await self.save(store, checkpoint)
 
@@ -246,14 +246,14 @@ class Consuming(StoreSuite):
         before_s = await store.now()
         await books.accept_loss(PARTITION, SOURCE, note)
         [found] = [each async for each in books.decisions()]
-        assert (found.actor, found.origin, found.action, found.reason) == ("ann", Origin.CLI, "gaps accept", "why not")
+        assert (found.actor, found.origin, found.action, found.reason) == ("ann", Face.CLI, "gaps accept", "why not")
         assert found.target == r"half \ud800 a zero \x00"
         assert before_s - 1 <= found.decided_at <= await store.now() + 1
         assert msgspec.json.decode(found.before, type=Gap).lost_through == 6
         assert msgspec.json.decode(found.after, type=Gap).watermark == 6
 
     async def test_decisions_come_in_the_order_in_which_they_were_taken(self, store: Store) -> None:
-        books, by = self.books(store), Deciding(actor="ann", origin=Origin.API)
+        books, by = self.books(store), Deciding(actor="ann", origin=Face.API)
         for number in range(5):
             async with store.transaction() as transaction:
                 await self.books(store).save_checkpoint(

@@ -16,7 +16,7 @@ from ensue.adapters import make_broker
 from ensue.cli.operator import user
 from ensue.codec import decode_envelope
 from ensue.conformance.store_suite import letter
-from ensue.deciding import Deciding, Origin
+from ensue.deciding import Deciding, Face
 from ensue.engine.books import Books
 from ensue.errors import UsageError
 from ensue.message import REPLY, DeadLetterState, OutboxRecord, Partition
@@ -452,7 +452,7 @@ async def test_a_wave_to_which_nothing_happens_ends(ensue: Callable[..., Ended],
     async with opened(ledger) as access:
         await access.books.heartbeat("somewhere else:1:a", 60.0)
         [group] = await groups(access)
-        by = Deciding(actor="ann", origin=Origin.API)
+        by = Deciding(actor="ann", origin=Face.API)
         seen = [each async for each in retry_group(access, group.name, by, clock=Clock(), patience_s=5.0)]
     assert [(each.end, each.pending, each.left) for each in seen] == [(None, 1, 2), (End.STILL, 1, 2)]
     assert now >= 5.0

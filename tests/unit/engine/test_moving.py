@@ -12,7 +12,7 @@ import pytest
 from ensue.adapters import make_store
 from ensue.answers import KeptReplies
 from ensue.conformance.store_suite import PARTITION, SERVICE, letter, record, response, texts
-from ensue.deciding import Deciding, Origin
+from ensue.deciding import Deciding, Face
 from ensue.engine import moving
 from ensue.engine.books import Books
 from ensue.engine.moving import move
@@ -88,7 +88,7 @@ async def live(store: Store) -> None:
         await books.keep_answer(transaction, response())
         await put(transaction, [timer(2.0, "b"), timer(1.0, "a")])
         await KeptReplies().save(transaction, {}, {"command-1": Reply("command-1")})
-        await books.record(transaction, Deciding(actor="ann", origin=Origin.CLI), "test", "it", {"was": 1}, None)
+        await books.record(transaction, Deciding(actor="ann", origin=Face.CLI), "test", "it", {"was": 1}, None)
     await books.heartbeat("worker", 60.0, ["relay"])
 
 
