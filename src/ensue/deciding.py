@@ -52,7 +52,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     decided_at: float
     """Seconds since the epoch, by the service's database."""
     actor: str
-    origin: Face
+    origin: str
+    """A `Face`, or one that only a newer Ensue knows."""
     action: str
     """`dead-letters retry`, say: the command that does it, whichever face it came through."""
     target: str

@@ -58,7 +58,7 @@ def list_(
 
 def _row(decision: Decision) -> tuple[object, ...]:
     return (
-        when(decision.decided_at), decision.actor, decision.origin.value, decision.action, decision.target,
+        when(decision.decided_at), decision.actor, decision.origin, decision.action, decision.target,
         decision.reason or "-", _shown(bytes(decision.before)), _shown(bytes(decision.after)),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from ensue.deciding import Deciding, Decision, Face
+from ensue.deciding import Deciding, Decision
 from ensue.engine.books.base import Base, encode
 from ensue.ports import Row, StepTransaction
 from ensue.tables import DECISIONS
@@ -54,7 +54,7 @@ class Decisions(Base):
 def _decision(row: Row) -> Decision:
     name, decided_at, actor, origin, action, target, reason, before, after = row
     return Decision(
-        id=name, decided_at=decided_at, actor=actor, origin=Face(origin), action=action, target=target,
+        id=name, decided_at=decided_at, actor=actor, origin=origin, action=action, target=target,
         reason=reason, before=msgspec.Raw(before.encode()), after=msgspec.Raw(after.encode()),
     )  # fmt: skip
 
