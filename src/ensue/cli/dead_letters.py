@@ -302,7 +302,7 @@ def _retry_group(service: str, group: str, by: Deciding) -> None:
 def _line(each: Progress) -> str:
     counts = {
         "released": each.released, "behind them": each.behind, "took effect": each.settled, "pending": each.pending,
-        "failed again": len(each.failed), "passed over": each.passed, "in later waves": each.left,
+        "failed again": len(each.failed), "passed over": each.passed, "not released": each.left,
     }  # fmt: skip
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "took effect")
     return f"wave {each.wave} of {each.waves}: {said}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -13,7 +13,7 @@ from ensue.deciding import Deciding
 from ensue.engine.clock import SystemClock
 from ensue.errors import UsageError
 from ensue.message import DeadLetter, DeadLetterState, Partition
-from ensue.operations.brake import Seen, judged, waves
+from ensue.operations.brake import judged, waves
 from ensue.operations.groups import FAILED, Group, Grouping, cause_of, found_group
 from ensue.operations.letter_decisions import LetterDecided, Wanted, decide_all, decided, decider
 from ensue.operations.letters import anybody_works, letter_lines, line_of
@@ -23,6 +23,8 @@ from ensue.ports import Clock
 
 #: How often the letters are looked at, and how long nothing may happen to them, seconds.
 _LOOK_S, PATIENCE_S = 0.2, 60.0
+#: So many letters are released before it is looked whether one has failed; and so many looked at in a second.
+_PORTION, _LOOKED_AT_PER_S = 100, 5_000
 
 _Place = tuple[Partition, Queue]
 
@@ -36,7 +38,7 @@ class End(enum.StrEnum):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a group's retry is. Everything but the last two is of the wave at hand."""
+    """How far a group's retry is. All but `left` is of the wave at hand."""
 
     wave: int
     """From 1."""
@@ -54,7 +56,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     end: End | None
     """None: it goes on."""
     left: int
-    """Letters of later waves: they are as they were."""
+    """Letters that were not released yet: they are as they were."""
 
 
 async def groups(access: Opened) -> list[Group]:
@@ -94,37 +96,65 @@ async def retry_group(
     decide = await decider(access, DeadLetterState.RELEASED, by, name)
     all_waves, left = waves(list(places)), len(places)
     for number, wave in enumerate(all_waves, 1):
-        left -= len(wave)
-        released = [each for each in wave if await decided(decide, each)]
-        following = [each for letter in released for each in behind[places[letter]]]
-        watched = [*released, *following]
-        seen: Seen | None = None
+        watch = _Watch(access, len(all_waves), number)
         end: End | None = None
+        # A large wave goes out in portions: what fails at once keeps the others back.
+        for begin in range(0, len(wave), _PORTION):
+            for each in wave[begin : begin + _PORTION]:
+                left -= 1
+                watch.released(each, await decided(decide, each), behind[places[each]])
+            end = await watch.look(patience_s)
+            if end is End.FAILED:
+                break
+            yield watch.progress(None, left)
         since = clock.monotonic()
         while end is None:
-            now = await _look(access, watched)
-            if now != seen:
+            await clock.sleep(max(_LOOK_S, len(watch.pending) / _LOOKED_AT_PER_S))
+            before = len(watch.pending)
+            end = await watch.look(patience_s - (clock.monotonic() - since))
+            if end is None and len(watch.pending) < before:
                 since = clock.monotonic()
-            end = _end_of(now, waited_s=clock.monotonic() - since, patience_s=patience_s)
-            if now != seen or end is not None:
-                seen = now
-                yield Progress(
-                    wave=number, waves=len(all_waves), released=len(released), passed=len(wave) - len(released),
-                    behind=len(following), settled=len(now.settled), pending=len(now.pending),
-                    failed=sorted(now.failed), end=end, left=left,
-                )  # fmt: skip
-            if end is None:
-                await clock.sleep(_LOOK_S)
+                yield watch.progress(None, left)
+        yield watch.progress(end, left)
         if end is not End.THROUGH:
             return
 
 
-def _end_of(seen: Seen, *, waited_s: float, patience_s: float) -> End | None:
-    if seen.failed:
-        return End.FAILED
-    if not seen.pending:
-        return End.THROUGH
-    return End.STILL if waited_s >= patience_s else None
+class _Watch:
+    """What becomes of one wave. pending: ids, of those released and those behind them."""
+
+    def __init__(self, access: Opened, waves: int, number: int) -> None:
+        self._access, self._waves, self._number = access, waves, number
+        self._released = self._passed = self._behind = self._settled = 0
+        self._failed: set[str] = set()
+        self.pending: set[str] = set()
+
+    def released(self, letter_id: str, decided: bool, behind: Sequence[str]) -> None:
+        if not decided:
+            self._passed += 1
+            return
+        self._released += 1
+        self._behind += len(behind)
+        self.pending.update((letter_id, *behind))
+
+    async def look(self, patience_s: float) -> End | None:
+        """Look at what is pending; patience_s: how much longer it may be."""
+        found = await self._access.books.letters_of(self.pending)
+        seen = judged(self.pending, {each.id: each.state for each in found})
+        self._settled += len(seen.settled)
+        self._failed |= seen.failed
+        moved, self.pending = len(seen.pending) < len(self.pending), set(seen.pending)
+        if self._failed:
+            return End.FAILED
+        if not self.pending:
+            return End.THROUGH
+        return None if moved or patience_s > 0 else End.STILL
+
+    def progress(self, end: End | None, left: int) -> Progress:
+        return Progress(
+            wave=self._number, waves=self._waves, released=self._released, passed=self._passed, behind=self._behind,
+            settled=self._settled, pending=len(self.pending), failed=sorted(self._failed), end=end, left=left,
+        )  # fmt: skip
 
 
 def _of(name: str) -> Wanted:
@@ -159,8 +189,3 @@ async def _behind(access: Opened, heads: Collection[_Place]) -> dict[_Place, lis
 
 def _place(letter: DeadLetter) -> _Place:
     return letter.partition, queue_of(letter)
-
-
-async def _look(access: Opened, ids: Collection[str]) -> Seen:
-    found = await access.books.letters_of(ids)
-    return judged(ids, {each.id: each.state for each in found})
