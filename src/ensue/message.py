@@ -422,6 +422,10 @@ class LeaseTable(msgspec.Struct, frozen=True):
     """By worker, of those that do tell."""
     stranger: Stranger | None = None
     """The last one within the last hour."""
+    paused: tuple[str, ...] = ()
+    """Names that nobody takes, and whoever has them gives up, because a person said so."""
+    released: tuple[str, ...] = ()
+    """Names that their worker gives up, because a person said so; anybody may take them then."""
 
 
 class StoredResponse(msgspec.Struct, frozen=True):

@@ -163,6 +163,22 @@ AGGREGATES: Final = Table(
 #: The events of aggregates, by `<stream>:<id>:<version>`. They are never deleted.
 STREAMS: Final = _table("ensue_stream", ("envelope", Kind.BYTES), ("data", Kind.BYTES))
 
+#: What people have decided, and why. state_before, state_after: of the target, as JSON; an edited letter's bytes are in
+#: the first. They are never changed, and never pruned.
+DECISIONS: Final = _table(
+    "ensue_decision",
+    ("decided_at", Kind.FLOAT),
+    ("actor", Kind.TEXT),
+    ("origin", Kind.NAME),
+    ("action", Kind.NAME),
+    ("target", Kind.TEXT),
+    ("reason", Kind.TEXT),
+    ("state_before", Kind.TEXT),
+    ("state_after", Kind.TEXT),
+    lookups=(Lookup((), ("decided_at", "id")),),
+)
+
 TABLES: Final = (
     CHECKPOINTS, LETTERS, CLAIMS, ANSWERS, LEASES, RELAY, TIMERS, RECURRING, REPLIES, SAGAS, AGGREGATES, STREAMS,
+    DECISIONS,
 )  # fmt: skip

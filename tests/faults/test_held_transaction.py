@@ -24,9 +24,9 @@ from tests.faults.test_log_damage import Telegraph, Wired, received
 from tests.unit.engine.workbench import bench
 
 from ensue import Service
-from ensue.cli.loading import Opened
-from ensue.cli.status import service_status
 from ensue.config import EngineConfig
+from ensue.operations.opening import Opened
+from ensue.operations.status import service_status
 from ensue.stores.postgres import PostgresStore
 from ensue.testing import World
 

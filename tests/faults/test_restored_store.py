@@ -14,12 +14,12 @@ from tests.unit.engine.workbench import LIMIT_S, Sender, bench, config
 
 from ensue import Command, Service, Settings
 from ensue.brokers.memory import MemoryBroker
-from ensue.cli.status import _relay_reasons
 from ensue.engine.epoch import begin_epoch, find_published
 from ensue.engine.restored import find_contradiction
 from ensue.engine.runtime import Runtime
 from ensue.errors import BrokerUnavailable, StoreRestored
 from ensue.message import Bounds
+from ensue.operations.status import relay_reasons
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing import World
 
@@ -85,7 +85,7 @@ async def test_a_store_put_back_from_an_old_copy_is_refused_and_the_command_that
         assert refused.topic == "wires"
         books = world.runtimes["sends"].context.books
         async with asyncio.timeout(LIMIT_S):  # `ensue status` says why nothing is sent, after the next heartbeat
-            while not any("older copy" in each for each in _relay_reasons(await books.leases(), unsent=True)):  # noqa: ASYNC110
+            while not any("older copy" in each for each in relay_reasons(await books.leases(), unsent=True)):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         # Steps commit all the same; nothing of them is sent, so nothing is taken for a duplicate.
         await telegraph.send(1000, 1003)

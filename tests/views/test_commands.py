@@ -70,13 +70,19 @@ def test_an_operator_builds_swaps_goes_back_and_drops(operator: Operator, tmp_pa
 
     assert "version 2 is ready" in operator("views rebuild", SECOND)
     assert "ready" in operator("views list", SECOND)
-    assert "version 2 is asked, version 1 is fed as before" in operator("views swap", SECOND)
+    assert "version 2 is asked, version 1 is fed as before" in operator("views swap", SECOND, "--reason", "new totals")
     # Version 1 has read nothing and nobody feeds it, so it is not known to be as far.
     assert "rollback to version 1 is refused" in operator("views rollback", FIRST, code=1)
     assert "version 2 is active: swap to another one" in operator("views drop", FIRST, "2", "--yes", code=1)
     assert "version 1 is removed" in operator("views drop", FIRST, "1", "--yes")
     assert "version 1 is removed" in operator("views drop", FIRST, "1", "--yes")  # safe to repeat
     assert sorted(each.name for each in tmp_path.glob("seen*.db")) == ["seen.db", "seen_v2.db"]
+    decided = [json.loads(each) for each in operator("decisions list", SECOND, "--jsonl").splitlines()]
+    actions = ["views rebuild", "views rebuild", "views pause", "views resume", "views swap", "views drop"]
+    assert [(each["action"], each["target"]) for each in decided] == [(each, "seen") for each in actions]
+    swap = decided[-2]
+    assert (swap["before"]["active"], swap["after"]["active"], swap["reason"]) == (1, 2, "new totals")
+    assert "views swap" in operator("decisions list", FIRST)  # whose place is gone
 
 
 def test_a_time_without_a_zone_is_refused_and_what_to_write_instead_is_a_time(operator: Operator) -> None:

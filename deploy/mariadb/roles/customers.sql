@@ -19,5 +19,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_reply TO customers_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_saga TO customers_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_aggregate TO customers_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_stream TO customers_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_decision TO customers_service;
 GRANT SELECT, INSERT, UPDATE ON customers TO customers_service;
 GRANT SELECT, INSERT, DELETE ON reservations TO customers_service;

@@ -39,5 +39,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_reply TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_saga TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_aggregate TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_stream TO order_history_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_decision TO order_history_service;
 GRANT SELECT, INSERT, UPDATE ON history_customers TO order_history_service;
 GRANT SELECT, INSERT, UPDATE ON history_orders TO order_history_service;

@@ -19,4 +19,5 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_reply TO orders_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_saga TO orders_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_aggregate TO orders_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_stream TO orders_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_decision TO orders_service;
 GRANT SELECT, INSERT, UPDATE ON orders TO orders_service;

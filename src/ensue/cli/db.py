@@ -10,17 +10,20 @@ import typer
 
 from ensue.addresses import masked
 from ensue.app import Service
-from ensue.cli.loading import database_of, load_service, opened, refuse_living_workers, upgrade
+from ensue.cli.loading import load_service
 from ensue.cli.move import move
+from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, say
 from ensue.engine.books import Books
-from ensue.engine.epoch import Published, begin_epoch, find_published
+from ensue.engine.epoch import Published, find_published
 from ensue.engine.fits import check_entity_tables
 from ensue.engine.restored import find_contradiction
 from ensue.engine.schema import SCHEMA
 from ensue.engine.upgrade import check_upgraded
 from ensue.errors import UsageError
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
+from ensue.operations.epoch import begin_epoch
+from ensue.operations.opening import database_of, opened, refuse_living_workers, upgrade
 from ensue.ports import Store
 
 if TYPE_CHECKING:
@@ -119,6 +122,8 @@ def new_epoch(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
     force: Annotated[bool, typer.Option("--force", help="Although a worker seems to live, or none is needed")] = False,
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Let a database that was restored from an older copy publish again, under a new source.
 
@@ -126,6 +131,7 @@ def new_epoch(
     no subscriber takes it for a duplicate. Stop the service first. Refused when log and database agree.
     """
     definition = load_service(service)
+    who = deciding(by, reason)
 
     async def begin() -> None:
         async with opened(definition, broker=True) as access:
@@ -143,7 +149,7 @@ def new_epoch(
                     "--force: I want one all the same"
                 )
             confirm("Begin the new epoch?", yes)
-            source = await begin_epoch(access.store, broker, found)
+            source = await begin_epoch(access, found, who)
             say(f"{definition.name} is {source} now; run it again: ensue run {service}")
 
     asyncio.run(begin())

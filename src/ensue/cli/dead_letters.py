@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from ensue.cli.loading import Opened, dispatcher_of, load_service, opened
-from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, read_json, say, shown_data, when
-from ensue.codec import decode_envelope
-from ensue.engine.books import Books
-from ensue.engine.decisions import Decided, found_letter
-from ensue.engine.discarding import give_up
-from ensue.engine.worker import is_gone
-from ensue.errors import BadMessage, CheckpointConflict, UsageError
-from ensue.message import DeadLetter, DeadLetterState
-from ensue.plan import queue_of
+from ensue.cli.loading import load_service
+from ensue.cli.operator import BY, REASON, deciding
+from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, say, shown_data, when
+from ensue.deciding import Deciding
+from ensue.errors import UsageError
+from ensue.message import DeadLetterState, Partition
+from ensue.operations import editing, group_decisions, letter_decisions, letters
+from ensue.operations.group_decisions import PATIENCE_S, End, Progress
+from ensue.operations.groups import Group, found_group
+from ensue.operations.letter_decisions import Outcome
+from ensue.operations.letters import HOLDING, Letter, LetterLine, short_reason
+from ensue.operations.opening import Opened, opened
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
 
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")
-#: What holds something back. A record of what was discarded is shown only when asked for.
-_DONE_WITH = (DeadLetterState.DISCARDED, DeadLetterState.REFUSED)
-_HOLDING = tuple(state for state in DeadLetterState if state not in _DONE_WITH)
+_ALL = typer.Option("--all", help="Every letter that is dead")
+_GROUP = typer.Option("--group", metavar="NAME", help="Every letter that is dead of this group")
+_YES = typer.Option("--yes", "-y", help="Do not ask")
 
 #: More letters than these are listed a line each, as they are read.
 _TABLE_MAX = 200
-#: Deleted in one transaction.
-_PURGED_AT_ONCE = 500
 
 
 @app.command("list")
@@ -44,29 +47,28 @@ def list_(
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """List what is set aside, in the order of setting aside; discarded and refused ones only with --state."""
-    states = tuple(state) if state else _HOLDING
+    states = tuple(state) if state else HOLDING
     definition = load_service(service)
 
     async def look() -> None:
         async with opened(definition) as access:
-            totals = await access.books.letter_totals()
-            there = sum(count for state, count in totals.items() if state in states)
-            async with aclosing(access.books.letters_by_time(states)) as letters:
-                await _print(letters, limit, there, json=json)
+            there = await letters.letter_count(access, states)
+            async with aclosing(letters.letter_lines(access, states)) as lines:
+                await _print(lines, limit, there, json=json)
 
     asyncio.run(look())
 
 
-async def _print(letters: AsyncIterator[DeadLetter], limit: int, there: int, *, json: bool) -> None:
+async def _print(lines: AsyncIterator[LetterLine], limit: int, there: int, *, json: bool) -> None:
     """What is long is written as it is read, a line a letter: nothing of it is kept, and no column waits for all."""
     seen = 0
     rows: list[tuple[object, ...]] = []
     if json:
         print('{"letters": [')
-    async for each in letters:
+    async for each in lines:
         seen += 1
         if json:
-            print((", " if seen > 1 else "  ") + json_line(_summary(each)))
+            print((", " if seen > 1 else "  ") + json_line(each))
         else:
             rows.append(_row(each))
         if len(rows) > _TABLE_MAX:
@@ -96,30 +98,30 @@ def show(
     """Show one letter: the reason, its headers and data, and which letters wait behind it."""
     definition = load_service(service)
 
-    async def look() -> tuple[DeadLetter, list[str]]:
+    async def look() -> Letter:
         async with opened(definition) as access:
-            found = await _get(access.books, letter)
-            return found, await _behind(access.books, found)
+            return await letters.letter(access, letter)
 
-    found, behind = asyncio.run(look())
+    found = asyncio.run(look())
     if json:
-        print_json(_summary(found) | {"headers": _headers(found), "data": read_json(found.data), "behind": behind})
+        shown: dict[str, Any] = msgspec.to_builtins(found)
+        print_json({name: value for name, value in shown.items() if name != "raw"})
         return
     say(f"dead letter {found.id}: {found.state.value}, set aside {when(found.parked_at)}, attempts {found.attempts}")
     sender = f"position {found.position} of {found.source}" if found.source else "no sender"
-    say(f"  at       {found.partition}, offset {found.offset}, {sender}")
+    say(f"  at       {Partition(definition.name, found.topic, found.partition)}, offset {found.offset}, {sender}")
     say(f"  key      {found.key}")
     reason = f"{found.error_type}: {found.error}" if found.error_type else "waits behind its key's first"
     first, *more = reason.split("\n")
     say(f"  reason   {first}", *(f"         {line}" for line in more))
     if found.state is DeadLetterState.RETRYING:
         say(f"  next     {when(found.due_at)}")
-    for name, value in _headers(found).items():
+    for name, value in found.headers.items():
         say(f"  {name:<16} {value}")
-    say(*shown_data(found.data).split("\n"))
-    if behind:
-        say(f"waiting behind it: {len(behind)} of the same key: {', '.join(behind)}")
-    elif _is_garbage(found):
+    say(*shown_data(found.raw).split("\n"))
+    if found.behind:
+        say(f"waiting behind it: {len(found.behind)} of the same key: {', '.join(found.behind)}")
+    elif found.garbage:
         say("it holds nothing back")
     else:
         say("nothing waits behind it")
@@ -129,116 +131,230 @@ def show(
 def retry(
     service: Annotated[str, _TARGET],
     letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every letter that is dead")] = False,
+    all_: Annotated[bool, _ALL] = False,
+    group: Annotated[str, _GROUP] = "",
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Let letters be tried again, with all their attempts; what waits behind them follows in order.
 
-    With --all, what somebody else decides meanwhile is passed over.
+    With --all, what somebody else decides meanwhile is passed over. With --group in waves, of 1, 10, 100 and the rest:
+    each waits until the one before took effect, and the first that fails again ends it, with exit status 1.
     """
-    _decide(service, letters or [], all_, DeadLetterState.RELEASED, yes=True)
+    who = deciding(by, reason)
+    if _which(letters, all_, group) == "group":
+        _retry_group(service, group, who)
+    else:
+        _decide(service, letters or [], "", DeadLetterState.RELEASED, who, yes=True)
 
 
 @app.command()
 def discard(
     service: Annotated[str, _TARGET],
     letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every letter that is dead")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    all_: Annotated[bool, _ALL] = False,
+    group: Annotated[str, _GROUP] = "",
+    yes: Annotated[bool, _YES] = False,
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Give letters up: they stay as a record, take no effect, and what waits behind them goes on.
 
     Whoever waits for the answer to a command that is given up gets the failure Discarded.
     """
-    _decide(service, letters or [], all_, DeadLetterState.DISCARDED, yes=yes)
+    _which(letters, all_, group)
+    _decide(service, letters or [], group, DeadLetterState.DISCARDED, deciding(by, reason), yes=yes)
 
 
-def _decide(service: str, ids: list[str], all_: bool, state: DeadLetterState, *, yes: bool) -> None:
-    if bool(ids) == all_:
-        raise UsageError("say which: one or several ids (see `ensue dead-letters list`), or --all")
-
+@app.command()
+def edit(
+    service: Annotated[str, _TARGET],
+    letter: Annotated[str, typer.Argument(metavar="ID")],
+    data: Annotated[str, typer.Option(metavar="@FILE", help="The new data: a file with JSON, or the JSON itself")],
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
+) -> None:
+    """Give one letter other data, and let it be tried again. Refused is what the event's class cannot decode, and
+    another key. The data that it had is kept with the decision. Other services have it as it was, and so has the log.
+    """
     definition = load_service(service)
-    releasing = state is DeadLetterState.RELEASED
+    who, new = deciding(by, reason), _data(data)
+
+    async def change() -> bool:
+        async with opened(definition, target=service) as access:
+            line = await editing.edit(access, letter, new, who)
+            say(f"dead letter {line.id}, key {line.key}: edited, {line.state.value}")
+            return await letters.anybody_works(access)
+
+    if not asyncio.run(change()):
+        say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
+
+
+def _data(text: str) -> bytes:
+    if not text.startswith("@"):
+        return os.fsencode(text)
+    try:
+        return Path(text[1:]).read_bytes().strip()
+    except OSError as error:
+        raise UsageError(f"--data {text}: {text[1:]} cannot be read: {error.strerror}") from error
+
+
+def _which(ids: list[str] | None, all_: bool, group: str) -> str:
+    said = [name for name, given in (("ids", ids), ("all", all_), ("group", group)) if given]
+    if len(said) != 1:
+        raise UsageError(
+            "say which: one or several ids (see `ensue dead-letters list`), or --all, or --group (see `ensue "
+            "dead-letters groups`)"
+        )
+    return said[0]
+
+
+def _decide(service: str, ids: list[str], group: str, state: DeadLetterState, by: Deciding, *, yes: bool) -> None:
+    """ids: of the letters; none: all of the group, or all that are dead."""
+    definition = load_service(service)
 
     async def decide() -> None:
         async with opened(definition) as access:
-            books = access.books
-            letters = [await _get(books, each) for each in ids]
-            garbage = [each for each in letters if releasing and _is_garbage(each)]
-            if garbage:
-                raise UsageError(
-                    f"dead letter {garbage[0].id} is no message ({garbage[0].error}): no handler can take it, so "
-                    f"trying again cannot help. Give it up: ensue dead-letters discard {service} {garbage[0].id}"
-                )
-            there = len(ids) or (await books.letter_totals()).get(DeadLetterState.DEAD, 0)
-            if there and not releasing:
+            chosen = await letter_decisions.chosen(access, ids)
+            if state is DeadLetterState.RELEASED:
+                _refuse_garbage(service, chosen)
+            there = len(ids) or await _dead(access, group)
+            if there and state is DeadLetterState.DISCARDED:
                 some = f" ({', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''})" if ids else ""
                 confirm(f"Give up {there} message(s) for good{some}?", yes)
-            decide_on = await _decision(access, state)
             if ids:
-                for each in letters:
-                    await decide_on(each.id)
+                one = await letter_decisions.decider(access, state, by)
+                for each in chosen:
+                    await one(each.id)
                     say(f"dead letter {each.id}, key {each.key}: {state.value}")
                 decided = len(ids)
             else:
-                decided = await _decide_all(books, state, decide_on)
-            if decided and all(map(is_gone, (await books.leases()).workers)):
+                decided = await _decide_all(access, group, state, by)
+            if decided and not await letters.anybody_works(access):
                 say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
 
     asyncio.run(decide())
 
 
-async def _decision(access: Opened, state: DeadLetterState) -> Callable[[str], Awaitable[DeadLetter]]:
-    """What puts a letter into this state, by its id."""
-    books = access.books
-    if state is not DeadLetterState.DISCARDED or not access.store.capabilities.publishes:
-        return lambda letter_id: books.decide(letter_id, state)
-    dispatcher = await dispatcher_of(access)
-    return lambda letter_id: give_up(books, dispatcher, letter_id)
+def _refuse_garbage(service: str, chosen: list[LetterLine]) -> None:
+    garbage = [each for each in chosen if each.garbage]
+    if garbage:
+        raise UsageError(
+            f"dead letter {garbage[0].id} is no message ({garbage[0].error}): no handler can take it, so trying again "
+            f"cannot help. Give it up: ensue dead-letters discard {service} {garbage[0].id}"
+        )
 
 
-async def _decide_all(books: Books, state: DeadLetterState, decide_on: Callable[[str], Awaitable[DeadLetter]]) -> int:
+async def _dead(access: Opened, group: str) -> int:
+    if not group:
+        return await letters.letter_count(access, [DeadLetterState.DEAD])
+    return found_group(group, await group_decisions.groups(access)).dead
+
+
+async def _decide_all(access: Opened, group: str, state: DeadLetterState, by: Deciding) -> int:
     """Decide on every letter that is dead, and return how many that were; others may do the same meanwhile."""
-    decided = passed = garbage = 0
-    async with aclosing(books.letters_by_time([DeadLetterState.DEAD])) as letters:
-        async for each in letters:
-            if state is DeadLetterState.RELEASED and _is_garbage(each):
-                garbage += 1
-                continue
-            try:
-                await decide_on(each.id)
-            except (CheckpointConflict, Decided):
-                passed += 1
-            else:
-                decided += 1
+    counts: Counter[Outcome] = Counter()
+    chosen = (
+        group_decisions.discard_group(access, group, by) if group else letter_decisions.decide_all(access, state, by)
+    )
+    async with aclosing(chosen) as all_of_them:
+        async for each in all_of_them:
+            counts[each.outcome] += 1
+            if each.outcome is Outcome.DECIDED:
                 say(f"dead letter {each.id}, key {each.key}: {state.value}")
+    garbage, passed, decided = counts[Outcome.GARBAGE], counts[Outcome.PASSED], counts[Outcome.DECIDED]
     if garbage:
         say(f"{garbage} left as they are: no messages, they can only be discarded")
     if passed:
         say(f"{passed} passed over: somebody else has decided them meanwhile; {decided} {state.value} here")
-    if not decided + passed + garbage:
+    if not counts:
         say("no dead letters")
     return decided
+
+
+def _retry_group(service: str, group: str, by: Deciding) -> None:
+    definition = load_service(service)
+
+    async def work() -> Progress | None:
+        last: Progress | None = None
+        async with (
+            opened(definition, target=service) as access,
+            aclosing(group_decisions.retry_group(access, group, by)) as waves,
+        ):
+            async for each in waves:
+                last = each
+                say(_line(each))
+        return last
+
+    last = asyncio.run(work())
+    if last is None:
+        say(f"group {group} has no letter that is dead: the service still tries those that are retrying")
+    elif last.end is not End.THROUGH:
+        why = (
+            f"{', '.join(last.failed[:10])} failed again (ensue dead-letters show {service} {last.failed[0]})"
+            if last.failed
+            else f"nothing has happened to {last.pending} released letter(s) for {PATIENCE_S:g} s: does a worker have "
+            f"their partitions? (ensue status {service})"
+        )
+        raise UsageError(f"group {group} is tried no further: {why}; {last.left} were not released")
+
+
+def _line(each: Progress) -> str:
+    counts = {
+        "released": each.released, "behind them": each.behind, "took effect": each.settled, "pending": each.pending,
+        "failed again": len(each.failed), "passed over": each.passed, "not released": each.left,
+    }  # fmt: skip
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "took effect")
+    return f"wave {each.wave} of {each.waves}: {said}"
+
+
+@app.command()
+def groups(
+    service: Annotated[str, _TARGET],
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show what has failed by its cause: the handler, the type of error, and the first line of your code in it."""
+    definition = load_service(service)
+
+    async def look() -> list[Group]:
+        async with opened(definition) as access:
+            return await group_decisions.groups(access)
+
+    found = asyncio.run(look())
+    if json:
+        print_json({"groups": found})
+    elif not found:
+        say("no dead letters")
+    else:
+        columns = ("group", "handler", "error", "at", "dead#", "retrying#", "first", "last", "last one")
+        print_table("", columns, [_group_row(each) for each in found])
+
+
+def _group_row(group: Group) -> tuple[object, ...]:
+    return (
+        group.name, group.handler or "-", short_reason(group.error_type, group.error), group.place or "-", group.dead,
+        group.retrying, when(group.first_at), when(group.last_at), group.last,
+    )  # fmt: skip
 
 
 @app.command()
 def purge(
     service: Annotated[str, _TARGET],
     older: Annotated[str, typer.Option(metavar="AGE", help="Set aside longer ago than this: 30d, 12h; 0d for all")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    yes: Annotated[bool, _YES] = False,
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Delete discarded and refused letters with their data, for good. Every other letter stays: it may still take
     effect."""
     definition = load_service(service)
     age_s = _age_s(older)
+    who = deciding(by, reason)
 
     async def delete() -> int:
         async with opened(definition) as access:
             confirm(f"Delete the discarded and refused letters of {definition.name} that are older than {older}?", yes)
-            before_s = await access.store.now() - age_s
-            deleted = 0
-            while count := await access.books.prune_letters(before_s, _PURGED_AT_ONCE):
-                deleted += count
-            return deleted
+            return await letter_decisions.purge(access, age_s, who)
 
     say(f"{asyncio.run(delete())} deleted")
 
@@ -254,72 +370,14 @@ def _age_s(text: str) -> float:
     return float(found[1]) * {"d": 86_400, "h": 3600}[found[2]]
 
 
-async def _get(books: Books, letter_id: str) -> DeadLetter:
-    return found_letter(letter_id, await books.letter(letter_id))
-
-
-async def _behind(books: Books, letter: DeadLetter) -> list[str]:
-    """Ids of the letters that this one holds back."""
-    if _is_garbage(letter) or letter.state in (DeadLetterState.WAITING, DeadLetterState.DISCARDED):
-        return []
-    waiting = (await books.letter_totals()).get(DeadLetterState.WAITING, 0)
-    letters = await books.letters(letter.partition, (DeadLetterState.WAITING,), waiting)
-    return [each.id for each in letters if queue_of(each) == queue_of(letter)]
-
-
-def _is_garbage(letter: DeadLetter) -> bool:
-    return not letter.source and letter.error_type == "Garbage"
-
-
-def _headers(letter: DeadLetter) -> dict[str, Any]:
-    """The CloudEvents attributes, as far as they can be read."""
-    if not letter.envelope:
-        return {}
-    try:
-        envelope = decode_envelope(letter.envelope)
-    except BadMessage as error:
-        return {"unreadable": str(error)}
-    known: dict[str, Any] = msgspec.to_builtins(envelope)
-    extensions: dict[str, str] = known.pop("extensions", None) or {}
-    return known | extensions
-
-
-def _summary(letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "state": letter.state.value,
-        "topic": letter.partition.topic,
-        "partition": letter.partition.number,
-        "offset": letter.offset,
-        "source": letter.source,
-        "position": letter.position,
-        "key": letter.key,
-        "type": _headers(letter).get("type", ""),
-        "attempts": letter.attempts,
-        "due_at": letter.due_at,
-        "parked_at": letter.parked_at,
-        "error_type": letter.error_type,
-        "error": letter.error,
-    }
-
-
-def short_reason(letter: DeadLetter) -> str:
-    """Why it was set aside, in a line."""
-    said = letter.error.partition("\n")[0]
-    reason = f"{letter.error_type}: {said}" if letter.error_type else "waits behind its key's first"
-    return reason if len(reason) <= 80 else reason[:77] + "..."
-
-
-def _row(letter: DeadLetter) -> tuple[object, ...]:
-    where = f"{letter.partition.topic}/{letter.partition.number}"
-    kind = _headers(letter).get("type", "-")
+def _row(letter: LetterLine) -> tuple[object, ...]:
     return (
         letter.id,
         letter.state.value,
-        where,
+        f"{letter.topic}/{letter.partition}",
         letter.key,
-        kind,
+        letter.type or "-",
         letter.attempts,
         when(letter.parked_at),
-        short_reason(letter),
+        short_reason(letter.error_type, letter.error),
     )

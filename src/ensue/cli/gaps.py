@@ -8,13 +8,15 @@ from typing import Annotated
 import msgspec
 import typer
 
-from ensue.cli.loading import load_service, opened
+from ensue.cli.loading import load_service
+from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
-from ensue.engine.books import Books
 from ensue.engine.rewind import before_last
-from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.message import Gap, GapState, Partition
+from ensue.operations import gaps as operations
+from ensue.operations.letters import anybody_works
+from ensue.operations.opening import Opened, opened
 
 app = typer.Typer(help="Holes in what was received: look, and accept what is lost.", no_args_is_help=True)
 
@@ -30,7 +32,7 @@ def list_(
 
     async def look() -> list[tuple[Partition, Gap]]:
         async with opened(definition) as access:
-            return await _gaps(access.books)
+            return await _gaps(access)
 
     gaps = asyncio.run(look())
     if json:
@@ -56,6 +58,8 @@ def accept(
     partition: Annotated[int | None, typer.Option()] = None,
     source: Annotated[str | None, typer.Option(help="As `ensue gaps list` shows it")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Go on without what is lost. Options say which gap; they can be left out when there is one only."""
     definition = load_service(service)
@@ -65,18 +69,20 @@ def accept(
             f"{service}"
         )
 
+    who = deciding(by, reason)
+
     async def decide() -> None:
         async with opened(definition) as access:
-            where, gap = _chosen(await _gaps(access.books), topic, partition, source)
+            where, gap = _chosen(await _gaps(access), topic, partition, source)
             say(
                 f"{where}: positions {gap.watermark + 1} to {gap.lost_through} of {gap.source} are gone from log and "
                 f"outbox, at most {gap.lost_through - gap.watermark} events of this partition. They will never take "
                 f"effect in {definition.name}."
             )
             confirm("Go on without them?", yes)
-            watermark = await access.books.accept_loss(where, gap.source)
+            watermark = await operations.accept(access, where, gap.source, who)
             say(f"accepted: {where} goes on after position {watermark} of {gap.source}")
-            if all(map(is_gone, (await access.books.leases()).workers)):
+            if not await anybody_works(access):
                 say(f"No worker of {definition.name} lives: it goes on when one runs (ensue run {service})")
 
     asyncio.run(decide())
@@ -89,15 +95,19 @@ def forget(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="As `ensue gaps list` shows it")],
     topic: Annotated[str | None, typer.Option(help="When the service reads several")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Ask a source no more, which does not exist: somebody invented it. One that does exist shows its gap again."""
     definition = load_service(service)
+
+    who = deciding(by, reason)
 
     async def decide() -> None:
         async with opened(definition) as access:
             named = [
                 where
-                for where, gap in await _gaps(access.books)
+                for where, gap in await _gaps(access)
                 if gap.source == source and where.number == partition and topic in (None, where.topic)
             ]
             if len(named) != 1:
@@ -107,7 +117,7 @@ def forget(
                 f"{named[0]}: {source} is asked no more for what is missing. What it sends next may show the gap again."
             )
             confirm("Forget the gap?", yes)
-            await access.books.forget_gap(named[0], source)
+            await operations.forget(access, named[0], source, who)
             say(f"forgotten: {named[0]} {source}")
 
     asyncio.run(decide())
@@ -123,6 +133,8 @@ def rewind(
         int | None, typer.Option(metavar="POSITION", help="When the log cannot tell: what was applied before")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Take back how far a source was applied, to before its last record, which it did not write.
 
@@ -131,6 +143,8 @@ def rewind(
     """
     definition = load_service(service)
     where = Partition(definition.name, topic, partition)
+
+    who = deciding(by, reason)
 
     async def decide() -> None:
         async with opened(definition, broker=True) as access:
@@ -153,18 +167,14 @@ def rewind(
                 f"up to {position} before that. What it has written after {position} will be asked for and applied."
             )
             confirm(f"Is position {watermark} none of {source}'s?", yes)
-            await access.books.rewind(where, source, position)
+            await operations.rewind(access, where, source, position, who)
             say(f"taken back: {where} goes on after position {position} of {source}")
 
     asyncio.run(decide())
 
 
-async def _gaps(books: Books) -> list[tuple[Partition, Gap]]:
-    return [
-        (partition, gap)
-        for partition, checkpoint in sorted((await books.checkpoints()).items())
-        for _, gap in sorted(checkpoint.gaps.items())
-    ]
+async def _gaps(access: Opened) -> list[tuple[Partition, Gap]]:
+    return [(each.where(access), each.gap) for each in await operations.gaps(access)]
 
 
 def _chosen(

@@ -12,7 +12,22 @@ from typing import Annotated
 
 import typer
 
-from ensue.cli import db, dead_letters, gaps, outbox, replay, run, sagas, status, timers, topology, view_check, views
+from ensue.cli import (
+    db,
+    dead_letters,
+    decisions,
+    gaps,
+    outbox,
+    partitions,
+    replay,
+    run,
+    sagas,
+    status,
+    timers,
+    topology,
+    view_check,
+    views,
+)
 from ensue.cli.flow.command import flow
 from ensue.cli.output import complain
 from ensue.errors import EnsueError
@@ -47,6 +62,8 @@ app.command()(run.run)
 app.command()(status.status)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(gaps.app, name="gaps")
+app.add_typer(partitions.app, name="partitions")
+app.add_typer(decisions.app, name="decisions")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(timers.app, name="timers")
 app.add_typer(sagas.app, name="sagas")

@@ -9,11 +9,12 @@ import typer
 
 from ensue.adapters import make_store
 from ensue.addresses import masked, usual
-from ensue.cli.loading import load_service, opened, refuse_living_workers, upgrade
+from ensue.cli.loading import load_service
 from ensue.cli.output import confirm, say
 from ensue.config import database_variable
 from ensue.engine.moving import move as move_books
 from ensue.errors import UsageError
+from ensue.operations.opening import opened, refuse_living_workers, upgrade
 from ensue.ports import Store
 
 if TYPE_CHECKING:

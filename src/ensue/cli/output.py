@@ -87,14 +87,6 @@ def confirm(question: str, yes: bool) -> None:
         typer.confirm(plain(question), abort=True)
 
 
-def read_json(data: bytes) -> Any:
-    """What JSON says, else what the bytes look like."""
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return repr(data)
-
-
 def shown_data(data: bytes) -> str:
     """JSON indented, else what the bytes look like."""
     try:

@@ -7,17 +7,22 @@ from typing import Annotated
 
 import typer
 
-from ensue.cli.loading import load_service, opened
+from ensue.cli.loading import load_service
+from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, say
-from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.message import REPLY, SAGA, TOLD
+from ensue.operations import replay as operations
+from ensue.operations.letters import anybody_works
+from ensue.operations.opening import opened
 
 
 def replay(
     service: Annotated[str, typer.Argument(metavar="SERVICE", help="MODULE:NAME")],
     type: Annotated[str, typer.Option(help="The event's type, as `ensue topology` and dead letters show it")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Have one event type handled again: all of it that the log still has, by all its handlers, in order.
 
@@ -35,6 +40,8 @@ def replay(
         raise UsageError(f"service {definition.name} has no handler of {type!r}; it handles {known}")
     names = ", ".join(each.name for each in handlers)
 
+    who = deciding(by, reason)
+
     async def ask() -> None:
         async with opened(definition) as access:
             places = [each for each in await access.books.checkpoints() if each.topic == handlers[0].event.topic]
@@ -46,9 +53,9 @@ def replay(
             )
             confirm("Handle it again?", yes)
             for each in places:
-                await access.books.replay(each, type, definition.wanted(each.topic))
+                await operations.replay(access, each, type, who)
             say(f"asked for: {len(places)} partitions read it again, each as soon as its worker sees this")
-            if all(map(is_gone, (await access.books.leases()).workers)):
+            if not await anybody_works(access):
                 say(f"No worker of {definition.name} lives: it begins when one runs (ensue run {service})")
 
     asyncio.run(ask())

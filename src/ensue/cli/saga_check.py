@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from ensue.app import Service
-from ensue.cli.loading import load_service, opened
+from ensue.cli.loading import load_service
 from ensue.cli.output import print_json, say
 from ensue.errors import UsageError
+from ensue.operations.opening import opened
 from ensue.saga.check import MISSING, Check, Group, read_row, write_row
 from ensue.saga.instance import Instance, instance_of
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
-from ensue.cli.loading import dispatcher_of, load_service, opened
-from ensue.cli.operator import user
-from ensue.cli.output import confirm, print_json, print_table, read_json, say, when
+from ensue.cli.loading import load_service
+from ensue.cli.operator import deciding
+from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.cli.saga_check import check_, export
-from ensue.engine.ordering import order, skip
 from ensue.errors import UsageError
 from ensue.failure import UnknownFailure
 from ensue.failure import read as read_failure
+from ensue.operations import sagas as operations
+from ensue.operations.opening import opened
+from ensue.operations.sagas import SagaLine
 from ensue.saga.instance import LIVING, Instance, Status
 from ensue.saga.journal import Refusal
 from ensue.saga.skipping import Settled
@@ -28,8 +30,8 @@ app.command()(export)
 
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")
-_WHO = typer.Option(help="Who decides; is kept with the saga", show_default="you")
-_WHY = typer.Option(help="Why; is kept with the saga")
+_WHO = typer.Option("--by", "--who", help="Who decides; is kept with the saga", show_default="you")
+_WHY = typer.Option("--reason", "--why", help="Why; is kept with the saga")
 
 
 @app.command("list")
@@ -43,14 +45,13 @@ def list_(
     statuses = tuple(status) if status else LIVING
     definition = load_service(service)
 
-    async def look() -> tuple[list[Instance], int]:
+    async def look() -> tuple[list[SagaLine], int]:
         async with opened(definition) as access:
-            there = sum([await access.books.saga_count(each) for each in statuses])
-            return await access.books.sagas(statuses, limit), there
+            return await operations.sagas(access, statuses, limit)
 
     found, there = asyncio.run(look())
     if json:
-        print_json({"sagas": [_summary(each) for each in found], "total": there})
+        print_json({"sagas": found, "total": there})
     elif not found:
         say("no sagas")
     else:
@@ -69,15 +70,13 @@ def show(
     """Show one saga: its request, its journal, what is to be undone, and why it is parked."""
     definition = load_service(service)
 
-    async def look() -> Instance | None:
-        async with opened(definition) as access:
-            return await access.books.saga(saga)
+    async def look() -> Instance:
+        async with opened(definition, target=service) as access:
+            return await operations.instance(access, saga)
 
     found = asyncio.run(look())
-    if found is None:
-        raise UsageError(f"service {definition.name} has no saga {saga}: ensue sagas list {service} shows them")
     if json:
-        print_json(_summary(found) | _inside(found))
+        print_json(operations.saga_of(found))
         return
     say(f"saga {found.key}: {found.status}, version {found.version}, since {when(found.started_at)}")
     said = {"waits for": found.waits_for, "reason": found.reason, "request": _text(found.request)}
@@ -139,13 +138,13 @@ def skip_(
 ) -> None:
     """Have a parked saga go on as if what it is at had come to this, because somebody has done it by hand, or knows
     that it cannot be done. An undo that fails counts as done."""
-    settled = _settled(result, failure, fields)
+    settled, by = _settled(result, failure, fields), deciding(who, why)
     definition = load_service(service)
     confirm(f"Have what {saga} is at not be done by it any more?", yes)
 
     async def write() -> str:
         async with opened(definition) as access:
-            return await skip(access.store, await dispatcher_of(access), saga, operation, settled, who or user(), why)
+            return await operations.skip(access, saga, operation, settled, by)
 
     say(f"saga {saga}: {asyncio.run(write())} is skipped as soon as a worker reads it")
 
@@ -170,11 +169,11 @@ def _json(option: str, text: str) -> bytes:
 
 def _order(service: str, sagas: list[str], what: Ordered, who: str, why: str) -> None:
     definition = load_service(service)
+    by = deciding(who, why)
 
     async def write() -> None:
         async with opened(definition) as access:
-            keys = list(dict.fromkeys(sagas))
-            await order(access.store, await dispatcher_of(access), keys, what, who or user(), why)
+            await operations.order(access, list(dict.fromkeys(sagas)), what, by)
 
     asyncio.run(write())
     done = "goes on" if what == "retry" else "is undone"
@@ -182,36 +181,14 @@ def _order(service: str, sagas: list[str], what: Ordered, who: str, why: str) ->
         say(f"saga {each}: {done} as soon as a worker reads it")
 
 
-def _summary(saga: Instance) -> dict[str, Any]:
-    return {
-        "saga": saga.key,
-        "status": str(saga.status),
-        "version": saga.version,
-        "started_at": saga.started_at,
-        "updated_at": saga.updated_at,
-        "correlation_id": saga.correlation_id,
-        "waits_for": saga.waits_for,
-        "reason": saga.reason,
-    }
-
-
-def _inside(saga: Instance) -> dict[str, Any]:
-    return {
-        "request": read_json(saga.request),
-        "journal": saga.journal,
-        "undos": saga.undos,
-        "mailbox": saga.mailbox,
-        "decisions": saga.decisions,
-    }
-
-
 def _text(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-def _row(saga: Instance) -> tuple[object, ...]:
+def _row(saga: SagaLine) -> tuple[object, ...]:
     reason = saga.reason.partition("\n")[0]
     reason = reason if len(reason) <= 80 else reason[:77] + "..."
     return (
-        saga.key, saga.status.value, saga.version, when(saga.started_at), when(saga.updated_at), saga.waits_for, reason,
+        saga.saga, saga.status.value, saga.version, when(saga.started_at), when(saga.updated_at), saga.waits_for,
+        reason,
     )  # fmt: skip

@@ -13,10 +13,10 @@ from typing import Any
 
 from ensue.addresses import masked
 from ensue.app import Service
-from ensue.cli.loading import database_of
 from ensue.cli.output import complain
 from ensue.engine.runtime import Runtime
 from ensue.errors import EnsueError, HandlerHung
+from ensue.operations.opening import database_of
 from ensue.texts import logger
 
 log = logger("ensue.run")

@@ -16,11 +16,12 @@ import typer
 from ensue.adapters import make_broker, make_place, make_store
 from ensue.app import Service
 from ensue.cli.build_progress import Shown
-from ensue.cli.loading import load_service, opened
+from ensue.cli.loading import load_service
 from ensue.cli.output import print_json, print_table, say
 from ensue.engine.agreement import Folds, Verdict
 from ensue.engine.snapshot import Found
 from ensue.errors import UsageError
+from ensue.operations.opening import opened
 from ensue.texts import logger
 from ensue.view import View
 from ensue.views.progress import Progress

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
 
-import msgspec
 import typer
 
-from ensue.adapters import make_broker
-from ensue.addresses import masked
 from ensue.cli.build_progress import Shown
 from ensue.cli.loading import load_service
-from ensue.cli.operator import user
+from ensue.cli.operator import REASON, deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.cli.serving import Stop
-from ensue.config import database_variable
-from ensue.engine.sealing import SealedBroker
+from ensue.deciding import Deciding
 from ensue.engine.view_runtime import ViewRuntime
-from ensue.engine.view_versions import Versions
 from ensue.errors import UsageError
-from ensue.ports import Broker
+from ensue.operations.views import OpenedView, ViewStatus, opened_view, view_status
 from ensue.view import View
 from ensue.views import states
-from ensue.views.progress import Progress
-from ensue.views.ready import Kind, Obstacle, lines
-from ensue.views.states import Accepted, State, ViewRow
+from ensue.views.ready import Kind, lines
+from ensue.views.states import Accepted, ViewRow
 
 app = typer.Typer(
     help="Views: build a version beside the one that is asked, have it asked, go back.", no_args_is_help=True
@@ -37,7 +29,7 @@ app = typer.Typer(
 T = TypeVar("T")
 _TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME of a View; its code's version is meant")
 _JSON = typer.Option("--json", help="For a machine")
-_WHO = typer.Option(help="Who decides; is kept with the view", show_default="you")
+_WHO = typer.Option("--by", "--who", help="Who decides; is kept with the view", show_default="you")
 _YES = typer.Option("--yes", "-y", help="Do not ask")
 _RATE = typer.Option(min=0, help="Events per second that one process takes; 0: as fast as it can")
 _COLUMNS = (
@@ -47,41 +39,11 @@ _COLUMNS = (
 _LOOK_S = 1.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Opened:
-    versions: Versions
-    broker: Broker
-
-
 def load_view(target: str) -> View:
     service = load_service(target)
     if not isinstance(service, View):
         raise UsageError(f"{target} is a Service, which has one state and no versions: expected a View")
     return service
-
-
-@asynccontextmanager
-async def _opened(view: View, *, make: bool = False) -> AsyncIterator[_Opened]:
-    """make: the view's base and the log, if they are not there."""
-    settings, base = view.settings(), view.make_base()
-    broker = SealedBroker(make_broker(settings.broker), view.signs_as, settings.trust)
-    if not make:
-        if not await base.exists():
-            raise UsageError(
-                f"view {view.view} has no database at {masked(settings.database)}: run it once; is ENSUE_HOME or "
-                f"{database_variable(view.view)} set as the view has it?"
-            )
-        if not await broker.exists():
-            raise UsageError(f"there is no broker at {masked(settings.broker)}: start a service, or set ENSUE_BROKER")
-    await base.open()
-    try:
-        versions = view.versions(base)
-        await versions.book.prepare()
-        await broker.open()
-        yield _Opened(versions, broker)
-    finally:
-        await broker.close()
-        await base.close()
 
 
 @app.command("list")
@@ -91,79 +53,32 @@ def list_(
 ) -> None:
     """List versions: which is asked, which is fed and by how many, how far each is, and what it goes on without."""
 
-    async def look() -> list[_View]:
-        return [await _look(load_view(each)) for each in services]
+    async def look() -> list[ViewStatus]:
+        return [await view_status(load_view(each)) for each in services]
 
     found = asyncio.run(look())
     if json:
-        print_json({"views": [each.as_json() for each in found]})
+        print_json({"views": found})
         return
-    print_table("", _COLUMNS, [line for each in found for line in each.lines()])
+    print_table("", _COLUMNS, [line for each in found for line in _lines(each)])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Version:
-    number: int
-    role: str
-    progress: Progress
-    workers: list[str]
-    obstacles: list[Obstacle]
-    seeded_from: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _View:
-    row: ViewRow
-    versions: list[_Version]
-
-    def as_json(self) -> dict[str, Any]:
-        built: dict[str, Any] = msgspec.to_builtins(self.row)
-        built["versions"] = [
-            {
-                "version": each.number,
-                "role": each.role,
-                "done": each.progress.done,
-                "total": each.progress.total,
-                "workers": each.workers,
-                "obstacles": msgspec.to_builtins(each.obstacles),
-                "seeded_from": each.seeded_from,
-            }
-            for each in self.versions
-        ]
-        return built
-
-    def lines(self) -> list[tuple[object, ...]]:
-        row = self.row
-        return [
-            (
-                row.name,
-                each.number,
-                each.role + (f", seeded from {each.seeded_from}" if each.seeded_from else ""),
-                f"{each.progress.done} of {each.progress.total}",
-                f"{row.rate:g}/s" if each.role.startswith("building") and row.rate else "-",
-                len(each.workers) or "nobody",
-                when(row.swapped_at if each.number == row.active else row.started_at),
-                row.by,
-                "; ".join(lines(each.obstacles)) or "ready" if each.number == row.building else "-",
-                "; ".join(map(_accepted, row.accepted_of(each.number))) or "-",
-            )
-            for each in self.versions
-        ] or [(row.name, "-", "no version yet", "-", "-", "-", "-", "-", "-", "-")]
-
-
-async def _look(view: View) -> _View:
-    async with _opened(view) as access:
-        versions = access.versions
-        row = await versions.book.row()
-        found = []
-        for number in row.fed:
-            paused = ", paused" if row.state is State.PAUSED else ""
-            role = "active" if number == row.active else "previous" if number == row.previous else f"building{paused}"
-            obstacles = await versions.obstacles(number, access.broker) if number != row.active else []
-            progress = await versions.progress(number, access.broker)
-            workers, seeded_from = await versions.workers(number), await versions.seeded_from(number)
-            found.append(_Version(number, role, progress, workers, obstacles, seeded_from))
-        return _View(row, found)
+def _lines(view: ViewStatus) -> list[tuple[object, ...]]:
+    return [
+        (
+            view.name,
+            each.version,
+            each.role + (f", seeded from {each.seeded_from}" if each.seeded_from else ""),
+            f"{each.done} of {each.total}",
+            f"{view.rate:g}/s" if each.role.startswith("building") and view.rate else "-",
+            len(each.workers) or "nobody",
+            when(view.swapped_at if each.version == view.active else view.started_at),
+            view.by,
+            "; ".join(lines(each.obstacles)) or "ready" if each.version == view.building else "-",
+            "; ".join(_accepted(one) for one in view.accepted if one.version == each.version) or "-",
+        )
+        for each in view.versions
+    ] or [(view.name, "-", "no version yet", "-", "-", "-", "-", "-", "-", "-")]
 
 
 @app.command()
@@ -172,6 +87,7 @@ def rebuild(
     rate: Annotated[float, _RATE] = 0.0,
     detach: Annotated[bool, typer.Option(help="Only begin: processes that have the version's code build it")] = False,
     who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Build the code's version beside the one that is asked, until it is ready: from the log's beginning, or from
     another version's rows where the code says how.
@@ -179,11 +95,11 @@ def rebuild(
     This process builds it, together with others that run the version. Kill it at any time: called again it goes on
     where it was. Nothing is published, and nobody is asked the new version before `ensue views swap`.
     """
-    view = load_view(service)
+    view, by = load_view(service), deciding(who, reason)
 
     async def begin() -> ViewRow:
-        async with _opened(view, make=True) as access:
-            return await access.versions.rebuild(view.version, who or user(), rate)
+        async with opened_view(view, make=True) as access:
+            return await access.deciding(by, "views rebuild").rebuild(view.version, by.actor, rate)
 
     row = asyncio.run(begin())
     if row.active == view.version:
@@ -201,7 +117,7 @@ def rebuild(
 async def _build(view: View, stop: Stop) -> bool:
     """Whether it is ready; False: it was stopped before."""
     stopping = stop.bind()
-    async with view.running() as runtime, _opened(view) as access:
+    async with view.running() as runtime, opened_view(view) as access:
         with Shown(f"{view.view} version {view.version}") as shown:
             while not stopping.is_set():
                 found = await access.versions.obstacles(view.version, access.broker)
@@ -222,9 +138,12 @@ async def _build(view: View, stop: Stop) -> bool:
 
 
 @app.command()
-def pause(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "") -> None:
+def pause(
+    service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Annotated[str, REASON] = ""
+) -> None:
     """Feed the version that is building no more until `resume`; the one that is asked is fed as before."""
-    row = _decide(service, states.pause(who or user()))
+    by = deciding(who, reason)
+    row = _decide(service, states.pause(by.actor), by, "views pause")
     say(f"view {row.name}: the building of version {row.building} is paused")
 
 
@@ -233,16 +152,18 @@ def resume(
     service: Annotated[str, _TARGET],
     rate: Annotated[float | None, _RATE] = None,
     who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Have a paused building go on, or one that runs go on at another rate."""
-    row = _decide(service, states.resume(who or user(), rate))
+    by = deciding(who, reason)
+    row = _decide(service, states.resume(by.actor, rate), by, "views resume")
     limit = f", at most {row.rate:g} events a second in each process" if row.rate else ""
     say(f"view {row.name}: version {row.building} is being built{limit}")
 
 
-def _decide(service: str, rule: states.Rule) -> ViewRow:
-    async def decide(access: _Opened) -> ViewRow:
-        return await access.versions.book.change(rule)
+def _decide(service: str, rule: states.Rule, by: Deciding, action: str) -> ViewRow:
+    async def decide(access: OpenedView) -> ViewRow:
+        return await access.deciding(by, action).book.change(rule)
 
     return _run(load_view(service), decide)
 
@@ -257,20 +178,21 @@ def swap(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is ready")] = 0.0,
     yes: Annotated[bool, _YES] = False,
     who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Have queries answered by the code's version from now on. Refused, and said why, while that is not ready.
 
     The one before is fed as before, so that `ensue views rollback` goes back to it at any time.
     """
-    view = load_view(service)
+    view, by = load_view(service), deciding(who, reason)
 
-    async def work(access: _Opened) -> ViewRow:
+    async def work(access: OpenedView) -> ViewRow:
         if accept_missing:
-            await _accept(access, view, who or user(), yes)
+            await _accept(access, view, by, yes)
         until = asyncio.get_running_loop().time() + max(wait, 5.0 if accept_missing else 0.0)
         while True:
             try:
-                return await access.versions.swap(view.version, who or user(), access.broker)
+                return await access.deciding(by, "views swap").swap(view.version, by.actor, access.broker)
             except UsageError:
                 if asyncio.get_running_loop().time() >= until:
                     raise
@@ -286,14 +208,17 @@ def swap(
 
 @app.command("accept-missing")
 def accept_missing_(
-    service: Annotated[str, _TARGET], yes: Annotated[bool, _YES] = False, who: Annotated[str, _WHO] = ""
+    service: Annotated[str, _TARGET],
+    yes: Annotated[bool, _YES] = False,
+    who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Have the code's version go on without what log and outbox have lost; is kept and shown for ever after."""
-    view = load_view(service)
-    _run(view, lambda access: _accept(access, view, who or user(), yes))
+    view, by = load_view(service), deciding(who, reason)
+    _run(view, lambda access: _accept(access, view, by, yes))
 
 
-async def _accept(access: _Opened, view: View, who: str, yes: bool) -> None:
+async def _accept(access: OpenedView, view: View, by: Deciding, yes: bool) -> None:
     found = await access.versions.obstacles(view.version, access.broker)
     missing = [each for each in found if each.kind is Kind.INCOMPLETE]
     if not missing:
@@ -301,14 +226,18 @@ async def _accept(access: _Opened, view: View, who: str, yes: bool) -> None:
         return
     say(*lines(missing), f"Nothing of it will ever take effect in version {view.version}.")
     await asyncio.to_thread(confirm, "Go on without it?", yes)
-    for each in await access.versions.accept_missing(view.version, who, access.broker):
+    versions = access.deciding(by, "views accept-missing")
+    for each in await versions.accept_missing(view.version, by.actor, access.broker):
         say(f"accepted: {_accepted(each)}")
 
 
 @app.command()
-def rollback(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "") -> None:
+def rollback(
+    service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Annotated[str, REASON] = ""
+) -> None:
     """Have queries answered by the version that was asked before."""
-    row = _run(load_view(service), lambda access: access.versions.rollback(who or user(), access.broker))
+    view, by = load_view(service), deciding(who, reason)
+    row = _run(view, lambda access: access.deciding(by, "views rollback").rollback(by.actor, access.broker))
     say(f"view {row.name}: version {row.active} is asked, version {row.previous} is fed as before")
 
 
@@ -319,22 +248,23 @@ def drop(
     force: Annotated[bool, typer.Option(help="I know that no process of the version runs")] = False,
     yes: Annotated[bool, _YES] = False,
     who: Annotated[str, _WHO] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Feed a version no more, previous or building, and remove its place with all that is in it. Safe to repeat."""
-    view = load_view(service)
+    view, by = load_view(service), deciding(who, reason)
 
-    async def work(access: _Opened) -> ViewRow:
+    async def work(access: OpenedView) -> ViewRow:
         states.drop(version, "")(await access.versions.book.row(), 0.0)  # refused before anybody is asked
         await asyncio.to_thread(confirm, f"Remove version {version} of view {view.view} with all its rows?", yes)
-        return await access.versions.drop(version, who or user(), force=force)
+        return await access.deciding(by, "views drop").drop(version, by.actor, force=force)
 
     row = _run(view, work)
     say(f"view {row.name}: version {version} is removed; version {row.active} is asked")
 
 
-def _run(view: View, work: Callable[[_Opened], Awaitable[T]]) -> T:
+def _run(view: View, work: Callable[[OpenedView], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with _opened(view) as access:
+        async with opened_view(view) as access:
             return await work(access)
 
     return asyncio.run(run())

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from ensue.conformance.store_suite import PARTITION, SERVICE, SOURCE, StoreSuite, Undo, letter, response
+from ensue.deciding import Deciding, Face
 from ensue.engine.books import REFUSED_MAX, Books
 from ensue.errors import CheckpointConflict, RetryableError, RowConflict, UsageError
 from ensue.message import Checkpoint, Counters, DeadLetterState, Gap, GapState, Partition
-from ensue.ports import Store
+from ensue.ports import StepTransaction, Store
 
 PAST, FUTURE = 1.0, time.time() + 3600
 
@@ -225,6 +226,45 @@ class Consuming(StoreSuite):
             await self.books(store).decide(retrying.id, DeadLetterState.WAITING)
         found = [each.state.value for each in await self.books(store).letters()]
         assert found == ["released", "discarded", "waiting", "released", "discarded"]
+
+    async def test_a_decision_is_kept_with_what_it_decides_or_not_at_all(self, store: Store) -> None:
+        books, by = self.books(store), Deciding(actor="ann", origin=Face.CLI, reason="why not")
+        checkpoint = Checkpoint(watermarks={SOURCE: 4}, gaps={SOURCE: Gap(SOURCE, 4, 7, 1.0, GapState.LOST, 6)})
+        await self.save(store, checkpoint)
+
+        async def note(transaction: StepTransaction, before: Gap, after: Gap | None) -> None:
+            await books.record(transaction, by, "gaps accept", "half \ud800 a zero \0", before, after)
+
+        async def fails(transaction: StepTransaction, before: Gap, after: Gap | None) -> None:
+            await note(transaction, before, after)
+            raise Undo
+
+        with pytest.raises(Undo):
+            await books.accept_loss(PARTITION, SOURCE, fails)
+        assert await books.decision_count() == 0
+        assert (await books.checkpoint(PARTITION)).gaps
+        before_s = await store.now()
+        await books.accept_loss(PARTITION, SOURCE, note)
+        [found] = [each async for each in books.decisions()]
+        assert (found.actor, found.origin, found.action, found.reason) == ("ann", Face.CLI, "gaps accept", "why not")
+        assert found.target == r"half \ud800 a zero \x00"
+        assert before_s - 1 <= found.decided_at <= await store.now() + 1
+        assert msgspec.json.decode(found.before, type=Gap).lost_through == 6
+        assert msgspec.json.decode(found.after, type=Gap).watermark == 6
+
+    async def test_decisions_come_in_the_order_in_which_they_were_taken(self, store: Store) -> None:
+        books, by = self.books(store), Deciding(actor="ann", origin=Face.API)
+        for number in range(5):
+            async with store.transaction() as transaction:
+                await self.books(store).save_checkpoint(
+                    transaction, Partition(SERVICE, "decided", number), Checkpoint()
+                )
+                await books.record(transaction, by, "test", f"{number}", None, number)
+            before_s = await store.now()
+            while await store.now() <= before_s:  # noqa: ASYNC110  # the next one has a later time, by any clock
+                await asyncio.sleep(0)
+        assert [each.target for each in [one async for one in books.decisions()]] == ["0", "1", "2", "3", "4"]
+        assert await books.decision_count() == 5
 
     async def test_a_letter_that_is_no_message_can_only_be_discarded(self, store: Store) -> None:
         garbage = letter()

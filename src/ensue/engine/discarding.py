@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from ensue.command import commands_of
 from ensue.engine.answering import reply_topic
 from ensue.engine.books import Books
@@ -13,14 +15,18 @@ from ensue.failure import Discarded
 from ensue.message import DeadLetter, DeadLetterState, Message
 from ensue.ports import StepTransaction
 
+Also = Callable[[StepTransaction, DeadLetter], Awaitable[None]]
 
-async def give_up(books: Books, dispatcher: Dispatcher, letter_id: str) -> DeadLetter:
+
+async def give_up(books: Books, dispatcher: Dispatcher, letter_id: str, also: Also | None = None) -> DeadLetter:
     """See `Books.decide`. It needs no handler: that may be gone, which is why the letter is given up, perhaps."""
 
     async def tell(transaction: StepTransaction, letter: DeadLetter) -> None:
         message = _answerable(letter, dispatcher.definition.name)
         if message is not None:
             await put(transaction, dispatcher.refusal(transaction, message, Discarded()))
+        if also is not None:
+            await also(transaction, letter)
 
     return await books.decide(letter_id, DeadLetterState.DISCARDED, tell)
 

@@ -8,7 +8,7 @@ source. (See `restored.py` for how such a store is noticed.)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
@@ -18,7 +18,7 @@ from ensue.engine.restored import find_contradiction, last_of_source, record_at
 from ensue.engine.witness import Witness, find_witness
 from ensue.errors import UsageError
 from ensue.message import LOST, TICK, Message, OutboxRecord
-from ensue.ports import Broker, Store
+from ensue.ports import Broker, StepTransaction, Store
 
 #: Records looked at in one go, from the end of a partition back.
 _WINDOW = 1000
@@ -182,10 +182,14 @@ async def _holds_no_events(broker: Broker, places: Mapping[str, int], source: st
     return True
 
 
-async def begin_epoch(store: Store, broker: Broker, found: Published) -> str:
+Also = Callable[[StepTransaction, str], Awaitable[None]]
+
+
+async def begin_epoch(store: Store, broker: Broker, found: Published, also: Also | None = None) -> str:
     """Complete the old epoch in the log, then begin the new one. Returns the new source.
 
     Killed in between, the same search finds what is left to do. No worker of the service may run meanwhile.
+    also: what is done with the new source, in the transaction after the one that begins it: that is the store's own.
     """
     if store.source != found.source:
         raise UsageError(f"{found.source} has ended meanwhile, this store is {store.source} now: look again")
@@ -201,7 +205,12 @@ async def begin_epoch(store: Store, broker: Broker, found: Published) -> str:
         await broker.append_many(found.source, batches)
     source = await store.new_epoch(found.through)
     # What the new epoch has is unsent from there on; a crash before this line makes status count what was sent before.
-    await Books(store, source.rpartition("/")[0]).save_relay_position(source, found.through)
+
+    async def note(transaction: StepTransaction) -> None:
+        if also is not None:
+            await also(transaction, source)
+
+    await Books(store, source.rpartition("/")[0]).save_relay_position(source, found.through, note)
     return source
 
 

@@ -34,6 +34,10 @@ class Held(msgspec.Struct, frozen=True):
     """worker -> what it tells of itself."""
     stranger: tuple[str, str, float] | None = None
     """The last worker that was not let in, its log, and when."""
+    paused: tuple[str, ...] = ()
+    """Names that nobody is to take until a person says so."""
+    released: dict[str, str] = {}
+    """name -> the worker that is to give it up, because a person said so."""
 
     def beat(
         self,
@@ -49,7 +53,7 @@ class Held(msgspec.Struct, frozen=True):
         told: Told | None = None,
     ) -> Held:
         """This worker lives for ttl_s more, keeps its leases, gives up `release`, takes those of `acquire` that are
-        free or expired.
+        free or expired, and not paused.
 
         One that comes in with another log than one that lives is not let in: nothing changes but that it is noted. Else
         each would send and read a part of the events in its own log.
@@ -81,7 +85,8 @@ class Held(msgspec.Struct, frozen=True):
             else:
                 suspects.add(name)
         for name in acquire:
-            leases.setdefault(name, (worker, until))
+            if name not in self.paused:
+                leases.setdefault(name, (worker, until))
         suspects -= {name for name in cleared if leases.get(name, ("", 0.0))[0] == worker}
         workers = {name: min(end, until) for name, end in self.workers.items() if end > now} | {worker: until}
         known = {name: kinds for name, kinds in self.handles.items() if name in workers}
@@ -94,14 +99,16 @@ class Held(msgspec.Struct, frozen=True):
         if told is not None:
             tellers[worker] = told
         stranger = self.stranger if self.stranger and 0 <= now - self.stranger[2] < _NOTED_S else None
-        return Held(workers, leases, known, tuple(sorted(suspects)), long, tellers, stranger)
+        asked = {name: owner for name, owner in self.released.items() if leases.get(name, ("", 0.0))[0] == owner}
+        return Held(workers, leases, known, tuple(sorted(suspects)), long, tellers, stranger, self.paused, asked)
 
     def without(self, gone: Callable[[str], bool], *, suspect: bool = False) -> Held:
         """Workers of which `gone` is true hold nothing, and do not live. suspect: they have not given up by themselves
         what they held.
 
-        >>> Held().beat("a", 10.0, 3.0, ["x"]).without("a".__eq__, suspect=True)
-        Held(workers={}, leases={}, handles={}, suspects=('x',), busy={}, told={}, stranger=None)
+        >>> held = Held().beat("a", 10.0, 3.0, ["x"]).without("a".__eq__, suspect=True)
+        >>> held == Held(suspects=("x",))
+        True
         """
         workers = {name: end for name, end in self.workers.items() if not gone(name)}
         leases = {name: lease for name, lease in self.leases.items() if not gone(lease[0])}
@@ -109,7 +116,32 @@ class Held(msgspec.Struct, frozen=True):
         known = {name: kinds for name, kinds in self.handles.items() if name in workers}
         busy = {name: value for name, value in self.busy.items() if not gone(name)}
         told = {name: value for name, value in self.told.items() if name in workers}
-        return Held(workers, leases, known, tuple(sorted({*self.suspects, *left})), busy, told, self.stranger)
+        asked = {name: owner for name, owner in self.released.items() if name in leases}
+        suspects = tuple(sorted({*self.suspects, *left}))
+        return Held(workers, leases, known, suspects, busy, told, self.stranger, self.paused, asked)
+
+    def pause(self, name: str) -> Held:
+        """Nobody takes it until `resume`; whoever has it gives it up with its next heartbeat but one, at the latest
+        when it has finished what it is at."""
+        return msgspec.structs.replace(self, paused=tuple(sorted({*self.paused, name})))
+
+    def resume(self, name: str) -> Held:
+        """
+        >>> held = Held().pause("x")
+        >>> held.beat("a", 10.0, 3.0, ["x"]).leases, held.resume("x").beat("a", 10.0, 3.0, ["x"]).leases
+        ({}, {'x': ('a', 13.0)})
+        """
+        return msgspec.structs.replace(self, paused=tuple(each for each in self.paused if each != name))
+
+    def release(self, name: str) -> Held:
+        """Its worker gives it up when it has finished what it is at; whoever has least takes it then.
+
+        >>> held = Held().beat("a", 10.0, 3.0, ["x"]).release("x")
+        >>> held.table(10.0).released, held.beat("a", 11.0, 3.0, release=["x"]).released
+        (('x',), {})
+        """
+        owner, _ = self.leases[name]
+        return msgspec.structs.replace(self, released={**self.released, name: owner})
 
     def table(self, now: float) -> LeaseTable:
         """Who lives and holds what at `now`."""
@@ -124,7 +156,10 @@ class Held(msgspec.Struct, frozen=True):
         if self.stranger is not None:
             name, log, at = self.stranger
             stranger = Stranger(name, log, max(now - at, 0.0))
-        return LeaseTable(workers, tuple(leases), known, self.suspects, tuple(busy), told, stranger)
+        return LeaseTable(
+            workers, tuple(leases), known, self.suspects, tuple(busy), told, stranger, self.paused,
+            tuple(sorted(self.released)),
+        )  # fmt: skip
 
 
 def disagreeing(table: LeaseTable, worker: str, told: Told) -> tuple[str, ...]:

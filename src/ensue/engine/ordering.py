@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.timers import put
@@ -13,9 +13,18 @@ from ensue.saga.skipping import Settled, skip_of
 from ensue.saga.wake import Ordered, Wake, checked_words, write_wake
 from ensue.tables import SAGAS
 
+#: What is done with each saga of which something is ordered, and with the order, in the same transaction.
+Also = Callable[[StepTransaction, Instance, Wake], Awaitable[None]]
+
 
 async def order(
-    store: Store, dispatcher: Dispatcher, keys: Sequence[str], what: Ordered, who: str = "", why: str = ""
+    store: Store,
+    dispatcher: Dispatcher,
+    keys: Sequence[str],
+    what: Ordered,
+    who: str = "",
+    why: str = "",
+    also: Also | None = None,
 ) -> None:
     """Order it of all these sagas, or of none. Raises UsageError for the first for which it cannot be."""
     who, why = checked_words(who, why)
@@ -25,11 +34,18 @@ async def order(
             reason = _in_vain(found.get(key), what)
             if reason:
                 raise UsageError(f"saga {key} of {dispatcher.definition.name} {reason}; nothing was ordered of any")
-        await _write(transaction, dispatcher, {key: Wake(what, who=who, why=why) for key in keys})
+        await _write(transaction, dispatcher, {key: Wake(what, who=who, why=why) for key in keys}, found, also)
 
 
 async def skip(
-    store: Store, dispatcher: Dispatcher, key: str, number: int | None, settled: Settled, who: str, why: str
+    store: Store,
+    dispatcher: Dispatcher,
+    key: str,
+    number: int | None,
+    settled: Settled,
+    who: str,
+    why: str,
+    also: Also | None = None,
 ) -> str:
     """Have a parked saga go on as if what it is at had come to this; return what that is. Raises UsageError."""
     who, why = checked_words(who, why)
@@ -41,7 +57,7 @@ async def skip(
         found = skip_of(code, saga, number, settled)
         of = found.skip or Skip(("", "", ""))
         wake = Wake("skip", number=found.number, data=of.data, refusal=of.failure, asks=of.asks, who=who, why=why)
-        await _write(transaction, dispatcher, {key: wake})
+        await _write(transaction, dispatcher, {key: wake}, {key: saga}, also)
         return " ".join(filter(None, of.asks)) or f"the undo of operation {found.number}"
 
 
@@ -49,11 +65,20 @@ async def _load(transaction: StepTransaction, keys: Sequence[str]) -> dict[str, 
     return {row[0]: instance_of(row) for row in await transaction.load_rows(SAGAS, sorted(keys))}
 
 
-async def _write(transaction: StepTransaction, dispatcher: Dispatcher, wakes: Mapping[str, Wake]) -> None:
+async def _write(
+    transaction: StepTransaction,
+    dispatcher: Dispatcher,
+    wakes: Mapping[str, Wake],
+    sagas: Mapping[str, Instance],
+    also: Also | None,
+) -> None:
     step = dispatcher.outside_step(transaction, "", "", "")
     for key, wake in wakes.items():
         step.wake(key, write_wake(wake))
     await put(transaction, step.outgoing.close())
+    if also is not None:
+        for key, wake in wakes.items():
+            await also(transaction, sagas[key], wake)
 
 
 def _in_vain(saga: Instance | None, what: Ordered) -> str:

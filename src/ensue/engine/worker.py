@@ -246,11 +246,12 @@ class Worker:
 
     async def _share(self, table: LeaseTable, mine: set[str], busy: tuple[float, str] | None) -> LeaseTable:
         """Take what is free and give up what is too much."""
-        wish = fair_share(self._names, table, self.name)
+        wish = fair_share([each for each in self._names if each not in table.paused], table, self.name)
+        steered = [each for each in sorted(mine) if each in table.paused or each in table.released]
         held = {lease.name: lease.owner for lease in table.leases}
         # Another worker may try: it may see what this one did not, or have a way to the broker that this one has not.
         refused = self.failed is not None or (len(table.workers) > 1 and self._relays_nothing())
-        self.loops.leave([*wish.release, *([RELAY] if held.get(RELAY) == self.name and refused else ())])
+        self.loops.leave([*wish.release, *steered, *([RELAY] if held.get(RELAY) == self.name and refused else ())])
         release = self.loops.left()
         acquire = [*wish.acquire, *([RELAY] if RELAY not in held and not refused else ())]
         cleared = [name for name in table.suspects if name in mine and self.loops.is_cleared(name)]

@@ -41,7 +41,7 @@ def test_init_brings_ensue_s_tables_to_a_newer_schema(
 ) -> None:
     ensue("db", "init", LEDGER)
     assert ensue("status", LEDGER).code == 0
-    for module in ("ensue.cli.db", "ensue.cli.loading"):
+    for module in ("ensue.cli.db", "ensue.operations.opening"):
         monkeypatch.setattr(f"{module}.SCHEMA", SCHEMAS[2])
     for command in (("db", "check"), ("status",), ("dead-letters", "list")):
         ended = ensue(*command, LEDGER)
@@ -58,7 +58,7 @@ def test_no_command_touches_tables_that_are_too_new(
     ensue: Command, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr("ensue.cli.loading.SCHEMA", SCHEMAS[3])
+        newer.setattr("ensue.operations.opening.SCHEMA", SCHEMAS[3])
         ensue("db", "init", LEDGER)
     for command in (("db", "init"), ("db", "check"), ("status",), ("dead-letters", "list"), ("db", "new-epoch", "-y")):
         ended = ensue(*command, LEDGER)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,15 @@ from tests.unit.cli.harness import LEDGER, SERVICES, Ended, applied, books_of, e
 from tests.unit.cli.services import Stamp, clerk, flag, ledger, till
 
 from ensue.adapters import make_broker
+from ensue.cli.operator import user
 from ensue.codec import decode_envelope
 from ensue.conformance.store_suite import letter
+from ensue.deciding import Deciding, Face
 from ensue.engine.books import Books
+from ensue.errors import UsageError
 from ensue.message import REPLY, DeadLetterState, OutboxRecord, Partition
+from ensue.operations.group_decisions import End, groups, retry_group
+from ensue.operations.opening import opened
 from ensue.reply import Reply, read_reply
 
 
@@ -215,7 +222,7 @@ async def test_what_somebody_else_decides_meanwhile_is_passed_over(
     await _set_aside(3, DeadLetterState.DEAD)
     decide = Books.decide
 
-    async def twice(books: Books, letter_id: str, state: DeadLetterState) -> Any:
+    async def twice(books: Books, letter_id: str, state: DeadLetterState, *also: Any) -> Any:
         """The second letter is decided in another shell right before, the third one takes effect."""
         if letter_id != "sales/0:1":
             await decide(books, letter_id, state)
@@ -224,7 +231,7 @@ async def test_what_somebody_else_decides_meanwhile_is_passed_over(
                 found = await others.letter(letter_id)
                 assert found is not None
                 await others.remove_letter(transaction, found)
-        return await decide(books, letter_id, state)
+        return await decide(books, letter_id, state, *also)
 
     monkeypatch.setattr(Books, "decide", twice)
     ended = await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, "--all")
@@ -274,3 +281,266 @@ def test_whoever_waits_for_a_command_that_is_discarded_is_told(which: str, ensue
     ids = ["--all"] if which == "--all" else [each.id for each in asyncio.run(letters())]
     assert ensue("dead-letters", "discard", f"{SERVICES}:clerk", *ids, "--yes").code == 0
     assert asyncio.run(answers()) == [("till.replies", "saga-1", Reply(sent[0], failure="Discarded"))]
+
+
+def _decided(ensue: Callable[..., Ended]) -> list[Any]:
+    found: list[Any] = ensue("decisions", "list", LEDGER, "--json").json["decisions"]
+    return found
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_who_decided_on_a_letter_and_why_is_kept_with_what_it_was(ensue: Callable[..., Ended]) -> None:
+    assert ensue("decisions", "list", LEDGER).out == "no decisions\n"
+    [letter, _] = ensue("dead-letters", "list", LEDGER, "--json").json["letters"]
+    ensue("dead-letters", "retry", LEDGER, letter["id"], "--by", "ann", "--reason", "rates\nare there")
+    [first] = _decided(ensue)
+    assert {name: first[name] for name in ("actor", "origin", "action", "target", "reason", "before", "after")} == {
+        "actor": "ann",
+        "origin": "cli",
+        "action": "dead-letters retry",
+        "target": letter["id"],
+        "reason": r"rates\nare there",
+        "before": {"state": "dead", "attempts": 1, "error_type": "ValueError"},
+        "after": {"state": "released"},
+    }
+    assert abs(first["decided_at"] - time.time()) < 60
+    assert ensue("dead-letters", "retry", LEDGER, letter["id"]).code == 1  # refused, so nothing was decided
+    _work_until_dead_again()
+    assert ensue("dead-letters", "discard", LEDGER, "--all", "--yes").code == 0
+    assert ensue("dead-letters", "purge", LEDGER, "--older", "0d", "--yes").code == 0
+    _, second, third = _decided(ensue)
+    assert (second["action"], second["actor"], second["after"]) == (
+        "dead-letters discard",
+        user(),
+        {"state": "discarded"},
+    )
+    assert (third["action"], third["before"]) == ("dead-letters purge", {"ids": [letter["id"]]})
+    lines = ensue("decisions", "list", LEDGER, "--jsonl").out.splitlines()
+    assert [json.loads(each)["id"] for each in lines] == [first["id"], second["id"], third["id"]]
+    assert "2 earlier ones: --limit 3" in ensue("decisions", "list", LEDGER, "--limit", 1).out
+    assert "nobody decides" in ensue("dead-letters", "retry", LEDGER, letter["id"], "--by", " ").err
+
+
+def _work_until_dead_again() -> None:
+    async def dead() -> bool:
+        return len(await _letters(DeadLetterState.DEAD)) == 1
+
+    asyncio.run(work_until(dead, ledger))
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_what_cannot_be_written_down_is_not_done(ensue: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise UsageError("no room for it")
+
+    monkeypatch.setattr(Books, "record", fails)
+    for command in (("retry", "--all"), ("discard", "--all", "--yes")):
+        assert "no room for it" in ensue("dead-letters", command[0], LEDGER, *command[1:]).err
+    assert len(asyncio.run(_letters(DeadLetterState.DEAD))) == 1
+    assert asyncio.run(_letters(DeadLetterState.RELEASED, DeadLetterState.DISCARDED)) == []
+
+
+def _groups(ensue: Callable[..., Ended]) -> list[Any]:
+    found: list[Any] = ensue("dead-letters", "groups", LEDGER, "--json").json["groups"]
+    return found
+
+
+@pytest.fixture
+def many(home: Path, sell: Callable[..., None]) -> None:
+    """Of 13 customers each the first message is dead, and the second of the first one waits behind it."""
+    home.mkdir()
+    flag("poison").touch()
+    sell(*[(f"c{number:02}", -number - 1) for number in range(13)], ("c00", 7))
+
+    async def stands_still() -> bool:
+        return len(await _letters()) == 14
+
+    asyncio.run(work_until(stands_still, till, ledger))
+
+
+def _retry_beside(ensue: Callable[..., Ended], *arguments: object) -> Ended:
+    """Run the command while a worker runs."""
+
+    async def both() -> Ended:
+        async with ledger.running() as runtime:
+            await runtime.ready()
+            return await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, *arguments)
+
+    return asyncio.run(both())
+
+
+@pytest.mark.usefixtures("many")
+def test_failures_are_shown_by_their_cause(ensue: Callable[..., Ended]) -> None:
+    [group] = _groups(ensue)
+    assert (group["handler"], group["error_type"], group["dead"], group["retrying"]) == ("enter", "ValueError", 13, 0)
+    assert re.fullmatch(r"services\.py:\d+ in enter", group["place"])
+    text = ensue("dead-letters", "groups", LEDGER).out
+    assert group["name"] in text
+    assert "ValueError: negative amount" in text
+
+
+@pytest.mark.usefixtures("many")
+def test_a_group_is_tried_again_in_waves_and_what_waits_behind_it_follows(ensue: Callable[..., Ended]) -> None:
+    [group] = _groups(ensue)
+    flag("poison").unlink()
+    ended = _retry_beside(ensue, "--group", group["name"], "--reason", "amounts may be negative")
+    assert ended.code == 0, ended
+    last = {line.partition(":")[0]: line for line in ended.out.splitlines()}
+    assert list(last) == ["wave 1 of 3", "wave 2 of 3", "wave 3 of 3"]
+    assert last["wave 1 of 3"] in (
+        "wave 1 of 3: 1 released, 1 behind them, 2 took effect, 12 not released",
+        "wave 1 of 3: 1 released, 1 took effect, 12 not released",
+    )  # by which of them is the first one set aside
+    assert last["wave 3 of 3"] == "wave 3 of 3: 2 released, 2 took effect"
+    assert len(entries()) == 14
+    assert [amount for customer, amount in entries() if customer == "c00"] == [-1, 7]
+    decided = ensue("decisions", "list", LEDGER, "--json").json["decisions"]
+    assert len(decided) == 13
+    assert {(each["reason"], each["after"]["group"]) for each in decided} == {
+        ("amounts may be negative", group["name"])
+    }
+    assert "there is no group" in ensue("dead-letters", "retry", LEDGER, "--group", group["name"]).err
+
+
+@pytest.mark.usefixtures("many")
+def test_the_first_that_fails_again_stops_the_others(ensue: Callable[..., Ended]) -> None:
+    [group] = _groups(ensue)
+    ended = _retry_beside(ensue, "--group", group["name"])
+    assert ended.code == 1
+    assert f"group {group['name']} is tried no further" in ended.err
+    assert "failed again (ensue dead-letters show tests.unit.cli.services:ledger sales/" in ended.err
+    assert "12 were not released" in ended.err
+    assert ended.out.splitlines()[-1].endswith("1 failed again, 12 not released")
+    assert len(ensue("decisions", "list", LEDGER, "--json").json["decisions"]) == 1
+    [group] = _groups(ensue)
+    assert group["dead"] == 13
+
+
+@pytest.mark.usefixtures("many")
+def test_a_group_is_not_tried_where_nobody_would_see_whether_it_fails(ensue: Callable[..., Ended]) -> None:
+    [group] = _groups(ensue)
+    ended = ensue("dead-letters", "retry", LEDGER, "--group", group["name"])
+    assert ended.code == 1
+    assert "no worker of ledger lives, so nobody tries anything, and it could not be seen" in ended.err
+    assert f"ensue run {LEDGER}" in ended.err
+    assert len(asyncio.run(_letters(DeadLetterState.DEAD))) == 13
+    for command in ("retry", "discard"):
+        assert "say which" in ensue("dead-letters", command, LEDGER, "--all", "--group", group["name"]).err
+        assert "there is no group what" in ensue("dead-letters", command, LEDGER, "--group", "what").err
+    ended = ensue("dead-letters", "discard", LEDGER, "--group", group["name"], answer="y\n")
+    assert "Give up 13 message(s) for good?" in ended.out
+    assert _groups(ensue) == []
+
+
+async def test_a_wave_to_which_nothing_happens_ends(ensue: Callable[..., Ended], home: Path) -> None:
+    """A worker lives, and nobody has the partition, say."""
+    await asyncio.to_thread(ensue, "db", "init", LEDGER)
+    await _set_aside(3, DeadLetterState.DEAD)
+    now = 0.0
+
+    class Clock:
+        def now(self) -> float:
+            return now
+
+        def monotonic(self) -> float:
+            return now
+
+        async def sleep(self, seconds: float) -> None:
+            nonlocal now
+            now += seconds
+
+    async with opened(ledger) as access:
+        await access.books.heartbeat("somewhere else:1:a", 60.0)
+        [group] = await groups(access)
+        by = Deciding(actor="ann", origin=Face.API)
+        seen = [each async for each in retry_group(access, group.name, by, clock=Clock(), patience_s=5.0)]
+    assert [(each.end, each.pending, each.left) for each in seen] == [(None, 1, 2), (End.STILL, 1, 2)]
+    assert now >= 5.0
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_an_edited_letter_takes_effect_with_its_new_data_and_the_old_is_kept(
+    ensue: Callable[..., Ended], tmp_path: Path
+) -> None:
+    [letter, _] = ensue("dead-letters", "list", LEDGER, "--json").json["letters"]
+    [raw] = [bytes(each.data) for each in asyncio.run(_letters(DeadLetterState.DEAD))]
+    file = tmp_path / "corrected.json"
+    file.write_text('{"customer": "ann", "amount": 2}\n')
+    ended = ensue("dead-letters", "edit", LEDGER, letter["id"], "--data", f"@{file}", "--reason", "sign was wrong")
+    assert ended.code == 0, ended
+    assert f"dead letter {letter['id']}, key ann: edited, released" in ended.out
+    assert f"No worker of ledger lives: it takes effect when one runs (ensue run {LEDGER})" in ended.out
+    _work_until_applied(4)
+    assert [amount for customer, amount in entries() if customer == "ann"] == [1, 2, 3]
+    [decision] = _decided(ensue)
+    assert (decision["action"], decision["target"], decision["reason"]) == (
+        "dead-letters edit",
+        letter["id"],
+        "sign was wrong",
+    )
+    assert decision["before"]["data"].encode() == raw
+    assert decision["before"]["envelope"]["type"] == "sales.Sold.v1"
+    assert decision["after"] == {"state": "released", "data": '{"customer": "ann", "amount": 2}'}
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ('{"customer": "ann", "amount": "2"}', "Expected `int`, got `str` - at `$.amount`"),
+        ('{"amount": 2}', "missing required field `customer`"),
+        ("{", "Input data was truncated"),
+        ('{"customer": "bob", "amount": 2}', "has the key ann, and the new data customer=bob"),
+        ('{"customer":"ann","amount":-2}', "has this data already"),
+        ("@nowhere.json", "nowhere.json cannot be read: No such file"),
+        pytest.param('{"customer": "ann", "x": "' + 900_000 * "x" + '"}', "expected at most 900000", id="too large"),
+    ],
+)
+def test_what_no_handler_could_read_or_what_has_another_key_is_refused(
+    data: str, said: str, ensue: Callable[..., Ended]
+) -> None:
+    [dead, waiting] = asyncio.run(_letters())
+    ended = ensue("dead-letters", "edit", LEDGER, dead.id, "--data", data)
+    assert (ended.code, said in ended.err) == (1, True), ended.err[:1000]
+    assert asyncio.run(_letters()) == [dead, waiting]
+    assert _decided(ensue) == []
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_letter_that_waits_is_not_edited_before_its_first(ensue: Callable[..., Ended]) -> None:
+    [_, waiting] = asyncio.run(_letters())
+    ended = ensue("dead-letters", "edit", LEDGER, waiting.id, "--data", '{"customer": "ann", "amount": 5}')
+    assert "is waiting: only one that is dead or retrying can be decided" in ended.err
+
+
+async def test_of_a_large_wave_what_fails_at_once_keeps_the_others_back(
+    ensue: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """400 letters: the first three waves take effect, and of the last one the very first letter fails."""
+    await asyncio.to_thread(ensue, "db", "init", LEDGER)
+    await _set_aside(400, DeadLetterState.DEAD)
+    decide = Books.decide
+    released = 0
+
+    async def and_at_once(books: Books, letter_id: str, state: DeadLetterState, *also: Any) -> Any:
+        """A worker that is quick: what was released took effect, or failed, before the next one is."""
+        nonlocal released
+        released += 1
+        letter = await decide(books, letter_id, state, *also)
+        async with books_of(ledger) as (store, others), store.transaction() as transaction:
+            if released <= 111:
+                await others.remove_letter(transaction, letter)
+            else:
+                letter.state = DeadLetterState.RETRYING
+                await others.change_letter(transaction, letter)
+        return letter
+
+    monkeypatch.setattr(Books, "decide", and_at_once)
+    async with opened(ledger) as access:
+        await access.books.heartbeat("somewhere else:1:a", 60.0)
+        [group] = await groups(access)
+        by = Deciding(actor="ann", origin=Face.API)
+        seen = [each async for each in retry_group(access, group.name, by)]
+    assert [each.wave for each in seen if each.end is End.THROUGH] == [1, 2, 3]
+    last = seen[-1]
+    assert (last.wave, last.end, last.released, len(last.failed), last.left) == (4, End.FAILED, 100, 100, 189)

@@ -125,3 +125,20 @@ def test_a_source_is_taken_back_to_where_it_was_before_its_last_record(
     ended = ensue(*gap, "--to", 0, "--yes")
     assert "goes on after position 0 of till/b" in ended.out
     assert (stored().watermarks, stored().gaps) == ({"till/b": 0}, {})
+
+
+def test_what_was_decided_about_gaps_is_kept(ensue: Command, put_gaps: Callable[..., None]) -> None:
+    put_gaps(LOST, OPEN)
+    by = ("--by", "ann", "--reason", "gone for good", "--yes")
+    ensue("gaps", "accept", LEDGER, *by)
+    ensue("gaps", "forget", LEDGER, 0, "till/b", *by)
+    ensue("gaps", "rewind", LEDGER, "--topic", "sales", "--partition", 0, "--source", "till/b", "--to", 0, *by)
+    accepted, forgotten, rewound = ensue("decisions", "list", LEDGER, "--json").json["decisions"]
+    assert (accepted["actor"], accepted["reason"]) == ("ann", "gone for good")
+    assert (accepted["action"], accepted["target"]) == ("gaps accept", "sales/0 till/a")
+    assert (accepted["before"]["lost_through"], accepted["after"]["watermark"]) == (7, 7)
+    assert (forgotten["action"], forgotten["before"]["source"], forgotten["after"]) == ("gaps forget", "till/b", None)
+    assert (rewound["before"], rewound["after"]) == ({"watermark": 1}, {"watermark": 0})
+    shown = ensue("decisions", "list", LEDGER).out
+    assert "gone for good" in shown
+    assert "sales/0 till/a" in shown

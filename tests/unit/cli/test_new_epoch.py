@@ -68,7 +68,7 @@ def test_a_restored_database_is_refused_and_after_the_new_epoch_all_and_only_the
 
     sell(("cleo", 102))
     old = ensue("status", TILL, "--json").json["services"][0]["source"]
-    ended = ensue("db", "new-epoch", TILL, "--yes")
+    ended = ensue("db", "new-epoch", TILL, "--yes", "--reason", "disk was lost")
     assert ended.code == 0, ended.err
     assert f"{old}: published through position 5; 3 record(s) after it are new" in ended.out
     assert "holds another life's records from position 6 on" in ended.out
@@ -76,6 +76,9 @@ def test_a_restored_database_is_refused_and_after_the_new_epoch_all_and_only_the
     new = ensue("status", TILL, "--json").json["services"][0]["source"]
     assert new != old
     assert f"till is {new} now" in ended.out
+    [decision] = ensue("decisions", "list", TILL, "--json").json["decisions"]
+    assert (decision["action"], decision["target"], decision["reason"]) == ("db new-epoch", old, "disk was lost")
+    assert (decision["before"]["published_through"], decision["after"]) == (5, {"source": new})
 
     until_applied(13)
     found = entries()

@@ -9,8 +9,9 @@ from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, books_of
 from tests.unit.cli.services import Sold, Stamp, clerk, ledger, shy, till
 
 from ensue import Command, Event, Saga, Service
-from ensue.cli.topology import as_mermaid, find_flows, find_sagas, find_warnings
+from ensue.cli.topology import as_mermaid
 from ensue.message import HeldPartition
+from ensue.operations.topology import find_flows, find_sagas, find_warnings
 
 Run = Callable[..., Ended]
 

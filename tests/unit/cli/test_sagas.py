@@ -123,6 +123,14 @@ def test_a_parked_one_goes_on_and_another_is_undone(ensue: Command, begun: None)
     assert re.search(rf"  decided    \S+ \S+ UTC retry by \S+@{re.escape(socket.gethostname())}: corrected\n", shown), (
         shown
     )
+    retry, cancel = ensue("decisions", "list", TRAVELLER, "--json").json["decisions"]
+    assert (retry["action"], retry["target"], retry["reason"]) == ("sagas retry", "travel:parked", "corrected")
+    assert retry["before"]["status"] == "PARKED"
+    assert (cancel["action"], cancel["target"], cancel["before"]["status"]) == (
+        "sagas cancel",
+        "travel:waits",
+        "RUNNING",
+    )
 
 
 def test_a_person_settles_what_a_parked_one_is_at_and_each_decision_is_shown(ensue: Command, home: object) -> None:
@@ -160,6 +168,8 @@ def test_a_person_settles_what_a_parked_one_is_at_and_each_decision_is_shown(ens
     assert [each[0] for each in found["journal"]] == ["issued", "resolved"]
     [decision] = found["decisions"]
     assert (decision["what"], decision["who"], decision["why"]) == ("skip local find_gate", "bob", "by hand")
+    [kept] = ensue("decisions", "list", TRAVELLER, "--json").json["decisions"]
+    assert (kept["action"], kept["actor"], kept["after"]["result"]) == ("sagas skip", "bob", 7)
 
 
 @pytest.mark.parametrize(

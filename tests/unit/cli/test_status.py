@@ -13,8 +13,6 @@ from tests.unit.cli.services import Sold, ledger, till
 
 from ensue.adapters import make_broker, make_store
 from ensue.cli import status as status_command
-from ensue.cli.loading import opened
-from ensue.cli.status import service_status
 from ensue.codec import encode_envelope
 from ensue.engine.books import Books
 from ensue.engine.lookup import records_between
@@ -23,6 +21,8 @@ from ensue.engine.worker import worker_name
 from ensue.errors import BrokerUnavailable, StoreUnavailable
 from ensue.event import event_type
 from ensue.message import TICK, Envelope, Message, OutboxRecord
+from ensue.operations.opening import opened
+from ensue.operations.status import service_status
 from ensue.seal import sealed
 from ensue.signatures import Trust
 

@@ -90,8 +90,14 @@ def test_all_are_taken_back_or_none(ensue: Command, set_for: Callable[[int], lis
     assert "no timer gone of till" in ended.err
     assert "nothing was cancelled" in ended.err
     assert waiting() == set(ids)
-    assert ensue("timers", "cancel", TILL, *ids, "-y").code == 0
+    assert ensue("decisions", "list", TILL, "--json").json["total"] == 0
+    assert ensue("timers", "cancel", TILL, *ids, "-y", "--reason", "wrong day").code == 0
     assert waiting() == set()
+    found = ensue("decisions", "list", TILL, "--json").json["decisions"]
+    assert {(each["action"], each["target"], each["reason"]) for each in found} == {
+        ("timers cancel", each, "wrong day") for each in ids
+    }
+    assert {each["before"]["type"] for each in found} == {"sales.Sold.v1"}
 
 
 def test_the_next_run_of_a_recurring_step_is_shown_and_stays(ensue: Command) -> None:

@@ -263,6 +263,32 @@ def test_workers_that_are_gone_hold_nothing_and_the_others_what_they_held(
     assert buried.suspects == tuple(sorted({*before.suspects, *left}))
 
 
+@settings(deadline=None)
+@given(beats)
+def test_nobody_gets_a_paused_name_and_what_a_person_said_outlives_all_workers(
+    beats: list[tuple[int, str, int, list[str], list[str]]],
+) -> None:
+    held, now = Held().pause(NAMES[0]), 1000.0
+    for passed_s, worker, ttl_s, acquire, release in beats:
+        now += abs(passed_s)
+        held = msgspec.json.decode(msgspec.json.encode(held.beat(worker, now, ttl_s, acquire, release)), type=Held)
+        held = held.without("nobody".__eq__)
+    table = held.without(lambda worker: True, suspect=True).table(now)
+    assert table.paused == (NAMES[0],)
+    assert NAMES[0] not in held.leases
+    assert NAMES[0] not in table.suspects
+    assert NAMES[0] in held.resume(NAMES[0]).beat("ann", now, 3.0, [NAMES[0]]).leases
+
+
+def test_who_is_asked_to_release_is_asked_until_it_does_or_has_it_no_more() -> None:
+    held = Held().beat("ann", 0.0, 3.0, ["p/0", "p/1"]).release("p/0")
+    assert held.beat("ann", 1.0, 3.0).table(1.0).released == ("p/0",)
+    assert held.beat("bob", 1.0, 3.0, ["p/0"]).table(1.0).released == ("p/0",), "it is not taken away from who works"
+    assert held.beat("ann", 1.0, 3.0, release=["p/0"]).table(1.0).released == ()
+    assert held.without("ann".__eq__).table(1.0).released == ()
+    assert held.beat("bob", 9.0, 3.0, ["p/0"]).table(9.0).released == (), "its worker had died"
+
+
 def test_only_who_holds_a_suspect_name_clears_it() -> None:
     held = Held().beat("ann", 0.0, 3.0, ["p/0", "p/1"]).without("ann".__eq__, suspect=True)
     held = held.beat("bob", 1.0, 3.0, ["p/0"]).beat("cleo", 1.0, 3.0, ["p/1"], cleared=["p/0"])

@@ -12,6 +12,7 @@ import pytest
 from ensue.adapters import make_store
 from ensue.answers import KeptReplies
 from ensue.conformance.store_suite import PARTITION, SERVICE, letter, record, response, texts
+from ensue.deciding import Deciding, Face
 from ensue.engine import moving
 from ensue.engine.books import Books
 from ensue.engine.moving import move
@@ -87,6 +88,7 @@ async def live(store: Store) -> None:
         await books.keep_answer(transaction, response())
         await put(transaction, [timer(2.0, "b"), timer(1.0, "a")])
         await KeptReplies().save(transaction, {}, {"command-1": Reply("command-1")})
+        await books.record(transaction, Deciding(actor="ann", origin=Face.CLI), "test", "it", {"was": 1}, None)
     await books.heartbeat("worker", 60.0, ["relay"])
 
 
@@ -121,6 +123,7 @@ async def test_all_that_is_kept_is_the_same_in_the_new_database(
         assert [each.id for each in await timers(new)] == ["a", "b"]
         assert await timers(new) == await timers(old)
         assert await after.reply("command-1") == Reply("command-1")
+        assert [each async for each in after.decisions()] == [each async for each in before.decisions()] != []
         assert (await after.leases()).workers == ()
         async with new.transaction() as transaction:
             assert await after.claim(transaction, [("shop", "1")]) == set()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Sequence
 
-from ensue.cli.flow.facts import Place, State
-from ensue.cli.flow.sagas import SagaSeen, shown_operation, shown_saga, shown_undo
-from ensue.cli.flow.sequence import Cause, Letter, Published, Reaction
+from ensue.cli.flow.shown import shown_operation, shown_saga, shown_undo
 from ensue.cli.output import when
+from ensue.operations.flow.facts import Place, State
+from ensue.operations.flow.sagas import SagaSeen
+from ensue.operations.flow.sequence import Cause, Letter, Published, Reaction
 
 #: Seconds and name of a unit, and of its parts; used below so many seconds.
 _UNITS = (

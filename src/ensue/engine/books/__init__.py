@@ -17,7 +17,7 @@ from ensue.engine.books.workers import Workers
 from ensue.message import DeadLetterState
 from ensue.ports import Row, Table
 from ensue.saga.instance import Status
-from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, LETTERS, RECURRING, RELAY, REPLIES, SAGAS, TIMERS
+from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, DECISIONS, LETTERS, RECURRING, RELAY, REPLIES, SAGAS, TIMERS
 
 __all__ = ["HALLMARK", "REFUSED_MAX", "Books"]
 
@@ -30,7 +30,7 @@ class Books(Letters, Once, Workers, Relays):
 
         dropped_before: the records that do not go along were written before that time, seconds since the epoch.
         """
-        for table in (CHECKPOINTS, CLAIMS, ANSWERS, TIMERS, RECURRING, REPLIES):
+        for table in (CHECKPOINTS, CLAIMS, ANSWERS, TIMERS, RECURRING, REPLIES, DECISIONS):
             [lookup] = table.lookups
             async for row in self._all(table, lookup):
                 yield table, row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -15,6 +15,9 @@ from ensue.tables import LEASES
 
 #: Rows read in one query, where there may be many.
 _PAGE = 500
+
+AlsoOfIds = Callable[[StepTransaction, Sequence[str]], Awaitable[None]]
+
 encode = msgspec.json.Encoder().encode
 
 
@@ -51,13 +54,23 @@ class Base:
             after = [rows[-1][at] for at in columns]
             left = None if left is None else left - page
 
-    async def _prune(self, table: Table, before_s: float, limit: int, lookup: Lookup, equal: Sequence[Any] = ()) -> int:
+    async def _prune(
+        self,
+        table: Table,
+        before_s: float,
+        limit: int,
+        lookup: Lookup,
+        equal: Sequence[Any] = (),
+        also: AlsoOfIds | None = None,
+    ) -> int:
         at = table.columns.index(lookup.order[0])
         rows = await self._store.rows().find(table, lookup, equal, limit=limit)
         old = [row[0] for row in rows if row[at] < before_s]
         if old:
             async with self._store.transaction(upkeep=True) as transaction:
                 await transaction.delete_rows(table, old)
+                if also is not None:
+                    await also(transaction, old)
         return len(old)
 
     async def _write(self, transaction: StepTransaction, name: str, found: Row | None, state: object) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
-from ensue.engine.books.base import Base, encode
+from ensue.engine.books.base import encode
+from ensue.engine.books.decisions import Decisions
 from ensue.engine.decisions import accepted, forgotten, rewound
 from ensue.errors import CheckpointConflict, RowConflict
 from ensue.message import CatchUp, Checkpoint, Counters, Gap, Missed, Partition
@@ -28,10 +29,12 @@ class _State(msgspec.Struct, omit_defaults=True):
     ids: dict[str, str] = {}
 
 
+AlsoOfCheckpoint = Callable[[StepTransaction, Checkpoint, Checkpoint], Awaitable[None]] | None
+
 _read_state = msgspec.json.Decoder(_State).decode
 
 
-class Checkpoints(Base):
+class Checkpoints(Decisions):
     """How far the subscription is, partition by partition."""
 
     async def checkpoint(self, partition: Partition) -> Checkpoint:
@@ -93,9 +96,15 @@ class Checkpoints(Base):
             raise checkpoint_moved(partition, checkpoint.revision) from error
         return [row[2] for row in rows]
 
-    async def accept_loss(self, partition: Partition, source: str) -> int:
+    async def accept_loss(
+        self,
+        partition: Partition,
+        source: str,
+        also: Callable[[StepTransaction, Gap, Gap | None], Awaitable[None]] | None = None,
+    ) -> int:
         """An operator accepts a LOST gap: the watermark moves to its lost_through, which is returned; the gap goes, or
-        is OPEN again when it needs more than that. The revision moves, so a running worker notices.
+        is OPEN again when it needs more than that. The revision moves, so a running worker notices. also: what is done
+        with the gap, and with what is left of it, in the same transaction.
         Raises UsageError when that gap is not LOST."""
         async with self._store.transaction() as transaction:
             rows = await transaction.load_rows(CHECKPOINTS, [partition.place])
@@ -108,27 +117,42 @@ class Checkpoints(Base):
             checkpoint.watermarks[source] = gap.lost_through
             checkpoint.ids.pop(source, None)
             await self.save_checkpoint(transaction, partition, checkpoint)
+            if also is not None:
+                await also(transaction, gap, left)
         return gap.lost_through
 
-    async def rewind(self, partition: Partition, source: str, position: int) -> None:
+    async def rewind(self, partition: Partition, source: str, position: int, also: AlsoOfCheckpoint = None) -> None:
         """An operator takes back how far a source was applied. What follows is asked for again. Raises UsageError."""
-        await self.decide_on(partition, lambda found: rewound(partition, source, found, position))
+        await self.decide_on(partition, lambda found: rewound(partition, source, found, position), also)
 
-    async def forget_gap(self, partition: Partition, source: str) -> None:
+    async def forget_gap(self, partition: Partition, source: str, also: AlsoOfCheckpoint = None) -> None:
         """An operator wants a source not to be asked any more. Its next record may show the gap anew. Raises
         UsageError when there is none."""
-        await self.decide_on(partition, lambda found: forgotten(partition, source, found))
+        await self.decide_on(partition, lambda found: forgotten(partition, source, found), also)
 
-    async def decide_on(self, partition: Partition, decision: Callable[[Checkpoint], Checkpoint]) -> None:
-        """The revision moves, so a running worker notices."""
+    async def decide_on(
+        self, partition: Partition, decision: Callable[[Checkpoint], Checkpoint], also: AlsoOfCheckpoint = None
+    ) -> None:
+        """The revision moves, so a running worker notices. also: what is done with the checkpoint as it was and as it
+        is then, in the same transaction."""
         async with self._store.transaction() as transaction:
             rows = await transaction.load_rows(CHECKPOINTS, [partition.place])
-            following = decision(_checkpoint(rows[0]) if rows else Checkpoint())
+            found = _checkpoint(rows[0]) if rows else Checkpoint()
+            following = decision(found)
             await self.save_checkpoint(transaction, partition, following)
+            if also is not None:
+                await also(transaction, found, following)
 
-    async def replay(self, partition: Partition, kind: str, known: Iterable[str]) -> None:
+    async def replay(
+        self,
+        partition: Partition,
+        kind: str,
+        known: Iterable[str],
+        also: Callable[[StepTransaction], Awaitable[None]] | None = None,
+    ) -> None:
         """An operator wants a type handled again from the log's beginning. The revision moves, so a running worker
-        notices. known: the types that the service handles, for a checkpoint that does not say."""
+        notices. known: the types that the service handles, for a checkpoint that does not say. also: what is done in
+        the same transaction."""
         async with self._store.transaction() as transaction:
             rows = await transaction.load_rows(CHECKPOINTS, [partition.place])
             if not rows:
@@ -142,6 +166,8 @@ class Checkpoints(Base):
                 left = tuple(each for each in running.types if each != kind)
                 checkpoint.catching_up = msgspec.structs.replace(running, types=left) if left else None
             await self.save_checkpoint(transaction, partition, checkpoint)
+            if also is not None:
+                await also(transaction)
 
 
 def _checkpoint(row: Row) -> Checkpoint:

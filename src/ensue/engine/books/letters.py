@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from ensue.engine.books.base import AlsoOfIds
 from ensue.engine.books.checkpoints import Checkpoints, checkpoint_moved
 from ensue.engine.decisions import check_decision
 from ensue.errors import CheckpointConflict, RowConflict
@@ -16,6 +19,8 @@ from ensue.tables import LETTERS
 _BY_PLACE, BY_STATE = LETTERS.lookups
 #: So many records that were not signed are kept of each partition.
 REFUSED_MAX = 100
+#: Asked for in one query.
+_PAGE = 500
 
 
 class Letters(Checkpoints):
@@ -104,17 +109,26 @@ class Letters(Checkpoints):
         for each in sorted(moment, key=_time_of):
             yield each
 
-    async def prune_letters(self, before_s: float, limit: int) -> int:
+    async def prune_letters(self, before_s: float, limit: int, also: AlsoOfIds | None = None) -> int:
         """Delete up to `limit` letters that were set aside before `before_s`, and of which nothing comes any more: the
-        discarded ones, then the refused ones. Return how many; 0: there is none."""
+        discarded ones, then the refused ones. Return how many; 0: there is none. also: what is done with their ids in
+        the same transaction."""
         for state in (DeadLetterState.DISCARDED, DeadLetterState.REFUSED):
-            if count := await self._prune(LETTERS, before_s, limit, BY_STATE, [state.value]):
+            if count := await self._prune(LETTERS, before_s, limit, BY_STATE, [state.value], also):
                 return count
         return 0
 
     async def letter(self, letter_id: str) -> DeadLetter | None:
         rows = await self._store.rows().get(LETTERS, [letter_id])
         return self._letter(rows[0]) if rows else None
+
+    async def letters_of(self, ids: Collection[str]) -> list[DeadLetter]:
+        """The letters with these ids, in any order; missing ones are left out."""
+        found: list[DeadLetter] = []
+        reader, wanted = self._store.rows(), list(ids)
+        for begin in range(0, len(wanted), _PAGE):
+            found += [self._letter(row) for row in await reader.get(LETTERS, wanted[begin : begin + _PAGE])]
+        return found
 
     async def last_letter(self, partition: Partition) -> int:
         """The highest number among a partition's letters; 0: there is none."""
@@ -146,9 +160,10 @@ class Letters(Checkpoints):
         letter_id: str,
         state: DeadLetterState,
         also: Callable[[StepTransaction, DeadLetter], Awaitable[None]] | None = None,
+        change: Callable[[DeadLetter], DeadLetter] | None = None,
     ) -> DeadLetter:
-        """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. also: what is done with it, in
-        the same transaction.
+        """An operator's decision on a DEAD (or RETRYING) letter: RELEASED or DISCARDED. also: what is done with it, as
+        it was until then, in the same transaction. change: what is made of it besides.
 
         Raises UsageError that says what was found when there is no such letter or it cannot be decided; one without
         a source is no message (Garbage) and can only be DISCARDED.
@@ -156,10 +171,11 @@ class Letters(Checkpoints):
         async with self._store.transaction() as transaction:
             rows = await transaction.load_rows(LETTERS, [letter_id])
             letter = check_decision(letter_id, self._letter(rows[0]) if rows else None, state)
-            letter.state = state
-            if also is not None:
-                await also(transaction, letter)
+            was = letter
+            letter = msgspec.structs.replace(was if change is None else change(was), state=state)
             await self.change_letter(transaction, letter)
+            if also is not None:
+                await also(transaction, was)
         return letter
 
     def letter_in_row(self, row: Row) -> DeadLetter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -86,14 +86,18 @@ class Relays(Base):
             known = await transaction.load_rows(RELAY, [name])
             await (transaction.update_rows if known else transaction.insert_rows)(RELAY, [(name, value)])
 
-    async def save_relay_position(self, source: str, position: int) -> None:
-        """Store that position; never moves backwards."""
+    async def save_relay_position(
+        self, source: str, position: int, also: Callable[[StepTransaction], Awaitable[None]] | None = None
+    ) -> None:
+        """Store that position; never moves backwards. also: what is done in the same transaction."""
         async with self._store.transaction(upkeep=True) as transaction:
             rows = await transaction.load_rows(RELAY, [source])
             if not rows:
                 await transaction.insert_rows(RELAY, [(source, position)])
             elif rows[0][1] < position:
                 await transaction.update_rows(RELAY, [(source, position)])
+            if also is not None:
+                await also(transaction)
 
 
 def pruned(source: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from ensue.engine.books.base import Base, encode
+from ensue.deciding import Deciding
+from ensue.engine.books.base import encode
+from ensue.engine.books.decisions import Decisions
 from ensue.errors import RowConflict
 from ensue.ports import Row
 from ensue.tables import VIEWS
@@ -13,8 +15,16 @@ from ensue.views.states import Accepted, Rule, State, ViewRow
 _read_accepted = msgspec.json.Decoder(tuple[Accepted, ...]).decode
 
 
-class ViewBook(Base):
+class ViewBook(Decisions):
     """subscription: the view's name, without a version."""
+
+    _deciding: tuple[Deciding, str] | None = None
+
+    def decided(self, by: Deciding, action: str) -> ViewBook:
+        """The same book, whose changes are a person's decision, and are written down as that."""
+        book = ViewBook(self._store, self.subscription, self._random, self.schema)
+        book._deciding = (by, action)
+        return book
 
     async def prepare(self) -> None:
         """Make the table, where it is missing."""
@@ -43,6 +53,9 @@ class ViewBook(Base):
                         await transaction.update_rows(VIEWS, [_stored(following)], expect=[found.revision])
                     else:
                         await transaction.insert_rows(VIEWS, [_stored(following)])
+                    if self._deciding is not None:
+                        by, action = self._deciding
+                        await self.record(transaction, by, action, self.subscription, found, following)
                 return following
             except RowConflict:
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -12,7 +12,7 @@ from ensue.engine.leases import Held
 from ensue.engine.schema import Fill, Numbers
 from ensue.errors import RowConflict, StoreBehind
 from ensue.message import LeaseTable, Partition, Told
-from ensue.ports import Row
+from ensue.ports import Row, StepTransaction
 from ensue.tables import LEASES
 
 _ONE_ROW = "leases"
@@ -55,12 +55,23 @@ class Workers(Base):
         """As `resign`, for workers that are known to be dead or to hang: what they held is suspect."""
         return await self._change_leases(lambda held, now: held.without(workers.__contains__, suspect=True))
 
+    async def steer(
+        self, change: Callable[[Held], Held], also: Callable[[StepTransaction], Awaitable[None]] | None = None
+    ) -> LeaseTable:
+        """What a person wants to be otherwise with the leases; workers see it with their next heartbeat. also: what is
+        done in the same transaction. Raises what `change` does, and then nothing is written."""
+        return await self._change_leases(lambda held, now: change(held), also)
+
     async def leases(self) -> LeaseTable:
         """Who lives and holds what now, for whoever only looks: nothing is taken and nobody is made to live."""
         rows = await self._store.rows().get(LEASES, [_ONE_ROW])
         return (_read_held(rows[0][2]) if rows else Held()).table(await self._store.now())
 
-    async def _change_leases(self, change: Callable[[Held, float], Held]) -> LeaseTable:
+    async def _change_leases(
+        self,
+        change: Callable[[Held, float], Held],
+        also: Callable[[StepTransaction], Awaitable[None]] | None = None,
+    ) -> LeaseTable:
         """Read, change, write; again when somebody else was quicker, who has then done what was to be done.
 
         Raises StoreOutdated, and writes nothing, when this process must not work on the tables; StoreBehind when they
@@ -80,6 +91,8 @@ class Workers(Base):
                     row = rows.get(_ONE_ROW)
                     held = change(_read_held(row[2]) if row else Held(), transaction.now)
                     await self._write(transaction, _ONE_ROW, row, held)
+                    if also is not None:
+                        await also(transaction)
                     return held.table(transaction.now)
             except RowConflict:
                 continue

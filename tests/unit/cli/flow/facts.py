@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ensue.cli.flow.facts import Handled, Place, SetAside, Sighting, Subscriber, sender_of
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Envelope, Message, Partition
+from ensue.operations.flow.facts import Handled, Place, SetAside, Sighting, Subscriber, sender_of
 
 BEGIN = "2026-11-27T09:00:00.000000Z"
 

@@ -12,8 +12,8 @@ from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, applied, books
 from tests.unit.cli.services import Sold, ledger, night, shy, till
 
 from ensue.adapters import make_broker
-from ensue.cli.flow.gather import gather
 from ensue.message import DeadLetterState, HeldPartition, OutboxRecord
+from ensue.operations.flow.gather import gather
 
 Command = Callable[..., Ended]
 LATER = datetime(2300, 1, 1, tzinfo=UTC)

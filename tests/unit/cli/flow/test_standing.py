@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.unit.cli.flow.facts import message
 
 from ensue.catch_up import Since, adopted, plan_catch_up
-from ensue.cli.flow.facts import Handled, Place, Sighting, State, Subscriber, standing
 from ensue.message import CatchUp, Checkpoint, Gap, GapState, Message, Missed
+from ensue.operations.flow.facts import Handled, Place, Sighting, State, Subscriber, standing
 from ensue.plan import plan
 
 KIND, OTHER = "orders.Placed.v1", "orders.Other.v1"

@@ -11,11 +11,6 @@ import msgspec
 
 from ensue.addresses import masked
 from ensue.app import Service
-from ensue.cli.asked import Asked
-from ensue.cli.flow.facts import Handled, Place, SetAside, Sighting, Subscriber, sender_of
-from ensue.cli.flow.sagas import SagaSeen, saga_keys, saga_seen
-from ensue.cli.loading import Opened, opened
-from ensue.cli.outbox import Sent
 from ensue.codec import decode_envelope
 from ensue.engine.dead_letters import as_message
 from ensue.engine.lookup import each_between
@@ -24,6 +19,11 @@ from ensue.engine.timers import place_of, timer_of
 from ensue.errors import BadMessage, EnsueError
 from ensue.event import event_type
 from ensue.message import Checkpoint, DeadLetterState, Message, OutboxRecord
+from ensue.operations.asked import Asked
+from ensue.operations.flow.facts import Handled, Place, SetAside, Sighting, Subscriber, sender_of
+from ensue.operations.flow.sagas import SagaSeen, saga_keys, saga_seen
+from ensue.operations.opening import Opened, opened
+from ensue.operations.outbox import Sent
 from ensue.ports import Broker
 from ensue.tables import TIMERS
 

@@ -12,8 +12,9 @@ from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
-from ensue.cli.dead_letters import short_reason
-from ensue.cli.flow.facts import (
+from ensue.engine.clock import seconds_of
+from ensue.message import DeadLetter, DeadLetterState
+from ensue.operations.flow.facts import (
     Place,
     SetAside,
     Sighting,
@@ -24,8 +25,7 @@ from ensue.cli.flow.facts import (
     sender_of,
     standing,
 )
-from ensue.engine.clock import seconds_of
-from ensue.message import DeadLetter, DeadLetterState
+from ensue.operations.letters import short_reason
 
 _NEVER = float("inf")
 #: What can be shown as a time in UTC, seconds since the epoch: a stranger's zone may lead out of the calendar.
@@ -254,7 +254,14 @@ def _shown(letter: DeadLetter | None) -> Letter | None:
     if letter is None:
         return None
     due_at = letter.due_at if letter.state is DeadLetterState.RETRYING else 0.0
-    return Letter(letter.id, letter.state.value, letter.attempts, short_reason(letter), letter.parked_at, due_at)
+    return Letter(
+        letter.id,
+        letter.state.value,
+        letter.attempts,
+        short_reason(letter.error_type, letter.error),
+        letter.parked_at,
+        due_at,
+    )
 
 
 def _without_cause(event: _Identity, ids: Container[str], sagas: Container[str]) -> Cause:

@@ -92,27 +92,5 @@ def _to_undo(undo: Undo) -> ToUndo:
     return ToUndo(undo.of, undo.name, undo.state == "begun", undo.attempts)
 
 
-def shown_saga(saga: SagaSeen) -> str:
-    """In one sentence: where it stands."""
-    failure = f" for {saga.failure}" if saga.failure else ""
-    waits = f", waits for {saga.waits_for}" if saga.waits_for else ""
-    reason = f": {saga.reason}" if saga.reason else ""
-    return f"saga {saga.saga} of {saga.service}, version {saga.version}: {saga.status}{failure}{waits}{reason}"
-
-
-def shown_operation(operation: Operation, after: str) -> str:
-    """after: how long after the flow's beginning something came of it."""
-    if operation.at is None:
-        pivot = operation.asked == "pivot"
-        tried = f", attempt {operation.attempts}" if operation.attempts else ""
-        return f"{operation.number} {operation.asked}" + ("" if pivot else f": not yet{tried}")
-    return f"{operation.number} {operation.asked}: {operation.failure or 'done'}, {after}"
-
-
-def shown_undo(undo: ToUndo) -> str:
-    failed = f", {undo.attempts} failed" if undo.attempts else ""
-    return f"undo {undo.of} {undo.name}: {'begun' if undo.begun else 'to be done'}{failed}"
-
-
 def in_time(sagas: Sequence[SagaSeen]) -> list[SagaSeen]:
     return sorted(sagas, key=lambda each: (each.started_at, each.service, each.saga))

@@ -1,0 +1,63 @@
+"""What people have decided about a service, who, and why."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+
+from ensue.app import Service
+from ensue.deciding import Decision
+from ensue.engine.books import Books
+from ensue.operations.opening import opened
+from ensue.view import View
+
+
+@asynccontextmanager
+async def opened_decisions(service: Service) -> AsyncIterator[list[Books]]:
+    """Where the decisions of a service are. Of a view: those on its versions outlive these, the others, on dead letters
+    say, are in the place of the code's version. Raises UsageError when there is no database."""
+    async with AsyncExitStack() as stack:
+        books: list[Books] = []
+        if isinstance(service, View):
+            base = service.make_base()
+            if await base.exists():
+                await base.open()
+                stack.push_async_callback(base.close)
+                books.append(Books(base, service.view))
+        if not books or await _has_store(service):
+            access = await stack.enter_async_context(opened(service))
+            books.append(access.books)
+        yield books
+
+
+async def _has_store(service: Service) -> bool:
+    store = service.make_store()
+    try:
+        return await store.exists()
+    finally:
+        await store.close()
+
+
+async def decisions(books: list[Books]) -> AsyncGenerator[Decision, None]:
+    """All of them in the order in which they were taken, read in pages: nothing prunes them, so there may be many."""
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(aclosing(each.decisions())) for each in books]
+        heads = [(await anext(each, None), each) for each in streams]
+        while left := [(head, stream) for head, stream in heads if head is not None]:
+            first, stream = min(left, key=lambda each: (each[0].decided_at, each[0].id))
+            yield first
+            heads = [(each if each is not first else await anext(stream, None), of) for each, of in left]
+
+
+async def last_decisions(books: list[Books], limit: int) -> list[Decision]:
+    """Up to `limit` of the last ones, in the order in which they were taken."""
+    last: deque[Decision] = deque(maxlen=limit)
+    async with aclosing(decisions(books)) as found:
+        async for each in found:
+            last.append(each)
+    return list(last)
+
+
+async def decision_count(books: list[Books]) -> int:
+    return sum([await each.decision_count() for each in books])

@@ -1,0 +1,99 @@
+"""The versions of a view: how they stand, and opened for deciding."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from ensue.adapters import make_broker
+from ensue.addresses import masked
+from ensue.config import database_variable
+from ensue.deciding import Deciding
+from ensue.engine.sealing import SealedBroker
+from ensue.engine.view_versions import Versions
+from ensue.errors import UsageError
+from ensue.ports import Broker
+from ensue.view import View
+from ensue.views.ready import Obstacle
+from ensue.views.states import State, ViewRow
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenedView:
+    """The place of a view that has no version, and the log: open."""
+
+    versions: Versions
+    broker: Broker
+
+    def deciding(self, by: Deciding, action: str) -> Versions:
+        """The versions, for somebody who decides: each change of the view's row is written down as that, in the same
+        transaction. action: `views swap`, say."""
+        return dataclasses.replace(self.versions, book=self.versions.book.decided(by, action))
+
+
+@asynccontextmanager
+async def opened_view(view: View, *, make: bool = False) -> AsyncIterator[OpenedView]:
+    """make: the view's base and the log, if they are not there; else that is a UsageError."""
+    settings, base = view.settings(), view.make_base()
+    broker = SealedBroker(make_broker(settings.broker), view.signs_as, settings.trust)
+    if not make:
+        if not await base.exists():
+            raise UsageError(
+                f"view {view.view} has no database at {masked(settings.database)}: run it once; is ENSUE_HOME or "
+                f"{database_variable(view.view)} set as the view has it?"
+            )
+        if not await broker.exists():
+            raise UsageError(f"there is no broker at {masked(settings.broker)}: start a service, or set ENSUE_BROKER")
+    await base.open()
+    try:
+        versions = view.versions(base)
+        await versions.book.prepare()
+        await broker.open()
+        yield OpenedView(versions, broker)
+    finally:
+        await broker.close()
+        await base.close()
+
+
+class VersionStatus(msgspec.Struct, kw_only=True):
+    """One version. role: active, previous, building, or building, paused. done, total: events. workers: that feed it.
+    obstacles: what keeps it from becoming the active one. seeded_from: the version whose rows it began with; 0: none.
+    """
+
+    version: int
+    role: str
+    done: int
+    total: int
+    workers: list[str]
+    obstacles: list[Obstacle]
+    seeded_from: int
+
+
+class ViewStatus(ViewRow, frozen=True, kw_only=True):
+    """A view's row, and its versions, the active one first."""
+
+    versions: list[VersionStatus]
+
+
+async def view_status(view: View) -> ViewStatus:
+    """How the versions of a view stand. Raises UsageError when it has no database, or there is no log."""
+    async with opened_view(view) as access:
+        row = await access.versions.book.row()
+        found = [await _version(access, row, number) for number in row.fed]
+        return ViewStatus(**msgspec.structs.asdict(row), versions=found)
+
+
+async def _version(access: OpenedView, row: ViewRow, number: int) -> VersionStatus:
+    versions = access.versions
+    paused = ", paused" if row.state is State.PAUSED else ""
+    role = "active" if number == row.active else "previous" if number == row.previous else f"building{paused}"
+    obstacles = await versions.obstacles(number, access.broker) if number != row.active else []
+    progress = await versions.progress(number, access.broker)
+    workers, seeded_from = await versions.workers(number), await versions.seeded_from(number)
+    return VersionStatus(
+        version=number, role=role, done=progress.done, total=progress.total, workers=workers, obstacles=obstacles,
+        seeded_from=seeded_from,
+    )  # fmt: skip

@@ -1,0 +1,53 @@
+"""Who decides is told from who does not; and decisions that lie in two places come in one order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ensue.adapters import make_store
+from ensue.deciding import ACTOR_CHARS_MAX, REASON_CHARS_MAX, Deciding, Face
+from ensue.engine.books import Books
+from ensue.errors import UsageError
+from ensue.operations.decisions import decision_count, decisions, last_decisions
+
+
+def test_what_somebody_says_is_one_line() -> None:
+    by = Deciding(actor="ann\x1b[2J", origin=Face.CLI, reason="one\ntwo")
+    assert (by.actor, by.reason) == (r"ann\x1b[2J", r"one\ntwo")
+
+
+@pytest.mark.parametrize(
+    ("actor", "reason", "said"),
+    [
+        ("", "", "nobody decides"),
+        (" ", "", "nobody decides"),
+        ("a" * (ACTOR_CHARS_MAX + 1), "", f"expected a text of at most {ACTOR_CHARS_MAX} characters"),
+        ("ann", "r" * (REASON_CHARS_MAX + 1), f"expected a text of at most {REASON_CHARS_MAX} characters"),
+    ],
+)
+def test_nobody_and_too_much_are_refused_before_anything_is_done(actor: str, reason: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Deciding(actor=actor, origin=Face.API, reason=reason)
+
+
+async def test_decisions_of_two_places_come_in_the_order_in_which_they_were_taken(tmp_path: Path) -> None:
+    stores = [make_store(f"sqlite:///{tmp_path}/{name}.db", "desk") for name in ("one", "other")]
+    for store in stores:
+        await store.open()
+    try:
+        books = [Books(store, "desk") for store in stores]
+        by = Deciding(actor="ann", origin=Face.CONSOLE)
+        for number, at in enumerate([0, 1, 1, 0, 0, 1]):
+            async with stores[at].transaction() as transaction:
+                await books[at].record(transaction, by, "test", str(number))
+        found = [each async for each in decisions(books)]
+        assert [each.decided_at for each in found] == sorted(each.decided_at for each in found)
+        assert {each.target for each in found} == {"0", "1", "2", "3", "4", "5"}
+        assert await decision_count(books) == 6
+        assert await last_decisions(books, 2) == found[-2:]
+        assert [each async for each in decisions(books[:1])] == [each for each in found if each.target in "034"]
+    finally:
+        for store in stores:
+            await store.close()
