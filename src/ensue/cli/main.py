@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from ensue.cli import db, dead_letters, gaps, outbox, replay, run, sagas, status, timers, topology, view_check, views
+from ensue.cli import (
+    config,
+    db,
+    dead_letters,
+    gaps,
+    outbox,
+    replay,
+    run,
+    sagas,
+    status,
+    timers,
+    topology,
+    view_check,
+    views,
+)
 from ensue.cli.flow.command import flow
 from ensue.cli.output import complain
 from ensue.errors import EnsueError
@@ -54,6 +68,7 @@ views.app.command()(view_check.check)
 views.app.command()(view_check.at)
 app.add_typer(views.app, name="views")
 app.add_typer(db.app, name="db")
+app.add_typer(config.app, name="config")
 app.command()(replay.replay)
 app.command()(topology.topology)
 app.command()(flow)
