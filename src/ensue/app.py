@@ -101,7 +101,7 @@ class Service(ServiceDefinition):
         return load_settings(self.name, **self._given)  # type: ignore[arg-type]  # the keys are its parameters
 
     def setting_sources(self) -> Mapping[str, Source]:
-        """Where each of `settings` comes from, by field, `database` or `engine.batch_s`: what `ensue config show` has."""
+        """Where each of `settings` comes from, by field, `database` or `engine.batch_s`: for `ensue config show`."""
         return explain_settings(self.signs_as, **self._given)[1]  # type: ignore[arg-type]  # as in `settings`
 
     async def make_place(self) -> None:

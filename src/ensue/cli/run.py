@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from ensue.app import Service
+from ensue.cli.http import Address, probes, read_address
 from ensue.cli.loading import load_services
-from ensue.cli.processes import follow_parent, supervise
+from ensue.cli.processes import Supervisor, follow_parent
 from ensue.cli.serving import Stop, serve
 from ensue.errors import UsageError
 from ensue.texts import logger
@@ -20,7 +23,16 @@ LEVELS = ("debug", "info", "warning", "error")
 
 def run(
     services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
-    processes: Annotated[int, typer.Option(min=1, max=64, help="Child processes that share the work")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Child processes that share the work; one that ends is started again")
+    ] = 1,
+    http: Annotated[
+        str,
+        typer.Option(
+            metavar="[HOST]:PORT",
+            help="Answer /livez, /healthz, /readyz and /metrics there; of several processes at ports that follow",
+        ),
+    ] = "",
     log_level: Annotated[
         str,
         typer.Option(
@@ -33,21 +45,36 @@ def run(
 
     A stop lets the batches at hand finish and gives the leases up, within 5 seconds; a second signal ends it at once.
     Ends with status 1 when a service cannot start, or may not publish (its database was restored from an old copy), and
-    with 70 when a handler hangs: start it again, and after some times that message is set aside.
+    with 70 when a handler hangs: start it again, and after some times that message is set aside. With --processes the
+    parent starts a child that ends so again, after a pause that grows to 30 seconds, for as long as nobody stops it.
     """
     if log_level not in LEVELS:
         raise UsageError(f"--log-level is {log_level!r}, expected one of {', '.join(LEVELS)}")
+    address = read_address(http) if http else None
+    addresses = [address and address.of_process(number) for number in range(1, processes + 1)]
     definitions = load_services(services)
     _log_to_stderr(log_level)
     if processes > 1:
         command = [sys.executable, "-m", "ensue", "run", *services, "--log-level", log_level, "--follow-parent"]
-        code = asyncio.run(supervise(command, processes))
+        commands = [[*command, *(() if each is None else ("--http", str(each)))] for each in addresses]
+        code = asyncio.run(_supervise(commands))
     else:
         with Stop() as stop:
             if child:
                 follow_parent()
-            code = asyncio.run(serve(definitions, stop))
+            code = asyncio.run(_serve(definitions, stop, address))
     raise typer.Exit(code)
+
+
+async def _supervise(commands: Sequence[Sequence[str]]) -> int:
+    return await Supervisor(commands).run()
+
+
+async def _serve(services: Sequence[Service], stop: Stop, address: Address | None) -> int:
+    if address is None:
+        return await serve(services, stop)
+    async with probes(address, services):
+        return await serve(services, stop)
 
 
 def _log_to_stderr(level: str) -> None:
