@@ -18,6 +18,7 @@ from ensue.cli import (
     dead_letters,
     gaps,
     outbox,
+    publish,
     replay,
     run,
     sagas,
@@ -59,6 +60,7 @@ def _options(
 
 app.command()(run.run)
 app.command()(status.status)
+app.command()(publish.publish)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(gaps.app, name="gaps")
 app.add_typer(outbox.app, name="outbox")
