@@ -17,6 +17,7 @@ from ensue.cli import (
     db,
     dead_letters,
     gaps,
+    new,
     outbox,
     publish,
     replay,
@@ -58,6 +59,7 @@ def _options(
     pass
 
 
+app.command()(new.new)
 app.command()(run.run)
 app.command()(status.status)
 app.command()(publish.publish)

@@ -46,7 +46,7 @@ async def test_a_change_of_a_python_file_is_told_and_no_other(
 
 
 async def test_what_cannot_be_watched_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--reload: .*gone cannot be watched: "):
+    with pytest.raises(UsageError, match=r"--reload: .*gone cannot be watched: "):
         async with watching([tmp_path / "gone"], lambda: None):
             raise AssertionError("it watches")
 
