@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from ensue.cli.processes import Supervisor, follow_parent
 from ensue.cli.reloading import watched, watching
 from ensue.cli.serving import Stop, serve
 from ensue.errors import UsageError
-from ensue.texts import logger
+from ensue.stderr_log import log_to_stderr
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -67,7 +66,7 @@ def run(
     directories = watched(reload_dir or []) if reload else []
     # With --reload the code may be broken just now, and the parent has to live longer than one version of it.
     definitions = [] if reload else load_services(services)
-    _log_to_stderr(log_level)
+    log_to_stderr(log_level)
     if processes > 1 or reload:
         command = [sys.executable, "-m", "ensue", "run", *services, "--log-level", log_level, "--follow-parent"]
         commands = [[*command, *(() if each is None else ("--http", str(each)))] for each in addresses]
@@ -94,12 +93,3 @@ async def _serve(services: Sequence[Service], stop: Stop, address: Address | Non
         return await serve(services, stop)
     async with probes(address, services):
         return await serve(services, stop)
-
-
-def _log_to_stderr(level: str) -> None:
-    """Unless the application has set logging up, which it does when its modules are imported."""
-    if logger("ensue").hasHandlers():
-        return
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
-    )
