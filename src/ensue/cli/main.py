@@ -38,7 +38,6 @@ app = typer.Typer(
     help="Run services, look at them, and decide what waits for a person. SERVICE is always MODULE:NAME, "
     "e.g. shop.orders:orders.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
