@@ -14,7 +14,6 @@ import typer
 from ensue.app import Service
 from ensue.cli.loading import dispatcher_of, load_service, opened
 from ensue.cli.output import confirm, print_json, say, shown_data
-from ensue.codec import decode_envelope
 from ensue.engine.publishing import Published
 from ensue.engine.publishing import publish as publish_event
 from ensue.engine.worker import is_gone
@@ -62,11 +61,11 @@ def publish(
 
     done, idle = asyncio.run(write())
     if json:
-        print_json(_summary(done))
+        print_json({"type": spec.type, **done._asdict()})
         return
-    record = done.record
+    position = f"position {done.position}" if done.position else "without a position while an older transaction is open"
     say(
-        f"published: position {record.position}, {record.topic}/{record.partition}, id {done.id}",
+        f"published: {position}, {done.topic}/{done.partition}, id {done.id}",
         f"correlation id {done.correlation_id}",
     )
     if idle:
@@ -130,16 +129,3 @@ def _names(spec: EventType[Any], event: Any) -> set[str]:
         tag = spec.cls.__struct_config__.tag_field
         names |= {tag} if tag else set()
     return names
-
-
-def _summary(done: Published) -> dict[str, Any]:
-    record = done.record
-    return {
-        "id": done.id,
-        "type": decode_envelope(record.envelope).type,
-        "topic": record.topic,
-        "partition": record.partition,
-        "key": record.key,
-        "position": record.position,
-        "correlation_id": done.correlation_id,
-    }

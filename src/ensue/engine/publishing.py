@@ -10,18 +10,22 @@ from ensue.engine.dispatch import Dispatcher
 from ensue.engine.timers import put
 from ensue.errors import UsageError
 from ensue.event import event_type
-from ensue.message import OutboxRecord
 from ensue.ports import Store
 
 _PAGE = 500
+#: So many times, for up to a second, a position is waited for: a transaction that began before may be open for long.
+_LOOKS = 5
 
 
 class Published(NamedTuple):
-    """record: as it stands in the outbox, with its position."""
+    """position: of its record; 0: it has none yet, since an older transaction of the database is still open."""
 
     id: str
     correlation_id: str
-    record: OutboxRecord
+    topic: str
+    partition: int
+    key: str
+    position: int
 
 
 async def publish(store: Store, dispatcher: Dispatcher, event: Any) -> Published:
@@ -37,18 +41,23 @@ async def publish(store: Store, dispatcher: Dispatcher, event: Any) -> Published
         step = dispatcher.outside_step(transaction, "", "", "")
         command = isinstance(event_type(type(event)), CommandType)
         id = step.send(event) if command else step.publish(event)
-        await put(transaction, step.outgoing.close())
-    return Published(id, step.correlation_id, await _found(store, id, before))
+        [record] = step.outgoing.close()
+        await put(transaction, [record])
+    position = await _position(store, id, before)
+    return Published(id, step.correlation_id, record.topic, record.partition, record.key, position)
 
 
-async def _found(store: Store, id: str, after: int) -> OutboxRecord:
+async def _position(store: Store, id: str, after: int) -> int:
     """Positions are given with the commit, or by who looks next; other processes may have published meanwhile."""
-    while True:
+    looks = 0
+    while looks < _LOOKS:
         records = await store.outbox_after(after, _PAGE)
         for record in records:
             if decode_envelope(record.envelope).id == id:
-                return record
+                return record.position
         if records:
             after = records[-1].position
-        else:  # a transaction before it may still commit, and nothing is shown past that one
+        else:
+            looks += 1
             await store.outbox_wait(1.0)
+    return 0
