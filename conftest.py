@@ -68,7 +68,7 @@ def run_console(example: Example) -> str | None:
         "NO_COLOR": "1",
     }
     for command, expected in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n?)*)", example.parsed, re.MULTILINE):
-        line = re.sub(r"^ensue\b", f"{sys.executable} -m ensue", command)
+        line = re.sub(r"^((?:[A-Z_]+=\S+ )*)ensue\b", rf"\1{sys.executable} -m ensue", command)
         done = subprocess.run(
             line, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=-1, stderr=-2, text=True, timeout=60
         )

@@ -11,7 +11,7 @@ from ensue.aggregate.aggregate import Aggregate
 from ensue.aggregate.history import Happened, current, history, page
 from ensue.aggregate.kind import kind_of
 from ensue.command import Command, R_co
-from ensue.config import EngineConfig, Settings, load_settings
+from ensue.config import EngineConfig, Settings, explain_settings, load_settings
 from ensue.dependable import dependable
 from ensue.engine.runtime import Runtime
 from ensue.errors import UsageError
@@ -26,6 +26,7 @@ from ensue.step import Step
 from ensue.texts import logger
 from ensue.tls import exposed
 from ensue.token import Token
+from ensue.variables import Source
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -98,6 +99,10 @@ class Service(ServiceDefinition):
     def settings(self) -> Settings:
         """Arguments, else environment, else the embedded default; read when asked."""
         return load_settings(self.name, **self._given)  # type: ignore[arg-type]  # the keys are its parameters
+
+    def setting_sources(self) -> Mapping[str, Source]:
+        """Where each of `settings` comes from, by field, `database` or `engine.batch_s`: for `ensue config show`."""
+        return explain_settings(self.signs_as, **self._given)[1]  # type: ignore[arg-type]  # as in `settings`
 
     async def make_place(self) -> None:
         """Make what has to be there before its store is opened. A service's store makes all by itself."""

@@ -1,7 +1,7 @@
 """Settings. The only place that reads the environment.
 
-`ENSUE_<SERVICE>_DATABASE` and `ENSUE_BROKER` are URLs whose scheme chooses the adapter; without them everything is
-embedded: SQLite files in `ENSUE_HOME` (`./.ensue`).
+`ENSUE_<SERVICE>_DATABASE` and `ENSUE_BROKER` are URLs whose scheme chooses the adapter, or `..._FILE` names a file that
+has one; without them everything is embedded: SQLite files in `ENSUE_HOME` (`./.ensue`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ensue.errors import UsageError
 from ensue.retry import Retry
 from ensue.signatures import Trust, read_keys
 from ensue.texts import logger
+from ensue.variables import Source, lines_of, secret_of
 
 log = logger("ensue.config")
 
@@ -125,16 +126,79 @@ def load_settings(
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
     """Arguments first, then the environment, then the embedded default. Warns of variables that no setting reads."""
+    return explain_settings(
+        service, database=database, broker=broker, partitions=partitions, engine=engine, trust=trust,
+        environment=environment,
+    )[0]  # fmt: skip
+
+
+def explain_settings(
+    service: str,
+    *,
+    database: str | None = None,
+    broker: str | None = None,
+    partitions: int | None = None,
+    engine: EngineConfig | None = None,
+    trust: Trust | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Settings, Mapping[str, Source]]:
+    """As `load_settings`, and where each came from.
+
+    The sources go by the names of the fields, `database` or `engine.batch_s`, in the order of the classes; the first is
+    `home`, the directory of what is embedded.
+    """
     env = os.environ if environment is None else environment
     _warn_of_unknown(env)
-    home = Path(env.get("ENSUE_HOME", ".ensue")).absolute()
-    return Settings(
-        database=_url("database", database or env.get(database_variable(service)) or f"sqlite:///{home}/{service}.db"),
-        broker=_url("broker", broker or env.get("ENSUE_BROKER") or f"sqlite:///{home}/broker.db"),
+    home = home_of(env)
+    sources = {"home": _source(env, "ENSUE_HOME")}
+
+    def url(what: str, given: object, variable: str, file: str) -> str:
+        found = None if given else secret_of(env, variable)
+        text, sources[what] = found or (f"sqlite:///{home}/{file}", Source("default", variable))
+        if given:
+            sources[what] = Source("argument", variable)
+        return _url(what, given or text)
+
+    settings = Settings(
+        database=url("database", database, database_variable(service), f"{service}.db"),
+        broker=url("broker", broker, "ENSUE_BROKER", "broker.db"),
         partitions=partitions or _whole(env, "ENSUE_PARTITIONS", 8),
         engine=engine or _engine(env),
         trust=trust or _trust(env),
     )
+    sources["partitions"] = _source(env, "ENSUE_PARTITIONS", given=bool(partitions))
+    for field in dataclasses.fields(EngineConfig):
+        variable = "" if field.name == "retry" else f"ENSUE_{field.name.upper()}"
+        sources[f"engine.{field.name}"] = _source(env, variable, given=engine is not None, empty=True)
+    for name, variable in _TRUST.items():
+        sources[f"trust.{name}"] = _source(env, variable, given=trust is not None)
+    if trust is None and (path := env.get("ENSUE_KEYS_FILE", "")):
+        both = "ENSUE_KEYS and ENSUE_KEYS_FILE" if env.get("ENSUE_KEYS") else "ENSUE_KEYS_FILE"
+        sources["trust.keys"] = Source("file", both, path)
+    return settings, sources
+
+
+def home_of(environment: Mapping[str, str] | None = None) -> Path:
+    """Where embedded databases and the embedded log are."""
+    env = os.environ if environment is None else environment
+    return Path(env.get("ENSUE_HOME", ".ensue")).absolute()
+
+
+def _source(env: Mapping[str, str], variable: str, *, given: bool = False, empty: bool = False) -> Source:
+    """empty: whether the variable is read when it is set to nothing."""
+    if given:
+        return Source("argument", variable)
+    said = env.get(variable) is not None if empty else bool(env.get(variable))
+    return Source("environment" if said else "default", variable)
+
+
+#: Fields of Trust, and what the environment calls them.
+_TRUST = {
+    "signed": "ENSUE_TRUST",
+    "keys": "ENSUE_KEYS",
+    "unsigned_topics": "ENSUE_UNSIGNED_TOPICS",
+    "unsigned_sources": "ENSUE_UNSIGNED_SOURCES",
+}
 
 
 def _trust(env: Mapping[str, str]) -> Trust:
@@ -143,11 +207,7 @@ def _trust(env: Mapping[str, str]) -> Trust:
         raise UsageError(f"ENSUE_TRUST is {asked!r}, expected any or signed")
     keys = read_keys(env.get("ENSUE_KEYS", "").split(), "ENSUE_KEYS")
     if path := env.get("ENSUE_KEYS_FILE", ""):
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"ENSUE_KEYS_FILE is {path}, which cannot be read: {error}") from error
-        keys += read_keys(lines, f"ENSUE_KEYS_FILE {path}")
+        keys += read_keys(lines_of("ENSUE_KEYS_FILE", path), f"ENSUE_KEYS_FILE {path}")
     return Trust(
         signed=asked == "signed",
         keys=keys,
@@ -170,12 +230,11 @@ def _url(what: str, given: object) -> str:
 
 
 _KNOWN = frozenset(
-    {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_PARTITIONS", "ENSUE_TRUST", "ENSUE_KEYS", "ENSUE_KEYS_FILE"}
-    | {"ENSUE_UNSIGNED_TOPICS", "ENSUE_UNSIGNED_SOURCES"}
+    {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_BROKER_FILE", "ENSUE_PARTITIONS", "ENSUE_KEYS_FILE", *_TRUST.values()}
     | {f"ENSUE_{field.name.upper()}" for field in dataclasses.fields(EngineConfig) if field.name != "retry"}
 )
 #: A service's database (perhaps another service's), and what tests of adapters are told.
-_NOT_OURS = re.compile(r"ENSUE_(.+_DATABASE|TEST_.*|REQUIRE_.*)", re.DOTALL)
+_NOT_OURS = re.compile(r"ENSUE_(.+_DATABASE(_FILE)?|TEST_.*|REQUIRE_.*)", re.DOTALL)
 _warned: set[str] = set()
 
 

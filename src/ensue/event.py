@@ -365,6 +365,11 @@ def declared_as(kind: str) -> EventType[Any]:
     return now_of(kind).as_older(_version_in(kind))
 
 
+def declared_types() -> list[EventType[Any]]:
+    """Every event and command that is declared in this process, but for Ensue's own."""
+    return [event_type(cls) for cls in _declared.values() if not cls.__module__.startswith("ensue.")]
+
+
 def is_event_class(cls: object) -> bool:
     """Whether it is meant as an event; `event_type` says whether it is one."""
     return isinstance(cls, type) and (isinstance(cls, EventMeta) or hasattr(cls, SPEC))

@@ -20,6 +20,9 @@ directory, and the service in it is run or looked at. Where its database and its
 
 Commands that look take nothing and change nothing; they may run beside the service. Exit status: 0 done; 1 refused or
 failed, with one message on standard error; 2 a command line that makes no sense.
+
+`ensue --install-completion` has your shell (bash, zsh, fish, PowerShell) complete commands and options;
+`--show-completion` shows what it would add.
 """
 
 

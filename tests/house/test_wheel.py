@@ -18,4 +18,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {str(file.relative_to(ROOT / "src")) for file in (ROOT / "src/ensue").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == package
+    templates = {str(file.relative_to(ROOT / "src")) for file in (ROOT / "src/ensue").rglob("*.template")}
+    assert templates
+    assert templates <= names  # what `ensue new` makes a project of
     assert not any(word in name for name in names for word in ("/broken_", "mutant", "/servers/"))

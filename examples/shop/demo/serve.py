@@ -10,6 +10,7 @@ With SHOP_DEMO_PROFILE=<directory> in the environment, each process that stops i
 from __future__ import annotations
 
 import cProfile
+import logging
 import os
 import signal
 import sys
@@ -45,6 +46,7 @@ def main(service: str, port: int) -> None:
 def serve(service: str, port: int) -> None:
     import uvicorn  # not in the provider, which starts the faster
 
+    logging.getLogger("ensue").setLevel(logging.WARNING)  # as uvicorn's: the demo says by itself what runs
     uvicorn.run(
         APPLICATIONS[service],
         host="127.0.0.1",

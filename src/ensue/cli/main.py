@@ -13,12 +13,15 @@ from typing import Annotated
 import typer
 
 from ensue.cli import (
+    config,
     db,
     dead_letters,
     decisions,
     gaps,
+    new,
     outbox,
     partitions,
+    publish,
     replay,
     run,
     sagas,
@@ -37,7 +40,6 @@ app = typer.Typer(
     help="Run services, look at them, and decide what waits for a person. SERVICE is always MODULE:NAME, "
     "e.g. shop.orders:orders.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -58,8 +60,10 @@ def _options(
     pass
 
 
+app.command()(new.new)
 app.command()(run.run)
 app.command()(status.status)
+app.command()(publish.publish)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(gaps.app, name="gaps")
 app.add_typer(partitions.app, name="partitions")
@@ -71,6 +75,7 @@ views.app.command()(view_check.check)
 views.app.command()(view_check.at)
 app.add_typer(views.app, name="views")
 app.add_typer(db.app, name="db")
+app.add_typer(config.app, name="config")
 app.command()(replay.replay)
 app.command()(topology.topology)
 app.command()(flow)

@@ -1,8 +1,10 @@
-"""One parent and its children, each a process with its share of the work. The parent only hands signals on."""
+"""One parent and its children, each a process with its share of the work. The parent hands signals on, and starts a
+child again that has ended by itself."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -10,6 +12,7 @@ import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 
+from ensue.cli.restarts import Restarts
 from ensue.cli.serving import STOP_S
 from ensue.texts import logger
 
@@ -17,6 +20,8 @@ log = logger("ensue.run")
 
 #: A child that is not gone this long after the wish to stop is killed.
 _PATIENCE_S = STOP_S + 1.0
+#: What a child ends with that was told to stop before it could listen for that.
+_ASKED = 128 + signal.SIGTERM
 
 
 def follow_parent() -> None:
@@ -30,60 +35,126 @@ def _wait_for_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def supervise(command: Sequence[str], count: int) -> int:
-    """Run `command` in `count` children until all have ended; return the worst of their exit statuses.
+class Supervisor:
+    """Children, one for each command, until somebody says stop: by SIGTERM or SIGINT, or `stop`.
 
-    SIGTERM and SIGINT go to the children as SIGTERM; a second one kills them. A child that ends is not started again:
-    its partitions go to the others.
+    A child that ends before that, however it does, is started again: at once after `reload`, else after a pause that
+    grows. It is never given up; each end and each start is in the log. patient: after a failure wait for `reload`
+    instead, since the code has to change first.
     """
-    loop = asyncio.get_running_loop()
-    children: list[Process] = []
-    killing: asyncio.TimerHandle | None = None
-    stopping = False
 
-    def kill() -> None:
-        _send(children, signal.SIGKILL)
+    def __init__(
+        self, commands: Sequence[Sequence[str]], restarts: Restarts | None = None, *, patient: bool = False
+    ) -> None:
+        self._slots = [_Slot(command, number) for number, command in enumerate(commands, 1)]
+        self._restarts = restarts or Restarts()
+        self._patient = patient
+        self._stopping = False
 
-    def stop() -> None:
-        nonlocal stopping, killing
-        if stopping:
-            kill()
-            return
-        stopping = True
-        killing = loop.call_later(_PATIENCE_S, kill)
-        _send(children, signal.SIGTERM)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    try:
-        for _ in range(count):
-            if not stopping:
-                # A process group of its own: Ctrl-C is for the parent, which hands it on.
-                children.append(await asyncio.create_subprocess_exec(*command, stdin=PIPE, process_group=0))
-        if stopping:  # the signal came while they were started
-            _send(children, signal.SIGTERM)
-        log.info("%d processes: %s", count, ", ".join(str(child.pid) for child in children))
-        codes = await asyncio.gather(*(_ended(child) for child in children))
-        # Told to stop before it could listen for it: as wanted, no failure.
-        asked = 128 + signal.SIGTERM if stopping else 0
-        return max((code for code in codes if code != asked), default=0)
-    finally:
-        kill()
-        if killing is not None:
-            killing.cancel()
+    async def run(self) -> int:
+        """Return the worst exit status of the children that were stopped; 0: all went in good order."""
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+            loop.add_signal_handler(number, self.stop)
+        try:
+            codes = await asyncio.gather(*(self._keep(slot) for slot in self._slots))
+            return max((code for code in codes if code != _ASKED), default=0)
+        finally:
+            self._kill()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def stop(self) -> None:
+        """Have all children stop, and `run` return. Called again it kills them."""
+        if self._stopping:
+            self._kill()
+            return
+        self._stopping = True
+        for slot in self._slots:
+            slot.end()
+
+    def reload(self) -> None:
+        """Have each child end in good order and another one start; one that waits after a failure starts now."""
+        for slot in self._slots:
+            slot.reloading = True
+            slot.end()
+
+    def _kill(self) -> None:
+        for slot in self._slots:
+            slot.kill()
+
+    async def _keep(self, slot: _Slot) -> int:
+        """Keep one child running; return the exit status of the last one."""
+        clock, failures = asyncio.get_running_loop().time, 0
+        while not self._stopping:
+            slot.woken.clear()
+            slot.reloading = False
+            begun = clock()
+            how, code = await self._run(slot)
+            if self._stopping:
+                if code not in (0, _ASKED):
+                    log.error("%s ended with %s when it was told to stop", slot.name, how)
+                return code
+            if slot.reloading:
+                failures = 0
+                continue
+            failures = self._restarts.failures(failures, clock() - begun)
+            if self._patient:
+                log.error("%s ended with %s; another one starts when the code changes", slot.name, how)
+                await slot.woken.wait()
+                continue
+            pause = self._restarts.pause_s(failures)
+            log.error(
+                "%s ended with %s; another one starts in %g s (failure %d in a row)", slot.name, how, pause, failures
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(slot.woken.wait(), pause)
+        return 0
+
+    async def _run(self, slot: _Slot) -> tuple[str, int]:
+        """Run a child to its end; return how it ended, in words, and its exit status as a shell has it."""
+        slot.child = None
+        try:
+            # A process group of its own: Ctrl-C is for the parent, which hands it on.
+            child = await asyncio.create_subprocess_exec(*slot.command, stdin=PIPE, process_group=0)
+        except OSError as error:  # no memory, or too many processes: as with a child that could not start
+            return f"{error.strerror}: it could not start", 1
+        slot.child = child
+        log.info("%s starts", slot.name)
+        if self._stopping or slot.reloading:  # the wish came while it was started
+            slot.end()
+        code = await child.wait()
+        return (f"signal {-code}", 128 - code) if code < 0 else (f"status {code}", code)
 
 
-def _send(children: Sequence[Process], number: signal.Signals) -> None:
-    for child in children:
-        if child.returncode is None:
-            child.send_signal(number)
+class _Slot:
+    """One of the children, whichever process that is by now."""
+
+    def __init__(self, command: Sequence[str], number: int) -> None:
+        self.command = command
+        self.number = number
+        self.child: Process | None = None
+        self.reloading = False
+        #: Set when a pause after a failure is over before its time.
+        self.woken = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        return f"process {self.number}" if self.child is None else f"process {self.number} (pid {self.child.pid})"
+
+    def end(self) -> None:
+        """Have the child end in good order, by force if that takes too long; and no pause go on."""
+        self.woken.set()
+        child = self.child
+        if child is not None and child.returncode is None:
+            child.send_signal(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(_PATIENCE_S, _end_by_force, child)
+
+    def kill(self) -> None:
+        if self.child is not None:
+            _end_by_force(self.child)
 
 
-async def _ended(child: Process) -> int:
-    """Wait for a child; return its exit status, 128 + n when signal n killed it (as a shell does)."""
-    code = await child.wait()
-    if code:
-        log.error("process %d ended with %s; others go on", child.pid, f"signal {-code}" if code < 0 else code)
-    return 128 - code if code < 0 else code
+def _end_by_force(child: Process) -> None:
+    if child.returncode is None:
+        child.kill()

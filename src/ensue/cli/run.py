@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ensue.app import Service
+from ensue.cli.http import Address, probes, read_address
 from ensue.cli.loading import load_services
-from ensue.cli.processes import follow_parent, supervise
+from ensue.cli.processes import Supervisor, follow_parent
+from ensue.cli.reloading import watched, watching
 from ensue.cli.serving import Stop, serve
 from ensue.errors import UsageError
-from ensue.texts import logger
+from ensue.stderr_log import log_to_stderr
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
 def run(
     services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
-    processes: Annotated[int, typer.Option(min=1, max=64, help="Child processes that share the work")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Child processes that share the work; one that ends is started again")
+    ] = 1,
+    http: Annotated[
+        str,
+        typer.Option(
+            metavar="[HOST]:PORT",
+            help="Answer /livez, /healthz, /readyz and /metrics there; of several processes at ports that follow",
+        ),
+    ] = "",
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start anew when a Python file has changed; for development")
+    ] = False,
+    reload_dir: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIRECTORY", help="With --reload: look here, and not in this directory; repeatable"),
+    ] = None,
     log_level: Annotated[
         str,
         typer.Option(
@@ -33,27 +53,43 @@ def run(
 
     A stop lets the batches at hand finish and gives the leases up, within 5 seconds; a second signal ends it at once.
     Ends with status 1 when a service cannot start, or may not publish (its database was restored from an old copy), and
-    with 70 when a handler hangs: start it again, and after some times that message is set aside.
+    with 70 when a handler hangs: start it again, and after some times that message is set aside. With --processes the
+    parent starts a child that ends so again, after a pause that grows to 30 seconds, for as long as nobody stops it;
+    with --reload it waits for the code to change.
     """
     if log_level not in LEVELS:
         raise UsageError(f"--log-level is {log_level!r}, expected one of {', '.join(LEVELS)}")
-    definitions = load_services(services)
-    _log_to_stderr(log_level)
-    if processes > 1:
+    address = read_address(http) if http else None
+    addresses = [address and address.of_process(number) for number in range(1, processes + 1)]
+    if reload_dir and not reload:
+        raise UsageError("--reload-dir says where --reload looks: give that too")
+    directories = watched(reload_dir or []) if reload else []
+    # With --reload the code may be broken just now, and the parent has to live longer than one version of it.
+    definitions = [] if reload else load_services(services)
+    log_to_stderr(log_level)
+    if processes > 1 or reload:
         command = [sys.executable, "-m", "ensue", "run", *services, "--log-level", log_level, "--follow-parent"]
-        code = asyncio.run(supervise(command, processes))
+        commands = [[*command, *(() if each is None else ("--http", str(each)))] for each in addresses]
+        code = asyncio.run(_supervise(commands, directories))
     else:
         with Stop() as stop:
             if child:
                 follow_parent()
-            code = asyncio.run(serve(definitions, stop))
+            code = asyncio.run(_serve(definitions, stop, address))
     raise typer.Exit(code)
 
 
-def _log_to_stderr(level: str) -> None:
-    """Unless the application has set logging up, which it does when its modules are imported."""
-    if logger("ensue").hasHandlers():
-        return
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
-    )
+async def _supervise(commands: Sequence[Sequence[str]], directories: Sequence[Path]) -> int:
+    """directories: where code that changes has all of them start anew; none: nowhere."""
+    supervisor = Supervisor(commands, patient=bool(directories))
+    if not directories:
+        return await supervisor.run()
+    async with watching(directories, supervisor.reload):
+        return await supervisor.run()
+
+
+async def _serve(services: Sequence[Service], stop: Stop, address: Address | None) -> int:
+    if address is None:
+        return await serve(services, stop)
+    async with probes(address, services):
+        return await serve(services, stop)

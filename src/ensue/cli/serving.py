@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from types import FrameType, TracebackType
 from typing import Any
 
-from ensue.addresses import masked
+from ensue.announcing import announced
 from ensue.app import Service
 from ensue.cli.output import complain
 from ensue.engine.runtime import Runtime
@@ -109,19 +109,16 @@ async def _one(service: Service, stop: Stop, stopping: asyncio.Event) -> None:
                 log.info("%s: stopped before it had started", service.name)
                 return
             runtime.when_hung = stop.hung
-            telling = asyncio.create_task(_tell_ready(service, runtime))
             failing = asyncio.create_task(runtime.wait_failed())
             waiting = asyncio.create_task(stopping.wait())
             try:
                 await asyncio.wait((failing, waiting), return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in (telling, failing, waiting):
+                for task in (failing, waiting):
                     task.cancel()
-                await asyncio.gather(telling, failing, waiting, return_exceptions=True)
+                await asyncio.gather(failing, waiting, return_exceptions=True)
             stop.want()
-            log.info("%s: stopping; the batches at hand finish first", service.name)
             failed = None if runtime.worker is None else runtime.worker.failed
-        log.info("%s: stopped", service.name)
         if failed is not None:
             raise failed
     finally:
@@ -134,7 +131,7 @@ async def _start(service: Service, stopping: asyncio.Event, stack: AsyncExitStac
         async with asyncio.timeout(None) as starting:
             watching = asyncio.create_task(_cut_short(starting, stopping))
             try:
-                return await stack.enter_async_context(service.running())
+                return await stack.enter_async_context(announced(service))
             finally:
                 watching.cancel()
     except TimeoutError:
@@ -146,15 +143,3 @@ async def _start(service: Service, stopping: asyncio.Event, stack: AsyncExitStac
 async def _cut_short(starting: asyncio.Timeout, stopping: asyncio.Event) -> None:
     await stopping.wait()
     starting.reschedule(0)
-
-
-async def _tell_ready(service: Service, runtime: Runtime) -> None:
-    settings = service.settings()
-    log.info("%s: database %s, broker %s", service.name, database_of(service, settings), masked(settings.broker))
-    await runtime.ready()
-    if runtime.worker is not None:
-        log.info("%s: ready as %s; works on %s", service.name, runtime.worker.name, _listed(runtime.worker.loops.names))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing yet, others have it all"

@@ -27,6 +27,7 @@ except ImportError as error:
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ensue.announcing import announced
 from ensue.app import Service
 from ensue.engine.readiness import ReadyLimits
 from ensue.integrations.body_limit import BODY_BYTES_MAX, BodyLimit
@@ -37,6 +38,7 @@ from ensue.integrations.problems import Problem
 from ensue.integrations.routes import check_step_scope
 from ensue.integrations.step_route import PRINCIPAL, StepRoute, credentials
 from ensue.integrations.tokens import TOKENS, WAIT_S, Tokens
+from ensue.stderr_log import log_to_stderr
 
 __all__ = ["Problem", "ReadyLimits", "StepRoute", "install", "problem_responses", "step_of"]
 
@@ -63,6 +65,8 @@ def install(
     of your own needs the route class too: `APIRouter(route_class=StepRoute)`.
 
     - The service runs while the app does, around a lifespan that the app has already. work: its relay and handlers too.
+    - The log says where it works, when it is ready and when it stops, as that of `ensue run` does: on standard error,
+      unless the application has set logging up.
     - Errors are problem documents; longer request bodies than body_bytes_max are answered 413.
     - Requests may carry an Idempotency-Key. principal: who asks, `lambda request: request.state.user_id`, set by a
       middleware, or read from the token. It is called before the route's dependencies. Without it: see `credentials`.
@@ -158,13 +162,15 @@ class _Installed:
 
 
 def _run_within(app: FastAPI, service: Service, work: bool) -> None:
-    """The service is up before what the app's own lifespan does, and until that has ended."""
+    """The service is up before what the app's own lifespan does, and until that has ended. Its log is shown where the
+    application has not set logging up, which it does when its modules are imported."""
     inner = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(started: Any) -> AsyncIterator[Any]:
         check_step_scope(app, service.step)
-        async with service.running(work=work), inner(started) as state:
+        log_to_stderr()
+        async with announced(service, work=work), inner(started) as state:
             yield state
 
     app.router.lifespan_context = lifespan

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from ensue.app import Service
-from ensue.engine.readiness import Detailed, ReadyLimits
-from ensue.engine.runtime import Runtime
-from ensue.errors import UsageError
-from ensue.integrations import problems
+from ensue.engine.readiness import ReadyLimits
 from ensue.integrations.openapi import problem_responses
-
-UNHEALTHY = "urn:ensue:problem:unhealthy"
-NOT_READY = "urn:ensue:problem:not-ready"
+from ensue.integrations.probe_answers import NOT_READY, NOT_RUNNING, UNHEALTHY, runtime_of, unavailable
 
 
 class Health(BaseModel):
@@ -38,38 +33,22 @@ def health_routes(service: Service, limits: ReadyLimits) -> APIRouter:
     """
     router = APIRouter(tags=["health"])
 
-    def runtime() -> Runtime | None:
-        try:
-            return service.runtime
-        except UsageError:
-            return None
-
-    def unavailable(request: Request, title: str, type: str, reasons: list[str]) -> Response:
-        told = reasons if limits.details else [each.brief if isinstance(each, Detailed) else each for each in reasons]
-        shown = [problems.printable(each) for each in told]
-        return problems.response(
-            request, 503, title, "; ".join(shown), type=type, headers={"Retry-After": "1"}, reasons=shown
-        )
-
     @router.get("/livez")
     async def livez() -> Health:
         return Health()
 
     @router.get("/healthz", response_model=Health, responses=problem_responses(503))
     async def healthz(request: Request) -> Any:
-        running = runtime()
-        reasons = [_NOT_RUNNING] if running is None else await running.unhealthy(limits.answer_s)
-        return unavailable(request, "Unhealthy", UNHEALTHY, reasons) if reasons else Health()
+        running = runtime_of(service)
+        reasons = [NOT_RUNNING] if running is None else await running.unhealthy(limits.answer_s)
+        return unavailable(request, limits, "Unhealthy", UNHEALTHY, reasons) if reasons else Health()
 
     @router.get("/readyz", response_model=Readiness, response_model_exclude_none=True, responses=problem_responses(503))
     async def readyz(request: Request) -> Any:
-        running = runtime()
-        reasons = [_NOT_RUNNING] if running is None else await running.readiness(limits)
+        running = runtime_of(service)
+        reasons = [NOT_RUNNING] if running is None else await running.readiness(limits)
         if reasons or running is None:
-            return unavailable(request, "Not ready", NOT_READY, reasons)
+            return unavailable(request, limits, "Not ready", NOT_READY, reasons)
         return Readiness(remarks=(await running.remarks(limits) or None) if limits.details else None)
 
     return router
-
-
-_NOT_RUNNING = "the service does not run in this process"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ensue.app import Service
-from ensue.engine.gauges import METRICS, measure
+from ensue.integrations.exposition import CONTENT_TYPE_LATEST, exposition
 
 
 def metrics_route(service: Service, *, path: str = "/metrics") -> APIRouter:
@@ -21,29 +17,6 @@ def metrics_route(service: Service, *, path: str = "/metrics") -> APIRouter:
 
     @router.get(path, response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        runtime = service.runtime
-        values = await measure(runtime.context, runtime.worker)
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collected(service.name, values))
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await exposition([service]), media_type=CONTENT_TYPE_LATEST)
 
     return router
-
-
-class _Collected:
-    """What was measured, in the shape that the library writes."""
-
-    def __init__(self, service: str, values: Any) -> None:
-        self._service = service
-        self._values = values
-
-    def collect(self) -> list[Metric]:
-        found: list[Metric] = []
-        for metric in METRICS:
-            family: Any = (CounterMetricFamily if metric.counter else GaugeMetricFamily)(
-                metric.name, f"{metric.meaning} ({metric.unit})", labels=["service", *metric.labels]
-            )
-            for labels, value in self._values[metric].items():
-                family.add_metric([self._service, *labels], value)
-            found.append(family)
-        return found

@@ -55,7 +55,8 @@ def ensue_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     For tests that let a service find its settings by itself, e.g. in an app that starts it, `install(app, orders)`.
     """
     for name in list(os.environ):
-        if name == "ENSUE_BROKER" or (name.startswith("ENSUE_") and name.endswith("_DATABASE")):
+        variable = name.removesuffix("_FILE")
+        if variable == "ENSUE_BROKER" or (variable.startswith("ENSUE_") and variable.endswith("_DATABASE")):
             monkeypatch.delenv(name)
     home = tmp_path / "ensue"
     monkeypatch.setenv("ENSUE_HOME", str(home))

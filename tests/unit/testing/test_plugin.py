@@ -70,6 +70,8 @@ def test_a_home_of_the_test_s_own_hides_what_the_environment_says(
 ) -> None:
     monkeypatch.setenv("ENSUE_BROKER", "kafka://production")
     monkeypatch.setenv("ENSUE_ASKER_DATABASE", "postgresql://production/asker")
+    monkeypatch.setenv("ENSUE_BROKER_FILE", "/run/secrets/production")
+    monkeypatch.setenv("ENSUE_ASKER_DATABASE_FILE", "/run/secrets/production")
     project.makepyfile("""
         from services import asker
 

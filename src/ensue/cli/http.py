@@ -1,0 +1,94 @@
+"""`ensue run --http`: probes and metrics beside the work, on an address of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Generator, Sequence
+from typing import NamedTuple
+
+from ensue.app import Service
+from ensue.engine.readiness import ReadyLimits
+from ensue.errors import UsageError
+from ensue.texts import logger
+
+log = logger("ensue.run")
+
+_INSTALL = 'ensue run --http: pip install "ensue[http]"'
+
+
+class Address(NamedTuple):
+    """host: empty for all interfaces. port: 0: any that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def of_process(self, number: int) -> Address:
+        """Of one of several processes, which count from 1: the ports follow each other."""
+        if not self.port:
+            return self
+        port = self.port + number - 1
+        if port > _PORT_MAX:
+            raise UsageError(f"--http {self}: process {number} would get port {port}, expected at most {_PORT_MAX}")
+        return Address(self.host, port)
+
+
+_PORT_MAX = 65535
+
+
+def read_address(text: str) -> Address:
+    """
+    >>> read_address(":8081"), read_address("[::1]:8081")
+    (Address(host='', port=8081), Address(host='::1', port=8081))
+    """
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > _PORT_MAX or (":" in host and bare == host):
+        raise UsageError(f"--http is {text!r}, expected :PORT or HOST:PORT, e.g. :8081 or 127.0.0.1:8081 or [::1]:8081")
+    return Address(bare, int(port))
+
+
+@contextlib.asynccontextmanager
+async def probes(address: Address, services: Sequence[Service]) -> AsyncIterator[None]:
+    """Answer probes inside this block. Raises UsageError when nobody may listen there."""
+    try:
+        import uvicorn
+
+        from ensue.integrations.probes import PATHS, probes_app
+    except ImportError as error:
+        raise UsageError(_INSTALL) from error
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            """Signals are for whoever runs the services."""
+            yield
+
+    config = uvicorn.Config(
+        probes_app(services, ReadyLimits()), lifespan="off", ws="none", log_config=None, log_level="warning",
+        access_log=False, server_header=False, timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    with contextlib.closing(_listen(address)) as listening:
+        port = listening.getsockname()[1]
+        log.info("http on %s: %s", Address(address.host, port), ", ".join(PATHS))
+        server = Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listening]), name="ensue http")
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def _listen(address: Address) -> socket.socket:
+    try:
+        if not address.host and socket.has_dualstack_ipv6():
+            return socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        return socket.create_server((address.host, address.port), family=family)
+    except OSError as error:
+        raise UsageError(f"--http {address}: nobody can listen there: {error.strerror or error}") from error
