@@ -11,6 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from ensue import Event, Service
 from ensue.codec import decode_envelope
+from ensue.engine.hallmark import hallmark_of
 from ensue.message import Envelope, OutboxRecord
 
 
@@ -89,7 +90,10 @@ async def records(desk: Service) -> list[OutboxRecord]:
     store = desk.make_store()
     await store.open()
     try:
-        return list(await store.outbox_after(0, 1000))
+        found: list[OutboxRecord] = []
+        while page := await store.outbox_after(found[-1].position if found else 0, 1000):
+            found += page
+        return found
     finally:
         await store.close()
 
@@ -100,6 +104,22 @@ def published(desk: Service) -> list[OutboxRecord]:
 
 def texts(found: list[OutboxRecord]) -> list[str]:
     return [TicketOpened.__ensue_event_type__.read(each.data).text for each in found]  # type: ignore[attr-defined]
+
+
+def made_by(desk: Service) -> int:
+    """How many of the records have ids that the store knows as its own."""
+
+    async def look() -> int:
+        found = await records(desk)
+        store = desk.make_store()
+        await store.open()
+        try:
+            hallmark = await hallmark_of(store)
+            return sum(hallmark.made(decode_envelope(each.envelope).id) is not None for each in found)
+        finally:
+            await store.close()
+
+    return asyncio.run(look())
 
 
 def envelopes(desk: Service) -> list[Envelope]:

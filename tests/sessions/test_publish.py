@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +27,9 @@ from tests.sessions.desk import (
 )
 
 import ensue
+import ensue.testing
 from ensue import Service, UsageError
+from ensue.codec import decode_envelope
 
 
 @pytest.fixture
@@ -347,3 +351,87 @@ def test_an_insert_that_fails_leaves_nothing_that_could_commit(desk: Service, en
         session.commit()
     assert texts(published(desk)) == ["anew"]
     assert tickets(engine) == [2]
+
+
+def test_entities_are_written_before_their_events(desk: Service, engine: Engine) -> None:
+    """Their row locks put the events of one key in the order of the transactions that change it."""
+    said: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda c, cursor, statement, *_: said.append(statement))
+    with Session(engine) as session:
+        open_ticket(session, 1)
+        session.commit()
+    [entity] = [at for at, each in enumerate(said) if each.startswith("INSERT INTO tickets")]
+    [outbox] = [at for at, each in enumerate(said) if "INTO" in each and '"ensue_outbox"' in each]
+    assert entity < outbox
+
+
+def test_events_of_later_wait_by_the_databases_clock(desk: Service, engine: Engine) -> None:
+    day = datetime.timedelta(days=1)
+    at = datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC)
+    with Session(engine) as session:
+        ensue.publish(session, TicketOpened(ticket_id=1), after=day)
+        ensue.publish(session, TicketOpened(ticket_id=2), at=at)
+        begin = datetime.datetime.now(datetime.UTC)
+        session.commit()
+        ensue.publish(session, TicketOpened(ticket_id=3), after=day)
+        session.rollback()
+        rows = list(session.execute(text("SELECT id, due_at, envelope FROM ensue_timer ORDER BY due_at")))
+    assert published(desk) == []
+    assert [each[0] for each in rows] == [decode_envelope(each[2]).id for each in rows]
+    assert rows[0][1] >= (begin + day).timestamp()
+    assert rows[1][1] == at.timestamp()
+    assert decode_envelope(rows[1][2]).time == "2040-01-01T00:00:00.000000Z"
+
+
+async def test_a_session_of_ones_own_in_a_step_or_handler_is_refused(tmp_path: Path) -> None:
+    desk = Service(
+        "desk", database=f"sqlite:///{tmp_path}/desk.db", broker="memory:", publishes=[TicketOpened, TicketClosed]
+    )
+    engine = engine_at(f"sqlite:///{tmp_path}/desk.db")
+    told: list[str] = []
+
+    def close_at_once(number: int) -> None:
+        with Session(engine) as session:
+            desk.publish(session, TicketClosed(ticket_id=number))
+
+    @desk.on
+    def closes(opened: TicketOpened) -> None:
+        try:
+            close_at_once(opened.ticket_id)
+        except UsageError as error:
+            told.append(str(error))
+
+    async with ensue.testing.run(desk) as world:
+        async with desk.step() as step:
+            with pytest.raises(UsageError, match="a step publishes by itself"):
+                desk.publish(step.session, TicketOpened(ticket_id=1))
+            with pytest.raises(UsageError, match="inside another step of desk"):
+                close_at_once(1)
+            step.publish(TicketOpened(ticket_id=1))
+        await world.settle()
+    engine.dispose()
+    [said] = told
+    assert "inside a handler of desk" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_processes_make_ids_of_their_own(desk: Service, engine: Engine) -> None:
+    """As the workers of a web server or task queue are, which was loaded before."""
+
+    def publish() -> None:
+        with Session(engine) as session:
+            desk.publish(session, TicketOpened(ticket_id=1))
+            session.commit()
+
+    publish()
+    engine.dispose()
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            publish()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    publish()
+    assert len({each.id for each in envelopes(desk)}) == 3
