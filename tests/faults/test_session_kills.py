@@ -1,4 +1,4 @@
-"""A process that publishes in sessions of its own is killed: each row has its event, and no event is without its row."""
+"""A process that publishes in sessions of its own is killed: each row has its event, and each event its row."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def _can_ask(session: Session) -> bool:
 def _flush(session: Session) -> None:
     """Send all changes, also those that listeners make at a flush."""
     for _ in range(_FLUSHES_MAX):
-        if not (session.new or session.deleted or any(map(session.is_modified, session.dirty))):
+        if not (session.new or session.dirty or session.deleted):
             return
         session.flush()
 

@@ -11,7 +11,7 @@ import msgspec
 
 from ensue.adapters import make_session_outbox
 from ensue.codec import decode_envelope, encode_envelope
-from ensue.config import Settings
+from ensue.config import Settings, read_from
 from ensue.engine.books import HALLMARK, NUMBERS, numbers_of
 from ensue.engine.clock import SystemClock, UniqueIds, rfc3339
 from ensue.engine.hallmark import Hallmark, halves_without, key_of
@@ -44,7 +44,7 @@ class Draft(NamedTuple):
 
 class Publisher:
     """Of one service, for as long as the process lives, in any thread. definition: what it declares. settings: by which
-    it is configured, asked for once a transaction. limits: see `Outgoing`, where the service runs in this process."""
+    it is configured, asked for when something else may be set. limits: see `Outgoing`, where the service runs in this process."""
 
     def __init__(
         self,
@@ -59,15 +59,18 @@ class Publisher:
         self._clock = clock or SystemClock()
         self._ids = _ProcessIds()
         self._types: dict[type, EventType[Any]] = {}
-        self._outbox: tuple[str, SessionOutbox] | None = None
+        self._configured: _Configured | None = None
         self._owner: _Checked | None = None
 
     def begin(self) -> Transaction:
         """For one transaction of a session."""
-        settings = self._settings()
-        if self._outbox is None or self._outbox[0] != settings.database:
-            self._outbox = (settings.database, make_session_outbox(settings.database, self.definition.name))
-        return Transaction(self, self._outbox[1], settings)
+        configured = self._configured
+        origin = read_from()
+        if configured is None or configured.origin != origin:
+            settings = self._settings()
+            outbox = make_session_outbox(settings.database, self.definition.name)
+            configured = self._configured = _Configured(origin, settings, outbox)
+        return Transaction(self, configured.outbox, configured.settings)
 
     def outgoing(self, settings: Settings) -> Outgoing:
         definition = self.definition
@@ -102,6 +105,14 @@ class Publisher:
         found = Hallmark(owner, key_of(rows))
         self._owner = _Checked(owner.source, found, now + _LOOK_AGAIN_S)
         return found
+
+
+class _Configured(NamedTuple):
+    """origin: what the settings were read from."""
+
+    origin: tuple[object, ...]
+    settings: Settings
+    outbox: SessionOutbox
 
 
 class _Checked(NamedTuple):
