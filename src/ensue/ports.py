@@ -1,6 +1,7 @@
 """The ports: what the engine asks of a database and of a broker, with the guarantees that adapters must keep.
 
-Every sentence here that promises something is checked by `ensue.conformance`. An adapter knows these protocols and
+Every sentence here that promises something is checked by `ensue.conformance`; those of `SessionOutbox`, which is used
+through sessions of the user's alone, by `tests/sessions`. An adapter knows these protocols and
 the values of `ensue.message`; it never knows the engine or another adapter.
 """
 

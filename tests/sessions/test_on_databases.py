@@ -18,6 +18,7 @@ from tests.sessions.desk import (
     TicketOpened,
     async_engine_at,
     async_url,
+    count,
     desk_at,
     engine_at,
     made_by,
@@ -136,6 +137,28 @@ def test_ids_are_those_that_the_store_makes(sql_database: str, engine: Engine) -
             desk.publish(session, TicketOpened(ticket_id=number))
             session.commit()
     assert made_by(desk) == 20
+
+
+def test_steps_of_code_that_is_not_async(sql_database: str, engine: Engine) -> None:
+    desk = desk_at(sql_database)
+
+    def fails() -> None:
+        with desk.sync_step() as step:
+            step.session.add(Ticket(id=2))
+            step.publish(TicketOpened(ticket_id=2))
+            step.session.flush()
+            raise ValueError("no")
+
+    for number in (1, 3):
+        with desk.sync_step() as step:
+            step.session.add(Ticket(id=number))
+            assert count(step.session) == (number + 1) // 2
+            step.publish(TicketOpened(ticket_id=number, text=str(number)))
+        with pytest.raises(ValueError, match="no"):
+            fails()
+    desk.close()
+    assert tickets(engine) == [1, 3]
+    assert texts(published(desk)) == ["1", "3"]
 
 
 def test_missing_tables_are_named_with_what_makes_them(sql_database: str, engine: Engine) -> None:

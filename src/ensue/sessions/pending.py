@@ -17,7 +17,7 @@ from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import in_greenlet
 
-from ensue.errors import UsageError
+from ensue.errors import EnsueError, UsageError
 from ensue.sessions.publisher import Draft, Publisher, Transaction
 
 #: So many flushes in a row SQLAlchemy allows at a commit as well.
@@ -38,6 +38,7 @@ class Pending:
         self._failed: BaseException | None = None
         self._wrote = False
         event.listen(session, "before_commit", self._before_commit)
+        event.listen(session, "after_commit", self._committed)
         event.listen(session, "after_transaction_create", self._begun)
         event.listen(session, "after_soft_rollback", self._rolled_back)
         event.listen(session, "after_transaction_end", self._ended)
@@ -87,6 +88,12 @@ class Pending:
             raise _cannot_commit(self._failed) from self._failed
         if self._drafts:
             self._write(connection)
+
+    def _committed(self, session: Session) -> None:
+        """Of a session that is part of a transaction of its connection, which goes on: that one's commit may be long
+        after this session has ended. For any other nothing is left by now."""
+        if self._drafts and self._watched is not None and not session.in_nested_transaction():
+            self._write(self._watched)
 
     def _begun(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested:
@@ -183,8 +190,10 @@ def _flush(session: Session) -> None:
 
 
 def _cannot_commit(failed: BaseException) -> UsageError:
+    # What others say of it may show what the event says.
+    said = str(failed) if isinstance(failed, EnsueError) else type(failed).__name__
     return UsageError(
         "this session cannot commit any more, since an event could not be written with its rows: roll it back, "
-        f"session.rollback(). What happened: {str(failed) or type(failed).__name__}",
+        f"session.rollback(). What happened: {said}",
         caught=failed,
     )

@@ -43,8 +43,11 @@ class Draft(NamedTuple):
 
 
 class Publisher:
-    """Of one service, for as long as the process lives, in any thread. definition: what it declares. settings: by which
-    it is configured, asked for when something else may be set. limits: see `Outgoing`, where the service runs in this process."""
+    """Of one service, for as long as the process lives, in any thread.
+
+    definition: what it declares. settings: by which it is configured, asked for when something else may be set.
+    limits: see `Outgoing`, where the service runs in this process.
+    """
 
     def __init__(
         self,
