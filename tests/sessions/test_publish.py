@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from tests.sessions.desk import (
@@ -315,18 +315,26 @@ def test_the_database_of_another_service_is_refused_with_its_rows(desk: Service,
 
 def test_a_session_that_commits_by_itself_or_in_two_phases_is_refused(desk: Service, tmp_path: Path) -> None:
     engine = engine_at(f"sqlite:///{tmp_path}/desk.db")
-    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with Session(alone) as session, pytest.raises(UsageError, match="AUTOCOMMIT"):
+    made_so = create_engine(f"sqlite:///{tmp_path}/desk.db", isolation_level="AUTOCOMMIT")
+    for alone in (engine.execution_options(isolation_level="AUTOCOMMIT"), made_so):
+        with Session(alone) as session, pytest.raises(UsageError, match="AUTOCOMMIT"):
+            desk.publish(session, TicketOpened(ticket_id=1))
+    half = create_engine(f"sqlite:///{tmp_path}/desk.db")
+    event.listen(half, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    with Session(half) as session:
         desk.publish(session, TicketOpened(ticket_id=1))
+        with pytest.raises(UsageError, match="begins no transaction"):
+            session.commit()
+    made_so.dispose()
+    half.dispose()
     with Session(engine, twophase=True) as session, pytest.raises(UsageError, match="twophase"):
         desk.publish(session, TicketOpened(ticket_id=1))
     engine.dispose()
+    assert published(desk) == []
 
 
 def test_savepoints_that_the_driver_would_commit_are_refused(desk: Service, tmp_path: Path) -> None:
     """The SQLite driver as it is: without savepoints it is right, with them it may commit rows before their event."""
-    from sqlalchemy import create_engine
-
     engine = create_engine(f"sqlite:///{tmp_path}/desk.db")
     with Session(engine) as session:
         open_ticket(session, 1, "plain")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.types import BigInteger, Double, LargeBinary, Text
@@ -65,6 +66,14 @@ class OwnSessionOutbox(SessionTables):
     def look(self, connection: Connection) -> OutboxOwner:
         version, owner, epoch, published_from = self.one(connection, _OWNER, _LOCK)
         check_tables(shown(connection), version, owner, self.service, "another file")
+        driver: Any = connection.connection.driver_connection
+        if not driver.in_transaction:  # although it was just told to write
+            raise UsageError(
+                f"service {self.service}: this session's connection begins no transaction, so each statement is one of "
+                'its own: with isolation_level=None an engine needs event.listen(engine, "begin", lambda connection: '
+                'connection.exec_driver_sql("BEGIN IMMEDIATE")) as well',
+                found="no transaction",
+            )
         return OutboxOwner(Identity(self.service, epoch, published_from).source, time.time())
 
     def add(self, connection: Connection, records: Sequence[OutboxRecord], now: float) -> None:
