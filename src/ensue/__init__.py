@@ -5,7 +5,7 @@ is lost and none takes effect twice. Start with `Service`, `Event` and `Step`.
 """
 
 from ensue.aggregate.aggregate import Aggregate, evolves
-from ensue.app import Service
+from ensue.app import Service, publish
 from ensue.command import Command
 from ensue.config import EngineConfig, Settings
 from ensue.errors import (
@@ -37,6 +37,7 @@ from ensue.saga.failures import DeadlineExceeded, SagaCancelled, TimeLimitExceed
 from ensue.saga.outside import EffectKey
 from ensue.saga.saga import Saga
 from ensue.schedule import Run
+from ensue.sessions.sync_step import SyncStep
 from ensue.signatures import Key, Trust
 from ensue.step import Step
 from ensue.token import Token
@@ -73,6 +74,7 @@ __all__ = [
     "Service",
     "Settings",
     "Step",
+    "SyncStep",
     "TableRepository",
     "TimeLimitExceeded",
     "Token",
@@ -88,5 +90,6 @@ __all__ = [
     "as_event",
     "coming_from",
     "evolves",
+    "publish",
     "upcast",
 ]

@@ -1,8 +1,8 @@
 """Which adapter a URL means. The one place that knows them all, and it imports only the one that is asked for.
 
 An installed package adds its own as an entry point named by the URL's scheme, in the group `ensue.stores`,
-`ensue.brokers` or `ensue.places`: a class that is called as Ensue's own are, `(url, service)` for a store and `(url)`
-for a broker; for a place see `Place`.
+`ensue.brokers`, `ensue.places` or `ensue.session_outboxes`: a class that is called as Ensue's own are, `(url, service)`
+for a store and `(url)` for a broker; for a place see `Place`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ensue.addresses import scheme_of
 from ensue.errors import UsageError
-from ensue.ports import Broker, Place, Store
+from ensue.ports import Broker, Place, SessionOutbox, Store
 
 #: scheme -> (module, class, extra to install)
 STORES = {
@@ -46,6 +46,13 @@ BROKERS = {
 #: scheme -> (module, class, extra): where a version of a view lives, see `Place`.
 PLACES = {scheme: (f"{module}.place", "OwnPlace", extra) for scheme, (module, _, extra) in STORES.items()}
 
+#: The outboxes of stores that have sessions, for sessions of the user's.
+SESSION_OUTBOXES = {
+    scheme: (f"{module}.session_outbox", "OwnSessionOutbox", extra)
+    for scheme, (module, _, extra) in STORES.items()
+    if module not in ("ensue.stores.mongodb", "ensue.stores.redis")
+}
+
 #: Those whose driver makes connections to a server, and takes arguments for them.
 _CONNECTING = ("postgresql", "mariadb", "mysql")
 
@@ -69,6 +76,20 @@ def make_place(url: str, service: str, suffix: str, connect_args: Mapping[str, A
     of the name `<service>@2`. An installed package adds its own in the group `ensue.places`."""
     adapter = _adapter("database of a view", "ensue.places", PLACES, url)
     return cast(Place, adapter(url, service, suffix, connect_args))
+
+
+def make_session_outbox(url: str, service: str) -> SessionOutbox:
+    """Return the outbox of a service whose database is at `url`, for sessions of the user's. An installed package adds
+    its own in the group `ensue.session_outboxes`. Raises UsageError for a database that has no such sessions."""
+    scheme = scheme_of(url)
+    if scheme in STORES and scheme not in SESSION_OUTBOXES:
+        raise UsageError(
+            f"service {service}: its database is {scheme}, which SQLAlchemy has no sessions for: publish with a step, "
+            f"`async with {service}.step() as step:`",
+            found=scheme,
+        )
+    adapter = _adapter("database", "ensue.session_outboxes", SESSION_OUTBOXES, url)
+    return cast(SessionOutbox, adapter(url, service))
 
 
 def make_broker(url: str) -> Broker:

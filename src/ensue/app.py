@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+import datetime
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ensue.adapters import make_broker, make_store
@@ -21,6 +23,8 @@ from ensue.retry import Retry
 from ensue.rows import Rows
 from ensue.saga.ending import SagaEnd
 from ensue.service import ServiceDefinition
+from ensue.sessions.aside import Aside
+from ensue.sessions.sync_step import SyncStep, check_place, sync_step
 from ensue.signatures import Trust
 from ensue.step import Step
 from ensue.texts import logger
@@ -30,7 +34,12 @@ from ensue.variables import Source
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
-    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+    from sqlalchemy.orm import Session, scoped_session
+
+    from ensue.sessions.publisher import Publisher
+
+    AnySession = Session | AsyncSession | scoped_session[Any] | async_scoped_session[Any]
 
 log = logger("ensue.runtime")
 
@@ -95,6 +104,9 @@ class Service(ServiceDefinition):
         }  # fmt: skip
         self._connect_args = connect_args
         self._runtime: Runtime | None = None
+        self._aside = Aside(name, self.make_runtime)
+        self._publisher: Publisher | None = None
+        _declared[name] = self
 
     def settings(self) -> Settings:
         """Arguments, else environment, else the embedded default; read when asked."""
@@ -163,6 +175,57 @@ class Service(ServiceDefinition):
         """
         async with self.runtime.step() as step:
             yield step
+
+    def publish(
+        self,
+        session: AnySession,
+        event: object,
+        *more: object,
+        extensions: Mapping[str, str] | None = None,
+        after: datetime.timedelta | None = None,
+        at: datetime.datetime | None = None,
+    ) -> None:
+        """Publish events in a session of your own: `orders.publish(session, OrderPlaced(...))`, and then its commit.
+
+        session: any SQLAlchemy session of this service's database, sync or async; this begins its transaction, as
+        `session.add` does. The events go out if and only if that commits: they are written at its outermost commit,
+        and what was published inside of a savepoint goes with it. The service need not run in this process.
+        extensions, after, at: as for `Step.publish`, for each of these events. Their ids are made as they are written.
+        Raises UsageError as `Step.publish` does; for what is no session, one of a step, and inside of a handler. The
+        commit raises UsageError when Ensue's tables are not in the session's database, or are another service's, and
+        StoreOutdated when a newer Ensue has made them its own.
+        """
+        from ensue.sessions.publisher import Publisher
+        from ensue.sessions.publishing import publish  # SQLAlchemy is imported with the first session
+
+        if self._publisher is None:
+            self._publisher = Publisher(self, self.settings, self._told_limits)
+        publish(self._publisher, session, (event, *more), extensions, after, at)
+
+    def _told_limits(self) -> Mapping[str, int]:
+        """What the broker has said of the size of records, where this process has asked it."""
+        return {} if self._runtime is None else self._runtime.context.dispatcher.limits
+
+    @contextmanager
+    def sync_step(self) -> Iterator[SyncStep]:
+        """One local transaction of code that is not async: `with orders.sync_step() as step:`. `step.session` is a
+        plain SQLAlchemy Session; the rest is as with `step`.
+
+        Where the service does not run in this process, its connections are opened with the first such step, on an event
+        loop in a thread of its own, and closed at the end of the process, or by `close`. Raises UsageError on an event
+        loop, in a handler and in another step of this service; else what `step` raises.
+        """
+        check_place(self.name)
+        runtime = self._runtime
+        loop = None if runtime is None else runtime.loop
+        if runtime is None or loop is None:
+            runtime, loop = self._aside.runtime()
+        with sync_step(runtime, loop) as step:
+            yield step
+
+    def close(self) -> None:
+        """Close what `sync_step` has opened in this process. Safe to repeat; the next such step opens it again."""
+        self._aside.close()
 
     async def call(self, command: Command[R_co], *, timeout: float) -> R_co:
         """Send a command in a step of its own and wait for its answer: `await orders.call(ReserveCredit(...),
@@ -235,6 +298,45 @@ class Service(ServiceDefinition):
         See `Rows`: entities by id, and by the lookups that their TableRepository declares.
         """
         yield Rows(self.runtime.rows(), self.repositories)
+
+
+#: Those of this process; of one name the latest, as of an application that is made anew for each test.
+_declared: weakref.WeakValueDictionary[str, Service] = weakref.WeakValueDictionary()
+
+
+def publish(
+    session: AnySession,
+    event: object,
+    *more: object,
+    extensions: Mapping[str, str] | None = None,
+    after: datetime.timedelta | None = None,
+    at: datetime.datetime | None = None,
+) -> None:
+    """As `Service.publish`, of the one service in this process whose declaration has this event: `publishes=[...]`.
+
+    All others are told of by name: `orders.publish(session, event)`. Raises UsageError where none has it, or several.
+    """
+    for each in (event, *more):
+        _publisher_of(type(each)).publish(session, each, extensions=extensions, after=after, at=at)
+
+
+def _publisher_of(cls: type) -> Service:
+    known = sorted((name, each) for name, each in _declared.items() if not each.is_view)
+    mine = [(name, each) for name, each in known if each.publishes is not None and cls in each.publishes]
+    if len(mine) == 1:
+        return mine[0][1]
+    if names := [name for name, _ in mine]:
+        raise UsageError(
+            f"{cls.__qualname__} is published by {len(names)} services of this process ({', '.join(names)}): say which "
+            f"one, {names[0]}.publish(session, {cls.__name__}(...))",
+            found=names,
+        )
+    raise UsageError(
+        f"no service of this process declares that it publishes {cls.__qualname__}: add it to "
+        "Service(..., publishes=[...]), import the module that has it, or say which service does it, "
+        f"service.publish(session, {cls.__name__}(...))",
+        found=[name for name, _ in known],
+    )
 
 
 def _metadata(name: str, tables: Any) -> MetaData | None:

@@ -1,6 +1,7 @@
 """The ports: what the engine asks of a database and of a broker, with the guarantees that adapters must keep.
 
-Every sentence here that promises something is checked by `ensue.conformance`. An adapter knows these protocols and
+Every sentence here that promises something is checked by `ensue.conformance`; those of `SessionOutbox`, which is used
+through sessions of the user's alone, by `tests/sessions`. An adapter knows these protocols and
 the values of `ensue.message`; it never knows the engine or another adapter.
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ensue.message import Bounds, Garbage, Message, OutboxRecord
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData
+    from sqlalchemy import Connection, MetaData
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
@@ -469,6 +470,53 @@ class Store(Protocol):
 
 
 # ------------------------------------------------------------------------------------------------------------- places
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutboxOwner:
+    """Whose outbox a transaction writes. source: as `Store.source`. now: the database's clock, epoch seconds."""
+
+    source: str
+    now: float
+
+
+class SessionOutbox(Protocol):
+    """The outbox of a service's store, for transactions that the store has not begun: those of a session of the user's.
+
+    It works on the SQLAlchemy connection of such a transaction and has none of its own. For any thread, and inside
+    SQLAlchemy's greenlets. Begins and ends nothing: what it writes becomes durable with the transaction, or not at all.
+    A statement that fails raises what SQLAlchemy raises; a part of the records may be in then, so the transaction must
+    not commit.
+    """
+
+    def check(self, connection: Connection) -> None:
+        """Raise UsageError where the connection's database is another one, as far as that can be told without asking
+        it, and where its statements are in no transaction (AUTOCOMMIT)."""
+
+    def check_savepoint(self, connection: Connection) -> None:
+        """Raise UsageError where the driver may commit when a savepoint is released."""
+
+    def look(self, connection: Connection) -> OutboxOwner:
+        """Return whose outbox this is, after what positions need of the transaction (SQLite: the lock for writing).
+
+        Raises UsageError when Ensue's tables are not there, or are another service's; StoreOutdated.
+        """
+
+    def load_rows(self, connection: Connection, table: Table, ids: Sequence[Any]) -> Sequence[Row]:
+        """Return the rows of one of Ensue's own tables with these ids, not locked; missing ones are left out."""
+
+    def insert_rows(self, connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+        """Insert rows into one of Ensue's own tables."""
+
+    def add(self, connection: Connection, records: Sequence[OutboxRecord], now: float) -> None:
+        """Add records in order, after `look`: as `StepTransaction.outbox_add`. now: when, by the database's clock.
+
+        Tells those who wait in `Store.outbox_wait` at the commit, where the database can.
+        """
+
+    def committed(self) -> None:
+        """A transaction with records has committed: tells those who wait, where the database does not. Must not
+        wait."""
 
 
 class Place(Protocol):

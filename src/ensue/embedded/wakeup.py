@@ -224,6 +224,23 @@ class Wakeup:
             os.rmdir(self._directory)
 
 
+def announce(path: str | Path, key: int) -> None:
+    """Wake those who wait for `key` in any process, from one that has no `Wakeup` of its own and no event loop. Never
+    raises, never blocks: like any wake-up it is a hint, without which they wait a little longer."""
+    if not hasattr(socket, "AF_UNIX"):
+        return
+    directory = _directory_of(path)
+    try:
+        names = os.listdir(directory)
+    except OSError:  # nobody listens
+        return
+    for name in names:
+        peer = _connect(os.path.join(directory, name))
+        if peer is not None:
+            with peer, contextlib.suppress(OSError):  # its queue is full, so it wakes up anyway; or it has just left
+                peer.send(struct.pack("<I", key))
+
+
 def _settle(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from typing import Any
 
@@ -128,6 +128,11 @@ class Dispatcher:
             self._limits[topic] = told
         else:
             self._limits.pop(topic, None)
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Bytes that a record of a topic may take, where the broker has said so: see `Outgoing`."""
+        return self._limits
 
     def outgoing(self, transaction: StepTransaction) -> Outgoing:
         """What steps of this transaction publish; it goes with their savepoints."""

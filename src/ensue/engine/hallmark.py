@@ -8,15 +8,16 @@ copy. See docs/adr/0035.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
+from typing import Protocol
 
 from ensue.codec import decode_envelope
 from ensue.engine.books import HALLMARK, Books
 from ensue.errors import RowConflict
 from ensue.message import LOST, TICK, Message
-from ensue.ports import Clock, Ids, Store
+from ensue.ports import Clock, Ids, Row, Store
 from ensue.tables import RELAY
 
 #: Of a mark, in hexadecimal digits. To hit one of a hash by chance takes 2^60 tries, each of which is a record.
@@ -29,10 +30,17 @@ _HALF_BITS = 63
 _CHUNK = 1000
 
 
+class Sourced(Protocol):
+    """What has a source, as a store has."""
+
+    @property
+    def source(self) -> str: ...
+
+
 class Hallmark:
     """Of one store. See `hallmark_of`."""
 
-    def __init__(self, store: Store, key: bytes) -> None:
+    def __init__(self, store: Sourced, key: bytes) -> None:
         self._store = store
         self._key = key
 
@@ -41,6 +49,11 @@ class Hallmark:
         source = self._store.source
         found = blake2b(f"{source}\n{text}".encode("utf-8", "surrogatepass"), key=self._key).hexdigest()
         return [found[start : start + _MARK] for start in range(0, _MARK * _MARKS, _MARK)]
+
+    def mark(self, first: str, now: float) -> list[str]:
+        """Several ids that the store makes now, of one text that nobody else has."""
+        text = f"{first}.{int(now):x}"
+        return [f"{text}.{mark}" for mark in self.marks(text)]
 
     def made(self, message_id: str) -> float | None:
         """When the store's source has made this id, seconds since the epoch; None: it has not."""
@@ -94,8 +107,7 @@ class HallmarkedIds:
 
     def _made(self) -> str:
         assert self._hallmark is not None
-        first = f"{self._ids.next()}.{self._of[0]:x}"
-        ready = [f"{first}.{mark}" for mark in self._hallmark.marks(first)]
+        ready = self._hallmark.mark(self._ids.next(), self._of[0])
         made = ready.pop()
         self._ready = ready
         return made
@@ -106,13 +118,22 @@ async def hallmark_of(store: Store) -> Hallmark:
     while len(rows := await store.rows().get(RELAY, HALLMARK)) < len(HALLMARK):
         try:
             async with store.transaction(upkeep=True) as transaction:
-                known = {row[0] for row in await transaction.load_rows(RELAY, HALLMARK)}
-                new = [(name, secrets.randbits(_HALF_BITS)) for name in HALLMARK if name not in known]
-                await transaction.insert_rows(RELAY, new)
+                await transaction.insert_rows(RELAY, halves_without(await transaction.load_rows(RELAY, HALLMARK)))
         except RowConflict:
             continue  # another process has made it
+    return Hallmark(store, key_of(rows))
+
+
+def halves_without(known: Sequence[Row]) -> list[Row]:
+    """Rows of RELAY with the halves of a key that are not among these rows, made by chance."""
+    names = {row[0] for row in known}
+    return [(name, secrets.randbits(_HALF_BITS)) for name in HALLMARK if name not in names]
+
+
+def key_of(rows: Sequence[Row]) -> bytes:
+    """The key whose halves these rows of RELAY are."""
     halves = {row[0]: int(row[1]) for row in rows}
-    return Hallmark(store, b"".join(halves[name].to_bytes(8, "big") for name in HALLMARK))
+    return b"".join(halves[name].to_bytes(8, "big") for name in HALLMARK)
 
 
 async def unknown_to(store: Store, hallmark: Hallmark, ids: Collection[str]) -> set[str]:

@@ -16,10 +16,19 @@ class Home:
         self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    @property
+    def here(self) -> bool:
+        """Whether this is that process, and not a fork of it."""
+        return os.getpid() == self._process
+
     def check(self) -> None:
         """Raise UsageError anywhere else. A connection that two processes or loops use says what neither of them meant,
         or ends the process."""
-        if os.getpid() != self._process:
+        if not self.here:
             raise UsageError(
                 f"service {self._service} was started in process {self._process}, and this one ({os.getpid()}) is a "
                 "fork of it, with the same connections: what one sends, the other would commit. Start the service anew "

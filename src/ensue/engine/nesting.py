@@ -18,7 +18,7 @@ WAIT_S = 10.0
 
 
 class _Open:
-    """A step, or handlers at work, in `task`. outer: inside of which it began."""
+    """A step, or handlers at work, in `task`, or in a thread without an event loop. outer: inside of which it began."""
 
     __slots__ = ("_ended", "handler", "open", "outer", "service", "task")
 
@@ -26,7 +26,7 @@ class _Open:
         self.service = service
         self.outer = outer
         self.handler = handler
-        self.task = asyncio.current_task()
+        self.task = _this_task()
         self.open = True
         self._ended: asyncio.Event | None = None
 
@@ -58,6 +58,13 @@ def handling(service: str) -> Iterator[None]:
 def stepping(service: str) -> Iterator[None]:
     """A step of this service is open inside this block, which may be left in another task than it was entered."""
     yield from _within(service, handler=False)
+
+
+def _this_task() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop in this thread
+        return None
 
 
 def _within(service: str, *, handler: bool) -> Iterator[None]:
@@ -103,6 +110,22 @@ async def check_step(service: str, *, requested: bool, called: str = "") -> None
             raise UsageError(
                 f"a step of {service} was opened inside {outer.what}: it would commit by itself, again at each attempt "
                 f"of that handler. Publish an event that {service} handles"
+            )
+        outer = outer.outer
+
+
+def check_aside(service: str, what: str, *, requested: bool) -> None:
+    """Raise UsageError where a transaction beside the step or handler that is open here would commit without it, or
+    wait for it: also in a thread that it has begun. what: begins the sentence. requested: as in `check_step`."""
+    task = _this_task()  # None: a thread, for which somebody in that step waits
+    outer = _outer()
+    while outer is not None:
+        mine = outer.service == service and (task is None or outer.task is task)
+        if outer.open and (mine or (outer.handler and not requested)):
+            use = "a parameter annotated `step: Step`" if outer.handler else "its `step.publish(...)`"
+            raise UsageError(
+                f"{what} inside {outer.what}: it would commit by itself, "
+                f"{'again at each attempt' if outer.handler else 'without that step'}. Use {use}, and its session"
             )
         outer = outer.outer
 

@@ -293,6 +293,11 @@ class Runtime:
         published = {event_type(cls).topic for cls in (*(self.definition.publishes or ()), *self.definition.calls)}
         return sorted(published | set(self.definition.subscribed_topics))
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop on which it was started in this process; None: it was not."""
+        return self._home.loop if self._home is not None and self._home.here else None
+
     def _check_home(self) -> None:
         if self._home is not None:
             self._home.check()

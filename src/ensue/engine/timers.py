@@ -32,7 +32,7 @@ async def put(transaction: StepTransaction, published: Sequence[OutboxRecord]) -
         records = [each for each in published if not isinstance(each, Timer)]
         found = [each for each in published if isinstance(each, Timer)]
         # A step may cancel what it has published itself, or a neighbour in its transaction has; never the reverse.
-        timers = {each.id: _row_of(each, number) for number, each in enumerate(found) if not each.cancelled}
+        timers = {each.id: row_of(each, number) for number, each in enumerate(found) if not each.cancelled}
         cancelled = {each.id for each in found if each.cancelled}
         rows = [row for name, row in timers.items() if name not in cancelled]
         if rows:
@@ -44,8 +44,8 @@ async def put(transaction: StepTransaction, published: Sequence[OutboxRecord]) -
     return bool(rows)
 
 
-def _row_of(timer: Timer, ordinal: int) -> Row:
-    """In the order of `TIMERS`."""
+def row_of(timer: Timer, ordinal: int) -> Row:
+    """Its row in `TIMERS`. ordinal: among those of one transaction."""
     return (
         timer.id, timer.due_at, ordinal, timer.topic, timer.partition, timer.key.encode(), timer.envelope, timer.data
     )  # fmt: skip

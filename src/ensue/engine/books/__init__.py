@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator
 from ensue.engine.books.letters import BY_STATE, REFUSED_MAX, Letters
 from ensue.engine.books.once import Once
 from ensue.engine.books.relays import HALLMARK, SEEDED, Relays, pruned, waits
-from ensue.engine.books.workers import Workers
+from ensue.engine.books.workers import NUMBERS, Workers, numbers_of
 from ensue.message import DeadLetterState
 from ensue.ports import Row, Table
 from ensue.saga.instance import Status
 from ensue.tables import ANSWERS, CHECKPOINTS, CLAIMS, DECISIONS, LETTERS, RECURRING, RELAY, REPLIES, SAGAS, TIMERS
 
-__all__ = ["HALLMARK", "REFUSED_MAX", "Books"]
+__all__ = ["HALLMARK", "NUMBERS", "REFUSED_MAX", "Books", "numbers_of"]
 
 
 class Books(Letters, Once, Workers, Relays):

@@ -16,7 +16,8 @@ from ensue.ports import Row, StepTransaction
 from ensue.tables import LEASES
 
 _ONE_ROW = "leases"
-_NUMBERS = "schema"
+#: Row of LEASES that says of which schema Ensue's tables are.
+NUMBERS = "schema"
 _read_numbers = msgspec.json.Decoder(Numbers).decode
 _read_held = msgspec.json.Decoder(Held).decode
 _read_attempt = msgspec.json.Decoder(Attempt).decode
@@ -80,8 +81,8 @@ class Workers(Base):
         while True:
             try:
                 async with self._store.transaction(upkeep=True) as transaction:
-                    rows = {row[0]: row for row in await transaction.load_rows(LEASES, [_ONE_ROW, _NUMBERS])}
-                    numbers = _numbers(rows.get(_NUMBERS))
+                    rows = {row[0]: row for row in await transaction.load_rows(LEASES, [_ONE_ROW, NUMBERS])}
+                    numbers = numbers_of(rows.get(NUMBERS))
                     self.schema.check(self.subscription, numbers)
                     if self.schema.next(numbers) is not None:
                         raise StoreBehind(
@@ -103,8 +104,8 @@ class Workers(Base):
 
     async def numbers(self) -> Numbers:
         """What the database says of Ensue's tables."""
-        rows = await self._store.rows().get(LEASES, [_NUMBERS])
-        return _numbers(rows[0] if rows else None)
+        rows = await self._store.rows().get(LEASES, [NUMBERS])
+        return numbers_of(rows[0] if rows else None)
 
     async def renumber(self, found: Numbers, following: Numbers, fill: Fill | None = None) -> bool:
         """Write the numbers if they still are `found`, and with them, and before them, what `fill` writes; return
@@ -115,11 +116,11 @@ class Workers(Base):
                     await fill(
                         transaction
                     )  # first: where rows are written one by one, the numbers speak for the others
-                rows = await transaction.load_rows(LEASES, [_NUMBERS])
+                rows = await transaction.load_rows(LEASES, [NUMBERS])
                 row = rows[0] if rows else None
-                if _numbers(row) != found:
+                if numbers_of(row) != found:
                     raise RowConflict("another process upgrades these tables")
-                await self._write(transaction, _NUMBERS, row, following)
+                await self._write(transaction, NUMBERS, row, following)
         except RowConflict:
             return False
         return True
@@ -147,5 +148,6 @@ class Workers(Base):
             await transaction.delete_rows(LEASES, [partition.place])
 
 
-def _numbers(row: Row | None) -> Numbers:
+def numbers_of(row: Row | None) -> Numbers:
+    """What the row `NUMBERS` says."""
     return Numbers() if row is None else _read_numbers(row[2])

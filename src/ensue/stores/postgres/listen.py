@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,6 +29,11 @@ BUSY_PER_S = 1000
 DEBOUNCE_BUSY_S = 0.02
 #: After a connection that listened was lost.
 RETRY_S = 0.5
+
+
+def channel_of(schema: str) -> str:
+    """Where processes of one service tell each other. schema: of the URL; empty: the server's default."""
+    return f"ensue_{zlib.crc32(schema.encode()):08x}"
 
 
 class Listening:

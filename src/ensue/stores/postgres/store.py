@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
-from ensue.stores.postgres.listen import Listening
+from ensue.stores.postgres.listen import Listening, channel_of
 from ensue.stores.postgres.polled import WAITING, PolledOutbox
 from ensue.stores.postgres.url import PostgresUrl, parse
 from ensue.stores.sql.database import Database
@@ -68,8 +67,7 @@ class _Postgres(Database):
     def make_notifier(self, relay_pool: Pool, wakeup: Wakeup) -> Notifier:
         if self._url.pgbouncer:
             return Polling(relay_pool, wakeup, WAITING)
-        channel = f"ensue_{zlib.crc32(self._url.schema.encode()):08x}"
-        return Listening(self.connect, relay_pool, wakeup, channel)
+        return Listening(self.connect, relay_pool, wakeup, channel_of(self._url.schema))
 
     def make_outbox(self, context: OutboxContext) -> Outbox:
         if self._url.outbox == "poll":

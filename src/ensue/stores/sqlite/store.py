@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: The wake-up key of this store, out of the way of those of a log that shares the file (row ids).
-_CHANGED = 0xE5_0E_00_01
+CHANGED = 0xE5_0E_00_01
 DURABLE = ("FULL", "EXTRA")
 
 
@@ -45,7 +45,7 @@ class _Opened:
 
     def wake(self) -> None:
         """Somebody may wait for what was committed."""
-        self.wakeup.notify((_CHANGED,))
+        self.wakeup.notify((CHANGED,))
 
 
 class SqliteStore:
@@ -108,7 +108,7 @@ class SqliteStore:
             opening.pop_all()  # all went well: it stays open
         self._opened = _Opened(writer, snapshots, Readers(path), wakeup)
         self._file.remember()
-        self._seen = wakeup.sequence(_CHANGED)
+        self._seen = wakeup.sequence(CHANGED)
 
     async def close(self) -> None:
         opened = self._opened
@@ -171,7 +171,7 @@ class SqliteStore:
 
     async def outbox_after(self, position: int, limit: int) -> Sequence[OutboxRecord]:
         opened = self._open()
-        self._seen = opened.wakeup.sequence(_CHANGED)  # before looking: what comes after it ends the next wait
+        self._seen = opened.wakeup.sequence(CHANGED)  # before looking: what comes after it ends the next wait
         return await self._outbox(lambda connection, begin: outbox.after(connection, max(position, begin), limit))
 
     async def outbox_of(
@@ -202,7 +202,7 @@ class SqliteStore:
         return await self._open().snapshots.read(read)
 
     async def outbox_wait(self, timeout_s: float) -> None:
-        self._seen = await self._open().wakeup.wait(_CHANGED, self._seen, timeout_s)
+        self._seen = await self._open().wakeup.wait(CHANGED, self._seen, timeout_s)
 
     async def outbox_prune(self, before_s: float, through: int, limit: int) -> int:
         return await self._open().writer.run(

@@ -1,0 +1,89 @@
+"""A service on an event loop of its own, in a thread: for steps of code that is not async. It serves steps only."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+from ensue.engine.runtime import Runtime
+
+
+class Aside:
+    """Started when it is first asked for, in each process anew; ends with the process, or when it is closed. For any
+    thread. make_runtime: called on that event loop."""
+
+    def __init__(self, service: str, make_runtime: Callable[[], Runtime]) -> None:
+        self._service = service
+        self._make_runtime = make_runtime
+        self._forget()
+        _asides.add(self)
+
+    def _forget(self) -> None:
+        """Also in a forked process, which has neither the thread nor a right to the connections."""
+        self._lock = threading.Lock()
+        self._running: tuple[Runtime, asyncio.AbstractEventLoop, threading.Thread] | None = None
+
+    def runtime(self) -> tuple[Runtime, asyncio.AbstractEventLoop]:
+        """Return it, and the event loop to which it belongs. Raises what its start raises."""
+        with self._lock:
+            if self._running is None:
+                self._running = self._start()
+            runtime, loop, _ = self._running
+            return runtime, loop
+
+    def _start(self) -> tuple[Runtime, asyncio.AbstractEventLoop, threading.Thread]:
+        loop = asyncio.new_event_loop()
+        # A daemon: a program that never closes it ends all the same, see `_at_exit`.
+        thread = threading.Thread(target=loop.run_forever, name=f"ensue {self._service} steps", daemon=True)
+        thread.start()
+
+        async def start() -> Runtime:
+            runtime = self._make_runtime()
+            await runtime.start(work=False)
+            return runtime
+
+        try:
+            return asyncio.run_coroutine_threadsafe(start(), loop).result(), loop, thread
+        except BaseException:
+            _end(loop, thread)
+            raise
+
+    def close(self) -> None:
+        """Wait for the steps that are open, then let go of everything. Safe to repeat."""
+        with self._lock:
+            running, self._running = self._running, None
+        if running is None:
+            return
+        runtime, loop, thread = running
+        try:
+            asyncio.run_coroutine_threadsafe(runtime.stop(), loop).result()
+        finally:
+            _end(loop, thread)
+
+
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+_asides: weakref.WeakSet[Aside] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    for each in list(_asides):
+        each.close()
+
+
+def _after_fork() -> None:
+    for each in list(_asides):
+        each._forget()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,199 @@
+"""What a session has published and not written yet, and when it is written: by SQLAlchemy's own events.
+
+`before_commit` comes for savepoints too, and does not say whose it is; but a session with no savepoint open can only
+mean its outermost commit. Then its changes are flushed, whose row locks put the events of one key in order, and what
+was published is written. Whatever is published after that, by a listener of the user's during the commit, or while a
+savepoint was left open, is written when the connection commits, which is the last moment there is. See docs/adr/0052.
+"""
+
+from __future__ import annotations
+
+import datetime
+import weakref
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util.concurrency import in_greenlet
+
+from ensue.errors import EnsueError, UsageError
+from ensue.sessions.publisher import Draft, Publisher, Transaction
+
+#: So many flushes in a row SQLAlchemy allows at a commit as well.
+_FLUSHES_MAX = 100
+_INFO = "ensue.pending"
+
+
+class Pending:
+    """Of one session, in whose `info` it is, for as long as that lives; it may have any number of transactions."""
+
+    def __init__(self, session: Session) -> None:
+        self._publisher: Publisher | None = None
+        self._transaction: Transaction | None = None
+        self._drafts: list[Draft] = []
+        #: How much was published when a savepoint began. Weak, since one may end without a word.
+        self._marks: weakref.WeakKeyDictionary[SessionTransaction, int] = weakref.WeakKeyDictionary()
+        self._watched: Connection | None = None
+        self._failed: BaseException | None = None
+        self._wrote = False
+        event.listen(session, "before_commit", self._before_commit)
+        event.listen(session, "after_commit", self._committed)
+        event.listen(session, "after_transaction_create", self._begun)
+        event.listen(session, "after_soft_rollback", self._rolled_back)
+        event.listen(session, "after_transaction_end", self._ended)
+
+    def publish(
+        self,
+        session: Session,
+        publisher: Publisher,
+        events: Sequence[object],
+        extensions: Mapping[str, str] | None,
+        after: datetime.timedelta | None,
+        at: datetime.datetime | None,
+    ) -> None:
+        if self._transaction is None or self._publisher is not publisher:
+            if self._transaction is not None and self._publisher is not None:
+                raise UsageError(
+                    f"services {self._publisher.definition.name} and {publisher.definition.name} publish in one "
+                    "transaction of a session: each has a database of its own, and so an outbox"
+                )
+            transaction = publisher.begin()
+        else:
+            transaction = self._transaction
+        drafts = [transaction.draft(each, extensions, after, at) for each in events]
+        _begin(session)
+        self._publisher, self._transaction = publisher, transaction
+        if _can_ask(session):
+            self._watch(session)
+        self._drafts += drafts
+
+    # --- what SQLAlchemy tells
+
+    def _before_commit(self, session: Session) -> None:
+        if self._failed is not None:
+            raise _cannot_commit(self._failed) from self._failed
+        if not self._drafts:
+            return
+        connection, transaction = self._watch(session)
+        if session.in_nested_transaction():
+            # A savepoint is released. Or the outermost transaction is committed while one was left open: `_committing`.
+            transaction.outbox.check_savepoint(connection)
+            return
+        _flush(session)
+        self._write(connection)
+
+    def _committing(self, connection: Connection) -> None:
+        if self._failed is not None:
+            raise _cannot_commit(self._failed) from self._failed
+        if self._drafts:
+            self._write(connection)
+
+    def _committed(self, session: Session) -> None:
+        """Of a session that is part of a transaction of its connection, which goes on: that one's commit may be long
+        after this session has ended. For any other nothing is left by now."""
+        if self._drafts and self._watched is not None and not session.in_nested_transaction():
+            self._write(self._watched)
+
+    def _begun(self, session: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            self._marks[transaction] = len(self._drafts)
+
+    def _rolled_back(self, session: Session, transaction: SessionTransaction) -> None:
+        """A savepoint, or all, which is told of by `_ended` too; or a flush, within what is rolled back next."""
+        if transaction.nested:
+            del self._drafts[self._marks.get(transaction, 0) :]
+
+    def _ended(self, session: Session, transaction: SessionTransaction) -> None:
+        """Also of a session that is closed."""
+        if transaction.parent is not None:
+            return
+        if self._watched is not None:
+            event.remove(self._watched, "commit", self._committing)
+        wrote, ended = self._wrote, self._transaction
+        self._drafts.clear()
+        self._marks.clear()
+        self._transaction = self._watched = self._failed = None
+        self._wrote = False
+        if wrote and ended is not None:
+            ended.outbox.committed()  # a hint, which says nothing wrong where it was rolled back
+
+    # ---
+
+    def _watch(self, session: Session) -> tuple[Connection, Transaction]:
+        """Return the connection of the session's transaction, at whose commit we are told."""
+        assert self._transaction is not None
+        connection = self._watched
+        if connection is None:
+            try:
+                connection = session.connection()
+            except UnboundExecutionError as error:
+                raise UsageError(
+                    "an event was published in a session that has no engine of its own, only some of its classes have: "
+                    "give it the engine of the service's database, Session(engine, binds={...})"
+                ) from error
+            self._transaction.outbox.check(connection)
+            event.listen(connection, "commit", self._committing)
+            self._watched = connection
+        return connection, self._transaction
+
+    def _write(self, connection: Connection) -> None:
+        assert self._transaction is not None
+        self._wrote = True
+        try:
+            self._transaction.write(connection, self._drafts)
+        except BaseException as error:
+            self._failed = error  # a part of the records may be in
+            raise
+        self._drafts.clear()
+
+
+def pending_of(session: Session) -> Pending:
+    found = session.info.get(_INFO)
+    if found is None:
+        found = session.info[_INFO] = Pending(session)
+    assert isinstance(found, Pending)
+    return found
+
+
+def _begin(session: Session) -> None:
+    """As whatever else is done with a session begins its transaction."""
+    if not session.is_active:
+        raise UsageError(
+            "an event was published in a session whose transaction has failed: roll it back first, session.rollback(), "
+            "and do all of it anew"
+        )
+    if session.in_transaction():
+        return
+    if not session.autobegin:
+        raise UsageError(
+            "an event was published in a session with autobegin=False and no transaction: session.begin() comes first"
+        )
+    session.begin()
+
+
+def _can_ask(session: Session) -> bool:
+    """Whether statements can be sent from here: not from async code, which is none of SQLAlchemy's greenlets."""
+    try:
+        bind = session.get_bind()
+    except UnboundExecutionError:
+        return True  # `_watch` says what is wrong
+    return not bind.dialect.is_async or in_greenlet()
+
+
+def _flush(session: Session) -> None:
+    """Send all changes, also those that listeners make at a flush."""
+    for _ in range(_FLUSHES_MAX):
+        if not (session.new or session.dirty or session.deleted):
+            return
+        session.flush()
+
+
+def _cannot_commit(failed: BaseException) -> UsageError:
+    # What others say of it may show what the event says.
+    said = str(failed) if isinstance(failed, EnsueError) else type(failed).__name__
+    return UsageError(
+        "this session cannot commit any more, since an event could not be written with its rows: roll it back, "
+        f"session.rollback(). What happened: {said}",
+        caught=failed,
+    )

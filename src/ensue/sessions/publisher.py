@@ -1,0 +1,196 @@
+"""One service's side: what is published is checked at once, and is given id and time where it is written."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from ensue.adapters import make_session_outbox
+from ensue.codec import decode_envelope, encode_envelope
+from ensue.config import Settings, read_from
+from ensue.engine.books import HALLMARK, NUMBERS, numbers_of
+from ensue.engine.clock import SystemClock, UniqueIds, rfc3339
+from ensue.engine.hallmark import Hallmark, halves_without, key_of
+from ensue.engine.schema import SCHEMA
+from ensue.engine.timers import row_of
+from ensue.event import EventType
+from ensue.message import OutboxRecord, Timer
+from ensue.origin import Origin, current_origin
+from ensue.ports import Clock, OutboxOwner, SessionOutbox
+from ensue.service import ServiceDefinition
+from ensue.step import Outgoing, Step
+from ensue.tables import LEASES, RELAY, TIMERS
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+#: After so long it is looked again whether this Ensue may write to the tables, which a newer one may have made its own.
+_LOOK_AGAIN_S = 5.0
+#: As long as an id can be: until it is written an event has this one, so that its size is known.
+_PLACEHOLDER = f"{'0' * 16}-{'0' * 12}.{'0' * 9}.{'0' * 16}"
+
+
+class Draft(NamedTuple):
+    """What was published and is not written yet. after: how long after the transaction it goes out; None: with it, or
+    at the time that the record says."""
+
+    record: OutboxRecord
+    after: datetime.timedelta | None
+
+
+class Publisher:
+    """Of one service, for as long as the process lives, in any thread.
+
+    definition: what it declares. settings: by which it is configured, asked for when something else may be set.
+    limits: see `Outgoing`, where the service runs in this process.
+    """
+
+    def __init__(
+        self,
+        definition: ServiceDefinition,
+        settings: Callable[[], Settings],
+        limits: Callable[[], Mapping[str, int]],
+        clock: Clock | None = None,
+    ) -> None:
+        self.definition = definition
+        self._settings = settings
+        self._limits = limits
+        self._clock = clock or SystemClock()
+        self._ids = _ProcessIds()
+        self._types: dict[type, EventType[Any]] = {}
+        self._configured: _Configured | None = None
+        self._owner: _Checked | None = None
+
+    def begin(self) -> Transaction:
+        """For one transaction of a session."""
+        configured = self._configured
+        origin = read_from()
+        if configured is None or configured.origin != origin:
+            settings = self._settings()
+            outbox = make_session_outbox(settings.database, self.definition.name)
+            configured = self._configured = _Configured(origin, settings, outbox)
+        return Transaction(self, configured.outbox, configured.settings)
+
+    def outgoing(self, settings: Settings) -> Outgoing:
+        definition = self.definition
+        return Outgoing(
+            definition.name,
+            _Placeholders(),
+            settings.partitions,
+            rfc3339(self._clock.now()),
+            self._types,
+            None if definition.publishes is None else frozenset((*definition.publishes, *definition.calls)),
+            settings.engine.record_bytes_max,
+            self._limits(),
+            view=definition.is_view,
+        )
+
+    def new_id(self) -> str:
+        return self._ids.next()
+
+    def hallmark(self, connection: Connection, outbox: SessionOutbox, owner: OutboxOwner) -> Hallmark:
+        """That of the store, which says that it has made an id. Raises StoreOutdated when this process must not write
+        to its tables any more."""
+        checked, now = self._owner, self._clock.monotonic()
+        if checked is not None and checked.source == owner.source and now < checked.until:
+            return checked.hallmark
+        numbers = outbox.load_rows(connection, LEASES, [NUMBERS])
+        SCHEMA.check(self.definition.name, numbers_of(numbers[0] if numbers else None))
+        rows = list(outbox.load_rows(connection, RELAY, HALLMARK))
+        if new := halves_without(rows):
+            # No worker has been here yet. Of two who do this at once one is refused its row by the database.
+            outbox.insert_rows(connection, RELAY, new)
+            return Hallmark(owner, key_of([*rows, *new]))  # not kept: this transaction may be rolled back
+        found = Hallmark(owner, key_of(rows))
+        self._owner = _Checked(owner.source, found, now + _LOOK_AGAIN_S)
+        return found
+
+
+class _Configured(NamedTuple):
+    """origin: what the settings were read from."""
+
+    origin: tuple[object, ...]
+    settings: Settings
+    outbox: SessionOutbox
+
+
+class _Checked(NamedTuple):
+    source: str
+    hallmark: Hallmark
+    until: float
+
+
+class Transaction:
+    """What is published in one transaction of a session: `draft`, then `write`."""
+
+    def __init__(self, publisher: Publisher, outbox: SessionOutbox, settings: Settings) -> None:
+        self.outbox = outbox
+        self._publisher = publisher
+        self._outgoing = publisher.outgoing(settings)
+        self._correlation_id = publisher.new_id()  # of what has no other
+
+    def draft(
+        self,
+        event: object,
+        extensions: Mapping[str, str] | None,
+        after: datetime.timedelta | None,
+        at: datetime.datetime | None,
+    ) -> Draft:
+        """Check an event as `Step.publish` does, and keep what it says now."""
+        origin = current_origin() or Origin()
+        transaction: Any = None  # what follows publishes only
+        step = Step(
+            transaction, self._outgoing, None, origin.correlation_id or self._correlation_id, origin.traceparent
+        )
+        step.publish(event, extensions, after=after, at=at)
+        return Draft(self._outgoing.records.pop(), after)
+
+    def write(self, connection: Connection, drafts: Sequence[Draft]) -> None:
+        """Write what was published in the connection's transaction, which must not commit when this raises."""
+        outbox = self.outbox
+        owner = outbox.look(connection)
+        hallmark = self._publisher.hallmark(connection, outbox, owner)
+        ready: list[str] = []
+        records: list[OutboxRecord] = []
+        timers: list[Timer] = []
+        for record, after in drafts:
+            if not ready:
+                ready = hallmark.mark(self._publisher.new_id(), owner.now)
+            message_id = ready.pop()
+            if isinstance(record, Timer):
+                due_at = record.due_at if after is None else owner.now + after.total_seconds()
+                envelope = _written(record.envelope, message_id, due_at)
+                timers.append(msgspec.structs.replace(record, id=message_id, envelope=envelope, due_at=due_at))
+            else:
+                envelope = _written(record.envelope, message_id, owner.now)
+                records.append(msgspec.structs.replace(record, envelope=envelope))
+        if timers:
+            outbox.insert_rows(connection, TIMERS, [row_of(each, number) for number, each in enumerate(timers)])
+        if records:
+            outbox.add(connection, records, owner.now)
+
+
+def _written(envelope: bytes, message_id: str, time: float) -> bytes:
+    return encode_envelope(msgspec.structs.replace(decode_envelope(envelope), id=message_id, time=rfc3339(time)))
+
+
+class _Placeholders:
+    def next(self) -> str:
+        return _PLACEHOLDER
+
+
+class _ProcessIds:
+    """Unique ids also in a process that is forked, as web servers and task queues do: it goes on with none of its
+    parent's."""
+
+    def __init__(self) -> None:
+        self._process, self._ids = os.getpid(), UniqueIds()
+
+    def next(self) -> str:
+        if self._process != os.getpid():
+            self._process, self._ids = os.getpid(), UniqueIds()
+        return self._ids.next()

@@ -1,0 +1,450 @@
+"""What is published in a session of the user's goes out if and only if that session's outermost transaction commits."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from tests.sessions.desk import (
+    Base,
+    Ticket,
+    TicketClosed,
+    TicketOpened,
+    desk_at,
+    engine_at,
+    envelopes,
+    published,
+    texts,
+    tickets,
+)
+
+import ensue
+import ensue.testing
+from ensue import Service, UsageError
+from ensue.codec import decode_envelope
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Service:
+    return desk_at(f"sqlite:///{tmp_path}/desk.db?synchronous=OFF")
+
+
+@pytest.fixture
+def engine(desk: Service, tmp_path: Path) -> Iterator[Engine]:
+    engine = engine_at(f"sqlite:///{tmp_path}/desk.db")
+    yield engine
+    engine.dispose()
+
+
+def open_ticket(session: Any, number: int, text: str = "") -> None:
+    session.add(Ticket(id=number, text=text))
+    ensue.publish(session, TicketOpened(ticket_id=number, text=text))
+
+
+def test_a_commit_sends_and_a_rollback_does_not(desk: Service, engine: Engine) -> None:
+    with Session(engine) as session:
+        open_ticket(session, 1, "kept")
+        session.commit()
+        open_ticket(session, 2, "dropped")
+        session.rollback()
+        session.commit()
+        open_ticket(session, 3, "closed with its session")
+    assert texts(published(desk)) == ["kept"]
+    assert tickets(engine) == [1]
+
+
+def test_a_session_that_commits_twice_sends_once(desk: Service, engine: Engine) -> None:
+    with Session(engine) as session:
+        open_ticket(session, 1, "once")
+        session.commit()
+        session.commit()
+        session.add(Ticket(id=2))
+        session.commit()
+        open_ticket(session, 3, "then")
+        session.commit()
+    assert texts(published(desk)) == ["once", "then"]
+    assert [each.position for each in published(desk)] == [1, 2]
+
+
+def test_everything_that_begins_a_transaction_will_do(desk: Service, engine: Engine) -> None:
+    make = sessionmaker(engine, expire_on_commit=False)
+    with Session(engine) as session, session.begin():
+        open_ticket(session, 1, "session.begin")
+    with make.begin() as session:
+        open_ticket(session, 2, "sessionmaker.begin")
+    with suppress(ZeroDivisionError), make.begin() as session:
+        open_ticket(session, 3, "an error in the middle")
+        1 / 0  # noqa: B018
+    scoped = scoped_session(make)
+    open_ticket(scoped, 4, "scoped_session")
+    scoped.commit()
+    scoped.remove()
+    open_ticket(scoped, 5, "removed")
+    scoped.remove()
+    with make(autobegin=False) as session:
+        with pytest.raises(UsageError, match=r"session\.begin\(\) comes first"):
+            desk.publish(session, TicketOpened(ticket_id=6))
+        with session.begin():
+            open_ticket(session, 6, "autobegin=False")
+    assert texts(published(desk)) == ["session.begin", "sessionmaker.begin", "scoped_session", "autobegin=False"]
+
+
+def test_a_savepoint_that_goes_back_takes_its_events_along(desk: Service, engine: Engine) -> None:
+    with Session(engine) as session, session.begin():
+        open_ticket(session, 1, "before")
+        with session.begin_nested():
+            open_ticket(session, 2, "kept")
+        with suppress(ZeroDivisionError), session.begin_nested():
+            open_ticket(session, 3, "lost")
+            with session.begin_nested():
+                open_ticket(session, 4, "lost with the outer one")
+            1 / 0  # noqa: B018
+        with pytest.raises(IntegrityError), session.begin_nested():
+            open_ticket(session, 1, "the flush fails")
+        with session.begin_nested():
+            open_ticket(session, 5, "outer")
+            inner = session.begin_nested()
+            open_ticket(session, 6, "inner")
+            inner.rollback()
+        open_ticket(session, 7, "after")
+    assert texts(published(desk)) == ["before", "kept", "outer", "after"]
+    assert tickets(engine) == [1, 2, 5, 7]
+
+
+def test_a_savepoint_left_open_by_its_transactions_commit_is_part_of_it(desk: Service, engine: Engine) -> None:
+    with Session(engine) as session, session.begin():
+        open_ticket(session, 1, "outer")
+        session.begin_nested()
+        open_ticket(session, 2, "inner")
+    with Session(engine) as session:
+        session.begin_nested()
+        open_ticket(session, 3, "never ended")
+        session.commit()
+    with Session(engine) as session:
+        session.begin_nested()
+        open_ticket(session, 4, "closed")
+    assert texts(published(desk)) == ["outer", "inner", "never ended"]
+    assert tickets(engine) == [1, 2, 3]
+
+
+def test_a_flush_that_fails_takes_all_along_and_a_retry_sends_once(desk: Service, engine: Engine) -> None:
+    with Session(engine) as session:
+        session.add(Ticket(id=1))
+        session.commit()
+        open_ticket(session, 1, "refused")
+        with pytest.raises(IntegrityError):
+            session.commit()
+        with pytest.raises(UsageError, match="roll it back first"):
+            desk.publish(session, TicketOpened(ticket_id=9))
+        session.rollback()
+        open_ticket(session, 2, "tried again")
+        session.commit()
+    assert texts(published(desk)) == ["tried again"]
+
+
+def test_what_a_listener_publishes_while_its_session_commits_goes_out(desk: Service, engine: Engine) -> None:
+    """The first event of a session, from a flush that is part of its commit; and one of a flush that comes after it."""
+
+    class Desk(Session): ...
+
+    def tell(session: Session, context: object) -> None:
+        for each in session.new:
+            if isinstance(each, Ticket):
+                ensue.publish(session, TicketOpened(ticket_id=each.id, text=each.text))
+
+    def add_more(session: Session) -> None:
+        if session.info.pop("more", False):
+            session.add(Ticket(id=2, text="late"))
+
+    event.listen(Desk, "after_flush", tell)
+    with Desk(engine) as session:
+        session.add(Ticket(id=1, text="in the commit"))
+        session.info["more"] = True
+        session.commit()
+        session.info["more"] = True
+        event.listen(session, "before_commit", add_more)  # after ours
+        open_ticket(session, 3, "first")
+        session.delete(session.get_one(Ticket, 1))
+        session.commit()
+    assert texts(published(desk)) == ["in the commit", "first", "first", "late"]
+
+
+def test_events_keep_their_order_and_their_chain(desk: Service, engine: Engine) -> None:
+    with Session(engine) as session, session.begin():
+        desk.publish(session, TicketOpened(ticket_id=1, text="a"), TicketOpened(ticket_id=2, text="b"))
+        with session.begin_nested():
+            desk.publish(session, TicketOpened(ticket_id=1, text="c"))
+        desk.publish(session, TicketOpened(ticket_id=2, text="d"))
+    found = published(desk)
+    assert texts(found) == ["a", "b", "c", "d"]
+    for key in ("1", "2"):
+        first, second = [each for each in found if each.key == key]
+        assert second.previous >= first.position
+    assert [each.position for each in found] == [1, 2, 3, 4]
+
+
+def test_events_of_one_transaction_share_a_correlation_id_or_have_the_origins(desk: Service, engine: Engine) -> None:
+    with Session(engine) as session:
+        desk.publish(session, TicketOpened(ticket_id=1), TicketOpened(ticket_id=2))
+        session.commit()
+        with ensue.coming_from(ensue.Origin(correlation_id="mine", traceparent="00-1")):
+            desk.publish(session, TicketOpened(ticket_id=3), extensions={"tenant": "a"})
+        session.commit()
+    one, two, three = envelopes(desk)
+    assert one.correlation_id == two.correlation_id != ""
+    assert (three.correlation_id, three.traceparent, three.extensions) == ("mine", "00-1", {"tenant": "a"})
+    assert len({one.id, two.id, three.id}) == 3
+    assert one.time <= three.time
+
+
+def test_two_sessions_at_once_do_not_mix(desk: Service, engine: Engine) -> None:
+    with Session(engine) as one, Session(engine) as two:
+        open_ticket(one, 1, "one")
+        one.commit()
+        open_ticket(one, 2, "one again")
+        one.rollback()
+        open_ticket(two, 3, "two")
+        two.commit()
+        one.commit()
+    assert texts(published(desk)) == ["one", "two"]
+
+
+def test_a_session_in_a_transaction_of_its_connection_follows_that_one(desk: Service, engine: Engine) -> None:
+    """As test suites have it: everything is rolled back at the end of a test."""
+    for end in ("rollback", "commit"):
+        for mode in ("create_savepoint", "conditional_savepoint"):
+            with engine.connect() as connection:
+                outer = connection.begin()
+                with Session(connection, join_transaction_mode=mode) as session:  # type: ignore[arg-type]
+                    desk.publish(session, TicketOpened(ticket_id=1, text=f"{end} {mode}"))
+                    session.commit()
+                    rows = connection.execute(text("SELECT count(*) FROM ensue_outbox")).scalar()
+                    assert rows == (0 if end == "rollback" else 2 * (mode == "conditional_savepoint")) + 1
+                    session.begin_nested()
+                    desk.publish(session, TicketOpened(ticket_id=1, text="left open"))
+                    session.get_transaction().commit()  # type: ignore[union-attr]
+                getattr(outer, end)()
+    assert texts(published(desk)) == [
+        "commit create_savepoint", "left open", "commit conditional_savepoint", "left open",
+    ]  # fmt: skip
+
+
+def test_an_event_is_checked_where_it_is_published(desk: Service, engine: Engine) -> None:
+    class Unheard(ensue.Event, topic="desk", key="ticket_id"):
+        ticket_id: int
+
+    with Session(engine) as session:
+        for given, said in [
+            (TicketOpened, "is a class"),
+            (object(), "is no event"),
+            (Unheard(ticket_id=1), "leaves out"),
+            (TicketOpened(ticket_id=1, text="x" * 2_000_000), "bytes"),
+        ]:
+            with pytest.raises(UsageError, match=said):
+                desk.publish(session, TicketOpened(ticket_id=1, text="the other one of two"), given)
+        session.commit()
+    assert published(desk) == []
+
+
+def test_the_service_is_found_by_the_event_or_must_be_named(desk: Service, engine: Engine) -> None:
+    class Nobodys(ensue.Event, topic="desk", key="ticket_id"):
+        ticket_id: int
+
+    with Session(engine) as session:
+        with pytest.raises(UsageError, match=r"no service of this process declares that it publishes .*Nobodys"):
+            ensue.publish(session, Nobodys(ticket_id=1))
+        both = [Service(name, publishes=[Nobodys]) for name in ("north", "south")]
+        with pytest.raises(UsageError, match=r"2 services of this process \(north, south\)"):
+            ensue.publish(session, Nobodys(ticket_id=1))
+        again = Service("desk", database=desk.settings().database, publishes=[TicketOpened])  # its latest declaration
+        ensue.publish(session, TicketOpened(ticket_id=1, text="by the latest"))
+        session.commit()
+    assert texts(published(again)) == ["by the latest"]
+    del both
+
+
+@pytest.mark.parametrize("what", ["engine", "connection", "sessionmaker", "event"])
+def test_what_is_no_session_is_told_apart(desk: Service, engine: Engine, what: str) -> None:
+    with engine.connect() as connection:
+        given: Any = {
+            "engine": engine,
+            "connection": connection,
+            "sessionmaker": sessionmaker(engine),
+            "event": TicketOpened(ticket_id=1),
+        }[what]
+        with pytest.raises(UsageError, match="expected an SQLAlchemy Session"):
+            desk.publish(given, TicketOpened(ticket_id=1))
+
+
+def test_a_database_without_ensues_tables_is_refused_with_its_rows(desk: Service, tmp_path: Path) -> None:
+    engine = engine_at(f"sqlite:///{tmp_path}/elsewhere.db")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        open_ticket(session, 1)
+        for _ in range(2):
+            with pytest.raises(UsageError, match="ensue db init"):
+                session.commit()
+    assert tickets(engine) == []
+    engine.dispose()
+
+
+def test_the_database_of_another_service_is_refused_with_its_rows(desk: Service, tmp_path: Path) -> None:
+    with Session(engine_at(f"sqlite:///{tmp_path}/desk.db")) as session:
+        other = Service("annex", database=f"sqlite:///{tmp_path}/annex.db", publishes=[TicketClosed])
+        session.add(Ticket(id=1))
+        other.publish(session, TicketClosed(ticket_id=1))
+        with pytest.raises(UsageError, match="database of service 'desk', not of 'annex'"):
+            session.commit()
+        with pytest.raises(UsageError, match="cannot commit any more"):
+            session.commit()
+        session.rollback()
+        assert session.get(Ticket, 1) is None
+        engine = session.get_bind()
+    assert isinstance(engine, Engine)
+    engine.dispose()
+    assert published(desk) == []
+
+
+def test_a_session_that_commits_by_itself_or_in_two_phases_is_refused(desk: Service, tmp_path: Path) -> None:
+    engine = engine_at(f"sqlite:///{tmp_path}/desk.db")
+    made_so = create_engine(f"sqlite:///{tmp_path}/desk.db", isolation_level="AUTOCOMMIT")
+    for alone in (engine.execution_options(isolation_level="AUTOCOMMIT"), made_so):
+        with Session(alone) as session, pytest.raises(UsageError, match="AUTOCOMMIT"):
+            desk.publish(session, TicketOpened(ticket_id=1))
+    half = create_engine(f"sqlite:///{tmp_path}/desk.db")
+    event.listen(half, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    with Session(half) as session:
+        desk.publish(session, TicketOpened(ticket_id=1))
+        with pytest.raises(UsageError, match="begins no transaction"):
+            session.commit()
+    made_so.dispose()
+    half.dispose()
+    with Session(engine, twophase=True) as session, pytest.raises(UsageError, match="twophase"):
+        desk.publish(session, TicketOpened(ticket_id=1))
+    engine.dispose()
+    assert published(desk) == []
+
+
+def test_savepoints_that_the_driver_would_commit_are_refused(desk: Service, tmp_path: Path) -> None:
+    """The SQLite driver as it is: without savepoints it is right, with them it may commit rows before their event."""
+    engine = create_engine(f"sqlite:///{tmp_path}/desk.db")
+    with Session(engine) as session:
+        open_ticket(session, 1, "plain")
+        session.commit()
+        with pytest.raises(UsageError, match="BEGIN IMMEDIATE"), session.begin_nested():
+            open_ticket(session, 2, "in a savepoint")
+        session.rollback()
+    engine.dispose()
+    assert texts(published(desk)) == ["plain"]
+
+
+def test_an_insert_that_fails_leaves_nothing_that_could_commit(desk: Service, engine: Engine) -> None:
+    def fail(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "ensue_outbox_head" in statement and statement.startswith("INSERT"):
+            raise OperationalError(statement, None, Exception("no"))
+
+    with Session(engine) as session:
+        open_ticket(session, 1)
+        event.listen(engine, "before_cursor_execute", fail)
+        with pytest.raises(OperationalError):
+            session.commit()
+        event.remove(engine, "before_cursor_execute", fail)
+        with pytest.raises(UsageError, match="cannot commit any more"):
+            session.commit()
+        session.rollback()
+        open_ticket(session, 2, "anew")
+        session.commit()
+    assert texts(published(desk)) == ["anew"]
+    assert tickets(engine) == [2]
+
+
+def test_entities_are_written_before_their_events(desk: Service, engine: Engine) -> None:
+    """Their row locks put the events of one key in the order of the transactions that change it."""
+    said: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda c, cursor, statement, *_: said.append(statement))
+    with Session(engine) as session:
+        open_ticket(session, 1)
+        session.commit()
+    [entity] = [at for at, each in enumerate(said) if each.startswith("INSERT INTO tickets")]
+    [outbox] = [at for at, each in enumerate(said) if "INTO" in each and '"ensue_outbox"' in each]
+    assert entity < outbox
+
+
+def test_events_of_later_wait_by_the_databases_clock(desk: Service, engine: Engine) -> None:
+    day = datetime.timedelta(days=1)
+    at = datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC)
+    with Session(engine) as session:
+        ensue.publish(session, TicketOpened(ticket_id=1), after=day)
+        ensue.publish(session, TicketOpened(ticket_id=2), at=at)
+        begin = datetime.datetime.now(datetime.UTC)
+        session.commit()
+        ensue.publish(session, TicketOpened(ticket_id=3), after=day)
+        session.rollback()
+        rows = list(session.execute(text("SELECT id, due_at, envelope FROM ensue_timer ORDER BY due_at")))
+    assert published(desk) == []
+    assert [each[0] for each in rows] == [decode_envelope(each[2]).id for each in rows]
+    assert rows[0][1] >= (begin + day).timestamp()
+    assert rows[1][1] == at.timestamp()
+    assert decode_envelope(rows[1][2]).time == "2040-01-01T00:00:00.000000Z"
+
+
+async def test_a_session_of_ones_own_in_a_step_or_handler_is_refused(tmp_path: Path) -> None:
+    desk = Service(
+        "desk", database=f"sqlite:///{tmp_path}/desk.db", broker="memory:", publishes=[TicketOpened, TicketClosed]
+    )
+    engine = engine_at(f"sqlite:///{tmp_path}/desk.db")
+    told: list[str] = []
+
+    def close_at_once(number: int) -> None:
+        with Session(engine) as session:
+            desk.publish(session, TicketClosed(ticket_id=number))
+
+    @desk.on
+    def closes(opened: TicketOpened) -> None:
+        try:
+            close_at_once(opened.ticket_id)
+        except UsageError as error:
+            told.append(str(error))
+
+    async with ensue.testing.run(desk) as world:
+        async with desk.step() as step:
+            with pytest.raises(UsageError, match="a step publishes by itself"):
+                desk.publish(step.session, TicketOpened(ticket_id=1))
+            with pytest.raises(UsageError, match="inside another step of desk"):
+                close_at_once(1)
+            step.publish(TicketOpened(ticket_id=1))
+        await world.settle()
+    engine.dispose()
+    [said] = told
+    assert "inside a handler of desk" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_processes_make_ids_of_their_own(desk: Service, engine: Engine) -> None:
+    """As the workers of a web server or task queue are, which was loaded before."""
+
+    def publish() -> None:
+        with Session(engine) as session:
+            desk.publish(session, TicketOpened(ticket_id=1))
+            session.commit()
+
+    publish()
+    engine.dispose()
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            publish()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    publish()
+    assert len({each.id for each in envelopes(desk)}) == 3

@@ -1,0 +1,154 @@
+"""Steps of code that is not async: where nothing of Ensue runs in the process, and in a thread beside the service."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session
+from tests.sessions.desk import Base, Ticket, TicketOpened, count, envelopes, published, texts
+
+import ensue
+from ensue import Service, UsageError
+
+
+def make(tmp_path: Path) -> Service:
+    url = f"sqlite:///{tmp_path}/desk.db?synchronous=OFF"
+    return Service("desk", database=url, broker="memory:", tables=Base.metadata, publishes=[TicketOpened])
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Service]:
+    desk = make(tmp_path)
+    yield desk
+    desk.close()
+
+
+def test_its_block_is_a_transaction(desk: Service) -> None:
+    with desk.sync_step() as step:
+        step.session.add(Ticket(id=1))
+        message_id = step.publish(TicketOpened(ticket_id=1, text="kept"))
+        assert count(step.session) == 1
+
+    def fails(error: BaseException) -> None:
+        with desk.sync_step() as step:
+            step.session.add(Ticket(id=2))
+            step.publish(TicketOpened(ticket_id=2, text="dropped"))
+            raise error
+
+    for error in (ValueError("no"), StopIteration(), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as raised:
+            fails(error)
+        assert raised.value is error
+    with desk.sync_step() as step:
+        assert count(step.session) == 1
+    assert texts(published(desk)) == ["kept"]
+    assert [each.id for each in envelopes(desk)] == [message_id]
+
+
+def test_what_the_commit_says_is_raised_by_the_block(desk: Service) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    with desk.sync_step() as step:
+        step.session.add(Ticket(id=1))
+
+    def again() -> None:
+        with desk.sync_step() as step:
+            step.session.add(Ticket(id=1))
+            step.publish(TicketOpened(ticket_id=1))
+
+    with pytest.raises(IntegrityError):
+        again()
+    assert published(desk) == []
+
+
+def test_it_has_the_origin_that_is_set_around_it(desk: Service) -> None:
+    with ensue.coming_from(ensue.Origin(correlation_id="mine")), desk.sync_step() as step:
+        assert step.correlation_id == "mine"
+        step.publish(TicketOpened(ticket_id=1))
+    assert [each.correlation_id for each in envelopes(desk)] == ["mine"]
+
+
+def test_threads_have_steps_of_their_own(desk: Service) -> None:
+    def work(number: int) -> None:
+        with desk.sync_step() as step:
+            step.session.add(Ticket(id=number))
+            step.publish(TicketOpened(ticket_id=number, text=str(number)))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(texts(published(desk))) == [str(number) for number in range(8)]
+
+
+async def test_async_code_is_sent_to_the_async_step(desk: Service) -> None:
+    with pytest.raises(UsageError, match=r"async with desk\.step\(\)"), desk.sync_step():
+        pass
+
+
+def test_a_step_in_a_step_is_refused_at_once(desk: Service) -> None:
+    with desk.sync_step():
+        with pytest.raises(UsageError, match="inside another step of desk"), desk.sync_step():
+            pass
+        with Session() as session, pytest.raises(UsageError, match="inside another step of desk"):
+            desk.publish(session, TicketOpened(ticket_id=1))
+    done: list[str] = []
+
+    async def outer() -> None:
+        async with desk.running(work=False), desk.step():
+            with pytest.raises(UsageError, match="inside another step of desk"):
+                await asyncio.to_thread(work)
+            done.append("refused")
+
+    def work() -> None:
+        with desk.sync_step():
+            pass
+
+    asyncio.run(outer())
+    assert done == ["refused"]
+
+
+async def test_beside_a_running_service_it_uses_that_ones_connections(desk: Service) -> None:
+    def work() -> None:
+        with desk.sync_step() as step:
+            step.publish(TicketOpened(ticket_id=1, text="from a thread"))
+
+    async with desk.running() as runtime:
+        await asyncio.to_thread(work)
+        assert desk._aside._running is None
+        assert len(await runtime.store.outbox_after(0, 10)) == 1
+
+
+PROGRAM = """
+from tests.sessions.test_sync_step import *
+import sys, pathlib
+desk = make(pathlib.Path(sys.argv[1]))
+with desk.sync_step() as step:
+    step.publish(TicketOpened(ticket_id=1, text="parent"))
+if (child := os.fork()) == 0:
+    with desk.sync_step() as step:
+        step.publish(TicketOpened(ticket_id=1, text="child"))
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+with desk.sync_step() as step:
+    step.publish(TicketOpened(ticket_id=1, text="parent again"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_program_ends_without_a_word_and_its_forks_begin_anew(desk: Service, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", PROGRAM, str(tmp_path)],
+        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert texts(published(desk)) == ["parent", "child", "parent again"]
+    assert len({each.id for each in envelopes(desk)}) == 3
