@@ -19,7 +19,7 @@ from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
-from ensue.engine.entities import Call, EntityRun
+from ensue.engine.entities import Call, EntityRun, begins
 from ensue.engine.failed import StepFailed
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.nesting import handling
@@ -302,11 +302,13 @@ class Dispatcher:
                 step = Step(
                     transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent
                 )
+                if at_hand.trace is not None:
+                    begins(at_hand.trace, message, route.calls)
                 for call in route.calls:
                     if call.repository is not None:
                         await transaction.flush(forget=True)  # as before a run of entity steps
                         one = (message, lambda _, event=event: event, (call,))
-                        run = EntityRun(transaction, outgoing, self.limit, documents=self._documents)
+                        run = EntityRun(transaction, outgoing, self.limit, at_hand.trace, documents=self._documents)
                         at_hand.run(index, run)
                         await run.run([one], budget)
                         at_hand.rest()
@@ -347,7 +349,7 @@ class Dispatcher:
         budget: Budget,
         at_hand: AtHand,
     ) -> int:
-        run = EntityRun(transaction, outgoing, self.limit, documents=self._documents)
+        run = EntityRun(transaction, outgoing, self.limit, at_hand.trace, documents=self._documents)
         at_hand.run(start, run)
         try:
             work = [

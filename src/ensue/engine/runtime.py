@@ -9,6 +9,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ensue.addresses import scheme_of
 from ensue.command import Command
 from ensue.config import Settings
 from ensue.engine.arming import arm
@@ -45,6 +46,7 @@ from ensue.service import ServiceDefinition
 from ensue.step import Step
 from ensue.texts import logger
 from ensue.token import Token
+from ensue.tracing import NO_TRACING, Carrier, TraceMaker
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -86,6 +88,7 @@ class Runtime:
         retry: Retry | None = None,
         faults: Faults | None = None,
         schema: Schema = SCHEMA,
+        tracing: TraceMaker | None = None,
     ) -> None:
         ids, random, clock = ids or UniqueIds(), random or Random(), clock or SystemClock()
         self._hallmarked = HallmarkedIds(ids, clock)
@@ -123,6 +126,7 @@ class Runtime:
                 forgets=store.capabilities.may_forget,
             ),
             progress=progress,
+            tracing=NO_TRACING if tracing is None else tracing.of(definition.name, scheme_of(settings.broker)),
         )  # fmt: skip
         self.when_hung: Callable[[], None] = lambda: None  # of the worker, whichever it is by then
         self._positions = Positions(definition.name, store, settings.trust)
@@ -347,44 +351,46 @@ class Runtime:
         origin = requested or Origin()
         keyed = bool(origin.idempotency_key)  # a task that outlives the request has its origin, without the key
         faults, books = self.context.faults, self.context.books
-        try:
-            with stepping(self.definition.name):
-                async with self.store.transaction() as transaction:
-                    if keyed:
-                        stored = await books.answer(transaction, origin.idempotency_key)
-                        if stored is not None:
-                            origin.met(stored)
-                    faults.point("step.begun")
-                    step = self.context.dispatcher.outside_step(
-                        transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
-                    )
-                    origin.keep = partial(books.keep_answer, transaction)
-                    with origin.holding(step):
-                        try:
-                            yield step
-                        finally:
-                            origin.keep = None
-                        if (keyed and origin.earlier is not None) or (origin.refused and step in origin.steps):
-                            raise _Undone
-                    if origin.fingerprint and not origin.settled:
-                        raise UsageError(
-                            "a request with an Idempotency-Key: this step would commit before the answer is known, "
-                            "so a retry would do it again. Take the step as a dependency: "
-                            f'Depends({self.definition.name}.step, scope="function")'
+        with self.context.tracing.step(Carrier(origin.traceparent)) as trace:
+            try:
+                with stepping(self.definition.name):
+                    async with self.store.transaction() as transaction:
+                        if keyed:
+                            stored = await books.answer(transaction, origin.idempotency_key)
+                            if stored is not None:
+                                origin.met(stored)
+                        faults.point("step.begun")
+                        step = self.context.dispatcher.outside_step(
+                            transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
                         )
-                    faults.point("step.handled")
-                    await transaction.flush()  # entities first: their row locks put the outbox records in order
-                    await step.outgoing.streams.save(transaction)
-                    timers = await put(transaction, step.outgoing.close())
-                    faults.point("step.outbox_written")
-            faults.point("step.committed")
-            step.outgoing.positions = self._positions.of_records
-            if origin.committed is not None:
-                origin.committed.append(step)
-            if timers:
-                self.context.timer_set.set()
-        except _Undone:  # the request gets its answer all the same
-            return
+                        step.outgoing.trace = trace
+                        origin.keep = partial(books.keep_answer, transaction)
+                        with origin.holding(step):
+                            try:
+                                yield step
+                            finally:
+                                origin.keep = None
+                            if (keyed and origin.earlier is not None) or (origin.refused and step in origin.steps):
+                                raise _Undone
+                        if origin.fingerprint and not origin.settled:
+                            raise UsageError(
+                                "a request with an Idempotency-Key: this step would commit before the answer is known, "
+                                "so a retry would do it again. Take the step as a dependency: "
+                                f'Depends({self.definition.name}.step, scope="function")'
+                            )
+                        faults.point("step.handled")
+                        await transaction.flush()  # entities first: their row locks put the outbox records in order
+                        await step.outgoing.streams.save(transaction)
+                        timers = await put(transaction, step.outgoing.close())
+                        faults.point("step.outbox_written")
+                faults.point("step.committed")
+                step.outgoing.positions = self._positions.of_records
+                if origin.committed is not None:
+                    origin.committed.append(step)
+                if timers:
+                    self.context.timer_set.set()
+            except _Undone:  # the request gets its answer all the same
+                return
 
 
 def _first(*given: float | None) -> float:

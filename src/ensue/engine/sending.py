@@ -91,7 +91,8 @@ class Sending:
     async def _append_part(self, source: str, batches: Batches) -> dict[Where, Left]:
         broker = self._context.broker
         try:
-            await broker.append_many(source, batches)
+            with self._context.tracing.send(batches):
+                await broker.append_many(source, batches)
         except RecordRefused:
             # One after the other: a refusal may cost all that is under way.
             found = {where: await self._in_pieces(source, where, records) for where, records in batches.items()}
@@ -123,7 +124,8 @@ class Sending:
         while begin < len(records):
             piece = records[begin : begin + size]
             try:
-                await self._context.broker.append(*where, source, piece)
+                with self._context.tracing.send({where: piece}):
+                    await self._context.broker.append(*where, source, piece)
             except BrokerUnavailable as error:
                 self._known_topics.discard(where[0])  # it may be gone
                 return Left(piece[0], error)
