@@ -74,8 +74,8 @@ class Tracing(Protocol):
 class TraceMaker(Protocol):
     """What `Service(..., tracing=...)` takes."""
 
-    def of(self, service: str, broker: str) -> Tracing:
-        """Return what traces a service. broker: the scheme of its broker's URL, `kafka`, say; may be empty."""
+    def of(self, service: str, system: str) -> Tracing:
+        """Return what traces a service. system: its broker, see `messaging_system`."""
 
 
 #: A block in which nothing is traced; may be entered again and again.
@@ -106,3 +106,19 @@ def traced(trace: Processing | None) -> AbstractContextManager[Any]:
 def working(trace: Processing | None) -> AbstractContextManager[Any]:
     """As `Processing.working`, of one that may be None."""
     return _UNTRACED if trace is None else trace.working()
+
+
+#: By the scheme of the broker's URL. A log in a file or in memory is Ensue's own.
+_SYSTEMS = {
+    "kafkas": "kafka", "tls": "nats", "amqp": "rabbitmq", "amqps": "rabbitmq", "rediss": "redis",
+    "sqlite": "ensue", "memory": "ensue", "": "ensue",
+}  # fmt: skip
+
+
+def messaging_system(scheme: str) -> str:
+    """What OpenTelemetry's conventions call the broker of a URL with this scheme (`messaging.system`).
+
+    >>> messaging_system("amqps"), messaging_system("kafka"), messaging_system("sqlite")
+    ('rabbitmq', 'kafka', 'ensue')
+    """
+    return _SYSTEMS.get(scheme, scheme)

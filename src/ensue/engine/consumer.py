@@ -320,9 +320,11 @@ class PartitionConsumer(Loop):
     async def _apply(self, part: Part) -> Sequence[Sequence[Message | Garbage]]:
         """Have a part applied, or the message that failed alone set aside. Return what of it is to be done again, the
         next records last: nothing of it has happened then, so none of its ends is reached."""
+        began = self._context.clock.monotonic()
         try:
             await self._lane.apply(part)
         except StepFailed as failure:
+            self._measure(part, began, failure.error)
             if len(part.records) > 1:
                 if part.trace is not None:
                     part.trace.failed(failure.error)
@@ -331,8 +333,17 @@ class PartitionConsumer(Loop):
                 return [part.records]
             await self._failed(part, failure)
         else:
+            self._measure(part, began)
             self._applied(part)
         return ()
+
+    def _measure(self, part: Part, began: float, error: BaseException | None = None) -> None:
+        if not part.todo.apply:
+            return
+        context, topic = self._context, self.partition.topic
+        context.measured.processed(topic, context.clock.monotonic() - began, error)
+        if error is None and self._place.checkpoint.catching_up is None:
+            context.measured.delivered(topic, part.todo.apply, context.clock.now())
 
     def _applied(self, part: Part) -> None:
         if part.trace is not None:

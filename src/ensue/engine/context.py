@@ -13,6 +13,7 @@ from ensue.engine.brake import Brake
 from ensue.engine.caught_up import CaughtUp
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
+from ensue.engine.metric import Measured
 from ensue.engine.waiting import Waiting
 from ensue.ports import Broker, Clock, Ids, Store
 from ensue.retry import Retry
@@ -26,7 +27,7 @@ class Context:
     timer_set: set after a commit that wrote timers, for the loop that waits for the next one.
     waiting: who waits in this process for answers to commands, and for ends of sagas. caught_up: and for tokens.
     brake: how fast records are read.
-    tracing: is told what the loops do.
+    tracing: is told what the loops do. measured: what they measure as they go.
     progress: called after a loop has done something, so that a test can wait for quiet without sleeping.
     """
 
@@ -48,3 +49,4 @@ class Context:
     waiting: Waiting = dataclasses.field(default_factory=Waiting)
     brake: Brake = dataclasses.field(default_factory=Brake)
     tracing: Tracing = NO_TRACING
+    measured: Measured = dataclasses.field(default_factory=Measured)

@@ -314,11 +314,19 @@ class DeadLetters:
 
     async def _apply(self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand) -> Checkpoint:
         context = self._context
-        at_hand.begin(context.clock.monotonic(), letter.id)
+        began, failed = context.clock.monotonic(), None
+        at_hand.begin(began, letter.id)
         try:
             return await self._applied(letter, checkpoint, at_hand)
+        except StepFailed as failure:
+            failed = failure.error
+            raise
+        except BaseException as error:
+            failed = error
+            raise
         finally:
             at_hand.end()
+            context.measured.processed(self._partition.topic, context.clock.monotonic() - began, failed)
 
     async def _applied(self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand) -> Checkpoint:
         context = self._context
@@ -339,6 +347,7 @@ class DeadLetters:
             context.timer_set.set()
         context.dispatcher.sagas.settled([message], outgoing.after)
         context.waiting.stored([message])
+        context.measured.delivered(message.topic, [message], context.clock.now())
         self.woken([message])
         return following
 

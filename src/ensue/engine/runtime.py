@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from ensue.engine.fits import check_entity_tables, check_fits, check_kept
 from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.home import Home
 from ensue.engine.kept import warn_of_a_shorter_log, warn_of_what_is_kept_otherwise
+from ensue.engine.metric import Measured
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.positions import Positions
 from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, remarks, store_reason
@@ -38,7 +39,7 @@ from ensue.engine.worker import Worker
 from ensue.errors import RetryableError, StoreOutdated, UsageError
 from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC
-from ensue.origin import Origin, current_origin
+from ensue.origin import AlreadyAnswered, Origin, current_origin
 from ensue.ports import Broker, Clock, Ids, RowReader, Store
 from ensue.retry import Retry
 from ensue.saga.ending import SagaEnd
@@ -46,7 +47,7 @@ from ensue.service import ServiceDefinition
 from ensue.step import Step
 from ensue.texts import logger
 from ensue.token import Token
-from ensue.tracing import NO_TRACING, Carrier, TraceMaker
+from ensue.tracing import NO_TRACING, Carrier, TraceMaker, messaging_system
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -90,6 +91,7 @@ class Runtime:
         schema: Schema = SCHEMA,
         tracing: TraceMaker | None = None,
     ) -> None:
+        system = messaging_system(scheme_of(settings.broker))
         ids, random, clock = ids or UniqueIds(), random or Random(), clock or SystemClock()
         self._hallmarked = HallmarkedIds(ids, clock)
         self.definition = definition
@@ -126,7 +128,8 @@ class Runtime:
                 forgets=store.capabilities.may_forget,
             ),
             progress=progress,
-            tracing=NO_TRACING if tracing is None else tracing.of(definition.name, scheme_of(settings.broker)),
+            tracing=NO_TRACING if tracing is None else tracing.of(definition.name, system),
+            measured=Measured(system),
         )  # fmt: skip
         self.when_hung: Callable[[], None] = lambda: None  # of the worker, whichever it is by then
         self._positions = Positions(definition.name, store, settings.trust)
@@ -351,7 +354,7 @@ class Runtime:
         origin = requested or Origin()
         keyed = bool(origin.idempotency_key)  # a task that outlives the request has its origin, without the key
         faults, books = self.context.faults, self.context.books
-        with self.context.tracing.step(Carrier(origin.traceparent)) as trace:
+        with self.context.tracing.step(Carrier(origin.traceparent)) as trace, self._measured():
             try:
                 with stepping(self.definition.name):
                     async with self.store.transaction() as transaction:
@@ -390,7 +393,23 @@ class Runtime:
                 if timers:
                     self.context.timer_set.set()
             except _Undone:  # the request gets its answer all the same
+                if origin.refused:
+                    self.context.measured.rolled_back("Refused")
                 return
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        """A step is open in this block."""
+        clock, measured = self.context.clock, self.context.measured
+        began = clock.monotonic()
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, AlreadyAnswered):
+                measured.rolled_back(type(error).__qualname__)
+            raise
+        finally:
+            measured.stepped(clock.monotonic() - began)
 
 
 def _first(*given: float | None) -> float:

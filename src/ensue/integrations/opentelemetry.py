@@ -37,11 +37,6 @@ LINKS_MAX: Final = 128
 _W3C = TraceContextTextMapPropagator()
 _EMPTY = Context()  # what a span without a parent is begun in: a loop's task may have begun inside of one
 _NOTHING: AbstractContextManager[Any] = nullcontext()
-#: `messaging.system` by the scheme of the broker's URL. A log in a file or in memory is Ensue's own.
-_SYSTEMS = {
-    "kafka": "kafka", "kafkas": "kafka", "nats": "nats", "tls": "nats", "amqp": "rabbitmq", "amqps": "rabbitmq",
-    "redis": "redis", "rediss": "redis", "postgresql": "postgresql", "sqlite": "ensue", "memory": "ensue", "": "ensue",
-}  # fmt: skip
 #: The last digit of a traceparent's flags when its trace is sampled.
 _SAMPLED = frozenset("13579bdf")
 #: Where an envelope's JSON has its traceparent. A quote inside of a value is escaped there, so this is in none.
@@ -66,11 +61,11 @@ class OpenTelemetry:
         self._by_message = parent == "message"
         self._provider = tracer_provider
 
-    def of(self, service: str, broker: str) -> Tracing:
+    def of(self, service: str, system: str) -> Tracing:
         from importlib.metadata import version
 
         tracer = trace.get_tracer("ensue", version("ensue"), self._provider)
-        return _Tracing(tracer, service, _SYSTEMS.get(broker, broker), by_message=self._by_message)
+        return _Tracing(tracer, service, system, by_message=self._by_message)
 
 
 class _Tracing:
