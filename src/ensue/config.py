@@ -137,6 +137,18 @@ def load_settings(
     )
 
 
+#: How lines of the log may be written.
+LOG_FORMATS = ("text", "json")
+
+
+def log_format(environment: Mapping[str, str] | None = None) -> str:
+    """How log lines are written, `text` unless told. Raises UsageError for what is none of LOG_FORMATS."""
+    found = (os.environ if environment is None else environment).get("ENSUE_LOG_FORMAT") or LOG_FORMATS[0]
+    if found not in LOG_FORMATS:
+        raise UsageError(f"ENSUE_LOG_FORMAT is {found!r}, expected {' or '.join(LOG_FORMATS)}")
+    return found
+
+
 def _trust(env: Mapping[str, str]) -> Trust:
     asked = env.get("ENSUE_TRUST", "")
     if asked not in ("", "any", "signed"):
@@ -173,6 +185,7 @@ _KNOWN = frozenset(
     {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_PARTITIONS", "ENSUE_TRUST", "ENSUE_KEYS", "ENSUE_KEYS_FILE"}
     | {"ENSUE_UNSIGNED_TOPICS", "ENSUE_UNSIGNED_SOURCES"}
     | {f"ENSUE_{field.name.upper()}" for field in dataclasses.fields(EngineConfig) if field.name != "retry"}
+    | {"ENSUE_LOG_FORMAT"}
 )
 #: A service's database (perhaps another service's), and what tests of adapters are told.
 _NOT_OURS = re.compile(r"ENSUE_(.+_DATABASE|TEST_.*|REQUIRE_.*)", re.DOTALL)

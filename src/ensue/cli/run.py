@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from typing import Annotated
 
@@ -12,8 +11,9 @@ import typer
 from ensue.cli.loading import load_services
 from ensue.cli.processes import follow_parent, supervise
 from ensue.cli.serving import Stop, serve
+from ensue.config import LOG_FORMATS
 from ensue.errors import UsageError
-from ensue.texts import logger
+from ensue.logs import choose_format, configure
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -27,6 +27,12 @@ def run(
             metavar="|".join(LEVELS), help="How much to log, on standard error, unless the application sets logging up"
         ),
     ] = "info",
+    log_format: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(LOG_FORMATS), help="A line each for people or for a machine; else as ENSUE_LOG_FORMAT says"
+        ),
+    ] = "",
     child: Annotated[bool, typer.Option("--follow-parent", hidden=True)] = False,
 ) -> None:
     """Run services until SIGTERM or Ctrl-C: relay, handlers, retries. Starting it twice shares the work too.
@@ -35,6 +41,7 @@ def run(
     Ends with status 1 when a service cannot start, or may not publish (its database was restored from an old copy), and
     with 70 when a handler hangs: start it again, and after some times that message is set aside.
     """
+    choose_format(log_format)
     if log_level not in LEVELS:
         raise UsageError(f"--log-level is {log_level!r}, expected one of {', '.join(LEVELS)}")
     definitions = load_services(services)
@@ -52,8 +59,4 @@ def run(
 
 def _log_to_stderr(level: str) -> None:
     """Unless the application has set logging up, which it does when its modules are imported."""
-    if logger("ensue").hasHandlers():
-        return
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
-    )
+    configure(level)

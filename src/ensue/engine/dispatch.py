@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
 
+from ensue import logs
 from ensue.codec import RECORD_BYTES_MAX, SENT_GROWTH_BYTES_MAX
 from ensue.engine.answering import answered, refuse, returned, started
 from ensue.engine.at_hand import AtHand
@@ -219,6 +220,7 @@ class Dispatcher:
                     break
         finally:
             at_hand.leave()
+            logs.at_hand.set(None)
         return start
 
     def _way(self, routes: dict[str, Route], message: Message) -> str:
@@ -302,6 +304,7 @@ class Dispatcher:
                 step = Step(
                     transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent
                 )
+                logs.at_hand.set(message)
                 if at_hand.trace is not None:
                     begins(at_hand.trace, message, route.calls)
                 for call in route.calls:

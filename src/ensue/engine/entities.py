@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from typing import Any, cast
 
+from ensue import logs
 from ensue.engine.budget import Budget
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.links import Links
@@ -181,6 +182,7 @@ class EntityRun:
                 break
             envelope = message.envelope
             step = Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
+            logs.at_hand.set(message)
             if self._trace is not None:
                 begins(self._trace, message, [call for call, *_ in todo])
             for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
