@@ -35,8 +35,11 @@ class Publishing(Protocol):
 class Processing(Publishing, AbstractContextManager[Any], Protocol):
     """The processing of messages of one partition, in a `with` block: one attempt, and what is decided when it fails.
 
-    Left by an error it has failed with that.
+    Left by an error it has failed with that. told: whether messages and what they publish are told; else what is
+    published goes on in the context of its message, as where nobody traces.
     """
+
+    told: bool
 
     def working(self) -> AbstractContextManager[Any]:
         """In this block handlers are called, in the task at hand. A second block in one processing: what was done in

@@ -6,6 +6,7 @@ All others are read from store and broker when somebody asks: see `engine.gauges
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -96,15 +97,16 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """
+    def observe(self, value: float, count: int = 1) -> None:
+        """So many were of this value.
+
         >>> one = Histogram((0.1, 1.0))
         >>> for value in (0.05, 0.1, 0.5, 7.0): one.observe(value)
         >>> one.counts, one.cumulated
         ([2, 1, 1], [2, 3, 4])
         """
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.sum += value * count
 
     @property
     def cumulated(self) -> list[int]:
@@ -144,12 +146,8 @@ class Measured:
     def delivered(self, topic: str, messages: Iterable[Message], now: float) -> None:
         """These messages of a topic have just taken effect. now: seconds since the epoch."""
         histogram = self.of(DELIVERY_DURATION, topic)
-        stamp, age_s = "", 0.0
-        for message in messages:
-            if message.envelope.time != stamp:  # those of one step have one
-                stamp = message.envelope.time
-                age_s = max(now - seconds_of(stamp, now), 0.0)
-            histogram.observe(age_s)
+        for stamp, count in Counter([each.envelope.time for each in messages]).items():  # those of one step have one
+            histogram.observe(max(now - seconds_of(stamp, now), 0.0), count)
 
     def stepped(self, seconds: float) -> None:
         self.of(STEP_DURATION).observe(seconds)

@@ -19,7 +19,8 @@ def tracing(trace: Processing | None, outgoing: Outgoing, at_hand: AtHand) -> Ab
 
 @contextmanager
 def _telling(trace: Processing, outgoing: Outgoing, at_hand: AtHand) -> Iterator[None]:
-    outgoing.trace = at_hand.trace = trace
+    if trace.told:
+        outgoing.trace = at_hand.trace = trace
     try:
         with trace.working():
             yield

@@ -25,7 +25,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from ensue.codec import decode_envelope
 from ensue.failure import failure_in
-from ensue.message import Message, OutboxRecord
+from ensue.message import TRACESTATE, Message, OutboxRecord
 from ensue.origin import AlreadyAnswered
 from ensue.tracing import Carrier, Processing, Publishing, Tracing
 
@@ -37,10 +37,13 @@ LINKS_MAX: Final = 128
 _W3C = TraceContextTextMapPropagator()
 _EMPTY = Context()  # what a span without a parent is begun in: a loop's task may have begun inside of one
 _NOTHING: AbstractContextManager[Any] = nullcontext()
-#: The last digit of a traceparent's flags when its trace is sampled.
+#: The last digit of a traceparent's flags, and where it stands, when its trace is sampled.
 _SAMPLED = frozenset("13579bdf")
+_FLAG = slice(54, 55)
 #: Where an envelope's JSON has its traceparent. A quote inside of a value is escaped there, so this is in none.
-_TRACEPARENT, _TRACEPARENT_BYTES = b'"traceparent":"', 55
+_TRACEPARENT = b'"traceparent":"'
+_SAMPLED_BYTES = frozenset(each.encode() for each in _SAMPLED)
+_FROM, _TO = len(_TRACEPARENT) + 54, len(_TRACEPARENT) + 55
 
 
 class OpenTelemetry:
@@ -124,7 +127,9 @@ class _Tracing:
         links: dict[str, list[SpanContext]] = {}
         for (topic, _), records in batches.items():
             for record in records:
-                if (created := _created(record)) is not None:
+                envelope = record.envelope
+                at = envelope.find(_TRACEPARENT)
+                if at >= 0 and envelope[at + _FROM : at + _TO] in _SAMPLED_BYTES and (created := _created(envelope)):
                     links.setdefault(topic, []).append(created)
         if not links:
             return _NOTHING
@@ -144,15 +149,11 @@ class _Tracing:
         return span
 
     def process(self, messages: Sequence[Message], attempt: int = 1) -> Processing | None:
-        first = None
         for message in messages:
-            traceparent = message.envelope.traceparent
-            if traceparent:
-                if traceparent[-1] in _SAMPLED:
-                    break
-                first = first or message
+            if message.envelope.traceparent[_FLAG] in _SAMPLED:
+                break
         else:
-            return None if first is None else _Unsampled(_context_of(carrier_of(first)))
+            return None if not messages[0].envelope.traceparent else _Unsampled(messages)
         return _One(self, messages[0], attempt) if len(messages) == 1 else _Batch(self, messages)
 
     def message_span(self, message: Message, attempt: int, context: Context, links: Sequence[Link]) -> Span:
@@ -188,8 +189,10 @@ class _Step:
 class _Unsampled:
     """Messages of which none is sampled: what their handlers begin is not either, and goes on with their context."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self._context = _context_of(carrier_of(messages[0]))
+        # Only then is there more to hand on than what goes on by itself.
+        self.told = any(each.envelope.extensions and TRACESTATE in each.envelope.extensions for each in messages)
 
     def __enter__(self) -> None: ...
 
@@ -217,6 +220,8 @@ class _Unsampled:
 class _Sampled:
     """What the processing of one message, and that of several, have in common: `span`, from the first to the last."""
 
+    told = True
+
     def __init__(self, tracing: _Tracing, span: Span) -> None:
         self._tracing = tracing
         self._span = span
@@ -238,7 +243,7 @@ class _Sampled:
                 return parent
             return self._tracing.create_in(_within(inner), topic, kind, message_id, correlation_id)
         # A saga publishes at no message's turn: it goes on from what has woken it.
-        if parent.traceparent[-1:] not in _SAMPLED:
+        if parent.traceparent[_FLAG] not in _SAMPLED:
             return parent
         return self._tracing.create_in(_context_of(parent), topic, kind, message_id, correlation_id)
 
@@ -320,7 +325,7 @@ class _Batch(_Sampled):
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         # Only now is it known which they were: handlers that take long leave the last ones to another batch.
-        created = [each for each in map(carrier_of, self._messages) if each.traceparent[-1:] in _SAMPLED]
+        created = [each for each in map(carrier_of, self._messages) if each.traceparent[_FLAG] in _SAMPLED]
         self._span.set_attribute("messaging.batch.message_count", len(self._messages))
         for link in _links(created[:LINKS_MAX]):
             self._span.add_link(link.context)
@@ -333,7 +338,7 @@ class _Batch(_Sampled):
 
     def _begin(self, message: Message, handlers: Sequence[str]) -> None:
         created = carrier_of(message)
-        if created.traceparent[-1:] not in _SAMPLED:
+        if created.traceparent[_FLAG] not in _SAMPLED:
             self._inner = trace.get_current_span(_context_of(created))
             return
         context, links = trace.set_span_in_context(self._span, _EMPTY), _links([created])
@@ -348,7 +353,7 @@ class _Batch(_Sampled):
 
 def carrier_of(message: Message) -> Carrier:
     envelope = message.envelope
-    return Carrier(envelope.traceparent, (envelope.extensions or {}).get("tracestate", ""))
+    return Carrier(envelope.traceparent, (envelope.extensions or {}).get(TRACESTATE, ""))
 
 
 def _context_of(carrier: Carrier) -> Context:
@@ -377,16 +382,10 @@ def _links(carriers: Iterable[Carrier]) -> list[Link]:
     return [Link(each) for each in found if each.is_valid]
 
 
-def _created(record: OutboxRecord) -> SpanContext | None:
-    """Where a record was created, if that is sampled. The JSON is decoded only then."""
-    at = record.envelope.find(_TRACEPARENT)
-    if at < 0:
-        return None
-    at += len(_TRACEPARENT)
-    if chr(record.envelope[at : at + _TRACEPARENT_BYTES][-1]) not in _SAMPLED:
-        return None
-    envelope = decode_envelope(record.envelope)
-    carrier = Carrier(envelope.traceparent, (envelope.extensions or {}).get("tracestate", ""))
+def _created(raw: bytes) -> SpanContext | None:
+    """Where the message of this envelope was created."""
+    envelope = decode_envelope(raw)
+    carrier = Carrier(envelope.traceparent, (envelope.extensions or {}).get(TRACESTATE, ""))
     found = trace.get_current_span(_context_of(carrier)).get_span_context()
     return found if found.is_valid else None
 
