@@ -332,6 +332,9 @@ class PartitionConsumer(Loop):
             if self._context.dispatcher.sagas.refused(failure):
                 return [part.records]
             await self._failed(part, failure)
+        except Exception as error:
+            self._measure(part, began, error)
+            raise
         else:
             self._measure(part, began)
             self._applied(part)

@@ -354,7 +354,7 @@ class Runtime:
         origin = requested or Origin()
         keyed = bool(origin.idempotency_key)  # a task that outlives the request has its origin, without the key
         faults, books = self.context.faults, self.context.books
-        with self.context.tracing.step(Carrier(origin.traceparent)) as trace, self._measured():
+        with self.context.tracing.step(Carrier(origin.traceparent, origin.tracestate)) as trace, self._measured():
             try:
                 with stepping(self.definition.name):
                     async with self.store.transaction() as transaction:

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
@@ -17,6 +17,7 @@ from tests.spans import Spans, id_of, trace_of
 
 import ensue.testing
 from ensue import EngineConfig, Event, Origin, Retry, Saga, Service, Step, UsageError, coming_from
+from ensue.engine.metric import STEP_ROLLBACKS
 from ensue.integrations.fastapi import install, step_of
 from ensue.integrations.opentelemetry import LINKS_MAX, OpenTelemetry
 from ensue.message import Message
@@ -340,12 +341,39 @@ async def test_a_request_without_a_span_of_its_own_gives_its_traceparent_to_its_
     async with ensue.testing.run(service):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://first") as client:
-            assert (await client.post("/begin", headers={"traceparent": PARENT})).status_code == 200
+            came = {"traceparent": PARENT, "tracestate": "rojo=1"}
+            assert (await client.post("/begin", headers=came)).status_code == 200
     begun, created = spans.one("step spanfirst"), spans.one("create span-begun")
     assert begun.parent is not None
     assert created.parent is not None
     assert f"{begun.parent.span_id:016x}" == PARENT[36:52]
+    assert created.context is not None
+    assert created.context.trace_state.to_header() == "rojo=1"
     assert created.parent.span_id == id_of(begun)
+
+
+async def test_a_request_that_was_answered_before_is_no_error_and_one_that_is_answered_5xx_publishes_nothing() -> None:
+    spans = Spans()
+    service = Service("spanfirst", tracing=traced(spans))
+    app = FastAPI()
+    install(app, service)
+
+    @app.post("/begin")
+    async def begin(response: Response, number: int, step: Step = step_of(service)) -> None:
+        step.publish(SpanBegun(number=number))
+        response.status_code = 200 if number == 1 else 503
+
+    async with ensue.testing.run(service) as world:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://first") as client:
+            for _ in range(2):
+                assert (await client.post("/begin?number=1", headers={"Idempotency-Key": "k"})).status_code == 200
+            assert (await client.post("/begin?number=2")).status_code == 503
+        await world.settle()
+        assert len(await messages(world, "span-begun")) == 1
+    assert [each.status.status_code for each in spans.named("step spanfirst")] == [StatusCode.UNSET] * 3
+    rollbacks = world.runtimes["spanfirst"].context.measured.counts[STEP_ROLLBACKS]
+    assert rollbacks == {("Refused",): 1}
 
 
 async def test_a_saga_goes_on_in_the_trace_of_what_has_woken_it() -> None:
