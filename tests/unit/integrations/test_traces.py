@@ -19,7 +19,8 @@ import ensue.testing
 from ensue import EngineConfig, Event, Origin, Retry, Saga, Service, Step, UsageError, coming_from
 from ensue.engine.metric import STEP_ROLLBACKS
 from ensue.integrations.fastapi import install, step_of
-from ensue.integrations.opentelemetry import LINKS_MAX, OpenTelemetry
+from ensue.integrations.opentelemetry import OpenTelemetry
+from ensue.integrations.processing_spans import LINKS_MAX
 from ensue.message import Message
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
