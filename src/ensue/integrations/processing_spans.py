@@ -14,6 +14,7 @@ from ensue.failure import failure_in
 from ensue.integrations.span_contexts import EMPTY, carrier_of, context_of, fail, inside, is_sampled, links_to
 from ensue.integrations.span_maker import SpanMaker
 from ensue.message import TRACESTATE, Message
+from ensue.step import SessionAsked
 from ensue.tracing import Carrier
 
 #: As many links as an SDK keeps of one span unless it is told otherwise.
@@ -103,7 +104,8 @@ class _Sampled:
         inner, self._inner, self._open = self._inner, None, None
         if inner is not None:
             cause = getattr(error, "error", error)  # of a StepFailed, what its handler failed with
-            if error is not None and failure_in(cause) is None:
+            # A Failure is an answer, and who asked for the session is called again at once with it.
+            if cause is not None and not isinstance(cause, SessionAsked) and failure_in(cause) is None:
                 fail(inner, cause)
             inner.end()
 

@@ -206,6 +206,31 @@ async def test_a_batch_with_one_that_fails_says_so_and_is_done_again_in_parts() 
     ]  # fmt: skip
 
 
+async def test_what_is_done_again_within_one_attempt_says_so_and_is_no_error() -> None:
+    """An entity step that asks for the session in the middle of a batch is called again, alone."""
+    spans = Spans()
+    first = Service("spanfirst", tracing=traced(spans))
+    second = Service("spansecond", tables=SpanBase.metadata, tracing=traced(spans))
+
+    @second.on
+    async def count(counted: Counted | None, event: SpanBegun, step: Step) -> Counted:
+        await step.session.flush()
+        return counted or Counted(number=event.number, times=1)
+
+    async with ensue.testing.run(first, second, partitions=1) as world:
+        async with first.step() as step:
+            for number in range(2):
+                step.publish(SpanBegun(number=number))
+        await world.settle()
+    processed = spans.named("process span-begun")
+    [batch] = [each for each in processed if of(each, "messaging.batch.message_count")]
+    assert [(event.name, dict(event.attributes or {})) for event in batch.events] == [
+        ("ensue.again", {"ensue.times": 2})
+    ]
+    assert [of(each, "ensue.position") for each in processed if each is not batch] == [1, 1, 2]
+    assert {each.status.status_code for each in processed} == {StatusCode.UNSET}
+
+
 async def test_where_nothing_is_sampled_no_span_is_begun_and_the_context_goes_on() -> None:
     spans = Spans(ParentBased(ALWAYS_OFF))
     first, second = two(spans)
