@@ -22,6 +22,7 @@ NAMES = (
     "pipeline_plain",
     "dispatch",
     "overhead",
+    "tracing",
     "step",
     "codecs",
     "brokers",

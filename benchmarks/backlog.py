@@ -13,16 +13,23 @@ from benchmarks import bare_files, ensue_side, workload
 from benchmarks.bare_files import BareFiles
 from benchmarks.rounds import Sample, Stopwatch
 from ensue import Service
+from ensue.tracing import TraceMaker
 
 
 class Backlog:
     """The same events in a bare log and in an embedded broker's, with all accounts in a bare and in Ensue's store.
 
-    partitions: of the broker's topics; the bare log has one.
+    partitions: of the broker's topics; the bare log has one. traceparent: of the events in the broker's.
     """
 
     def __init__(
-        self, directory: Path, count: int, make_service: Callable[[], Service], *, partitions: int = 1
+        self,
+        directory: Path,
+        count: int,
+        make_service: Callable[[], Service],
+        *,
+        partitions: int = 1,
+        traceparent: str = "",
     ) -> None:
         self.events = list(workload.transfers(count))
         self._directory = directory
@@ -32,7 +39,10 @@ class Backlog:
         self._bare.mkdir(parents=True)
         self._ensue.mkdir()
         bare_files.make_files(self._bare, self.events)
-        asyncio.run(ensue_side.make_template(self._ensue, self.events, make_service(), partitions=partitions))
+        made = ensue_side.make_template(
+            self._ensue, self.events, make_service(), partitions=partitions, traceparent=traceparent
+        )
+        asyncio.run(made)
 
     def bare(self, drain: Callable[[BareFiles, Path], None], *, publishes: bool = True) -> Sample:
         """Time `drain(files, directory)` on a fresh copy. publishes: False when it leaves the outbox empty."""
@@ -45,21 +55,23 @@ class Backlog:
             ensue_side.check(Path(name), self.events, outbox="outbox", publishes=publishes)
             return sample
 
-    def ensue(self, batch_records: int) -> Sample:
+    def ensue(self, batch_records: int, tracing: TraceMaker | None = None) -> Sample:
         """Time the service on a fresh copy."""
         with self.ensue_copy() as name:
-            sample = self.drain(name, batch_records)
+            sample = self.drain(name, batch_records, tracing)
             ensue_side.check(Path(name), self.events)
             return sample
 
     def ensue_copy(self) -> tempfile.TemporaryDirectory[str]:
         return self._copied(self._ensue)
 
-    def drain(self, directory: str, batch_records: int) -> Sample:
+    def drain(self, directory: str, batch_records: int, tracing: TraceMaker | None = None) -> Sample:
         """Let the service work off the backlog in a copy."""
+        service = self._make_service()
+        service.tracing = tracing
         return ensue_side.drain(
             Path(directory),
-            self._make_service(),
+            service,
             len(self.events),
             partitions=self._partitions,
             batch_records=batch_records,

@@ -66,17 +66,20 @@ def make_runtime(
         engine=engine or EngineConfig(),
     )
     store = SqliteStore(settings.database, service.name)
-    return Runtime(service, store, EmbeddedBroker(settings.broker), settings, tables=service.tables, progress=progress)
+    return Runtime(
+        service, store, EmbeddedBroker(settings.broker), settings,
+        tables=service.tables, progress=progress, tracing=service.tracing,
+    )  # fmt: skip
 
 
 async def make_template(
-    directory: Path, events: Iterable[TransferMade], service: Service, *, partitions: int = 1
+    directory: Path, events: Iterable[TransferMade], service: Service, *, partitions: int = 1, traceparent: str = ""
 ) -> None:
-    """Make the service's database with all accounts, and a log that holds `events`."""
+    """Make the service's database with all accounts, and a log that holds `events`. traceparent: of each of them."""
     runtime = make_runtime(service, directory, partitions=partitions)
     await runtime.start(work=False)
     try:
-        await append_events(runtime.broker, events, partitions=partitions)
+        await append_events(runtime.broker, events, partitions=partitions, traceparent=traceparent)
     finally:
         await runtime.stop()
     connection = sqlite3.connect(directory / "service.db")
@@ -85,7 +88,9 @@ async def make_template(
     connection.close()
 
 
-async def append_events(broker: Broker, events: Iterable[Event], *, partitions: int, after: int = 0) -> int:
+async def append_events(
+    broker: Broker, events: Iterable[Event], *, partitions: int, after: int = 0, traceparent: str = ""
+) -> int:
     """Append as the relay of a source does, with positions from after + 1 on; return the last position.
 
     `after` must be 0 or what an earlier call returned for the same log: the chain goes on.
@@ -102,7 +107,10 @@ async def append_events(broker: Broker, events: Iterable[Event], *, partitions: 
             place = (spec.topic, partition_of(key, partitions))
             if after and place not in heads:
                 heads[place] = await _last_position(broker, *place)
-            envelope = Envelope(f"0123456789abcdef-{position:x}", spec.type, _TIME, f"fedcba9876543210-{position:x}")
+            envelope = Envelope(
+                f"0123456789abcdef-{position:x}", spec.type, _TIME, f"fedcba9876543210-{position:x}",
+                traceparent=traceparent,
+            )  # fmt: skip
             record = OutboxRecord(
                 *place, key, encode_envelope(envelope), spec.write(event), position, heads.get(place, 0)
             )

@@ -63,6 +63,14 @@ class Rounds:
         more = [one.cpu_us - other.cpu_us for one, other in zip(self._samples[side], self._samples[to], strict=True)]
         return Figure(name=name, value=median(more), unit="µs", goal=goal, low=min(more), high=max(more))
 
+    def cpu_share(self, side: str, to: str, name: str, *, goal: Goal | None = None) -> Figure:
+        """How much more CPU time an event takes than on the other side, in percent of that."""
+        more = [
+            100 * (one.cpu_us / other.cpu_us - 1)
+            for one, other in zip(self._samples[side], self._samples[to], strict=True)
+        ]
+        return Figure(name=name, value=median(more), unit="%", goal=goal, low=min(more), high=max(more))
+
 
 def alternate(sides: Mapping[str, Callable[[], Sample]], rounds: int) -> Rounds:
     """Run each side once a round, in the given order.

@@ -31,6 +31,7 @@ from ensue.texts import logger
 from ensue.tls import exposed
 from ensue.token import Token
 from ensue.variables import Source
+from ensue.tracing import TraceMaker
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -63,6 +64,7 @@ class Service(ServiceDefinition):
     retry, database, broker, partitions, engine, trust: override the environment (see `ensue.config`).
     connect_args: what the database's driver takes for a connection and no URL can say, as SQLAlchemy's engines have it:
     `connect_args={"ssl": context}` for asyncpg. For PostgreSQL, MariaDB and MySQL.
+    tracing: draws traces of what it does, `ensue.integrations.opentelemetry.OpenTelemetry()`; may be set until it runs.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Service(ServiceDefinition):
         engine: EngineConfig | None = None,
         trust: Trust | None = None,
         connect_args: Mapping[str, Any] | None = None,
+        tracing: TraceMaker | None = None,
     ) -> None:
         super().__init__(
             name,
@@ -103,6 +106,7 @@ class Service(ServiceDefinition):
             "database": database, "broker": broker, "partitions": partitions, "engine": engine, "trust": trust,
         }  # fmt: skip
         self._connect_args = connect_args
+        self.tracing = tracing
         self._runtime: Runtime | None = None
         self._aside = Aside(name, self.make_runtime)
         self._publisher: Publisher | None = None
@@ -127,7 +131,9 @@ class Service(ServiceDefinition):
         """A new runtime by the settings, not started."""
         settings = self.settings()
         self._warn_of_exposed(settings)
-        return Runtime(self, self.make_store(), make_broker(settings.broker), settings, tables=self.tables)
+        return Runtime(
+            self, self.make_store(), make_broker(settings.broker), settings, tables=self.tables, tracing=self.tracing
+        )
 
     def _warn_of_exposed(self, settings: Settings) -> None:
         in_code = {"ssl", "sslmode"} & set(self._connect_args or ())

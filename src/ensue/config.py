@@ -206,6 +206,18 @@ def read_from() -> tuple[object, ...]:
     return (os.getcwd(), *(item for item in os.environ.items() if item[0].startswith("ENSUE_")))
 
 
+#: How lines of the log may be written.
+LOG_FORMATS = ("text", "json")
+
+
+def log_format(environment: Mapping[str, str] | None = None) -> str:
+    """How log lines are written, `text` unless told. Raises UsageError for what is none of LOG_FORMATS."""
+    found = (os.environ if environment is None else environment).get("ENSUE_LOG_FORMAT") or LOG_FORMATS[0]
+    if found not in LOG_FORMATS:
+        raise UsageError(f"ENSUE_LOG_FORMAT is {found!r}, expected {' or '.join(LOG_FORMATS)}")
+    return found
+
+
 def _trust(env: Mapping[str, str]) -> Trust:
     asked = env.get("ENSUE_TRUST", "")
     if asked not in ("", "any", "signed"):
@@ -237,6 +249,7 @@ def _url(what: str, given: object) -> str:
 _KNOWN = frozenset(
     {"ENSUE_HOME", "ENSUE_BROKER", "ENSUE_BROKER_FILE", "ENSUE_PARTITIONS", "ENSUE_KEYS_FILE", *_TRUST.values()}
     | {f"ENSUE_{field.name.upper()}" for field in dataclasses.fields(EngineConfig) if field.name != "retry"}
+    | {"ENSUE_LOG_FORMAT"}
 )
 #: A service's database (perhaps another service's), and what tests of adapters are told.
 _NOT_OURS = re.compile(r"ENSUE_(.+_DATABASE(_FILE)?|TEST_.*|REQUIRE_.*)", re.DOTALL)

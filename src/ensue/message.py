@@ -26,6 +26,8 @@ SAGA = "ensue.saga"
 TOLD = "ensue.saga.told"
 #: A command's attributes: the topic where its answer is wanted, and the answer's key there, else the command's id.
 REPLY_TO, REPLY_KEY = "ensuereplyto", "ensuereplykey"
+#: The extension that goes with `traceparent`, where a vendor of tracing adds something to it.
+TRACESTATE = "tracestate"
 #: The topic through which a subscriber asks a source's relay to send again.
 CONTROL_TOPIC = "ensue.control"
 
@@ -44,7 +46,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     causation_id: str = msgspec.field(default="", name="causationid")
     """Id of the message in whose handling this one was published; empty: the step came from outside."""
     traceparent: str = ""
-    """W3C trace context of the step."""
+    """W3C trace context in which it was created."""
     content_type: str = msgspec.field(default=JSON, name="datacontenttype")
     """Media type of the data."""
     extensions: dict[str, str] | None = None

@@ -29,7 +29,7 @@ class Origin:
     guarded: the request's dependencies (authentication is one) have not all passed: an earlier answer has to wait.
     earlier: what came of this key before, for a step that began while this was guarded; that step is rolled back.
     task: of the request. steps: those that it has open; those of other tasks are their own affair. committed: those
-    that have ended so, in order; None: nobody wants to know.
+    that have ended so, in order; None: nobody wants to know. tracestate: goes with the traceparent.
     """
 
     correlation_id: str = ""
@@ -44,6 +44,7 @@ class Origin:
     task: asyncio.Task[Any] | None = None
     steps: list[Step] = dataclasses.field(default_factory=list)
     committed: list[Step] | None = None
+    tracestate: str = ""
 
     @contextmanager
     def holding(self, step: Step) -> Iterator[None]:

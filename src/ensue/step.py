@@ -27,8 +27,9 @@ from ensue.codec import (
 from ensue.command import Command, CommandType, command_type
 from ensue.errors import EventRefused, EventTooLarge, UsageError
 from ensue.event import EventType, event_type
-from ensue.message import JSON, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Message, OutboxRecord, Timer
+from ensue.message import JSON, REPLY_KEY, REPLY_TO, SAGA, TOLD, TRACESTATE, Envelope, Message, OutboxRecord, Timer
 from ensue.reply import replies_of
+from ensue.tracing import Carrier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from ensue.ports import Ids, StepTransaction
     from ensue.token import Token
+    from ensue.tracing import Publishing
 
 
 R = TypeVar("R")
@@ -58,12 +60,12 @@ class Outgoing:
     local steps of sagas returned, by message id. after: what is to be called once this transaction is committed.
     view: the step is a view's, which tells nobody anything. positions: gives a token for what was published; None: this
     is not committed, or belongs to a handler. aggregates: classes that the service declares; streams: those that the
-    step at hand has.
+    step at hand has. trace: is told of what is published; None: nobody traces it.
     """
 
     __slots__ = (
         "after", "aggregates", "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "positions",
-        "record_bytes_max", "records", "results", "service", "streams", "time", "timers", "types", "view",
+        "record_bytes_max", "records", "results", "service", "streams", "time", "timers", "trace", "types", "view",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +101,7 @@ class Outgoing:
         self.guarded = False
         self.asked = False
         self.positions: Callable[[Sequence[OutboxRecord]], Awaitable[Token]] | None = None
+        self.trace: Publishing | None = None
 
     def largest(self, topic: str) -> int:
         """How many bytes a record of it may have, key and attributes included."""
@@ -396,7 +399,9 @@ class Step:
         key_bytes: see `checked_key`. Raises EventTooLarge for what the brokers do not carry."""
         outgoing = self.outgoing
         message_id = outgoing.ids.next()
-        message = self.message
+        message, traceparent = self.message, self._traceparent
+        if outgoing.trace is not None:
+            traceparent, extensions = self._created(topic, kind, message_id, extensions)
         envelope = encode_envelope(
             Envelope(
                 message_id,
@@ -404,7 +409,7 @@ class Step:
                 outgoing.time if due is None else due.isoformat(timespec="microseconds").replace("+00:00", "Z"),
                 self.correlation_id,
                 "" if message is None else message.envelope.id,
-                self._traceparent,
+                traceparent,
                 JSON,
                 extensions,
             )
@@ -432,6 +437,19 @@ class Step:
             else Timer(topic, partition, key, envelope, data, id=message_id, due_at=due.timestamp())
         )
         return message_id
+
+    def _created(
+        self, topic: str, kind: str, message_id: str, extensions: dict[str, str] | None
+    ) -> tuple[str, dict[str, str] | None]:
+        """Tell whoever traces the step of what it publishes; return the traceparent and the extensions to carry."""
+        trace, message = self.outgoing.trace, self.message
+        assert trace is not None
+        came = None if message is None else message.envelope.extensions
+        parent = Carrier(self._traceparent, came.get(TRACESTATE, "") if came else "")
+        traceparent, tracestate = trace.create(topic, kind, message_id, self.correlation_id, parent)
+        if tracestate and (extensions is None or len(extensions) < EXTENSIONS_MAX):
+            extensions = dict(sorted({**(extensions or {}), TRACESTATE: tracestate}.items()))  # as `seal` wants them
+        return traceparent, extensions
 
     def cancel(self, message_id: str) -> None:
         """Take back what was to be published later, if and only if this step commits. For one that went out already,

@@ -23,6 +23,7 @@ from ensue.repository import TableRepository
 from ensue.retry import Retry
 from ensue.signatures import Trust
 from ensue.step import Step
+from ensue.tracing import TraceMaker
 from ensue.views.seeding import Seeding
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class View(Service):
         engine: EngineConfig | None = None,
         trust: Trust | None = None,
         connect_args: Mapping[str, Any] | None = None,
+        tracing: TraceMaker | None = None,
         **refused: Any,
     ) -> None:
         for each in refused:
@@ -86,7 +88,7 @@ class View(Service):
             name, publishes=(), repositories=repositories,
             retry=retry, lanes=lanes, handler_limit_s=handler_limit_s, tables=tables,
             database=database, broker=broker, partitions=partitions, engine=engine, trust=trust,
-            connect_args=connect_args,
+            connect_args=connect_args, tracing=tracing,
         )  # fmt: skip
         self.view = name
         self.version = version
@@ -199,6 +201,7 @@ class View(Service):
         return ViewRuntime(
             self, self.make_store(place), make_broker(settings.broker), settings, tables=self.tables,
             base=self.make_base(), place=place, name=self.view, version=self.version, seed=self.make_seed,
+            tracing=self.tracing,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------- what only services do

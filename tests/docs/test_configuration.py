@@ -6,7 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from ensue.config import EngineConfig, Settings, load_settings
+from ensue.config import EngineConfig, Settings, load_settings, log_format
 from ensue.retry import Retry
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/configuration.md").read_text()
@@ -62,6 +62,11 @@ def test_every_variable_of_trust_is_listed_and_read(tmp_path: Path) -> None:
     assert trust.unsigned_topics | trust.unsigned_sources == {"mail", "https://old.example"}
 
 
+def test_the_format_of_the_log_is_listed_with_its_default_and_read() -> None:
+    assert rows("How it logs")["ENSUE_LOG_FORMAT"][0] == log_format({})
+    assert log_format({"ENSUE_LOG_FORMAT": "json"}) == "json"
+
+
 def test_where_things_are_is_as_listed() -> None:
     listed = rows("Where things are")
     arguments = {cells[0].rstrip("=") for cells in listed.values() if cells[0].endswith("=")}
@@ -76,7 +81,7 @@ def test_where_things_are_is_as_listed() -> None:
 
 def test_variables_named_anywhere_in_the_documents_exist() -> None:
     root = Path(__file__).parents[2]
-    known = {*rows("Where things are"), *rows("Who is believed"), *rows("How the loops run")}
+    known = {*rows("Where things are"), *rows("How it logs"), *rows("Who is believed"), *rows("How the loops run")}
     patterns = [re.compile(re.escape(name).replace("<SERVICE>", "[A-Z_]+")) for name in known]
     for page in [root / "README.md", *(root / "docs").rglob("*.md")]:
         for name in re.findall(r"\bENSUE_[A-Z_]*[A-Z]\b", page.read_text()):

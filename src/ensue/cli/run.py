@@ -16,8 +16,9 @@ from ensue.cli.loading import load_services
 from ensue.cli.processes import Supervisor, follow_parent
 from ensue.cli.reloading import watched, watching
 from ensue.cli.serving import Stop, serve
+from ensue.config import LOG_FORMATS
 from ensue.errors import UsageError
-from ensue.stderr_log import log_to_stderr
+from ensue.logs import choose_format, configure
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -47,6 +48,12 @@ def run(
             metavar="|".join(LEVELS), help="How much to log, on standard error, unless the application sets logging up"
         ),
     ] = "info",
+    log_format: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(LOG_FORMATS), help="A line each for people or for a machine; else as ENSUE_LOG_FORMAT says"
+        ),
+    ] = "",
     child: Annotated[bool, typer.Option("--follow-parent", hidden=True)] = False,
 ) -> None:
     """Run services until SIGTERM or Ctrl-C: relay, handlers, retries. Starting it twice shares the work too.
@@ -57,6 +64,7 @@ def run(
     parent starts a child that ends so again, after a pause that grows to 30 seconds, for as long as nobody stops it;
     with --reload it waits for the code to change.
     """
+    choose_format(log_format)
     if log_level not in LEVELS:
         raise UsageError(f"--log-level is {log_level!r}, expected one of {', '.join(LEVELS)}")
     address = read_address(http) if http else None
@@ -66,7 +74,7 @@ def run(
     directories = watched(reload_dir or []) if reload else []
     # With --reload the code may be broken just now, and the parent has to live longer than one version of it.
     definitions = [] if reload else load_services(services)
-    log_to_stderr(log_level)
+    configure(log_level)
     if processes > 1 or reload:
         command = [sys.executable, "-m", "ensue", "run", *services, "--log-level", log_level, "--follow-parent"]
         commands = [[*command, *(() if each is None else ("--http", str(each)))] for each in addresses]

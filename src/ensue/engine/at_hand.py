@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ensue.engine.entities import Call
 from ensue.message import Message
+from ensue.tracing import Processing
 
 
 class Inside(Protocol):
@@ -20,8 +21,8 @@ class AtHand:
     """Written by the task that works. number: of the transaction; each attempt has another one.
 
     since: when it began, monotonic; None: nothing is at hand. handled: whether a handler was reached in it. thread:
-    that runs the handler, None: the event loop does. last: index of the message whose handler ran when `leave` was
-    called.
+    that runs the handler, None: the event loop does. trace: is told of each message; None: nobody wants to know.
+    last: index of the message whose handler ran when `leave` was called.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class AtHand:
         "number",
         "since",
         "thread",
+        "trace",
     )
 
     def __init__(self) -> None:
@@ -45,6 +47,7 @@ class AtHand:
         self.thread: int | None = None
         self.last: int | None = None
         self.letter = ""
+        self.trace: Processing | None = None
         self._messages: Sequence[Message] = ()
         self._index: int | None = None
         self._call: Call | None = None

@@ -30,6 +30,7 @@ from ensue.plan import Plan
 from ensue.ports import Reader
 from ensue.reply import replies_of
 from ensue.texts import logger
+from ensue.tracing import traced
 
 log = logger("ensue.consumer")
 
@@ -308,25 +309,48 @@ class PartitionConsumer(Loop):
             if not todo.has_effect:
                 self._place.forward(todo)
                 continue
-            part = Part(self._place, records, todo)
-            try:
-                await self._lane.apply(part)
-            except StepFailed as failure:
-                left.append(records[len(part.records) :])
-                if len(part.records) > 1:
-                    left += reversed(_split(part.records, part.todo, failure.index))
-                    continue  # nothing of it has happened, so none of its ends is reached
-                if self._context.dispatcher.sagas.refused(failure):
-                    left.append(part.records)
-                    continue
-                await self._failed(part.todo, failure)
-            else:
-                left.append(records[len(part.records) :])
-                self._applied(part)
-            if part.todo.rewind >= 0 or part.todo.ends:
+            part = Part(self._place, records, todo, self._context.tracing.process(todo.apply) if todo.apply else None)
+            with traced(part.trace):
+                again = await self._apply(part)
+            left.append(records[len(part.records) :])
+            left += again
+            if not again and (part.todo.rewind >= 0 or part.todo.ends):
                 return  # the rest of the batch is read again, after what the log still holds before it
 
+    async def _apply(self, part: Part) -> Sequence[Sequence[Message | Garbage]]:
+        """Have a part applied, or the message that failed alone set aside. Return what of it is to be done again, the
+        next records last: nothing of it has happened then, so none of its ends is reached."""
+        began = self._context.clock.monotonic()
+        try:
+            await self._lane.apply(part)
+        except StepFailed as failure:
+            self._measure(part, began, failure.error)
+            if len(part.records) > 1:
+                if part.trace is not None:
+                    part.trace.failed(failure.error)
+                return list(reversed(_split(part.records, part.todo, failure.index)))
+            if self._context.dispatcher.sagas.refused(failure):
+                return [part.records]
+            await self._failed(part, failure)
+        except Exception as error:
+            self._measure(part, began, error)
+            raise
+        else:
+            self._measure(part, began)
+            self._applied(part)
+        return ()
+
+    def _measure(self, part: Part, began: float, error: BaseException | None = None) -> None:
+        if not part.todo.apply:
+            return
+        context, topic = self._context, self.partition.topic
+        context.measured.processed(topic, context.clock.monotonic() - began, error)
+        if error is None and self._place.checkpoint.catching_up is None:
+            context.measured.delivered(topic, part.todo.apply, context.clock.now())
+
     def _applied(self, part: Part) -> None:
+        if part.trace is not None:
+            part.trace.applied(part.todo.apply)
         self._place.ended(part.todo)
         if part.following is None:
             self._place.forward(part.todo)
@@ -340,8 +364,9 @@ class PartitionConsumer(Loop):
         self._context.caught_up.tells(self.partition)
         self._gaps.log_changes(part.todo)
 
-    async def _failed(self, todo: Plan, failure: StepFailed) -> None:
+    async def _failed(self, part: Part, failure: StepFailed) -> None:
         """The message failed alone: when a command's handler said by that what the answer is, it is given."""
+        todo = part.todo
         declined = self._context.dispatcher.declined(todo.apply[0].type, failure)
         if declined is not None:
             try:
@@ -350,7 +375,7 @@ class PartitionConsumer(Loop):
                 failure = unsaid
             else:
                 return
-        await self._set_aside(todo, failure)
+        await self._set_aside(part, failure)
 
     async def _decline(self, todo: Plan, declined: Failure) -> None:
         """Answer a command with a failure: nothing of its handler's step is kept, and it has been applied."""
@@ -368,9 +393,9 @@ class PartitionConsumer(Loop):
         self._place.ended(todo)
         self._gaps.log_changes(todo)
 
-    async def _set_aside(self, todo: Plan, failure: StepFailed) -> None:
+    async def _set_aside(self, part: Part, failure: StepFailed) -> None:
         """Keep the message with the reason, and let its key wait. A saga keeps it itself, after its last attempt."""
-        message = todo.apply[0]
+        todo, message = part.todo, part.todo.apply[0]
         reason = Reason.of(failure, values=self._context.config.show_values)
         books, recurring = self._context.books, self._context.dispatcher.recurring
         timer = None
@@ -394,6 +419,8 @@ class PartitionConsumer(Loop):
         if timer is not None:
             self._context.timer_set.set()
         self._place.moved(following)
+        if part.trace is not None:
+            part.trace.failed(failure.error, dead_letter=letter.id if dead and parked is None else "")
         if parked is not None:
             self._context.dispatcher.sagas.settled([message], parked)
             self._letters.woken([message])

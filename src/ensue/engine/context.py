@@ -13,9 +13,11 @@ from ensue.engine.brake import Brake
 from ensue.engine.caught_up import CaughtUp
 from ensue.engine.dispatch import Dispatcher
 from ensue.engine.faults import Faults
+from ensue.engine.metric import Measured
 from ensue.engine.waiting import Waiting
 from ensue.ports import Broker, Clock, Ids, Store
 from ensue.retry import Retry
+from ensue.tracing import NO_TRACING, Tracing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Context:
     timer_set: set after a commit that wrote timers, for the loop that waits for the next one.
     waiting: who waits in this process for answers to commands, and for ends of sagas. caught_up: and for tokens.
     brake: how fast records are read.
+    tracing: is told what the loops do. measured: what they measure as they go.
     progress: called after a loop has done something, so that a test can wait for quiet without sleeping.
     """
 
@@ -45,3 +48,5 @@ class Context:
     timer_set: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     waiting: Waiting = dataclasses.field(default_factory=Waiting)
     brake: Brake = dataclasses.field(default_factory=Brake)
+    tracing: Tracing = NO_TRACING
+    measured: Measured = dataclasses.field(default_factory=Measured)

@@ -28,11 +28,13 @@ from ensue.engine.reason import message_of, trace_of
 from ensue.engine.standing import HOLDING, Obstacles, obstacles_of
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
+from ensue.engine.traces import tracing
 from ensue.errors import BadMessage, HandlerKilled, SagaMissing, UsageError
 from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Flaw, Garbage, Message, Partition
 from ensue.plan import Plan, Queue, queue_of
 from ensue.ports import StepTransaction
 from ensue.texts import Lines, logger
+from ensue.tracing import Processing, traced
 
 log = logger("ensue.consumer")
 
@@ -82,6 +84,7 @@ class DeadLetters:
         self._clock = DatabaseClock(context.clock)  # letters are due by it
         self._losses: Counter[str] = Counter()  # by letter: attempts in a row that lost the database
         self._soonest = _NEVER  # when the first of the keys is due: asked with each batch, however many keys wait
+        self._trace: Processing | None = None  # of the attempt at hand
 
     @property
     def any(self) -> bool:
@@ -228,7 +231,9 @@ class DeadLetters:
         due = [key for key, queue in self._queues.items() if _due_at(queue[0]) <= now]
         for key in due[:_TRIES_MAX]:
             queue = self._queues[key]
-            await self._retry(queue[0], checkpoint, at_hand, suspicion)
+            self._trace = self._trace_of(queue[0])
+            with traced(self._trace):
+                await self._retry(queue[0], checkpoint, at_hand, suspicion)
             if queue[0].state not in (DeadLetterState.RETRYING, DeadLetterState.DEAD):
                 queue.pop(0)
                 self._count -= 1
@@ -236,6 +241,13 @@ class DeadLetters:
                     del self._queues[key]
         self._soonest = min((_due_at(queue[0]) for queue in self._queues.values()), default=_NEVER)
         return bool(due)
+
+    def _trace_of(self, letter: DeadLetter) -> Processing | None:
+        message = _readable(letter)
+        if message is None:
+            return None
+        attempt = 1 if letter.state is DeadLetterState.RELEASED else letter.attempts + 1
+        return self._context.tracing.process([message], attempt)
 
     async def _retry(
         self,
@@ -302,11 +314,19 @@ class DeadLetters:
 
     async def _apply(self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand) -> Checkpoint:
         context = self._context
-        at_hand.begin(context.clock.monotonic(), letter.id)
+        began, failed = context.clock.monotonic(), None
+        at_hand.begin(began, letter.id)
         try:
             return await self._applied(letter, checkpoint, at_hand)
+        except StepFailed as failure:
+            failed = failure.error
+            raise
+        except BaseException as error:
+            failed = error
+            raise
         finally:
             at_hand.end()
+            context.measured.processed(self._partition.topic, context.clock.monotonic() - began, failed)
 
     async def _applied(self, letter: DeadLetter, checkpoint: Checkpoint, at_hand: AtHand) -> Checkpoint:
         context = self._context
@@ -315,7 +335,8 @@ class DeadLetters:
             raise UsageError(f"no handler for {message.type} any more; discard the letter")
         async with context.store.transaction(snapshot=context.dispatcher.wants_snapshot([message])) as transaction:
             outgoing = context.dispatcher.outgoing(transaction)
-            await context.dispatcher.apply(transaction, [message], outgoing, at_hand=at_hand)
+            with tracing(self._trace, outgoing, at_hand):
+                await context.dispatcher.apply(transaction, [message], outgoing, at_hand=at_hand)
             await transaction.flush()
             timers = await put(transaction, outgoing.close())
             await context.books.remove_letter(transaction, letter)
@@ -326,6 +347,7 @@ class DeadLetters:
             context.timer_set.set()
         context.dispatcher.sagas.settled([message], outgoing.after)
         context.waiting.stored([message])
+        context.measured.delivered(message.topic, [message], context.clock.now())
         self.woken([message])
         return following
 
@@ -365,6 +387,8 @@ class DeadLetters:
                 await books.change_letter(transaction, letter)
                 following = _counted(checkpoint, retries=int(not dead), dead=int(dead))
             following.revision = await books.save_checkpoint(transaction, self._partition, following)
+        if self._trace is not None:
+            self._trace.failed(failure.error, dead_letter=letter.id if dead and parked is None else "")
         if parked is not None and message is not None:
             letter.state = DeadLetterState.DISCARDED  # as in `_retry`
             self._context.dispatcher.sagas.settled([message], parked)

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from typing import Any
 
+from ensue import logs
 from ensue.codec import RECORD_BYTES_MAX, SENT_GROWTH_BYTES_MAX
 from ensue.engine.answering import answered, refuse, returned, started
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.clock import rfc3339
 from ensue.engine.endings import ends_handler
-from ensue.engine.entities import Call, EntityRun
+from ensue.engine.entities import Call, EntityRun, begins
 from ensue.engine.failed import StepFailed
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.nesting import handling
@@ -224,6 +225,7 @@ class Dispatcher:
                     break
         finally:
             at_hand.leave()
+            logs.at_hand.set(None)
         return start
 
     def _way(self, routes: dict[str, Route], message: Message) -> str:
@@ -307,11 +309,14 @@ class Dispatcher:
                 step = Step(
                     transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent
                 )
+                logs.at_hand.set(message)
+                if at_hand.trace is not None:
+                    begins(at_hand.trace, message, route.calls)
                 for call in route.calls:
                     if call.repository is not None:
                         await transaction.flush(forget=True)  # as before a run of entity steps
                         one = (message, lambda _, event=event: event, (call,))
-                        run = EntityRun(transaction, outgoing, self.limit, documents=self._documents)
+                        run = EntityRun(transaction, outgoing, self.limit, at_hand.trace, documents=self._documents)
                         at_hand.run(index, run)
                         await run.run([one], budget)
                         at_hand.rest()
@@ -352,7 +357,7 @@ class Dispatcher:
         budget: Budget,
         at_hand: AtHand,
     ) -> int:
-        run = EntityRun(transaction, outgoing, self.limit, documents=self._documents)
+        run = EntityRun(transaction, outgoing, self.limit, at_hand.trace, documents=self._documents)
         at_hand.run(start, run)
         try:
             work = [

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from typing import Any, cast
 
+from ensue import logs
 from ensue.engine.budget import Budget
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.links import Links
@@ -23,6 +24,7 @@ from ensue.message import Message
 from ensue.ports import DocumentTransaction, StepTransaction
 from ensue.repository import AggregateRepository, Repository, TableRepository
 from ensue.step import Outgoing, SessionAsked, Step
+from ensue.tracing import Processing
 
 Answer = Callable[[Handler, Any, Step, HandlerLimit, Callable[..., Any]], Awaitable[Any]]
 
@@ -44,6 +46,11 @@ class Call:
     optional: bool
     awaits: bool
     answer: Answer | None
+
+
+def begins(trace: Processing, message: Message, calls: Sequence[Call]) -> None:
+    """Tell that the handlers of a message are called next."""
+    trace.message(message, [each.handler.name for each in calls], local=calls[0].handler.local)
 
 
 class Entities:
@@ -120,11 +127,18 @@ class EntityRun:
     entities are to be inserted.
     """
 
-    __slots__ = ("_documents", "_limit", "_outgoing", "_transaction", "call", "index", "made")
+    __slots__ = ("_documents", "_limit", "_outgoing", "_trace", "_transaction", "call", "index", "made")
 
     def __init__(
-        self, transaction: StepTransaction, outgoing: Outgoing, limit: HandlerLimit, *, documents: bool
+        self,
+        transaction: StepTransaction,
+        outgoing: Outgoing,
+        limit: HandlerLimit,
+        trace: Processing | None = None,
+        *,
+        documents: bool,
     ) -> None:
+        self._trace = trace
         self._limit = limit
         self._transaction = transaction
         self._outgoing = outgoing
@@ -168,6 +182,9 @@ class EntityRun:
                 break
             envelope = message.envelope
             step = Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
+            logs.at_hand.set(message)
+            if self._trace is not None:
+                begins(self._trace, message, [call for call, *_ in todo])
             for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
                 self.call = call
                 entity = entities.found.get(entity_id)

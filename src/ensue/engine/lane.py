@@ -24,12 +24,14 @@ from ensue.engine.lost import LOSSES_MAX, answers, lost_for
 from ensue.engine.place import Place
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
+from ensue.engine.traces import tracing
 from ensue.errors import CheckpointConflict, HandlerKilled, RowConflict, StoreConflict, StoreUnavailable
 from ensue.message import Checkpoint, DeadLetter, Garbage, Message, OutboxRecord, Partition
 from ensue.plan import Plan
 from ensue.ports import StepTransaction
 from ensue.step import SessionAsked
 from ensue.texts import logger
+from ensue.tracing import Processing
 
 log = logger("ensue.consumer")
 
@@ -45,12 +47,18 @@ class Part:
     """The records of one partition that wait for a transaction, and what becomes of them.
 
     records, todo: may be fewer afterwards than they were: the first ones, the rest has to wait for another turn.
-    following, letters: what is stored now; None when nothing had to be. after: what is to be called now.
+    following, letters: what is stored now; None when nothing had to be. after: what is to be called now. trace: is told
+    of its messages.
     """
 
-    __slots__ = ("after", "at_fault", "done", "error", "following", "left", "letters", "place", "records", "todo")
+    __slots__ = (
+        "after", "at_fault", "done", "error", "following", "left", "letters", "place", "records", "todo", "trace",
+    )  # fmt: skip
 
-    def __init__(self, place: Place, records: Sequence[Message | Garbage], todo: Plan) -> None:
+    def __init__(
+        self, place: Place, records: Sequence[Message | Garbage], todo: Plan, trace: Processing | None = None
+    ) -> None:
+        self.trace = trace
         self.place = place
         self.records = records
         self.todo = todo
@@ -316,7 +324,8 @@ class Lane:
         if todo.foreign:
             budget = Budget()  # all of them are claimed by now
         try:
-            count = await dispatcher.apply(transaction, todo.apply, outgoing, budget, self.at_hand)
+            with tracing(part.trace, outgoing, self.at_hand):
+                count = await dispatcher.apply(transaction, todo.apply, outgoing, budget, self.at_hand)
         except (StepFailed, StoreUnavailable):
             part.at_fault = True
             raise

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ensue.addresses import scheme_of
 from ensue.command import Command
 from ensue.config import Settings
 from ensue.engine.arming import arm
@@ -25,6 +26,7 @@ from ensue.engine.fits import check_entity_tables, check_fits, check_kept
 from ensue.engine.hallmark import HallmarkedIds
 from ensue.engine.home import Home
 from ensue.engine.kept import warn_of_a_shorter_log, warn_of_what_is_kept_otherwise
+from ensue.engine.metric import Measured
 from ensue.engine.nesting import check_step, stepping
 from ensue.engine.positions import Positions
 from ensue.engine.readiness import Detailed, ReadyLimits, not_ready, remarks, store_reason
@@ -37,7 +39,7 @@ from ensue.engine.worker import Worker
 from ensue.errors import RetryableError, StoreOutdated, UsageError
 from ensue.event import event_type
 from ensue.message import CONTROL_TOPIC
-from ensue.origin import Origin, current_origin
+from ensue.origin import AlreadyAnswered, Origin, current_origin
 from ensue.ports import Broker, Clock, Ids, RowReader, Store
 from ensue.retry import Retry
 from ensue.saga.ending import SagaEnd
@@ -45,6 +47,7 @@ from ensue.service import ServiceDefinition
 from ensue.step import Step
 from ensue.texts import logger
 from ensue.token import Token
+from ensue.tracing import NO_TRACING, Carrier, TraceMaker, messaging_system
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -86,7 +89,9 @@ class Runtime:
         retry: Retry | None = None,
         faults: Faults | None = None,
         schema: Schema = SCHEMA,
+        tracing: TraceMaker | None = None,
     ) -> None:
+        system = messaging_system(scheme_of(settings.broker))
         ids, random, clock = ids or UniqueIds(), random or Random(), clock or SystemClock()
         self._hallmarked = HallmarkedIds(ids, clock)
         self.definition = definition
@@ -123,6 +128,8 @@ class Runtime:
                 forgets=store.capabilities.may_forget,
             ),
             progress=progress,
+            tracing=NO_TRACING if tracing is None else tracing.of(definition.name, system),
+            measured=Measured(system),
         )  # fmt: skip
         self.when_hung: Callable[[], None] = lambda: None  # of the worker, whichever it is by then
         self._positions = Positions(definition.name, store, settings.trust)
@@ -352,44 +359,62 @@ class Runtime:
         origin = requested or Origin()
         keyed = bool(origin.idempotency_key)  # a task that outlives the request has its origin, without the key
         faults, books = self.context.faults, self.context.books
-        try:
-            with stepping(self.definition.name):
-                async with self.store.transaction() as transaction:
-                    if keyed:
-                        stored = await books.answer(transaction, origin.idempotency_key)
-                        if stored is not None:
-                            origin.met(stored)
-                    faults.point("step.begun")
-                    step = self.context.dispatcher.outside_step(
-                        transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
-                    )
-                    origin.keep = partial(books.keep_answer, transaction)
-                    with origin.holding(step):
-                        try:
-                            yield step
-                        finally:
-                            origin.keep = None
-                        if (keyed and origin.earlier is not None) or (origin.refused and step in origin.steps):
-                            raise _Undone
-                    if origin.fingerprint and not origin.settled:
-                        raise UsageError(
-                            "a request with an Idempotency-Key: this step would commit before the answer is known, "
-                            "so a retry would do it again. Take the step as a dependency: "
-                            f'Depends({self.definition.name}.step, scope="function")'
+        with self.context.tracing.step(Carrier(origin.traceparent, origin.tracestate)) as trace, self._measured():
+            try:
+                with stepping(self.definition.name):
+                    async with self.store.transaction() as transaction:
+                        if keyed:
+                            stored = await books.answer(transaction, origin.idempotency_key)
+                            if stored is not None:
+                                origin.met(stored)
+                        faults.point("step.begun")
+                        step = self.context.dispatcher.outside_step(
+                            transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
                         )
-                    faults.point("step.handled")
-                    await transaction.flush()  # entities first: their row locks put the outbox records in order
-                    await step.outgoing.streams.save(transaction)
-                    timers = await put(transaction, step.outgoing.close())
-                    faults.point("step.outbox_written")
-            faults.point("step.committed")
-            step.outgoing.positions = self._positions.of_records
-            if origin.committed is not None:
-                origin.committed.append(step)
-            if timers:
-                self.context.timer_set.set()
-        except _Undone:  # the request gets its answer all the same
-            return
+                        step.outgoing.trace = trace
+                        origin.keep = partial(books.keep_answer, transaction)
+                        with origin.holding(step):
+                            try:
+                                yield step
+                            finally:
+                                origin.keep = None
+                            if (keyed and origin.earlier is not None) or (origin.refused and step in origin.steps):
+                                raise _Undone
+                        if origin.fingerprint and not origin.settled:
+                            raise UsageError(
+                                "a request with an Idempotency-Key: this step would commit before the answer is known, "
+                                "so a retry would do it again. Take the step as a dependency: "
+                                f'Depends({self.definition.name}.step, scope="function")'
+                            )
+                        faults.point("step.handled")
+                        await transaction.flush()  # entities first: their row locks put the outbox records in order
+                        await step.outgoing.streams.save(transaction)
+                        timers = await put(transaction, step.outgoing.close())
+                        faults.point("step.outbox_written")
+                faults.point("step.committed")
+                step.outgoing.positions = self._positions.of_records
+                if origin.committed is not None:
+                    origin.committed.append(step)
+                if timers:
+                    self.context.timer_set.set()
+            except _Undone:  # the request gets its answer all the same
+                if origin.refused:
+                    self.context.measured.rolled_back("Refused")
+                return
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        """A step is open in this block."""
+        clock, measured = self.context.clock, self.context.measured
+        began = clock.monotonic()
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, AlreadyAnswered):
+                measured.rolled_back(type(error).__qualname__)
+            raise
+        finally:
+            measured.stepped(clock.monotonic() - began)
 
 
 def _first(*given: float | None) -> float:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ensue import logs
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.failed import StepFailed
@@ -196,6 +197,7 @@ class Sagas:
 
     def _proceed(self, turn: Turn, transaction: StepTransaction, outgoing: Outgoing) -> list[RunLocal]:
         """Go on with a saga until it wants local steps, or everything that came for it is taken in."""
+        logs.at_hand.set(turn.message)
         try:
             while turn.going or turn.left:
                 if not turn.going:
@@ -231,6 +233,7 @@ class Sagas:
     def _take(self, turn: Turn, transaction: StepTransaction, outgoing: Outgoing) -> None:
         """Take in what came next. Raises SagaMissing for what is told to nobody, UsageError, and BadMessage."""
         turn.index, turn.message = turn.left.popleft()
+        logs.at_hand.set(turn.message)
         message, now = turn.message, transaction.now
         useful, effects = False, list[Effect]()
         if message.envelope.type in (SAGA, TOLD):

@@ -8,7 +8,8 @@ the log twice then; the chain makes that harmless.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ensue.engine.context import Context
@@ -88,10 +89,25 @@ class Sending:
             self._known_topics.add(topic)
         return None
 
+    @contextmanager
+    def _sending(self, batches: Batches) -> Iterator[None]:
+        """The broker is asked to append these in this block."""
+        context = self._context
+        began, failed = context.clock.monotonic(), None
+        try:
+            with context.tracing.send(batches):
+                yield
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            context.measured.sent(context.clock.monotonic() - began, failed)
+
     async def _append_part(self, source: str, batches: Batches) -> dict[Where, Left]:
         broker = self._context.broker
         try:
-            await broker.append_many(source, batches)
+            with self._sending(batches):
+                await broker.append_many(source, batches)
         except RecordRefused:
             # One after the other: a refusal may cost all that is under way.
             found = {where: await self._in_pieces(source, where, records) for where, records in batches.items()}
@@ -123,7 +139,8 @@ class Sending:
         while begin < len(records):
             piece = records[begin : begin + size]
             try:
-                await self._context.broker.append(*where, source, piece)
+                with self._sending({where: piece}):
+                    await self._context.broker.append(*where, source, piece)
             except BrokerUnavailable as error:
                 self._known_topics.discard(where[0])  # it may be gone
                 return Left(piece[0], error)

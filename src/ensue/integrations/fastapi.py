@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ensue.announcing import announced
 from ensue.app import Service
+from ensue.logs import configure
 from ensue.engine.readiness import ReadyLimits
 from ensue.integrations.body_limit import BODY_BYTES_MAX, BodyLimit
 from ensue.integrations.handlers import add_handlers
@@ -38,7 +39,6 @@ from ensue.integrations.problems import Problem
 from ensue.integrations.routes import check_step_scope
 from ensue.integrations.step_route import PRINCIPAL, StepRoute, credentials
 from ensue.integrations.tokens import TOKENS, WAIT_S, Tokens
-from ensue.stderr_log import log_to_stderr
 
 __all__ = ["Problem", "ReadyLimits", "StepRoute", "install", "problem_responses", "step_of"]
 
@@ -169,7 +169,7 @@ def _run_within(app: FastAPI, service: Service, work: bool) -> None:
     @asynccontextmanager
     async def lifespan(started: Any) -> AsyncIterator[Any]:
         check_step_scope(app, service.step)
-        log_to_stderr()
+        configure(None)
         async with announced(service, work=work), inner(started) as state:
             yield state
 

@@ -28,6 +28,8 @@ from ensue.origin import AlreadyAnswered, Origin, coming_from, current_origin
 
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HEADER_TEXT = re.compile(r"[ -~]{1,255}")
+#: As long as who takes part in a trace has to hand on.
+_TRACESTATE = re.compile(r"[ -~]{0,512}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 #: Headers of an answer that are not given again: those of one connection, those that are made anew, and what the answer
 #: told a browser to keep.
@@ -137,7 +139,10 @@ async def _origin_of(request: Request) -> Origin:
     traceparent = headers.get("traceparent", "")
     if traceparent and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = ""  # W3C Trace Context: one that cannot be read is left out, and a new trace begins
-    given = Origin(correlation_id, traceparent)
+    tracestate = ",".join(headers.getlist("tracestate")) if traceparent else ""
+    if not _TRACESTATE.fullmatch(tracestate):
+        tracestate = ""  # which leaves the trace as it is
+    given = Origin(correlation_id, traceparent, tracestate=tracestate)
     keys = headers.getlist("idempotency-key")
     if keys and request.method in _CHANGING:
         if len(keys) > 1:

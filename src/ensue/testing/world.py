@@ -215,6 +215,7 @@ async def run(
                 random=Random(f"{seed}/{number}"),
                 tables=service.tables,
                 progress=world.progressed,
+                tracing=service.tracing,
                 retry=dataclasses.replace(service.retry or config.retry, **_QUICK),  # type: ignore[arg-type]
             )
             world.runtimes[service.name] = runtime

@@ -256,7 +256,7 @@ async def test_garbage_in_the_log_is_kept_with_the_reason_and_holds_nothing_back
         assert await zoo.eaten() == [1, 2]
         [letter] = await letters(world, zoo.service)
         assert (letter.state, letter.error_type, letter.data) == (DEAD, Garbage.__name__, b"whatever")
-        assert (await measure(world.runtimes["zoo"].context, None))[GARBAGE] == {("zoo",): 1}
+        assert (await measure(world.runtimes["zoo"].context, None, database=True))[GARBAGE] == {("zoo",): 1}
 
 
 class Cook:

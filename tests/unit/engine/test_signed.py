@@ -127,7 +127,7 @@ async def test_what_is_signed_is_applied_and_what_a_stranger_writes_in_any_name_
         await shop.applied(1, 2, 3, 4)
         assert len(await shop.refused()) == 6
         context = shop.world.runtimes["customers"].context
-        assert (await measure(context, None))[REFUSED] == {("orders",): 6}
+        assert (await measure(context, None, database=True))[REFUSED] == {("orders",): 6}
         [checkpoint] = (await context.books.checkpoints()).values()
         assert checkpoint.watermarks == {shop.source: 4}
         assert not checkpoint.gaps
