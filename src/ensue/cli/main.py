@@ -12,7 +12,22 @@ from typing import Annotated
 
 import typer
 
-from ensue.cli import db, dead_letters, gaps, outbox, replay, run, sagas, status, timers, topology, view_check, views
+from ensue.cli import (
+    asyncapi,
+    db,
+    dead_letters,
+    gaps,
+    outbox,
+    replay,
+    run,
+    sagas,
+    schemas,
+    status,
+    timers,
+    topology,
+    view_check,
+    views,
+)
 from ensue.cli.flow.command import flow
 from ensue.cli.output import complain
 from ensue.errors import EnsueError
@@ -56,6 +71,8 @@ app.add_typer(views.app, name="views")
 app.add_typer(db.app, name="db")
 app.command()(replay.replay)
 app.command()(topology.topology)
+app.command()(asyncapi.asyncapi)
+app.add_typer(schemas.app, name="schemas")
 app.command()(flow)
 
 
