@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
 from ensue.command import CommandType
 from ensue.contracts.of_msgspec import of_msgspec
-from ensue.contracts.plain import Schema
+from ensue.errors import UsageError
 from ensue.event import EventType
 from ensue.failure import Failure
 from ensue.failure import _declared as _failures
+from ensue.texts import said_by
 
 Kind = Literal["event", "command", "reply", "failure"]
 
@@ -89,15 +89,21 @@ def _answer(kind: Kind, name: str, version: int, cls: type) -> Described:
 
 
 def schemas_of(cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What has to be there to read an object of a class, and what is always written of it."""
-    if hasattr(cls, "model_validate_json"):
-        from ensue.contracts.of_pydantic import of_pydantic
+    """What has to be there to read an object of a class, and what is always written of it.
 
-        found: Iterable[Schema] = [of_pydantic(cls, always=each) for each in (False, True)]
-    else:
-        found = [of_msgspec(cls, always=each) for each in (False, True)]
-    schema, always = map(dict, found)
-    return schema, always
+    Raises UsageError for a class that has no schema: it names a class that is not there, or a type that has none.
+    """
+    try:
+        if hasattr(cls, "model_validate_json"):
+            from ensue.contracts.of_pydantic import of_pydantic
+
+            return dict(of_pydantic(cls, always=False)), dict(of_pydantic(cls, always=True))
+        return dict(of_msgspec(cls, always=False)), dict(of_msgspec(cls, always=True))
+    except (NameError, TypeError, RuntimeError) as error:  # pydantic's own are RuntimeErrors and TypeErrors
+        raise UsageError(
+            f"{class_name(cls)} has no JSON Schema: {said_by(error)}. Declare its fields with types that JSON Schema "
+            "can tell, at the head of a module"
+        ) from error
 
 
 def wire_name(cls: Any, field: str) -> str:

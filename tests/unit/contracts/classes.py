@@ -48,14 +48,8 @@ _PLAIN: dict[str, tuple[Any, Callable[[Random], Any]]] = {
     "uuid": (UUID, lambda chance: UUID(int=chance.getrandbits(128))),
     "day": (datetime.date, lambda chance: datetime.date(2020, chance.randint(1, 12), chance.randint(1, 28))),
     "moment": (datetime.datetime, lambda chance: _moment(chance, chance.random() < 0.5)),
-    "aware": (
-        lambda kind: pydantic.AwareDatetime if kind == "pydantic" else Annotated[datetime.datetime, msgspec.Meta(tz=True)],
-        lambda chance: _moment(chance, True),
-    ),
-    "naive": (
-        lambda kind: pydantic.NaiveDatetime if kind == "pydantic" else Annotated[datetime.datetime, msgspec.Meta(tz=False)],
-        lambda chance: _moment(chance, False),
-    ),
+    "aware": (lambda kind: _zoned(kind, True), lambda chance: _moment(chance, True)),
+    "naive": (lambda kind: _zoned(kind, False), lambda chance: _moment(chance, False)),
     "time": (datetime.time, lambda chance: datetime.time(chance.randint(0, 23), chance.randint(0, 59))),
     "while": (datetime.timedelta, lambda chance: datetime.timedelta(seconds=chance.randint(-10**6, 10**8) / 4)),
     "bytes": (bytes, lambda chance: chance.choice([b"", b"abc", b"text"])),
@@ -67,6 +61,12 @@ _PLAIN: dict[str, tuple[Any, Callable[[Random], Any]]] = {
 WITHIN = ("optional", "list", "dict", "pair", "class")
 #: What a type at random may be.
 ALL = (*(each for each in _PLAIN if each != "nothing"), "between", "length", "enum", "enum", *WITHIN)
+
+
+def _zoned(kind: Kind, aware: bool) -> Any:
+    if kind == "pydantic":
+        return pydantic.AwareDatetime if aware else pydantic.NaiveDatetime
+    return Annotated[datetime.datetime, msgspec.Meta(tz=aware)]
 
 
 def _moment(chance: Random, aware: bool) -> datetime.datetime:

@@ -1,4 +1,4 @@
-"""Which change breaks whom: what is committed, what is written now, and each reader with its own class or the writer's."""
+"""Which change breaks whom: committed, written now, and read by a class of its own or by the writer's."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_a_removed_field_breaks_the_readers_that_require_it_and_no_others() -> N
 def test_who_shares_the_class_may_run_with_the_old_one_yet() -> None:
     now = message({"who": TEXT})
     assert lines(message(BOTH), now, now) == [
-        f"breaking    {NAME} how: removed; mail, as it is deployed, cannot read new messages: the field is not written, "
-        "and is required"
+        f"breaking    {NAME} how: removed; mail, as it is deployed, cannot read new messages: the field is not "
+        "written, and is required"
     ]
 
 
@@ -93,8 +93,8 @@ def test_a_field_goes_in_two_steps() -> None:
 
 def test_where_no_reader_is_known_one_by_the_committed_schema_stands_for_it() -> None:
     assert lines(message(BOTH), message({"who": TEXT})) == [
-        f"breaking    {NAME} how: removed; who reads by the committed schema cannot read new messages: the field is not "
-        "written, and is required"
+        f"breaking    {NAME} how: removed; who reads by the committed schema cannot read new messages: the field is "
+        "not written, and is required"
     ]
     assert lines(message({"who": TEXT}), message(BOTH)) == [
         f"compatible  {NAME} how: new, and has to be there; no reader of it is known"
@@ -127,8 +127,8 @@ def test_a_value_more_breaks_who_does_not_know_it_and_one_less_who_reads_old_mes
     ]
     assert lines(old, new, message({"who": TEXT}, **OWN)) == [f'compatible  {NAME} who: "c" added; mail can read it']
     assert lines(new, old, old) == [
-        f'breaking    {NAME} who: "c" removed; mail cannot read what the log holds: "c" is written, and only "a", "b" is '
-        "read"
+        f'breaking    {NAME} who: "c" removed; mail cannot read what the log holds: "c" is written, and only "a", "b" '
+        "is read"
     ]
 
 
@@ -230,14 +230,16 @@ def test_the_schema_of_a_command_is_its_handler_s_to_say() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        (record({"a": TEXT}), record({"a": {"anyOf": [TEXT, {"type": "null"}]}}), [("a", "was string, is string or null")]),
+        (record({"a": TEXT}), record({"a": {"anyOf": [TEXT, {"type": "null"}]}}),
+         [("a", "was string, is string or null")]),
         (record({"a": NUMBER}), record({"a": {**NUMBER, "minimum": 1}}), [("a", "minimum: none before, 1 now")]),
         (record({"a": TEXT}), record({"a": {**TEXT, "format": "uuid"}}), [("a", "was string, is string (uuid)")]),
         (record({"a": {"type": "array", "items": TEXT}}), record({"a": {"type": "array", "items": NUMBER}}),
          [("a[]", "was string, is integer")]),
         (record({"a": record({"x": TEXT}, title="One")}), record({"a": record({"y": TEXT}, title="Two")}),
          [("a.x", "removed"), ("a.y", "new, and has to be there")]),
-        (record({}), record({}, additionalProperties=False), [("", "of other fields: passed over before, refused now")]),
+        (record({}), record({}, additionalProperties=False),
+         [("", "of other fields: passed over before, refused now")]),
         (record({"a": {"type": "array", "prefixItems": [TEXT]}}),
          record({"a": {"type": "array", "prefixItems": [TEXT, NUMBER]}}), [("a[1]", "new")]),
         (record({"a": TEXT}), record({"a": AB}), [("a", 'only "a", "b" now')]),
