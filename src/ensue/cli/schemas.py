@@ -39,8 +39,8 @@ def export(
     other = [name for name, data in files.items() if data != known[name]]
     if not check:
         _write(to, {name: files[name] for name in other})
-        say(*(f"{'written' if known[name] is None else 'written anew'}: {to / name}" for name in other))
-        say(f"{len(files) - len(other)} of {len(files)} in {to} were as the code says")
+        done = [f"{'written' if known[name] is None else 'written anew'}: {to / name}" for name in other]
+        say(*done, f"{len(files) - len(other)} of {len(files)} in {to} were as the code says")
         return
     for name in other:
         complain(f"{to / name} {'is not there' if known[name] is None else 'is not what the code says'}")

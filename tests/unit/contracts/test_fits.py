@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from jsonsubschema import isSubschema
+from jsonsubschema import isSubschema  # type: ignore[import-untyped]
 from tests.unit.contracts.classes import KINDS, Type, built, changed, class_at_random, value
 
 from ensue.contracts.described import schemas_of
