@@ -68,8 +68,9 @@ def check(
     and what the log holds. Where none is known, whoever reads by the committed schema stands for it. One line for each
     change, breaking or compatible; ends with status 1 when one is breaking.
     """
-    found = contracts_of([*services, *(readers or ())])
-    written, others = found[: len(services)], found[len(services) :]
+    targets = list(dict.fromkeys(services))
+    found = contracts_of([*targets, *(each for each in readers or () if each not in targets)])
+    written, others = found[: len(targets)], found[len(targets) :]
     count = len(_owned(written))
     lines = changes(_committed(against), written, others)
     if json:
@@ -88,6 +89,12 @@ def contracts_of(targets: Iterable[str]) -> list[Contract]:
 def _owned(contracts: list[Contract]) -> dict[str, Described]:
     """What they write. Raises UsageError where that is nothing."""
     found = owned(contracts)
+    for each in contracts:
+        if each.silent and found:
+            complain(
+                f"warning: {each.service} does not declare what it publishes (publishes=[...]): of that, nothing is "
+                "looked at"
+            )
     if not found:
         names = ", ".join(each.service for each in contracts)
         raise UsageError(

@@ -78,7 +78,7 @@ class _Comparison:
         self._committed = committed
         self._owned = owned(services)
         self._writers = [(contract.service, each) for contract in services for each in contract.writes]
-        self._everybody = list({each.service: each for each in (*services, *readers)}.values())
+        self._everybody = [*services, *(each for each in readers if each not in services)]
 
     def changes(self) -> Iterator[Change]:
         for name in sorted(self._committed.keys() | self._owned.keys()):

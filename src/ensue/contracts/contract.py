@@ -33,6 +33,7 @@ def contract_of(service: ServiceDefinition) -> Contract:
         by_name([*writes, *(failures if served else ())]),
         by_name([*reads, *(failures if asked else ())]),
         sorted(each.type for each in served),
+        service.publishes is None,
     )
 
 

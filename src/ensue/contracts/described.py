@@ -48,6 +48,8 @@ class Contract(msgspec.Struct, frozen=True):
     reads: list[Described]
     handles: list[str]
     """The commands that it reads: their schemas are its own to say."""
+    silent: bool = False
+    """It does not declare what it publishes, so it may publish anything."""
 
 
 def of_message(spec: EventType[Any], *, older: bool = False) -> Described:

@@ -62,8 +62,11 @@ class _Writer:
                 return {"anyOf": [self.schema(each) for each in node.types]}
             case mi.StructType() | mi.DataclassType() | mi.TypedDictType() | mi.NamedTupleType():
                 return {"$ref": f"#/$defs/{self._defined(node)}"}
-            case mi.ListType() | mi.SetType() | mi.FrozenSetType() | mi.VarTupleType():
+            case mi.ListType() | mi.VarTupleType():
                 return {"type": "array", "items": self.schema(node.item_type), **_sizes(node, "Items")}
+            case mi.SetType() | mi.FrozenSetType():
+                items = {"items": self.schema(node.item_type), "uniqueItems": True}
+                return {"type": "array", **items, **_sizes(node, "Items")}
             case mi.TupleType():
                 return _tuple([self.schema(each) for each in node.item_types], len(node.item_types), closed=True)
             case mi.DictType():
@@ -138,7 +141,9 @@ def _plain(node: mi.Type) -> _Described:
         case mi.BytesType() | mi.ByteArrayType() | mi.MemoryViewType():
             sizes = {word: 4 * ((size + 2) // 3) for word, size in _sizes(node, "Length").items()}
             return {"type": "string", "contentEncoding": "base64", **sizes}
-    return {}  # Any, Raw, and classes that whatever JSON has is an object of
+        case mi.CustomType() if node.cls is not object:  # some of what JSON has are objects of it
+            return {"x-ensue-class": f"{node.cls.__module__}:{node.cls.__qualname__}"}
+    return {}
 
 
 def _tuple(items: list[_Described], least: int, *, closed: bool) -> _Described:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import enum
 import json
+from collections.abc import Sized
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -228,3 +229,12 @@ def test_a_service_writes_and_reads_what_it_declares() -> None:
     assert reads == {"described.Begun.v1": True, "described.Begun.v2": False, f"{command}.reply": False}
     assert owned([does])[command].key == "theId"
     assert owned([does])[f"{command}.reply"].topic == ""
+
+
+def test_a_set_has_nothing_twice_and_a_class_of_its_own_kind_is_named() -> None:
+    class Kept(msgspec.Struct):
+        marks: set[int]
+        words: Sized
+
+    assert fields(Kept)["marks"] == {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    assert fields(Kept)["words"] == {"x-ensue-class": "collections.abc:Sized"}
