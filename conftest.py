@@ -33,7 +33,7 @@ from ensue.event import _older as _older_events
 from ensue.failure import _declared as _failures
 
 #: Files that pages are written into.
-FILES = ("shop.py", "journal_store.py")
+FILES = ("shop.py", "mail.py", "journal_store.py")
 
 _PRINTED = "__printed__"
 _ASIDE = "__aside__"

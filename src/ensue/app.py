@@ -30,8 +30,8 @@ from ensue.step import Step
 from ensue.texts import logger
 from ensue.tls import exposed
 from ensue.token import Token
-from ensue.variables import Source
 from ensue.tracing import TraceMaker
+from ensue.variables import Source
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData

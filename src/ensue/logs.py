@@ -1,7 +1,8 @@
 """Log lines that say which message they are about, as text or as JSON.
 
 `ensue run` and a web process's `install` set this up, unless the application has set logging up; a script calls
-`ensue.logs.configure()`; and an application with a logging configuration of its own takes `JsonLines` for a formatter, or `about()` for a filter.
+`ensue.logs.configure()`. An application with a logging configuration of its own takes `JsonLines` for a formatter, or
+`about()` for a filter.
 """
 
 from __future__ import annotations

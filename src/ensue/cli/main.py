@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ensue.cli import (
+    asyncapi,
     config,
     db,
     dead_letters,
@@ -25,6 +26,7 @@ from ensue.cli import (
     replay,
     run,
     sagas,
+    schemas,
     status,
     timers,
     topology,
@@ -78,6 +80,8 @@ app.add_typer(db.app, name="db")
 app.add_typer(config.app, name="config")
 app.command()(replay.replay)
 app.command()(topology.topology)
+app.command()(asyncapi.asyncapi)
+app.add_typer(schemas.app, name="schemas")
 app.command()(flow)
 
 

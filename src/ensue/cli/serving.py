@@ -16,7 +16,6 @@ from ensue.app import Service
 from ensue.cli.output import complain
 from ensue.engine.runtime import Runtime
 from ensue.errors import EnsueError, HandlerHung
-from ensue.operations.opening import database_of
 from ensue.texts import logger
 
 log = logger("ensue.run")

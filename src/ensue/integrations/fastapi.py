@@ -29,8 +29,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ensue.announcing import announced
 from ensue.app import Service
-from ensue.logs import configure
 from ensue.engine.readiness import ReadyLimits
+from ensue.integrations.asyncapi import asyncapi_route
 from ensue.integrations.body_limit import BODY_BYTES_MAX, BodyLimit
 from ensue.integrations.handlers import add_handlers
 from ensue.integrations.health import health_routes
@@ -39,13 +39,14 @@ from ensue.integrations.problems import Problem
 from ensue.integrations.routes import check_step_scope
 from ensue.integrations.step_route import PRINCIPAL, StepRoute, credentials
 from ensue.integrations.tokens import TOKENS, WAIT_S, Tokens
+from ensue.logs import configure
 
 __all__ = ["Problem", "ReadyLimits", "StepRoute", "install", "problem_responses", "step_of"]
 
 
 #: Where an app keeps what its calls of `install` have said, in its state.
 _INSTALLED = "ensue_installed"
-_ROUTES = {"health": "health_routes", "metrics": "metrics_route"}
+_ROUTES = {"health": "health_routes", "metrics": "metrics_route", "asyncapi": "asyncapi_route"}
 
 
 def install(
@@ -55,6 +56,7 @@ def install(
     work: bool = True,
     health: ReadyLimits | bool = False,
     metrics: bool = False,
+    asyncapi: bool = False,
     body_bytes_max: int = BODY_BYTES_MAX,
     principal: Callable[[Request], str] = credentials,
     tokens: float | bool = False,
@@ -73,9 +75,10 @@ def install(
     - tokens: answers say in Ensue-Token what their request has written, and a request that brings tokens back waits, so
       many seconds (True: 5), until the service has caught up with them; see docs/how-to/read-your-own-write.md.
     - health: /livez, /healthz, /readyz, with these limits (True: the usual ones). metrics: /metrics for Prometheus.
+    - asyncapi: /asyncapi.json, what the service sends and receives; see docs/how-to/contracts.md.
 
     In an app of several services, the first call says `body_bytes_max` and `principal`, for all routes; the paths of
-    health and metrics belong to one of them: the others' routes go under a prefix, see `health_routes`.
+    health, metrics and asyncapi belong to one of them: the others' routes go under a prefix, see `health_routes`.
 
     Raises UsageError when routes are there already, or when a later call says another of what holds for the app.
     """
@@ -92,7 +95,9 @@ def install(
         app.add_middleware(BodyLimit, body_bytes_max=body_bytes_max)
         add_handlers(app)
         describe(app, tokens=lambda: getattr(app.state, _INSTALLED)[TOKENS] is not None)
-    _check_later(app, service, principal, body_bytes_max, health=health is not False, metrics=metrics)
+    _check_later(
+        app, service, principal, body_bytes_max, health=health is not False, metrics=metrics, asyncapi=asyncapi
+    )
     said = getattr(app.state, _INSTALLED)
     said["steps"].append(service.step)
     if tokens is not False:
@@ -104,6 +109,8 @@ def install(
         from ensue.integrations.prometheus import metrics_route
 
         app.include_router(metrics_route(service))
+    if asyncapi:
+        app.include_router(asyncapi_route(service, app.version))
     _run_within(app, service, work)
 
 

@@ -1,0 +1,142 @@
+"""`ensue schemas export` and `check`: what services write, as files to commit, and whom a change of them breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensue.cli.contract_process import ask
+from ensue.cli.output import complain, print_json, say
+from ensue.contracts.changes import changes
+from ensue.contracts.contract import owned
+from ensue.contracts.described import Contract, Described
+from ensue.contracts.files import Committed, file_name, read, write
+from ensue.errors import UsageError
+
+app = typer.Typer(
+    help="What services write and read, as JSON Schema: committed, and compared.", no_args_is_help=True
+)  # fmt: skip
+
+_SERVICES = typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")
+
+
+@app.command()
+def export(
+    services: Annotated[list[str], _SERVICES],
+    to: Annotated[Path, typer.Option(metavar="DIRECTORY", help="Where the files are")] = Path("schemas"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; status 1 where a file is another")] = False,
+) -> None:
+    """Write a JSON Schema for each event, command, reply and failure of services: one file each, to be committed.
+
+    The same declaration gives the same bytes. Files of what these services do not write, older versions among them, are
+    left as they are: the log still holds what they describe.
+    """
+    files = {file_name(name): write(each) for name, each in _owned(contracts_of(services)).items()}
+    known = {name: _bytes(to / name) for name in files}
+    other = [name for name, data in files.items() if data != known[name]]
+    if not check:
+        _write(to, {name: files[name] for name in other})
+        done = [f"{'written' if known[name] is None else 'written anew'}: {to / name}" for name in other]
+        say(*done, f"{len(files) - len(other)} of {len(files)} in {to} were as the code says")
+        return
+    for name in other:
+        complain(f"{to / name} {'is not there' if known[name] is None else 'is not what the code says'}")
+    if other:
+        complain(f"see what changed with `ensue schemas check`, and write them with `ensue schemas export --to {to}`")
+        raise typer.Exit(1)
+    say(f"{len(files)} in {to} are as the code says")
+
+
+@app.command()
+def check(
+    services: Annotated[list[str], _SERVICES],
+    against: Annotated[
+        Path, typer.Option(metavar="DIRECTORY", help="The committed files, of `ensue schemas export`")
+    ] = Path("schemas"),
+    readers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SERVICE", help="Who reads what these write, and is not among them (may repeat)"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+) -> None:
+    """Compare what services write now with the committed schemas, and say which change breaks which known reader.
+
+    A reader is a service that handles the message, among SERVICE... and --readers; it has to read what is written now
+    and what the log holds. Where none is known, whoever reads by the committed schema stands for it. One line for each
+    change, breaking or compatible; ends with status 1 when one is breaking.
+    """
+    targets = list(dict.fromkeys(services))
+    found = contracts_of([*targets, *(each for each in readers or () if each not in targets)])
+    written, others = found[: len(targets)], found[len(targets) :]
+    count = len(_owned(written))
+    lines = changes(_committed(against), written, others)
+    if json:
+        print_json({"changes": lines})
+    else:
+        say(*map(str, lines) if lines else (f"nothing has changed: {count} in {against}",))
+    if any(each.breaking for each in lines):
+        raise typer.Exit(1)
+
+
+def contracts_of(targets: Iterable[str]) -> list[Contract]:
+    """The contract of each service that is named. Raises UsageError."""
+    return [each.contract for each in ask(list(dict.fromkeys(targets))) if each.contract is not None]
+
+
+def _owned(contracts: list[Contract]) -> dict[str, Described]:
+    """What they write. Raises UsageError where that is nothing."""
+    found = owned(contracts)
+    for each in contracts:
+        if each.silent and found:
+            complain(
+                f"warning: {each.service} does not declare what it publishes (publishes=[...]): of that, nothing is "
+                "looked at"
+            )
+    if not found:
+        names = ", ".join(each.service for each in contracts)
+        raise UsageError(
+            f"{names}: nothing is declared that is published, sent or answered, so there is no schema: name the "
+            "events, Service(..., publishes=[...]); a service that only reads is named with --readers"
+        )
+    return found
+
+
+def _committed(directory: Path) -> dict[str, Committed]:
+    try:
+        paths = sorted(directory.glob("*.json")) if directory.is_dir() else None
+        found = [read(path.read_bytes(), str(path)) for path in paths or ()]
+    except OSError as error:
+        raise UsageError(f"{error.filename or directory} cannot be read: {error.strerror}") from error
+    if paths is None:
+        raise UsageError(
+            f"there is no directory {directory}: write the schemas with `ensue schemas export ... --to {directory}` "
+            "and commit them, or say where they are with --against"
+        )
+    for each, path in zip(found, paths, strict=True):
+        if path.name != file_name(each.name):
+            raise UsageError(f"{path} holds the schema of {each.name}: that belongs in {file_name(each.name)}")
+    return {each.name: each for each in found}
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _write(directory: Path, files: dict[str, bytes]) -> None:
+    try:
+        directory.mkdir(exist_ok=True)
+        for name, data in files.items():
+            (directory / name).write_bytes(data)
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename or directory} cannot be written: {error.strerror}; expected a directory, "
+            "or a name in one that is there"
+        ) from error

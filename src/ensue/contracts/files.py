@@ -1,0 +1,68 @@
+"""A committed schema: the name of its file, its bytes, and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from ensue.contracts.described import Described, Kind
+from ensue.errors import UsageError
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What a file says. schema: as `Described.schema`."""
+
+    name: str
+    kind: Kind
+    topic: str
+    key: str
+    version: int
+    schema: dict[str, Any]
+
+
+class _Marks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is no JSON Schema in a file, at `x-ensue`."""
+
+    name: str
+    kind: Kind
+    topic: str
+    key: str
+    version: int
+
+
+def file_name(name: str) -> str:
+    """
+    >>> file_name("orders.OrderCreated.v1")
+    'orders.OrderCreated.v1.json'
+    """
+    return f"{quote(name, safe='')}.json"
+
+
+def write(described: Described) -> bytes:
+    """The same bytes for the same declaration, whoever writes them: names in order, two spaces, one new line."""
+    marks = _Marks(described.name, described.kind, described.topic, described.key, described.version)
+    document = {"$schema": DIALECT, **described.schema, "x-ensue": msgspec.to_builtins(marks)}
+    return pretty(document, sort=True)
+
+
+def pretty(document: Any, *, sort: bool = False) -> bytes:
+    return json.dumps(document, indent=2, sort_keys=sort, ensure_ascii=False).encode() + b"\n"
+
+
+def read(data: bytes, where: str) -> Committed:
+    """Raises UsageError, with `where` it is, for what `write` has not made."""
+    try:
+        document = json.loads(data)
+        marks = msgspec.convert(document.pop("x-ensue"), _Marks)
+        document.pop("$schema")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"{where} is no schema that Ensue has written ({type(error).__name__}: {error}): restore it, or write it "
+            "anew with `ensue schemas export`"
+        ) from error
+    return Committed(marks.name, marks.kind, marks.topic, marks.key, marks.version, document)
