@@ -16,7 +16,6 @@ from ensue.operations.brake import WAVES, judged, waves
 from ensue.operations.groups import Grouping, cause_of, found_group, place_of, said_of
 from ensue.operations.letters import line_of
 
-
 RATES: dict[str, int] = {}
 
 
