@@ -216,7 +216,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def test_the_rules_say_what_another_implementation_says() -> None:
     is_subschema = import_module("jsonsubschema").isSubschema  # which has no types
     said: dict[bool, int] = {True: 0, False: 0}
-    for seed, one, other in pairs("oracle", 150, words=KNOWN_TO_ALL):
+    for seed, one, other in pairs("oracle", 80, words=KNOWN_TO_ALL):
         for first, second in ((one, other), (other, one), (one, one)):
             _, always = schemas_of(built(first, "struct"))
             reads, _ = schemas_of(built(second, "struct"))
@@ -226,7 +226,7 @@ def test_the_rules_say_what_another_implementation_says() -> None:
                 theirs = is_subschema(draft_4(always, closed=True), draft_4(reads, closed=False))
             said[theirs] += 1
             assert ours == theirs, f"{seed}: {always} for {reads}: {misfits(always, reads)}"
-    assert min(said.values()) > 50, said
+    assert min(said.values()) > 30, said
 
 
 def draft_4(schema: Any, *, closed: bool, root: Any = None) -> Any:
