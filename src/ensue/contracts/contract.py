@@ -21,7 +21,9 @@ def contract_of(service: ServiceDefinition) -> Contract:
     process. Raises UsageError for a chain of upcasters that is not complete.
     """
     handled = list(handled_by(service))
-    sent = [event_type(cls) for cls in dict.fromkeys((*(service.publishes or ()), *service.calls))]
+    sent: list[EventType[Any]] = [
+        event_type(cls) for cls in dict.fromkeys((*(service.publishes or ()), *service.calls))
+    ]
     served = [each for each in handled if isinstance(each, CommandType) and not is_older(each)]
     asked = [each for each in sent if isinstance(each, CommandType)]
     failures = of_failures() if served or asked else []

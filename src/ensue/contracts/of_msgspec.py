@@ -82,6 +82,8 @@ class _Writer:
         names = self.schema(node.key_type)
         if names.get("type") in ("integer", "number"):
             names = {"type": "string", "format": f"{names['type']}-text"}
+        if "enum" in names:  # a key is a text, whatever it stands for
+            names = {**names, "enum": list(map(str, names["enum"]))}
         return found if names in ({"type": "string"}, {}) else {**found, "propertyNames": names}
 
     def _defined(self, node: Any) -> str:

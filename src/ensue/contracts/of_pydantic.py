@@ -38,7 +38,8 @@ class _OnTheWire(GenerateJsonSchema):
         found = super().dict_schema(schema)
         keys = schema.get("keys_schema", {}).get("type")
         if keys not in ("str", "any", None) and not found.keys() & {"propertyNames", "patternProperties"}:
-            found["propertyNames"] = {"type": "string", "format": f"{keys}-text"}
+            kind = {"int": "integer", "float": "number"}.get(keys, keys)
+            found["propertyNames"] = {"type": "string", "format": f"{kind}-text"}
         return found
 
     def computed_field_schema(self, schema: core_schema.ComputedField) -> JsonSchemaValue:

@@ -135,7 +135,7 @@ class Aliased(pydantic.BaseModel):
 def test_what_pydantic_leaves_open_is_said() -> None:
     found = fields(Aliased)
     assert "theName" in found
-    assert found["by_id"]["propertyNames"] == {"type": "string", "format": "int-text"}
+    assert found["by_id"]["propertyNames"] == {"type": "string", "format": "integer-text"}
     assert found["due"]["x-ensue-offset"] == "required"
     assert found["amount"] == {"type": "string", "format": "decimal", "x-ensue-decimal": {"max_digits": "5"}}
 

@@ -7,12 +7,12 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from random import Random
 from typing import Any
 
 import jsonschema_rs
 import pytest
-from jsonsubschema import isSubschema  # type: ignore[import-untyped]
 from tests.unit.contracts.classes import KINDS, Type, built, changed, class_at_random, value
 
 from ensue.contracts import fits
@@ -42,7 +42,7 @@ def record(*required: str, **fields: Any) -> dict[str, Any]:
 
 
 OPEN = {"type": "object", "additionalProperties": {"type": "integer"}}
-NODE = {
+NODE: dict[str, Any] = {
     "$ref": "#/$defs/Node",
     "$defs": {"Node": record("next", next={"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}, value=integer())},
 }
@@ -214,18 +214,19 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def test_the_rules_say_what_another_implementation_says() -> None:
+    is_subschema = import_module("jsonsubschema").isSubschema  # which has no types
     said: dict[bool, int] = {True: 0, False: 0}
-    for seed, one, other in pairs("oracle", 150, words=KNOWN_TO_ALL):
+    for seed, one, other in pairs("oracle", 80, words=KNOWN_TO_ALL):
         for first, second in ((one, other), (other, one), (one, one)):
             _, always = schemas_of(built(first, "struct"))
             reads, _ = schemas_of(built(second, "struct"))
             ours = not misfits(always, reads)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # its own, of what it uses
-                theirs = isSubschema(draft_4(always, closed=True), draft_4(reads, closed=False))
+                theirs = is_subschema(draft_4(always, closed=True), draft_4(reads, closed=False))
             said[theirs] += 1
             assert ours == theirs, f"{seed}: {always} for {reads}: {misfits(always, reads)}"
-    assert min(said.values()) > 50, said
+    assert min(said.values()) > 30, said
 
 
 def draft_4(schema: Any, *, closed: bool, root: Any = None) -> Any:
