@@ -54,16 +54,16 @@ class Spans(SpanExporter):
 
 def id_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 def trace_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.trace_id
+    return int(span.context.trace_id)
 
 
 def shown(span: ReadableSpan) -> str:
     about = span.attributes or {}
-    by = f" by {about['messaging.consumer.group.name']}" if "messaging.consumer.group.name" in about else ""
-    handler = f", {about['ensue.handler']}" if "ensue.handler" in about else ""
+    by = f" by {about['messaging.consumer.group.name']!s}" if "messaging.consumer.group.name" in about else ""
+    handler = f", {about['ensue.handler']!s}" if "ensue.handler" in about else ""
     return f"{span.name}{by}{handler}"
