@@ -41,7 +41,7 @@ class Script:
 
     def run(self, desk: Service, session: Session, steps: int = 40) -> None:
         for _ in range(steps):
-            [what] = self._random.choices(list(DOES), DOES.values())
+            [what] = self._random.choices(list(DOES), list(DOES.values()))
             self.said.append(what)
             self._do(what, desk, session)
         self.said.append("commit")

@@ -223,7 +223,7 @@ def test_a_session_in_a_transaction_of_its_connection_follows_that_one(desk: Ser
         for mode in ("create_savepoint", "conditional_savepoint"):
             with engine.connect() as connection:
                 outer = connection.begin()
-                with Session(connection, join_transaction_mode=mode) as session:  # type: ignore[arg-type]
+                with Session(connection, join_transaction_mode=mode) as session:
                     desk.publish(session, TicketOpened(ticket_id=1, text=f"{end} {mode}"))
                     session.commit()
                     rows = connection.execute(text("SELECT count(*) FROM ensue_outbox")).scalar()

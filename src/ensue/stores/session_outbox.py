@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, TextClause, bindparam, inspect, text
+from sqlalchemy import BindParameter, Connection, Engine, TextClause, bindparam, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import BigInteger, Double, LargeBinary, Text, TypeEngine
 
@@ -107,7 +107,7 @@ class SessionTables:
 
     def _select(self, table: Table) -> TextClause:
         columns, key = ", ".join(map(self.quoted, table.columns)), self.quoted(table.id_column)
-        wanted = bindparam("ids", expanding=True)
+        wanted: BindParameter[Any] = bindparam("ids", expanding=True)
         return text(f"SELECT {columns} FROM {self.table(table.name)} WHERE {key} IN :ids").bindparams(wanted)
 
     def _insert(self, table: Table) -> TextClause:

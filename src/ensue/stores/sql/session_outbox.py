@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, text
-from sqlalchemy.types import Double, Integer, LargeBinary, Text
+from sqlalchemy.types import Double, Integer, LargeBinary, Text, TypeEngine
 
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
@@ -14,7 +15,7 @@ from ensue.stores.identity import Identity, check_tables
 from ensue.stores.session_outbox import SessionTables, shown
 
 _COLUMNS = ("topic", "partition_no", "record_key", "envelope", "data", "written_at")
-_TYPES = (Text(), Integer(), Text(), LargeBinary(), LargeBinary(), Double())
+_TYPES: Sequence[TypeEngine[Any]] = (Text(), Integer(), Text(), LargeBinary(), LargeBinary(), Double())
 #: Those in which a record is a row of the table, whoever gives it its position.
 _MODES = ("poll", "wal")
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, text
-from sqlalchemy.types import BigInteger, Double, LargeBinary, Text
+from sqlalchemy.types import BigInteger, Double, LargeBinary, Text, TypeEngine
 
 from ensue.embedded.connection import parse_sqlite_url
 from ensue.embedded.wakeup import announce
@@ -32,7 +32,16 @@ _SET_HEAD = text(
     "ON CONFLICT (topic, partition) DO UPDATE SET position = excluded.position"
 )
 _COLUMNS = ("position", "previous", "topic", "partition", "key", "envelope", "data", "written_at")
-_TYPES = (BigInteger(), BigInteger(), Text(), BigInteger(), Text(), LargeBinary(), LargeBinary(), Double())
+_TYPES: Sequence[TypeEngine[Any]] = (
+    BigInteger(),
+    BigInteger(),
+    Text(),
+    BigInteger(),
+    Text(),
+    LargeBinary(),
+    LargeBinary(),
+    Double(),
+)
 
 
 class OwnSessionOutbox(SessionTables):
