@@ -12,13 +12,14 @@ import msgspec
 import typer
 
 from ensue.app import Service
-from ensue.cli.loading import dispatcher_of, load_service, opened
+from ensue.cli.loading import load_service
 from ensue.cli.output import confirm, print_json, say, shown_data
 from ensue.engine.publishing import Published
 from ensue.engine.publishing import publish as publish_event
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType, declared_types, event_type
+from ensue.operations.opening import dispatcher_of, opened
 from ensue.roundtrip import fields_of
 from ensue.texts import said_by
 
