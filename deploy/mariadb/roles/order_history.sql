@@ -20,6 +20,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_reply TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_saga TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_aggregate TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_stream TO order_history_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ensue_decision TO order_history_service;
 GRANT SELECT, INSERT, UPDATE ON ensue_view TO order_history_service;
 -- Version 1; the same again for each further one.
 USE order_history_v1;

@@ -11,7 +11,7 @@ GRANT SELECT ON ensue_meta TO order_history_service;
 GRANT SELECT, UPDATE ON ensue_counter, ensue_polled, ensue_tail TO order_history_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
 	ensue_outbox_head, ensue_checkpoint, ensue_dead_letter, ensue_inbox, ensue_response, ensue_lease, ensue_relay,
-	ensue_timer, ensue_recurring, ensue_reply, ensue_saga, ensue_aggregate, ensue_stream
+	ensue_timer, ensue_recurring, ensue_reply, ensue_saga, ensue_aggregate, ensue_stream, ensue_decision
 	TO order_history_service;
 GRANT SELECT, INSERT, DELETE ON ensue_outbox, ensue_stamp TO order_history_service;
 GRANT SELECT, INSERT, UPDATE ON ensue_view TO order_history_service;
