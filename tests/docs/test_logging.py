@@ -54,5 +54,5 @@ def test_loggers_are_there() -> None:
 def test_the_configuration_for_uvicorn_is_one() -> None:
     [text] = re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     read = json.loads(text)
-    assert logging.config.DictConfigurator(read).config["root"]["handlers"] == ["stderr"]  # type: ignore[attr-defined]
+    assert logging.config.DictConfigurator(read).config["root"]["handlers"] == ["stderr"]
     assert not read["disable_existing_loggers"]  # Ensue's loggers exist by then
