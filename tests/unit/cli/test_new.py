@@ -74,7 +74,7 @@ def test_it_asks_for_extras_that_there_are(ensue: Command) -> None:
 
 def test_commands_that_its_readme_names_are_there(ensue: Command) -> None:
     names = {each.name or each.callback.__name__ for each in commands.registered_commands if each.callback}
-    names |= {str(each.name) for each in commands.registered_groups}
+    names |= {each.name for each in commands.registered_groups if each.name}
     named = set(re.findall(r"\bensue ([a-z-]+)", project("tea-shop")["README.md"]))
     assert {"run", "status", "topology"} <= named
     assert named <= names
