@@ -16,13 +16,11 @@ from ensue.operations.brake import WAVES, judged, waves
 from ensue.operations.groups import Grouping, cause_of, found_group, place_of, said_of
 from ensue.operations.letters import line_of
 
-
-def raises(of: str) -> None:
-    {}[of]
+RATES: dict[str, int] = {}
 
 
-def raises_elsewhere(of: str) -> None:
-    {}[of]  # another function, with the same line
+def raises(of: str) -> int:
+    return RATES[of]
 
 
 def failed(function: object, of: str, *, handler: str = "book", at: float = 1.0) -> DeadLetter:
