@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from ensue.addresses import masked
 from ensue.app import Service
 from ensue.cli.loading import load_service
 from ensue.cli.output import print_json, print_table
-from ensue.config import EngineConfig, home_of
+from ensue.config import EngineConfig, home_of, log_format
 from ensue.retry import Retry
 from ensue.variables import Source
 
@@ -52,6 +53,8 @@ def _settings(service: Service) -> Iterator[tuple[str, Any, Source]]:
     yield "database", masked(settings.database), sources["database"]
     yield "broker", masked(settings.broker), sources["broker"]
     yield "partitions", settings.partitions, sources["partitions"]
+    said = "environment" if os.environ.get("ENSUE_LOG_FORMAT") else "default"
+    yield "log_format", log_format(), Source(said, "ENSUE_LOG_FORMAT")
     for field in dataclasses.fields(EngineConfig):
         value, source = getattr(settings.engine, field.name), sources[f"engine.{field.name}"]
         if field.name in _OF_THE_SERVICE and (own := getattr(service, field.name)) is not None:

@@ -29,6 +29,7 @@ def test_each_setting_is_shown_with_its_value_and_its_source(
     file.write_text("nats://shop:Rec0gnizable@log:4222\n")
     monkeypatch.setenv("ENSUE_BROKER_FILE", str(file))
     monkeypatch.setenv("ENSUE_LEASE_TTL_S", "5")
+    monkeypatch.setenv("ENSUE_LOG_FORMAT", "json")
     shown = settings_of(ensue("config", "show", LEDGER, "--json"))
     assert shown["database"] == {
         "name": "database", "value": f"sqlite:///{home}/ledger.db", "source": "default",
@@ -38,6 +39,7 @@ def test_each_setting_is_shown_with_its_value_and_its_source(
     assert shown["broker"] == {"name": "broker", "value": "nats://***@log:4222", **broker}
     assert (shown["partitions"]["value"], shown["partitions"]["source"]) == (2, "environment")
     assert (shown["engine.lease_ttl_s"]["value"], shown["engine.lease_ttl_s"]["source"]) == (5.0, "environment")
+    assert (shown["log_format"]["value"], shown["log_format"]["source"]) == ("json", "environment")
     attempts = shown["engine.retry.attempts_max"]  # Service("ledger", retry=...)
     assert (attempts["value"], attempts["source"]) == (1, "argument")
     assert not home.exists()  # it only looks
@@ -48,7 +50,7 @@ def test_no_setting_is_left_out(ensue: Command) -> None:
     fields |= {f"engine.{each.name}" for each in dataclasses.fields(EngineConfig)} - {"engine.retry"}
     fields |= {f"engine.retry.{each.name}" for each in dataclasses.fields(Retry)}
     fields |= {f"trust.{each.name}" for each in dataclasses.fields(Trust) if each.init}
-    assert settings_of(ensue("config", "show", TILL, "--json")).keys() == fields | {"home"}
+    assert settings_of(ensue("config", "show", TILL, "--json")).keys() == fields | {"home", "log_format"}
 
 
 def test_no_secret_is_shown(ensue: Command, monkeypatch: pytest.MonkeyPatch) -> None:
