@@ -62,6 +62,19 @@ def masked(text: str) -> str:
     return _SECRET.sub(r"\1=***", _USER.sub("/***", text))
 
 
+def shown(url: str) -> str:
+    """Return a URL as it may be shown, whatever is wrong with it: one that cannot be read is not shown, since where its
+    password ends nobody knows.
+
+    >>> shown("nats://shop:s3cret@log:4222"), shown("postgresql://shop:s3/cret@db"), shown("sqlite:///a b@c.db")
+    ('nats://***@log:4222', 'postgresql://***', 'sqlite:///a b@c.db')
+    """
+    scheme = scheme_of(url)
+    if scheme in ("", "memory", "sqlite"):
+        return masked(url)
+    return masked(url) if _is_readable(url, host_needed=False) else f"{scheme}://***"
+
+
 def check_encoded(what: str, url: str, *, host_needed: bool = False) -> None:
     """Raise UsageError, which shows nothing of the URL, when user or password hold what has to be percent-encoded.
 
@@ -74,14 +87,18 @@ def check_encoded(what: str, url: str, *, host_needed: bool = False) -> None:
     raise UsageError(
         f"the {what} cannot be read: expected {scheme_of(url) or 'scheme'}://user:password@host:port/..., with special "
         "characters of user, password and values of options percent-encoded "
-        "(% as %25, / as %2F, @ as %40, # as %23, ? as %3F, : as %3A, [ as %5B, ] as %5D), and ports from 1 to 65535"
+        "(% as %25, / as %2F, @ as %40, # as %23, ? as %3F, : as %3A, [ as %5B, ] as %5D, a space as %20), and "
+        "ports from 1 to 65535"
     )
 
 
+_SPACE = re.compile(r"\s")
 _NO_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 def _is_readable(url: str, host_needed: bool) -> bool:
+    if _SPACE.search(url):  # which ends a URL for whoever looks for one in a text
+        return False
     try:
         parts = urlsplit(url)
     except ValueError:  # a raw [ or ], or a letter that stands for one of / ? # @ :

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from ensue.addresses import masked
+from ensue.addresses import shown
 from ensue.app import Service
 from ensue.engine.runtime import Runtime
 from ensue.texts import logger
@@ -33,7 +33,7 @@ async def announced(service: Service, *, work: bool = True) -> AsyncIterator[Run
 async def _tell(service: Service, runtime: Runtime) -> None:
     settings = service.settings()
     database = service.place().url if isinstance(service, View) else settings.database
-    log.info("%s: database %s, broker %s", service.name, masked(database), masked(settings.broker))
+    log.info("%s: database %s, broker %s", service.name, shown(database), shown(settings.broker))
     if runtime.worker is None:
         log.info("%s: ready for steps and queries; its workers run in other processes", service.name)
         return

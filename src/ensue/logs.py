@@ -20,7 +20,7 @@ from ensue.config import LOG_FORMATS, log_format
 from ensue.errors import UsageError
 from ensue.message import Message
 from ensue.origin import current_origin
-from ensue.texts import logger
+from ensue.texts import logger, said_by
 
 #: The message whose handlers are at work in this context; set by the engine.
 at_hand: ContextVar[Message | None] = ContextVar("ensue_message", default=None)
@@ -72,7 +72,12 @@ class JsonLines(logging.Formatter):
         if record.stack_info:
             line["stack"] = record.stack_info
         # All but ASCII as escapes: whatever a stranger has sent, a terminal that shows the line is not steered by it.
-        return json.dumps(line, default=str)
+        try:
+            return json.dumps(line, default=str, allow_nan=False)
+        except Exception:  # whatever was given as extra=, the line itself is not lost
+            usual = {name: value for name, value in line.items() if name not in record.__dict__ or name in _USUAL}
+            extras = {name: said_by(value) for name, value in line.items() if name not in usual}
+            return json.dumps(usual | extras, default=said_by)
 
 
 def choose_format(asked: str) -> None:

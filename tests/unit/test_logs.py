@@ -185,3 +185,16 @@ def test_a_format_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_application_that_has_set_logging_up_is_left_alone() -> None:
     """As pytest has."""
     assert configure(format="json") is False
+
+
+class _Mute:
+    def __str__(self) -> str:
+        raise ValueError("nothing to say")
+
+
+@pytest.mark.parametrize("extra", [{(1, 2): 3}, _Mute(), float("nan"), {"a": float("inf")}])
+def test_whatever_is_given_as_extra_the_line_is_one_of_json(extra: object, lines: Lines) -> None:
+    log.info("totals", extra={"totals": extra, "shop": "one"})
+    [line] = lines()
+    assert (line["message"], line["shop"]) == ("totals", "one")
+    assert isinstance(line["totals"], str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import re
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from tests.conftest import required
 
 from ensue import Service
 from ensue.adapters import make_broker, make_store
-from ensue.addresses import masked
+from ensue.addresses import check_encoded, masked, shown
 from ensue.brokers.kafka.settings import parse_kafka_url
 from ensue.brokers.nats.options import parse_nats_url
 from ensue.brokers.postgres.address import parse_address
@@ -169,6 +170,16 @@ def test_a_url_of_a_file_that_is_none_shows_no_password(url: str, make: Callable
     with pytest.raises(EnsueError) as caught:
         make(url.replace("{}", PASSWORD))
     hides_it(caught.value)
+
+
+@pytest.mark.parametrize("raw", [" ", "/", "@", "?", "#", "[", "\t", "%"])
+def test_a_url_with_a_password_that_is_not_encoded_is_not_shown(raw: str) -> None:
+    for scheme in ("postgresql", "nats", "mariadb", "redis", "mongodb"):
+        url = f"{scheme}://shop:Rec0g{raw}nizable@db:1/orders"
+        assert not {"Rec0g", "nizable"} & set(re.findall(r"Rec0g|nizable", shown(url))), shown(url)
+        with pytest.raises(EnsueError) as caught:
+            check_encoded("database URL", url)
+        assert not re.search(r"Rec0g|nizable", str(caught.value))
 
 
 def test_a_password_is_masked_wherever_it_may_stand_in_a_url() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ensue.addresses import masked
+from ensue.addresses import shown
 from ensue.app import Service
 from ensue.cli.loading import load_service
 from ensue.cli.output import print_json, print_table
@@ -50,11 +50,12 @@ def _settings(service: Service) -> Iterator[tuple[str, Any, Source]]:
     """Name, value without secrets, and source of each."""
     settings, sources = service.settings(), service.setting_sources()
     yield "home", str(home_of()), sources["home"]
-    yield "database", masked(settings.database), sources["database"]
-    yield "broker", masked(settings.broker), sources["broker"]
+    yield "database", shown(settings.database), sources["database"]
+    yield "broker", shown(settings.broker), sources["broker"]
     yield "partitions", settings.partitions, sources["partitions"]
-    said = "environment" if os.environ.get("ENSUE_LOG_FORMAT") else "default"
-    yield "log_format", log_format(), Source(said, "ENSUE_LOG_FORMAT")
+    variable = "ENSUE_LOG_FORMAT"
+    said = Source("environment", variable) if os.environ.get(variable) else Source("default", variable)
+    yield "log_format", log_format(), said
     for field in dataclasses.fields(EngineConfig):
         value, source = getattr(settings.engine, field.name), sources[f"engine.{field.name}"]
         if field.name in _OF_THE_SERVICE and (own := getattr(service, field.name)) is not None:

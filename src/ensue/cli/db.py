@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensue.addresses import masked
+from ensue.addresses import shown
 from ensue.app import Service
 from ensue.cli.loading import load_service
 from ensue.cli.move import move
@@ -105,7 +105,7 @@ async def _expected_tables(definition: Service) -> SqlTables | None:
     try:
         if expected is not None and not await store.exists():
             raise UsageError(
-                f"service {service} has no database at {masked(url)}, or not Ensue's tables in it "
+                f"service {service} has no database at {shown(url)}, or not Ensue's tables in it "
                 f"({', '.join(expected.names)}): `ensue db init` makes them, or a migration does "
                 "(ensue.integrations.alembic)"
             )

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +18,12 @@ from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, say, shown_data, when
 from ensue.deciding import Deciding
-from ensue.errors import UsageError
+from ensue.engine.decisions import Decided
+from ensue.errors import CheckpointConflict, UsageError
 from ensue.message import DeadLetterState, Partition
 from ensue.operations import editing, group_decisions, letter_decisions, letters
 from ensue.operations.group_decisions import PATIENCE_S, End, Progress
-from ensue.operations.groups import Group, found_group
+from ensue.operations.groups import Group
 from ensue.operations.letter_decisions import Outcome
 from ensue.operations.letters import HOLDING, Letter, LetterLine, short_reason
 from ensue.operations.opening import Opened, opened
@@ -215,23 +216,32 @@ def _decide(service: str, ids: list[str], group: str, state: DeadLetterState, by
 
     async def decide() -> None:
         async with opened(definition) as access:
-            chosen = await letter_decisions.chosen(access, ids)
+            chosen = await letter_decisions.chosen(access, list(dict.fromkeys(ids)))
             if state is DeadLetterState.RELEASED:
                 _refuse_garbage(service, chosen)
-            there = len(ids) or await _dead(access, group)
+            known = await _dead(access, group) if not ids and state is DeadLetterState.DISCARDED else None
+            there = len(ids) if known is None else len(known)
             if there and state is DeadLetterState.DISCARDED:
                 some = f" ({', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''})" if ids else ""
                 confirm(f"Give up {there} message(s) for good{some}?", yes)
+            passed: list[str] = []
             if ids:
                 one = await letter_decisions.decider(access, state, by)
                 for each in chosen:
-                    await one(each.id)
-                    say(f"dead letter {each.id}, key {each.key}: {state.value}")
-                decided = len(ids)
+                    try:
+                        await one(each.id)
+                    except (CheckpointConflict, Decided) as error:
+                        passed.append(str(error))
+                    else:
+                        say(f"dead letter {each.id}, key {each.key}: {state.value}")
+                decided = len(chosen) - len(passed)
             else:
-                decided = await _decide_all(access, group, state, by)
+                decided = await _decide_all(access, group, state, by, known)
             if decided and not await letters.anybody_works(access):
                 say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
+            if passed:
+                others = f"; {decided} of {len(chosen)} are {state.value}" if len(chosen) > 1 else ""
+                raise UsageError("; ".join(passed) + others)
 
     asyncio.run(decide())
 
@@ -245,18 +255,24 @@ def _refuse_garbage(service: str, chosen: list[LetterLine]) -> None:
         )
 
 
-async def _dead(access: Opened, group: str) -> int:
+async def _dead(access: Opened, group: str) -> Collection[str]:
+    """What there is to be asked about: what dies while somebody thinks is not given up with it."""
     if not group:
-        return await letters.letter_count(access, [DeadLetterState.DEAD])
-    return found_group(group, await group_decisions.groups(access)).dead
+        return await letter_decisions.dead_ids(access)
+    return await group_decisions.group_ids(access, group)
 
 
-async def _decide_all(access: Opened, group: str, state: DeadLetterState, by: Deciding) -> int:
-    """Decide on every letter that is dead, and return how many that were; others may do the same meanwhile."""
+async def _decide_all(
+    access: Opened, group: str, state: DeadLetterState, by: Deciding, among: Collection[str] | None
+) -> int:
+    """Decide on every letter that is dead, among these ids if there are any given, and return how many that were;
+    others may do the same meanwhile."""
     counts: Counter[Outcome] = Counter()
-    chosen = (
-        group_decisions.discard_group(access, group, by) if group else letter_decisions.decide_all(access, state, by)
-    )
+    if group:
+        chosen = group_decisions.discard_group(access, group, by, among)
+    else:
+        wanted = None if among is None else lambda letter: letter.id in among
+        chosen = letter_decisions.decide_all(access, state, by, wanted=wanted)
     async with aclosing(chosen) as all_of_them:
         async for each in all_of_them:
             counts[each.outcome] += 1

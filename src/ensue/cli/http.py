@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import AsyncIterator, Generator, Sequence
 from typing import NamedTuple
@@ -47,7 +48,7 @@ def read_address(text: str) -> Address:
     """
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > _PORT_MAX or (":" in host and bare == host):
+    if not colon or not re.fullmatch("[0-9]{1,9}", port) or int(port) > _PORT_MAX or (":" in host and bare == host):
         raise UsageError(f"--http is {text!r}, expected :PORT or HOST:PORT, e.g. :8081 or 127.0.0.1:8081 or [::1]:8081")
     return Address(bare, int(port))
 

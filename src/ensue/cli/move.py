@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensue.adapters import make_store
-from ensue.addresses import masked, usual
+from ensue.addresses import shown, usual
 from ensue.cli.loading import load_service
 from ensue.cli.output import confirm, say
 from ensue.config import database_variable
@@ -43,8 +43,8 @@ def move(
             try:
                 await upgrade(definition, target)
                 if definition.tables is not None:
-                    await _check_own_rows(definition.tables, access.store, target, masked(url))
-                say(f"{definition.name} moves from {access.database_url} to {masked(url)}")
+                    await _check_own_rows(definition.tables, access.store, target, shown(url))
+                say(f"{definition.name} moves from {access.database_url} to {shown(url)}")
                 confirm("Is the service stopped, everywhere?", yes)
                 moved = await move_books(access.store, target, definition.name)
             finally:

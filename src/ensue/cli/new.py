@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 import sys
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -59,7 +59,8 @@ def project(name: str) -> dict[str, str]:
     package = name.replace("-", "_")
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of a project: expected lower-case letters, digits, - and _")
-    if keyword.iskeyword(package) or package in _TAKEN or package in sys.stdlib_module_names:
+    taken = package in _TAKEN or package in sys.stdlib_module_names or package in packages_distributions()
+    if keyword.iskeyword(package) or taken:
         raise UsageError(f"a package {package} would hide another one of that name: choose another, e.g. {name}-shop")
     values = {"name": name, "package": package, "version": version("ensue")}
     templates = files("ensue.cli").joinpath("new_project")

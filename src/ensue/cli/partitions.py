@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -66,7 +67,7 @@ def release(
 def _steer(service: str, partition: str, steer: _Steer, by: Deciding) -> Steered:
     definition = load_service(service)
     topic, _, number = partition.rpartition("/")
-    if not topic or not (number.isascii() and number.isdigit()):
+    if not topic or not re.fullmatch("[0-9]{1,9}", number):
         raise UsageError(f"{partition!r} is no partition: expected TOPIC/N, such as orders/0")
 
     async def decide() -> Steered:

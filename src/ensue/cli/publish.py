@@ -19,6 +19,7 @@ from ensue.engine.publishing import publish as publish_event
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType, declared_types, event_type
+from ensue.operations.by_hand import unknown_fields
 from ensue.operations.opening import dispatcher_of, opened
 from ensue.roundtrip import fields_of
 from ensue.texts import said_by
@@ -105,7 +106,7 @@ def read_event(spec: EventType[Any], data: bytes) -> Any:
     """Return the event that JSON data describes. Raises UsageError, which names the field, for what does not fit its
     class, and for a field that the class does not have: by hand that is a slip of the pen, not a newer version."""
     try:
-        given = msgspec.json.decode(data)
+        msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"the data for {spec.type} is no JSON: {error}") from error
     try:
@@ -113,20 +114,9 @@ def read_event(spec: EventType[Any], data: bytes) -> Any:
     except BadMessage as error:
         why = said_by(error.__cause__)
         raise UsageError(f"the data does not fit {spec.cls.__qualname__} ({spec.type}): {why}") from error
-    if isinstance(given, dict) and (unknown := sorted(given.keys() - _names(spec, event))):
+    if unknown := unknown_fields(spec, event, data):
         raise UsageError(
             f"{spec.cls.__qualname__} ({spec.type}) has no field {', '.join(unknown)}; it has "
             f"{', '.join(sorted(fields_of(spec.cls)))}"
         )
     return event
-
-
-def _names(spec: EventType[Any], event: Any) -> set[str]:
-    """What its fields may be called in JSON."""
-    written = msgspec.json.decode(spec.write(event))
-    names = set(fields_of(spec.cls)) | (written.keys() if isinstance(written, dict) else set())
-    if isinstance(spec.cls, msgspec.StructMeta):
-        names |= {each.encode_name for each in msgspec.structs.fields(spec.cls)}
-        tag = spec.cls.__struct_config__.tag_field
-        names |= {tag} if tag else set()
-    return names

@@ -80,7 +80,7 @@ def run(
         commands = [[*command, *(() if each is None else ("--http", str(each)))] for each in addresses]
         code = asyncio.run(_supervise(commands, directories))
     else:
-        with Stop() as stop:
+        with Stop(followed=child) as stop:
             if child:
                 follow_parent()
             code = asyncio.run(_serve(definitions, stop, address))

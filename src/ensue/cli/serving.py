@@ -30,11 +30,13 @@ class Stop:
     """The wish to stop: by a signal, or because a service cannot go on. In a `with` block around `asyncio.run`.
 
     The first one starts a clock of STOP_S that runs in a thread, so that a handler that blocks the event loop cannot
-    hold the process; a second signal ends it at once.
+    hold the process; a second signal ends it at once, unless `followed`: a child of Ensue's own gets each signal from
+    whoever stops the parent and from the parent too, which kills it when that is wanted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, followed: bool = False) -> None:
         self.wanted = False
+        self._followed = followed
         self._code = 1
         self._tell: Callable[[], object] = lambda: None
         self._clock: threading.Timer | None = None
@@ -79,7 +81,7 @@ class Stop:
         os._exit(self._code)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:
+        if self.wanted and not self._followed:
             os._exit(128 + number)
         # No logging in here: the signal may have come while the log's lock was held.
         self.want()

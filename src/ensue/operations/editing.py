@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Container
 
 import msgspec
 
@@ -11,10 +12,12 @@ from ensue.deciding import Deciding
 from ensue.engine.decisions import found_letter
 from ensue.errors import BadMessage, UsageError
 from ensue.message import REPLY, SAGA, TOLD, DeadLetter, DeadLetterState
+from ensue.operations.by_hand import unknown_fields
 from ensue.operations.letter_decisions import EDIT, before_of
 from ensue.operations.letters import LetterLine, line_of
 from ensue.operations.opening import Opened
 from ensue.ports import StepTransaction
+from ensue.roundtrip import fields_of
 from ensue.service import ServiceDefinition
 
 _OWN = (REPLY, SAGA, TOLD)
@@ -66,6 +69,12 @@ def edited(definition: ServiceDefinition, letter: DeadLetter, data: bytes) -> De
         event = spec.read(data)
     except BadMessage as error:
         raise UsageError(f"{where} is left as it is, since no handler could read it: {error}", id=letter.id) from error
+    if unknown := unknown_fields(spec, event, data, _names_in(letter.data)):
+        raise UsageError(
+            f"{where} is left as it is: {spec.cls.__qualname__} ({spec.type}) has no field {', '.join(unknown)}, nor "
+            f"has the letter; it has {', '.join(sorted(fields_of(spec.cls)))}",
+            id=letter.id,
+        )
     # What a stranger wrote has a key of its own, which no field need hold.
     key = spec.key_of(event) if letter.position else letter.key
     if key != letter.key:
@@ -79,6 +88,15 @@ def edited(definition: ServiceDefinition, letter: DeadLetter, data: bytes) -> De
     # The seal was of the data that came.
     unsealed = msgspec.structs.replace(envelope, signature="", crc="")
     return msgspec.structs.replace(letter, envelope=encode_envelope(unsealed), data=data)
+
+
+def _names_in(data: bytes) -> Container[str]:
+    """Of the fields that a letter came with: a newer sender's may be among them."""
+    try:
+        given = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ()
+    return given if isinstance(given, dict) else ()
 
 
 def _kept(data: bytes) -> dict[str, str]:

@@ -15,7 +15,7 @@ from ensue.errors import UsageError
 from ensue.message import DeadLetter, DeadLetterState, Partition
 from ensue.operations.brake import judged, waves
 from ensue.operations.groups import FAILED, Group, Grouping, cause_of, found_group
-from ensue.operations.letter_decisions import LetterDecided, Wanted, decide_all, decided, decider
+from ensue.operations.letter_decisions import LetterDecided, Wanted, dead_ids, decide_all, decided, decider
 from ensue.operations.letters import anybody_works, letter_lines, line_of
 from ensue.operations.opening import Opened
 from ensue.plan import Queue, queue_of
@@ -68,9 +68,19 @@ async def groups(access: Opened) -> list[Group]:
     return grouping.groups
 
 
-async def discard_group(access: Opened, name: str, by: Deciding) -> AsyncGenerator[LetterDecided, None]:
-    """Give up every dead letter of a group, one by one."""
-    async for each in decide_all(access, DeadLetterState.DISCARDED, by, name, _of(name)):
+async def group_ids(access: Opened, name: str) -> frozenset[str]:
+    """Ids of the letters of a group that are dead now. Raises UsageError when there is no such group."""
+    found_group(name, await groups(access))
+    return await dead_ids(access, _of(name))
+
+
+async def discard_group(
+    access: Opened, name: str, by: Deciding, among: Collection[str] | None = None
+) -> AsyncGenerator[LetterDecided, None]:
+    """Give up every dead letter of a group, one by one. among: of these ids alone."""
+    of = _of(name)
+    wanted = of if among is None else lambda letter: letter.id in among and of(letter)
+    async for each in decide_all(access, DeadLetterState.DISCARDED, by, name, wanted):
         yield each
 
 

@@ -88,6 +88,12 @@ async def decide_all(
             yield LetterDecided(each.id, each.key, outcome)
 
 
+async def dead_ids(access: Opened, wanted: Wanted | None = None) -> frozenset[str]:
+    """Ids of the letters that are dead now, for who is asked about so many and decides on these alone."""
+    async with aclosing(access.books.letters_by_time([DeadLetterState.DEAD])) as letters:
+        return frozenset([each.id async for each in letters if wanted is None or wanted(each)])
+
+
 async def decided(decide: Decide, letter_id: str) -> bool:
     """Decide on it; False: somebody else has meanwhile, or it took effect."""
     try:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from ensue.adapters import make_broker
-from ensue.addresses import masked
+from ensue.addresses import masked, shown
 from ensue.app import Service
 from ensue.config import Settings, database_variable
 from ensue.engine.books import Books
@@ -49,7 +49,7 @@ class Opened:
 
     @property
     def broker_url(self) -> str:
-        return masked(self.settings.broker)
+        return shown(self.settings.broker)
 
     def need_broker(self) -> Broker:
         if self.broker is None:
@@ -92,7 +92,7 @@ async def opened(
                     await check_upgraded(Books(store, service.name, schema=SCHEMA))
         except TimeoutError as error:
             raise StoreUnavailable(
-                f"service {service.name}: {masked(settings.database)} did not answer within {answer_s} s"
+                f"service {service.name}: {shown(settings.database)} did not answer within {answer_s} s"
             ) from error
         if not broker:
             yield Opened(service, settings, store, None, target=target)
@@ -105,10 +105,10 @@ async def opened(
                     await log.open()
                     stack.push_async_callback(log.close)
                 else:
-                    where = masked(settings.broker)
+                    where = shown(settings.broker)
                     text = f"there is no broker at {where}: start a service, or set ENSUE_BROKER as it has it"
         except TimeoutError:
-            text = f"{masked(settings.broker)} did not answer within {answer_s} s"
+            text = f"{shown(settings.broker)} did not answer within {answer_s} s"
         except BrokerUnavailable as error:
             text = masked(str(error))
         except UsageError as error:  # it refuses the password, say: what asks the database alone goes on
@@ -122,7 +122,7 @@ async def opened(
 
 def database_of(service: Service, settings: Settings) -> str:
     """The URL, without a password, of what it has: of a view, this version's place."""
-    return masked(service.place().url if isinstance(service, View) else settings.database)
+    return shown(service.place().url if isinstance(service, View) else settings.database)
 
 
 def _no_database(service: Service, settings: Settings) -> str:

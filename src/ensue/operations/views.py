@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from ensue.adapters import make_broker
-from ensue.addresses import masked
+from ensue.addresses import shown
 from ensue.config import database_variable
 from ensue.deciding import Deciding
 from ensue.engine.sealing import SealedBroker
@@ -42,11 +42,11 @@ async def opened_view(view: View, *, make: bool = False) -> AsyncIterator[Opened
     if not make:
         if not await base.exists():
             raise UsageError(
-                f"view {view.view} has no database at {masked(settings.database)}: run it once; is ENSUE_HOME or "
+                f"view {view.view} has no database at {shown(settings.database)}: run it once; is ENSUE_HOME or "
                 f"{database_variable(view.view)} set as the view has it?"
             )
         if not await broker.exists():
-            raise UsageError(f"there is no broker at {masked(settings.broker)}: start a service, or set ENSUE_BROKER")
+            raise UsageError(f"there is no broker at {shown(settings.broker)}: start a service, or set ENSUE_BROKER")
     await base.open()
     try:
         versions = view.versions(base)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.unit.cli.harness import LEDGER, SERVICES, Ended, applied, books_of, e
 from tests.unit.cli.services import Stamp, clerk, flag, ledger, till
 
 from ensue.adapters import make_broker
+from ensue.cli import dead_letters
 from ensue.cli.operator import user
 from ensue.codec import decode_envelope
 from ensue.conformance.store_suite import letter
@@ -213,6 +215,38 @@ async def test_whatever_a_letter_holds_it_is_shown_and_steers_no_terminal(ensue:
         found = as_json.json["letters"][0] if command[0] == "list" else as_json.json
         assert found["key"] == key
     assert found["data"] == repr(data)
+
+
+async def test_what_dies_while_somebody_is_asked_is_not_given_up_with_the_rest(
+    ensue: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(ensue, "db", "init", LEDGER)
+    await _set_aside(2, DeadLetterState.DEAD)
+    asked: list[str] = []
+
+    def think(question: str, yes: bool) -> None:
+        asked.append(question)
+        worker = threading.Thread(target=lambda: asyncio.run(_set_aside(3, DeadLetterState.DEAD)))
+        worker.start()
+        worker.join()
+
+    monkeypatch.setattr(dead_letters, "confirm", think)
+    ended = await asyncio.to_thread(ensue, "dead-letters", "discard", LEDGER, "--all")
+    assert (ended.code, asked) == (0, ["Give up 2 message(s) for good?"])
+    assert len(await _letters(DeadLetterState.DISCARDED)) == 2
+    assert len(await _letters(DeadLetterState.DEAD)) == 3
+
+
+async def test_of_several_ids_one_that_is_decided_already_keeps_no_other_back(ensue: Callable[..., Ended]) -> None:
+    await asyncio.to_thread(ensue, "db", "init", LEDGER)
+    await _set_aside(3, DeadLetterState.DEAD)
+    first, *others = (f"sales/0:{number}" for number in (1, 2, 3))
+    assert (await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, first, first)).code == 0
+    ended = await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, first, *others)
+    assert ended.code == 1
+    assert f"dead letter {first} is released: only one that is dead" in ended.err
+    assert "2 of 3 are released" in ended.err
+    assert len(await _letters(DeadLetterState.RELEASED)) == 3
 
 
 async def test_what_somebody_else_decides_meanwhile_is_passed_over(
@@ -493,6 +527,7 @@ def test_an_edited_letter_takes_effect_with_its_new_data_and_the_old_is_kept(
         ('{"customer": "bob", "amount": 2}', "has the key ann, and the new data customer=bob"),
         ('{"customer":"ann","amount":-2}', "has this data already"),
         ("@nowhere.json", "nowhere.json cannot be read: No such file"),
+        ('{"customer": "ann", "amount": 2, "curency": "EUR"}', "has no field curency"),
         pytest.param('{"customer": "ann", "x": "' + 900_000 * "x" + '"}', "expected at most 900000", id="too large"),
     ],
 )

@@ -16,6 +16,7 @@ import pytest
 from ensue.cli import processes
 from ensue.cli.processes import Supervisor
 from ensue.cli.restarts import Restarts
+from ensue.cli.serving import Stop
 
 LIMIT_S = 30.0
 SOON = Restarts(first_s=0.01, max_s=0.02)
@@ -221,3 +222,15 @@ async def test_a_patient_parent_waits_for_the_code_to_change(said: Said) -> None
         await said("ended with status 1; another one starts when the code changes", 2)
         supervisor.stop()
         assert await task == 0
+
+
+def test_a_child_that_is_told_twice_to_stop_still_ends_in_good_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by systemd, which tells all processes of a unit, and then by the parent; or by two changes of the code."""
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    for followed in (True, False):
+        with Stop(followed=followed) as stop:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+            assert stop.wanted
+    assert ended == [128 + signal.SIGTERM]

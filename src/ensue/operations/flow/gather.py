@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 
 import msgspec
 
-from ensue.addresses import masked
+from ensue.addresses import masked, shown
 from ensue.app import Service
 from ensue.codec import decode_envelope
 from ensue.engine.dead_letters import as_message
@@ -203,17 +203,17 @@ class _Search:
 
     async def log(self, url: str, topics: set[str], accesses: Sequence[Opened]) -> None:
         """Look into the topics of one log, by the connection of whichever service has one."""
-        shown = masked(url)
+        place = shown(url)
         brokers = [each.broker for each in accesses if each.broker is not None]
         if not brokers:
             reasons = [each.broker_error for each in accesses] or ["no service that uses it could be opened"]
-            self.ask.unanswered[f"log {shown}"] = masked(reasons[0])
+            self.ask.unanswered[f"log {place}"] = masked(reasons[0])
             return
-        there = await self.ask(f"log {shown}", brokers[0].topics(), _NONE)
+        there = await self.ask(f"log {place}", brokers[0].topics(), _NONE)
         for topic in sorted(topics & there.keys()):
             older = await asyncio.gather(
                 *(
-                    self.ask(f"log {shown}, {topic}/{number}", self._partition(brokers[0], topic, number), 0)
+                    self.ask(f"log {place}, {topic}/{number}", self._partition(brokers[0], topic, number), 0)
                     for number in range(there[topic])
                 )
             )
