@@ -66,6 +66,13 @@ READ_AGE = Metric(
     ("topic", "partition"),
     alert=Alert("> 0.5", "Let more workers help, or keep records for longer, before the log drops them", page=True),
 )
+PAUSED = Metric(
+    "ensue_partitions_paused",
+    "partitions",
+    "Partitions that nobody reads since somebody has paused them; no lag is told of them",
+    database=True,
+    alert=Alert("> 0", "`ensue partitions resume` before the log drops what waits there", lasting="1h"),
+)
 GAPS_OPEN = Metric(
     "ensue_gaps_open",
     "gaps",
@@ -164,6 +171,7 @@ METRICS = (
     BROKER_UP,
     LAG,
     READ_AGE,
+    PAUSED,
     GAPS_OPEN,
     DOUBTED,
     DEAD_LETTERS,
@@ -234,6 +242,7 @@ async def _of_database(context: Context, worker: Worker | None, now: float) -> d
         OUTBOX_UNSENT: {(): unsent},
         OLDEST_UNSENT_AGE: {(): oldest_s},
         OUTBOX_HELD: {(): len(await context.books.held())},
+        PAUSED: {(): len((await context.books.leases()).paused)},
         GAPS_OPEN: {(): sum(len(each.gaps) for each in checkpoints.values())},
         DEAD_LETTERS: letters,
         OLDEST_DEAD_LETTER_AGE: {(): max(now - dead[0].parked_at, 0.0) if dead else 0.0},

@@ -262,3 +262,16 @@ async def test_the_oldest_dead_letter_has_an_age(tmp_path: Path) -> None:
             await asking.until_dead(count)
             now[0] += 1_000
         assert await asking.values("ensue_oldest_dead_letter_age_seconds") == [2_000]
+
+
+async def test_partitions_that_somebody_has_paused_are_counted(tmp_path: Path) -> None:
+    service = Service("meter", publishes=[Metered])
+
+    @service.on
+    async def note(event: Metered) -> None: ...
+
+    store = store_of(tmp_path, "meter")
+    async with metered(service, store) as asking:
+        assert await asking.values("ensue_partitions_paused") == [0]
+        await service.runtime.context.books.steer(lambda held: held.pause("metered/0"))
+        assert await asking.values("ensue_partitions_paused") == [1]
