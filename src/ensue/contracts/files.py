@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from ensue.contracts.described import Described, Kind
+from ensue.contracts.plain import check_references
 from ensue.errors import UsageError
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -60,6 +61,7 @@ def read(data: bytes, where: str) -> Committed:
         document = json.loads(data)
         marks = msgspec.convert(document.pop("x-ensue"), _Marks)
         document.pop("$schema")
+        check_references(document)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{where} is no schema that Ensue has written ({type(error).__name__}: {error}): restore it, or write it "

@@ -252,6 +252,11 @@ def test_differences_are_told_field_by_field(old: Any, new: Any, expected: list[
     assert list(differences(old, new)) == expected
 
 
+def with_field(schema: dict[str, Any]) -> bytes:
+    """A file that somebody has changed by hand."""
+    return write(message({"who": schema}))
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -262,9 +267,21 @@ def test_differences_are_told_field_by_field(old: Any, new: Any, expected: list[
         (b'{"x-ensue": {"name": "a", "kind": "event", "topic": "", "key": "", "version": 1}}', "schema"),
         (b"\xff", "UnicodeDecodeError"),
         (b"[" * 100_000, "RecursionError|JSONDecodeError"),
+        (with_field({"$ref": "#/$defs/Gone"}), "its reference #/\\$defs/Gone leads nowhere in it"),
+        (with_field({"anyOf": [TEXT, {"$ref": "#/$defs/Gone"}]}), "#/\\$defs/Gone leads nowhere"),
+        (with_field({"$ref": "#/properties/who/enum/0"}), "leads nowhere"),
+        (with_field({"$ref": "other.json"}), "other.json leads nowhere"),
+        (with_field({"$ref": "#/properties/who"}), "#/properties/who leads back to itself"),
+        (with_field({"$ref": 7}), "AttributeError"),
     ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(data: bytes, reason: str) -> None:
     with pytest.raises(UsageError, match=r"schemas/a\.json is no schema .* `ensue schemas export`") as raised:
         read(data, "schemas/a.json")
     assert re.search(reason, str(raised.value))
+
+
+def test_what_a_field_holds_is_no_reference() -> None:
+    """A field may be called so, and a default may have one that is."""
+    fields = {"$ref": TEXT, "who": {"type": "object", "default": {"$ref": "#/$defs/Gone"}}}
+    assert read(write(message(fields)), "a file").schema["properties"] == fields
