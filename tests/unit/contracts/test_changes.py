@@ -10,7 +10,7 @@ import pytest
 
 from ensue import UsageError
 from ensue.contracts.changes import Change, changes
-from ensue.contracts.contract import owned
+from ensue.contracts.contract import owned, writers
 from ensue.contracts.described import Contract, Described
 from ensue.contracts.differences import differences
 from ensue.contracts.files import Committed, read, write
@@ -201,6 +201,42 @@ def test_what_is_not_written_any_more_breaks_who_waits_for_it() -> None:
     assert str(change).endswith("not written any more by these services; mail: it waits for it in vain")
     [change] = [each for each in found(message(BOTH), other) if each.name == NAME]
     assert not change.breaking
+
+
+DOOR = Contract("door", [message(BOTH)], [], [])
+ELSEWHERE = Contract("door", [message(BOTH, name="other.Thing.v1")], [], [])
+MAIL = Contract("mail", [], [message(BOTH, **OWN)], [])
+
+
+def exported(*contracts: Contract) -> dict[str, Committed]:
+    services = writers(contracts)
+    return {name: read(write(each, services.get(name, ())), "a file") for name, each in owned(contracts).items()}
+
+
+def test_the_last_event_of_a_topic_is_missed_by_who_waits_for_it() -> None:
+    both = Contract("door", [*DOOR.writes, *ELSEWHERE.writes], [], [])
+    vain = f"breaking    {NAME}: not written any more by these services; mail: it waits for it in vain"
+    assert list(map(str, changes(exported(both), [ELSEWHERE], [MAIL]))) == [vain]
+    assert list(map(str, changes(exported(both), [ELSEWHERE, MAIL]))) == [vain]
+    gate = Contract("gate", DOOR.writes, [], [])
+    assert list(map(str, changes(exported(both, gate), [ELSEWHERE], [MAIL]))) == [vain]
+    assert changes(exported(both, gate), [ELSEWHERE, gate], [MAIL]) == [], "gate writes it yet"
+
+
+def test_what_another_service_writes_in_the_same_topic_is_no_business_of_these() -> None:
+    left = Contract("gate", [message(BOTH, name="visits.Left.v1")], [], [])
+    assert changes(exported(DOOR, left), [left], [MAIL]) == []
+    assert changes(exported(DOOR, left), [DOOR], [MAIL]) == []
+
+
+def test_a_command_is_of_who_sends_it_and_who_handles_it_and_an_answer_of_nobody() -> None:
+    ask = message(BOTH, name="desk.Ask.v1")
+    answer = Described(
+        name="desk.Ask.v1.reply", kind="reply", topic="", key="", version=1, cls="desk:Done", schema={}, always={}
+    )
+    desk = Contract("desk", [answer], [ask], [ask.name])
+    assert writers([Contract("door", [ask], [answer], []), desk, MAIL]) == {"desk.Ask.v1": {"door", "desk"}}
+    assert changes(exported(desk), [Contract("desk", [], [], [])]) != [], "nobody handles it any more"
 
 
 def test_files_of_other_services_are_no_business_of_these() -> None:
