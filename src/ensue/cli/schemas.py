@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import typer
 from ensue.cli.contract_process import ask
 from ensue.cli.output import complain, print_json, say
 from ensue.contracts.changes import changes
-from ensue.contracts.contract import owned
+from ensue.contracts.contract import owned, writers
 from ensue.contracts.described import Contract, Described
 from ensue.contracts.files import Committed, file_name, read, write
 from ensue.errors import UsageError
@@ -34,8 +34,9 @@ def export(
     The same declaration gives the same bytes. Files of what these services do not write, older versions among them, are
     left as they are: the log still holds what they describe.
     """
-    files = {file_name(name): write(each) for name, each in _owned(contracts_of(services)).items()}
-    known = {name: _bytes(to / name) for name in files}
+    contracts = contracts_of(services)
+    known = {file_name(name): _bytes(to / file_name(name)) for name in _owned(contracts)}
+    files = dict(_files(contracts, known))
     other = [name for name, data in files.items() if data != known[name]]
     if not check:
         _write(to, {name: files[name] for name in other})
@@ -102,6 +103,18 @@ def _owned(contracts: list[Contract]) -> dict[str, Described]:
             "events, Service(..., publishes=[...]); a service that only reads is named with --readers"
         )
     return found
+
+
+def _files(contracts: list[Contract], known: Mapping[str, bytes | None]) -> Iterator[tuple[str, bytes]]:
+    """What the files of their messages hold, by name. A file also names who writes its message and is not asked now, so
+    that it is the same whether services are exported together or one after the other."""
+    asked, found = {each.service for each in contracts}, writers(contracts)
+    for name, each in owned(contracts).items():
+        try:
+            others = set(read(known[file_name(name)] or b"", "").services) - asked
+        except UsageError:  # damaged, or not there: it is written anew
+            others = set()
+        yield file_name(name), write(each, found[name] | others if name in found else ())
 
 
 def _committed(directory: Path) -> dict[str, Committed]:

@@ -77,6 +77,7 @@ class _Comparison:
     ) -> None:
         self._committed = committed
         self._owned = owned(services)
+        self._services = {contract.service for contract in services}
         self._writers = [(contract.service, each) for contract in services for each in contract.writes]
         self._everybody = [*services, *(each for each in readers if each not in services)]
 
@@ -158,8 +159,7 @@ class _Comparison:
         for service, misfit in found:
             yield Change(old.name, misfit.path, "", True, [Reason(service, "log", misfit.why)], [service])
         after = [each for each in self._owned.values() if _succeeds(each, old)]
-        topics = {each.topic for each in self._owned.values() if each.topic}
-        if not after and old.topic not in topics:
+        if not after and not self._wrote(old):
             return  # another service's, as far as anybody here can tell
         where = ", ".join(each.name for each in after)
         what = (
@@ -171,6 +171,12 @@ class _Comparison:
         reasons = [Reason(each, "none", why) for each in late]
         if late or any(each.name not in self._committed for each in after) or not after:
             yield Change(old.name, "", what, bool(late), reasons, [each.service for each in readers])
+
+    def _wrote(self, old: Committed) -> bool:
+        """Whether one of these services wrote it. A file from before they were named in it is theirs by its topic."""
+        if old.services:
+            return not self._services.isdisjoint(old.services)
+        return bool(old.topic) and old.topic in {each.topic for each in self._owned.values()}
 
 
 def _succeeds(new: Described, old: Committed) -> bool:

@@ -75,3 +75,14 @@ def owned(contracts: Sequence[Contract]) -> dict[str, Described]:
                     "their schemas differ: let both import one class, or give one of them another type_name or version",
                 )
     return {name: each for name, (_, each) in sorted(found.items())}
+
+
+def writers(contracts: Sequence[Contract]) -> dict[str, set[str]]:
+    """The services that write each event, and send or handle each command, by name. None of an answer: it goes with its
+    command, and of a failure no declaration says who means it."""
+    found: dict[str, set[str]] = {}
+    for contract in contracts:
+        for each in (*contract.writes, *(one for one in contract.reads if one.name in contract.handles)):
+            if each.topic:
+                found.setdefault(each.name, set()).add(contract.service)
+    return found

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from ensue.command import CommandType
+from ensue.contracts.defaults import settle
 from ensue.contracts.of_msgspec import of_msgspec
 from ensue.errors import UsageError
 from ensue.event import EventType
@@ -99,8 +100,8 @@ def schemas_of(cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
         if hasattr(cls, "model_validate_json"):
             from ensue.contracts.of_pydantic import of_pydantic
 
-            return dict(of_pydantic(cls, always=False)), dict(of_pydantic(cls, always=True))
-        return dict(of_msgspec(cls, always=False)), dict(of_msgspec(cls, always=True))
+            return settle(dict(of_pydantic(cls, always=False))), settle(dict(of_pydantic(cls, always=True)))
+        return settle(dict(of_msgspec(cls, always=False))), settle(dict(of_msgspec(cls, always=True)))
     except (NameError, TypeError, RuntimeError) as error:  # pydantic's own are RuntimeErrors and TypeErrors
         raise UsageError(
             f"{class_name(cls)} has no JSON Schema: {said_by(error)}. Declare its fields with types that JSON Schema "

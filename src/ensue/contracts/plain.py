@@ -58,6 +58,44 @@ def said(schema: Any) -> Schema:
     return cast(Schema, schema)
 
 
+def parts(schema: Schema) -> Iterator[Schema]:
+    """The schemas that stand in a schema itself. What else is in it is data: a default may have a field `$ref`."""
+    for word in ("$defs", "patternProperties", "properties"):
+        yield from schema.get(word, {}).values()
+    for word in ("allOf", "anyOf", "oneOf", "prefixItems"):
+        yield from schema.get(word, ())
+    for word in ("additionalProperties", "items", "propertyNames"):
+        if word in schema:
+            yield schema[word]
+
+
+def within(schema: Schema) -> Iterator[Schema]:
+    """A schema, and all that stand in it at any depth; no `true` and no `false`."""
+    if not isinstance(schema, bool):
+        yield schema
+        for each in parts(schema):
+            yield from within(each)
+
+
+def check_references(root: Schema) -> None:
+    """Raises ValueError where a reference leads nowhere, out of the document or back to itself: nothing that follows
+    references could end, or say which document it was in."""
+    for schema in within(root):
+        seen: set[str] = set()
+        while "$ref" in schema:
+            reference = schema["$ref"]
+            if reference in seen:
+                raise ValueError(f"its reference {reference} leads back to itself")
+            seen.add(reference)
+            try:
+                found = _target(reference, root) if reference.startswith("#") else None
+            except (KeyError, TypeError):
+                found = None
+            if not isinstance(found, Mapping):
+                raise ValueError(f"its reference {reference} leads nowhere in it")
+            schema = found
+
+
 def others_of(schema: Schema) -> Schema | None:
     """What fields that an object does not name may hold; None: it has none. An object that names its fields and does
     not speak of others is one of a class, and writes these alone."""

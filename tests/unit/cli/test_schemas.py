@@ -86,6 +86,39 @@ def test_check_says_which_reader_a_change_breaks_and_ends_with_1(ensue: Run, her
     assert told["reasons"][0]["reader"] == "mail"
 
 
+def test_check_names_who_waits_for_the_only_event_of_a_topic(ensue: Run, here: Path) -> None:
+    ensue("schemas", "export", "contracts_hotel:hotel")
+    change(here / "contracts_hotel.py", "publishes=[Booked]", "publishes=[Left]")
+    change(
+        here / "contracts_hotel.py",
+        "hotel = ",
+        'class Left(Event, topic="left", key="room"):\n    room: str\n\nhotel = ',
+    )
+    broken = ensue("schemas", "check", "contracts_hotel:hotel", "--readers", "contracts_mail:mail")
+    assert (broken.code, broken.out.splitlines()) == (
+        1,
+        [
+            "compatible  left.Left.v1: new; no reader of it is known",
+            f"breaking    {NAME}: not written any more by these services; mail: it waits for it in vain",
+        ],
+    )
+
+
+def test_a_file_is_the_same_whether_its_services_are_exported_at_once_or_one_by_one(ensue: Run, here: Path) -> None:
+    both = ("contracts_hotel:hotel", "contracts_mail:gate")
+    ensue("schemas", "export", *both, "--to", "at-once")
+    for each in both:
+        ensue("schemas", "export", each, "--to", "one-by-one")
+    data = (here / "at-once" / f"{NAME}.json").read_bytes()
+    assert json.loads(data)["x-ensue"]["services"] == ["gate", "hotel"]
+    assert (here / "one-by-one" / f"{NAME}.json").read_bytes() == data
+    for each in both:
+        assert ensue("schemas", "export", each, "--check", "--to", "at-once").code == 0
+    (here / "at-once" / f"{NAME}.json").write_text("{")
+    assert ensue("schemas", "export", *both, "--to", "at-once").code == 0, "a damaged file is written anew"
+    assert (here / "at-once" / f"{NAME}.json").read_bytes() == data
+
+
 def test_two_that_publish_one_event_differently_are_refused(ensue: Run, here: Path) -> None:
     both = ("contracts_hotel:hotel", "contracts_mail:gate")
     assert ensue("schemas", "export", *both).code == 0, "as long as they say the same"

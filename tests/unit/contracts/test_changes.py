@@ -10,7 +10,7 @@ import pytest
 
 from ensue import UsageError
 from ensue.contracts.changes import Change, changes
-from ensue.contracts.contract import owned
+from ensue.contracts.contract import owned, writers
 from ensue.contracts.described import Contract, Described
 from ensue.contracts.differences import differences
 from ensue.contracts.files import Committed, read, write
@@ -203,6 +203,42 @@ def test_what_is_not_written_any_more_breaks_who_waits_for_it() -> None:
     assert not change.breaking
 
 
+DOOR = Contract("door", [message(BOTH)], [], [])
+ELSEWHERE = Contract("door", [message(BOTH, name="other.Thing.v1")], [], [])
+MAIL = Contract("mail", [], [message(BOTH, **OWN)], [])
+
+
+def exported(*contracts: Contract) -> dict[str, Committed]:
+    services = writers(contracts)
+    return {name: read(write(each, services.get(name, ())), "a file") for name, each in owned(contracts).items()}
+
+
+def test_the_last_event_of_a_topic_is_missed_by_who_waits_for_it() -> None:
+    both = Contract("door", [*DOOR.writes, *ELSEWHERE.writes], [], [])
+    vain = f"breaking    {NAME}: not written any more by these services; mail: it waits for it in vain"
+    assert list(map(str, changes(exported(both), [ELSEWHERE], [MAIL]))) == [vain]
+    assert list(map(str, changes(exported(both), [ELSEWHERE, MAIL]))) == [vain]
+    gate = Contract("gate", DOOR.writes, [], [])
+    assert list(map(str, changes(exported(both, gate), [ELSEWHERE], [MAIL]))) == [vain]
+    assert changes(exported(both, gate), [ELSEWHERE, gate], [MAIL]) == [], "gate writes it yet"
+
+
+def test_what_another_service_writes_in_the_same_topic_is_no_business_of_these() -> None:
+    left = Contract("gate", [message(BOTH, name="visits.Left.v1")], [], [])
+    assert changes(exported(DOOR, left), [left], [MAIL]) == []
+    assert changes(exported(DOOR, left), [DOOR], [MAIL]) == []
+
+
+def test_a_command_is_of_who_sends_it_and_who_handles_it_and_an_answer_of_nobody() -> None:
+    ask = message(BOTH, name="desk.Ask.v1")
+    answer = Described(
+        name="desk.Ask.v1.reply", kind="reply", topic="", key="", version=1, cls="desk:Done", schema={}, always={}
+    )
+    desk = Contract("desk", [answer], [ask], [ask.name])
+    assert writers([Contract("door", [ask], [answer], []), desk, MAIL]) == {"desk.Ask.v1": {"door", "desk"}}
+    assert changes(exported(desk), [Contract("desk", [], [], [])]) != [], "nobody handles it any more"
+
+
 def test_files_of_other_services_are_no_business_of_these() -> None:
     assert lines(message(BOTH, name="other.Thing.v1"), message(BOTH), message(BOTH, **OWN)) == [
         f"compatible  {NAME}: new; mail can read it"
@@ -252,6 +288,11 @@ def test_differences_are_told_field_by_field(old: Any, new: Any, expected: list[
     assert list(differences(old, new)) == expected
 
 
+def with_field(schema: dict[str, Any]) -> bytes:
+    """A file that somebody has changed by hand."""
+    return write(message({"who": schema}))
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -262,9 +303,21 @@ def test_differences_are_told_field_by_field(old: Any, new: Any, expected: list[
         (b'{"x-ensue": {"name": "a", "kind": "event", "topic": "", "key": "", "version": 1}}', "schema"),
         (b"\xff", "UnicodeDecodeError"),
         (b"[" * 100_000, "RecursionError|JSONDecodeError"),
+        (with_field({"$ref": "#/$defs/Gone"}), "its reference #/\\$defs/Gone leads nowhere in it"),
+        (with_field({"anyOf": [TEXT, {"$ref": "#/$defs/Gone"}]}), "#/\\$defs/Gone leads nowhere"),
+        (with_field({"$ref": "#/properties/who/enum/0"}), "leads nowhere"),
+        (with_field({"$ref": "other.json"}), "other.json leads nowhere"),
+        (with_field({"$ref": "#/properties/who"}), "#/properties/who leads back to itself"),
+        (with_field({"$ref": 7}), "AttributeError"),
     ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(data: bytes, reason: str) -> None:
     with pytest.raises(UsageError, match=r"schemas/a\.json is no schema .* `ensue schemas export`") as raised:
         read(data, "schemas/a.json")
     assert re.search(reason, str(raised.value))
+
+
+def test_what_a_field_holds_is_no_reference() -> None:
+    """A field may be called so, and a default may have one that is."""
+    fields = {"$ref": TEXT, "who": {"type": "object", "default": {"$ref": "#/$defs/Gone"}}}
+    assert read(write(message(fields)), "a file").schema["properties"] == fields
