@@ -21,6 +21,7 @@ from tests.sessions.desk import (
     desk_at,
     engine_at,
     envelopes,
+    made_by,
     published,
     texts,
     tickets,
@@ -235,6 +236,21 @@ def test_a_session_in_a_transaction_of_its_connection_follows_that_one(desk: Ser
     assert texts(published(desk)) == [
         "commit create_savepoint", "left open", "commit conditional_savepoint", "left open",
     ]  # fmt: skip
+
+
+def test_a_key_for_ids_that_was_rolled_back_is_not_used_again(desk: Service, engine: Engine) -> None:
+    """Where neither a worker nor `ensue db init` has made it, the first session that publishes does."""
+    with engine.connect() as connection:
+        outer = connection.begin()
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            for number in range(2):
+                desk.publish(session, TicketOpened(ticket_id=number))
+                session.commit()
+        outer.rollback()
+    with Session(engine) as session:
+        desk.publish(session, TicketOpened(ticket_id=3))
+        session.commit()
+    assert made_by(desk) == len(published(desk)) == 1
 
 
 def test_an_event_is_checked_where_it_is_published(desk: Service, engine: Engine) -> None:
