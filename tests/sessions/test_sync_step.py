@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -16,6 +18,8 @@ from tests.sessions.desk import Base, Ticket, TicketOpened, count, envelopes, pu
 
 import ensue
 from ensue import Service, UsageError
+from ensue.sessions.aside import Aside
+from ensue.sessions.sync_step import sync_step
 
 
 def make(tmp_path: Path) -> Service:
@@ -125,6 +129,58 @@ async def test_beside_a_running_service_it_uses_that_ones_connections(desk: Serv
         await asyncio.to_thread(work)
         assert desk._aside._running is None
         assert len(await runtime.store.outbox_after(0, 10)) == 1
+
+
+class Stuck:
+    """A runtime none of whose steps begins, as when somebody else holds the lock for writing."""
+
+    def __init__(self, desk: Service) -> None:
+        self.definition = desk
+        self.asked = threading.Event()
+
+    async def start(self, *, work: bool) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    @asynccontextmanager
+    async def step(self) -> AsyncIterator[Any]:
+        self.asked.set()
+        yield await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("how", ["asyncio.run ends", "it is closed"])
+def test_a_thread_whose_step_never_began_is_told_that_the_service_stopped(desk: Service, how: str) -> None:
+    runtime: Any = Stuck(desk)
+    said: list[str] = []
+
+    def work(loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            with sync_step(runtime, loop):
+                pass
+        except UsageError as error:
+            said.append(str(error))
+
+    def begin(loop: asyncio.AbstractEventLoop) -> threading.Thread:
+        thread = threading.Thread(target=work, args=(loop,), daemon=True)
+        thread.start()
+        return thread
+
+    async def main() -> threading.Thread:
+        thread = begin(asyncio.get_running_loop())
+        await asyncio.to_thread(runtime.asked.wait)
+        return thread
+
+    if how == "it is closed":
+        aside = Aside("desk", lambda: runtime)
+        thread = begin(aside.runtime()[1])
+        runtime.asked.wait()
+        aside.close()
+    else:
+        thread = asyncio.run(main())
+    thread.join(10)
+    assert not thread.is_alive()
+    [told] = said
+    assert "the service stopped before the step began" in told
 
 
 PROGRAM = """

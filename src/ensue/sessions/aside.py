@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 from ensue.engine.runtime import Runtime
 
+#: To a task that is cancelled, for its end.
+_GIVE_UP_S = 2.0
+
 
 class Aside:
     """Started when it is first asked for, in each process anew; ends with the process, or when it is closed. For any
@@ -38,7 +41,7 @@ class Aside:
     def _start(self) -> tuple[Runtime, asyncio.AbstractEventLoop, threading.Thread]:
         loop = asyncio.new_event_loop()
         # A daemon: a program that never closes it ends all the same, see `_at_exit`.
-        thread = threading.Thread(target=loop.run_forever, name=f"ensue {self._service} steps", daemon=True)
+        thread = threading.Thread(target=_run, args=(loop,), name=f"ensue {self._service} steps", daemon=True)
         thread.start()
 
         async def start() -> Runtime:
@@ -65,10 +68,26 @@ class Aside:
             _end(loop, thread)
 
 
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+        # A thread may have asked for a step after the runtime had stopped: it is told so, else it waits for ever.
+        loop.run_until_complete(_cancel_others())
+    finally:
+        loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for each in others:
+        each.cancel()
+    if others:
+        await asyncio.wait(others, timeout=_GIVE_UP_S)
+
+
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
-    loop.close()
 
 
 _asides: weakref.WeakSet[Aside] = weakref.WeakSet()
