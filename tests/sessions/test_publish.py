@@ -264,9 +264,14 @@ def test_an_event_is_checked_where_it_is_published(desk: Service, engine: Engine
             (Unheard(ticket_id=1), "leaves out"),
             (TicketOpened(ticket_id=1, text="x" * 2_000_000), "bytes"),
         ]:
-            with pytest.raises(UsageError, match=said):
-                desk.publish(session, TicketOpened(ticket_id=1, text="the other one of two"), given)
+            for publish in (desk.publish, ensue.publish):
+                with pytest.raises(UsageError, match=said if publish == desk.publish else None):
+                    publish(session, TicketOpened(ticket_id=1, text="the other one of two"), given)
+        other = Service("annex", publishes=[Unheard])
+        with pytest.raises(UsageError, match=r"several services \(annex, desk\)"):
+            ensue.publish(session, TicketOpened(ticket_id=1, text="the other one of two"), Unheard(ticket_id=1))
         session.commit()
+        del other
     assert published(desk) == []
 
 
