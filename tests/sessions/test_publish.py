@@ -363,8 +363,16 @@ def test_savepoints_that_the_driver_would_commit_are_refused(desk: Service, tmp_
         with pytest.raises(UsageError, match="BEGIN IMMEDIATE"), session.begin_nested():
             open_ticket(session, 2, "in a savepoint")
         session.rollback()
+        with session.begin_nested():
+            session.add(Ticket(id=3))
+        for _ in range(2):
+            with pytest.raises(UsageError, match="BEGIN IMMEDIATE"):
+                desk.publish(session, TicketOpened(ticket_id=3, text="of a row that is committed already"))
+        session.rollback()
+        open_ticket(session, 4, "plain again")
+        session.commit()
     engine.dispose()
-    assert texts(published(desk)) == ["plain"]
+    assert texts(published(desk)) == ["plain", "plain again"]
 
 
 def test_an_insert_that_fails_leaves_nothing_that_could_commit(desk: Service, engine: Engine) -> None:

@@ -23,6 +23,8 @@ from ensue.sessions.publisher import Draft, Publisher, Transaction
 #: So many flushes in a row SQLAlchemy allows at a commit as well.
 _FLUSHES_MAX = 100
 _INFO = "ensue.pending"
+#: In the info of a session whose transaction has, or had, a savepoint.
+_SAVEPOINT = "ensue.savepoint"
 
 
 class Pending:
@@ -75,10 +77,9 @@ class Pending:
             raise _cannot_commit(self._failed) from self._failed
         if not self._drafts:
             return
-        connection, transaction = self._watch(session)
+        connection = self._watch(session)
         if session.in_nested_transaction():
             # A savepoint is released. Or the outermost transaction is committed while one was left open: `_committing`.
-            transaction.outbox.check_savepoint(connection)
             return
         _flush(session)
         self._write(connection)
@@ -120,7 +121,7 @@ class Pending:
 
     # ---
 
-    def _watch(self, session: Session) -> tuple[Connection, Transaction]:
+    def _watch(self, session: Session) -> Connection:
         """Return the connection of the session's transaction, at whose commit we are told."""
         assert self._transaction is not None
         connection = self._watched
@@ -135,7 +136,9 @@ class Pending:
             self._transaction.outbox.check(connection)
             event.listen(connection, "commit", self._committing)
             self._watched = connection
-        return connection, self._transaction
+        if session.info.get(_SAVEPOINT) or session.in_nested_transaction():
+            self._transaction.outbox.check_savepoint(connection)
+        return connection
 
     def _write(self, connection: Connection) -> None:
         assert self._transaction is not None
@@ -146,6 +149,17 @@ class Pending:
             self._failed = error  # a part of the records may be in
             raise
         self._drafts.clear()
+
+
+def _note_savepoint(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested:
+        session.info[_SAVEPOINT] = True
+    elif transaction.parent is None:
+        session.info.pop(_SAVEPOINT, None)
+
+
+# Of all sessions: a savepoint may have ended before the first event is published, when `Pending` begins to look.
+event.listen(Session, "after_transaction_create", _note_savepoint)
 
 
 def pending_of(session: Session) -> Pending:
