@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Delete, Engine, Update, create_engine, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from tests.sessions.desk import (
@@ -332,6 +332,52 @@ def test_the_database_of_another_service_is_refused_with_its_rows(desk: Service,
     assert isinstance(engine, Engine)
     engine.dispose()
     assert published(desk) == []
+
+
+class Routing(Session):
+    """SQLAlchemy's documentation has it so: `looks_at_clause`, and in its older versions without."""
+
+    leader: Engine
+    follower: Engine
+    looks_at_clause = True
+
+    def get_bind(self, mapper: Any = None, clause: Any = None, **_: Any) -> Engine:
+        if self._flushing or (self.looks_at_clause and isinstance(clause, Update | Delete)):
+            return self.leader
+        return self.follower
+
+
+def test_a_session_that_routes_writes_the_event_where_its_rows_are(desk: Service, tmp_path: Path) -> None:
+    followed = desk_at(f"sqlite:///{tmp_path}/follower.db")
+    Routing.leader, Routing.follower = (engine_at(f"sqlite:///{tmp_path}/{name}.db") for name in ("desk", "follower"))
+    with Routing() as session:
+        assert session.get(Ticket, 1) is None
+        session.add(Ticket(id=1))
+        desk.publish(session, TicketOpened(ticket_id=1, text="the leader's"))
+        session.commit()
+    assert texts(published(desk)) == ["the leader's"]
+    assert published(followed) == []
+    Routing.leader.dispose()
+    Routing.follower.dispose()
+
+
+def test_rows_by_a_second_connection_to_the_database_are_refused(desk: Service, tmp_path: Path) -> None:
+    class Older(Routing):
+        looks_at_clause = False
+
+    Older.leader, Older.follower = (create_engine(f"sqlite:///{tmp_path}/desk.db") for _ in range(2))
+    with Older() as session:
+        open_ticket(session, 1)
+        for _ in range(2):
+            with pytest.raises(UsageError, match="two connections to its database"):
+                session.commit()
+        session.rollback()
+        desk.publish(session, TicketOpened(ticket_id=2, text="without rows"))
+        session.commit()
+    assert tickets(Older.leader) == []
+    assert texts(published(desk)) == ["without rows"]
+    Older.leader.dispose()
+    Older.follower.dispose()
 
 
 def test_a_session_that_commits_by_itself_or_in_two_phases_is_refused(desk: Service, tmp_path: Path) -> None:
