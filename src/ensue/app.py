@@ -320,10 +320,19 @@ def publish(
 ) -> None:
     """As `Service.publish`, of the one service in this process whose declaration has this event: `publishes=[...]`.
 
-    All others are told of by name: `orders.publish(session, event)`. Raises UsageError where none has it, or several.
+    All others are told of by name: `orders.publish(session, event)`. Raises UsageError where none has it, or several,
+    and where several events have different ones; then none of them is published.
     """
-    for each in (event, *more):
-        _publisher_of(type(each)).publish(session, each, extensions=extensions, after=after, at=at)
+    services = {_publisher_of(type(each)) for each in (event, *more)}
+    if len(services) > 1:
+        names = sorted(each.name for each in services)
+        raise UsageError(
+            f"these events are published by several services ({', '.join(names)}), each with a database of its own, "
+            "and so an outbox: no transaction of a session has both",
+            found=names,
+        )
+    # In one call, so that when one of them is refused none is published.
+    services.pop().publish(session, event, *more, extensions=extensions, after=after, at=at)
 
 
 def _publisher_of(cls: type) -> Service:

@@ -494,7 +494,7 @@ class SessionOutbox(Protocol):
         it, and where its statements are in no transaction (AUTOCOMMIT)."""
 
     def check_savepoint(self, connection: Connection) -> None:
-        """Raise UsageError where the driver may commit when a savepoint is released."""
+        """Raise UsageError where the driver may commit when a savepoint is released, or may have done so."""
 
     def look(self, connection: Connection) -> OutboxOwner:
         """Return whose outbox this is, after what positions need of the transaction (SQLite: the lock for writing).

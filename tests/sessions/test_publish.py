@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Delete, Engine, Update, create_engine, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from tests.sessions.desk import (
@@ -21,6 +21,7 @@ from tests.sessions.desk import (
     desk_at,
     engine_at,
     envelopes,
+    made_by,
     published,
     texts,
     tickets,
@@ -237,6 +238,21 @@ def test_a_session_in_a_transaction_of_its_connection_follows_that_one(desk: Ser
     ]  # fmt: skip
 
 
+def test_a_key_for_ids_that_was_rolled_back_is_not_used_again(desk: Service, engine: Engine) -> None:
+    """Where neither a worker nor `ensue db init` has made it, the first session that publishes does."""
+    with engine.connect() as connection:
+        outer = connection.begin()
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            for number in range(2):
+                desk.publish(session, TicketOpened(ticket_id=number))
+                session.commit()
+        outer.rollback()
+    with Session(engine) as session:
+        desk.publish(session, TicketOpened(ticket_id=3))
+        session.commit()
+    assert made_by(desk) == len(published(desk)) == 1
+
+
 def test_an_event_is_checked_where_it_is_published(desk: Service, engine: Engine) -> None:
     class Unheard(ensue.Event, topic="desk", key="ticket_id"):
         ticket_id: int
@@ -248,9 +264,14 @@ def test_an_event_is_checked_where_it_is_published(desk: Service, engine: Engine
             (Unheard(ticket_id=1), "leaves out"),
             (TicketOpened(ticket_id=1, text="x" * 2_000_000), "bytes"),
         ]:
-            with pytest.raises(UsageError, match=said):
-                desk.publish(session, TicketOpened(ticket_id=1, text="the other one of two"), given)
+            for publish in (desk.publish, ensue.publish):
+                with pytest.raises(UsageError, match=said if publish == desk.publish else None):
+                    publish(session, TicketOpened(ticket_id=1, text="the other one of two"), given)
+        other = Service("annex", publishes=[Unheard])
+        with pytest.raises(UsageError, match=r"several services \(annex, desk\)"):
+            ensue.publish(session, TicketOpened(ticket_id=1, text="the other one of two"), Unheard(ticket_id=1))
         session.commit()
+        del other
     assert published(desk) == []
 
 
@@ -313,6 +334,52 @@ def test_the_database_of_another_service_is_refused_with_its_rows(desk: Service,
     assert published(desk) == []
 
 
+class Routing(Session):
+    """SQLAlchemy's documentation has it so: `looks_at_clause`, and in its older versions without."""
+
+    leader: Engine
+    follower: Engine
+    looks_at_clause = True
+
+    def get_bind(self, mapper: Any = None, clause: Any = None, **_: Any) -> Engine:
+        if self._flushing or (self.looks_at_clause and isinstance(clause, Update | Delete)):
+            return self.leader
+        return self.follower
+
+
+def test_a_session_that_routes_writes_the_event_where_its_rows_are(desk: Service, tmp_path: Path) -> None:
+    followed = desk_at(f"sqlite:///{tmp_path}/follower.db")
+    Routing.leader, Routing.follower = (engine_at(f"sqlite:///{tmp_path}/{name}.db") for name in ("desk", "follower"))
+    with Routing() as session:
+        assert session.get(Ticket, 1) is None
+        session.add(Ticket(id=1))
+        desk.publish(session, TicketOpened(ticket_id=1, text="the leader's"))
+        session.commit()
+    assert texts(published(desk)) == ["the leader's"]
+    assert published(followed) == []
+    Routing.leader.dispose()
+    Routing.follower.dispose()
+
+
+def test_rows_by_a_second_connection_to_the_database_are_refused(desk: Service, tmp_path: Path) -> None:
+    class Older(Routing):
+        looks_at_clause = False
+
+    Older.leader, Older.follower = (create_engine(f"sqlite:///{tmp_path}/desk.db") for _ in range(2))
+    with Older() as session:
+        open_ticket(session, 1)
+        for _ in range(2):
+            with pytest.raises(UsageError, match="two connections to its database"):
+                session.commit()
+        session.rollback()
+        desk.publish(session, TicketOpened(ticket_id=2, text="without rows"))
+        session.commit()
+    assert tickets(Older.leader) == []
+    assert texts(published(desk)) == ["without rows"]
+    Older.leader.dispose()
+    Older.follower.dispose()
+
+
 def test_a_session_that_commits_by_itself_or_in_two_phases_is_refused(desk: Service, tmp_path: Path) -> None:
     engine = engine_at(f"sqlite:///{tmp_path}/desk.db")
     made_so = create_engine(f"sqlite:///{tmp_path}/desk.db", isolation_level="AUTOCOMMIT")
@@ -342,8 +409,16 @@ def test_savepoints_that_the_driver_would_commit_are_refused(desk: Service, tmp_
         with pytest.raises(UsageError, match="BEGIN IMMEDIATE"), session.begin_nested():
             open_ticket(session, 2, "in a savepoint")
         session.rollback()
+        with session.begin_nested():
+            session.add(Ticket(id=3))
+        for _ in range(2):
+            with pytest.raises(UsageError, match="BEGIN IMMEDIATE"):
+                desk.publish(session, TicketOpened(ticket_id=3, text="of a row that is committed already"))
+        session.rollback()
+        open_ticket(session, 4, "plain again")
+        session.commit()
     engine.dispose()
-    assert texts(published(desk)) == ["plain"]
+    assert texts(published(desk)) == ["plain", "plain again"]
 
 
 def test_an_insert_that_fails_leaves_nothing_that_could_commit(desk: Service, engine: Engine) -> None:

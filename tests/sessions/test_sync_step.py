@@ -7,15 +7,20 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 from tests.sessions.desk import Base, Ticket, TicketOpened, count, envelopes, published, texts
 
 import ensue
-from ensue import Service, UsageError
+from ensue import EngineConfig, Service, UsageError
+from ensue.sessions.aside import Aside, _at_exit
+from ensue.sessions.sync_step import sync_step
 
 
 def make(tmp_path: Path) -> Service:
@@ -127,6 +132,58 @@ async def test_beside_a_running_service_it_uses_that_ones_connections(desk: Serv
         assert len(await runtime.store.outbox_after(0, 10)) == 1
 
 
+class Stuck:
+    """A runtime none of whose steps begins, as when somebody else holds the lock for writing."""
+
+    def __init__(self, desk: Service) -> None:
+        self.definition = desk
+        self.asked = threading.Event()
+
+    async def start(self, *, work: bool) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    @asynccontextmanager
+    async def step(self) -> AsyncIterator[Any]:
+        self.asked.set()
+        yield await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("how", ["asyncio.run ends", "it is closed"])
+def test_a_thread_whose_step_never_began_is_told_that_the_service_stopped(desk: Service, how: str) -> None:
+    runtime: Any = Stuck(desk)
+    said: list[str] = []
+
+    def work(loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            with sync_step(runtime, loop):
+                pass
+        except UsageError as error:
+            said.append(str(error))
+
+    def begin(loop: asyncio.AbstractEventLoop) -> threading.Thread:
+        thread = threading.Thread(target=work, args=(loop,), daemon=True)
+        thread.start()
+        return thread
+
+    async def main() -> threading.Thread:
+        thread = begin(asyncio.get_running_loop())
+        await asyncio.to_thread(runtime.asked.wait)
+        return thread
+
+    if how == "it is closed":
+        aside = Aside("desk", lambda: runtime)
+        thread = begin(aside.runtime()[1])
+        runtime.asked.wait()
+        aside.close()
+    else:
+        thread = asyncio.run(main())
+    thread.join(10)
+    assert not thread.is_alive()
+    [told] = said
+    assert "the service stopped before the step began" in told
+
+
 PROGRAM = """
 from tests.sessions.test_sync_step import *
 import sys, pathlib
@@ -152,3 +209,56 @@ def test_a_program_ends_without_a_word_and_its_forks_begin_anew(desk: Service, t
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert texts(published(desk)) == ["parent", "child", "parent again"]
     assert len({each.id for each in envelopes(desk)}) == 3
+
+
+INSIDE = """
+from tests.sessions.test_sync_step import *
+import sys, pathlib
+from ensue import EngineConfig
+url = f"sqlite:///{sys.argv[1]}/desk.db?synchronous=OFF"
+config = EngineConfig(stop_limit_s=0.1)
+desk = Service("desk", database=url, broker="memory:", tables=Base.metadata, publishes=[TicketOpened], engine=config)
+inside = threading.Event()
+def work():
+    with desk.sync_step() as step:
+        step.session.add(Ticket(id=1))
+        step.session.flush()
+        step.publish(TicketOpened(ticket_id=1))
+        inside.set()
+        threading.Event().wait()
+with desk.sync_step() as step:
+    step.publish(TicketOpened(ticket_id=1, text="before"))
+threading.Thread(target=work, daemon=True).start()
+inside.wait()
+"""
+
+
+def test_a_process_ends_although_a_thread_stays_inside_of_a_step(desk: Service, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INSIDE, str(tmp_path)],
+        capture_output=True, text=True, timeout=30, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "while a thread is inside of a sync_step, after 0.1 s: the step is rolled back" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert texts(published(desk)) == ["before"]
+
+
+class Broken(Stuck):
+    context = SimpleNamespace(config=EngineConfig())
+
+    async def stop(self) -> None:
+        raise OSError("no such database")
+
+
+def test_at_the_end_of_the_process_one_that_cannot_be_closed_keeps_no_other_open(
+    desk: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken: list[Any] = [Broken(desk) for _ in range(2)]
+    asides = [Aside(f"desk {number}", lambda number=number: broken[number]) for number in range(2)]  # type: ignore[misc]
+    loops = [each.runtime()[1] for each in asides]
+    _at_exit()
+    assert all(each.is_closed() for each in loops)
+    assert sorted(each.message for each in caplog.records) == [
+        f"desk {number}: not closed at the end of the process" for number in range(2)
+    ]

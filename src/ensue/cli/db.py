@@ -17,6 +17,7 @@ from ensue.cli.output import confirm, say
 from ensue.engine.books import Books
 from ensue.engine.epoch import Published, find_published
 from ensue.engine.fits import check_entity_tables
+from ensue.engine.hallmark import hallmark_of
 from ensue.engine.restored import find_contradiction
 from ensue.engine.schema import SCHEMA
 from ensue.engine.upgrade import check_upgraded
@@ -48,6 +49,10 @@ def init(service: Annotated[str, _TARGET]) -> None:
         await store.open()
         try:
             await upgrade(definition, store)
+            if store.capabilities.publishes:
+                # Made here, the key of its ids is not left to the first two sessions that publish, of which one would
+                # be refused.
+                await hallmark_of(store)
             if (tables := _own_tables(definition, store)) is None:
                 return store.source, 0
             await store.create_tables(tables)

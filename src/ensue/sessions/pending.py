@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import datetime
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, MetaData, Table, event, update
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import in_greenlet
@@ -23,6 +23,12 @@ from ensue.sessions.publisher import Draft, Publisher, Transaction
 #: So many flushes in a row SQLAlchemy allows at a commit as well.
 _FLUSHES_MAX = 100
 _INFO = "ensue.pending"
+#: In the info of a session whose transaction has, or had, a savepoint.
+_SAVEPOINT = "ensue.savepoint"
+#: In the info of a session: the connections of its transaction.
+_CONNECTIONS = "ensue.connections"
+#: Asks for the connection that writes. Sessions that route, as in SQLAlchemy's documentation, have another one to read.
+_A_WRITE = update(Table("ensue_meta", MetaData()))
 
 
 class Pending:
@@ -35,6 +41,7 @@ class Pending:
         #: How much was published when a savepoint began. Weak, since one may end without a word.
         self._marks: weakref.WeakKeyDictionary[SessionTransaction, int] = weakref.WeakKeyDictionary()
         self._watched: Connection | None = None
+        self._connections = _connections_of(session)
         self._failed: BaseException | None = None
         self._wrote = False
         event.listen(session, "before_commit", self._before_commit)
@@ -75,10 +82,9 @@ class Pending:
             raise _cannot_commit(self._failed) from self._failed
         if not self._drafts:
             return
-        connection, transaction = self._watch(session)
+        connection = self._watch(session)
         if session.in_nested_transaction():
             # A savepoint is released. Or the outermost transaction is committed while one was left open: `_committing`.
-            transaction.outbox.check_savepoint(connection)
             return
         _flush(session)
         self._write(connection)
@@ -120,13 +126,13 @@ class Pending:
 
     # ---
 
-    def _watch(self, session: Session) -> tuple[Connection, Transaction]:
+    def _watch(self, session: Session) -> Connection:
         """Return the connection of the session's transaction, at whose commit we are told."""
         assert self._transaction is not None
         connection = self._watched
         if connection is None:
             try:
-                connection = session.connection()
+                connection = session.connection(bind_arguments={"clause": _A_WRITE})
             except UnboundExecutionError as error:
                 raise UsageError(
                     "an event was published in a session that has no engine of its own, only some of its classes have: "
@@ -135,17 +141,55 @@ class Pending:
             self._transaction.outbox.check(connection)
             event.listen(connection, "commit", self._committing)
             self._watched = connection
-        return connection, self._transaction
+        if session.info.get(_SAVEPOINT) or session.in_nested_transaction():
+            self._transaction.outbox.check_savepoint(connection)
+        return connection
 
     def _write(self, connection: Connection) -> None:
         assert self._transaction is not None
         self._wrote = True
         try:
+            _check_alone(connection, self._connections)
             self._transaction.write(connection, self._drafts)
         except BaseException as error:
             self._failed = error  # a part of the records may be in
             raise
         self._drafts.clear()
+
+
+def _connections_of(session: Session) -> weakref.WeakSet[Connection]:
+    found = session.info.get(_CONNECTIONS)
+    if found is None:
+        found = session.info[_CONNECTIONS] = weakref.WeakSet[Connection]()
+    assert isinstance(found, weakref.WeakSet)
+    return found
+
+
+def _note_transaction(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested:
+        session.info[_SAVEPOINT] = True
+    elif transaction.parent is None:
+        session.info.pop(_SAVEPOINT, None)
+        _connections_of(session).clear()
+
+
+def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    _connections_of(session).add(connection)
+
+
+# Of all sessions: both may have been before the first event is published, when `Pending` begins to look.
+event.listen(Session, "after_transaction_create", _note_transaction)
+event.listen(Session, "after_begin", _note_connection)
+
+
+def _check_alone(connection: Connection, all_of_them: Iterable[Connection]) -> None:
+    """Raise UsageError where the rows may go by another connection, whose commit is another one."""
+    url = connection.engine.url
+    if any(each is not connection and each.engine.url == url for each in all_of_them):
+        raise UsageError(
+            "an event was published in a session that has two connections to its database, of two engines, so its rows "
+            "may be in another transaction than the event: give the session one engine for all that it does there"
+        )
 
 
 def pending_of(session: Session) -> Pending:
@@ -175,7 +219,7 @@ def _begin(session: Session) -> None:
 def _can_ask(session: Session) -> bool:
     """Whether statements can be sent from here: not from async code, which is none of SQLAlchemy's greenlets."""
     try:
-        bind = session.get_bind()
+        bind = session.get_bind(clause=_A_WRITE)
     except UnboundExecutionError:
         return True  # `_watch` says what is wrong
     return not bind.dialect.is_async or in_greenlet()

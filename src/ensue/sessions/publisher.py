@@ -63,7 +63,7 @@ class Publisher:
         self._ids = _ProcessIds()
         self._types: dict[type, EventType[Any]] = {}
         self._configured: _Configured | None = None
-        self._owner: _Checked | None = None
+        self._checked: _Checked | None = None
 
     def begin(self) -> Transaction:
         """For one transaction of a session."""
@@ -95,19 +95,18 @@ class Publisher:
     def hallmark(self, connection: Connection, outbox: SessionOutbox, owner: OutboxOwner) -> Hallmark:
         """That of the store, which says that it has made an id. Raises StoreOutdated when this process must not write
         to its tables any more."""
-        checked, now = self._owner, self._clock.monotonic()
-        if checked is not None and checked.source == owner.source and now < checked.until:
-            return checked.hallmark
-        numbers = outbox.load_rows(connection, LEASES, [NUMBERS])
-        SCHEMA.check(self.definition.name, numbers_of(numbers[0] if numbers else None))
+        checked, now = self._checked, self._clock.monotonic()
+        if checked is None or checked.source != owner.source or now >= checked.until:
+            numbers = outbox.load_rows(connection, LEASES, [NUMBERS])
+            SCHEMA.check(self.definition.name, numbers_of(numbers[0] if numbers else None))
+            self._checked = _Checked(owner.source, now + _LOOK_AGAIN_S)
+        # The key is read each time: this transaction, or another one of its connection, may have made it, and may yet
+        # be rolled back. Ids of a key that is not kept would be no ids of this store.
         rows = list(outbox.load_rows(connection, RELAY, HALLMARK))
         if new := halves_without(rows):
             # No worker has been here yet. Of two who do this at once one is refused its row by the database.
             outbox.insert_rows(connection, RELAY, new)
-            return Hallmark(owner, key_of([*rows, *new]))  # not kept: this transaction may be rolled back
-        found = Hallmark(owner, key_of(rows))
-        self._owner = _Checked(owner.source, found, now + _LOOK_AGAIN_S)
-        return found
+        return Hallmark(owner, key_of([*rows, *new]))
 
 
 class _Configured(NamedTuple):
@@ -119,8 +118,9 @@ class _Configured(NamedTuple):
 
 
 class _Checked(NamedTuple):
+    """The schema of whose tables was found right, and how long that holds."""
+
     source: str
-    hallmark: Hallmark
     until: float
 
 

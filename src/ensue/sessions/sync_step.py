@@ -119,7 +119,8 @@ def sync_step(runtime: Runtime, loop: asyncio.AbstractEventLoop) -> Iterator[Syn
 
     def not_begun(held: concurrent.futures.Future[None]) -> None:
         if not begun.done():
-            begun.set_exception(held.exception() or _Left())
+            error = None if held.cancelled() else held.exception()
+            begun.set_exception(error or _stopped(runtime.definition.name))
 
     # It runs in a copy of this thread's context, so the step has the origin that is set here.
     held = asyncio.run_coroutine_threadsafe(hold(), loop)
@@ -143,6 +144,10 @@ def sync_step(runtime: Runtime, loop: asyncio.AbstractEventLoop) -> Iterator[Syn
         raise
     loop.call_soon_threadsafe(_settle, ended, None)
     held.result()
+
+
+def _stopped(service: str) -> UsageError:
+    return UsageError(f"{service}.sync_step(): the service stopped before the step began, so nothing of it was done")
 
 
 def _settle(ended: asyncio.Future[BaseException | None], error: BaseException | None) -> None:

@@ -14,6 +14,7 @@ from tests.unit.cli.services import Entry, Sold, ledger, till
 from tests.unit.engine.schemas import SCHEMAS
 
 from ensue import Service
+from ensue.engine.books import HALLMARK
 
 Command = Callable[..., Ended]
 
@@ -31,6 +32,8 @@ def test_init_creates_what_is_missing_and_may_be_repeated(ensue: Command, home: 
     assert "Ensue's tables and 1 of ledger's own are there; source ledger/" in first.out
     tables = {name for (name,) in sql(home / "ledger.db", "SELECT name FROM sqlite_schema WHERE type = 'table'")}
     assert {"entries", "ensue_outbox", "ensue_checkpoint"} <= tables
+    # The key of the ids too: two sessions that publish before any worker would both make it, and one be refused.
+    assert {name for (name,) in sql(home / "ledger.db", "SELECT id FROM ensue_relay")} >= set(HALLMARK)
     assert not (home / "broker.db").exists()
     assert ensue("db", "init", LEDGER).out == first.out
     assert ensue("db", "check", LEDGER).code == 0

@@ -60,13 +60,13 @@ class OwnSessionOutbox(SessionTables):
 
     def check_savepoint(self, connection: Connection) -> None:
         """Python's driver by itself begins no transaction for a SAVEPOINT, whose release then is a commit: of rows
-        whose event is not written yet."""
+        whose event is not written yet, or not even published."""
         raw = connection.connection.dbapi_connection
         by_itself = getattr(raw, "isolation_level", "") is not None
         if by_itself and getattr(raw, "autocommit", -1) not in (True, False):
             raise UsageError(
-                f"service {self.service}: an event was published in a session with begin_nested(), on SQLite, where "
-                "Python's driver may commit at the end of a savepoint. Let your engine begin transactions: "
+                f"service {self.service}: an event was published in a transaction with begin_nested(), on SQLite, "
+                "where Python's driver may commit at the end of a savepoint. Let your engine begin transactions: "
                 'event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None)) '
                 'and event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")); '
                 "for an async engine on engine.sync_engine"
