@@ -14,7 +14,7 @@ from sqlalchemy import select
 from tests.unit.cli.services import Entry, ledger
 
 from ensue import Service
-from ensue.adapters import make_broker, make_store
+from ensue.adapters import make_broker
 from ensue.engine.books import Books
 from ensue.engine.runtime import Runtime
 from ensue.ports import Store
@@ -67,7 +67,7 @@ async def work_until(done: Callable[[], Awaitable[bool]], *services: Service) ->
     try:
         for service in services:
             settings = service.settings()
-            store, broker = make_store(settings.database, service.name), make_broker(settings.broker)
+            store, broker = service.make_store(), make_broker(settings.broker)
             runtime = Runtime(service, store, broker, settings, tables=service.tables, progress=progressed.set)
             runtimes.append(runtime)
             await runtime.start()
@@ -85,7 +85,7 @@ async def work_until(done: Callable[[], Awaitable[bool]], *services: Service) ->
 @asynccontextmanager
 async def books_of(service: Service) -> AsyncIterator[tuple[Store, Books]]:
     """A service's database as another process opens it, and what Ensue itself keeps in it."""
-    store = make_store(service.settings().database, service.name)
+    store = service.make_store()
     await store.open()
     try:
         yield store, Books(store, service.name)
