@@ -298,7 +298,7 @@ async def test_what_the_version_before_has_set_aside_is_set_aside_here_and_takes
             return len(await before.context.books.letters()) == 3  # the one, and what waits behind it
 
         await until(letters, "the letters")
-        async with new.running() as runtime:
+        async with new.running():
             await versions.rebuild(2, "me")
 
             async def held() -> bool:
@@ -309,8 +309,10 @@ async def test_what_the_version_before_has_set_aside_is_set_aside_here_and_takes
             with pytest.raises(UsageError, match="is set aside: retry or discard it"):
                 await versions.swap(2, "me", broker)
             await until_all(new, fold(events[:1]))
-            dead = next(each for each in await runtime.context.books.letters() if each.error_type)
-            await runtime.context.books.decide(dead.id, DeadLetterState.RELEASED)
+            async with versions.opened(2) as books:  # the running one's may not be open yet
+                assert books is not None
+                dead = next(each for each in await books.letters() if each.error_type)
+                await books.decide(dead.id, DeadLetterState.RELEASED)
             await until_ready(versions, 2, broker)
             await until_all(new, fold(events))
         assert len(await before.context.books.letters()) == 3  # which are version 1's

@@ -61,6 +61,7 @@ class Supervisor:
             return max((code for code in codes if code != _ASKED), default=0)
         finally:
             self._kill()
+            await asyncio.gather(*(slot.gone() for slot in self._slots))
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
@@ -149,6 +150,11 @@ class _Slot:
         if child is not None and child.returncode is None:
             child.send_signal(signal.SIGTERM)
             asyncio.get_running_loop().call_later(_PATIENCE_S, _end_by_force, child)
+
+    async def gone(self) -> None:
+        """Wait for the end of a child that was killed, so that it is no zombie of whoever goes on."""
+        if self.child is not None:
+            await self.child.wait()
 
     def kill(self) -> None:
         if self.child is not None:
