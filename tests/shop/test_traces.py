@@ -24,13 +24,13 @@ LINKED = """\
   - create orders
     ~ process orders by customers, reserve_credit
       - create customers
-        ~ process customers by order_history, add_reservation
+        ~ process customers by order_history@1, add_reservation
         ~ process customers by orders, open_order
           - create orders
-            ~ process orders by order_history, show_open
+            ~ process orders by order_history@1, show_open
             ~ send orders
         ~ send customers
-    ~ process orders by order_history, add_order
+    ~ process orders by order_history@1, add_order
     ~ send orders"""
 
 
