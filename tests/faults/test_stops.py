@@ -25,7 +25,7 @@ from ensue.message import LeaseTable
 
 ROOT = Path(__file__).parents[2]
 #: Far above what a stop may take: 5 s by force with `ensue run`, else stop_limit_s (here 1 s) and some more.
-LIMIT_S = 40.0
+LIMIT_S = 90.0
 
 WAYS: dict[str, Sequence[str]] = {
     "run": ("-m", "ensue", "run", "tests.faults.stopping:zoo"),
