@@ -32,6 +32,8 @@ from ensue.event import _declared as _events
 from ensue.event import _older as _older_events
 from ensue.failure import _declared as _failures
 
+pytest_plugins = ["tests.sampling"]
+
 #: Files that pages are written into.
 FILES = ("shop.py", "mail.py", "journal_store.py")
 

@@ -150,6 +150,8 @@ async def _replay(
         troubles.append(chaos)
         if stack.lines:
             troubles.append(faults)
+            for service in services:
+                service.restarts_left = RESTARTS
     if options.lose_broker_data:
         troubles.append(losses)
     moments = Moments(databases["customers"], stack.away)

@@ -44,6 +44,7 @@ class ServiceProcess:
         self._cpu_before_s = 0.0  # of earlier lives
         self._cpu_now_s = 0.0
         self.expected_to_run = False
+        self.restarts_left = 0
         self._environment = dict(environment)
         self._process: asyncio.subprocess.Process | None = None
         self._starting = asyncio.Lock()
@@ -83,7 +84,7 @@ class ServiceProcess:
         try:
             async with asyncio.timeout(limit_s):
                 while not await self._healthy(client):
-                    self.check()
+                    await self.check()
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise ServiceFailed(f"{self.name} was not ready after {limit_s:g} s.\n{self.end_of_log()}") from None
@@ -104,11 +105,18 @@ class ServiceProcess:
         writer.close()
         return True
 
-    def check(self) -> None:
-        """Raise ServiceFailed when the process has ended and nobody asked it to."""
+    async def check(self) -> None:
+        """Raise ServiceFailed when the process has ended and nobody asked it to.
+
+        One that gave up at its start because its database was away for too long starts again, as under any
+        orchestrator, `restarts_left` times.
+        """
         if self.expected_to_run and not self.running and self._process is not None:
-            code = self._process.returncode
-            raise ServiceFailed(f"{self.name} ended by itself with status {code}.\n{self.end_of_log()}")
+            code, end = self._process.returncode, self.end_of_log()
+            if not self.restarts_left or "StoreUnavailable" not in end:
+                raise ServiceFailed(f"{self.name} ended by itself with status {code}.\n{end}")
+            self.restarts_left -= 1
+            await self.start()
 
     def sample(self) -> None:
         """Note what the process has used so far."""
@@ -226,7 +234,7 @@ class Supervisor:
         """Sample what the services use, for ever; raise ServiceFailed when a service ends and nobody asked it to."""
         while True:
             for service in self.services.values():
-                service.check()
+                await service.check()
                 service.sample()
             await asyncio.sleep(interval_s)
 

@@ -264,7 +264,7 @@ async def test_refused_credentials_and_hosts_say_so(rabbitmq_server: RabbitMqSer
         await RabbitMqBroker(f"{rabbitmq_server.url()}elsewhere").open()
 
 
-@pytest.mark.parametrize("option", ["timeout_s=soon", "heartbeat_s=0", "max_age=7 days", "nonsense=1"])
+@pytest.mark.parametrize("option", ["timeout_s=soon", "heartbeat_s=0", "max_age=7%20days", "nonsense=1"])
 def test_an_option_that_is_wrong_is_named(option: str) -> None:
     with pytest.raises(UsageError, match=option.partition("=")[0]):
         RabbitMqBroker(f"amqp://ann:s3cret@127.0.0.1/?{option}")

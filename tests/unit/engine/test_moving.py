@@ -25,7 +25,6 @@ from ensue.stores.memory import MemoryStore
 from ensue.stores.sqlite import SqliteStore
 from ensue.tables import TIMERS
 
-FUTURE = time.time() + 3600
 PAIRS = [
     ("sqlite", "sqlite"), ("postgres", "mariadb"), ("mariadb", "postgres"), ("mariadb", "sqlite"), ("wal", "sqlite"),
 ]  # fmt: skip
@@ -78,7 +77,7 @@ async def live(store: Store) -> None:
     await books.save_relay_position(store.source, sent)
     await books.note_sending()
     await books.note_pruning(1000.0)
-    assert await store.outbox_prune(FUTURE, sent - 1, 20) == 20
+    assert await store.outbox_prune(time.time() + 3600, sent - 1, 20) == 20
     checkpoint = await books.checkpoint(PARTITION)
     checkpoint.offset, checkpoint.watermarks = 9, {"payments/1": 5}
     async with store.transaction() as transaction:
