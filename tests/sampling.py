@@ -1,8 +1,8 @@
 """A third of the variants of each test, another third each day: `--sample`, for a run that has to end in time.
 
-A variant is one set of parameters of a test function: a store, a driver, a place to be killed at. Every function runs,
-and after three days every variant has. The day is printed; `--sample=DAY` runs the same variants again, and without the
-option all run. Only where variants take servers or processes: those of pure rules cost nothing.
+A variant is one set of parameters of a test function, or a class that inherits it: a store, a driver, a place to be
+killed at. Every function runs, and after three days every variant has. The day is printed; `--sample=DAY` runs the
+same variants again, and without the option all run. Only where variants take servers or processes: those of pure rules cost nothing.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if _sampled(item.path):
-            groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        if _sampled(item.path) and isinstance(item, pytest.Function):
+            # Classes that inherit a test, of the suites that hold for every store, are its variants.
+            name = f"{item.path.relative_to(TESTS).as_posix()} {item.function.__module__} {item.function.__qualname__}"
+            groups.setdefault(name, []).append(item)
     left_out: set[pytest.Item] = set()
     for name, group in groups.items():
         kept = set(chosen(name, len(group), day))

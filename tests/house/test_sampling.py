@@ -37,6 +37,14 @@ def test_a_run_says_how_to_run_the_same_variants_again(pytester: pytest.Pytester
                 def test_varied(n): pass
 
                 def test_plain(): pass
+
+                class Suite:
+                    def test_inherited(self): pass
+
+                class TestOne(Suite): pass
+
+                class TestTwo(Suite):
+                    def test_own(self): pass
                 """,
             "test_pure": """
                 import pytest
@@ -46,7 +54,7 @@ def test_a_run_says_how_to_run_the_same_variants_again(pytester: pytest.Pytester
                 """,
         }
     )
-    assert pytester.runpytest("-p", "no:cacheprovider").parseoutcomes() == {"passed": 19}
+    assert pytester.runpytest("-p", "no:cacheprovider").parseoutcomes() == {"passed": 22}
     sampled = pytester.runpytest("-p", "no:cacheprovider", "--sample=20785")
     sampled.stdout.fnmatch_lines(["sample: *--sample=20785"])
-    assert sampled.parseoutcomes() == {"passed": 3 + 1 + 9, "deselected": 6}
+    assert sampled.parseoutcomes() == {"passed": 3 + 1 + 2 + 9, "deselected": 7}
