@@ -76,6 +76,7 @@ def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "shop.py").write_text(_SHOP)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")  # of processes that commands start
+    monkeypatch.setattr(sys, "path", [*sys.path])  # commands put this directory first
     shop = ModuleType("shop")
     exec(_SHOP, vars(shop))
     monkeypatch.setitem(sys.modules, "shop", shop)  # for this test alone: the examples have another one
