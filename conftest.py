@@ -87,6 +87,8 @@ def _equal(expected: str, found: str) -> bool:
 
 def begin_page(namespace: dict[str, Any]) -> None:
     namespace[_ASIDE] = (os.getcwd(), tempfile.mkdtemp(prefix="ensue-docs-"), [dict(each) for each in _DECLARED])
+    # Classes of a page are told so already; frameworks look up functions in their module as well.
+    namespace["__name__"] = "builtins"
     for each in _DECLARED:
         for name in [name for name, cls in each.items() if not cls.__module__.startswith("ensue.")]:
             del each[name]

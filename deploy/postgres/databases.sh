@@ -3,15 +3,16 @@
 # The image runs this once, in an empty data directory.
 set -eu
 
-make() { # name password
-	psql -v ON_ERROR_STOP=1 -v name="$1" -v password="$2" --username postgres --dbname postgres <<-'SQL'
+make() { # name, and the secret that has its password
+	password=$(cat "/run/secrets/$2")
+	psql -v ON_ERROR_STOP=1 -v name="$1" -v password="$password" --username postgres --dbname postgres <<-'SQL'
 		CREATE ROLE :"name" LOGIN PASSWORD :'password';
 		CREATE DATABASE :"name" OWNER :"name";
 		REVOKE CONNECT ON DATABASE :"name" FROM PUBLIC;
 	SQL
 }
 
-make orders "$ORDERS_PASSWORD"
-make customers "$CUSTOMERS_PASSWORD"
-make order_history "$ORDER_HISTORY_PASSWORD"
-make ensue_log "$LOG_PASSWORD"
+make orders orders_password
+make customers customers_password
+make order_history order_history_password
+make ensue_log log_password

@@ -205,7 +205,7 @@ class Service(ServiceDefinition):
         from ensue.sessions.publishing import publish  # SQLAlchemy is imported with the first session
 
         if self._publisher is None:
-            self._publisher = Publisher(self, self.settings, self._told_limits)
+            self._publisher = Publisher(self, self.settings, self._told_limits, lambda: self.tracing)
         publish(self._publisher, session, (event, *more), extensions, after, at)
 
     def _told_limits(self) -> Mapping[str, int]:

@@ -55,8 +55,37 @@ class Processing(Publishing, AbstractContextManager[Any], Protocol):
         """Nothing of it is kept. dead_letter: the id of the letter that it has become, if it is not tried again."""
 
 
+class Drafted(Protocol):
+    """An event that was published in a session of the user's own, and is written at its commit, or never."""
+
+    carrier: Carrier
+    """The context that its envelope is to carry."""
+
+    def written(self, message_id: str) -> None:
+        """It was written, and has this id only now."""
+
+
+class Attempted(Publishing, AbstractContextManager[Any], Protocol):
+    """One call of an outside function, in a `with` block. What comes of it is published later, in its context."""
+
+    def failed(self, error: BaseException) -> None:
+        """The function has failed, or did not return in time."""
+
+
 class Tracing(Protocol):
     """Traces of one service."""
+
+    def draft(self, topic: str, kind: str, correlation_id: str, parent: Carrier) -> Drafted | None:
+        """An event of this type is published in a session of the user's own. None: nobody wants to know.
+
+        parent: of the request, which counts where nobody else has begun a trace. May be called in a thread.
+        """
+
+    def outside(self, function: str, key: str, attempt: int, correlation_id: str, parent: Carrier) -> Attempted | None:
+        """An outside function of a saga is about to be called. None: nobody wants to know.
+
+        key: of the effect, the same at each attempt. parent: of what has asked for it.
+        """
 
     def step(self, parent: Carrier) -> AbstractContextManager[Publishing | None]:
         """A step that began outside is open in this block, which may be left in another task than it was entered.
@@ -64,8 +93,10 @@ class Tracing(Protocol):
         parent: of the request, which counts where nobody else has begun a trace.
         """
 
-    def send(self, batches: Mapping[tuple[str, int], Sequence[OutboxRecord]]) -> AbstractContextManager[Any]:
-        """These records are appended to the log in this block."""
+    def send(
+        self, batches: Mapping[tuple[str, int], Sequence[OutboxRecord]], *, again: bool = False
+    ) -> AbstractContextManager[Any]:
+        """These records are appended to the log in this block. again: since a subscriber has asked for them."""
 
     def process(self, messages: Sequence[Message], attempt: int = 1) -> Processing | None:
         """Messages of one partition are about to be processed, in order. None: nobody wants to know.
@@ -91,7 +122,15 @@ class NoTracing:
     def step(self, parent: Carrier) -> AbstractContextManager[Publishing | None]:
         return _UNTRACED
 
-    def send(self, batches: Mapping[tuple[str, int], Sequence[OutboxRecord]]) -> AbstractContextManager[Any]:
+    def draft(self, topic: str, kind: str, correlation_id: str, parent: Carrier) -> Drafted | None:
+        return None
+
+    def outside(self, function: str, key: str, attempt: int, correlation_id: str, parent: Carrier) -> Attempted | None:
+        return None
+
+    def send(
+        self, batches: Mapping[tuple[str, int], Sequence[OutboxRecord]], *, again: bool = False
+    ) -> AbstractContextManager[Any]:
         return _UNTRACED
 
     def process(self, messages: Sequence[Message], attempt: int = 1) -> Processing | None:
@@ -101,8 +140,8 @@ class NoTracing:
 NO_TRACING = NoTracing()
 
 
-def traced(trace: Processing | None) -> AbstractContextManager[Any]:
-    """The block of a processing that may be None."""
+def traced(trace: Processing | Attempted | None) -> AbstractContextManager[Any]:
+    """The block of a processing, or of an attempt, that may be None."""
     return _UNTRACED if trace is None else trace
 
 

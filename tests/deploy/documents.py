@@ -30,17 +30,28 @@ def documents(path: Path) -> Iterator[Any]:
     yield from yaml.safe_load_all(path.read_text())
 
 
-def check_settings(service: str, environment: Mapping[str, str], caplog: pytest.LogCaptureFixture) -> Settings:
-    """Every ENSUE_ variable is one that is read, and leads to adapters that exist; return what they mean."""
+def check_settings(
+    service: str,
+    environment: Mapping[str, str],
+    files: Mapping[str, str],
+    directory: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> Settings:
+    """Every ENSUE_ variable is one that is read, none has a secret, and all lead to adapters that exist; return what
+    they mean. files: by its path, what each file says that is mounted. directory: for these files here."""
     ours = {name: value for name, value in environment.items() if name.startswith("ENSUE_")}
+    assert [name for name, value in ours.items() if "@" in value] == [], "a password in the environment"
+    for name, path in ours.items():
+        if name.endswith("_FILE") and path:
+            here = directory / f"{service}_{name}"
+            here.write_text(files[path])
+            ours[name] = str(here)
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="ensue.config"):
         settings = load_settings(service, environment=ours)
     assert [record.getMessage() for record in caplog.records] == []
-    databases = [name for name in ours if name.endswith("_DATABASE")]
-    assert databases == [f"ENSUE_{service.upper()}_DATABASE"], "its own database, and nobody else's"
-    assert settings.database == ours[databases[0]]
-    assert settings.broker == ours["ENSUE_BROKER"]
+    databases = [name for name in ours if "_DATABASE" in name]
+    assert databases == [f"ENSUE_{service.upper()}_DATABASE_FILE"], "its own database, and nobody else's"
     assert settings.database.partition(":")[0] in STORES
     assert settings.broker.partition(":")[0] in BROKERS
     return settings

@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from tests.deploy.documents import APPS, DEPLOY, check_image, check_settings, documents, routes_of
@@ -21,7 +23,24 @@ STACKS = {
     "postgres-kafka": ["compose.yaml", "compose.kafka.yaml"],
 }
 SCHEMES = {"postgres-only": "postgresql", "postgres-nats": "nats", "postgres-kafka": "kafka"}
-PASSWORDS = re.findall(r"^(\w+)=$", (DEPLOY / ".env.example").read_text(), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What secrets.sh makes."""
+    directory = tmp_path_factory.mktemp("deploy") / "secrets"
+    subprocess.run(["sh", DEPLOY / "secrets.sh", directory], check=True, timeout=30)
+    return directory
+
+
+def mounted(each: Mapping[str, Any], project: Mapping[str, Any], secrets: Path) -> dict[str, str]:
+    """By its path in the container, what each secret says that a service is given."""
+    found = {}
+    for name in each.get("secrets", ()):
+        file = project["secrets"][name]["file"]
+        assert file == f"./secrets/{name}"
+        found[f"/run/secrets/{name}"] = (secrets / name).read_text()
+    return found
 
 
 def merged(base: Any, over: Any) -> Any:
@@ -41,31 +60,41 @@ def stack(name: str) -> dict[str, Any]:
     return project
 
 
-def filled(value: str) -> str:
-    """With the variables of .env in it: only those that .env.example names."""
-
-    def put(found: re.Match[str]) -> str:
-        assert found[1] in PASSWORDS, f"{found[1]} is not in .env.example"
-        return "secret"
-
-    return re.sub(r"\$\{(\w+)(?::\?[^}]*)?\}", put, value)
-
-
 def ours(project: Mapping[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in project["services"].items() if "build" in each}
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_services_have_settings_that_are_read(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    services = ours(stack(name))
+def test_services_have_settings_that_are_read(
+    name: str, caplog: pytest.LogCaptureFixture, secrets: Path, tmp_path: Path
+) -> None:
+    project = stack(name)
+    services = ours(project)
     assert set(services) == {"orders", "customers", "order_history"}
     brokers = set()
     for service, each in services.items():
-        settings = check_settings(service, {k: filled(v) for k, v in each["environment"].items()}, caplog)
+        files = mounted(each, project, secrets)
+        settings = check_settings(service, each["environment"], files, tmp_path, caplog)
         brokers.add(settings.broker)
-        assert settings.database == f"postgresql://{service}:secret@postgres:5432/{service}"
+        password = (secrets / f"{service}_password").read_text()
+        assert settings.database == f"postgresql://{service}:{password}@postgres:5432/{service}"
+        assert files.keys() == {"/run/secrets/broker", f"/run/secrets/{service}_database"}, "and nobody else's"
     [broker] = brokers
     assert broker.partition(":")[0] == SCHEMES[name]
+
+
+def test_secrets_are_made_once_each_another_one_and_for_their_owner(secrets: Path) -> None:
+    made = {each.name: each.read_text() for each in secrets.iterdir()}
+    assert set(made) == set(stack("postgres-only")["secrets"])
+    passwords = [text for name, text in made.items() if name.endswith("_password")]
+    assert len(set(passwords)) == len(passwords) == 5
+    assert all(re.fullmatch("[0-9a-f]{48}", each) for each in passwords), "they become part of URLs"
+    subprocess.run(["sh", DEPLOY / "secrets.sh", secrets], check=True, timeout=30)
+    assert {each.name: each.read_text() for each in secrets.iterdir()} == made
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    assert {each.stat().st_mode & 0o777 for each in secrets.iterdir()} == {0o444}, "the containers' users read them"
+    ignored = (DEPLOY.parent / ".gitignore").read_text().split()
+    assert "deploy/secrets/" in ignored
 
 
 @pytest.mark.parametrize("name", STACKS)
@@ -81,7 +110,7 @@ def test_services_start_an_app_that_exists_and_are_asked_for_a_path_that_it_has(
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_what_a_service_waits_for_is_there_and_has_a_health_check(name: str) -> None:
+def test_what_a_service_waits_for_is_there_and_has_a_health_check(name: str, secrets: Path) -> None:
     project = stack(name)
     for service, each in project["services"].items():
         check_image(each["image"])
@@ -89,8 +118,10 @@ def test_what_a_service_waits_for_is_there_and_has_a_health_check(name: str) -> 
         for needed, how in each.get("depends_on", {}).items():
             assert how == {"condition": "service_healthy"}
             assert "healthcheck" in project["services"][needed]
-        hosts = {re.sub(r"^.*@|^\w+://|[:/].*$", "", v.split("://")[1]) for k, v in each.get("environment", {}).items()
-                 if k.startswith("ENSUE_") and "://" in v}  # fmt: skip
+        files = mounted(each, project, secrets)
+        given = [files.get(v, v) for k, v in each.get("environment", {}).items() if k.startswith("ENSUE_")]
+        hosts = {urlsplit(v).hostname for v in given if "://" in v}
+        assert len(hosts) == ("build" in each) * (1 if name == "postgres-only" else 2)
         assert hosts <= set(each.get("depends_on", {})), "it waits for what its URLs name"
 
 
@@ -130,11 +161,11 @@ def test_volumes_and_files_that_are_mounted_exist(name: str) -> None:
 
 def test_each_database_that_a_service_uses_is_made_with_its_password() -> None:
     script = (DEPLOY / "postgres/databases.sh").read_text()
-    made = dict(re.findall(r'^make (\w+) "\$(\w+)"$', script, re.MULTILINE))
-    environment = stack("postgres-only")["services"]["postgres"]["environment"]
+    made = dict(re.findall(r"^make (\w+) (\w+)$", script, re.MULTILINE))
+    postgres = stack("postgres-only")["services"]["postgres"]
     assert set(made) == {"orders", "customers", "order_history", "ensue_log"}
-    assert set(made.values()) <= set(environment)
-    assert set(environment) == set(PASSWORDS)
+    assert {*made.values(), "postgres_password"} == set(postgres["secrets"])
+    assert postgres["environment"] == {"POSTGRES_PASSWORD_FILE": "/run/secrets/postgres_password"}
     assert os.access(DEPLOY / "postgres/databases.sh", os.X_OK)
 
 
@@ -160,7 +191,6 @@ def test_compose_itself_takes_the_files(name: str) -> None:
     files = [part for file in STACKS[name] for part in ("-f", str(DEPLOY / file))]
     done = subprocess.run(
         [docker, "compose", *files, "config", "--quiet"],
-        env={**os.environ, **dict.fromkeys(PASSWORDS, "secret")},
         capture_output=True,
         text=True,
         check=False,

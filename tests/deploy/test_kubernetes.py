@@ -63,6 +63,21 @@ def mounts(deployment: Manifest) -> set[str]:
     return {each["mountPath"] for each in container(deployment)["volumeMounts"] if each["name"] in volumes}
 
 
+def secret_files(deployment: Manifest, secrets: Mapping[str, Manifest]) -> tuple[set[str], dict[str, str]]:
+    """The keys of the secret that it mounts, and by its path what each file says. Its group, which is its user's own,
+    reads them, and nobody else does."""
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+    [volume] = [each for each in pod["volumes"] if "secret" in each]
+    assert volume["secret"]["defaultMode"] == 0o440
+    [mount] = [each for each in container(deployment)["volumeMounts"] if each["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    data = secrets[volume["secret"]["secretName"]]["data"]
+    items = volume["secret"]["items"]
+    files = {f"{mount['mountPath']}/{each['path']}": base64.b64decode(data[each["key"]]).decode() for each in items}
+    return {each["key"] for each in items}, files
+
+
 def check_verified(url: SplitResult) -> str:
     """The URL demands TLS by the name of an authority; return the directory of its file."""
     options = dict(parse_qsl(url.query))
@@ -130,28 +145,26 @@ def test_probes_ask_for_paths_that_the_app_has_and_give_them_time(name: str) -> 
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_settings_come_from_what_is_rendered_and_are_read(overlay: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_settings_come_from_what_is_rendered_and_are_read(
+    overlay: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     manifests = rendered(overlay)
     configs, secrets = of_kind(manifests, "ConfigMap"), of_kind(manifests, "Secret")
     for deployment in deployments(manifests):
         each = container(deployment)
         environment: dict[str, str] = {}
-        keys: set[str] = set()
         for source in each["envFrom"]:
             environment |= configs[source["configMapRef"]["name"]]["data"]
-        for variable in each["env"]:
-            reference = variable["valueFrom"]["secretKeyRef"]
-            value = secrets[reference["name"]]["data"][reference["key"]]
-            keys.add(reference["key"])
-            environment[variable["name"]] = base64.b64decode(value).decode()
+        environment |= {variable["name"]: variable["value"] for variable in each["env"]}
+        keys, files = secret_files(deployment, secrets)
         name = deployment["metadata"]["name"]
         service = name.replace("-", "_")
         of_its_own = f"ENSUE_{service.upper()}_"
         assert keys == {f"{of_its_own}BROKER", f"{of_its_own}DATABASE"}, "no other service's accounts"
-        if overlay != "postgres-only":  # where the log is one database, and its tables one role's
-            assert urlsplit(environment["ENSUE_BROKER"]).username == service
-        settings = check_settings(service, environment, caplog)
+        settings = check_settings(service, environment, files, tmp_path, caplog)
         assert settings.broker.partition(":")[0] == SCHEMES[overlay]
+        if overlay != "postgres-only":  # where the log is one database, and its tables one role's
+            assert urlsplit(settings.broker).username == service
         urls = [urlsplit(each) for each in (settings.database, settings.broker)]
         for url in urls:
             assert check_verified(url) in mounts(deployment)

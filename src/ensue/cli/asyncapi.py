@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.contract_process import ask
 from ensue.cli.output import print_json, say
 from ensue.contracts.asyncapi import asyncapi as document_of
@@ -15,7 +16,10 @@ from ensue.errors import UsageError
 
 
 def asyncapi(
-    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
+    services: Annotated[
+        list[str],
+        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+    ],
     to: Annotated[
         Path | None,
         typer.Option(metavar="DIRECTORY", help="Write one file for each there; else show the one of one service"),

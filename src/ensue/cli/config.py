@@ -11,6 +11,7 @@ import typer
 
 from ensue.addresses import shown
 from ensue.app import Service
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.output import print_json, print_table
 from ensue.config import EngineConfig, home_of, log_format
@@ -25,7 +26,7 @@ _OF_THE_SERVICE = ("handler_limit_s", "retry")
 
 @app.command()
 def show(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", help="MODULE:NAME")],
+    service: Annotated[str, typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")],
     json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
 ) -> None:
     """Show every setting that the service would run with here: its value, and where it comes from.

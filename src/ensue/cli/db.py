@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ensue.addresses import shown
 from ensue.app import Service
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.move import move
 from ensue.cli.operator import BY, REASON, deciding
@@ -17,52 +18,30 @@ from ensue.cli.output import confirm, say
 from ensue.engine.books import Books
 from ensue.engine.epoch import Published, find_published
 from ensue.engine.fits import check_entity_tables
-from ensue.engine.hallmark import hallmark_of
 from ensue.engine.restored import find_contradiction
 from ensue.engine.schema import SCHEMA
 from ensue.engine.upgrade import check_upgraded
 from ensue.errors import UsageError
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
 from ensue.operations.epoch import begin_epoch
-from ensue.operations.opening import database_of, opened, refuse_living_workers, upgrade
-from ensue.ports import Store
-
-if TYPE_CHECKING:
-    from sqlalchemy import MetaData
+from ensue.operations.making import make_tables, own_tables
+from ensue.operations.opening import database_of, opened, refuse_living_workers
 
 app = typer.Typer(help="A service's database: make it, check it, move it, begin a new epoch.", no_args_is_help=True)
 app.command()(move)
 
-_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
 
 
 @app.command()
-def init(service: Annotated[str, _TARGET]) -> None:
+def init(service: Annotated[str, _TARGET], by: Annotated[str, BY] = "", reason: Annotated[str, REASON] = "") -> None:
     """Create Ensue's tables, and those of the service's `tables=`, where they are missing, and bring Ensue's to this
     Ensue's schema. Changes no table of yours. Of a View, in the place of the version that the code has, which is made
     first."""
     definition = load_service(service)
-
-    async def make() -> tuple[str, int]:
-        await definition.make_place()
-        store = definition.make_store()
-        await store.open()
-        try:
-            await upgrade(definition, store)
-            if store.capabilities.publishes:
-                # Made here, the key of its ids is not left to the first two sessions that publish, of which one would
-                # be refused.
-                await hallmark_of(store)
-            if (tables := _own_tables(definition, store)) is None:
-                return store.source, 0
-            await store.create_tables(tables)
-            return store.source, len(tables.tables)
-        finally:
-            await store.close()
-
-    source, own = asyncio.run(make())
+    made = asyncio.run(make_tables(definition, deciding(by, reason)))
     where = database_of(definition, definition.settings())
-    say(f"{where}: Ensue's tables and {own} of {definition.name}'s own are there; source {source}")
+    say(f"{where}: Ensue's tables and {made.own} of {definition.name}'s own are there; source {made.source}")
 
 
 @app.command()
@@ -74,7 +53,7 @@ def check(service: Annotated[str, _TARGET]) -> None:
         expected = await _expected_tables(definition)
         async with opened(definition, any_tables=True) as access:
             store = access.store
-            tables = _own_tables(definition, store)
+            tables = own_tables(definition, store)
             ours = [] if expected is None else await store.create_tables(expected.metadata(), dry_run=True)
             if not ours:
                 await check_upgraded(Books(store, definition.name, schema=SCHEMA))
@@ -95,11 +74,6 @@ def check(service: Annotated[str, _TARGET]) -> None:
             "missing columns want a migration (e.g. alembic)"
         )
     say(f"{url}: everything is there")
-
-
-def _own_tables(definition: Service, store: Store) -> MetaData | None:
-    """What the service declares, where there are tables at all: without sessions a table begins with its first row."""
-    return definition.tables if store.capabilities.sessions else None
 
 
 async def _expected_tables(definition: Service) -> SqlTables | None:

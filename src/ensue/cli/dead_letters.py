@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, say, shown_data, when
@@ -30,7 +31,7 @@ from ensue.operations.opening import Opened, opened
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
 
-_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")
 _ALL = typer.Option("--all", help="Every letter that is dead")
 _GROUP = typer.Option("--group", metavar="NAME", help="Every letter that is dead of this group")

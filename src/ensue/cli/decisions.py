@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.output import json_line, print_json, print_table, say, when
 from ensue.deciding import Decision
@@ -23,7 +24,7 @@ _CHARS_MAX = 60
 
 @app.command("list")
 def list_(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", help="MODULE:NAME")],
+    service: Annotated[str, typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")],
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="So many of the last ones")] = 100,
     json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="All of them as JSON lines, to be kept elsewhere")] = False,

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
@@ -20,7 +21,7 @@ from ensue.operations.opening import Opened, opened
 
 app = typer.Typer(help="Holes in what was received: look, and accept what is lost.", no_args_is_help=True)
 
-_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
 
 
 @app.command("list")

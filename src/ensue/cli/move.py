@@ -9,11 +9,13 @@ import typer
 
 from ensue.adapters import make_store
 from ensue.addresses import shown, usual
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
+from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, say
 from ensue.config import database_variable
-from ensue.engine.moving import move as move_books
 from ensue.errors import UsageError
+from ensue.operations.moving import move_database
 from ensue.operations.opening import opened, refuse_living_workers, upgrade
 from ensue.ports import Store
 
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 
 
 def move(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", help="MODULE:NAME")],
+    service: Annotated[str, typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")],
     to: Annotated[str, typer.Option(metavar="URL", help="The new database, which is there and has no outbox yet")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
     force: Annotated[bool, typer.Option("--force", help="Although a worker seems to live")] = False,
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
 ) -> None:
     """Copy outbox, checkpoints and dead letters into another database: SQLite, PostgreSQL or MariaDB.
 
@@ -34,6 +38,7 @@ def move(
     """
     definition = load_service(service)
     url = usual(to)
+    who = deciding(by, reason)
 
     async def copy() -> None:
         async with opened(definition) as access:
@@ -46,7 +51,7 @@ def move(
                     await _check_own_rows(definition.tables, access.store, target, shown(url))
                 say(f"{definition.name} moves from {access.database_url} to {shown(url)}")
                 confirm("Is the service stopped, everywhere?", yes)
-                moved = await move_books(access.store, target, definition.name)
+                moved = await move_database(access, target, url, who)
             finally:
                 await target.close()
         say(

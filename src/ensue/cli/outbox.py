@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.output import print_json, print_table, say
 from ensue.operations.opening import opened
@@ -20,7 +21,7 @@ _DATA_SHOWN = 60
 
 @app.command("list")
 def list_(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", help="MODULE:NAME")],
+    service: Annotated[str, typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")],
     after: Annotated[int, typer.Option(min=0, metavar="POSITION", help="Begin after this position")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 100,
     unsent: Annotated[bool, typer.Option("--unsent", help="Only what is not known to be in the log")] = False,

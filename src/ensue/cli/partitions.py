@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import say
@@ -20,7 +21,7 @@ from ensue.operations.partitions import Steered
 
 app = typer.Typer(help="Partitions: have nobody work on one for a while, or another worker.", no_args_is_help=True)
 
-_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
 _WHERE = typer.Argument(metavar="TOPIC/N", help="As `ensue status` shows it")
 
 _Steer = Callable[[Opened, str, int, Deciding], Awaitable[Steered]]

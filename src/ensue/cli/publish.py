@@ -12,15 +12,17 @@ import msgspec
 import typer
 
 from ensue.app import Service
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
+from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, print_json, say, shown_data
 from ensue.engine.publishing import Published
-from ensue.engine.publishing import publish as publish_event
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType, declared_types, event_type
 from ensue.operations.by_hand import unknown_fields
-from ensue.operations.opening import dispatcher_of, opened
+from ensue.operations.opening import opened
+from ensue.operations.publishing import publish_event
 from ensue.roundtrip import fields_of
 from ensue.texts import said_by
 
@@ -28,12 +30,17 @@ _NAMED_MAX = 12
 
 
 def publish(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", help="MODULE:NAME, the one whose event it is")],
+    service: Annotated[
+        str,
+        typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME, the one whose event it is"),
+    ],
     type: Annotated[
         str, typer.Argument(metavar="TYPE", help="Of the event, as topology shows it, or its class's name")
     ],
     data: Annotated[str, typer.Argument(metavar="DATA", help="JSON; @FILE: of that file; -: of standard input")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    by: Annotated[str, BY] = "",
+    reason: Annotated[str, REASON] = "",
     json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
 ) -> None:
     """Publish one event of a service, or send a command, in a step of its own; the service need not run.
@@ -48,17 +55,17 @@ def publish(
         raise UsageError("with --json, or the event on standard input, nobody is asked there: add --yes")
     spec = _spec(definition, type)
     event = read_event(spec, _text(data))
+    who = deciding(by, reason)
 
     async def write() -> tuple[Published, bool]:
         async with opened(definition) as access:
-            dispatcher = await dispatcher_of(access)
             if not json:
                 say(
                     f"{spec.type}, {spec.key_field} {spec.key_of(event)}, by {definition.name} at {access.database_url}"
                 )
                 say(*shown_data(spec.write(event)).split("\n"))
             confirm("Publish it?", yes)
-            done = await publish_event(access.store, dispatcher, event)
+            done = await publish_event(access, event, who)
             return done, all(map(is_gone, (await access.books.leases()).workers))
 
     done, idle = asyncio.run(write())

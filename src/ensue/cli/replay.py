@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, say
@@ -18,7 +19,7 @@ from ensue.operations.opening import opened
 
 
 def replay(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", help="MODULE:NAME")],
+    service: Annotated[str, typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")],
     type: Annotated[str, typer.Option(help="The event's type, as `ensue topology` and dead letters show it")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
     by: Annotated[str, BY] = "",

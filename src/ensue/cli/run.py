@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ensue.app import Service
+from ensue.cli.completing import services_here
 from ensue.cli.http import Address, probes, read_address
 from ensue.cli.loading import load_services
 from ensue.cli.processes import Supervisor, follow_parent
@@ -24,7 +25,10 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def run(
-    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
+    services: Annotated[
+        list[str],
+        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+    ],
     processes: Annotated[
         int, typer.Option(min=1, max=64, help="Child processes that share the work; one that ends is started again")
     ] = 1,

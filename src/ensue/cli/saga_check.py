@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ensue.app import Service
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.output import print_json, say
 from ensue.errors import UsageError
@@ -18,7 +19,7 @@ from ensue.operations.opening import opened
 from ensue.saga.check import MISSING, Check, Group, read_row, write_row
 from ensue.saga.instance import Instance, instance_of
 
-_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
 
 
 def check_(

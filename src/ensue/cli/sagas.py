@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
@@ -28,7 +29,7 @@ app = typer.Typer(help="Sagas: look, have a parked one go on, have one undone.",
 app.command("check")(check_)
 app.command()(export)
 
-_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
 _JSON = typer.Option("--json", help="For a machine")
 _WHO = typer.Option("--by", "--who", help="Who decides; is kept with the saga", show_default="you")
 _WHY = typer.Option("--reason", "--why", help="Why; is kept with the saga")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.contract_process import ask
 from ensue.cli.output import complain, print_json, say
 from ensue.contracts.changes import changes
@@ -20,7 +21,7 @@ app = typer.Typer(
     help="What services write and read, as JSON Schema: committed, and compared.", no_args_is_help=True
 )  # fmt: skip
 
-_SERVICES = typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")
+_SERVICES = typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several")
 
 
 @app.command()
@@ -59,7 +60,11 @@ def check(
     ] = Path("schemas"),
     readers: Annotated[
         list[str] | None,
-        typer.Option(metavar="SERVICE", help="Who reads what these write, and is not among them (may repeat)"),
+        typer.Option(
+            metavar="SERVICE",
+            autocompletion=services_here,
+            help="Who reads what these write, and is not among them (may repeat)",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
 ) -> None:

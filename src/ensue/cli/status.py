@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ensue.app import Service
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_services
 from ensue.cli.output import complain, print_json, print_table, say
 from ensue.errors import EnsueError
@@ -18,7 +19,10 @@ from ensue.operations.status import ANSWER_S, PartitionStatus, ServiceStatus, se
 
 
 def status(
-    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
+    services: Annotated[
+        list[str],
+        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+    ],
     json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
 ) -> None:
     """Show outbox, partitions, lag, leases, gaps and dead letters of services, running or not."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
@@ -16,7 +17,7 @@ from ensue.operations.timers import TimerLine
 
 app = typer.Typer(help="Events that are published later: look, take back.", no_args_is_help=True)
 
-_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME")
+_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
 _SHOWN_MAX = 10
 
 

@@ -9,13 +9,17 @@ from typing import Annotated
 import typer
 
 from ensue.app import Service
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_services
 from ensue.cli.output import complain, print_table, say
 from ensue.operations.topology import Flow, SagaFlow, find_flows, find_sagas, find_warnings
 
 
 def topology(
-    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
+    services: Annotated[
+        list[str],
+        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+    ],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart")] = False,
 ) -> None:
     """Show who publishes and who subscribes, who handles which command and who sends or calls it, and which sagas there

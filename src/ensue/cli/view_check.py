@@ -16,6 +16,7 @@ import typer
 from ensue.adapters import make_broker, make_place, make_store
 from ensue.app import Service
 from ensue.cli.build_progress import Shown
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.output import print_json, print_table, say
 from ensue.engine.agreement import Folds, Verdict
@@ -26,7 +27,11 @@ from ensue.texts import logger
 from ensue.view import View
 from ensue.views.progress import Progress
 
-_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME of a View, or of a service that publishes nothing")
+_TARGET = typer.Argument(
+    metavar="SERVICE",
+    autocompletion=services_here,
+    help="MODULE:NAME of a View, or of a service that publishes nothing",
+)
 _JSON = typer.Option("--json", help="For a machine")
 _SCRATCH = typer.Option(metavar="URL", help="Database beside which it is folded", show_default="the view's own")
 #: So many rows of each table are shown to people.

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from ensue.cli.build_progress import Shown
+from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import REASON, deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
@@ -27,7 +28,9 @@ app = typer.Typer(
 )
 
 T = TypeVar("T")
-_TARGET = typer.Argument(metavar="SERVICE", help="MODULE:NAME of a View; its code's version is meant")
+_TARGET = typer.Argument(
+    metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME of a View; its code's version is meant"
+)
 _JSON = typer.Option("--json", help="For a machine")
 _WHO = typer.Option("--by", "--who", help="Who decides; is kept with the view", show_default="you")
 _YES = typer.Option("--yes", "-y", help="Do not ask")
@@ -48,7 +51,12 @@ def load_view(target: str) -> View:
 
 @app.command("list")
 def list_(
-    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME of a View, one or several")],
+    services: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME of a View, one or several"
+        ),
+    ],
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """List versions: which is asked, which is fed and by how many, how far each is, and what it goes on without."""

@@ -163,6 +163,15 @@ BUILD_INFO = Metric(
     "1",
     "What runs here: always 1, for its labels",
     ("version", "python", "messaging_system"),
+    alert=Alert(
+        f"without {OUTBOX_UNSENT.name}",
+        "What is read from its database is told by the process that relays, and nobody asks that for its metrics: run "
+        "the workers with `--http` and ask them, or let one web process tell it, `metrics_route(..., database=True)`; "
+        "until then no alert about that database fires",
+        lasting="10m",
+        without=OUTBOX_UNSENT.name,
+        title="EnsueDatabaseUntold",
+    ),
 )
 METRICS = (
     OUTBOX_UNSENT,

@@ -19,6 +19,8 @@ class Alert(NamedTuple):
     that it is about, as Prometheus writes them. over: of the values of several processes, "max" or "min". lasting: how
     long before it counts. page: somebody has to get up.
 
+    without: counts where a process of a service tells this metric and none of its processes tells that one, which is
+    named here; when says it in words. title: of the alert; empty: the metric's name.
     do: what is to be looked at, or done.
     """
 
@@ -28,6 +30,8 @@ class Alert(NamedTuple):
     over: str = "max"
     lasting: str = "5m"
     page: bool = False
+    without: str = ""
+    title: str = ""
 
 
 class Metric(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -52,7 +52,11 @@ class _Begin:
     dropped_before: float = 0.0
 
 
-async def move(origin: Store, target: Store, service: str) -> Moved:
+#: Writes down who has moved it, in the transaction that does.
+Note = Callable[[StepTransaction, Moved], Awaitable[None]]
+
+
+async def move(origin: Store, target: Store, service: str, note: Note | None = None) -> Moved:
     """Copy what Ensue keeps from one open store into another, empty one, in one transaction, and compare the outboxes.
 
     No worker of the service may run meanwhile, and none on the old database later. Leases stay behind.
@@ -81,8 +85,11 @@ async def move(origin: Store, target: Store, service: str) -> Moved:
             unsent += sum(each.position > relayed for each in found)
             await transaction.outbox_add([_anew(each) for each in found])
         counts = await _add_rows(transaction, books.kept(begin.dropped_before))
+        moved = Moved(source, records, unsent, counts[CHECKPOINTS], counts[LETTERS])
+        if note is not None:
+            await note(transaction, moved)
     await _compare(origin, target, begin.position)
-    return Moved(source, records, unsent, counts[CHECKPOINTS], counts[LETTERS])
+    return moved
 
 
 async def _add_rows(transaction: StepTransaction, rows: AsyncIterator[tuple[Table, Row]]) -> Counter[Table]:

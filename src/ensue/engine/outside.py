@@ -29,6 +29,7 @@ from ensue.saga.wake import Wake, write_wake
 from ensue.step import Step
 from ensue.tables import SAGAS, TIMERS
 from ensue.texts import Lines, logger, plain
+from ensue.tracing import Attempted, Carrier, traced
 
 log = logger("ensue.sagas")
 
@@ -116,17 +117,21 @@ class OutsideRuns:
         faults = self._context.faults
         if run.name in self._late and not await self._insist(run, lambda: self._postponed(run)):
             return
+        trace = self._context.tracing.outside(
+            run.function.name, run.key, run.attempt, run.correlation_id, Carrier(run.traceparent)
+        )
         faults.point("outside.begun")
-        wake = await self._came_to(run)
+        with traced(trace):
+            wake = await self._came_to(run, trace)
         faults.point("outside.called")
         if wake.kind == "broke":
             log.warning("%s: %s failed at attempt %d: %s", run.key, run.function.where, run.attempt, Lines(wake.reason))
         try:
-            await self._tell(run, wake)
+            await self._tell(run, wake, trace)
         except UsageError as error:  # what it returned is more than a record carries
-            await self._tell(run, self._broke(run, error))
+            await self._tell(run, self._broke(run, error), trace)
 
-    async def _came_to(self, run: OutsideRun) -> Wake:
+    async def _came_to(self, run: OutsideRun, trace: Attempted | None) -> Wake:
         call = asyncio.create_task(_called(run), name=f"ensue outside {run.key} call")
         try:
             await asyncio.wait((call,), timeout=run.limit_s)
@@ -136,21 +141,23 @@ class OutsideRuns:
         except asyncio.CancelledError:  # a stop
             call.cancel()
             raise
+        error: BaseException | None
         if not call.done() or call.cancelled():
             late = f"it did not return within its limit of {run.limit_s:g} s"
-            return self._broke(
-                run, TimeoutError(late if call.done() else f"{late}, and goes on although it was cancelled")
-            )
-        error = call.exception()
-        try:
-            if error is None:
-                data = msgspec.Raw(run.function.write_value(call.result()))
-                return Wake("came", number=run.number, data=data)
-            failure = failure_in(error)
-            if failure is not None:
-                return Wake("came", number=run.number, attempt=run.attempt, refusal=Refusal.of(failure))
-        except UsageError as unfit:
-            error = unfit
+            error = TimeoutError(late if call.done() else f"{late}, and goes on although it was cancelled")
+        else:
+            error = call.exception()
+            try:
+                if error is None:
+                    data = msgspec.Raw(run.function.write_value(call.result()))
+                    return Wake("came", number=run.number, data=data)
+                failure = failure_in(error)
+                if failure is not None:
+                    return Wake("came", number=run.number, attempt=run.attempt, refusal=Refusal.of(failure))
+            except UsageError as unfit:
+                error = unfit
+        if trace is not None:
+            trace.failed(error)
         return self._broke(run, error)
 
     def _broke(self, run: OutsideRun, error: BaseException) -> Wake:
@@ -180,8 +187,8 @@ class OutsideRuns:
             await self._add(transaction, [(run, Wake("again", number=run.number, attempt=run.attempt))])
             return False
 
-    async def _tell(self, run: OutsideRun, wake: Wake) -> None:
-        await self._insist(run, lambda: self._write([(run, wake)]))
+    async def _tell(self, run: OutsideRun, wake: Wake, trace: Attempted | None) -> None:
+        await self._insist(run, lambda: self._write([(run, wake)], trace))
 
     async def _insist(self, run: OutsideRun, act: Callable[[], Awaitable[T]]) -> T:
         """Until the database takes it: what was done is not to be forgotten because that is away for a while."""
@@ -194,15 +201,21 @@ class OutsideRuns:
             await self._context.clock.sleep(pause)
             pause = min(pause * 2, _PAUSE_MAX_S)
 
-    async def _write(self, told: Sequence[tuple[OutsideRun, Wake]]) -> None:
+    async def _write(self, told: Sequence[tuple[OutsideRun, Wake]], trace: Attempted | None = None) -> None:
         context = self._context
         async with context.store.transaction() as transaction:
-            await self._add(transaction, told)
+            await self._add(transaction, told, trace)
             context.faults.point("outside.written")
         context.faults.point("outside.committed")
 
-    async def _add(self, transaction: StepTransaction, told: Sequence[tuple[OutsideRun, Wake]]) -> None:
+    async def _add(
+        self,
+        transaction: StepTransaction,
+        told: Sequence[tuple[OutsideRun, Wake]],
+        trace: Attempted | None = None,
+    ) -> None:
         outgoing = self._context.dispatcher.outgoing(transaction)
+        outgoing.trace = trace
         for run, wake in told:
             step = Step(transaction, outgoing, None, run.correlation_id, run.traceparent)
             step.wake(run.saga, write_wake(wake))

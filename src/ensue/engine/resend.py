@@ -177,7 +177,8 @@ class Resender(Loop):
                     await self._gone(request, source, request.after, missing)
                 if not records:
                     return max(after, missing)
-                await context.broker.append(topic, number, source, records)
+                with context.tracing.send({(topic, number): records}, again=True):
+                    await context.broker.append(topic, number, source, records)
             after = records[-1].position
             context.faults.point("relay.resent")
 

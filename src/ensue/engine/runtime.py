@@ -383,8 +383,9 @@ class Runtime:
                         if origin.fingerprint and not origin.settled:
                             raise UsageError(
                                 "a request with an Idempotency-Key: this step would commit before the answer is known, "
-                                "so a retry would do it again. Take the step as a dependency: "
-                                f'Depends({self.definition.name}.step, scope="function")'
+                                "so a retry would do it again. Take the request's own step: with FastAPI "
+                                f'Depends({self.definition.name}.step, scope="function"), with Starlette '
+                                f"@in_step({self.definition.name})"
                             )
                         faults.point("step.handled")
                         await transaction.flush()  # entities first: their row locks put the outbox records in order

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from ensue.addresses import scheme_of
 from ensue.app import Service
-from ensue.contracts.asyncapi import asyncapi
-from ensue.contracts.contract import contract_of
+from ensue.integrations.described import described
 
 
 def asyncapi_route(service: Service, version: str = "0.1.0", *, path: str = "/asyncapi.json") -> APIRouter:
@@ -21,10 +16,7 @@ def asyncapi_route(service: Service, version: str = "0.1.0", *, path: str = "/as
     Whoever may ask the app may read it: it has names and types, no addresses.
     """
     router = APIRouter(tags=["asyncapi"])
-
-    @cache
-    def document() -> dict[str, Any]:
-        return asyncapi(contract_of(service), scheme=scheme_of(service.settings().broker), version=version)
+    document = described(service, version)
 
     @router.get(path, response_class=JSONResponse)
     async def shown() -> JSONResponse:

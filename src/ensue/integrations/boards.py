@@ -44,18 +44,24 @@ def title_of(metric: Metric) -> str:
     >>> title_of(BROKER_UP)
     'EnsueBrokerUp'
     """
+    if metric.alert is not None and metric.alert.title:
+        return metric.alert.title
     return "".join(word.capitalize() for word in metric.name.split("_"))
 
 
 def expression_of(metric: Metric, alert: Alert) -> str:
     """What Prometheus asks.
 
-    >>> from ensue.engine.gauges import DAMAGED, SAGAS
+    >>> from ensue.engine.gauges import BUILD_INFO, DAMAGED, SAGAS
     >>> expression_of(SAGAS, SAGAS.alert)
     'max by (service, saga, version, status) (ensue_sagas{status="PARKED"}) > 0'
     >>> expression_of(DAMAGED, DAMAGED.alert)
     'sum by (service, topic) (increase(ensue_records_damaged_total[10m])) > 0'
+    >>> expression_of(BUILD_INFO, BUILD_INFO.alert)
+    'count by (service) (ensue_build_info) unless on (service) ensue_outbox_unsent'
     """
+    if alert.without:
+        return f"count by (service) ({name_of(metric)}) unless on (service) {alert.without}"
     series = name_of(metric) + (f"{{{alert.of}}}" if alert.of else "")
     by = ", ".join(("service", *metric.labels))
     growth = alert.when.removeprefix("rate ")
@@ -75,16 +81,19 @@ def rules() -> str:
     for metric in METRICS:
         if metric.alert is None:
             continue
-        about = "".join(f" {label} {{{{ $labels.{label} }}}}" for label in metric.labels)
+        alert = metric.alert
+        labels = () if alert.without else metric.labels  # which are counted together there
+        about = "".join(f" {label} {{{{ $labels.{label} }}}}" for label in labels)
+        says = f"no process tells {alert.without}" if alert.without else f"{metric.name} is {{{{ $value }}}}"
         lines += [
             f"      - alert: {title_of(metric)}",
-            f"        expr: {json.dumps(expression_of(metric, metric.alert))}",
-            f"        for: {metric.alert.lasting}",
+            f"        expr: {json.dumps(expression_of(metric, alert))}",
+            f"        for: {alert.lasting}",
             "        labels:",
-            f"          severity: {'page' if metric.alert.page else 'ticket'}",
+            f"          severity: {'page' if alert.page else 'ticket'}",
             "        annotations:",
-            f"          summary: {json.dumps(f'{{{{ $labels.service }}}}{about}: {metric.name} is {{{{ $value }}}}')}",
-            f"          description: {json.dumps(f'{metric.meaning}. {metric.alert.do}.')}",
+            f"          summary: {json.dumps(f'{{{{ $labels.service }}}}{about}: {says}')}",
+            f"          description: {json.dumps(f'{metric.meaning}. {alert.do}.')}",
         ]
     return "\n".join(lines) + "\n"
 

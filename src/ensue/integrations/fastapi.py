@@ -13,40 +13,33 @@ a request with an Idempotency-Key is stored in that same step.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ensue.errors import UsageError
 
 try:
     from fastapi import Depends, FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
     from fastapi.routing import APIRoute
 except ImportError as error:
     raise UsageError('ensue.integrations.fastapi: pip install "ensue[fastapi]"') from error
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from ensue.announcing import announced
 from ensue.app import Service
 from ensue.engine.readiness import ReadyLimits
 from ensue.integrations.asyncapi import asyncapi_route
-from ensue.integrations.body_limit import BODY_BYTES_MAX, BodyLimit
-from ensue.integrations.handlers import add_handlers
+from ensue.integrations.body_limit import BODY_BYTES_MAX
 from ensue.integrations.health import health_routes
+from ensue.integrations.installing import check_service, install_first, install_service, installed_in
 from ensue.integrations.openapi import describe, problem_responses
 from ensue.integrations.problems import Problem
+from ensue.integrations.request_origin import credentials
 from ensue.integrations.routes import check_step_scope
-from ensue.integrations.step_route import PRINCIPAL, StepRoute, credentials
-from ensue.integrations.tokens import TOKENS, WAIT_S, Tokens
-from ensue.logs import configure
+from ensue.integrations.step_route import StepRoute
+from ensue.integrations.validation import invalid_request
 
 __all__ = ["Problem", "ReadyLimits", "StepRoute", "install", "problem_responses", "step_of"]
-
-
-#: Where an app keeps what its calls of `install` have said, in its state.
-_INSTALLED = "ensue_installed"
-_ROUTES = {"health": "health_routes", "metrics": "metrics_route", "asyncapi": "asyncapi_route"}
 
 
 def install(
@@ -82,27 +75,27 @@ def install(
 
     Raises UsageError when routes are there already, or when a later call says another of what holds for the app.
     """
-    if not isinstance(service, Service):
-        raise UsageError(f"install(app, ...) wants the service that the app runs, got {service!r:.80}")
-    first = app.router.route_class is not StepRoute
-    if first:
+    check_service(service)
+    said = installed_in(app)
+    if said is None:
         if any(isinstance(route, APIRoute) for route in app.routes):
             raise UsageError("install(app, ...) came after the first route: call it right after FastAPI(...)")
         app.router.route_class = StepRoute
-        holds = {"body_bytes_max": body_bytes_max, PRINCIPAL: principal, "steps": [], TOKENS: None}
-        setattr(app.state, _INSTALLED, holds)
-        app.add_middleware(_Installed, of=app)
-        app.add_middleware(BodyLimit, body_bytes_max=body_bytes_max)
-        add_handlers(app)
-        describe(app, tokens=lambda: getattr(app.state, _INSTALLED)[TOKENS] is not None)
-    _check_later(
-        app, service, principal, body_bytes_max, health=health is not False, metrics=metrics, asyncapi=asyncapi
+        said = first = install_first(app, body_bytes_max, principal)
+        app.add_exception_handler(RequestValidationError, invalid_request)
+        describe(app, tokens=lambda: first.tokens is not None)
+    install_service(
+        app,
+        said,
+        service,
+        work=work,
+        body_bytes_max=body_bytes_max,
+        principal=principal,
+        tokens=tokens,
+        paths={"health": health is not False, "metrics": metrics, "asyncapi": asyncapi},
+        add="app.include_router({}, prefix=...)",
+        check=partial(check_step_scope, app, service.step),
     )
-    said = getattr(app.state, _INSTALLED)
-    said["steps"].append(service.step)
-    if tokens is not False:
-        said[TOKENS] = said[TOKENS] or Tokens()
-        said[TOKENS].waits[service.name] = (service, WAIT_S if tokens is True else tokens)
     if health is not False:
         app.include_router(health_routes(service, ReadyLimits() if health is True else health))
     if metrics:
@@ -111,29 +104,6 @@ def install(
         app.include_router(metrics_route(service))
     if asyncapi:
         app.include_router(asyncapi_route(service, app.version))
-    _run_within(app, service, work)
-
-
-def _check_later(
-    app: FastAPI, service: Service, principal: Callable[[Request], str], body_bytes_max: int, **paths: bool
-) -> None:
-    """Refuse what a call after the first one would say in vain."""
-    said: dict[str, Any] = getattr(app.state, _INSTALLED)
-    if principal not in (credentials, said[PRINCIPAL]):
-        raise UsageError(
-            f"install(app, {service.signs_as}, principal=...): say it in the first call, it holds for the app"
-        )
-    if body_bytes_max not in (BODY_BYTES_MAX, said["body_bytes_max"]):
-        raise UsageError(
-            f"install(app, {service.signs_as}, body_bytes_max=...): say it in the first call, it holds for the app"
-        )
-    for name in (name for name, wanted in paths.items() if wanted):
-        owner = said.setdefault(name, service.name)
-        if owner != service.name:
-            raise UsageError(
-                f"install(app, {service.signs_as}, {name}=...): those paths answer for {owner} already, and would say "
-                f"nothing of {service.name}: app.include_router({_ROUTES[name]}({service.signs_as}, ...), prefix=...)"
-            )
 
 
 def step_of(service: Service) -> Any:
@@ -143,41 +113,3 @@ def step_of(service: Service) -> Any:
     `Depends(orders.query, scope="function")` and `Depends(orders.rows, scope="function")`.
     """
     return Depends(service.step, scope="function")
-
-
-class _Installed:
-    """A middleware: what holds for all requests of an app, or of one that is mounted in it.
-
-    The steps' scopes are looked at before the first request, in case the app's lifespan did not: it may be another one,
-    or not run at all, as that of an app which is mounted.
-    """
-
-    def __init__(self, app: ASGIApp, of: FastAPI) -> None:
-        self.app = app
-        self._of = of
-        self._said = getattr(of.state, _INSTALLED)
-        self._checked = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            if not self._checked:
-                for step in self._said["steps"]:
-                    check_step_scope(self._of, step)
-                self._checked = True
-            scope[PRINCIPAL], scope[TOKENS] = self._said[PRINCIPAL], self._said[TOKENS]
-        await self.app(scope, receive, send)
-
-
-def _run_within(app: FastAPI, service: Service, work: bool) -> None:
-    """The service is up before what the app's own lifespan does, and until that has ended. Its log is shown where the
-    application has not set logging up, which it does when its modules are imported."""
-    inner = app.router.lifespan_context
-
-    @asynccontextmanager
-    async def lifespan(started: Any) -> AsyncIterator[Any]:
-        check_step_scope(app, service.step)
-        configure(None)
-        async with announced(service, work=work), inner(started) as state:
-            yield state
-
-    app.router.lifespan_context = lifespan

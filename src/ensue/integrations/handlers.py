@@ -1,13 +1,14 @@
-"""Exceptions to problem documents: one handler for each kind of error."""
+"""Exceptions to problem documents: one handler for each kind of error. Needs Starlette alone."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from ensue.errors import (
     AggregateExists,
@@ -26,16 +27,15 @@ from ensue.errors import (
     ViewNotReady,
 )
 from ensue.integrations import problems
+from ensue.integrations.paths import allowed_methods
 from ensue.integrations.problems import Problem
-from ensue.integrations.routes import allowed_methods
 from ensue.texts import logger
 
 log = logger("ensue.http")
 
 
-def add_handlers(app: FastAPI) -> None:
+def add_handlers(app: Starlette) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(IdempotencyMismatch, _idempotency_mismatch)
     app.add_exception_handler(IdempotencyConflict, _idempotency_conflict)
     app.add_exception_handler(EventRefused, _event_refused)
@@ -66,30 +66,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         return problems.response(
             request, status, raised.title, raised.detail, type=raised.type, headers=headers, **raised.extra
         )
-    detail: Any = raised.detail  # FastAPI allows anything that JSON can say
+    detail: Any = raised.detail  # with FastAPI it is anything that JSON can say
     if isinstance(detail, str):
         return problems.response(request, status, detail=detail, headers=headers)
     return problems.response(request, status, headers=headers, info=detail)
-
-
-async def _invalid_request(request: Request, error: Exception) -> Response:
-    invalid = cast(RequestValidationError, error)
-    first = invalid.errors()[0] if invalid.errors() else {}
-    if first.get("type") == "json_invalid":
-        why = problems.printable(str(first.get("ctx", {}).get("error", "")))
-        detail = f"The body is no JSON: {why} at character {first['loc'][-1]}"
-        return problems.response(request, 400, "Malformed body", detail, type=problems.MALFORMED_BODY)
-    if isinstance(invalid.body, bytes):  # FastAPI leaves a body as it came when its content type is not JSON
-        detail = "Send the body as JSON, with the header Content-Type: application/json"
-        return problems.response(request, 415, detail=detail)
-    return problems.response(
-        request,
-        422,
-        "Invalid request",
-        "Some fields are wrong, see errors",
-        type=problems.VALIDATION,
-        errors=problems.field_errors(invalid.errors()),
-    )
 
 
 async def _idempotency_mismatch(request: Request, error: Exception) -> Response:

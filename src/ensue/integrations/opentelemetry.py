@@ -22,6 +22,7 @@ except ImportError as error:
 
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind
 
+from ensue.integrations.other_spans import Attempt, Draft
 from ensue.integrations.processing_spans import LINKS_MAX, Batch, One, Unsampled
 from ensue.integrations.span_contexts import (
     EMPTY,
@@ -36,7 +37,7 @@ from ensue.integrations.span_contexts import (
 )
 from ensue.integrations.span_maker import SpanMaker
 from ensue.message import Message, OutboxRecord
-from ensue.tracing import Carrier, Processing, Publishing, Tracing
+from ensue.tracing import Attempted, Carrier, Drafted, Processing, Publishing, Tracing
 
 __all__ = ["OpenTelemetry"]
 
@@ -81,6 +82,15 @@ class _Tracing:
         with ended(span), current(span, within):
             yield _Step(self._maker, span)
 
+    def draft(self, topic: str, kind: str, correlation_id: str, parent: Carrier) -> Drafted | None:
+        within = contexts.get_current()
+        if not trace.get_current_span(within).get_span_context().is_valid:
+            within = context_of(parent)
+        return Draft(self._maker.start_create(within, topic, kind, correlation_id), parent)
+
+    def outside(self, function: str, key: str, attempt: int, correlation_id: str, parent: Carrier) -> Attempted | None:
+        return Attempt(self._maker, function, key, attempt, correlation_id, parent) if parent.traceparent else None
+
     @contextmanager
     def _sending(self, spans: Sequence[Span]) -> Iterator[None]:
         try:
@@ -93,14 +103,20 @@ class _Tracing:
             for span in spans:
                 span.end()
 
-    def send(self, batches: Mapping[tuple[str, int], Sequence[OutboxRecord]]) -> AbstractContextManager[Any]:
+    def send(
+        self, batches: Mapping[tuple[str, int], Sequence[OutboxRecord]], *, again: bool = False
+    ) -> AbstractContextManager[Any]:
         links: dict[str, list[SpanContext]] = {}
         for (topic, _), records in batches.items():
             if found := creations(records):
                 links.setdefault(topic, []).extend(found)
         if not links:
             return _NOTHING
-        return self._sending([self._send_span(topic, created, batches) for topic, created in links.items()])
+        spans = [self._send_span(topic, created, batches) for topic, created in links.items()]
+        if again:
+            for span in spans:
+                span.set_attribute("ensue.resent", True)
+        return self._sending(spans)
 
     def _send_span(
         self, topic: str, created: Sequence[SpanContext], batches: Mapping[tuple[str, int], Sequence[OutboxRecord]]

@@ -21,14 +21,11 @@ from ensue.integrations.probe_answers import NOT_READY, NOT_RUNNING, UNHEALTHY, 
 PATHS = ("/livez", "/healthz", "/readyz", "/metrics")
 
 
-def probes_app(services: Sequence[Service], limits: ReadyLimits) -> Starlette:
-    """Return an application that answers for all services of this process at once.
+def probe_routes(services: Sequence[Service], limits: ReadyLimits) -> list[Route]:
+    """Return /livez, /healthz and /readyz for all services of this process at once: 503 where it is not so of one of
+    them; of several the reasons, and the remarks, begin with the service's name."""
 
-    It answers as `health_routes` and `metrics_route` do for one, and 503 where it is not so of one of them: of several
-    the reasons begin with the service's name. Without prometheus-client `/metrics` is 404, and says what to install.
-    """
-
-    async def reasons(ask: Callable[[Runtime], Awaitable[list[str]]]) -> list[str]:
+    async def said(ask: Callable[[Runtime], Awaitable[list[str]]]) -> list[str]:
         found: list[str] = []
         for service in services:
             runtime = runtime_of(service)
@@ -40,16 +37,28 @@ def probes_app(services: Sequence[Service], limits: ReadyLimits) -> Starlette:
         return JSONResponse({"status": "ok"})
 
     async def healthz(request: Request) -> Response:
-        found = await reasons(lambda runtime: runtime.unhealthy(limits.answer_s))
+        found = await said(lambda runtime: runtime.unhealthy(limits.answer_s))
         if found:
             return unavailable(request, limits, "Unhealthy", UNHEALTHY, found)
         return JSONResponse({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
-        found = await reasons(lambda runtime: runtime.readiness(limits))
+        found = await said(lambda runtime: runtime.readiness(limits))
         if found:
             return unavailable(request, limits, "Not ready", NOT_READY, found)
-        return JSONResponse({"status": "ok"})
+        remarks = await said(lambda runtime: runtime.remarks(limits)) if limits.details else []
+        return JSONResponse({"status": "ok", "remarks": remarks} if remarks else {"status": "ok"})
+
+    answers: tuple[Any, ...] = (livez, healthz, readyz)
+    return [Route(path, answer, methods=["GET"]) for path, answer in zip(PATHS, answers, strict=False)]
+
+
+def probes_app(services: Sequence[Service], limits: ReadyLimits) -> Starlette:
+    """Return an application that answers for all services of this process at once.
+
+    It answers as `probe_routes` do, and with the metrics of all. Without prometheus-client `/metrics` is 404, and says
+    what to install.
+    """
 
     async def metrics(request: Request) -> Response:
         try:
@@ -66,8 +75,7 @@ def probes_app(services: Sequence[Service], limits: ReadyLimits) -> Starlette:
             return unavailable(request, limits, "Unhealthy", UNHEALTHY, [brief])
         return Response(written, media_type=CONTENT_TYPE_LATEST)
 
-    answers: tuple[Any, ...] = (livez, healthz, readyz, metrics)
-    routes = [Route(path, answer, methods=["GET"]) for path, answer in zip(PATHS, answers, strict=True)]
+    routes = [*probe_routes(services, limits), Route(PATHS[-1], metrics, methods=["GET"])]
     return Starlette(routes=routes, exception_handlers={HTTPException: _problem})
 
 

@@ -1,4 +1,4 @@
-"""Looking at an app's routes: is every step's scope right, and which methods does a path have?"""
+"""Looking at an app's routes: is every step's scope right, and which of them know keys and tokens?"""
 
 from __future__ import annotations
 
@@ -30,18 +30,6 @@ def check_step_scope(app: Any, step: Callable[..., Any]) -> None:
         declared = getattr(route, "original_route", route)
         if isinstance(declared, APIRoute) and not isinstance(declared, StepRoute):
             raise UsageError(f"{where}: its router needs the route class, write APIRouter(route_class=StepRoute)")
-
-
-def allowed_methods(app: Any, path: str) -> set[str]:
-    """Return the methods of all routes that a path has, as the header Allow must list them.
-
-    Starlette lists those of the first route only: two routes of one path each know their own.
-    """
-    found: set[str] = set()
-    for prefix, route in _routes(app.routes):
-        if path.startswith(prefix) and route.path_regex.match(path[len(prefix) :]):
-            found.update(getattr(route, "methods", None) or ())
-    return found
 
 
 def step_paths(app: Any) -> frozenset[tuple[str, str]]:

@@ -32,15 +32,16 @@ class SpanMaker:
 
     def create_in(self, context: Context, topic: str, kind: str, message_id: str, correlation_id: str) -> Carrier:
         """Begin and end a `create` span there."""
+        span = self.start_create(context, topic, kind, correlation_id)
+        end_create(span, message_id)
+        return as_carrier(span.get_span_context())
+
+    def start_create(self, context: Context, topic: str, kind: str, correlation_id: str) -> Span:
         attributes = self.attributes("create", topic) | {
-            "messaging.message.id": message_id,
             "messaging.message.conversation_id": correlation_id,
-            "cloudevents.event_id": message_id,
             "cloudevents.event_type": kind,
         }
-        span = self.tracer.start_span(f"create {topic}", context, SpanKind.PRODUCER, attributes)
-        span.end()
-        return as_carrier(span.get_span_context())
+        return self.tracer.start_span(f"create {topic}", context, SpanKind.PRODUCER, attributes)
 
     def message_span(self, message: Message, attempt: int, context: Context, links: Sequence[Link]) -> Span:
         envelope = message.envelope
@@ -57,3 +58,8 @@ class SpanMaker:
         if message.position:
             attributes["ensue.position"] = message.position
         return self.tracer.start_span(f"process {message.topic}", context, SpanKind.CONSUMER, attributes, links)
+
+
+def end_create(span: Span, message_id: str) -> None:
+    span.set_attributes({"messaging.message.id": message_id, "cloudevents.event_id": message_id})
+    span.end()

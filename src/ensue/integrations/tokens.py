@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import Response
 
 from ensue.app import Service
 from ensue.errors import StoreUnavailable, UsageError
@@ -45,20 +45,20 @@ class Tokens:
             for service, timeout_s in self.waits.values():
                 await service.caught_up(text, timeout=timeout_s)
 
-    async def tell(self, given: Origin, response: Response) -> None:
-        """Say in the answer what the request's steps have written, or those of which this is the answer once more.
+    async def tell(self, given: Origin, headers: MutableHeaders) -> None:
+        """Say in the answer's headers what the request's steps have written, or those whose answer this is once more.
 
         They are committed: a database that does not say now where takes nothing back, so the answer goes without."""
         steps, given.committed = given.committed or [], None  # a task that outlives the request has its origin
-        places = _decode(stored) if (stored := response.headers.get(_PLACES)) else []
+        places = _decode(stored) if (stored := headers.get(_PLACES)) else []
         if stored:
-            del response.headers[_PLACES]
-        if HEADER in response.headers:
+            del headers[_PLACES]
+        if HEADER in headers:
             return  # the route's own
         try:
             token = await self._written(steps, places)
             if token:
-                response.headers[HEADER] = str(token)
+                headers[HEADER] = str(token)
         except (StoreUnavailable, UsageError) as error:
             log.warning("an answer goes out without %s: %s", HEADER, error)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from ensue.adapters import make_session_outbox
+from ensue.addresses import scheme_of
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.config import Settings, read_from
 from ensue.engine.books import HALLMARK, NUMBERS, numbers_of
@@ -24,6 +25,7 @@ from ensue.ports import Clock, OutboxOwner, SessionOutbox
 from ensue.service import ServiceDefinition
 from ensue.step import Outgoing, Step
 from ensue.tables import LEASES, RELAY, TIMERS
+from ensue.tracing import Carrier, Drafted, TraceMaker, Tracing, messaging_system
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -36,17 +38,18 @@ _PLACEHOLDER = f"{'0' * 16}-{'0' * 12}.{'0' * 9}.{'0' * 16}"
 
 class Draft(NamedTuple):
     """What was published and is not written yet. after: how long after the transaction it goes out; None: with it, or
-    at the time that the record says."""
+    at the time that the record says. drafted: is told when it is written; None: nobody traces it."""
 
     record: OutboxRecord
     after: datetime.timedelta | None
+    drafted: Drafted | None = None
 
 
 class Publisher:
     """Of one service, for as long as the process lives, in any thread.
 
     definition: what it declares. settings: by which it is configured, asked for when something else may be set.
-    limits: see `Outgoing`, where the service runs in this process.
+    limits: see `Outgoing`, where the service runs in this process. maker: returns `Service.tracing`, which may change.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class Publisher:
         definition: ServiceDefinition,
         settings: Callable[[], Settings],
         limits: Callable[[], Mapping[str, int]],
+        maker: Callable[[], TraceMaker | None],
         clock: Clock | None = None,
     ) -> None:
         self.definition = definition
         self._settings = settings
         self._limits = limits
+        self._maker = maker
         self._clock = clock or SystemClock()
         self._ids = _ProcessIds()
         self._types: dict[type, EventType[Any]] = {}
@@ -73,7 +78,12 @@ class Publisher:
             settings = self._settings()
             outbox = make_session_outbox(settings.database, self.definition.name)
             configured = self._configured = _Configured(origin, settings, outbox)
-        return Transaction(self, configured.outbox, configured.settings)
+        maker = self._maker()
+        if maker is not configured.maker:
+            system = messaging_system(scheme_of(configured.settings.broker))
+            tracing = None if maker is None else maker.of(self.definition.name, system)
+            configured = self._configured = configured._replace(maker=maker, tracing=tracing)
+        return Transaction(self, configured.outbox, configured.settings, configured.tracing)
 
     def outgoing(self, settings: Settings) -> Outgoing:
         definition = self.definition
@@ -110,11 +120,13 @@ class Publisher:
 
 
 class _Configured(NamedTuple):
-    """origin: what the settings were read from."""
+    """origin: what the settings were read from. tracing: of `maker`; None: nobody traces."""
 
     origin: tuple[object, ...]
     settings: Settings
     outbox: SessionOutbox
+    maker: TraceMaker | None = None
+    tracing: Tracing | None = None
 
 
 class _Checked(NamedTuple):
@@ -127,8 +139,11 @@ class _Checked(NamedTuple):
 class Transaction:
     """What is published in one transaction of a session: `draft`, then `write`."""
 
-    def __init__(self, publisher: Publisher, outbox: SessionOutbox, settings: Settings) -> None:
+    def __init__(
+        self, publisher: Publisher, outbox: SessionOutbox, settings: Settings, tracing: Tracing | None = None
+    ) -> None:
         self.outbox = outbox
+        self._tracing = tracing
         self._publisher = publisher
         self._outgoing = publisher.outgoing(settings)
         self._correlation_id = publisher.new_id()  # of what has no other
@@ -146,8 +161,10 @@ class Transaction:
         step = Step(
             transaction, self._outgoing, None, origin.correlation_id or self._correlation_id, origin.traceparent
         )
+        told = None if self._tracing is None else _Told(self._tracing, Carrier(origin.traceparent, origin.tracestate))
+        self._outgoing.trace = told
         step.publish(event, extensions, after=after, at=at)
-        return Draft(self._outgoing.records.pop(), after)
+        return Draft(self._outgoing.records.pop(), after, None if told is None else told.drafted)
 
     def write(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         """Write what was published in the connection's transaction, which must not commit when this raises."""
@@ -157,10 +174,12 @@ class Transaction:
         ready: list[str] = []
         records: list[OutboxRecord] = []
         timers: list[Timer] = []
-        for record, after in drafts:
+        given: list[str] = []
+        for record, after, _ in drafts:
             if not ready:
                 ready = hallmark.mark(self._publisher.new_id(), owner.now)
             message_id = ready.pop()
+            given.append(message_id)
             if isinstance(record, Timer):
                 due_at = record.due_at if after is None else owner.now + after.total_seconds()
                 envelope = _written(record.envelope, message_id, due_at)
@@ -172,6 +191,22 @@ class Transaction:
             outbox.insert_rows(connection, TIMERS, [row_of(each, number) for number, each in enumerate(timers)])
         if records:
             outbox.add(connection, records, owner.now)
+        for draft, message_id in zip(drafts, given, strict=True):
+            if draft.drafted is not None:
+                draft.drafted.written(message_id)
+
+
+class _Told:
+    """What a step is told by, of one event: whoever traces the service begins with it, and knows its id later."""
+
+    def __init__(self, tracing: Tracing, parent: Carrier) -> None:
+        self.drafted: Drafted | None = None
+        self._tracing = tracing
+        self._parent = parent
+
+    def create(self, topic: str, kind: str, message_id: str, correlation_id: str, parent: Carrier) -> Carrier:
+        self.drafted = self._tracing.draft(topic, kind, correlation_id, self._parent)
+        return self._parent if self.drafted is None else self.drafted.carrier
 
 
 def _written(envelope: bytes, message_id: str, time: float) -> bytes:

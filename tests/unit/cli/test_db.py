@@ -39,6 +39,19 @@ def test_init_creates_what_is_missing_and_may_be_repeated(ensue: Command, home: 
     assert ensue("db", "check", LEDGER).code == 0
 
 
+def test_who_has_made_tables_is_kept_and_who_found_them_there_is_not(ensue: Command, home: Path) -> None:
+    assert ensue("db", "init", LEDGER, "--by", "ann@desk", "--reason", "the first day").code == 0
+    assert ensue("db", "init", LEDGER).code == 0  # as at each start of a container
+    sql(home / "ledger.db", "DROP TABLE entries")
+    assert ensue("db", "init", LEDGER, "--by", "bob").code == 0
+    first, second = ensue("decisions", "list", LEDGER, "--json").json["decisions"]
+    assert (first["action"], first["actor"], first["reason"]) == ("db init", "ann@desk", "the first day")
+    assert first["target"].startswith("ledger/")
+    assert (first["before"]["schema"], first["after"]["made"]) == (None, ["table entries"])
+    assert (second["actor"], second["before"]) == ("bob", {"schema": first["after"]["schema"]})
+    assert second["after"] == first["after"]
+
+
 def test_init_brings_ensue_s_tables_to_a_newer_schema(
     ensue: Command, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

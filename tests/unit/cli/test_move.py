@@ -148,12 +148,13 @@ def test_services_move_with_all_that_is_open_and_every_effect_is_there_once(
     assert "lacks table lines: make your own tables there" in too_early.err
     asyncio.run(copy_lines(urls[BOOK]))
     for name, variable in ((DESK, "ENSUE_MOVING_DESK_DATABASE"), (BOOK, "ENSUE_MOVING_BOOK_DATABASE")):
-        moved = ensue("db", "move", name, "--to", urls[name], "--yes")
+        moved = ensue("db", "move", name, "--to", urls[name], "--yes", "--reason", "a bigger disk")
         assert moved.code == 0, moved.err
         assert f"Set {variable} to the new URL" in moved.out
         again = ensue("db", "move", name, "--to", urls[name], "--yes")
         assert again.code == 1, "a second time would double it"
         monkeypatch.setenv(variable, urls[name])
+        check_decision(ensue, name, before[name])
     assert before == {name: ensue("status", name, "--json").json["services"][0]["source"] for name in (DESK, BOOK)}
 
     asyncio.run(pay(*range(15, 18)))
@@ -169,6 +170,15 @@ def test_services_move_with_all_that_is_open_and_every_effect_is_there_once(
     assert asyncio.run(_contradiction()) == ""
     monkeypatch.delenv("ENSUE_MOVING_DESK_DATABASE")
     assert asyncio.run(_contradiction()) == "the store knows of none after position 15"
+
+
+def check_decision(ensue: Callable[..., Ended], name: str, source: str) -> None:
+    """Whoever has moved the database is in the new one, with what went along."""
+    [decision] = ensue("decisions", "list", name, "--json").json["decisions"]
+    assert (decision["action"], decision["target"], decision["reason"]) == ("db move", source, "a bigger disk")
+    assert decision["before"]["database"].startswith("sqlite:")
+    assert decision["before"]["database"] != decision["after"]["database"]
+    assert decision["after"]["records"] > 0
 
 
 async def _contradiction() -> str:

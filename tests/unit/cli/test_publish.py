@@ -51,6 +51,20 @@ def test_an_event_goes_out_like_any_other_of_the_service(ensue: Command) -> None
     assert entries() == [("ann", 7)]
 
 
+def test_who_has_published_what_and_why_is_kept_without_the_data(ensue: Command) -> None:
+    told = ("--by", "ann@desk", "--reason", "the till was away")
+    ended = ensue("publish", TILL, "Sold", '{"customer": "bob"}', "--yes", "--json", *told)
+    assert ended.code == 0, ended.err
+    ensue("publish", TILL, "Sold", '{"customer": 7}', "--yes")  # refused
+    decisions = ensue("decisions", "list", TILL, "--json").json["decisions"]
+    [decision] = [each for each in decisions if each["action"] == "publish"]
+    assert (decision["actor"], decision["origin"], decision["reason"]) == ("ann@desk", "cli", "the till was away")
+    assert (decision["target"], decision["before"]) == (ended.json["id"], None)
+    kept = {name: ended.json[name] for name in ("type", "topic", "partition", "correlation_id")}
+    assert decision["after"] == kept
+    assert "bob" not in json.dumps(decision)
+
+
 @pytest.mark.parametrize("name", ["sales.Sold.v1", "Sold"])
 def test_the_type_may_be_the_class_s_name_and_the_data_a_file(ensue: Command, tmp_path: Path, name: str) -> None:
     file = tmp_path / "sold.json"

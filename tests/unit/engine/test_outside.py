@@ -273,12 +273,12 @@ async def test_what_came_of_it_is_kept_once_the_database_is_back(tmp_path: Path,
         outside = world.runtimes["shop"].worker.loops.outside  # type: ignore[union-attr]  # it runs
         write, tries = outside._write, 0
 
-        async def away(told: Any) -> None:
+        async def away(told: Any, trace: Any = None) -> None:
             nonlocal tries
             tries += 1
             if tries < 3:
                 raise StoreUnavailable("the database is away")
-            await write(told)
+            await write(told, trace)
 
         monkeypatch.setattr(outside, "_write", away)
         await shop.start(Pay())

@@ -18,7 +18,7 @@ import ensue.testing
 from ensue import Service, Step
 from ensue.adapters import make_store
 from ensue.integrations.fastapi import install, step_of
-from ensue.integrations.step_route import _parts
+from ensue.integrations.request_origin import _parts
 
 KEY = {"Idempotency-Key": "k"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from tests.spans import Spans, id_of, trace_of
 
 import ensue.testing
 from ensue import EngineConfig, Event, Origin, Retry, Saga, Service, Step, UsageError, coming_from
+from ensue.engine.ask import ResendRequest
 from ensue.engine.metric import STEP_ROLLBACKS
+from ensue.engine.resend import Resender
 from ensue.integrations.fastapi import install, step_of
 from ensue.integrations.opentelemetry import OpenTelemetry
 from ensue.integrations.processing_spans import LINKS_MAX
@@ -427,6 +430,87 @@ async def test_a_saga_goes_on_in_the_trace_of_what_has_woken_it() -> None:
         "    - create span-followed\n"
         "      ~ send span-followed"
     )
+
+
+async def test_records_that_are_sent_again_are_spans_that_say_so() -> None:
+    spans = Spans()
+    first, second = two(spans)
+    async with ensue.testing.run(first, second, partitions=1) as world:
+        async with first.step() as step:
+            step.publish(SpanBegun(number=1))
+        await world.settle()
+        context = world.runtimes["spanfirst"].context
+
+        async def compare() -> None: ...
+
+        resender = Resender(context, asyncio.Lock(), lambda where: 1, lambda where: True, compare)
+        await resender.answer(ResendRequest(context.store.source, "span-begun", 0, 0, 1, "spansecond"))
+    sent, again = spans.named("send span-begun")
+    assert (of(sent, "ensue.resent"), of(again, "ensue.resent")) == (None, True)
+    created = id_of(spans.one("create span-begun"))
+    assert [[link.context.span_id for link in each.links] for each in (sent, again)] == [[created]] * 2
+
+
+async def test_outside_functions_of_a_saga_are_spans_and_what_comes_of_them_hangs_on_them() -> None:
+    spans = Spans()
+    service = Service("spansagas", tracing=traced(spans))
+    inside: list[int] = []
+
+    @service.outside
+    async def charge(number: int) -> int:
+        inside.append(trace.get_current_span().get_span_context().span_id)
+        if len(inside) == 1:
+            raise ValueError("a secret of the customer's")
+        return number
+
+    @service.saga
+    async def take(saga: Saga, request: SpanBegun) -> None:
+        await saga.outside(charge, request.number, undo=None, attempts=2)
+
+    async with ensue.testing.run(service, partitions=1) as world:
+        async with service.step() as step:
+            step.start(take, SpanBegun(number=1), id="1")
+        await world.settle()
+        await world.advance(seconds=5)
+        await world.settle()
+    failed, done = spans.named("outside charge")
+    assert inside == [id_of(failed), id_of(done)]
+    assert [of(each, "ensue.attempt") for each in (failed, done)] == [1, 2]
+    assert of(failed, "ensue.effect") == of(done, "ensue.effect") == "spansagas:take:1:1"
+    assert [each.status.status_code for each in (failed, done)] == [StatusCode.ERROR, StatusCode.UNSET]
+    assert of(failed, "error.type") == "ValueError"
+    assert "secret" not in "".join(each.to_json() for each in spans.ended)
+    begun = spans.one("step spansagas")
+    assert {trace_of(each) for each in (begun, failed)} == {trace_of(begun)}
+    told = [
+        each for each in spans.named("create spansagas.replies") if each.parent and each.parent.span_id == id_of(done)
+    ]
+    assert len(told) == 1
+
+
+async def test_an_outside_function_of_a_saga_that_is_not_sampled_begins_nothing() -> None:
+    spans = Spans(ParentBased(ALWAYS_OFF))
+    service = Service("spansagas", tracing=traced(spans))
+    within: list[Any] = []
+
+    @service.outside
+    async def charge(number: int) -> int:
+        within.append(trace.get_current_span().get_span_context())
+        return number
+
+    @service.saga
+    async def take(saga: Saga, request: SpanBegun) -> None:
+        await saga.outside(charge, request.number, undo=None)
+
+    async with ensue.testing.run(service, partitions=1) as world:
+        async with service.step() as step:
+            step.start(take, SpanBegun(number=1), id="1")
+        await world.settle()
+        woken = [each.envelope.traceparent for each in await messages(world, "spansagas.replies")]
+    assert spans.ended == []
+    assert len(woken) == 2
+    assert {each[3:35] for each in woken} == {f"{within[0].trace_id:032x}"}
+    assert not within[0].trace_flags.sampled
 
 
 def test_what_a_span_may_hang_on_is_said_by_name() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.flow.mermaid import as_mermaid
 from ensue.cli.flow.text import as_text
 from ensue.cli.loading import load_services
@@ -21,7 +22,10 @@ def flow(
     correlation_id: Annotated[
         str, typer.Argument(metavar="CORRELATION_ID", help="The flow's, as the X-Correlation-Id of an answer has it")
     ],
-    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
+    services: Annotated[
+        list[str],
+        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+    ],
     records: Annotated[
         int,
         typer.Option(min=1, metavar="COUNT", help="Look at so many of the last records of each partition and outbox"),
