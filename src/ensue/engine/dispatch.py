@@ -25,7 +25,7 @@ from ensue.engine.failed import StepFailed
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.nesting import handling
 from ensue.engine.recurring import Recurring
-from ensue.engine.sagas import Sagas
+from ensue.engine.sagas import FOR_SAGAS, Sagas
 from ensue.engine.threads import HandlerThreads
 from ensue.errors import BadMessage, CheckpointConflict, HandlerCancelled, StoreUnavailable, UsageError, causes
 from ensue.event import EventType
@@ -116,10 +116,14 @@ class Dispatcher:
 
     def wants_snapshot(self, messages: Sequence[Message]) -> bool:
         """Whether a handler of these may change what it read without a lock; entity steps have their rows locked."""
-        kinds = {message.envelope.type for message in messages if not self.sagas.owns(message)}
-        routes = [self.routes[kind] for kind in kinds]
-        if any(map(self.sagas.owns, messages)):
-            routes += self._steps.values()  # whichever the sagas come to
+        kinds = {message.envelope.type for message in messages}
+        if kinds.isdisjoint(FOR_SAGAS):
+            routes = [self.routes[kind] for kind in kinds]
+        else:
+            owns = self.sagas.owns
+            routes = [self.routes[kind] for kind in {each.envelope.type for each in messages if not owns(each)}]
+            if any(map(owns, messages)):
+                routes += self._steps.values()  # whichever the sagas come to
         return not all(route.together and route.locked for route in routes)
 
     def heed(self, topic: str, terms: TopicTerms | None) -> None:
@@ -203,7 +207,7 @@ class Dispatcher:
     ) -> int:
         at_hand.work(messages)
         start, end = 0, len(messages)
-        ways = [self._way(routes, each) for each in messages]
+        ways = self._ways(routes, messages)
         try:
             while start < end:
                 stop = start + 1
@@ -228,10 +232,14 @@ class Dispatcher:
             logs.at_hand.set(None)
         return start
 
-    def _way(self, routes: dict[str, Route], message: Message) -> str:
-        if routes is self.routes and self.sagas.owns(message):
-            return _SAGAS
-        return _TOGETHER if routes[message.envelope.type].together else _PLAIN
+    def _ways(self, routes: dict[str, Route], messages: Sequence[Message]) -> list[str]:
+        """How each is run. By the types, which are few, since most messages are many of one."""
+        kinds = [each.envelope.type for each in messages]
+        if routes is self.routes and not FOR_SAGAS.isdisjoint(kinds):
+            owns = self.sagas.owns
+            return [_SAGAS if owns(each) else _way(routes[each.envelope.type]) for each in messages]
+        ways = {kind: _way(routes[kind]) for kind in set(kinds)}
+        return [ways[kind] for kind in kinds]
 
     async def _saga_run(
         self,
@@ -391,6 +399,10 @@ class Dispatcher:
         return self.only_handler(messages[start].envelope.type) if stop - start == 1 else ""
 
 
+def _way(route: Route) -> str:
+    return _TOGETHER if route.together else _PLAIN
+
+
 def _name(call: Call | None) -> str:
     return "" if call is None else call.handler.name
 
@@ -437,9 +449,11 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
             each.id_of() if each.id_field else _no_id,
             each.optional,
             each.asynchronous or wraps_async(each.function),
-            _answer_of(each),
+            each.needs_step or answer is not None,
+            answer,
         )
         for each in handlers
+        for answer in (_answer_of(each),)
     )
     event = handlers[0].event
     together = all(call.repository is not None and not (sessions and call.handler.needs_session) for call in calls)

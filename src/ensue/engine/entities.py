@@ -34,7 +34,8 @@ class Call:
     """A handler made ready: no lookup is left for the moment when it is called.
 
     place: the repository's number in its service; repositories that are equal have the same. awaits: it can wait for
-    the session. answer: what is done with what it returns, where somebody waits for it; returns the entity.
+    the session. stepped: it is given something of the step. answer: what is done with what it returns, where somebody
+    waits for it; returns the entity.
     """
 
     handler: Handler
@@ -45,6 +46,7 @@ class Call:
     id_of: Callable[[Any], Any]
     optional: bool
     awaits: bool
+    stepped: bool
     answer: Answer | None
 
 
@@ -158,21 +160,24 @@ class EntityRun:
             self.call = None
             event = read(message.data)
             todo: Todo = []
-            for self.call in calls:
-                entities = loaded.get(self.call.place)
+            for call in calls:
+                self.call = call
+                entities = loaded.get(call.place)
                 if entities is None:
-                    entities = loaded[self.call.place] = Entities(self.call.repository)  # type: ignore[arg-type]  # entity steps have one
-                entity_id = self.call.id_of(event)
+                    entities = loaded[call.place] = Entities(call.repository)  # type: ignore[arg-type]  # entity steps have one
+                entity_id = call.id_of(event)
                 entities.found[entity_id] = None
-                todo.append((self.call, entities, entity_id))
+                todo.append((call, entities, entity_id))
             ready.append((message, event, todo))
         self.index = None
         for entities in loaded.values():
             await entities.load(transaction, outgoing)
         links = Links(loaded.values())
+        watched = links.watched
         mapped = any(each.mapped is not None for each in loaded.values())
         budget = budget or Budget()
         now, until = budget.now, budget.now() + budget.left_s
+        trace, limit, is_at_hand = self._trace, self._limit, logs.at_hand.set
         for self.index, (message, event, todo) in enumerate(ready):
             if self.index and (
                 now() >= until
@@ -180,13 +185,14 @@ class EntityRun:
             ):
                 count = self.index
                 break
-            envelope = message.envelope
-            step = Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
-            logs.at_hand.set(message)
-            if self._trace is not None:
-                begins(self._trace, message, [call for call, *_ in todo])
+            step: Any = None  # made for those that ask for something of it
+            is_at_hand(message)
+            if trace is not None:
+                begins(trace, message, [call for call, *_ in todo])
             for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
                 self.call = call
+                if step is None and call.stepped:
+                    step = _step(transaction, outgoing, message)
                 entity = entities.found.get(entity_id)
                 if entity is None and not call.optional:
                     raise missing(call.handler, entity_id)
@@ -194,16 +200,16 @@ class EntityRun:
                 inside = copy_context().run  # what a handler sets there (a tenant, say) is of its message alone
                 result = inside(call.call, entity, event, step)
                 if call.answer is not None:
-                    result = await call.answer(call.handler, result, step, self._limit, inside)
+                    result = await call.answer(call.handler, result, step, limit, inside)
                 if result is not None and result is not entity:
-                    result = await entity_of(call.handler, result, entity_id, self._limit, inside)
+                    result = await entity_of(call.handler, result, entity_id, limit, inside)
                 if outgoing.asked:
                     raise SessionAsked  # again: the handler has caught it
                 was = entity
                 if entities.mapped is not None:
                     entity = entities.settled(entities.mapped, transaction, entity_id, entity, result)
                 entities.left(entity_id, entity, result)
-                if links.watched:
+                if watched:
                     links.left(entities, was, entities.found.get(entity_id))
                 if documents is not None:
                     documents.done(message, call, entities, entity_id)
@@ -246,6 +252,11 @@ class Documents:
                 "exist: in this database an event is part of its entity's document, so return a new entity, or "
                 "publish nothing"
             )
+
+
+def _step(transaction: StepTransaction, outgoing: Outgoing, message: Message) -> Step:
+    envelope = message.envelope
+    return Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
 
 
 def _document(entities: Entities, entity_id: Any) -> tuple[Any, Any]:
