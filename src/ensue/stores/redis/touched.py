@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,6 +15,8 @@ from ensue.stores.redis.keys import Keys, member, row_key
 Row = Sequence[Any]
 #: Words of one command in a script: Lua hands over a few thousand at most.
 WORDS_MAX = 1000
+#: Begins no value of MessagePack.
+_NOTHING = b"\xc1"
 _PLAIN = frozenset({int, str, float, bytes, bool, type(None)})
 _encode = msgspec.msgpack.Encoder().encode
 #: To tuples: a row that was handed out is compared with what becomes of it, so nobody may change it in place.
@@ -21,11 +24,11 @@ decode_row = msgspec.msgpack.Decoder(tuple[Any, ...]).decode
 
 
 class Check(NamedTuple):
-    """What a commit relies on: these fields of a hash hold what was found there. False: there was no such field."""
+    """What a commit relies on: these fields of a hash hold what was found there, see `scripts.COMMIT`."""
 
     key: bytes
     fields: Sequence[bytes]
-    found: Sequence[bytes | bool]
+    found: bytes
 
 
 def encode_row(table: Table, row: Row) -> bytes:
@@ -47,26 +50,27 @@ class Touched:
         self.found: dict[bytes, bytes | None] = {}
         self.changed: dict[bytes, Row | None] = {}
         self._keys = keys
-        self._fields: dict[Any, bytes] = {}
+        self._fields: dict[Any, bytes] = {}  # by id, of the rows that were asked for
         self._rows: dict[bytes, Row] = {}  # those of `found` that were looked at
         at = {name: number for number, name in enumerate(table.columns)}
         self._lookups = [
-            (each, [at[name] for name in each.equal], [at[name] for name in each.order]) for each in table.lookups
+            (each, itemgetter(*[at[name] for name in (*each.equal, *each.order)]), len(each.equal))
+            for each in table.lookups
         ]
 
-    def field(self, row_id: Any) -> bytes:
-        """A row's field in the hash; equal ids have the same."""
-        field = self._fields.get(row_id)
-        if field is None:
-            field = self._fields[row_id] = row_key(row_id)
-        return field
+    def unknown(self, ids: Sequence[Any]) -> list[bytes]:
+        """The fields in the hash of those rows that were not asked for before: to be put into `found`."""
+        known = self._fields
+        new = {each: row_key(each) for each in ids if each not in known}
+        known.update(new)
+        return list(new.values())
 
     def has(self, row_id: Any) -> bool:
-        field = self.field(row_id)
+        field = self._fields[row_id]
         return (self.changed if field in self.changed else self.found)[field] is not None
 
     def row(self, row_id: Any) -> Row | None:
-        field = self.field(row_id)
+        field = self._fields[row_id]
         return self.changed[field] if field in self.changed else self._found(field)
 
     def _found(self, field: bytes) -> Row | None:
@@ -76,13 +80,13 @@ class Touched:
         return row
 
     def change(self, row_id: Any, row: Row | None) -> None:
-        self.changed[self.field(row_id)] = row
+        self.changed[self._fields[row_id]] = row
 
     def checks(self) -> Iterator[Check]:
         fields = list(self.found)
-        values: list[bytes | bool] = [False if raw is None else raw for raw in self.found.values()]
+        values = [_NOTHING if raw is None else raw for raw in self.found.values()]
         for begin in range(0, len(fields), WORDS_MAX):
-            yield Check(self.key, fields[begin : begin + WORDS_MAX], values[begin : begin + WORDS_MAX])
+            yield Check(self.key, fields[begin : begin + WORDS_MAX], b"".join(values[begin : begin + WORDS_MAX]))
 
     def writes(self) -> Iterator[list[bytes]]:
         """Commands for the commit."""
@@ -96,26 +100,26 @@ class Touched:
                 pairs += (field, encode_row(self.table, row))
             elif before is not None:
                 removed.append(field)
-            for lookup, equal, order in self._lookups:
-                if before is not None and row is not None and all(before[at] == row[at] for at in (*equal, *order)):
+            for lookup, values, equal in self._lookups:
+                was = None if before is None else values(before)
+                becomes = None if row is None else values(row)
+                if was == becomes:
                     continue  # equal values have one place
                 if before is not None:
-                    key, entry = self._entry(lookup, equal, order, before)
+                    key, entry = self._entry(lookup, was, equal)
                     gone.setdefault(key, []).append(entry)
                 if row is not None:
-                    key, entry = self._entry(lookup, equal, order, row)
+                    key, entry = self._entry(lookup, becomes, equal)
                     entries.setdefault(key, []).extend((b"0", entry))
         yield from _commands(b"HSET", {self.key: pairs} if pairs else {})
         yield from _commands(b"HDEL", {self.key: removed} if removed else {})
         yield from _commands(b"ZREM", gone)
         yield from _commands(b"ZADD", entries)
 
-    def _entry(self, lookup: Lookup, equal: Sequence[int], order: Sequence[int], row: Row) -> tuple[bytes, bytes]:
-        """Where a row stands in a lookup: the sorted set, and the member of it."""
-        return (
-            self._keys.lookup(self.table, lookup, [row[at] for at in equal]),
-            member(self.table, lookup, [row[at] for at in order]),
-        )
+    def _entry(self, lookup: Lookup, values: Any, equal: int) -> tuple[bytes, bytes]:
+        """Where a row stands in a lookup: the sorted set, and the member of it. values: of its columns, one or more."""
+        places = values if equal + len(lookup.order) > 1 else (values,)
+        return self._keys.lookup(self.table, lookup, places[:equal]), member(self.table, lookup, places[equal:])
 
 
 def _commands(name: bytes, words: dict[bytes, list[bytes]]) -> Iterator[list[bytes]]:

@@ -43,7 +43,7 @@ class RedisTransaction(CollectingTransaction):
         writes = [words(each) for touched in self._tables.values() for each in touched.writes()]
         if not writes:
             return
-        relied = [lists([word(each.key), words(each.fields), words(each.found)]) for _, each in checks]
+        relied = [lists([word(each.key), words(each.fields), word(each.found)]) for _, each in checks]
         plan = lists([lists(relied), lists(writes)])
         failed = int(await finish(self._server.script(COMMIT, [self._keys.meta], [plan], may_repeat=False)))
         if failed:
@@ -58,8 +58,7 @@ class RedisTransaction(CollectingTransaction):
         touched = self._tables.get(table.name)
         if touched is None:
             touched = self._tables[table.name] = Touched(table, self._keys)
-        missing = [field for field in dict.fromkeys(map(touched.field, ids)) if field not in touched.found]
-        if missing:
+        if missing := touched.unknown(ids):
             touched.found.update(zip(missing, await fields_of(self._server, touched.key, missing), strict=True))
         return touched
 
