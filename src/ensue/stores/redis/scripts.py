@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: A step's commit. ARGV[1]: {checks, writes}. A check is {key, fields, found}: the fields of that hash must hold what
 #: the step found, here one after the other, with 0xc1 for what was not there. A row is one value of MessagePack, which
-#: ends where it says and never begins with that byte, so no other rows come to the same. Returns the number of the first
+#: ends where it says and never begins with that byte: no other rows come to the same. Returns the number of the first
 #: check that fails, and then nothing was written; else 0.
 COMMIT = """
 local plan = cmsgpack.unpack(ARGV[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -58,12 +58,14 @@ class Touched:
             for each in table.lookups
         ]
 
-    def unknown(self, ids: Sequence[Any]) -> list[bytes]:
-        """The fields in the hash of those rows that were not asked for before: to be put into `found`."""
-        known = self._fields
-        new = {each: row_key(each) for each in ids if each not in known}
-        known.update(new)
-        return list(new.values())
+    def unknown(self, ids: Sequence[Any]) -> dict[Any, bytes]:
+        """Those of these rows that were not asked for before, each with its field in the hash."""
+        return {each: row_key(each) for each in ids if each not in self._fields}
+
+    def knows(self, fields: Mapping[Any, bytes], found: Sequence[bytes | None]) -> None:
+        """What the server has of rows that were unknown."""
+        self.found.update(zip(fields.values(), found, strict=True))
+        self._fields.update(fields)
 
     def has(self, row_id: Any) -> bool:
         field = self._fields[row_id]

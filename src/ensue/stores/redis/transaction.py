@@ -58,8 +58,8 @@ class RedisTransaction(CollectingTransaction):
         touched = self._tables.get(table.name)
         if touched is None:
             touched = self._tables[table.name] = Touched(table, self._keys)
-        if missing := touched.unknown(ids):
-            touched.found.update(zip(missing, await fields_of(self._server, touched.key, missing), strict=True))
+        if unknown := touched.unknown(ids):
+            touched.knows(unknown, await fields_of(self._server, touched.key, list(unknown.values())))
         return touched
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
