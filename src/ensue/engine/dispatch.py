@@ -65,6 +65,17 @@ class Route:
     locked: bool
 
 
+class Alone:
+    """One of a message's handlers, of an event that is read already. See `entities.Routed`."""
+
+    def __init__(self, event: Any, calls: Sequence[Call]) -> None:
+        self.event = event
+        self.calls = calls
+
+    def read(self, data: bytes) -> Any:
+        return self.event
+
+
 class Dispatcher:
     """The handlers of one service, ready to run.
 
@@ -323,10 +334,10 @@ class Dispatcher:
                 for call in route.calls:
                     if call.repository is not None:
                         await transaction.flush(forget=True)  # as before a run of entity steps
-                        one = (message, lambda _, event=event: event, (call,))
+                        one = Alone(event, (call,))
                         run = EntityRun(transaction, outgoing, self.limit, at_hand.trace, documents=self._documents)
                         at_hand.run(index, run)
-                        await run.run([one], budget)
+                        await run.run([message], [one], budget)
                         at_hand.rest()
                         continue
                     at_hand.call(index, call)
@@ -368,12 +379,9 @@ class Dispatcher:
         run = EntityRun(transaction, outgoing, self.limit, at_hand.trace, documents=self._documents)
         at_hand.run(start, run)
         try:
-            work = [
-                (each, route.read, route.calls)
-                for each in messages[start:stop]
-                for route in (routes[each.envelope.type],)
-            ]
-            count = await run.run(work, budget, guarded=self._sessions and stop - start > 1)
+            mine = messages[start:stop]
+            found = [routes[each.envelope.type] for each in mine]
+            count = await run.run(mine, found, budget, guarded=self._sessions and stop - start > 1)
             await transaction.flush()  # one that was alone may have had the session: may it commit?
             return count
         except NOT_THE_MESSAGE:

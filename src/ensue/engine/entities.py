@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from ensue import logs
 from ensue.engine.budget import Budget
@@ -117,9 +117,16 @@ class Entities:
 
 
 #: The handlers of one message, each with the entity that it wants.
-Todo = list[tuple[Call, Entities, Any]]
-#: A message, what reads its event, and the handlers that it goes to.
-Work = tuple[Message, Callable[[bytes], Any], Sequence[Call]]
+Todo = Sequence[tuple[Call, Entities, Any]]
+
+
+class Routed(Protocol):
+    """What a message goes to: what reads its event, and its handlers."""
+
+    @property
+    def read(self) -> Callable[[bytes], Any]: ...
+    @property
+    def calls(self) -> Sequence[Call]: ...
 
 
 class EntityRun:
@@ -149,26 +156,32 @@ class EntityRun:
         self.call: Call | None = None
         self.made = 0
 
-    async def run(self, work: Sequence[Work], budget: Budget | None = None, *, guarded: bool = False) -> int:
-        """Return how much of the work was done, the first of it at least: all, or what came before the budget was
-        spent, or before a message whose entity has to be loaded anew (see `Links`). guarded: raises SessionAsked."""
-        count = len(work)
+    async def run(
+        self, messages: Sequence[Message], routes: Sequence[Routed], budget: Budget | None = None, *,
+        guarded: bool = False,
+    ) -> int:  # fmt: skip
+        """Return how many of the messages were handled, the first at least: all, or what came before the budget was
+        spent, or before a message whose entity has to be loaded anew (see `Links`). routes: of each message. guarded:
+        raises SessionAsked."""
+        count = len(messages)
         transaction, outgoing, documents = self._transaction, self._outgoing, self._documents
-        ready: list[tuple[Message, Any, Todo]] = []
+        # Side by side, and no container of its own for each message: those that live until the batch is saved would be
+        # most of what Python's cyclic garbage collector looks through, again and again.
+        events: list[Any] = []
+        ids: list[Any] = []  # for each call in turn
         loaded: dict[int, Entities] = {}
-        for self.index, (message, read, calls) in enumerate(work):
+        for self.index, (message, route) in enumerate(zip(messages, routes, strict=True)):
             self.call = None
-            event = read(message.data)
-            todo: Todo = []
-            for call in calls:
+            event = route.read(message.data)
+            events.append(event)
+            for call in route.calls:
                 self.call = call
                 entities = loaded.get(call.place)
                 if entities is None:
                     entities = loaded[call.place] = Entities(call.repository)  # type: ignore[arg-type]  # entity steps have one
                 entity_id = call.id_of(event)
                 entities.found[entity_id] = None
-                todo.append((call, entities, entity_id))
-            ready.append((message, event, todo))
+                ids.append(entity_id)
         self.index = None
         for entities in loaded.values():
             await entities.load(transaction, outgoing)
@@ -178,7 +191,14 @@ class EntityRun:
         budget = budget or Budget()
         now, until = budget.now, budget.now() + budget.left_s
         trace, limit, is_at_hand = self._trace, self._limit, logs.at_hand.set
-        for self.index, (message, event, todo) in enumerate(ready):
+        at = 0
+        for self.index, (message, route, event) in enumerate(zip(messages, routes, events, strict=True)):
+            if len(route.calls) == 1:  # the usual case
+                [call] = route.calls
+                todo: Todo = ((call, loaded[call.place], ids[at]),)
+            else:
+                todo = [(call, loaded[call.place], ids[number]) for number, call in enumerate(route.calls, at)]
+            at += len(todo)
             if self.index and (
                 now() >= until
                 or (mapped and any(each in entities.unsettled or links.stale(entities) for _, entities, each in todo))
