@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import count as counting
 from pathlib import Path
 from random import Random
@@ -25,13 +25,11 @@ from benchmarks.child import environment
 from benchmarks.figures import Figure, Report, at_least, at_most
 from benchmarks.latency import percentile
 from benchmarks.rounds import Sample, Stopwatch, alternate
+from benchmarks.view_building import read_to_the_end, versions_of
 from benchmarks.views_side import BUYERS, OnPostgres, OnRedis, OnSqlite, Spent, buyer, by_hand, fill, view_of
 from ensue import View
-from ensue.adapters import make_broker
-from ensue.engine.view_versions import Versions
 from ensue.views import states
 
-_ENOUGH_S = 600.0
 QUERIES_PER_S = 100.0
 
 
@@ -107,10 +105,10 @@ async def _by_hand(url: str, home: Path, log: Path) -> Sample:
 async def _built(url: str, broker: str) -> Sample:
     """The first version of a fresh view, which reads the log from its beginning."""
     view = view_of(url, broker, 1)
-    async with _versions(view) as (versions, total):
+    async with versions_of(view) as (versions, total):
         watch = Stopwatch()
         async with view.running():
-            await _read(versions, view, broker, 1)
+            await read_to_the_end(versions, view, 1)
             sample = watch.stop(total)
             async with view.rows() as rows:
                 found = [await rows.get(Spent, buyer(number)) for number in range(BUYERS)]
@@ -119,56 +117,22 @@ async def _built(url: str, broker: str) -> Sample:
     return sample
 
 
-@asynccontextmanager
-async def _versions(view: View) -> AsyncIterator[tuple[Versions, int]]:
-    """What there is to know of its versions, and how many records the log has."""
-    base = view.make_base()
-    await base.open()
-    try:
-        versions = view.versions(base)
-        await versions.book.prepare()
-        log = make_broker(view.settings().broker)
-        await log.open()
-        try:
-            yield versions, (await versions.progress(1, log)).total
-        finally:
-            await log.close()
-    finally:
-        await base.close()
-
-
-async def _read(versions: Versions, view: View, broker: str, version: int) -> None:
-    """Wait until a version has read the log to its end."""
-    log = make_broker(broker)
-    await log.open()
-    until = time.monotonic() + _ENOUGH_S
-    try:
-        while True:
-            found = await versions.progress(version, log)
-            if found.total and found.done >= found.total:
-                return
-            if time.monotonic() > until:
-                raise TimeoutError(f"{view.name}: {found.done} of {found.total} after {_ENOUGH_S:g} s")
-            await asyncio.sleep(0.05)
-    finally:
-        await log.close()
-
-
 async def _queries(name: str, url: str, log: Path, seconds: float) -> list[Figure]:
     broker = f"sqlite:///{log}"
     view = view_of(url, broker, 1)
-    async with _versions(view) as (versions, _), view.running():
-        await _read(versions, view, broker, 1)
+    async with versions_of(view) as (versions, _), view.running():
+        await read_to_the_end(versions, view, 1)
         alone = await _ask(view, seconds, None)
         await versions.book.change(states.begin(2, "a benchmark"))
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "benchmarks.views_side", url, broker, "2",
-            stdin=subprocess.PIPE, env=environment(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(),
         )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
         try:
-            meanwhile = await _ask(view, seconds, asyncio.create_task(_read(versions, view, broker, 2)))
+            meanwhile = await _ask(view, seconds, asyncio.create_task(_told(child.stdout)))
         finally:
-            assert child.stdin is not None
             child.stdin.close()
             async with asyncio.timeout(60):
                 await child.wait()
@@ -178,6 +142,12 @@ async def _queries(name: str, url: str, log: Path, seconds: float) -> list[Figur
         Figure(name=f"{name}: a query while another version is built, p99", value=other, unit="ms"),
         Figure(name=f"{name}: p99, ratio", value=other / one, unit="", goal=at_most(2)),
     ]
+
+
+async def _told(output: asyncio.StreamReader) -> None:
+    """The other process looks how far it is: to look takes time, which the queries of this one would pay."""
+    if await output.readline() != b"read\n":
+        raise RuntimeError("the process that builds the other version has ended before it had read the log")
 
 
 async def _ask(view: View, seconds: float, until: asyncio.Task[None] | None) -> list[float]:

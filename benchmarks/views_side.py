@@ -1,6 +1,7 @@
 """What `benchmarks.views` measures: a log of sales, the view that follows it, and the same written by hand.
 
-`python -m benchmarks.views_side URL BROKER VERSION`: feeds that version of the view until its standard input ends.
+`python -m benchmarks.views_side URL BROKER VERSION`: feeds that version of the view, says `read` when it has
+read the log to its end, and goes on until its standard input ends.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import dataclasses
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ import msgspec
 from redis.asyncio import Redis
 from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table
 
+from benchmarks.view_building import read_to_the_end, versions_of
 from ensue import Event, TableRepository, View
 from ensue.adapters import make_broker
 from ensue.brokers.embedded_sql import OFFSET_BITS
@@ -115,7 +117,7 @@ class Written(Protocol):
     """A place that the loop by hand reads rows from, and writes them to together with how far it has read."""
 
     async def begin(self, buyers: Sequence[str]) -> Rows: ...
-    async def commit(self, rows: Iterable[tuple[str, int, int]], offset: int) -> None: ...
+    async def commit(self, rows: Iterable[tuple[str, int, int]], offsets: Mapping[int, int]) -> None: ...
 
 
 class _Sale(msgspec.Struct):
@@ -124,34 +126,39 @@ class _Sale(msgspec.Struct):
 
 
 async def by_hand(log: Path, written: Written) -> int:
-    """Read the log of one partition after the other and fold it; return how many events there were."""
+    """Read the log of all partitions, some of each at once, and fold it; return how many events there were."""
     decode = msgspec.json.Decoder(_Sale).decode
     connection = sqlite3.connect(log)
     done = 0
     try:
-        for [partition] in connection.execute("SELECT id FROM partitions WHERE topic = ?", (TOPIC,)).fetchall():
-            after, end = partition << OFFSET_BITS, (partition + 1) << OFFSET_BITS
-            while found := connection.execute(
-                "SELECT id, key, source, position, previous, envelope, data FROM log "
-                "WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
-                (after, end, BATCH),
-            ).fetchall():
-                events = [decode(row[6]) for row in found]
-                rows = await written.begin(sorted({event.buyer for event in events}))
-                for event in events:
-                    _, total, count = rows.get(event.buyer, ("", 0, 0))
-                    rows[event.buyer] = (event.buyer, total + event.amount, count + 1)
-                after = found[-1][0]
-                await written.commit(rows.values(), after)
-                done += len(found)
+        partitions = [id_ for [id_] in connection.execute("SELECT id FROM partitions WHERE topic = ?", (TOPIC,))]
+        after = {each: each << OFFSET_BITS for each in partitions}
+        while True:
+            events = []
+            for each in partitions:
+                found = connection.execute(
+                    "SELECT id, key, source, position, previous, envelope, data FROM log "
+                    "WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
+                    (after[each], (each + 1) << OFFSET_BITS, BATCH),
+                ).fetchall()
+                if found:
+                    after[each] = found[-1][0]
+                    events += [decode(row[6]) for row in found]
+            if not events:
+                return done
+            rows = await written.begin(sorted({event.buyer for event in events}))
+            for event in events:
+                _, total, count = rows.get(event.buyer, ("", 0, 0))
+                rows[event.buyer] = (event.buyer, total + event.amount, count + 1)
+            await written.commit(rows.values(), after)
+            done += len(events)
     finally:
         connection.close()
-    return done
 
 
 _SELECT = "SELECT buyer, total, sales FROM spent WHERE buyer"
 _UPSERT = (
-    "INSERT INTO spent (buyer, total, sales) VALUES ({}) ON CONFLICT (buyer) DO UPDATE "
+    "INSERT INTO spent (buyer, total, sales) {} ON CONFLICT (buyer) DO UPDATE "
     "SET total = excluded.total, sales = excluded.sales"
 )
 
@@ -163,8 +170,7 @@ class OnSqlite:
             "PRAGMA journal_mode=WAL",
             "PRAGMA synchronous=FULL",
             "CREATE TABLE spent (buyer VARCHAR(32) PRIMARY KEY, total BIGINT NOT NULL, sales INTEGER NOT NULL)",
-            "CREATE TABLE read (log_offset INTEGER)",
-            "INSERT INTO read VALUES (0)",
+            "CREATE TABLE read (part INTEGER PRIMARY KEY, log_offset INTEGER NOT NULL)",
         ):
             self.connection.execute(each)
 
@@ -173,9 +179,9 @@ class OnSqlite:
         marks = ",".join("?" * len(buyers))
         return {row[0]: row for row in self.connection.execute(f"{_SELECT} IN ({marks})", buyers)}
 
-    async def commit(self, rows: Iterable[tuple[str, int, int]], offset: int) -> None:
-        self.connection.executemany(_UPSERT.format("?, ?, ?"), rows)
-        self.connection.execute("UPDATE read SET log_offset = ?", (offset,))
+    async def commit(self, rows: Iterable[tuple[str, int, int]], offsets: Mapping[int, int]) -> None:
+        self.connection.executemany(_UPSERT.format("VALUES (?, ?, ?)"), rows)
+        self.connection.executemany("INSERT OR REPLACE INTO read VALUES (?, ?)", offsets.items())
         self.connection.execute("COMMIT")
 
     async def close(self) -> None:
@@ -192,7 +198,7 @@ class OnPostgres:
         connection = await asyncpg.connect(url)
         await connection.execute(
             "CREATE TABLE spent (buyer VARCHAR(32) PRIMARY KEY, total BIGINT NOT NULL, sales INTEGER NOT NULL); "
-            "CREATE TABLE read (log_offset BIGINT); INSERT INTO read VALUES (0)"
+            "CREATE TABLE read (part BIGINT PRIMARY KEY, log_offset BIGINT NOT NULL)"
         )
         return cls(connection)
 
@@ -201,9 +207,16 @@ class OnPostgres:
         await self._transaction.start()
         return {row[0]: tuple(row) for row in await self.connection.fetch(f"{_SELECT} = ANY($1) FOR UPDATE", buyers)}
 
-    async def commit(self, rows: Iterable[tuple[str, int, int]], offset: int) -> None:
-        await self.connection.executemany(_UPSERT.format("$1, $2, $3"), rows)
-        await self.connection.execute("UPDATE read SET log_offset = $1", offset)
+    async def commit(self, rows: Iterable[tuple[str, int, int]], offsets: Mapping[int, int]) -> None:
+        arrays = [list(column) for column in zip(*rows, strict=True)]
+        await self.connection.execute(
+            _UPSERT.format("SELECT * FROM unnest($1::text[], $2::bigint[], $3::int[])"), *arrays
+        )
+        await self.connection.execute(
+            "INSERT INTO read SELECT * FROM unnest($1::bigint[], $2::bigint[]) "
+            "ON CONFLICT (part) DO UPDATE SET log_offset = excluded.log_offset",
+            list(offsets), list(offsets.values()),
+        )  # fmt: skip
         await self._transaction.commit()
 
     async def close(self) -> None:
@@ -220,21 +233,24 @@ class OnRedis:
         found = await self.client.mget([f"hand:{each}" for each in buyers])
         return {row[0]: row for row in (msgspec.json.decode(each, type=tuple[str, int, int]) for each in found if each)}
 
-    async def commit(self, rows: Iterable[tuple[str, int, int]], offset: int) -> None:
+    async def commit(self, rows: Iterable[tuple[str, int, int]], offsets: Mapping[int, int]) -> None:
         pipeline = self.client.pipeline(transaction=True)
         pipeline.mset({f"hand:{row[0]}": msgspec.json.encode(row) for row in rows})
-        pipeline.set("hand-read", offset)
+        pipeline.hset("hand-read", mapping={str(part): offset for part, offset in offsets.items()})
         await pipeline.execute()
 
     async def close(self) -> None:
         await self.client.aclose()
 
 
-async def _feed(url: str, broker: str, version: int, until: Callable[[], Awaitable[object]]) -> None:
-    async with view_of(url, broker, version).running():
-        await until()
+async def _feed(url: str, broker: str, version: int) -> None:
+    view = view_of(url, broker, version)
+    async with versions_of(view) as (versions, _), view.running():
+        await read_to_the_end(versions, view, version)
+        print("read", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":
     _, url, broker, version = sys.argv
-    asyncio.run(_feed(url, broker, int(version), lambda: asyncio.to_thread(sys.stdin.read)))
+    asyncio.run(_feed(url, broker, int(version)))

@@ -78,6 +78,45 @@ def decode_envelope(data: bytes) -> Envelope:
         raise BadMessage(f"the headers are no envelope: {error}. Expected CloudEvents attributes as JSON") from error
 
 
+def read_message(
+    topic: str,
+    partition: int,
+    offset: int,
+    key: str,
+    source: str,
+    position: int,
+    previous: int,
+    envelope: bytes,
+    data: bytes,
+) -> Message:
+    """Return a record of a log that keeps encoded envelopes. Raises BadMessage, as `decode_envelope` and
+    `within_bounds` do."""
+    message = Message(topic, partition, offset, key, source, position, previous, decode_envelope(envelope), data)
+    # Each text of a JSON object is shorter than that is, and without escapes JSON has no zero characters: so most
+    # envelopes are seen to keep to all bounds without a look at each of their attributes.
+    size = len(envelope)
+    if (
+        size <= ATTRIBUTE_BYTES_MAX and envelope.isascii() and b"\\" not in envelope
+        and (size <= SHORTEST_CHARS_MAX or _short(message.envelope))
+        and len(source) <= SOURCE_CHARS_MAX and source.isascii() and "\0" not in source
+        and len(key) <= KEY_BYTES_MAX and key.isascii() and "\0" not in key
+        and 0 <= previous <= position <= POSITION_MAX
+    ):  # fmt: skip
+        return message
+    return within_bounds(message)
+
+
+def _short(envelope: Envelope) -> bool:
+    """Whether its attributes keep to their bounds, given that all of them together have no more than any may have that
+    has no bound of its own."""
+    return (
+        envelope.extensions is None
+        and len(envelope.id) <= ID_CHARS_MAX
+        and len(envelope.type) <= TYPE_CHARS_MAX
+        and len(envelope.causation_id) <= ID_CHARS_MAX
+    )
+
+
 def within_bounds(message: Message) -> Message:
     """Return the message itself. Raises BadMessage that names the attribute which is out of bounds."""
     envelope = message.envelope

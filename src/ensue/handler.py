@@ -87,6 +87,11 @@ class Handler:
     def needs_session(self) -> bool:
         return SESSION in self.order or SYNC_SESSION in self.order
 
+    @property
+    def needs_step(self) -> bool:
+        """Whether it asks for the step, or for something of it."""
+        return not {ENTITY, EVENT}.issuperset(self.order)
+
     def id_of(self) -> Callable[[Any], Any]:
         """Return what reads the entity's id from an event. It raises BadMessage for what cannot be one."""
         get, change = attrgetter(self.id_field), self.id_change
@@ -117,6 +122,8 @@ class Handler:
             return lambda entity, event, step: function(event, step)
         if order == (ENTITY, EVENT, STEP):
             return function
+        if order == (ENTITY, EVENT):
+            return lambda entity, event, step: function(entity, event)
         if max(order) <= STEP and len(order) > 1:
             pick = itemgetter(*order)
             return lambda entity, event, step: function(*pick((entity, event, step)))

@@ -139,7 +139,7 @@ def plan(
     """
     result = Plan()
     apply = result.apply
-    moved: dict[str, int] = result.watermarks
+    moved, strangers, last_ids = result.watermarks, result.others, result.ids
     for record in batch:
         if isinstance(record, Garbage):
             _pass_over(result, record)
@@ -151,31 +151,33 @@ def plan(
             _note_loss(result, message, watermarks, gaps, began_at)
             continue
         if position:
-            if source in others or source in result.others:
+            if source in others or source in strangers:
                 result.held += 1
                 continue
             watermark = moved.get(source)
             if watermark is None:
                 watermark = watermarks.get(source, 0)
-            if (message.previous != watermark or kind == TICK) and (wrong := _forged(result, message, watermark, ids)):
-                result.garbage.append(_garbage_of(message, wrong))
-                continue
-            verdict = judge(watermark, message.previous, position)
-            if verdict is not Verdict.APPLY:
-                if verdict is Verdict.GAP:
-                    _note_gap(result, message, watermark, gaps, now)
+            # The usual case is told from the others first: the one that follows on what was applied last.
+            if not message.previous == watermark < position or kind == TICK:
+                if wrong := _forged(result, message, watermark, ids):
+                    result.garbage.append(_garbage_of(message, wrong))
                     continue
-                result.duplicates += kind != TICK
-                if kind == TICK:
-                    result.doubts[source] = position if position < watermark else None
-                elif position == watermark:
-                    _compare(result, message, ids)
-                    result.doubts[source] = None
-                else:
-                    result.behind[source] = position
-                continue
+                verdict = judge(watermark, message.previous, position)
+                if verdict is not Verdict.APPLY:
+                    if verdict is Verdict.GAP:
+                        _note_gap(result, message, watermark, gaps, now)
+                        continue
+                    result.duplicates += kind != TICK
+                    if kind == TICK:
+                        result.doubts[source] = position if position < watermark else None
+                    elif position == watermark:
+                        _compare(result, message, ids)
+                        result.doubts[source] = None
+                    else:
+                        result.behind[source] = position
+                    continue
             moved[source] = position
-            result.ids[source] = message.envelope.id
+            last_ids[source] = message.envelope.id
         elif kind == WHO:
             result.asked.add(source)
             continue

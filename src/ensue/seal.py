@@ -65,7 +65,7 @@ def damage(message: Message) -> str:
         return ""
     place = _place(message.position, message.previous)
     covered = b"".join((_body(envelope), message.data, message.key.encode(), place))
-    found = crc32(covered, _begun(message.topic, message.partition, message.source)).to_bytes(4).hex()
+    found = "%08x" % crc32(covered, _begun(message.topic, message.partition, message.source))
     return "" if crc == found else f"its checksum is {crc[:8]!r}, expected {found!r}"
 
 

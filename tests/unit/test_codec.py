@@ -107,3 +107,32 @@ def test_a_position_that_is_no_whole_number_is_a_bad_message(nonsense: str) -> N
 def test_damaged_headers_are_a_bad_message(data: bytes) -> None:
     with pytest.raises(BadMessage, match="no envelope"):
         codec.decode_envelope(data)
+
+
+hard = st.text(st.characters(max_codepoint=0x2FF), max_size=6) | st.integers(250, 1_030).map("x".__mul__)
+
+
+@given(
+    st.builds(
+        Envelope, id=hard, type=hard, time=hard, correlation_id=hard, causation_id=hard, traceparent=hard,
+        extensions=st.none() | st.dictionaries(hard, hard, max_size=3) | st.integers(60, 70).map(
+            lambda count: {f"x{number}": "" for number in range(count)}
+        ),
+    ),
+    st.tuples(hard, hard, st.integers(-1, 3), st.integers(-1, 3)),
+)  # fmt: skip
+def test_a_record_of_a_log_is_held_to_the_same_bounds_as_any_message(
+    envelope: Envelope, place: tuple[str, str, int, int]
+) -> None:
+    """Most are seen to keep to them without a look at each attribute."""
+    message = Message("orders", 0, 7, *place, envelope, b"{}")
+    expected = read = ""
+    try:
+        codec.within_bounds(message)
+    except BadMessage as error:
+        expected = str(error)
+    try:
+        assert codec.read_message("orders", 0, 7, *place, codec.encode_envelope(envelope), b"{}") == message
+    except BadMessage as error:
+        read = str(error)
+    assert read == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ensue.brokers import embedded_sql as sql
-from ensue.codec import decode_envelope, garbage, is_ours, within_bounds
+from ensue.codec import garbage, is_ours, read_message
 from ensue.errors import BadMessage
 from ensue.message import Garbage, Message
 
@@ -42,8 +42,9 @@ def _decoded(
             try:
                 if type(key) is bytes:
                     key, source = key.decode(), source.decode()
-                where = (topic, partition, id_ & mask, key, source, position, previous)
-                found.append(within_bounds(Message(*where, decode_envelope(envelope), data)))
+                found.append(
+                    read_message(topic, partition, id_ & mask, key, source, position, previous, envelope, data)
+                )
             except (BadMessage, UnicodeDecodeError) as error:
                 readable = key.decode(errors="replace") if type(key) is bytes else key
                 ours = position != 0 or is_ours((envelope.decode(errors="replace"),))

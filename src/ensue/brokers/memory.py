@@ -10,7 +10,7 @@ from itertools import count
 
 from ensue.brokers import check_partition, check_partitions, check_partitions_wanted
 from ensue.brokers.reading import BaseBroker, LookingReader
-from ensue.codec import decode_envelope, garbage, is_ours, within_bounds
+from ensue.codec import garbage, is_ours, read_message
 from ensue.embedded.wakeup import Wakeup
 from ensue.errors import BadMessage, BrokerUnavailable
 from ensue.message import Bounds, Garbage, Message
@@ -160,9 +160,8 @@ def _records(topic: str, partition: int, first: int, source: str, entries: Seque
     records: list[Message | Garbage] = []
     for offset, entry in enumerate(entries, first):
         try:
-            envelope = decode_envelope(entry.envelope)
             where = (topic, partition, offset, entry.key, source, entry.position, entry.previous)
-            records.append(within_bounds(Message(*where, envelope, entry.data)))
+            records.append(read_message(*where, entry.envelope, entry.data))
         except BadMessage as error:
             ours = entry.position != 0 or is_ours((entry.envelope.decode(errors="replace"),))
             records.append(garbage(topic, partition, offset, entry.key, error, entry.data, ours=ours))

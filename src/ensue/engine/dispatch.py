@@ -25,7 +25,7 @@ from ensue.engine.failed import StepFailed
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.nesting import handling
 from ensue.engine.recurring import Recurring
-from ensue.engine.sagas import Sagas
+from ensue.engine.sagas import FOR_SAGAS, Sagas
 from ensue.engine.threads import HandlerThreads
 from ensue.errors import BadMessage, CheckpointConflict, HandlerCancelled, StoreUnavailable, UsageError, causes
 from ensue.event import EventType
@@ -63,6 +63,17 @@ class Route:
     calls: tuple[Call, ...]
     together: bool
     locked: bool
+
+
+class Alone:
+    """One of a message's handlers, of an event that is read already. See `entities.Routed`."""
+
+    def __init__(self, event: Any, calls: Sequence[Call]) -> None:
+        self.event = event
+        self.calls = calls
+
+    def read(self, data: bytes) -> Any:
+        return self.event
 
 
 class Dispatcher:
@@ -116,10 +127,14 @@ class Dispatcher:
 
     def wants_snapshot(self, messages: Sequence[Message]) -> bool:
         """Whether a handler of these may change what it read without a lock; entity steps have their rows locked."""
-        kinds = {message.envelope.type for message in messages if not self.sagas.owns(message)}
-        routes = [self.routes[kind] for kind in kinds]
-        if any(map(self.sagas.owns, messages)):
-            routes += self._steps.values()  # whichever the sagas come to
+        kinds = {message.envelope.type for message in messages}
+        if kinds.isdisjoint(FOR_SAGAS):
+            routes = [self.routes[kind] for kind in kinds]
+        else:
+            owns = self.sagas.owns
+            routes = [self.routes[kind] for kind in {each.envelope.type for each in messages if not owns(each)}]
+            if any(map(owns, messages)):
+                routes += self._steps.values()  # whichever the sagas come to
         return not all(route.together and route.locked for route in routes)
 
     def heed(self, topic: str, terms: TopicTerms | None) -> None:
@@ -203,7 +218,7 @@ class Dispatcher:
     ) -> int:
         at_hand.work(messages)
         start, end = 0, len(messages)
-        ways = [self._way(routes, each) for each in messages]
+        ways = self._ways(routes, messages)
         try:
             while start < end:
                 stop = start + 1
@@ -228,10 +243,14 @@ class Dispatcher:
             logs.at_hand.set(None)
         return start
 
-    def _way(self, routes: dict[str, Route], message: Message) -> str:
-        if routes is self.routes and self.sagas.owns(message):
-            return _SAGAS
-        return _TOGETHER if routes[message.envelope.type].together else _PLAIN
+    def _ways(self, routes: dict[str, Route], messages: Sequence[Message]) -> list[str]:
+        """How each is run. By the types, which are few, since most messages are many of one."""
+        kinds = [each.envelope.type for each in messages]
+        if routes is self.routes and not FOR_SAGAS.isdisjoint(kinds):
+            owns = self.sagas.owns
+            return [_SAGAS if owns(each) else _way(routes[each.envelope.type]) for each in messages]
+        ways = {kind: _way(routes[kind]) for kind in set(kinds)}
+        return [ways[kind] for kind in kinds]
 
     async def _saga_run(
         self,
@@ -315,10 +334,10 @@ class Dispatcher:
                 for call in route.calls:
                     if call.repository is not None:
                         await transaction.flush(forget=True)  # as before a run of entity steps
-                        one = (message, lambda _, event=event: event, (call,))
+                        one = Alone(event, (call,))
                         run = EntityRun(transaction, outgoing, self.limit, at_hand.trace, documents=self._documents)
                         at_hand.run(index, run)
-                        await run.run([one], budget)
+                        await run.run([message], [one], budget)
                         at_hand.rest()
                         continue
                     at_hand.call(index, call)
@@ -360,12 +379,9 @@ class Dispatcher:
         run = EntityRun(transaction, outgoing, self.limit, at_hand.trace, documents=self._documents)
         at_hand.run(start, run)
         try:
-            work = [
-                (each, route.read, route.calls)
-                for each in messages[start:stop]
-                for route in (routes[each.envelope.type],)
-            ]
-            count = await run.run(work, budget, guarded=self._sessions and stop - start > 1)
+            mine = messages[start:stop]
+            found = [routes[each.envelope.type] for each in mine]
+            count = await run.run(mine, found, budget, guarded=self._sessions and stop - start > 1)
             await transaction.flush()  # one that was alone may have had the session: may it commit?
             return count
         except NOT_THE_MESSAGE:
@@ -389,6 +405,10 @@ class Dispatcher:
         if index is not None:
             return _name(call)
         return self.only_handler(messages[start].envelope.type) if stop - start == 1 else ""
+
+
+def _way(route: Route) -> str:
+    return _TOGETHER if route.together else _PLAIN
 
 
 def _name(call: Call | None) -> str:
@@ -437,9 +457,11 @@ def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int
             each.id_of() if each.id_field else _no_id,
             each.optional,
             each.asynchronous or wraps_async(each.function),
-            _answer_of(each),
+            each.needs_step or answer is not None,
+            answer,
         )
         for each in handlers
+        for answer in (_answer_of(each),)
     )
     event = handlers[0].event
     together = all(call.repository is not None and not (sessions and call.handler.needs_session) for call in calls)

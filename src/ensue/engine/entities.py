@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from ensue import logs
 from ensue.engine.budget import Budget
@@ -34,7 +34,8 @@ class Call:
     """A handler made ready: no lookup is left for the moment when it is called.
 
     place: the repository's number in its service; repositories that are equal have the same. awaits: it can wait for
-    the session. answer: what is done with what it returns, where somebody waits for it; returns the entity.
+    the session. stepped: it is given something of the step. answer: what is done with what it returns, where somebody
+    waits for it; returns the entity.
     """
 
     handler: Handler
@@ -45,6 +46,7 @@ class Call:
     id_of: Callable[[Any], Any]
     optional: bool
     awaits: bool
+    stepped: bool
     answer: Answer | None
 
 
@@ -115,9 +117,16 @@ class Entities:
 
 
 #: The handlers of one message, each with the entity that it wants.
-Todo = list[tuple[Call, Entities, Any]]
-#: A message, what reads its event, and the handlers that it goes to.
-Work = tuple[Message, Callable[[bytes], Any], Sequence[Call]]
+Todo = Sequence[tuple[Call, Entities, Any]]
+
+
+class Routed(Protocol):
+    """What a message goes to: what reads its event, and its handlers."""
+
+    @property
+    def read(self) -> Callable[[bytes], Any]: ...
+    @property
+    def calls(self) -> Sequence[Call]: ...
 
 
 class EntityRun:
@@ -147,46 +156,63 @@ class EntityRun:
         self.call: Call | None = None
         self.made = 0
 
-    async def run(self, work: Sequence[Work], budget: Budget | None = None, *, guarded: bool = False) -> int:
-        """Return how much of the work was done, the first of it at least: all, or what came before the budget was
-        spent, or before a message whose entity has to be loaded anew (see `Links`). guarded: raises SessionAsked."""
-        count = len(work)
+    async def run(
+        self, messages: Sequence[Message], routes: Sequence[Routed], budget: Budget | None = None, *,
+        guarded: bool = False,
+    ) -> int:  # fmt: skip
+        """Return how many of the messages were handled, the first at least: all, or what came before the budget was
+        spent, or before a message whose entity has to be loaded anew (see `Links`). routes: of each message. guarded:
+        raises SessionAsked."""
+        count = len(messages)
         transaction, outgoing, documents = self._transaction, self._outgoing, self._documents
-        ready: list[tuple[Message, Any, Todo]] = []
+        # Side by side, and no container of its own for each message: those that live until the batch is saved would be
+        # most of what Python's cyclic garbage collector looks through, again and again.
+        events: list[Any] = []
+        ids: list[Any] = []  # for each call in turn
         loaded: dict[int, Entities] = {}
-        for self.index, (message, read, calls) in enumerate(work):
+        for self.index, (message, route) in enumerate(zip(messages, routes, strict=True)):
             self.call = None
-            event = read(message.data)
-            todo: Todo = []
-            for self.call in calls:
-                entities = loaded.get(self.call.place)
+            event = route.read(message.data)
+            events.append(event)
+            for call in route.calls:
+                self.call = call
+                entities = loaded.get(call.place)
                 if entities is None:
-                    entities = loaded[self.call.place] = Entities(self.call.repository)  # type: ignore[arg-type]  # entity steps have one
-                entity_id = self.call.id_of(event)
+                    entities = loaded[call.place] = Entities(call.repository)  # type: ignore[arg-type]  # entity steps have one
+                entity_id = call.id_of(event)
                 entities.found[entity_id] = None
-                todo.append((self.call, entities, entity_id))
-            ready.append((message, event, todo))
+                ids.append(entity_id)
         self.index = None
         for entities in loaded.values():
             await entities.load(transaction, outgoing)
         links = Links(loaded.values())
+        watched = links.watched
         mapped = any(each.mapped is not None for each in loaded.values())
         budget = budget or Budget()
         now, until = budget.now, budget.now() + budget.left_s
-        for self.index, (message, event, todo) in enumerate(ready):
+        trace, limit, is_at_hand = self._trace, self._limit, logs.at_hand.set
+        at = 0
+        for self.index, (message, route, event) in enumerate(zip(messages, routes, events, strict=True)):
+            if len(route.calls) == 1:  # the usual case
+                [call] = route.calls
+                todo: Todo = ((call, loaded[call.place], ids[at]),)
+            else:
+                todo = [(call, loaded[call.place], ids[number]) for number, call in enumerate(route.calls, at)]
+            at += len(todo)
             if self.index and (
                 now() >= until
                 or (mapped and any(each in entities.unsettled or links.stale(entities) for _, entities, each in todo))
             ):
                 count = self.index
                 break
-            envelope = message.envelope
-            step = Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
-            logs.at_hand.set(message)
-            if self._trace is not None:
-                begins(self._trace, message, [call for call, *_ in todo])
+            step: Any = None  # made for those that ask for something of it
+            is_at_hand(message)
+            if trace is not None:
+                begins(trace, message, [call for call, *_ in todo])
             for call, entities, entity_id in todo if documents is None else documents.due(message, todo):
                 self.call = call
+                if step is None and call.stepped:
+                    step = _step(transaction, outgoing, message)
                 entity = entities.found.get(entity_id)
                 if entity is None and not call.optional:
                     raise missing(call.handler, entity_id)
@@ -194,16 +220,16 @@ class EntityRun:
                 inside = copy_context().run  # what a handler sets there (a tenant, say) is of its message alone
                 result = inside(call.call, entity, event, step)
                 if call.answer is not None:
-                    result = await call.answer(call.handler, result, step, self._limit, inside)
+                    result = await call.answer(call.handler, result, step, limit, inside)
                 if result is not None and result is not entity:
-                    result = await entity_of(call.handler, result, entity_id, self._limit, inside)
+                    result = await entity_of(call.handler, result, entity_id, limit, inside)
                 if outgoing.asked:
                     raise SessionAsked  # again: the handler has caught it
                 was = entity
                 if entities.mapped is not None:
                     entity = entities.settled(entities.mapped, transaction, entity_id, entity, result)
                 entities.left(entity_id, entity, result)
-                if links.watched:
+                if watched:
                     links.left(entities, was, entities.found.get(entity_id))
                 if documents is not None:
                     documents.done(message, call, entities, entity_id)
@@ -246,6 +272,11 @@ class Documents:
                 "exist: in this database an event is part of its entity's document, so return a new entity, or "
                 "publish nothing"
             )
+
+
+def _step(transaction: StepTransaction, outgoing: Outgoing, message: Message) -> Step:
+    envelope = message.envelope
+    return Step(transaction, outgoing, message, envelope.correlation_id or envelope.id, envelope.traceparent)
 
 
 def _document(entities: Entities, entity_id: Any) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -65,6 +65,9 @@ from ensue.texts import Lines, logger
 log = logger("ensue.sagas")
 
 T = TypeVar("T")
+
+#: Types of records that may be for a saga: see `Sagas.owns`.
+FOR_SAGAS: Final = frozenset({SAGA, TOLD, REPLY})
 
 #: Runs messages that are local steps, all of them; what they return is in `Outgoing.results`.
 RunLocals = Callable[[StepTransaction, Sequence[Message], Outgoing, Budget, AtHand], Awaitable[None]]

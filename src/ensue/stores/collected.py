@@ -61,6 +61,9 @@ class ServedStore(CollectingStore, Generic[S]):
 class Seen(Protocol):
     """Rows of one table as the step sees them: those that were found, and over them what it changed."""
 
+    def has(self, row_id: Any) -> bool:
+        """Whether there is such a row."""
+
     def row(self, row_id: Any) -> Row | None: ...
 
     def change(self, row_id: Any, row: Row | None) -> None:
@@ -140,7 +143,7 @@ class CollectingTransaction(SessionlessTransaction, abc.ABC):
     async def insert_rows(self, table: Table, rows: Sequence[Row]) -> None:
         ids, seen = await self._see_rows(table, rows)
         for row_id, row in zip(ids, rows, strict=True):
-            if seen.row(row_id) is not None:
+            if seen.has(row_id):
                 if table.own:
                     self._doom(rules.row_exists(table.name, row_id))
                 raise UsageError(f"table {table.name} has a row with {table.id_column} {row_id!r} already")
@@ -149,7 +152,7 @@ class CollectingTransaction(SessionlessTransaction, abc.ABC):
     async def update_rows(self, table: Table, rows: Sequence[Row], *, expect: Sequence[Any] = ()) -> None:
         ids, seen = await self._see_rows(table, rows)
         self._check_expected(table, seen, ids, expect)
-        found = sum(seen.row(each) is not None for each in ids)
+        found = sum([seen.has(each) for each in ids])
         if found != len(rows):
             raise rules.rows_missing(table.name, table.id_column, len(rows), found)
         for row_id, row in zip(ids, rows, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from ensue.codec import decode_envelope, garbage, is_ours, within_bounds
+from ensue.codec import garbage, is_ours, read_message
 from ensue.errors import BadMessage
 from ensue.message import Garbage, Message
 
@@ -13,8 +13,7 @@ def message_of(topic: str, partition: int, row: asyncpg.Record) -> Message | Gar
     """Return the row of `Statements.read` as a message."""
     offset, position, previous, key, source, envelope, data = row
     try:
-        where = (topic, partition, offset, key.decode(), source.decode(), position, previous)
-        return within_bounds(Message(*where, decode_envelope(envelope), data))
+        return read_message(topic, partition, offset, key.decode(), source.decode(), position, previous, envelope, data)
     except (BadMessage, UnicodeDecodeError) as error:
         ours = position != 0 or is_ours((envelope.decode(errors="replace"),))
         return garbage(topic, partition, offset, key.decode(errors="replace"), error, data, ours=ours)

@@ -20,6 +20,9 @@ class Changed:
         self._committed = committed
         self.rows: dict[Any, Row | None] = {}  # None: deleted
 
+    def has(self, row_id: Any) -> bool:
+        return self.row(row_id) is not None
+
     def row(self, row_id: Any) -> Row | None:
         return self.rows[row_id] if row_id in self.rows else self._committed.get(row_id)
 

@@ -37,6 +37,9 @@ class _Known:
     def __init__(self, documents: Mapping[Any, OwnRow | Entity]) -> None:
         self._documents = documents
 
+    def has(self, row_id: Any) -> bool:
+        return self._documents[row_id].row is not None
+
     def row(self, row_id: Any) -> Row | None:
         return self._documents[row_id].row
 

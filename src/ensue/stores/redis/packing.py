@@ -5,31 +5,26 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-Word = bytes | str | bool | int | float
+#: What a short word begins with, by its size.
+_SHORT = [bytes((0xA0 | size,)) for size in range(32)]
+_array = struct.Struct(">BI").pack
+_string16 = struct.Struct(">BH").pack
+_string32 = struct.Struct(">BI").pack
 
 
-def pack(value: Word | Sequence[object]) -> bytes:
-    """Return nested lists of words as the server's `cmsgpack.unpack` reads them. Numbers go as their text."""
-    parts: list[bytes] = []
-    _pack(value, parts)
-    return b"".join(parts)
+def lists(parts: Sequence[bytes]) -> bytes:
+    """Return a list of what is packed already."""
+    return _array(0xDD, len(parts)) + b"".join(parts)
 
 
-def _pack(value: object, parts: list[bytes]) -> None:
-    if isinstance(value, list | tuple):
-        size = len(value)
-        parts.append(struct.pack(">BH", 0xDC, size) if size < 0x10000 else struct.pack(">BI", 0xDD, size))
-        for each in value:
-            _pack(each, parts)
-    elif value is False:
-        parts.append(b"\xc2")
-    else:
-        raw = value if isinstance(value, bytes) else str(value).encode()
-        size = len(raw)
-        if size < 32:
-            parts.append(bytes((0xA0 | size,)))
-        elif size < 0x10000:
-            parts.append(struct.pack(">BH", 0xDA, size))
-        else:
-            parts.append(struct.pack(">BI", 0xDB, size))
-        parts.append(raw)
+def word(raw: bytes) -> bytes:
+    size = len(raw)
+    if size < 32:
+        return _SHORT[size] + raw
+    return (_string16(0xDA, size) if size < 0x10000 else _string32(0xDB, size)) + raw
+
+
+def words(raws: Sequence[bytes]) -> bytes:
+    """Return a list of words as the server's `cmsgpack.unpack` reads it."""
+    packed = [_SHORT[len(raw)] + raw if len(raw) < 32 else word(raw) for raw in raws]
+    return _array(0xDD, len(raws)) + b"".join(packed)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ensue.ports import Lookup, Table
+from ensue.stores.redis.fields import fields_of
 from ensue.stores.redis.keys import Keys, row_key
 from ensue.stores.redis.scripts import FIND
 from ensue.stores.redis.server import Server
@@ -28,8 +29,7 @@ class RedisRows:
         found: list[Row] = []
         fields = [row_key(each) for each in dict.fromkeys(ids)]
         for begin in range(0, len(fields), _FIELDS_MAX):
-            chunk = fields[begin : begin + _FIELDS_MAX]
-            raw = await self._server.command("HMGET", self._keys.table(table), *chunk)
+            raw = await fields_of(self._server, self._keys.table(table), fields[begin : begin + _FIELDS_MAX])
             found += [decode_row(each) for each in raw if each is not None]
         return found
 

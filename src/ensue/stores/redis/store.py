@@ -78,10 +78,10 @@ class RedisStore(ServedStore[Server]):
 
     async def known(self, table: Table) -> None:
         """Raise UsageError when the table is kept with other columns or lookups than it is declared with."""
+        if table in self._known:
+            return
         placed = [table.placed] if table.placed else []
         declared = msgspec.json.encode((table.columns, table.id_column, table.lookups, *placed))
-        if self._known.get(table.name) == declared:
-            return
         server = self._opened()
         await server.command("HSETNX", self._keys.tables, table.name, declared)
         kept = await server.command("HGET", self._keys.tables, table.name)
@@ -93,7 +93,7 @@ class RedisStore(ServedStore[Server]):
                 declared=declared.decode(),
                 kept=kept.decode(),
             )
-        self._known[table.name] = declared
+        self._known[table] = declared
 
     # --- steps and queries
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ensue.errors import UsageError
-from ensue.ports import Table
+from ensue.ports import Lookup, Table
 from ensue.stores.redis.keys import Keys, member, row_key
 
 Row = Sequence[Any]
+#: Words of one command in a script: Lua hands over a few thousand at most.
+WORDS_MAX = 1000
+#: Begins no value of MessagePack.
+_NOTHING = b"\xc1"
 _PLAIN = frozenset({int, str, float, bytes, bool, type(None)})
 _encode = msgspec.msgpack.Encoder().encode
-decode_row = msgspec.msgpack.Decoder(list[Any]).decode
+#: To tuples: a row that was handed out is compared with what becomes of it, so nobody may change it in place.
+decode_row = msgspec.msgpack.Decoder(tuple[Any, ...]).decode
+
+
+class Check(NamedTuple):
+    """What a commit relies on: these fields of a hash hold what was found there, see `scripts.COMMIT`."""
+
+    key: bytes
+    fields: Sequence[bytes]
+    found: bytes
 
 
 def encode_row(table: Table, row: Row) -> bytes:
@@ -24,7 +38,7 @@ def encode_row(table: Table, row: Row) -> bytes:
             f"table {table.name}: a row holds {kinds}; this store keeps text, bytes, numbers and None: "
             "give the TableRepository columns={...: Column(to_row, from_row)}"
         )
-    return _encode(list(row))
+    return _encode(row)
 
 
 class Touched:
@@ -36,59 +50,81 @@ class Touched:
         self.found: dict[bytes, bytes | None] = {}
         self.changed: dict[bytes, Row | None] = {}
         self._keys = keys
-        self._id_at = table.columns.index(table.id_column)
+        self._fields: dict[Any, bytes] = {}  # by id, of the rows that were asked for
+        self._rows: dict[bytes, Row] = {}  # those of `found` that were looked at
+        at = {name: number for number, name in enumerate(table.columns)}
+        self._lookups = [
+            (each, itemgetter(*[at[name] for name in (*each.equal, *each.order)]), len(each.equal))
+            for each in table.lookups
+        ]
 
-    def field(self, row: Row) -> bytes:
-        return row_key(row[self._id_at])
+    def unknown(self, ids: Sequence[Any]) -> dict[Any, bytes]:
+        """Those of these rows that were not asked for before, each with its field in the hash."""
+        return {each: row_key(each) for each in ids if each not in self._fields}
+
+    def knows(self, fields: Mapping[Any, bytes], found: Sequence[bytes | None]) -> None:
+        """What the server has of rows that were unknown."""
+        self.found.update(zip(fields.values(), found, strict=True))
+        self._fields.update(fields)
+
+    def has(self, row_id: Any) -> bool:
+        field = self._fields[row_id]
+        return (self.changed if field in self.changed else self.found)[field] is not None
 
     def row(self, row_id: Any) -> Row | None:
-        field = row_key(row_id)
-        if field in self.changed:
-            return self.changed[field]
-        raw = self.found[field]
-        return None if raw is None else decode_row(raw)
+        field = self._fields[row_id]
+        return self.changed[field] if field in self.changed else self._found(field)
+
+    def _found(self, field: bytes) -> Row | None:
+        row = self._rows.get(field)
+        if row is None and (raw := self.found[field]) is not None:
+            row = self._rows[field] = decode_row(raw)
+        return row
 
     def change(self, row_id: Any, row: Row | None) -> None:
-        self.changed[row_key(row_id)] = row
+        self.changed[self._fields[row_id]] = row
 
-    def checks(self) -> Iterator[tuple[str, bytes, bytes, bytes | bool]]:
-        for field, raw in self.found.items():
-            yield "HGET", self.key, field, False if raw is None else raw
+    def checks(self) -> Iterator[Check]:
+        fields = list(self.found)
+        values = [_NOTHING if raw is None else raw for raw in self.found.values()]
+        for begin in range(0, len(fields), WORDS_MAX):
+            yield Check(self.key, fields[begin : begin + WORDS_MAX], b"".join(values[begin : begin + WORDS_MAX]))
 
-    def writes(self) -> Iterator[list[bytes | str]]:
+    def writes(self) -> Iterator[list[bytes]]:
         """Commands for the commit."""
-        entries: dict[bytes, list[bytes | str]] = {}
-        gone: dict[bytes, list[bytes | str]] = {}
-        pairs: list[bytes | str] = []
-        removed: list[bytes | str] = []
+        entries: dict[bytes, list[bytes]] = {}
+        gone: dict[bytes, list[bytes]] = {}
+        pairs: list[bytes] = []
+        removed: list[bytes] = []
         for field, row in self.changed.items():
-            raw = self.found[field]
-            before = dict(self._entries(decode_row(raw))) if raw is not None else {}
-            after = {} if row is None else dict(self._entries(row))
+            before = self._found(field)
             if row is not None:
-                pairs += [field, encode_row(self.table, row)]
-            elif raw is not None:
+                pairs += (field, encode_row(self.table, row))
+            elif before is not None:
                 removed.append(field)
-            for key, entry in before.items():
-                if after.get(key) != entry:
+            for lookup, values, equal in self._lookups:
+                was = None if before is None else values(before)
+                becomes = None if row is None else values(row)
+                if was == becomes:
+                    continue  # equal values have one place
+                if before is not None:
+                    key, entry = self._entry(lookup, was, equal)
                     gone.setdefault(key, []).append(entry)
-            for key, entry in after.items():
-                if before.get(key) != entry:
-                    entries.setdefault(key, []).extend(("0", entry))
-        yield from _commands("HSET", {self.key: pairs} if pairs else {})
-        yield from _commands("HDEL", {self.key: removed} if removed else {})
-        yield from _commands("ZREM", gone)
-        yield from _commands("ZADD", entries)
+                if row is not None:
+                    key, entry = self._entry(lookup, becomes, equal)
+                    entries.setdefault(key, []).extend((b"0", entry))
+        yield from _commands(b"HSET", {self.key: pairs} if pairs else {})
+        yield from _commands(b"HDEL", {self.key: removed} if removed else {})
+        yield from _commands(b"ZREM", gone)
+        yield from _commands(b"ZADD", entries)
 
-    def _entries(self, row: Row) -> Iterator[tuple[bytes, bytes]]:
-        """Where this row stands: (sorted set, member) of each lookup."""
-        values = dict(zip(self.table.columns, row, strict=True))
-        for lookup in self.table.lookups:
-            key = self._keys.lookup(self.table, lookup, [values[name] for name in lookup.equal])
-            yield key, member(self.table, lookup, [values[name] for name in lookup.order])
+    def _entry(self, lookup: Lookup, values: Any, equal: int) -> tuple[bytes, bytes]:
+        """Where a row stands in a lookup: the sorted set, and the member of it. values: of its columns, one or more."""
+        places = values if equal + len(lookup.order) > 1 else (values,)
+        return self._keys.lookup(self.table, lookup, places[:equal]), member(self.table, lookup, places[equal:])
 
 
-def _commands(name: str, words: dict[bytes, list[bytes | str]]) -> Iterator[list[bytes | str]]:
+def _commands(name: bytes, words: dict[bytes, list[bytes]]) -> Iterator[list[bytes]]:
     for key, each in words.items():
-        for begin in range(0, len(each), 1000):  # Lua hands over a few thousand words at most
-            yield [name, key, *each[begin : begin + 1000]]
+        for begin in range(0, len(each), WORDS_MAX):
+            yield [name, key, *each[begin : begin + WORDS_MAX]]

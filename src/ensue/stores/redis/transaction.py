@@ -14,8 +14,9 @@ from ensue.message import OutboxRecord
 from ensue.ports import Table
 from ensue.stores.collected import CollectingTransaction
 from ensue.stores.ending import finish
-from ensue.stores.redis.keys import Keys, row_key
-from ensue.stores.redis.packing import pack
+from ensue.stores.redis.fields import fields_of
+from ensue.stores.redis.keys import Keys
+from ensue.stores.redis.packing import lists, word, words
 from ensue.stores.redis.scripts import COMMIT
 from ensue.stores.redis.server import Server
 from ensue.stores.redis.touched import Touched
@@ -23,8 +24,6 @@ from ensue.stores.write_lock import Together
 
 if TYPE_CHECKING:
     from ensue.stores.redis.store import RedisStore
-
-_FIELDS_MAX = 1000
 
 
 class RedisTransaction(CollectingTransaction):
@@ -40,14 +39,15 @@ class RedisTransaction(CollectingTransaction):
         return await (self._store.begin_upkeep() if self._upkeep else self._store.now())
 
     async def _commit(self) -> None:
-        checks = [(table, list(each)) for table in self._tables.values() for each in table.checks()]
-        writes = [each for table in self._tables.values() for each in table.writes()]
+        checks = [(touched.table, each) for touched in self._tables.values() for each in touched.checks()]
+        writes = [words(each) for touched in self._tables.values() for each in touched.writes()]
         if not writes:
             return
-        plan = pack([[check for _, check in checks], writes])
+        relied = [lists([word(each.key), words(each.fields), word(each.found)]) for _, each in checks]
+        plan = lists([lists(relied), lists(writes)])
         failed = int(await finish(self._server.script(COMMIT, [self._keys.meta], [plan], may_repeat=False)))
         if failed:
-            table = checks[failed - 1][0].table
+            table = checks[failed - 1][0]
             raise (RowConflict if table.own else StoreConflict)(
                 f"{self._server.place}: another step changed a row of {table.name} first: do this one again",
                 table=table.name,
@@ -58,12 +58,8 @@ class RedisTransaction(CollectingTransaction):
         touched = self._tables.get(table.name)
         if touched is None:
             touched = self._tables[table.name] = Touched(table, self._keys)
-        fields = dict.fromkeys(row_key(each) for each in ids)
-        missing = [field for field in fields if field not in touched.found]
-        for begin in range(0, len(missing), _FIELDS_MAX):
-            chunk = missing[begin : begin + _FIELDS_MAX]
-            raw = await self._server.command("HMGET", touched.key, *chunk)
-            touched.found.update(zip(chunk, raw, strict=True))
+        if unknown := touched.unknown(ids):
+            touched.knows(unknown, await fields_of(self._server, touched.key, list(unknown.values())))
         return touched
 
     async def outbox_add(self, records: Sequence[OutboxRecord]) -> None:
