@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from ensue.codec import decode_envelope
@@ -10,7 +11,7 @@ from ensue.engine.dispatch import Dispatcher
 from ensue.engine.timers import put
 from ensue.errors import UsageError
 from ensue.event import event_type
-from ensue.ports import Store
+from ensue.ports import StepTransaction, Store
 
 _PAGE = 500
 #: So many times, for up to a second, a position is waited for: a transaction that began before may be open for long.
@@ -28,8 +29,12 @@ class Published(NamedTuple):
     position: int
 
 
-async def publish(store: Store, dispatcher: Dispatcher, event: Any) -> Published:
-    """Publish an event, or send a command, and return it when it is committed. A relay of the service sends it.
+Also = Callable[[StepTransaction, str], Awaitable[None]]
+
+
+async def publish(store: Store, dispatcher: Dispatcher, event: Any, also: Also | None = None) -> Published:
+    """Publish an event, or send a command, and return it when it is committed. A relay of the service sends it. also:
+    what is done in the same transaction; is given the event's id.
 
     Raises UsageError where the service may not, or the store has no outbox, and what `Step.publish` raises.
     """
@@ -43,6 +48,8 @@ async def publish(store: Store, dispatcher: Dispatcher, event: Any) -> Published
         id = step.send(event) if command else step.publish(event)
         [record] = step.outgoing.close()
         await put(transaction, [record])
+        if also is not None:
+            await also(transaction, id)
     position = await _position(store, id, before)
     return Published(id, step.correlation_id, record.topic, record.partition, record.key, position)
 

@@ -18,8 +18,8 @@ from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, applied, entri
 from tests.unit.cli.services import ledger, till
 
 from ensue import Event, UsageError, as_event
-from ensue.cli.publish import read_event
 from ensue.event import event_type
+from ensue.operations.publishing import read_event
 
 Command = Callable[..., Ended]
 
@@ -35,13 +35,18 @@ def outbox(ensue: Command) -> list[dict[str, Any]]:
 
 
 def test_an_event_goes_out_like_any_other_of_the_service(ensue: Command) -> None:
-    ended = ensue("publish", TILL, "sales.Sold.v1", '{"customer": "ann", "amount": 7}', "--yes")
+    who = ("--by", "ann@desk", "--reason", "mends what was left out")
+    ended = ensue("publish", TILL, "sales.Sold.v1", '{"customer": "ann", "amount": 7}', "--yes", *who)
     assert ended.code == 0, ended.err
     [record] = outbox(ensue)
     assert (record["key"], record["data"]) == ("ann", {"customer": "ann", "amount": 7})
     where = f"{record['topic']}/{record['partition']}"
     assert f"published: position {record['position']}, {where}, id {record['headers']['id']}" in ended.out
     assert f"correlation id {record['headers']['correlationid']}" in ended.out
+    [decision] = ensue("decisions", "list", TILL, "--json").json["decisions"]
+    assert (decision["action"], decision["target"]) == ("publish", record["headers"]["id"])
+    assert (decision["actor"], decision["reason"]) == ("ann@desk", "mends what was left out")
+    assert decision["after"] == {"type": "sales.Sold.v1", "topic": "sales", "key": "ann"}
     assert "No worker of till lives: it is sent when one runs" in ended.out
 
     async def one_applied() -> bool:
