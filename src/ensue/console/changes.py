@@ -57,6 +57,8 @@ async def standing(access: Opened) -> str:
         [(each.name, each.owner) for each in table.leases],
         table.paused,
         await books.decision_count(),
-        sorted((*each[:2], each[2].value, count) for each, count in (await books.saga_groups()).items()) if able else [],
+        sorted((*each[:2], each[2].value, count) for each, count in (await books.saga_groups()).items())
+        if able
+        else [],
     ]
     return msgspec.json.encode(said).decode()

@@ -39,9 +39,8 @@ def flow_drawing(events: Sequence[Published]) -> Markup:
         else:
             step = 1 if end > begin else -1
             parts.append(f'<line class="arrow" x1="{begin}" y1="{y}" x2="{end - 6 * step}" y2="{y}"/>')
-            parts.append(
-                f'<polygon class="head" points="{end - 14 * step},{y - 4} {end - 6 * step},{y} {end - 14 * step},{y + 4}"/>'
-            )
+            tail, tip = end - 14 * step, end - 6 * step
+            parts.append(f'<polygon class="head" points="{tail},{y - 4} {tip},{y} {tail},{y + 4}"/>')
             parts.append(_text(begin + 8 * step, y - 4, label, "start" if step > 0 else "end"))
         state = "quiet" if reaction is None else _CLASSES.get(reaction.state, "pending")
         said = "nobody here handles it" if reaction is None else f"{reaction.service}: {reaction.state.value}"

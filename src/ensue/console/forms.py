@@ -51,7 +51,11 @@ def check(token: str, cookie: str, now: float) -> Form:
     100.0
     """
     found = _TOKEN.fullmatch(token)
-    if found is None or not is_cookie(cookie) or not hmac.compare_digest(found[3], _seal(cookie, f"{found[1]}.{found[2]}")):
+    if (
+        found is None
+        or not is_cookie(cookie)
+        or not hmac.compare_digest(found[3], _seal(cookie, f"{found[1]}.{found[2]}"))
+    ):
         raise UsageError(
             "this form was not sent by a page of the console in this browser, so nothing was done: open the page "
             "again, with cookies allowed, and decide there"
@@ -67,3 +71,8 @@ def check(token: str, cookie: str, now: float) -> Form:
 
 def _seal(cookie: str, said: str) -> str:
     return hmac.new(cookie.encode(), said.encode(), hashlib.sha256).hexdigest()
+
+
+def run_id(form: Form, cookie: str) -> str:
+    """What is done for a form is found by this name: nobody else's form can have it."""
+    return hashlib.blake2s(f"{form.id} {cookie}".encode(), digest_size=12).hexdigest()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ import msgspec
 from ensue.errors import UsageError
 from ensue.operations.letters import LetterLine, short_reason
 from ensue.texts import plain
+from ensue.views.ready import Obstacle, lines
 
 try:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -93,6 +94,15 @@ def _reason(letter: LetterLine) -> str:
     return short_reason(letter.error_type, letter.error)
 
 
+def _flow_id(headers: Mapping[str, Any]) -> str:
+    """Of the flow that a message belongs to; what begins one has no other's id than its own."""
+    return str(headers.get("correlationid") or headers.get("id") or "")
+
+
+def _obstacles(found: Iterable[Obstacle]) -> str:
+    return "; ".join(lines(found))
+
+
 def _shown(value: Any) -> Any:
     """Each value on its way into a page."""
     if value is None:
@@ -115,7 +125,7 @@ class Rendering:
         )  # fmt: skip
         environment.filters.update(
             clock=_clock, iso=_iso, span=span, short=printable, json=as_json, reason=_reason, attribute=_attribute,
-            urlencode=_quoted,
+            urlencode=_quoted, obstacles=_obstacles, flow_id=_flow_id,
         )  # fmt: skip
         self._environment = environment
 

@@ -30,7 +30,8 @@ class RunState(enum.StrEnum):
 @dataclasses.dataclass(eq=False)
 class Run:
     """One thing that somebody decided. id: of its form. subject: what it is about, to find it by. back: the path of the
-    page where it was decided. said: what has come of it so far. done, total: of how many; total 0: it is one thing."""
+    page where it was decided. said: what has come of it so far. done, total: of how many; total 0: it is one thing.
+    wave: of a retry by waves, from 1; before_wave: what was done when it began."""
 
     id: str
     title: str
@@ -42,6 +43,8 @@ class Run:
     said: str = "begun"
     done: int = 0
     total: int = 0
+    wave: int = 0
+    before_wave: int = 0
     revision: int = 0
     over: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 

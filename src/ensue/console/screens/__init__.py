@@ -1,1 +1,1 @@
-"""The screens: each reads what `ensue.operations` says and fills in a template, or has it decide what a form asks for."""
+"""The screens: each fills in a template with what `ensue.operations` says, or has it decide what a form asks for."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from ensue.console.visit import Trouble, Visit
+from ensue.console.payloads import shown_change
+from ensue.console.services import Answer
+from ensue.console.visit import Visit, read, said
 from ensue.deciding import Decision
 from ensue.errors import EnsueError
 from ensue.operations.decisions import decision_count, decisions, last_decisions, opened_decisions
@@ -21,44 +24,45 @@ _SHOWN = 200
 async def all_decisions(visit: Visit) -> Response:
     names = visit.services.names
     found = await asyncio.gather(*(_last(visit, name) for name in names))
-    rows = [
-        (name, each) for name, one in zip(names, found, strict=True) if not isinstance(one, Trouble) for each in one[0]
-    ]
+    known = [(name, one) for name, one in zip(names, found, strict=True) if not isinstance(one, Answer)]
+    rows = [(name, each) for name, (last, _) in known for each in last]
     rows.sort(key=lambda each: (each[1].decided_at, each[1].id), reverse=True)
     return visit.page(
         "decisions",
         changes=names,
         names=names,
-        troubles=[each for each in found if isinstance(each, Trouble)],
-        total=sum(one[1] for one in found if not isinstance(one, Trouble)),
-        decisions=rows[:_SHOWN],
-        shown=visit.shows_all,
-        payloads=visit.payloads.value,
+        troubles=[each for each in found if isinstance(each, Answer)],
+        total=sum(total for _, (_, total) in known),
+        decisions=[(name, each, *_states(visit, each)) for name, each in rows[:_SHOWN]],
     )
 
 
-async def _last(visit: Visit, name: str) -> tuple[list[Decision], int] | Trouble:
+async def _last(visit: Visit, name: str) -> tuple[list[Decision], int] | Answer[None]:
     try:
         async with opened_decisions(visit.services.service(name)) as books:
             return await last_decisions(books, _SHOWN), await decision_count(books)
     except EnsueError as error:
-        return Trouble.of(name, error)
+        return Answer(name, None, said(error))
+
+
+def _states(visit: Visit, decision: Decision) -> tuple[Any, Any]:
+    """Before and after, as far as they are shown."""
+    before, after = read(decision.before), read(decision.after)
+    mode = visit.payloads
+    return shown_change(decision.action, before, mode), shown_change(decision.action, after, mode)
 
 
 async def as_lines(visit: Visit) -> Response:
-    """All decisions on a service as JSON, a line each; before and after only where payloads are shown whole."""
+    """All decisions on a service as JSON, a line each; before and after as far as payloads are shown."""
     service = visit.services.service(visit.asked("service"))
-    shows_all = visit.shows_all
     async with opened_decisions(service) as books:
         await decision_count(books)  # what is wrong is said before the answer begins
 
     async def lines() -> AsyncGenerator[bytes, None]:
         async with opened_decisions(service) as books, aclosing(decisions(books)) as found:
             async for each in found:
-                fields = msgspec.structs.asdict(each)
-                if not shows_all:
-                    del fields["before"], fields["after"]
-                yield msgspec.json.encode(fields) + b"\n"
+                before, after = _states(visit, each)
+                yield msgspec.json.encode(msgspec.structs.asdict(each) | {"before": before, "after": after}) + b"\n"
 
     name = "".join(each if each.isalnum() else "-" for each in service.name)
     headers = {"Content-Disposition": f'attachment; filename="decisions-{name}.jsonl"'}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any
 
 import msgspec
 from starlette.responses import Response
@@ -13,36 +11,33 @@ from starlette.responses import Response
 from ensue.console.access import Action
 from ensue.console.rendering import as_json, link
 from ensue.console.runs import Run, RunState
-from ensue.console.visit import Trouble, Visit
+from ensue.console.visit import Visit
 from ensue.deciding import Deciding
 from ensue.errors import UsageError
 from ensue.message import DeadLetterState
 from ensue.operations import editing, group_decisions, letter_decisions, letters
 from ensue.operations.group_decisions import End, Progress
-from ensue.operations.groups import FAILED, Group, Grouping, cause_of
+from ensue.operations.groups import FAILED, Grouping, cause_of
 from ensue.operations.letter_decisions import Outcome
 from ensue.operations.letters import HOLDING, LetterLine
 from ensue.operations.opening import Opened
+from ensue.operations.repeats import done_once, fingerprint_of, key_of
 
 #: Letters on one page.
 _PAGE = 100
 #: Data that is longer is not edited in a browser.
 _EDITED_BYTES_MAX = 256_000
+_OF_GROUPS = {"retry": Action.LETTER_RETRY, "discard": Action.LETTER_DISCARD}
+_OF_LETTERS = {**_OF_GROUPS, "edit": Action.LETTER_EDIT}
 
 
 async def failures(visit: Visit) -> Response:
     """What has failed in all services, the largest group first."""
-    names = visit.services.names
-    found = await asyncio.gather(*(_groups(visit, name) for name in names))
-    groups = [(name, group) for name, each in zip(names, found, strict=True) if not isinstance(each, Trouble) for group in each]
+    answers = await visit.services.each(group_decisions.groups)
+    groups = [(each.service, group) for each in answers for group in each.found or ()]
     groups.sort(key=lambda each: (each[1].dead + each[1].retrying, each[1].last_at), reverse=True)
-    troubles = [each for each in found if isinstance(each, Trouble)]
-    return visit.page("failures", changes=names, troubles=troubles, groups=groups)
-
-
-async def _groups(visit: Visit, name: str) -> list[Group] | Trouble:
-    async with visit.each(name) as access:
-        return access if isinstance(access, Trouble) else await group_decisions.groups(access)
+    troubles = [each for each in answers if each.error]
+    return visit.page("failures", changes=visit.services.names, troubles=troubles, groups=groups)
 
 
 async def group(visit: Visit) -> Response:
@@ -65,7 +60,7 @@ async def group(visit: Visit) -> Response:
         letters=lines.page,
         next_page=lines.next_page("/group", service=service, name=name),
         runs=visit.runs.about((service, name))[:5],
-        may={"retry": visit.may(Action.RETRY), "discard": visit.may(Action.DISCARD)},
+        may=visit.may(_OF_GROUPS),
     )
 
 
@@ -128,11 +123,11 @@ async def letter(visit: Visit) -> Response:
         service=service,
         letter=found,
         group=cause_of(found.error_type, found.error).name if failed else "",
-        correlation_id=str(found.headers.get("correlation_id") or ""),
         payload=visit.payload(found.raw),
+        headers=visit.headers(found.headers),
         open=found.state in (*FAILED, DeadLetterState.WAITING),
         editable=_editable(visit, found.raw) if failed else None,
-        may={"retry": visit.may(Action.RETRY), "discard": visit.may(Action.DISCARD), "edit": visit.may(Action.EDIT)},
+        may=visit.may(_OF_LETTERS),
     )
 
 
@@ -150,9 +145,7 @@ async def decide_on_letter(visit: Visit) -> Response:
     """A form of the page of one letter."""
     fields = await visit.form()
     service, letter_id, do = fields.text("service"), fields.text("id"), fields.text("do")
-    actions: dict[str, Action] = {"retry": Action.RETRY, "discard": Action.DISCARD, "edit": Action.EDIT}
-    visit.need(fields.one_of("do", actions))
-    by = visit.deciding(fields.text("reason"))
+    by = visit.deciding(fields.one_of("do", _OF_LETTERS), fields.text("reason"))
     data = fields.text("data", "") if do == "edit" else ""
     if do == "edit" and not visit.shows_all:
         raise UsageError("payloads are not shown whole here, so nothing can be edited: use ensue dead-letters edit")
@@ -171,7 +164,7 @@ async def decide_on_letter(visit: Visit) -> Response:
             run.tell(f"{line.id}, key {line.key}: {line.state.value}{await _idle(access)}")
 
     back = link("/letter", service=service, id=letter_id)
-    return visit.decided(await visit.once(f"{do} {letter_id}", by, (service, letter_id), back, work))
+    return await visit.decided(fields, f"{do} {letter_id}", by, (service, letter_id), back, work)
 
 
 async def _idle(access: Opened) -> str:
@@ -182,47 +175,48 @@ async def decide_on_group(visit: Visit) -> Response:
     """A form of the page of a group: goes on by itself, on a page of its own."""
     fields = await visit.form()
     service, name, do = fields.text("service"), fields.text("name"), fields.text("do")
-    actions: dict[str, Action] = {"retry": Action.RETRY, "discard": Action.DISCARD}
-    visit.need(fields.one_of("do", actions))
-    by = visit.deciding(fields.text("reason"))
+    by = visit.deciding(fields.one_of("do", _OF_GROUPS), fields.text("reason"))
     count = fields.number("count") if do == "discard" else 0
-    shown_at = fields.form.shown_at
+    # Kept with the service, so that another process of the console knows the form too.
+    key = key_of(by.actor, "POST", "console /group", fields.form.id)
 
-    async def retry(run: Run) -> None:
-        async with visit.opened(service) as access:
-            await _retried(run, group_decisions.retry_group(access, name, by))
-
-    async def discard(run: Run) -> None:
-        async with visit.opened(service) as access:
-            # What has died since the person looked is not given up with it.
-            ids = await group_decisions.group_ids(access, name)
-            if len(ids) != count:
-                raise UsageError(
-                    f"group {name} has {len(ids)} dead letters now, and {count} was typed: nothing was discarded; look "
-                    "at the group again"
-                )
-            await _discarded(run, access, name, by, ids)
+    async def work(run: Run) -> None:
+        fingerprint = fingerprint_of(*map(str.encode, (service, name, do, str(count))))
+        async with visit.opened(service) as access, done_once(access, key, fingerprint) as repeated:
+            if repeated.answer is not None:
+                run.tell(f"this form was sent before, and did this: {repeated.answer.body.decode()}")
+                return
+            if do == "retry":
+                async for each in group_decisions.retry_group(access, name, by):
+                    repeated.started = True
+                    _tell(run, each)
+                if not repeated.started:
+                    run.tell("no letter of it is dead: the service still tries those that are retrying")
+            else:
+                ids = await group_decisions.group_ids(access, name)
+                if len(ids) != count:  # what has died since the person looked is not given up with it
+                    raise UsageError(
+                        f"group {name} has {len(ids)} dead letters now, and {count} was typed: nothing was discarded; "
+                        "look at the group again"
+                    )
+                repeated.started = True
+                await _discarded(run, access, name, by, ids)
+            await repeated.keep(200, {}, run.said.encode())
 
     back = link("/group", service=service, name=name)
-    run = await visit.begin(f"{do} group {name} of {service}", by, (service, name), back, {"retry": retry, "discard": discard}[do])
-    return visit.see(link("/run", id=run.id))
+    return visit.begun(fields, f"{do} group {name} of {service}", by, (service, name), back, work)
 
 
-async def _retried(run: Run, waves: AsyncIterator[Progress]) -> None:
-    last: Progress | None = None
-    done = 0
-    async for each in waves:
-        last = each
-        if each.end is not None:
-            done += each.settled
-        total = done + each.left + (each.pending + each.settled + len(each.failed) if each.end is None else 0)
-        run.tell(_said(each), done + (each.settled if each.end is None else 0), total)
-    if last is None:
-        run.tell("no letter of it is dead: the service still tries those that are retrying")
-    elif last.end is not End.THROUGH:
+def _tell(run: Run, each: Progress) -> None:
+    """Say how far a retry is. Of all its letters: those of the waves before, of this wave, and what is left."""
+    of_wave = each.settled + each.pending + len(each.failed)
+    if run.wave != each.wave:
+        run.wave, run.before_wave = each.wave, run.done
+    run.tell(_said(each), run.before_wave + each.settled, run.before_wave + of_wave + each.left)
+    if each.end not in (None, End.THROUGH):
         run.state = RunState.FAILED
-        why = f"{', '.join(last.failed[:10])} failed again" if last.failed else "nothing happened to it for a minute"
-        run.tell(f"{_said(last)}. Tried no further, since {why}; {last.left} were not released", run.done)
+        why = f"{', '.join(each.failed[:10])} failed again" if each.failed else "nothing happened to it for a minute"
+        run.tell(f"{_said(each)}. Tried no further, since {why}; {each.left} were not released", run.done)
 
 
 def _said(each: Progress) -> str:

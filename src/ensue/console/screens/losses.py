@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.responses import Response
 
 from ensue.console.access import Action
 from ensue.console.rendering import link
 from ensue.console.runs import Run
-from ensue.console.visit import Trouble, Visit
+from ensue.console.visit import Visit
 from ensue.errors import UsageError
 from ensue.message import Gap, GapState, Partition
 from ensue.operations import gaps as operations
 from ensue.operations.gaps import GapAt
+from ensue.operations.opening import Opened
 
 
 async def losses(visit: Visit) -> Response:
     only = visit.asked("service", "")
     names = [only] if only else visit.services.names
-    found = await asyncio.gather(*(_gaps(visit, name) for name in names))
-    known = [(name, one) for name, one in zip(names, found, strict=True) if not isinstance(one, Trouble)]
+    answers = await visit.services.each(_gaps, names)
+    known = [(each.service, each.found) for each in answers if each.found is not None]
     return visit.page(
         "losses",
         changes=names,
         service=only,
-        troubles=[each for each in found if isinstance(each, Trouble)],
+        troubles=[each for each in answers if each.error],
         gaps=[(name, each) for name, (gaps, _) in known for each in gaps],
         epochs=[(name, source) for name, (_, source) in known],
     )
 
 
-async def _gaps(visit: Visit, name: str) -> tuple[list[GapAt], str] | Trouble:
-    async with visit.each(name) as access:
-        return access if isinstance(access, Trouble) else (await operations.gaps(access), access.store.source)
+async def _gaps(access: Opened) -> tuple[list[GapAt], str]:
+    return await operations.gaps(access), access.store.source
 
 
 async def loss(visit: Visit) -> Response:
@@ -49,7 +47,7 @@ async def loss(visit: Visit) -> Response:
         number=number,
         gap=found,
         count=_lost(found),
-        may={"accept": visit.may(Action.ACCEPT_LOSS)},
+        may=visit.may({"accept": Action.GAP_ACCEPT}),
     )
 
 
@@ -58,8 +56,7 @@ async def accept(visit: Visit) -> Response:
     fields = await visit.form()
     name, topic, number = fields.text("service"), fields.text("topic"), fields.number("number")
     source, through, count = fields.text("source"), fields.number("through"), fields.number("count")
-    visit.need(fields.one_of("do", {"accept": Action.ACCEPT_LOSS}))
-    by = visit.deciding(fields.text("reason"))
+    by = visit.deciding(fields.one_of("do", {"accept": Action.GAP_ACCEPT}), fields.text("reason"))
 
     async def work(run: Run) -> None:
         async with visit.opened(name) as access:
@@ -73,7 +70,7 @@ async def accept(visit: Visit) -> Response:
         run.tell(f"{topic}/{number} goes on behind position {goes_on} of {source}")
 
     back = link("/loss", service=name, topic=topic, number=number, source=source)
-    return visit.decided(await visit.once(f"accept {topic}/{number} {source}", by, (name, source), back, work))
+    return await visit.decided(fields, f"accept {topic}/{number} {source}", by, (name, source), back, work)
 
 
 def _found(gaps: list[GapAt], topic: str, number: int, source: str) -> Gap | None:

@@ -67,6 +67,6 @@ async def search(visit: Visit) -> Response:
         wanted=wanted,
         page=page,
         looked_at=looked_at,
-        records=[(each, visit.payload(each.raw)) for each in found],
+        records=[(each, visit.headers(each.headers), visit.payload(each.raw)) for each in found],
         next_page=following if more else "",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Iterator
 
@@ -10,7 +9,7 @@ from starlette.responses import Response
 
 from ensue.codec import decode_envelope
 from ensue.console.rendering import link
-from ensue.console.visit import Trouble, Visit
+from ensue.console.visit import Visit
 from ensue.engine.clock import seconds_of
 from ensue.message import GapState
 from ensue.operations.opening import Opened
@@ -30,9 +29,11 @@ class Wrong:
 
 @dataclasses.dataclass(frozen=True)
 class Overview:
-    """One service. oldest_unsent_s: age of the first event that is not sent, 0: all are."""
+    """One service. target: how the command line names it. oldest_unsent_s: age of the first event that is not sent, in
+    seconds, 0: all are."""
 
     service: str
+    target: str
     status: ServiceStatus
     alive: int
     gone: int
@@ -41,30 +42,26 @@ class Overview:
 
 
 async def overview(visit: Visit) -> Response:
-    names = visit.services.names
-    found = await asyncio.gather(*(_look(visit, name) for name in names))
-    services = [each for each in found if isinstance(each, Overview)]
+    answers = await visit.services.each(_look, broker=True)
+    services = [each.found for each in answers if each.found is not None]
     return visit.page(
         "overview",
-        changes=names,
-        troubles=[each for each in found if isinstance(each, Trouble)],
+        changes=visit.services.names,
+        troubles=[each for each in answers if each.error],
         found=services,
-        lines=[line for each in services for line in wrong(each.service, visit.services.target(each.service), each.status)],
+        lines=[line for each in services for line in wrong(each.service, each.target, each.status)],
     )
 
 
-async def _look(visit: Visit, name: str) -> Overview | Trouble:
-    async with visit.each(name, broker=True, answer_s=ANSWER_S) as access:
-        if isinstance(access, Trouble):
-            return access
-        status = await service_status(access, ANSWER_S)
-        unsent = 0.0
-        if status.outbox.unsent and access.store.capabilities.publishes:
-            unsent = await _oldest_s(access, status.outbox.sent)
-        return Overview(
-            name, status, len(set(status.workers) - set(status.gone)), len(status.gone),
-            sum(len(each.gaps) for each in status.partitions), unsent,
-        )  # fmt: skip
+async def _look(access: Opened) -> Overview:
+    status = await service_status(access, ANSWER_S)
+    unsent = 0.0
+    if status.outbox.unsent and access.store.capabilities.publishes:
+        unsent = await _oldest_s(access, status.outbox.sent)
+    return Overview(
+        access.service.name, access.target, status, len(set(status.workers) - set(status.gone)), len(status.gone),
+        sum(len(each.gaps) for each in status.partitions), unsent,
+    )  # fmt: skip
 
 
 async def _oldest_s(access: Opened, sent: int) -> float:

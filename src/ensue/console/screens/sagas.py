@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from starlette.responses import Response
@@ -10,12 +11,13 @@ from starlette.responses import Response
 from ensue.console.access import Action
 from ensue.console.rendering import link
 from ensue.console.runs import Run
-from ensue.console.visit import Fields, Trouble, Visit
+from ensue.console.visit import Fields, Visit
 from ensue.errors import UsageError
 from ensue.failure import UnknownFailure
 from ensue.failure import read as read_failure
 from ensue.operations import sagas as operations
 from ensue.operations.flow.sagas import saga_seen
+from ensue.operations.opening import Opened
 from ensue.operations.sagas import SagaLine
 from ensue.saga.instance import LIVING, Status
 from ensue.saga.journal import Refusal
@@ -32,8 +34,8 @@ async def sagas(visit: Visit) -> Response:
         raise UsageError(f"status={status}: expected one of {', '.join(known)}, or nothing")
     statuses = (Status(status),) if status else LIVING
     names = [only] if only else visit.services.names
-    found = await asyncio.gather(*(_sagas(visit, name, statuses) for name in names))
-    listed = [(name, one) for name, one in zip(names, found, strict=True) if not isinstance(one, Trouble)]
+    answers = await visit.services.each(partial(_sagas, statuses=statuses), names)
+    listed = [(each.service, each.found) for each in answers if each.found is not None]
     return visit.page(
         "sagas",
         changes=names,
@@ -41,20 +43,15 @@ async def sagas(visit: Visit) -> Response:
         status=status,
         names=visit.services.names,
         statuses=known,
-        troubles=[each for each in found if isinstance(each, Trouble)],
+        troubles=[each for each in answers if each.error],
         total=sum(total for _, (_, total) in listed),
         sagas=[(name, each) for name, (lines, _) in listed for each in lines],
     )
 
 
-async def _sagas(visit: Visit, name: str, statuses: tuple[Status, ...]) -> tuple[list[SagaLine], int] | Trouble:
-    async with visit.each(name) as access:
-        if isinstance(access, Trouble):
-            return access
-        able = access.store.capabilities
-        if not (able.transactions and able.publishes):
-            return [], 0
-        return await operations.sagas(access, statuses, _SHOWN)
+async def _sagas(access: Opened, statuses: Sequence[Status]) -> tuple[list[SagaLine], int]:
+    able = access.store.capabilities
+    return await operations.sagas(access, statuses, _SHOWN) if able.transactions and able.publishes else ([], 0)
 
 
 async def saga(visit: Visit) -> Response:
@@ -69,7 +66,7 @@ async def saga(visit: Visit) -> Response:
         reason=found.reason,
         correlation_id=found.correlation_id,
         payload=visit.payload(found.request),
-        may={do: visit.may(action) for do, action in _ACTIONS.items()},
+        may=visit.may(_ACTIONS),
     )
 
 
@@ -77,8 +74,7 @@ async def decide(visit: Visit) -> Response:
     """A form of the page of one saga."""
     fields = await visit.form()
     name, key, do = fields.text("service"), fields.text("key"), fields.text("do")
-    visit.need(fields.one_of("do", _ACTIONS))
-    by = visit.deciding(fields.text("reason"))
+    by = visit.deciding(fields.one_of("do", _ACTIONS), fields.text("reason"))
     settled = _settled(fields) if do == "skip" else None
     operation = fields.number("operation") if do == "skip" and fields.text("operation", "") else None
 
@@ -92,7 +88,7 @@ async def decide(visit: Visit) -> Response:
             run.tell(f"saga {key}: {'goes on' if do == 'retry' else 'is undone'} as soon as a worker reads it")
 
     back = link("/saga", service=name, key=key)
-    return visit.decided(await visit.once(f"{do} saga {key}", by, (name, key), back, work))
+    return await visit.decided(fields, f"{do} saga {key}", by, (name, key), back, work)
 
 
 def _settled(fields: Fields) -> Settled:

@@ -18,20 +18,25 @@ from ensue.operations.partitions import Steered
 from ensue.operations.status import ANSWER_S, service_status
 
 _Steer = Callable[[Opened, str, int, Deciding], Awaitable[Steered]]
-_ACTIONS = {"pause": Action.PAUSE, "resume": Action.RESUME, "release": Action.RELEASE}
+_ACTIONS = {
+    "pause": Action.PARTITION_PAUSE,
+    "resume": Action.PARTITION_RESUME,
+    "release": Action.PARTITION_RELEASE,
+}
 _STEER: dict[str, _Steer] = {"pause": partitions.pause, "resume": partitions.resume, "release": partitions.release}
 
 
 async def service(visit: Visit) -> Response:
     name = visit.request.path_params["service"]
-    async with visit.opened(name, broker=True, answer_s=ANSWER_S) as access:
+    async with visit.opened(name, broker=True) as access:
         status = await service_status(access, ANSWER_S)
+        lines = list(wrong(name, access.target, status))
     counters, outbox = status.counters, status.outbox
     return visit.page(
         "service",
         changes=[name],
         service=name,
-        lines=list(wrong(name, visit.services.target(name), status)),
+        lines=lines,
         facts=[
             ("Source", status.source),
             ("Database", status.database),
@@ -39,14 +44,17 @@ async def service(visit: Visit) -> Response:
             ("Outbox", f"written to {outbox.head}, sent to {outbox.sent}, {outbox.unsent} unsent"),
             ("Workers", ", ".join(status.workers) or "none"),
             ("Lag", "?" if status.lag is None else status.lag),
-            ("So far", f"{counters.applied} applied, {counters.duplicates} duplicates skipped, {counters.retries} retries"),
+            (
+                "So far",
+                f"{counters.applied} applied, {counters.duplicates} duplicates skipped, {counters.retries} retries",
+            ),
             ("Gaps so far", f"{counters.gaps_seen} seen, {counters.gaps_healed} healed"),
             ("Tables", f"schema {status.tables.schema}"),
         ],
         partitions=status.partitions,
         paused=status.paused,
         leases=status.leases,
-        steer=visit.may(Action.PAUSE),
+        steer=any(visit.may(_ACTIONS).values()),
     )
 
 
@@ -63,7 +71,7 @@ async def partition(visit: Visit) -> Response:
         number=number,
         worker=next((each.owner for each in table.leases if each.name == place), ""),
         paused=place in table.paused,
-        may={do: visit.may(action) for do, action in _ACTIONS.items()},
+        may=visit.may(_ACTIONS),
     )
 
 
@@ -71,8 +79,7 @@ async def steer(visit: Visit) -> Response:
     """A form of the page of a partition."""
     fields = await visit.form()
     name, topic, number = fields.text("service"), fields.text("topic"), fields.number("number")
-    visit.need(fields.one_of("do", _ACTIONS))
-    do, by = fields.text("do"), visit.deciding(fields.text("reason"))
+    do, by = fields.text("do"), visit.deciding(fields.one_of("do", _ACTIONS), fields.text("reason"))
 
     async def work(run: Run) -> None:
         async with visit.opened(name) as access:
@@ -81,4 +88,4 @@ async def steer(visit: Visit) -> Response:
         run.tell(f"partition {topic}/{number}: {do} is done; {'paused' if found.paused else 'not paused'}, {has} now")
 
     back = link("/partition", service=name, topic=topic, number=number)
-    return visit.decided(await visit.once(f"{do} {topic}/{number}", by, (name, f"{topic}/{number}"), back, work))
+    return await visit.decided(fields, f"{do} {topic}/{number}", by, (name, f"{topic}/{number}"), back, work)

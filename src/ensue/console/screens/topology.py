@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import JSONResponse, Response
 
-from ensue.adapters import scheme_of
+from ensue.addresses import scheme_of
 from ensue.console.drawing import topology_drawing
 from ensue.console.visit import Visit
 from ensue.contracts.asyncapi import asyncapi
@@ -18,7 +18,7 @@ async def topology(visit: Visit) -> Response:
     schemas = {}
     for service in services:
         contract = contract_of(service)
-        schemas.update({each.name: each.schema for each in (*contract.sends, *contract.receives)})
+        schemas.update({each.name: each.schema for each in (*contract.reads, *contract.writes)})
     return visit.page(
         "topology",
         drawing=topology_drawing([each.name for each in services], flows),
@@ -31,4 +31,4 @@ async def topology(visit: Visit) -> Response:
 
 async def asyncapi_document(visit: Visit) -> Response:
     service = visit.services.service(visit.asked("service"))
-    return JSONResponse(asyncapi(contract_of(service)))
+    return JSONResponse(asyncapi(contract_of(service), scheme=scheme_of(service.settings().broker)))

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from ensue.console.access import Action
 from ensue.console.rendering import link
 from ensue.console.runs import Run
-from ensue.console.visit import Trouble, Visit
-from ensue.errors import EnsueError, UsageError
-from ensue.operations.views import OpenedView, ViewStatus, opened_view, view_status
+from ensue.console.services import Answer
+from ensue.console.visit import Visit, said
+from ensue.errors import EnsueError
+from ensue.operations.views import ViewStatus, view_status
 from ensue.view import View
 from ensue.views import states
 from ensue.views.states import ViewRow
@@ -25,8 +26,12 @@ _ACTIONS = {
     "rollback": Action.VIEW_ROLLBACK,
     "drop": Action.VIEW_DROP,
 }
+_DANGEROUS = ("swap", "rollback", "drop")
 _SAID = {
-    "rebuild": ("Rebuild", "Begin to build the code's version beside the one that is asked. Processes that run its code build it."),
+    "rebuild": (
+        "Rebuild",
+        "Begin to build the code's version beside the one that is asked. Processes that run its code build it.",
+    ),
     "pause": ("Pause", "Feed the version that is being built no more, until somebody resumes it."),
     "resume": ("Resume", "The building goes on."),
     "swap": ("Swap", "Queries are answered by the code's version from now on. Refused while it is not ready."),
@@ -37,33 +42,26 @@ _SAID = {
 
 async def views(visit: Visit) -> Response:
     names = [name for name in visit.services.names if isinstance(visit.services.service(name), View)]
-    found = await asyncio.gather(*(_status(visit, name) for name in names))
+    answers = await asyncio.gather(*(_status(visit, name) for name in names))
     return visit.page(
         "views",
         changes=names,
-        troubles=[each for each in found if isinstance(each, Trouble)],
-        views=[(name, each) for name, each in zip(names, found, strict=True) if not isinstance(each, Trouble)],
+        troubles=[each for each in answers if each.error],
+        views=[(each.service, each.found) for each in answers if each.found is not None],
     )
 
 
-async def _status(visit: Visit, name: str) -> ViewStatus | Trouble:
+async def _status(visit: Visit, name: str) -> Answer[ViewStatus]:
     try:
-        return await view_status(_view(visit, name))
+        return Answer(name, await view_status(visit.services.view(name)))
     except EnsueError as error:
-        return Trouble.of(name, error)
-
-
-def _view(visit: Visit, name: str) -> View:
-    found = visit.services.service(name)
-    if not isinstance(found, View):
-        raise UsageError(f"{name} is a Service, which has one state and no versions: expected a View")
-    return found
+        return Answer(name, None, said(error))
 
 
 async def view(visit: Visit) -> Response:
     name = visit.asked("service")
-    of = _view(visit, name)
-    choices = [(do, *_SAID[do], do in ("swap", "drop", "rollback")) for do, action in _ACTIONS.items() if visit.may(action)]
+    of, may = visit.services.view(name), visit.may(_ACTIONS)
+    choices = [(do, *_SAID[do], do in _DANGEROUS) for do in _ACTIONS if may[do]]
     return visit.page(
         "view", changes=[name], service=name, view=await view_status(of), version=of.version, choices=choices
     )
@@ -73,12 +71,11 @@ async def decide(visit: Visit) -> Response:
     """A form of the page of one view."""
     fields = await visit.form()
     name, do = fields.text("service"), fields.text("do")
-    visit.need(fields.one_of("do", _ACTIONS))
-    by, of = visit.deciding(fields.text("reason")), _view(visit, name)
+    by, of = visit.deciding(fields.one_of("do", _ACTIONS), fields.text("reason")), visit.services.view(name)
     version = fields.number("version") if do == "drop" else 0
 
     async def work(run: Run) -> None:
-        async with opened_view(of) as access:
+        async with visit.services.opened_view(name, make=do == "rebuild") as access:
             versions = access.deciding(by, f"views {do}")
             done: dict[str, Callable[[], Awaitable[ViewRow]]] = {
                 "rebuild": lambda: versions.rebuild(of.version, by.actor, 0.0),
@@ -91,9 +88,12 @@ async def decide(visit: Visit) -> Response:
             run.tell(_now(await done[do]()))
 
     back = link("/view", service=name)
-    return visit.decided(await visit.once(f"{do} view {of.view}", by, (name, do), back, work))
+    return await visit.decided(fields, f"{do} view {of.view}", by, (name, do), back, work)
 
 
 def _now(row: ViewRow) -> str:
-    others = [f"version {row.previous} was asked before" * bool(row.previous), f"version {row.building} is {row.state.value}" * bool(row.building)]
+    others = [
+        f"version {row.previous} was asked before" * bool(row.previous),
+        f"version {row.building} is {row.state.value}" * bool(row.building),
+    ]
     return "; ".join([f"view {row.name}: version {row.active} is asked", *filter(None, others)])
