@@ -25,6 +25,7 @@ from ensue.console import forms
 from ensue.console.access import Authorize, NotAllowed, NotAuthenticated, actor_of, checked_authorize
 from ensue.console.headers import SecurityHeaders
 from ensue.console.payloads import Payloads
+from ensue.console.rendering import Rendering
 from ensue.console.same_origin import check_same_origin, checked_origins
 from ensue.console.screens import (
     decisions,
@@ -160,11 +161,21 @@ def _error_page(console: Console, request: Request, visit: Visit | None, error: 
         name = request.query_params.get("service") or request.path_params.get("service", "")
         changes = [name] if name in visit.services.names and request.method == "GET" else []
         return visit.page("error", http_status=status, error_title=title, error_text=text, changes=changes)
+    return _bare_page(console.rendering, request, status, text)
+
+
+def refused(request: Request, error: EnsueError) -> Response:
+    """A page that says why somebody is not let in."""
+    return _bare_page(Rendering(), request, _status_of(error, request.method), said(error))
+
+
+def _bare_page(rendering: Rendering, request: Request, status: HTTPStatus, text: str) -> Response:
+    """For somebody who is not known."""
     values = {
         "root": root_of(request), "actor": None, "screens": SCREENS, "here": "", "changes": "", "outcome": None,
-        "now": time.time(), "error_title": title, "error_text": text,
+        "now": time.time(), "error_title": status.phrase, "error_text": text,
     }  # fmt: skip
-    return HTMLResponse(console.rendering.page("error", values), status)
+    return HTMLResponse(rendering.page("error", values), status)
 
 
 def _status_of(error: Exception, method: str) -> HTTPStatus:
@@ -184,4 +195,4 @@ def _status_of(error: Exception, method: str) -> HTTPStatus:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-__all__ = ["ADDRESSES", "app"]
+__all__ = ["ADDRESSES", "app", "refused"]

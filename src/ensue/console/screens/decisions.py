@@ -11,10 +11,10 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from ensue.console.payloads import shown_change
-from ensue.console.services import Answer
+from ensue.console.services import Answer, NotOpened
 from ensue.console.visit import Visit, read, said
 from ensue.deciding import Decision
-from ensue.errors import EnsueError
+from ensue.errors import EnsueError, UsageError
 from ensue.operations.decisions import decision_count, decisions, last_decisions, opened_decisions
 
 #: On one page, of all services together.
@@ -55,8 +55,11 @@ def _states(visit: Visit, decision: Decision) -> tuple[Any, Any]:
 async def as_lines(visit: Visit) -> Response:
     """All decisions on a service as JSON, a line each; before and after as far as payloads are shown."""
     service = visit.services.service(visit.asked("service"))
-    async with opened_decisions(service) as books:
-        await decision_count(books)  # what is wrong is said before the answer begins
+    try:
+        async with opened_decisions(service) as books:
+            await decision_count(books)  # what is wrong is said before the answer begins
+    except UsageError as error:
+        raise NotOpened(str(error)) from error
 
     async def lines() -> AsyncGenerator[bytes, None]:
         async with opened_decisions(service) as books, aclosing(decisions(books)) as found:
