@@ -2,3 +2,18 @@
 
 Both are faces of `ensue.operations`, as the command line is. Nobody gets in without a way in that the host chooses.
 """
+
+from __future__ import annotations
+
+from ensue.errors import UsageError
+
+try:
+    import fastapi as _  # noqa: F401
+except ImportError as error:
+    raise UsageError('ensue.console: pip install "ensue[console]"') from error
+
+from ensue.console.access import Action, Actor, Authorize, NotAllowed, NotAuthenticated, Role
+from ensue.console.payloads import Payloads
+from ensue.console.rest.app import api
+
+__all__ = ["Action", "Actor", "Authorize", "NotAllowed", "NotAuthenticated", "Payloads", "Role", "api"]
