@@ -5,18 +5,17 @@ Both are faces of `ensue.operations`, as the command line is. Nobody gets in wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from ensue.errors import UsageError
 
-if TYPE_CHECKING:
-    from ensue.console.web import app
+try:
+    import fastapi as _  # noqa: F401
+    import jinja2 as __  # noqa: F401
+except ImportError as error:
+    raise UsageError('ensue.console: pip install "ensue[console]"') from error
 
-__all__ = ["app"]
+from ensue.console.access import Action, Actor, Authorize, NotAllowed, NotAuthenticated, Role
+from ensue.console.payloads import Payloads
+from ensue.console.rest.app import api
+from ensue.console.web import app
 
-
-def __getattr__(name: str) -> Any:
-    """The console is imported when it is asked for: it needs Jinja2, which the API does not."""
-    if name == "app":
-        from ensue.console.web import app
-
-        return app
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = ["Action", "Actor", "Authorize", "NotAllowed", "NotAuthenticated", "Payloads", "Role", "api", "app"]

@@ -15,7 +15,9 @@ from typing import Generic, TypeVar
 
 from ensue.addresses import masked
 from ensue.app import Service
+from ensue.engine.books import Books
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
+from ensue.operations.decisions import opened_decisions
 from ensue.operations.opening import Opened, opened
 from ensue.operations.views import OpenedView, opened_view
 from ensue.view import View
@@ -116,6 +118,20 @@ class Services:
                     f"view {view.view}: database and log did not open within {OPEN_S:g} s"
                 ) from error
             yield access
+
+    @asynccontextmanager
+    async def opened_decisions(self, name: str) -> AsyncIterator[list[Books]]:
+        """Where the decisions about a service are, see `ensue.operations.decisions`. Raises as `opened` does."""
+        service = self.service(name)
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(OPEN_S):
+                    books = await stack.enter_async_context(opened_decisions(service))
+            except UsageError as error:
+                raise NotOpened(str(error)) from error
+            except TimeoutError as error:
+                raise StoreUnavailable(f"service {name}: its database did not open within {OPEN_S:g} s") from error
+            yield books
 
     async def each(
         self,

@@ -62,8 +62,8 @@ async def done_once(access: Opened, key: str, fingerprint: str) -> AsyncIterator
             )
         if found.status == _BEGUN:
             raise IdempotencyConflict(
-                "a request with this key is at work, or ended before it could answer: look at the decisions for what it "
-                "has done, and ask for the rest with a new key",
+                "a request with this key is at work, or ended before it could answer: look at the decisions for what "
+                "it has done, and ask for the rest with a new key",
                 key=key,
             )
         yield Repeated(access, key, fingerprint, found)
