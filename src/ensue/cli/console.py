@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import secrets
-from collections.abc import Sequence
-from typing import Annotated
+import socket
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ensue.app import Service
 from ensue.cli.http import Address, listen, read_address, served
 from ensue.cli.loading import load_services
 from ensue.cli.operator import user
@@ -18,6 +18,8 @@ from ensue.cli.output import say
 from ensue.cli.serving import Stop
 from ensue.errors import UsageError
 from ensue.logs import configure
+
+E = TypeVar("E", bound=enum.StrEnum)
 
 _HTTP = "127.0.0.1:8040"
 _INSTALL = 'ensue console: pip install "ensue[console]"'
@@ -57,44 +59,40 @@ def console(
     except ImportError as error:
         raise UsageError(_INSTALL) from error
     address = read_address(http)
-    by_link = not auth
     way_in: OneTimeLink | ProxyHeader
-    if by_link:
+    if not auth:
         if trusted_proxy:
             raise UsageError("--trusted-proxy says whom --auth proxy-header=NAME believes: give that too")
         if not is_loopback(address.host):
             raise UsageError(
-                f"--http {http}: without --auth the console is for this machine alone: listen at 127.0.0.1 or [::1], or "
-                "put a proxy before it that knows who comes, --auth proxy-header=NAME --trusted-proxy CIDR"
+                f"--http {http}: without --auth the console is for this machine alone: listen at 127.0.0.1 or [::1], "
+                "or put a proxy before it that knows who comes: --auth proxy-header=NAME --trusted-proxy CIDR"
             )
         way_in = OneTimeLink(lambda: secrets.token_urlsafe(32), user(), [_one_of("--role", role or "admin", Role)])
     else:
         way_in = proxy_header(auth, trusted_proxy or [], [_one_of("--role", role or "reader", Role)])
-    mode = _one_of("--payloads", payloads, Payloads) if payloads else usual_mode(loopback=by_link)
+    mode = _one_of("--payloads", payloads, Payloads) if payloads else usual_mode(loopback=not auth)
     definitions = load_services(services)
     configure("info")
-    application = standalone(
-        definitions, way_in, Payloads(mode), dict(zip([each.name for each in definitions], services, strict=True))
-    )
+    names = [each.name for each in definitions]
+    application = standalone(definitions, way_in, mode, dict(zip(names, services, strict=True)))
     with Stop() as stop, contextlib.closing(listen(address)) as listening:
         at = Address(address.host or "127.0.0.1", listening.getsockname()[1])
-        say(f"console of {_names(definitions)}: http://{at}" + (f"{ENTER}?token={way_in.token}" if by_link else "/"))
-        if by_link:
+        path = f"{ENTER}?token={way_in.token}" if isinstance(way_in, OneTimeLink) else "/"
+        say(f"console of {', '.join(names)}: http://{at}{path}")
+        if path != "/":
             say("The link is good once, on this machine. Ctrl-C ends the console; the services go on.")
         asyncio.run(_serve(application, listening, stop))
 
 
-async def _serve(application: object, listening: object, stop: Stop) -> None:
+async def _serve(application: Any, listening: socket.socket, stop: Stop) -> None:
     stopping = stop.bind()
-    async with served(application, listening):
+    async with served(application, listening, lifespan=True):
         await stopping.wait()
 
 
-def _one_of(option: str, text: str, kind: type) -> str:
-    if text not in list(kind):
-        raise UsageError(f"{option} is {text!r:.80}, expected one of {', '.join(kind)}")
-    return text
-
-
-def _names(services: Sequence[Service]) -> str:
-    return ", ".join(each.name for each in services)
+def _one_of(option: str, text: str, kind: type[E]) -> E:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(f"{option} is {text!r:.80}, expected one of {', '.join(kind)}") from error

@@ -12,17 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from ensue.errors import UsageError
 from ensue.operations.letters import LetterLine, short_reason
 from ensue.texts import plain
 from ensue.views.ready import Obstacle, lines
-
-try:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup, escape
-except ImportError as error:
-    raise UsageError('ensue.console: pip install "ensue[console]"') from error
 
 #: Characters of one text in a page. What is longer is cut, and says so.
 TEXT_CHARS_MAX = 20_000

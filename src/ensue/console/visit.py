@@ -130,7 +130,13 @@ class Visit:
     # --- what is shown
 
     def page(
-        self, template: str, *, changes: Sequence[str] = (), watched_run: str = "", http_status: int = 200, **values: Any
+        self,
+        template: str,
+        *,
+        changes: Sequence[str] = (),
+        watched_run: str = "",
+        http_status: int = 200,
+        **values: Any,
     ) -> HTMLResponse:
         """changes: of these services have the page looked at anew. watched_run: of this run."""
         watched = "&".join(link("", service=each)[1:] for each in changes)
