@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
+from ensue.console.apart import apart
 from ensue.console.payloads import shown_change
 from ensue.console.services import Answer, NotOpened
 from ensue.console.visit import Visit, read, said
@@ -69,4 +70,4 @@ async def as_lines(visit: Visit) -> Response:
 
     name = "".join(each if each.isalnum() else "-" for each in service.name)
     headers = {"Content-Disposition": f'attachment; filename="decisions-{name}.jsonl"'}
-    return StreamingResponse(lines(), media_type="application/x-ndjson", headers=headers)
+    return StreamingResponse(apart(lines), media_type="application/x-ndjson", headers=headers)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from starlette.responses import Response, StreamingResponse
 
+from ensue.console.apart import apart
 from ensue.console.changes import standing, stream
 from ensue.console.visit import Visit, said
 from ensue.errors import EnsueError
@@ -22,7 +23,7 @@ async def changes(visit: Visit) -> Response:
         events = _of_run(visit, run_id, seen)
     else:
         names = [visit.services.service(name).name for name in dict.fromkeys(parameters.getlist("service"))]
-        events = _of_services(visit, names, seen)
+        events = apart(lambda: _of_services(visit, names, seen))
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
