@@ -13,7 +13,7 @@ from ensue.console.visit import Visit
 from ensue.engine.clock import seconds_of
 from ensue.message import GapState
 from ensue.operations.opening import Opened
-from ensue.operations.status import ANSWER_S, ServiceStatus, service_status
+from ensue.operations.status import ANSWER_S, SagaStatus, ServiceStatus, service_status
 from ensue.saga.instance import Status
 
 
@@ -71,6 +71,10 @@ async def _oldest_s(access: Opened, sent: int) -> float:
     return max(now - seconds_of(decode_envelope(first[0].envelope).time, now), 0.0) if first else 0.0
 
 
+def _sagas(group: SagaStatus) -> str:
+    return f"{group.count} saga{'s' * (group.count != 1)} {group.saga}"
+
+
 def wrong(name: str, target: str, status: ServiceStatus) -> Iterator[Wrong]:
     """What is wrong with a service. A pure rule over its status. target: how the command line names it."""
     here = f"/services/{name}"
@@ -80,25 +84,26 @@ def wrong(name: str, target: str, status: ServiceStatus) -> Iterator[Wrong]:
         yield Wrong(name, f"{part}: {reason}", here)
     if not set(status.workers) - set(status.gone):
         yield Wrong(name, "no worker lives: nothing is sent or handled", here, f"ensue run {target}")
-    for reason in status.relay:
-        yield Wrong(name, reason, here)
+    else:
+        for reason in status.relay:
+            yield Wrong(name, reason, here)
     for held in status.outbox.held:
         yield Wrong(name, str(held), here)
     if dead := status.dead_letters.get("dead", 0):
-        yield Wrong(name, f"{dead} dead letters", "/failures", f"ensue dead-letters groups {target}")
+        yield Wrong(name, f"{dead} dead letter{'s' * (dead != 1)}", "/failures", f"ensue dead-letters groups {target}")
     gaps = [(each, gap) for each in status.partitions for gap in each.gaps]
     for each, gap in gaps:
         if gap.state is GapState.LOST:
             text = f"{each.topic}/{each.partition}: messages of {gap.source} are lost"
             yield Wrong(name, text, link("/losses", service=name), f"ensue gaps accept {target}")
     if still := len([gap for _, gap in gaps if gap.state is not GapState.LOST]):
-        yield Wrong(name, f"{still} open gaps: asked for again", link("/losses", service=name))
+        yield Wrong(name, f"{still} open gap{'s' * (still != 1)}: asked for again", link("/losses", service=name))
     for group in status.sagas:
         if group.status == Status.PARKED:
             path = link("/sagas", service=name, status=group.status)
-            yield Wrong(name, f"{group.count} sagas {group.saga} are parked", path, f"ensue sagas list {target}")
+            yield Wrong(name, f"{_sagas(group)} parked", path, f"ensue sagas list {target}")
         if not group.code:
-            yield Wrong(name, f"{group.count} sagas {group.saga} v{group.version} have no code here", here)
+            yield Wrong(name, f"{_sagas(group)} without code here, version {group.version}", here)
     for place in status.paused:
         yield Wrong(name, f"partition {place} is paused", here, f"ensue partitions resume {target} {place}")
     for each_busy in status.busy:
