@@ -269,7 +269,7 @@ class Consuming(StoreSuite):
         assert [each.target async for each in books.decisions((third.decided_at, third.id))] == ["3", "4"]
 
     async def test_letters_go_on_behind_one_that_need_not_be_there_any_more(self, store: Store) -> None:
-        """Of one moment by their numbers, in which 10 comes after 9 though not by its name; of two states as one list."""
+        """Of one moment by their numbers, where 10 comes after 9, though not by its name; of two states as one list."""
         given = [letter(state=(DeadLetterState.DEAD, DeadLetterState.WAITING)[at % 2]) for at in range(12)]
         given[11].parked_at += 1
         await self.add_letters(store, *given)

@@ -11,14 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.console.desk import books, client, desk_api, first, second, shop
-from tests.views.ledger import until
+from starlette.requests import ClientDisconnect
+from tests.unit.console.desk import books, client, desk_api, first, second, shop, who
+from tests.views.ledger import make_scribe, make_view, until
+from tests.views.test_incomplete import NEW, OLD, incomplete, write
 
-from ensue.console import Action, Payloads
+from ensue.console import Action, Payloads, api
 from ensue.errors import IdempotencyConflict, IdempotencyMismatch, StoreUnavailable
 from ensue.operations.decisions import decisions, opened_decisions
 from ensue.operations.opening import Opened, opened
 from ensue.operations.repeats import done_once
+from ensue.operations.views import opened_view
 
 BOOKS, SHOP, SEEN = "/services/desk_books", "/services/desk_shop", "/services/desk_seen@2"
 WHY = {"reason": "rates are there now"}
@@ -71,8 +74,8 @@ async def letter_discard(asking: Ask) -> None:
 
 
 async def letter_edit(asking: Ask) -> None:
-    body = {"data": {"customer": "zoe", "amount": 4}}
-    assert (await ask(asking, await letter_path(asking, "zoe") + "/edit", **body))["state"] == "released"
+    path, data = await letter_path(asking, "zoe"), {"customer": "zoe", "amount": 4}
+    assert (await ask(asking, f"{path}/edit", data=data))["state"] == "released"
 
 
 async def letter_purge(asking: Ask) -> None:
@@ -111,8 +114,8 @@ async def partition_release(asking: Ask) -> None:
 
 
 async def publish(asking: Ask) -> None:
-    body = {"type": "DeskSold", "data": {"customer": "kim", "amount": 1}}
-    answer = await ask(asking, f"{SHOP}/events", 201, **body)
+    data = {"customer": "kim", "amount": 1}
+    answer = await ask(asking, f"{SHOP}/events", 201, type="DeskSold", data=data)
     assert (answer["type"], answer["key"], answer["position"]) == ("desk.DeskSold.v1", "kim", 6)
 
 
@@ -176,10 +179,6 @@ async def view_rollback(asking: Ask) -> None:
         assert (await ask(asking, f"{SEEN}/view/rollback"))["active"] == 1
 
 
-async def view_accept_missing(asking: Ask) -> None:
-    assert "nothing is missing" in (await ask(asking, "/services/desk_seen@1/view/accept-missing", 409))["detail"]
-
-
 async def view_drop(asking: Ask) -> None:
     await view_rebuild(asking)
     assert (await ask(asking, f"{SEEN}/view/drop", version=2))["building"] == 0
@@ -223,8 +222,27 @@ async def test_each_decision_leaves_a_row_with_who_from_where_and_why(action: Ac
     assert last.target
 
 
+async def test_what_a_view_misses_is_accepted_with_who_and_why(tmp_path: Path) -> None:
+    """A view whose log has lost its beginning, before it has read any of it."""
+    await write(tmp_path, OLD, forget=True)
+    view = make_view(tmp_path, f"sqlite:///{tmp_path}/ledger.db?synchronous=OFF", 1)
+    app = api(view, authorize=who)
+    async with view.running() as runtime, make_scribe(tmp_path).running() as scribe, client(app, user="boss") as asking:
+        async with scribe.step() as step:
+            step.publish(NEW[0])
+        async with opened_view(view) as access:
+            await until(lambda: incomplete(access.versions, 1, runtime.context.broker), "what is missing")
+        path = "/services/ledger@1/view"
+        refused = await ask(asking, f"{path}/accept-missing", 409, positions=9)
+        assert "2 positions are missing in version 1 now, and 9 were confirmed" in refused["detail"]
+        row = await ask(asking, f"{path}/accept-missing", positions=2)
+        assert [(each["by"], each["through"]) for each in row["accepted"]] == [("boss", 2)]
+    last = (await rows(view))[-1]
+    assert (last.action, last.actor, last.origin) == ("views accept-missing", "boss", "api")
+
+
 def test_there_is_a_way_for_every_decision() -> None:
-    """That of a view's losses needs a source whose log is gone: tests/views has one, for the command line."""
+    """That of what a view misses is the test above."""
     assert set(WAYS) | {Action.VIEW_ACCEPT_MISSING} == {each for each in Action if each.decides}
 
 
@@ -410,4 +428,36 @@ async def test_a_group_is_tried_again_in_waves_line_by_line_and_stops_at_the_fir
                 (2, "took effect"),
             ]
             assert found[-1]["left"] == 0
+            assert await lines(asking, group, key="repaired") == found[-1:]  # though the group is gone
         assert await letters(asking) == []
+
+
+async def test_who_closes_the_connection_has_no_further_letter_released(desk: Path) -> None:
+    (desk / "broken").unlink()
+    async with client() as asking:
+        group = await group_name(asking)
+        sent: list[bytes] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": json.dumps(WHY, separators=(",", ":")).encode()}
+
+        async def send(message: Any) -> None:
+            if sent:
+                raise OSError("the client is gone")
+            if message["type"] == "http.response.body":
+                sent.append(message["body"])
+
+        raw = [(b"x-user", b"ann"), (b"content-type", b"application/json"), (b"idempotency-key", b"1")]
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
+            "path": f"{BOOKS}/groups/{group}/retry", "raw_path": b"", "query_string": b"", "headers": raw,
+            "server": ("desk", 80), "client": ("desk", 1), "scheme": "http", "root_path": "",
+        }  # fmt: skip
+        async with books.running():
+            with pytest.raises(ClientDisconnect):
+                await desk_api()(scope, receive, send)
+        [line] = sent
+        assert (json.loads(line)["released"], json.loads(line)["left"]) == (1, 3)
+        assert len(await letters(asking, state="dead")) == 3
+        # How far it came is not known to its key: nothing is released a second time under it.
+        await ask(asking, f"{BOOKS}/groups/{group}/retry", 409, key="1")

@@ -67,13 +67,14 @@ async def test_every_list_goes_on_behind_the_last_one_of_its_page() -> None:
     # Of one moment, the tenth comes behind the ninth, though not by its name; and two states are one list.
     await put(*(set_aside(number, at=5.0) for number in range(12)))
     async with client() as asking:
-        for path, what, query in (
+        lists: tuple[tuple[str, str, dict[str, Any]], ...] = (
             (f"{BOOKS}/letters", "letters", {}),
             (f"{BOOKS}/letters", "letters", {"state": ["dead", "waiting"]}),
             (f"{BOOKS}/sagas", "sagas", {"status": ["PARKED", "RUNNING"]}),
             (f"{SHOP}/timers", "timers", {}),
             (f"{SHOP}/outbox", "records", {}),
-        ):
+        )
+        for path, what, query in lists:
             whole = (await get(asking, path, limit=1000, **query))[what]
             assert len(whole) >= 3
             for limit in (1, 2, len(whole)):
