@@ -141,6 +141,10 @@ class NotAuthenticated(EnsueError):
     """Nobody was recognized: HTTP 401."""
 
 
+class AuthorizeFailed(EnsueError):
+    """The host's `authorize` is at fault: HTTP 500, the log says why, and nobody is let in."""
+
+
 class NotAllowed(EnsueError):
     """Somebody was recognized who may not do this, or not from there: HTTP 403."""
 
@@ -161,13 +165,17 @@ def checked_authorize(authorize: object) -> Authorize:
 
 
 async def actor_of(authorize: Authorize, connection: HTTPConnection) -> Actor:
-    """Ask the host who it is. Raises NotAuthenticated for nobody, UsageError when it returns something else."""
-    answer = authorize(connection)
-    found = await answer if inspect.isawaitable(answer) else answer
+    """Ask the host who it is. Raises NotAuthenticated for nobody; AuthorizeFailed when the host makes an actor of what
+    is none, or returns something else."""
+    try:
+        answer = authorize(connection)
+        found = await answer if inspect.isawaitable(answer) else answer
+    except UsageError as error:
+        raise AuthorizeFailed(f"authorize: {error}") from error
     if found is None:
         raise NotAuthenticated("this request comes from nobody who is known here: log in as the host has it")
     if not isinstance(found, Actor):  # True, say, or the host's own user
-        raise UsageError(f"authorize returned a {type(found).__name__}, expected an ensue.console.access.Actor or None")
+        raise AuthorizeFailed(f"authorize returned a {type(found).__name__}, expected an ensue.console.Actor or None")
     return found
 
 

@@ -9,6 +9,7 @@ from ensue.console.access import (
     NEEDS,
     Action,
     Actor,
+    AuthorizeFailed,
     NotAllowed,
     NotAuthenticated,
     Role,
@@ -83,5 +84,7 @@ async def test_nobody_gets_in_by_default() -> None:
         checked_authorize(None)
     with pytest.raises(NotAuthenticated):
         await actor_of(lambda connection: None, CONNECTION)
-    with pytest.raises(UsageError, match=r"authorize returned a bool, expected an .*Actor"):
+    with pytest.raises(AuthorizeFailed, match=r"authorize returned a bool, expected an .*Actor"):
         await actor_of(lambda connection: True, CONNECTION)  # type: ignore[arg-type,return-value]
+    with pytest.raises(AuthorizeFailed, match="'root' is not a valid Role"):
+        await actor_of(lambda connection: Actor("ann", ["root"]), CONNECTION)

@@ -93,5 +93,9 @@ class ResumeBuild(Why):
     rate: float | None = Field(None, ge=0, le=1e9, description="As for a rebuild; left out: as it was")
 
 
+class AcceptMissing(Why):
+    positions: int = Field(ge=1, description="How many positions are missing, as it was seen: another count is refused")
+
+
 class DropVersion(Why):
     version: int = Field(ge=1, le=999_999)

@@ -77,12 +77,12 @@ async def retry_group(service: Named, group: GroupName, body: Why, who: Who) -> 
     stack = AsyncExitStack()
     try:
         access = await stack.enter_async_context(who.desk.services.opened(service))
-        with looking_up():
-            await group_decisions.group_ids(access, group)
         repeated = await stack.enter_async_context(done_once(access, key, fingerprint))
-        if repeated.answer is not None:
+        if repeated.answer is not None:  # of a group that is gone since, perhaps
             await stack.aclose()
             return again(repeated)
+        with looking_up():
+            await group_decisions.group_ids(access, group)
         progress = await stack.enter_async_context(aclosing(group_decisions.retry_group(access, group, by)))
         first = await anext(progress, None)  # what is refused is refused here, as a problem
     except BaseException as error:

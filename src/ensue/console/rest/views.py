@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from ensue.console.access import Action
 from ensue.console.rest.answers import answered
 from ensue.console.rest.asked import Named, Who
-from ensue.console.rest.bodies import DropVersion, Rebuild, ResumeBuild, Why
+from ensue.console.rest.bodies import AcceptMissing, DropVersion, Rebuild, ResumeBuild, Why
 from ensue.console.rest.route import ActionRoute, Asking, asks
 from ensue.deciding import Deciding
 from ensue.errors import UsageError
@@ -17,6 +17,7 @@ from ensue.operations import views as operations
 from ensue.operations.views import OpenedView
 from ensue.view import View
 from ensue.views import states
+from ensue.views.ready import Kind
 from ensue.views.states import ViewRow
 
 router = APIRouter(route_class=ActionRoute, tags=["views"])
@@ -67,13 +68,20 @@ async def swap_version(service: Named, body: Why, who: Who) -> Response:
 
 
 @router.post(_VIEW + "/accept-missing", **asks(Action.VIEW_ACCEPT_MISSING))
-async def accept_missing(service: Named, body: Why, who: Who) -> Response:
-    """Have the code's version go on without what log and outbox have lost; is kept and shown for ever after."""
+async def accept_missing(service: Named, body: AcceptMissing, who: Who) -> Response:
+    """Have the code's version go on without what log and outbox have lost; is kept and shown for ever after.
+    `positions` has to be how many that are: `through - after` of its obstacles that are `incomplete`, together."""
 
     async def accept(access: OpenedView, view: View, by: Deciding) -> ViewRow:
         versions = access.deciding(by, who.action.value)
-        if not await versions.accept_missing(view.version, by.actor, access.broker):
-            raise UsageError(f"view {view.view}: nothing is missing in version {view.version}")
+        obstacles = await versions.obstacles(view.version, access.broker)
+        missing = sum(each.through - each.after for each in obstacles if each.kind is Kind.INCOMPLETE)
+        if missing != body.positions:
+            raise UsageError(
+                f"view {view.view}: {missing} positions are missing in version {view.version} now, and "
+                f"{body.positions} were confirmed: look at it again"
+            )
+        await versions.accept_missing(view.version, by.actor, access.broker)
         return await versions.book.row()
 
     return await _decided(who, service, body, accept)
