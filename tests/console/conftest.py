@@ -22,14 +22,24 @@ HOSTILE = "</td><script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x00\u2
 LONG = "long " * 178_000
 
 
+async def until(looked: Callable[[], Awaitable[bool]]) -> None:
+    """Look until it is so; pytest-timeout bounds the wait."""
+    while not await looked():  # noqa: ASYNC110 - another process may do it
+        await asyncio.sleep(0.01)
+
+
 async def wire(*wires: tuple[str, int, str], letters: int) -> None:
     """Publish in the bank and run it until it has set so many letters aside."""
     async with bank.running() as runtime:
         async with bank.step() as step:
             for account, pence, note in wires:
                 step.publish(Wired(account=account, pence=pence, note=note))
-        while len(await runtime.context.books.letters()) != letters:
-            await asyncio.sleep(0.01)
+        books = runtime.context.books
+
+        async def aside() -> bool:
+            return len(await books.letters()) == letters
+
+        await until(aside)
 
 
 async def ask(*names: str) -> None:
@@ -39,10 +49,11 @@ async def ask(*names: str) -> None:
             for each in names:
                 step.start(answer, Asked(who=each), id=each)
         books = runtime.context.books
-        while sum(
-            count for (_, _, status), count in (await books.saga_groups()).items() if status is Status.PARKED
-        ) != len(names):
-            await asyncio.sleep(0.01)
+
+        async def parked() -> bool:
+            return (await books.saga_groups()).get(("answer", 1, Status.PARKED)) == len(names)
+
+        await until(parked)
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +63,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         home = tmp_path_factory.mktemp("home")
         patch.setenv("ENSUE_HOME", str(home))
         patch.setenv("ENSUE_PARTITIONS", "2")
-        asyncio.run(
-            wire(
-                ("ann", 1, ""),
-                ("bob", -2, ""),
-                ("bob", 3, ""),
-                ("eve", -5, ""),
-                ("nobody", 1, ""),
-                (HOSTILE.replace("\x00", ""), -1, HOSTILE),
-                ("long", -1, LONG),
-                letters=6,
-            )  # fmt: skip
-        )
+        wires = [
+            ("ann", 1, ""), ("bob", -2, ""), ("bob", 3, ""), ("eve", -5, ""), ("nobody", 1, ""),
+            (HOSTILE.replace("\x00", ""), -1, HOSTILE), ("long", -1, LONG),
+        ]  # fmt: skip
+        asyncio.run(wire(*wires, letters=6))
         asyncio.run(ask("kim"))
         yield home
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
-from tests.console.conftest import Browser, Open, admin, ask, unrepaired, wire
+from tests.console.conftest import Browser, Open, admin, ask, unrepaired, until, wire
 from tests.console.world import bank, desk, repair
 
 from ensue.console import forms
@@ -29,7 +29,8 @@ FORMS: Mapping[tuple[str, str], tuple[str, Mapping[str, object], Action]] = {
     ("/partition", "resume"): ("/", {"service": "bank", "topic": "no", "number": 0}, Action.PARTITION_RESUME),
     ("/partition", "release"): ("/", {"service": "bank", "topic": "no", "number": 0}, Action.PARTITION_RELEASE),
     ("/loss", "accept"): (
-        "/", {"service": "bank", "topic": "no", "number": 0, "source": "x", "through": 1, "count": 1}, Action.GAP_ACCEPT,
+        "/", {"service": "bank", "topic": "no", "number": 0, "source": "x", "through": 1, "count": 1},
+        Action.GAP_ACCEPT,
     ),
     ("/saga", "retry"): ("/", {"service": "desk", "key": "answer:no"}, Action.SAGA_RETRY),
     ("/saga", "skip"): ("/", {"service": "desk", "key": "answer:no"}, Action.SAGA_SKIP),
@@ -64,11 +65,6 @@ async def the_letter(browser: Browser, number: int = 0) -> str:
     async with opened(bank) as access:
         found = [each.id async for each in access.books.letters_by_time([DeadLetterState.DEAD])]
     return found[number]
-
-
-async def until(looked: Callable[[], Awaitable[bool]]) -> None:
-    while not await looked():
-        await asyncio.sleep(0.02)
 
 
 def test_every_address_that_takes_a_form_is_in_the_list() -> None:

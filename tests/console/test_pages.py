@@ -1,4 +1,4 @@
-"""Each screen as a parser of HTML reads it: what strangers wrote is text in it; and what is said when things are down."""
+"""Each screen as a parser of HTML reads it: what strangers wrote is text in it, and what is down is said."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.console.conftest import HOSTILE, LONG, Open
+from tests.console.conftest import LONG, Open
 from tests.console.world import bank
 
 from ensue.conformance.store_suite import letter
