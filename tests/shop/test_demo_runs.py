@@ -220,17 +220,31 @@ def test_services_end_when_the_demo_itself_is_killed(tmp_path: Path) -> None:
     assert alive == []
 
 
-async def test_services_stay_up_when_asked_to_and_show_their_openapi_pages(tmp_path: Path) -> None:
+async def test_services_stay_up_when_asked_to_with_the_console_from_the_start(tmp_path: Path) -> None:
     import aiohttp
 
-    with started(tmp_path / "data", "--orders", "20", "--stay") as process:
+    with started(tmp_path / "data", "--orders", "20", "--stay", "--chaos") as process:
         assert process.stderr is not None
         urls: list[str] = []
-        while len(urls) < len(SERVICES):
+        link = ""
+        while not link:
             line = await asyncio.to_thread(process.stderr.readline)
             assert line, "the demo ended"
-            urls += [word for word in line.split() if word.endswith("/docs")]
-        async with aiohttp.ClientSession() as client:
+            link = next((word for word in line.split() if "/enter?token=" in word), "")
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
+            async with client.get(link) as answer:  # while orders are placed
+                overview = await answer.text()
+            for name in SERVICES:
+                assert f"/services/{name}" in overview
+            while len(urls) < len(SERVICES):
+                line = await asyncio.to_thread(process.stderr.readline)
+                assert line, "the demo ended"
+                urls += [word for word in line.split() if word.endswith("/docs")]
+            settled = ""
+            while "Nothing is wrong." not in settled:  # as soon as the last victims are back
+                async with client.get(link.partition("/enter")[0] + "/") as answer:
+                    assert answer.status == 200
+                    settled = await answer.text()
             for url in urls:
                 async with client.get(url) as answer:
                     assert answer.status == 200

@@ -67,7 +67,9 @@ def main(
     lose_broker_data: Annotated[
         bool, typer.Option("--lose-broker-data", help="Let the broker forget what it has, three times.")
     ] = False,
-    stay: Annotated[bool, typer.Option("--stay", help="Leave the services up until Ctrl-C.")] = False,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Leave the services up until Ctrl-C, with the console from the start.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh/--keep", help="Begin anew, or go on with the data there is.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for a machine.")] = False,
     directory: Annotated[Path, typer.Option(help="Where databases and logs go.")] = Path(".demo"),
@@ -94,7 +96,7 @@ def main(
         for service in services:
             page = "book" if service.name == PROVIDER else "docs"
             console.print(f"{service.name:14} {service.url}/{page}", highlight=False)
-        console.print("The services stay up. Ctrl-C stops them.")
+        console.print("The services and the console stay up. Ctrl-C stops them.")
         await services.watch()
 
     try:

@@ -18,6 +18,7 @@ from rich.console import Console
 from shop.demo.books import Books, read_books
 from shop.demo.chaos import INTERVAL_S, INTERVAL_WITH_SERVERS_S, Chaos
 from shop.demo.checks import Invariant, check_answers, check_engine, check_losses, check_moments, check_snapshot
+from shop.demo.console import console_beside
 from shop.demo.databases import Databases
 from shop.demo.dataset import invoices
 from shop.demo.decisions import Decisions
@@ -111,6 +112,9 @@ async def run(
         )
         console.print(f"Starting {', '.join(started.services)}: data and logs in {directory}", highlight=False)
         services = await opened.enter_async_context(started)
+        if stay is not None:
+            link = await opened.enter_async_context(console_beside(directory, started.environment, names))
+            console.print(f"The console, for a browser on this machine, once: {link}", highlight=False, soft_wrap=True)
         return await _replay(options, console, stay, plan, model, directory, stack, services, began)
 
 

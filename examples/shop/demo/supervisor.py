@@ -168,6 +168,7 @@ class Supervisor:
 
     environment: instead of this process's. settings: where databases and broker are. names: of the services; with
     payments among them orders are placed by orchestration, and there is a provider. seed: of the provider's trouble.
+    The attribute `environment` is the one that all of them get.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class Supervisor:
             env["SHOP_PROVIDER"] = f"http://127.0.0.1:{ports[PROVIDER]}"
             env["SHOP_PROVIDER_BOOK"] = str(directory.absolute() / BOOK)
             env["SHOP_PROVIDER_SEED"] = str(seed)
+        self.environment: Mapping[str, str] = env
         self.services = {name: ServiceProcess(name, port, directory, env) for name, port in ports.items()}
 
     def __getitem__(self, name: str) -> ServiceProcess:

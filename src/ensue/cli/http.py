@@ -1,4 +1,4 @@
-"""`ensue run --http`: probes and metrics beside the work, on an address of their own."""
+"""An HTTP server beside what else a process does: probes and metrics of `ensue run --http`, and the console."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import re
 import socket
 from collections.abc import AsyncIterator, Generator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ensue.app import Service
 from ensue.engine.readiness import ReadyLimits
@@ -57,11 +57,24 @@ def read_address(text: str) -> Address:
 async def probes(address: Address, services: Sequence[Service]) -> AsyncIterator[None]:
     """Answer probes inside this block. Raises UsageError when nobody may listen there."""
     try:
-        import uvicorn
+        import uvicorn as _  # noqa: F401
 
         from ensue.integrations.probes import PATHS, probes_app
     except ImportError as error:
         raise UsageError(_INSTALL) from error
+
+    with contextlib.closing(listen(address)) as listening:
+        port = listening.getsockname()[1]
+        log.info("http on %s: %s", Address(address.host, port), ", ".join(PATHS))
+        async with served(probes_app(services, ReadyLimits()), listening, lifespan=False):
+            yield
+
+
+@contextlib.asynccontextmanager
+async def served(application: Any, listening: socket.socket, *, lifespan: bool) -> AsyncIterator[None]:
+    """Serve an ASGI application at a socket inside this block. lifespan: tell it when it begins and ends. A client's
+    address is the connection's own: what it says in X-Forwarded-For counts for nothing."""
+    import uvicorn
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -70,22 +83,19 @@ async def probes(address: Address, services: Sequence[Service]) -> AsyncIterator
             yield
 
     config = uvicorn.Config(
-        probes_app(services, ReadyLimits()), lifespan="off", ws="none", log_config=None, log_level="warning",
-        access_log=False, server_header=False, timeout_graceful_shutdown=1,
+        application, lifespan="on" if lifespan else "off", ws="none", log_config=None, log_level="warning",
+        access_log=False, server_header=False, proxy_headers=False, timeout_graceful_shutdown=1,
     )  # fmt: skip
-    with contextlib.closing(_listen(address)) as listening:
-        port = listening.getsockname()[1]
-        log.info("http on %s: %s", Address(address.host, port), ", ".join(PATHS))
-        server = Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listening]), name="ensue http")
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            await serving
+    server = Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listening]), name="ensue http")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
-def _listen(address: Address) -> socket.socket:
+def listen(address: Address) -> socket.socket:
     try:
         if not address.host and socket.has_dualstack_ipv6():
             return socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)

@@ -15,6 +15,7 @@ import typer
 from ensue.cli import (
     asyncapi,
     config,
+    console,
     db,
     dead_letters,
     decisions,
@@ -83,6 +84,7 @@ app.command()(topology.topology)
 app.command()(asyncapi.asyncapi)
 app.add_typer(schemas.app, name="schemas")
 app.command()(flow)
+app.command()(console.console)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,6 @@ from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
 from ensue.cli.output import confirm, say
 from ensue.errors import UsageError
-from ensue.message import REPLY, SAGA, TOLD
 from ensue.operations import replay as operations
 from ensue.operations.letters import anybody_works
 from ensue.operations.opening import opened
@@ -30,24 +29,16 @@ def replay(
     A second handler of a type that is handled already sees what was published before it only so.
     """
     definition = load_service(service)
-    handlers = definition.handlers.get(type)
-    if type in (SAGA, TOLD):
-        raise UsageError(
-            f"what wakes the sagas of {definition.name} is not replayed: each would be told, or cancelled, a second "
-            "time, and one that is long over would begin again"
-        )
-    if handlers is None:
-        known = ", ".join(sorted(definition.handlers.keys() - {REPLY, SAGA, TOLD})) or "nothing"
-        raise UsageError(f"service {definition.name} has no handler of {type!r}; it handles {known}")
-    names = ", ".join(each.name for each in handlers)
+    topic = operations.topic_of(definition, type)
+    names = ", ".join(each.name for each in definition.handlers[type])
 
     who = deciding(by, reason)
 
     async def ask() -> None:
         async with opened(definition) as access:
-            places = [each for each in await access.books.checkpoints() if each.topic == handlers[0].event.topic]
+            places = [each for each in await access.books.checkpoints() if each.topic == topic]
             if not places:
-                raise UsageError(f"{definition.name} has read nothing of topic {handlers[0].event.topic} yet")
+                raise UsageError(f"{definition.name} has read nothing of topic {topic} yet")
             say(
                 f"All {type} that the log still has goes to {names} again, in {len(places)} partitions: what these did "
                 "with it is done a second time. Other types wait until it is done."

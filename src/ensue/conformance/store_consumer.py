@@ -265,6 +265,22 @@ class Consuming(StoreSuite):
                 await asyncio.sleep(0)
         assert [each.target for each in [one async for one in books.decisions()]] == ["0", "1", "2", "3", "4"]
         assert await books.decision_count() == 5
+        third = [each async for each in books.decisions()][2]
+        assert [each.target async for each in books.decisions((third.decided_at, third.id))] == ["3", "4"]
+
+    async def test_letters_go_on_behind_one_that_need_not_be_there_any_more(self, store: Store) -> None:
+        """Of one moment by their numbers, where 10 comes after 9, though not by its name; of two states as one list."""
+        given = [letter(state=(DeadLetterState.DEAD, DeadLetterState.WAITING)[at % 2]) for at in range(12)]
+        given[11].parked_at += 1
+        await self.add_letters(store, *given)
+        books, states = self.books(store), (DeadLetterState.DEAD, DeadLetterState.WAITING)
+        whole = [each async for each in books.letters_by_time(states)]
+        assert [each.number for each in whole] == [*range(1, 13)]
+        for at in (0, 8, 9, 11):
+            behind = (whole[at].parked_at, whole[at].partition, whole[at].number)
+            assert [each.number async for each in books.letters_by_time(states, behind)] == [*range(at + 2, 13)]
+        gone = (whole[0].parked_at, Partition(SERVICE, "payments", 0), 99)
+        assert [each.number async for each in books.letters_by_time(states, gone)] == [12]
 
     async def test_a_letter_that_is_no_message_can_only_be_discarded(self, store: Store) -> None:
         garbage = letter()

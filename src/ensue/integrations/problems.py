@@ -87,6 +87,7 @@ def response(
     *,
     type: str = BLANK,
     headers: Mapping[str, str] | None = None,
+    detail_chars_max: int = _TEXT_MAX,
     **extra: Any,
 ) -> Response:
     """Return the problem document as a response. `instance` is the path that was asked for."""
@@ -94,7 +95,7 @@ def response(
         "type": type,
         "title": title or phrase(status),
         "status": status,
-        "detail": printable(detail),
+        "detail": printable(detail, detail_chars_max),
         "instance": quote(request.scope["path"], safe="/:@!$&'()*+,;=-._~")[:_INSTANCE_MAX],
         **extra,
     }

@@ -39,10 +39,11 @@ async def _has_store(service: Service) -> bool:
         await store.close()
 
 
-async def decisions(books: list[Books]) -> AsyncGenerator[Decision, None]:
-    """All of them in the order in which they were taken, read in pages: nothing prunes them, so there may be many."""
+async def decisions(books: list[Books], after: tuple[float, str] | None = None) -> AsyncGenerator[Decision, None]:
+    """All of them in the order in which they were taken, read in pages: nothing prunes them, so there may be many.
+    after: time and id of one, behind which to begin."""
     async with AsyncExitStack() as stack:
-        streams = [await stack.enter_async_context(aclosing(each.decisions())) for each in books]
+        streams = [await stack.enter_async_context(aclosing(each.decisions(after))) for each in books]
         heads = [(await anext(each, None), each) for each in streams]
         while left := [(head, stream) for head, stream in heads if head is not None]:
             first, stream = min(left, key=lambda each: (each[0].decided_at, each[0].id))

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ensue.codec import decode_envelope
+from ensue.engine.books.letters import Aside
 from ensue.engine.decisions import found_letter
 from ensue.engine.worker import is_gone
 from ensue.errors import BadMessage
@@ -63,9 +64,12 @@ def line_of(letter: DeadLetter) -> LetterLine:
     return LetterLine(**_fields(letter, headers_of(letter)))
 
 
-async def letter_lines(access: Opened, states: Sequence[DeadLetterState] = HOLDING) -> AsyncGenerator[LetterLine, None]:
-    """The letters in these states in the order of setting aside, read in pages: there may be many."""
-    async with aclosing(access.books.letters_by_time(states)) as letters:
+async def letter_lines(
+    access: Opened, states: Sequence[DeadLetterState] = HOLDING, after: Aside | None = None
+) -> AsyncGenerator[LetterLine, None]:
+    """The letters in these states in the order of setting aside, read in pages: there may be many. after: begin behind
+    this one, which need not be there any more."""
+    async with aclosing(access.books.letters_by_time(states, after)) as letters:
         async for each in letters:
             yield line_of(each)
 

@@ -43,10 +43,15 @@ class Saga(SagaLine, kw_only=True):
     decisions: Sequence[Any]
 
 
-async def sagas(access: Opened, statuses: Sequence[Status] = LIVING, limit: int = 100) -> tuple[list[SagaLine], int]:
-    """Up to `limit` sagas, of each status the one first that was at work longest ago, and how many there are."""
+async def sagas(
+    access: Opened, statuses: Sequence[Status] = LIVING, limit: int = 100, after: SagaLine | None = None
+) -> tuple[list[SagaLine], int]:
+    """Up to `limit` sagas, of each status the one first that was at work longest ago, and how many there are in all.
+    after: one of these statuses, behind which to begin; of it status, updated_at and saga are looked at."""
     there = sum([await access.books.saga_count(each) for each in statuses])
-    return [SagaLine(**_fields(each)) for each in await access.books.sagas(statuses, limit)], there
+    left = statuses if after is None else statuses[list(statuses).index(after.status) :]
+    begin = None if after is None else (after.updated_at, after.saga)
+    return [SagaLine(**_fields(each)) for each in await access.books.sagas(left, limit, begin)], there
 
 
 async def instance(access: Opened, key: str) -> Instance:

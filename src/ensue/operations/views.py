@@ -81,9 +81,13 @@ class ViewStatus(ViewRow, frozen=True, kw_only=True):
 async def view_status(view: View) -> ViewStatus:
     """How the versions of a view stand. Raises UsageError when it has no database, or there is no log."""
     async with opened_view(view) as access:
-        row = await access.versions.book.row()
-        found = [await _version(access, row, number) for number in row.fed]
-        return ViewStatus(**msgspec.structs.asdict(row), versions=found)
+        return await status_in(access)
+
+
+async def status_in(access: OpenedView) -> ViewStatus:
+    row = await access.versions.book.row()
+    found = [await _version(access, row, number) for number in row.fed]
+    return ViewStatus(**msgspec.structs.asdict(row), versions=found)
 
 
 async def _version(access: OpenedView, row: ViewRow, number: int) -> VersionStatus:

@@ -18,8 +18,8 @@ from tests.unit.cli.harness import LEDGER, SERVICES, TILL, Ended, applied, entri
 from tests.unit.cli.services import ledger, till
 
 from ensue import Event, UsageError, as_event
-from ensue.cli.publish import read_event
 from ensue.event import event_type
+from ensue.operations.publishing import read_event
 
 Command = Callable[..., Ended]
 

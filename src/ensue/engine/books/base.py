@@ -37,16 +37,22 @@ class Base:
         return revision + 1 + self._random.getrandbits(24)
 
     async def _all(
-        self, table: Table, lookup: Lookup, equal: Sequence[Any] = (), limit: int | None = None
+        self,
+        table: Table,
+        lookup: Lookup,
+        equal: Sequence[Any] = (),
+        limit: int | None = None,
+        *,
+        since: Sequence[Any] = (),
+        after: Sequence[Any] = (),
     ) -> AsyncIterator[Row]:
-        """The rows of one place of a lookup, page by page."""
+        """The rows of one place of a lookup, page by page. since, after: where to begin, see `RowReader.find`."""
         reader = self._store.rows()
         columns = [table.columns.index(name) for name in lookup.order]
-        after: Sequence[Any] = ()
         left = limit
         while left is None or left > 0:
             page = _PAGE if left is None else min(_PAGE, left)
-            rows = await reader.find(table, lookup, equal, after=after, limit=page)
+            rows = await reader.find(table, lookup, equal, since=() if after else since, after=after, limit=page)
             for row in rows:
                 yield row
             if len(rows) < page:

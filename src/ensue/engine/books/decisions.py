@@ -42,9 +42,10 @@ class Decisions(Base):
             ],
         )  # fmt: skip
 
-    async def decisions(self) -> AsyncGenerator[Decision, None]:
-        """All of them, in the order in which they were taken, read in pages."""
-        async for row in self._all(DECISIONS, _BY_TIME):
+    async def decisions(self, after: tuple[float, str] | None = None) -> AsyncGenerator[Decision, None]:
+        """All of them, in the order in which they were taken, read in pages. after: time and id of one, behind which to
+        begin."""
+        async for row in self._all(DECISIONS, _BY_TIME, after=after or ()):
             yield _decision(row)
 
     async def decision_count(self) -> int:

@@ -22,6 +22,9 @@ REFUSED_MAX = 100
 #: Asked for in one query.
 _PAGE = 500
 
+Aside = tuple[float, Partition, int]
+"""When a letter was set aside, in which partition, and its number there: the order of letters."""
+
 
 class Letters(Checkpoints):
     """Messages set aside; each is counted in its partition's checkpoint."""
@@ -79,10 +82,13 @@ class Letters(Checkpoints):
             found.sort(key=lambda letter: letter.number)
         return found[:limit]
 
-    async def letters_by_time(self, states: Sequence[DeadLetterState]) -> AsyncGenerator[DeadLetter, None]:
-        """Letters of all partitions in the order of setting aside, read in pages: there may be many."""
-        heads: list[tuple[tuple[float, Partition, int], int, DeadLetter]] = []
-        streams = [self._by_time(state) for state in states]
+    async def letters_by_time(
+        self, states: Sequence[DeadLetterState], after: Aside | None = None
+    ) -> AsyncGenerator[DeadLetter, None]:
+        """Letters of all partitions in the order of setting aside, read in pages: there may be many. after: begin
+        behind this one, which need not be there any more."""
+        heads: list[tuple[Aside, int, DeadLetter]] = []
+        streams = [self._by_time(state, after) for state in states]
         for at, stream in enumerate(streams):
             async for each in stream:
                 heapq.heappush(heads, (_time_of(each), at, each))
@@ -96,11 +102,13 @@ class Letters(Checkpoints):
             else:
                 heapq.heapreplace(heads, (_time_of(following), at, following))
 
-    async def _by_time(self, state: DeadLetterState) -> AsyncGenerator[DeadLetter, None]:
+    async def _by_time(self, state: DeadLetterState, after: Aside | None) -> AsyncGenerator[DeadLetter, None]:
         """The store orders those of one moment by their names, in which 10 comes before 2."""
         moment: list[DeadLetter] = []
-        async for row in self._all(LETTERS, BY_STATE, [state.value]):
+        async for row in self._all(LETTERS, BY_STATE, [state.value], since=() if after is None else after[:1]):
             letter = self._letter(row)
+            if after is not None and _time_of(letter) <= after:
+                continue
             if moment and letter.parked_at != moment[0].parked_at:
                 for each in sorted(moment, key=_time_of):
                     yield each
@@ -192,7 +200,7 @@ class Letters(Checkpoints):
         )  # fmt: skip
 
 
-def _time_of(letter: DeadLetter) -> tuple[float, Partition, int]:
+def _time_of(letter: DeadLetter) -> Aside:
     return letter.parked_at, letter.partition, letter.number
 
 

@@ -67,6 +67,14 @@ class Once(Base):
                 key=response.key,
             ) from error
 
+    async def give_answer(self, transaction: StepTransaction, response: StoredResponse) -> None:
+        """Put another answer in the place of the one that is kept for its key."""
+        await transaction.delete_rows(ANSWERS, [_digest(response.key)])
+        await self.keep_answer(transaction, response)
+
+    async def forget_answer(self, transaction: StepTransaction, key: str) -> None:
+        await transaction.delete_rows(ANSWERS, [_digest(key)])
+
     async def reply(self, command_id: str) -> Reply | None:
         """The answer to a command that this service has called."""
         rows = await self._store.rows().get(REPLIES, [command_id])
@@ -81,12 +89,15 @@ class Once(Base):
         rows = await self._store.rows().get(SAGAS, [key])
         return instance_of(rows[0]) if rows else None
 
-    async def sagas(self, statuses: Sequence[Status], limit: int) -> list[Instance]:
-        """Up to `limit` sagas, of each status the one first that was at work longest ago."""
+    async def sagas(
+        self, statuses: Sequence[Status], limit: int, after: tuple[float, str] | None = None
+    ) -> list[Instance]:
+        """Up to `limit` sagas, of each status the one first that was at work longest ago. after: when one of the first
+        status was at work, and its key: behind which to begin."""
         found: list[Instance] = []
-        for status in statuses:
-            left = limit - len(found)
-            found += [instance_of(row) async for row in self._all(SAGAS, _BY_TIME, [status.value], left)]
+        for at, status in enumerate(statuses):
+            left, begin = limit - len(found), (after or ()) if at == 0 else ()
+            found += [instance_of(row) async for row in self._all(SAGAS, _BY_TIME, [status.value], left, after=begin)]
         return found
 
     async def living_sagas(self) -> AsyncIterator[Row]:

@@ -1,0 +1,98 @@
+"""`ensue console`: the console as a server of its own, beside services that run, hang or are down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import secrets
+import socket
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from ensue.cli.http import Address, listen, read_address, served
+from ensue.cli.loading import load_services
+from ensue.cli.operator import user
+from ensue.cli.output import say
+from ensue.cli.serving import Stop
+from ensue.errors import UsageError
+from ensue.logs import configure
+
+E = TypeVar("E", bound=enum.StrEnum)
+
+_HTTP = "127.0.0.1:8040"
+_INSTALL = 'ensue console: pip install "ensue[console]"'
+
+
+def console(
+    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
+    http: Annotated[str, typer.Option(metavar="[HOST]:PORT", help="Listen there; port 0: any that is free")] = _HTTP,
+    auth: Annotated[
+        str,
+        typer.Option(metavar="proxy-header=NAME", help="A proxy in front says in this header who it is; else by link"),
+    ] = "",
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CIDR", help="With --auth: from which addresses the proxy comes; repeatable"),
+    ] = None,
+    role: Annotated[
+        str, typer.Option(metavar="reader|operator|admin", help="Of whoever comes in; else admin, with --auth reader")
+    ] = "",
+    payloads: Annotated[
+        str,
+        typer.Option(
+            metavar="none|masked|limited|full", help="How much of users' data is shown; else full, with --auth masked"
+        ),
+    ] = "",
+) -> None:
+    """See and steer services in a browser, until Ctrl-C. They need not run: their databases and the log are asked.
+
+    Prints a link that is good once, for a browser on this machine. Other machines come in through a proxy alone, which
+    knows who they are: --auth proxy-header=X-Forwarded-User --trusted-proxy 10.0.0.5/32.
+    """
+    try:
+        from ensue.console.access import Role
+        from ensue.console.alone import ENTER, standalone
+        from ensue.console.payloads import Payloads, usual_mode
+        from ensue.console.standalone import OneTimeLink, ProxyHeader, is_loopback, proxy_header
+    except ImportError as error:
+        raise UsageError(_INSTALL) from error
+    address = read_address(http)
+    way_in: OneTimeLink | ProxyHeader
+    if not auth:
+        if trusted_proxy:
+            raise UsageError("--trusted-proxy says whom --auth proxy-header=NAME believes: give that too")
+        if not is_loopback(address.host):
+            raise UsageError(
+                f"--http {http}: without --auth the console is for this machine alone: listen at 127.0.0.1 or [::1], "
+                "or put a proxy before it that knows who comes: --auth proxy-header=NAME --trusted-proxy CIDR"
+            )
+        way_in = OneTimeLink(lambda: secrets.token_urlsafe(32), user(), [_one_of("--role", role or "admin", Role)])
+    else:
+        way_in = proxy_header(auth, trusted_proxy or [], [_one_of("--role", role or "reader", Role)])
+    mode = _one_of("--payloads", payloads, Payloads) if payloads else usual_mode(loopback=not auth)
+    definitions = load_services(services)
+    configure("info")
+    names = [each.name for each in definitions]
+    application = standalone(definitions, way_in, mode, dict(zip(names, services, strict=True)))
+    with Stop() as stop, contextlib.closing(listen(address)) as listening:
+        at = Address(address.host or "127.0.0.1", listening.getsockname()[1])
+        path = f"{ENTER}?token={way_in.token}" if isinstance(way_in, OneTimeLink) else "/"
+        say(f"console of {', '.join(names)}: http://{at}{path}")
+        if path != "/":
+            say("The link is good once, on this machine. Ctrl-C ends the console; the services go on.")
+        asyncio.run(_serve(application, listening, stop))
+
+
+async def _serve(application: Any, listening: socket.socket, stop: Stop) -> None:
+    stopping = stop.bind()
+    async with served(application, listening, lifespan=True):
+        await stopping.wait()
+
+
+def _one_of(option: str, text: str, kind: type[E]) -> E:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(f"{option} is {text!r:.80}, expected one of {', '.join(kind)}") from error

@@ -1,0 +1,45 @@
+"""The console as a server of its own: from this machine by a link that is good once, or behind a proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from ensue.app import Service
+from ensue.console.access import NotAllowed, NotAuthenticated
+from ensue.console.payloads import Payloads
+from ensue.console.standalone import SESSION_COOKIE, OneTimeLink, ProxyHeader, check_loopback
+from ensue.console.visit import root_of
+from ensue.console.web import app, refused
+
+#: Where the link leads.
+ENTER = "/enter"
+
+
+def standalone(
+    services: Sequence[Service], way_in: OneTimeLink | ProxyHeader, payloads: Payloads, targets: Mapping[str, str]
+) -> Starlette:
+    """Return the console with its way in. For a OneTimeLink the link leads to `/enter?token=...`."""
+    console = app(*services, authorize=way_in, payloads=payloads, targets=targets)
+    if isinstance(way_in, OneTimeLink):
+        console.router.routes.insert(0, Route(ENTER, _enter(way_in), methods=["GET"]))
+    return console
+
+
+def _enter(link: OneTimeLink) -> Callable[[Request], Awaitable[Response]]:
+    async def enter(request: Request) -> Response:
+        """Exchange the token for a session, and leave it behind: the address that stays in the history has none."""
+        try:
+            check_loopback(request)
+            session = link.redeem(request.query_params.get("token", ""))
+        except (NotAllowed, NotAuthenticated) as error:
+            return refused(request, error)
+        answer = RedirectResponse(f"{root_of(request)}/", 303)
+        answer.set_cookie(SESSION_COOKIE, session, path=root_of(request) or "/", httponly=True, samesite="strict")
+        return answer
+
+    return enter

@@ -1,0 +1,141 @@
+"""How much of what users' data holds is shown: of events, of sagas, of what a decision kept. Pure rules.
+
+Not payload, and shown always: keys, types, ids, positions, states, and the text of an error, without which nobody could
+decide anything. An error that quotes a value quotes it here too.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from ensue.message import Envelope
+
+MASK: Final = "***"
+#: Of `limited`: characters of a text, items of a list or fields of an object, and levels.
+TEXT_CHARS_MAX, ITEMS_MAX, DEPTH_MAX = 100, 20, 6
+#: What is deeper than this is not gone into in any mode but `full`: data from outside may be nested at will.
+_MASKED_DEPTH_MAX = 64
+_KNOWN: Final = frozenset(
+    {*(each.encode_name for each in msgspec.structs.fields(Envelope)), "unreadable"} - {"extensions"}
+)
+
+
+class Payloads(enum.StrEnum):
+    """A mode of showing users' data."""
+
+    NONE = "none"
+    """Nothing of it."""
+    MASKED = "masked"
+    """The names of its fields, and `***` for each value."""
+    LIMITED = "limited"
+    """Values too, long ones cut."""
+    FULL = "full"
+
+
+def usual_mode(*, loopback: bool) -> Payloads:
+    """What is shown unless the host says otherwise. loopback: only who sits at this machine can ask."""
+    return Payloads.FULL if loopback else Payloads.MASKED
+
+
+def shown(data: Any, mode: Payloads) -> Any:
+    """Return what may be shown of data that was read from JSON; None under `none`.
+
+    >>> shown({"card": "4111 1111", "lines": [{"sku": 7}]}, Payloads.MASKED)
+    {'card': '***', 'lines': [{'sku': '***'}]}
+    """
+    match mode:
+        case Payloads.NONE:
+            return None
+        case Payloads.MASKED:
+            return _masked(data, _MASKED_DEPTH_MAX)
+        case Payloads.LIMITED:
+            return _limited(data, DEPTH_MAX)
+        case Payloads.FULL:
+            return data
+
+
+def shown_bytes(data: bytes, mode: Payloads) -> str | None:
+    """Return the very bytes in base64 under `full`, else None: cut or masked they would not be those."""
+    return base64.b64encode(data).decode() if mode is Payloads.FULL else None
+
+
+def shown_headers(headers: Mapping[str, Any], mode: Payloads) -> dict[str, Any]:
+    """Return the CloudEvents attributes: the standard's and Ensue's own as they are, extensions of the user's by mode.
+
+    >>> shown_headers({"id": "7", "type": "orders.Placed.v1", "tenant": "acme"}, Payloads.MASKED)
+    {'id': '7', 'type': 'orders.Placed.v1', 'tenant': '***'}
+    """
+    found = {}
+    for name, value in headers.items():
+        if _is_known(name):
+            found[name] = value
+        elif mode is not Payloads.NONE:
+            found[name] = shown(value, mode)
+    return found
+
+
+def shown_change(action: str, state: Any, mode: Payloads) -> Any:
+    """Return what may be shown of a decision's before or after, read from JSON: what an edit or a skip keeps of the
+    user's data goes by the mode, the rest is as it is.
+
+    >>> shown_change("dead-letters edit", {"state": "dead", "data": "secret"}, Payloads.MASKED)
+    {'state': 'dead', 'data': '***'}
+    """
+    if not isinstance(state, Mapping):
+        return state
+    found = {}
+    for name, value in state.items():
+        if name == "envelope" and isinstance(value, Mapping):
+            extensions = value.get("extensions")
+            kept = {each: one for each, one in value.items() if each != "extensions"}
+            found[name] = kept | ({} if extensions is None else {"extensions": shown(extensions, mode)})
+        elif name not in _HOLDING_DATA.get(action, ()):
+            found[name] = value
+        elif mode is not Payloads.NONE:
+            found[name] = shown(value, mode)
+    return found
+
+
+#: Of the rows of decisions, by action: what holds users' data.
+_HOLDING_DATA: Final[Mapping[str, frozenset[str]]] = {
+    "dead-letters edit": frozenset({"data", "data_base64"}),
+    "sagas skip": frozenset({"result", "failure"}),
+    "publish": frozenset({"data"}),
+}
+
+
+def _is_known(name: str) -> bool:
+    return name in _KNOWN or name.startswith("ensue") or name == "tracestate"
+
+
+def _masked(data: Any, depth: int) -> Any:
+    if not depth:
+        return MASK
+    if isinstance(data, dict):
+        return {name: _masked(value, depth - 1) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_masked(each, depth - 1) for each in data]
+    return MASK
+
+
+def _limited(data: Any, depth: int) -> Any:
+    if isinstance(data, str):
+        if len(data) <= TEXT_CHARS_MAX:
+            return data
+        return f"{data[:TEXT_CHARS_MAX]}... ({len(data)} characters)"
+    if not isinstance(data, dict | list | tuple):
+        return data
+    if not depth:
+        return f"... ({len(data)} inside)"
+    left = len(data) - ITEMS_MAX
+    if isinstance(data, dict):
+        names = list(data)[:ITEMS_MAX]
+        found = {_limited(name, 1): _limited(data[name], depth - 1) for name in names}
+        return found | ({"...": f"{left} more"} if left > 0 else {})
+    items = [_limited(each, depth - 1) for each in data[:ITEMS_MAX]]
+    return [*items, f"... {left} more"] if left > 0 else items

@@ -1,0 +1,101 @@
+"""What the API is asked with: a body for each decision. A field that is none of them is refused: it is a slip."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ensue.deciding import REASON_CHARS_MAX
+
+#: Of a list of ids in one request.
+IDS_MAX = 1_000
+
+#: No store keeps a text with a zero in it.
+Id = Annotated[str, Field(min_length=1, max_length=600, pattern=r"^[^\x00]+$")]
+Ids = Annotated[list[Id], Field(min_length=1, max_length=IDS_MAX)]
+
+
+class Why(BaseModel):
+    """Why it is decided; is kept with the decision."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=REASON_CHARS_MAX, pattern=r"\S", examples=["the rates are there now"])
+
+
+class EditLetter(Why):
+    data: Any = Field(description="The event's new data, as JSON: exactly these bytes are kept")
+
+
+class ManyLetters(Why):
+    ids: Ids = Field(description="Of the letters, as <topic>/<partition>:<number>")
+
+
+class PurgeLetters(Why):
+    older_s: float = Field(ge=0, le=1e10, description="Set aside longer ago than this, in seconds")
+
+
+class DiscardGroup(Why):
+    dead: int = Field(ge=1, description="How many of its letters are dead, as it was seen: another count is refused")
+
+
+class AcceptLoss(Why):
+    source: str = Field(min_length=1, max_length=600)
+    positions: int = Field(ge=1, description="How many positions are lost, as it was seen: another count is refused")
+
+
+class OfSource(Why):
+    source: str = Field(min_length=1, max_length=600)
+
+
+class Rewind(OfSource):
+    position: int = Field(ge=0, lt=2**63, description="Up to which the source stays applied")
+
+
+class Replay(Why):
+    type: str = Field(min_length=1, max_length=600, examples=["orders.OrderPlaced.v1"])
+
+
+class PublishEvent(Why):
+    type: str = Field(min_length=1, max_length=600, examples=["orders.OrderPlaced.v1"])
+    data: Any = Field(description="The fields of its class, as JSON")
+
+
+class CancelTimers(Why):
+    ids: Ids
+
+
+class ManySagas(Why):
+    sagas: Ids = Field(description="As <name>:<id>; all of them, or none")
+
+
+class Refused(BaseModel):
+    """A failure, which what was asked for came to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200)
+    fields: dict[str, Any] = {}
+
+
+class SkipOperation(Why):
+    operation: int | None = Field(None, ge=0, lt=2**63, description="Its number, where the saga is at several")
+    result: Any = Field(None, description="What it came to; left out: it returns none")
+    failure: Refused | None = Field(None, description="What it failed with, instead of a result")
+
+
+class Rebuild(Why):
+    rate: float = Field(0.0, ge=0, le=1e9, description="Events per second that one process takes; 0: as fast as it can")
+
+
+class ResumeBuild(Why):
+    rate: float | None = Field(None, ge=0, le=1e9, description="As for a rebuild; left out: as it was")
+
+
+class AcceptMissing(Why):
+    positions: int = Field(ge=1, description="How many positions are missing, as it was seen: another count is refused")
+
+
+class DropVersion(Why):
+    version: int = Field(ge=1, le=999_999)

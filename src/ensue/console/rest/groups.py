@@ -1,0 +1,110 @@
+"""Groups of failures: what there is, to try one again with a brake, to give one up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
+
+from ensue.addresses import masked
+from ensue.console.access import Action
+from ensue.console.rest.answers import HEADERS, GroupList, LettersDecided, answered, written
+from ensue.console.rest.asked import GroupName, Named, Who
+from ensue.console.rest.bodies import DiscardGroup, Why
+from ensue.console.rest.finding import looking_up
+from ensue.console.rest.letters import decided_of
+from ensue.console.rest.route import ActionRoute, again, asks
+from ensue.errors import EnsueError, UsageError
+from ensue.operations import group_decisions
+from ensue.operations.group_decisions import Progress
+from ensue.operations.repeats import Repeated, done_once
+
+router = APIRouter(route_class=ActionRoute, tags=["dead letters"])
+
+_GROUPS = "/services/{service}/groups"
+#: One JSON document a line.
+LINES = "application/x-ndjson"
+
+
+@router.get(_GROUPS, **asks(Action.SEE))
+async def list_groups(service: Named, who: Who) -> Response:
+    """List what has failed by its cause: handler, type of error and line of the service's own code; the largest group
+    first."""
+    async with who.desk.services.opened(service) as access:
+        return answered(GroupList(await group_decisions.groups(access)))
+
+
+@router.post(_GROUPS + "/{group}/discard", **asks(Action.LETTER_DISCARD))
+async def discard_group(service: Named, group: GroupName, body: DiscardGroup, who: Who) -> Response:
+    """Give up every letter of a group that is dead. `dead` has to be how many these are."""
+    by = who.why(body.reason)
+    async with who.desk.services.opened(service) as access:
+
+        async def do(repeated: Repeated) -> LettersDecided:
+            with looking_up():
+                ids = await group_decisions.group_ids(access, group)
+            if len(ids) != body.dead:
+                raise UsageError(
+                    f"group {group} has {len(ids)} dead letters now, and {body.dead} were confirmed: look at it again"
+                )
+            found = []
+            async with aclosing(group_decisions.discard_group(access, group, by, ids)) as decided:
+                async for each in decided:
+                    repeated.started = True
+                    found.append(each)
+            return decided_of(found)
+
+        return await who.done_once(access, do)
+
+
+@router.post(
+    _GROUPS + "/{group}/retry",
+    response_class=StreamingResponse,
+    **asks(Action.LETTER_RETRY),
+)
+async def retry_group(service: Named, group: GroupName, body: Why, who: Who) -> Response:
+    """Try a group's dead letters again in waves: 1, then 10, then 100, then the rest. The first that fails anew ends
+    it, and so does a wave to which nothing happens for a minute; what was not released then is as it was.
+
+    Answers with a line of JSON whenever it has come further; the last one has an `end`. Whoever closes the connection
+    stops it before the next letters are released. Under an Idempotency-Key that came before only the last line is
+    given.
+    """
+    by = who.why(body.reason)
+    key, fingerprint = await who.key()
+    stack = AsyncExitStack()
+    try:
+        access = await stack.enter_async_context(who.desk.services.opened(service))
+        repeated = await stack.enter_async_context(done_once(access, key, fingerprint))
+        if repeated.answer is not None:  # of a group that is gone since, perhaps
+            await stack.aclose()
+            return again(repeated)
+        with looking_up():
+            await group_decisions.group_ids(access, group)
+        progress = await stack.enter_async_context(aclosing(group_decisions.retry_group(access, group, by)))
+        first = await anext(progress, None)  # what is refused is refused here, as a problem
+    except BaseException as error:
+        # The stack ends as by the error: a key that has done nothing is free again.
+        await stack.__aexit__(type(error), error, error.__traceback__)
+        raise
+    return StreamingResponse(_lines(stack, repeated, first, progress), headers=HEADERS, media_type=LINES)
+
+
+async def _lines(
+    stack: AsyncExitStack, repeated: Repeated, first: Progress | None, progress: AsyncGenerator[Progress, None]
+) -> AsyncIterator[bytes]:
+    repeated.started = True
+    async with stack:
+        line = b"" if first is None else written(first) + b"\n"
+        try:
+            if line:
+                yield line
+            async for each in progress:
+                line = written(each) + b"\n"
+                yield line
+        except EnsueError as error:  # the status has gone out: the last line says it
+            line = written({"end": "stopped", "detail": masked(str(error))}) + b"\n"
+            yield line
+        await repeated.keep(200, {"Content-Type": LINES}, line)

@@ -1,0 +1,198 @@
+"""The console as a Starlette application, to be mounted in the host's, under any prefix:
+
+app.mount("/ensue", ensue.console.app(orders, customers, authorize=who))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from ensue.app import Service
+from ensue.console import forms
+from ensue.console.access import Authorize, NotAllowed, NotAuthenticated, actor_of, checked_authorize
+from ensue.console.headers import SecurityHeaders
+from ensue.console.payloads import Payloads
+from ensue.console.rendering import Rendering
+from ensue.console.same_origin import check_same_origin, checked_origins
+from ensue.console.screens import (
+    decisions,
+    failures,
+    flow,
+    live,
+    losses,
+    outbox,
+    overview,
+    sagas,
+    service,
+    topology,
+    views,
+)
+from ensue.console.services import NotFound, Services
+from ensue.console.visit import SCREENS, Console, Visit, root_of, said
+from ensue.errors import EnsueError, RetryableError, UsageError
+from ensue.integrations.body_limit import BodyLimit
+from ensue.texts import logger
+
+log = logger("ensue.console")
+
+#: Of a form's body. Data that somebody edits is shorter.
+_BODY_BYTES_MAX: Final = 2_000_000
+_STATIC: Final = Path(__file__).parent / "static"
+
+Screen = Callable[[Visit], Awaitable[Response]]
+
+#: Every address: which screen of the head it belongs to, what shows it, and what takes its forms.
+ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
+    ("/", "/", overview.overview, None),
+    ("/failures", "/failures", failures.failures, None),
+    ("/group", "/failures", failures.group, failures.decide_on_group),
+    ("/letters", "/failures", failures.all_letters, None),
+    ("/letter", "/failures", failures.letter, failures.decide_on_letter),
+    ("/run", "/failures", failures.progress, None),
+    ("/flow", "/flow", flow.flow, None),
+    ("/services/{service}", "/", service.service, None),
+    ("/partition", "/", service.partition, service.steer),
+    ("/sagas", "/sagas", sagas.sagas, None),
+    ("/saga", "/sagas", sagas.saga, sagas.decide),
+    ("/views", "/views", views.views, None),
+    ("/view", "/views", views.view, views.decide),
+    ("/losses", "/losses", losses.losses, None),
+    ("/loss", "/losses", losses.loss, losses.accept),
+    ("/outbox", "/outbox", outbox.search, None),
+    ("/topology", "/topology", topology.topology, None),
+    ("/asyncapi.json", "/topology", topology.asyncapi_document, None),
+    ("/decisions", "/decisions", decisions.all_decisions, None),
+    ("/decisions.jsonl", "/decisions", decisions.as_lines, None),
+    ("/changes", "/", live.changes, None),
+)
+
+
+def app(
+    *services: Service,
+    authorize: Authorize,
+    payloads: Payloads | str = Payloads.MASKED,
+    trusted_origins: Collection[str] = (),
+    targets: Mapping[str, str] | None = None,
+) -> Starlette:
+    """Return the console of these services, which need not run, nor live in this process.
+
+    authorize: who sends this request? Returns an `Actor`, or None for nobody; see `ensue.console.access`. It is asked
+    for each request, and there is no default. payloads: how much of users' data is shown. trusted_origins: further
+    origins from which forms may come, as `https://desk.example`. targets: how the command line names each service,
+    MODULE:SERVICE by its name, for the commands that the console tells.
+    Raises UsageError for what makes no sense.
+    """
+    try:
+        mode = Payloads(payloads)
+    except ValueError as error:
+        raise UsageError(f"payloads={payloads!r:.60}, expected one of {', '.join(Payloads)}") from error
+    console = Console(Services(services, targets), checked_authorize(authorize), mode, checked_origins(trusted_origins))
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        await console.runs.stop()
+
+    return Starlette(
+        routes=[*_routes(console), Mount("/static", StaticFiles(directory=_STATIC), name="static")],
+        middleware=[Middleware(SecurityHeaders), Middleware(BodyLimit, body_bytes_max=_BODY_BYTES_MAX)],
+        lifespan=lifespan,
+    )
+
+
+def _routes(console: Console) -> list[BaseRoute]:
+    found: list[BaseRoute] = []
+    for path, here, shows, takes in ADDRESSES:
+        found.append(Route(path, _endpoint(console, here, shows), methods=["GET"]))
+        if takes is not None:
+            found.append(Route(path, _endpoint(console, here, takes), methods=["POST"]))
+    return found
+
+
+def _endpoint(console: Console, here: str, screen: Screen) -> Callable[[Request], Awaitable[Response]]:
+    """A screen behind everything that is checked first, and with a page for each error."""
+
+    async def endpoint(request: Request) -> Response:
+        cookie = request.cookies.get(forms.COOKIE, "")
+        known = forms.is_cookie(cookie)
+        cookie = cookie if known else forms.new_cookie()
+        visit: Visit | None = None
+        try:
+            check_same_origin(request.method, request.headers, console.trusted_origins)
+            actor = await actor_of(console.authorize, request)
+            if not actor.roles:
+                raise NotAllowed(f"{actor.name} has no role here: nothing can be seen")
+            visit = Visit(console, request, actor, here, cookie)
+            answer = await screen(visit)
+        except HTTPException:
+            raise  # the host's own answer
+        except Exception as error:
+            answer = _error_page(console, request, visit, error)
+        if not known:
+            answer.set_cookie(
+                forms.COOKIE, cookie, path=root_of(request) or "/", httponly=True, samesite="strict",
+                secure=request.url.scheme == "https",
+            )  # fmt: skip
+        return answer
+
+    return endpoint
+
+
+def _error_page(console: Console, request: Request, visit: Visit | None, error: Exception) -> Response:
+    status, text = _status_of(error, request.method), said(error)
+    if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.exception("console: %s %s", request.method, request.url.path)
+        text = "The console failed at this; its log says more."
+    title = status.phrase
+    if visit is not None:
+        name = request.query_params.get("service") or request.path_params.get("service", "")
+        changes = [name] if name in visit.services.names and request.method == "GET" else []
+        return visit.page("error", http_status=status, error_title=title, error_text=text, changes=changes)
+    return _bare_page(console.rendering, request, status, text)
+
+
+def refused(request: Request, error: EnsueError) -> Response:
+    """A page that says why somebody is not let in."""
+    return _bare_page(Rendering(), request, _status_of(error, request.method), said(error))
+
+
+def _bare_page(rendering: Rendering, request: Request, status: HTTPStatus, text: str) -> Response:
+    """For somebody who is not known."""
+    values = {
+        "root": root_of(request), "actor": None, "screens": SCREENS, "here": "", "changes": "", "outcome": None,
+        "now": time.time(), "error_title": status.phrase, "error_text": text,
+    }  # fmt: skip
+    return HTMLResponse(rendering.page("error", values), status)
+
+
+def _status_of(error: Exception, method: str) -> HTTPStatus:
+    match error:
+        case NotAuthenticated():
+            return HTTPStatus.UNAUTHORIZED
+        case NotAllowed():
+            return HTTPStatus.FORBIDDEN
+        case NotFound():
+            return HTTPStatus.NOT_FOUND
+        case RetryableError():
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        case UsageError():
+            return HTTPStatus.NOT_FOUND if method == "GET" else HTTPStatus.CONFLICT
+        case EnsueError():
+            return HTTPStatus.CONFLICT
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+__all__ = ["ADDRESSES", "app", "refused"]

@@ -1,0 +1,74 @@
+"""How much of users' data is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ensue.console.payloads import Payloads, shown, shown_bytes, shown_change, shown_headers, usual_mode
+
+DATA = {"card": "4111", "total": 3.5, "paid": True, "none": None, "lines": [{"sku": "x" * 200}] * 30}
+
+
+def leaves(data: Any) -> list[Any]:
+    if isinstance(data, dict):
+        return [leaf for value in data.values() for leaf in leaves(value)]
+    if isinstance(data, list):
+        return [leaf for each in data for leaf in leaves(each)]
+    return [data]
+
+
+def test_masked_has_the_names_and_no_value() -> None:
+    found = shown(DATA, Payloads.MASKED)
+    assert found.keys() == DATA.keys()
+    assert set(leaves(found)) == {"***"}
+    assert shown("4111", Payloads.MASKED) == shown(4111, Payloads.MASKED) == "***"
+
+
+def test_none_has_nothing_and_full_has_everything() -> None:
+    assert shown(DATA, Payloads.NONE) is None
+    assert shown(DATA, Payloads.FULL) == DATA
+    assert [shown_bytes(b"\xff", mode) for mode in Payloads] == [None, None, None, "/w=="]
+
+
+def test_limited_cuts_what_is_long_and_says_how_much_there_was() -> None:
+    found = shown(DATA, Payloads.LIMITED)
+    assert (found["card"], found["total"], found["paid"], found["none"]) == ("4111", 3.5, True, None)
+    assert len(found["lines"]) == 21
+    assert found["lines"][-1] == "... 10 more"
+    assert found["lines"][0]["sku"] == "x" * 100 + "... (200 characters)"
+    many = shown({str(number): number for number in range(50)}, Payloads.LIMITED)
+    assert many["..."] == "30 more"
+    assert len(msgspec.json.encode(shown("y" * 1_000_000, Payloads.LIMITED))) < 200
+
+
+@pytest.mark.parametrize("mode", [Payloads.MASKED, Payloads.LIMITED])
+def test_what_is_nested_without_end_is_not_gone_into(mode: Payloads) -> None:
+    data: Any = "secret"
+    for _ in range(10_000):
+        data = [data]
+    assert "secret" not in repr(shown(data, mode))
+
+
+def test_headers_of_the_standard_are_shown_and_the_users_own_go_by_the_mode() -> None:
+    headers = {"id": "1", "type": "t", "correlationid": "c", "ensuereplyto": "r", "tenant": "acme"}
+    assert shown_headers(headers, Payloads.MASKED) == {**headers, "tenant": "***"}
+    assert "tenant" not in shown_headers(headers, Payloads.NONE)
+    assert shown_headers(headers, Payloads.FULL) == headers
+
+
+def test_a_decision_shows_what_was_decided_and_hides_the_data_that_it_kept() -> None:
+    before = {"state": "dead", "data": '{"card": "4111"}', "envelope": {"id": "1", "extensions": {"tenant": "acme"}}}
+    found = shown_change("dead-letters edit", before, Payloads.MASKED)
+    assert found == {"state": "dead", "data": "***", "envelope": {"id": "1", "extensions": {"tenant": "***"}}}
+    assert "4111" not in repr(shown_change("dead-letters edit", before, Payloads.NONE))
+    skipped = {"number": 2, "result": {"iban": "DE"}, "failure": {"name": "Refused", "data": {"iban": "DE"}}}
+    assert "DE" not in repr(shown_change("sagas skip", skipped, Payloads.MASKED))
+    assert shown_change("gaps accept", {"data": 1}, Payloads.MASKED) == {"data": 1}
+    assert shown_change("dead-letters retry", None, Payloads.MASKED) is None
+
+
+def test_payloads_are_masked_unless_only_this_machine_can_ask() -> None:
+    assert (usual_mode(loopback=False), usual_mode(loopback=True)) == (Payloads.MASKED, Payloads.FULL)
