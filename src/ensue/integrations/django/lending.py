@@ -81,7 +81,7 @@ def _lent_class(backend: Any) -> Any:
             self.connection = raw_connection(bound)
             self.in_atomic_block = True
             self.autocommit = False
-            self.commit_on_exit = False
+            self.commit_on_exit = True  # else the end of an inner block would be that of the whole
             self.needs_rollback = self.closed_in_transaction = self.health_check_enabled = False
             self.rollback_exc = None
             self.savepoint_state = 0
