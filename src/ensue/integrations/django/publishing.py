@@ -24,6 +24,7 @@ from ensue.errors import UsageError
 from ensue.event import event_type
 from ensue.integrations.django.service import current_step
 from ensue.sessions.publisher import Publisher
+from ensue.step import Outgoing
 from ensue.stores.step_dialect import StepDialect
 
 if TYPE_CHECKING:
@@ -95,6 +96,10 @@ class Outlet:
                 raise
         published_types.update((event_type(type(each)).type, type(each)) for each in events)
         transaction.on_commit(publishing.outbox.committed, using=service.using, robust=True)
+
+    def outgoing(self) -> Outgoing:
+        """For a step whose events are published here."""
+        return self._publisher.outgoing(self._service.settings())
 
     def _check(self, connection: Any, events: Sequence[object]) -> None:
         # Of a TestCase, which has atomic blocks of its own around each test: those are none of the code that it tests.

@@ -13,7 +13,7 @@ from django.db import connections, models
 from ensue.app import Service
 from ensue.config import Settings
 from ensue.errors import UsageError
-from ensue.handler import ENTITY, STEP, SYNC_SESSION, Handler
+from ensue.handler import STEP, SYNC_SESSION, Handler
 from ensue.handling import by_place, is_async, wraps_async
 from ensue.integrations.django.lending import lent
 from ensue.integrations.django.repository import DjangoRepository
@@ -124,7 +124,7 @@ class DjangoService(Service):
                 finally:
                     current_step.reset(token)
 
-            return dataclasses.replace(handler, function=called, order=(*handler.order, STEP), keywords=())
+            return _instead(handler, called, STEP)
         if is_async(handler.function) or wraps_async(handler.function):
             raise UsageError(
                 f"{handler.where} is async, and Django's ORM has no transactions there: write it as a plain def, which "
@@ -136,8 +136,7 @@ class DjangoService(Service):
             *wanted, step, session = values
             return self.call_with_orm(step, session, function, wanted)
 
-        order = (*handler.order, STEP, SYNC_SESSION)
-        return dataclasses.replace(handler, function=called_with_orm, order=order, keywords=())
+        return _instead(handler, called_with_orm, STEP, SYNC_SESSION)
 
     def call_with_orm(self, step: Step, session: Session, function: Callable[..., Any], wanted: Any) -> Any:
         token = current_step.set(step)
@@ -155,5 +154,13 @@ class DjangoService(Service):
         return super()._repository(entity, given, where, parameter)
 
 
-def takes_entity(handler: Handler) -> bool:
-    return ENTITY in handler.order
+def _instead(handler: Handler, function: Any, *more: int) -> Handler:
+    """The handler with this function, which takes `more` behind what the declared one takes."""
+    function.__ensue_declared__ = handler
+    return dataclasses.replace(handler, function=function, order=(*handler.order, *more), keywords=())
+
+
+def as_declared(handler: Handler) -> Handler:
+    """A handler of a `DjangoService` as it was before it was given Django's connection."""
+    declared: Handler = getattr(handler.function, "__ensue_declared__", handler)
+    return declared
