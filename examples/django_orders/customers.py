@@ -39,9 +39,7 @@ customers = Service(
 def reserve(customer: Customer | None, event: OrderPlaced, step: Step) -> None:
     available = 0 if customer is None else customer.credit - customer.reserved
     if customer is None or event.total > available:
-        step.publish(
-            CreditRefused(order_id=event.order_id, customer_id=event.customer_id, available=available)
-        )
+        step.publish(CreditRefused(order_id=event.order_id, customer_id=event.customer_id, available=available))
         return
     customer.reserved += event.total
     step.publish(CreditReserved(order_id=event.order_id, customer_id=event.customer_id))

@@ -1,4 +1,4 @@
-"""Of the example. ORDERS_DATABASE: a file, or `postgresql://user:password@host:port/name`; SHOP_BROKER: a broker's URL."""
+"""Of the example. ORDERS_DATABASE: a file, or `postgresql://user:password@host:port/name`. SHOP_BROKER: a URL."""
 
 from __future__ import annotations
 

@@ -10,10 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-pytest.importorskip("django")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.django.settings")
 
-import django  # noqa: E402
+import django
 
 django.setup()
 

@@ -90,7 +90,11 @@ def test_a_savepoint_takes_its_rows_and_events_back(desk: DjangoService) -> None
     done = threading.Event()
 
     def later(what: str) -> Callable[[], None]:
-        return lambda: (called.append(what), done.set())[0]
+        def call() -> None:
+            called.append(what)
+            done.set()
+
+        return call
 
     @desk.on
     def opened(event: Opened, step: Step) -> None:
@@ -217,7 +221,9 @@ def test_entity_steps_of_models_load_and_save_in_bulk(desk: DjangoService) -> No
         ticket.notes = {"closed": True}
 
     events = [Opened(ticket_id=1 + at % 3, text=str(at)) for at in range(6)]
-    assert handle(desk, *events, Closed(ticket_id=77), count=10)[0].startswith("handler closed: Ticket 77 does not exist")
+    assert handle(desk, *events, Closed(ticket_id=77), count=10)[0].startswith(
+        "handler closed: Ticket 77 does not exist"
+    )
     found = Ticket.objects.using(desk.using).order_by("id").values_list("id", "text", "count", "closed", "notes")
     assert list(found) == [(at + 1, str(at), 1, True, {"closed": True}) for at in range(3)]
 

@@ -59,7 +59,7 @@ def test_processes_killed_at_will_lose_and_double_nothing(shop: Shop) -> None:
         for victim in ("placer", "worker", "customers", "other worker"):
             before = decided()
             goes_on = before + chance.randint(1, 40)
-            _until(shop, lambda least=goes_on: decided() >= min(least, ORDERS), f"{goes_on} orders are decided")
+            _until(shop, lambda: decided() >= min(goes_on, ORDERS), f"{goes_on} orders are decided")  # noqa: B023
             shop.kill(victim)
             shop.start(victim)
         assert shop.ends("placer") == 0
@@ -81,4 +81,4 @@ def _tables(path: Path) -> bool:
     if not path.exists():
         return False
     with closing(sqlite3.connect(path, timeout=30)) as db:
-        return db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'customers'").fetchone() == (1,)
+        return bool(db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'customers'").fetchone())

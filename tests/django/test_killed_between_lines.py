@@ -1,4 +1,4 @@
-"""A process that is killed between any two lines leaves a row and its event, or neither; and a handler's effect once."""
+"""A process that is killed between any two lines leaves a row and its event, or neither; a handler has one effect."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from django.db import connections, transaction
 from tests.django.desk.contracts import DjangoTicketClosed as Closed
 from tests.django.desk.contracts import DjangoTicketOpened as Opened
 from tests.django.desk.models import Comment, Ticket
+from tests.sessions.desk import published
 
 import ensue.integrations.django as package
 from ensue import EngineConfig
 from ensue.integrations.django import DjangoService
 from ensue.integrations.django.publishing import publish
-from tests.sessions.desk import published
 
 OURS = (os.path.dirname(package.__file__), __file__)
 #: Not each line of what takes a new connection to a server, for want of time.
@@ -121,7 +121,10 @@ def run(desk: DjangoService, dies: Dies, victim: int, count: int) -> None:
 
     async def until_done() -> None:
         async with desk.running() as runtime, asyncio.timeout(15):
-            while sum(each.counters.applied for each in (await runtime.context.books.checkpoints()).values()) < count:
+            while True:
+                known = await runtime.context.books.checkpoints()
+                if sum(each.counters.applied for each in known.values()) >= count:
+                    return
                 await asyncio.sleep(0.02)
 
     asyncio.run(until_done())

@@ -30,14 +30,20 @@ def rows(desk: DjangoService) -> list[int]:
     return list(Ticket.objects.using(desk.using).order_by("id").values_list("id", flat=True))
 
 
+def _tell_and_fail(desk: DjangoService, number: int) -> None:
+    with transaction.atomic(using=desk.using):
+        Ticket.objects.using(desk.using).create(id=number)
+        with transaction.atomic(using=desk.using):
+            tell(desk, Opened(ticket_id=number))
+        raise ZeroDivisionError
+
+
 def test_an_event_goes_with_its_rows(desk: DjangoService) -> None:
     with transaction.atomic(using=desk.using):
         Ticket.objects.using(desk.using).create(id=1)
         tell(desk, Opened(ticket_id=1, text="50 % of it"), Opened(ticket_id=2))
-    with pytest.raises(ZeroDivisionError), transaction.atomic(using=desk.using):
-        Ticket.objects.using(desk.using).create(id=3)
-        tell(desk, Opened(ticket_id=3))
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        _tell_and_fail(desk, 3)
     assert (rows(desk), ids(desk)) == ([1], [1, 2])
     assert made_by(desk) == 2
 
@@ -45,11 +51,8 @@ def test_an_event_goes_with_its_rows(desk: DjangoService) -> None:
 def test_an_event_goes_with_its_savepoint(desk: DjangoService) -> None:
     with transaction.atomic(using=desk.using):
         tell(desk, Opened(ticket_id=1))
-        with pytest.raises(ZeroDivisionError), transaction.atomic(using=desk.using):
-            tell(desk, Opened(ticket_id=2))
-            with transaction.atomic(using=desk.using):
-                tell(desk, Opened(ticket_id=3))
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            _tell_and_fail(desk, 2)
         with transaction.atomic(using=desk.using):
             tell(desk, Opened(ticket_id=4))
     assert ids(desk) == [1, 4]

@@ -28,10 +28,10 @@ class Order(models.Model):
 
 
 class Change(models.Model):
-    """One line of an order's history. Nothing keeps it from being written twice but that each event takes effect once."""
+    """A line of an order's history. Only that each event takes effect once keeps it from being written twice."""
 
     order = models.ForeignKey(Order, models.CASCADE, related_name="changes")
     text = models.CharField(max_length=100)
 
     def __str__(self) -> str:
-        return self.text
+        return str(self.text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import TestCase

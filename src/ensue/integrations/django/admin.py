@@ -12,7 +12,7 @@ from django.utils.translation import ngettext
 
 from ensue.deciding import REASON_CHARS_MAX, Deciding, Face
 from ensue.errors import EnsueError
-from ensue.integrations.django.models import Decision, DeadLetter
+from ensue.integrations.django.models import DeadLetter, Decision
 from ensue.integrations.django.project import service
 from ensue.message import DeadLetterState
 from ensue.operations import letter_decisions

@@ -64,29 +64,30 @@ def _wrapper_of(alias: str, backend: type, settings: dict[str, Any]) -> Any:
 
 @functools.cache
 def _lent_class(backend: Any) -> Any:
+    driver: Any
     if backend.vendor == "sqlite":
-        from ensue.integrations.django.lent_sqlite import new_cursor, raw_connection
+        from ensue.integrations.django import lent_sqlite as driver
     elif backend.vendor == "postgresql":
-        from ensue.integrations.django.lent_postgres import new_cursor, raw_connection
+        from ensue.integrations.django import lent_postgres as driver
     else:
         raise UsageError(
             f"Ensue shares no transaction with Django's backend {backend.__module__}", found=backend.vendor
         )
 
-    class Lent(backend):  # type: ignore[misc]  # which one is known now
+    class Lent(backend):
         """Lent for one handler at a time. What would begin, end or leave the transaction is refused."""
 
         def lend(self, bound: Connection) -> None:
-            self._bound = bound
-            self.connection = raw_connection(bound)
+            self._bound: Connection | None = bound
+            self.connection = driver.raw_connection(bound)
             self.in_atomic_block = True
             self.autocommit = False
             self.commit_on_exit = True  # else the end of an inner block would be that of the whole
             self.needs_rollback = self.closed_in_transaction = self.health_check_enabled = False
             self.rollback_exc = None
             self.savepoint_state = 0
-            self.savepoint_ids = []
-            self.run_on_commit = []
+            self.savepoint_ids: list[str | None] = []
+            self.run_on_commit: list[Any] = []
             self.run_commit_hooks_on_set_autocommit_on = False
             # By it `atomic(durable=True)` sees that it is not the outermost.
             self.atomic_blocks = [Atomic(self.alias, savepoint=True, durable=False)]
@@ -99,7 +100,7 @@ def _lent_class(backend: Any) -> Any:
         def create_cursor(self, name: str | None = None) -> Any:
             if self._bound is None:
                 _refuse("a statement after its handler has ended")
-            return new_cursor(self, self._bound)
+            return driver.new_cursor(self, self._bound)
 
         def chunked_cursor(self) -> Any:
             return self.cursor()  # one that the server keeps would outlive the gate

@@ -38,7 +38,7 @@ class DeadLetter(models.Model):
         default_permissions = ("change", "view")
 
     def __str__(self) -> str:
-        return self.id
+        return str(self.id)
 
     @property
     def key(self) -> str:

@@ -38,8 +38,8 @@ class _DjangosDialect(StepDialect):
     isolation = "it is Django's"
     supports_statement_cache = True
 
-    def on_connect(self) -> None:
-        """The connection stays as Django has made it."""
+    def on_connect(self) -> Any:
+        """Nothing: the connection stays as Django has made it."""
 
     def _run(self, call: Callable[..., Any], arguments: tuple[Any, ...], context: Any) -> None:
         call(*arguments)

@@ -1,4 +1,4 @@
-"""`DjangoService`: a service in one of Django's databases, whose handlers use the ORM in the transaction of their step."""
+"""`DjangoService`: a service in a database of Django's, whose handlers use the ORM in the transaction of their step."""
 
 from __future__ import annotations
 

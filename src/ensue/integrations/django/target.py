@@ -11,6 +11,6 @@ from django.apps import apps
 if not apps.ready:
     django.setup()
 
-from ensue.integrations.django.project import service as _service  # noqa: E402  # after the apps are there
+from ensue.integrations.django.project import service as _service  # after the apps are there
 
 service = _service()

@@ -1,10 +1,10 @@
 """For tests of a project, inside Django's TestCase, which rolls everything back: no broker, no worker, no other thread.
 
-    class OrderTest(TestCase):
-        def test_an_order_is_opened(self) -> None:
-            with captured_events() as captured:
-                deliver(CreditReserved(order_id=1))
-            self.assertEqual(captured.events, [OrderOpened(order_id=1)])
+class OrderTest(TestCase):
+    def test_an_order_is_opened(self) -> None:
+        with captured_events() as captured:
+            deliver(CreditReserved(order_id=1))
+        self.assertEqual(captured.events, [OrderOpened(order_id=1)])
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from ensue.message import DeadLetterState
 
 class Migration(migrations.Migration):
     initial = True
-    dependencies = []  # noqa: RUF012  # Django's own attribute
-    operations = [  # noqa: RUF012
+    dependencies = ()
+    operations = (
         MakeEnsueTables(),
         migrations.CreateModel(
             name="DeadLetter",
@@ -60,4 +60,4 @@ class Migration(migrations.Migration):
                 "managed": False,
             },
         ),
-    ]
+    )
