@@ -79,7 +79,7 @@ def _lent_class(backend: Any) -> Any:
 
         def lend(self, bound: Connection) -> None:
             self._bound: Connection | None = bound
-            self.connection = driver.raw_connection(bound)
+            self.connection = driver.raw_connection(bound, self)
             self.in_atomic_block = True
             self.autocommit = False
             self.commit_on_exit = True  # else the end of an inner block would be that of the whole

@@ -19,11 +19,22 @@ from sqlalchemy.util.concurrency import await_only
 
 from ensue.errors import UsageError
 
+#: Names of one zone.
+_UTC = frozenset({"UTC", "Etc/UTC", "GMT"})
 
-def raw_connection(bound: Connection) -> AsyncConnection[Any]:
+
+def raw_connection(bound: Connection, wrapper: Any) -> AsyncConnection[Any]:
     raw: Any = bound.connection.driver_connection
     if not isinstance(raw, AsyncConnection):
         raise UsageError("handlers that use Django's ORM need the driver psycopg: postgresql+psycopg://")
+    zone, wanted = raw.info.parameter_status("TimeZone"), wrapper.timezone_name
+    if zone != wanted and not {zone, wanted} <= _UTC:  # behind PgBouncer it cannot be said in the URL
+        raise UsageError(
+            f"the server tells times in the zone {zone}, and Django takes them for {wanted}: ALTER ROLE ... SET "
+            f"TimeZone = '{wanted}'",
+            expected=wanted,
+            found=zone,
+        )
     return raw
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 _prepared: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-def raw_connection(bound: Connection) -> sqlite3.Connection:
+def raw_connection(bound: Connection, wrapper: Any) -> sqlite3.Connection:
     raw: Any = bound.connection.driver_connection
     if bound.engine not in _prepared:
         register(raw)

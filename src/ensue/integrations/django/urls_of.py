@@ -63,9 +63,15 @@ def _postgresql(connection: Any, alias: str, known: Mapping[str, Any], options: 
             f"DATABASES[{alias!r}]: OPTIONS has assume_role, which Ensue's own connections do not know: have the role "
             "set by the server, ALTER ROLE ... SET role"
         )
-    # Django takes it for granted that the server speaks of times in this zone.
-    zone = f"-c TimeZone={connection.timezone_name}"
-    given["options"] = f"{given['options']} {zone}" if given.get("options") else zone
+    if "schema" in options:
+        raise UsageError(
+            "store_options has schema: Ensue's tables are where Django's own are, so say it to both, by DATABASES: "
+            'OPTIONS: {"options": "-c search_path=..."}'
+        )
+    if not options.get("pgbouncer"):  # which takes no such options
+        # Django takes it for granted that the server speaks of times in this zone.
+        zone = f"-c TimeZone={connection.timezone_name}"
+        given["options"] = f"{given['options']} {zone}" if given.get("options") else zone
     host, port = str(known["HOST"] or ""), str(known["PORT"] or "")
     if host.startswith("/"):
         given |= {"host": host} | ({"port": port} if port else {})
