@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.django.settings")
-
 import django
 
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.settings"
 django.setup()
+del os.environ["DJANGO_SETTINGS_MODULE"]  # the processes that tests start have other projects
 
 from django.db import connections  # noqa: E402
 from servers import PostgresServer  # noqa: E402

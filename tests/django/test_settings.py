@@ -11,10 +11,11 @@ from django.test import override_settings
 from tests.django.conftest import database_at
 from tests.django.desk.contracts import DjangoTicketOpened as Opened
 
+from ensue.cli.main import app as command_line
 from ensue.errors import UsageError
 from ensue.integrations.django import DjangoService, project
 from ensue.integrations.django.checks import check_settings, check_tables
-from ensue.integrations.django.management.commands.ensue import TARGET, with_target
+from ensue.integrations.django.management.commands.ensue import GROUPS, TARGET, with_target
 from ensue.integrations.django.urls_of import database_url
 from ensue.stores.postgres.url import parse
 
@@ -99,3 +100,4 @@ def test_the_command_names_the_service_where_ensue_wants_it() -> None:
     assert with_target(["run", "--processes", "2"]) == ["run", TARGET, "--processes", "2"]
     assert with_target(["dead_letters", "retry", "a/0:1"]) == ["dead-letters", "retry", TARGET, "a/0:1"]
     assert with_target(["gaps", "list"]) == ["gaps", "list", TARGET]
+    assert {each.name for each in command_line.registered_groups} == GROUPS

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 from typing import Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
-from ensue.cli.main import app, main
 from ensue.integrations.django.project import service
 
 TARGET = "ensue.integrations.django.target:service"
+#: Commands that have commands of their own.
+GROUPS = frozenset({
+    "config", "db", "dead-letters", "decisions", "gaps", "outbox", "partitions", "sagas", "schemas", "timers", "views",
+})  # fmt: skip
 
 
 class Command(BaseCommand):
@@ -39,12 +43,18 @@ class Command(BaseCommand):
     def _run(self, words: list[str]) -> None:
         if words[0] == "check":
             call_command("check", databases=[service().using])
-            main(["db", "check", TARGET])
+            _ensue(["db", "check", TARGET])
             return
         # The processes that `run --processes` starts find the project where this one has found it.
         known = [each for each in (os.getcwd(), *sys.path) if each]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(known))
-        main(with_target(words))
+        _ensue(with_target(words))
+
+
+def _ensue(arguments: list[str]) -> None:
+    """As `python -m ensue`, in this process."""
+    sys.argv = ["ensue", *arguments]
+    runpy.run_module("ensue", run_name="__main__")
 
 
 def with_target(words: list[str]) -> list[str]:
@@ -54,6 +64,5 @@ def with_target(words: list[str]) -> list[str]:
     ['dead-letters', 'retry', 'ensue.integrations.django.target:service']
     """
     first = words[0].replace("_", "-")
-    groups = {each.name for each in app.registered_groups}
-    count = 2 if first in groups else 1
+    count = 2 if first in GROUPS else 1
     return [first, *words[1:count], TARGET, *words[count:]]
