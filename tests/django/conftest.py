@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
-
 import django
+import pytest
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.settings"
 django.setup()

@@ -228,6 +228,52 @@ def test_entity_steps_of_models_load_and_save_in_bulk(desk: DjangoService) -> No
     assert list(found) == [(at + 1, str(at), 1, True, {"closed": True}) for at in range(3)]
 
 
+def test_what_the_database_refuses_at_the_commit_is_the_fault_of_its_message(desk: DjangoService) -> None:
+    """Django defers foreign keys to the commit, which many messages share."""
+
+    @desk.on
+    def opened(event: Opened) -> None:
+        connections[desk.using].force_debug_cursor = True
+        Ticket.objects.using(desk.using).create(id=event.ticket_id)
+        Comment.objects.using(desk.using).create(ticket_id=event.ticket_id % 4, text=str(event.ticket_id))
+        assert "desk_comment" in connections[desk.using].queries[-1]["sql"]
+
+    [error] = handle(desk, *(Opened(ticket_id=at) for at in (1, 2, 3, 4)))
+    assert list(tickets(desk)) == [1, 2, 3]
+    assert "foreign key" in error.lower()
+
+
+@pytest.mark.parametrize("alias", ["postgres"], indirect=True)  # on SQLite nobody else writes meanwhile
+@pytest.mark.parametrize("catches", [False, True], ids=["lets it pass", "catches it"])
+def test_a_race_that_is_lost_to_another_process_is_run_again(desk: DjangoService, catches: bool) -> None:
+    Ticket.objects.using(desk.using).create(id=1)
+    counts: list[int] = []
+
+    def elsewhere() -> None:
+        Ticket.objects.using(desk.using).filter(id=1).update(count=10)
+        connections[desk.using].close()
+
+    @desk.on
+    def opened(event: Opened) -> None:
+        ticket = Ticket.objects.using(desk.using).get(id=1)
+        counts.append(ticket.count)
+        if len(counts) == 1:
+            other = threading.Thread(target=elsewhere)
+            other.start()
+            other.join()
+        ticket.count += 1
+        try:
+            with transaction.atomic(using=desk.using):
+                ticket.save(using=desk.using)
+        except DatabaseError:
+            if not catches:
+                raise
+
+    assert handle(desk, Opened(ticket_id=1)) == []
+    assert counts == [0, 10]
+    assert Ticket.objects.using(desk.using).get(id=1).count == 11
+
+
 def test_recurring_steps_use_the_orm(desk: DjangoService) -> None:
     @desk.every(datetime.timedelta(milliseconds=50))
     def tidy() -> None:

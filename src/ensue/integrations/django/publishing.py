@@ -91,9 +91,6 @@ class Outlet:
                     publishing.write(sent, drafts)
             except DBAPIError as error:
                 raise (error.orig or error) from error  # as Django knows it
-            except UsageError:
-                connection.needs_rollback = True
-                raise
         published_types.update((event_type(type(each)).type, type(each)) for each in events)
         transaction.on_commit(publishing.outbox.committed, using=service.using, robust=True)
 
