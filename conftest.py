@@ -1,8 +1,9 @@
 """The documents run as tests: each Python block of README.md and docs/ is executed, in order, one namespace a page.
 
-A Python block with the title of one of `FILES` is a part of that file too. An `output` block must equal what the Python
-block before it printed. In a `console` block each line that begins with `$` is run by a shell, with `ensue` as a
-command, and must print what follows it (`...` stands for anything). Blocks in other languages are only shown.
+A Python block with the title of one of `FILES` is a part of that file too; with one of `PROJECT` it is that alone. An
+`output` block must equal what the Python block before it printed. In a `console` block each line that begins with `$`
+is run by a shell, with `ensue` and `python` as commands, and must print what follows it (`...` stands for anything).
+Blocks in other languages are only shown.
 Each page runs in a new empty directory and may declare events and failures that another page or test has declared too.
 """
 
@@ -36,6 +37,8 @@ pytest_plugins = ["tests.sampling"]
 
 #: Files that pages are written into.
 FILES = ("shop.py", "mail.py", "journal_store.py")
+#: Of a page's Django project, which commands run: written, and not run here.
+PROJECT = ("manage.py", "settings.py", *(f"orders/{each}.py" for each in ("events", "models", "handlers", "tests")))
 
 _PRINTED = "__printed__"
 _ASIDE = "__aside__"
@@ -61,6 +64,15 @@ def run_python_file(name: str, example: Example) -> None:
     run_python(example)
 
 
+def write_project_file(name: str, example: Example) -> None:
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    if path.parent.name:
+        (path.parent / "__init__.py").touch()
+    with path.open("a") as file:
+        file.write(example.parsed + "\n\n")
+
+
 def run_console(example: Example) -> str | None:
     source = Path(__file__).parent
     environment = {
@@ -71,6 +83,7 @@ def run_console(example: Example) -> str | None:
     }
     for command, expected in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n?)*)", example.parsed, re.MULTILINE):
         line = re.sub(r"^((?:[A-Z_]+=\S+ )*)ensue\b", rf"\1{sys.executable} -m ensue", command)
+        line = re.sub(r"^python\b", sys.executable, line)
         done = subprocess.run(
             line, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=-1, stderr=-2, text=True, timeout=60
         )
@@ -108,6 +121,7 @@ documents = Sybil(
     parsers=[
         CodeBlockParser(language="python", evaluator=run_python),
         *(CodeBlockParser(f'python title="{name}"', partial(run_python_file, name)) for name in FILES),
+        *(CodeBlockParser(f'python title="{name}"', partial(write_project_file, name)) for name in PROJECT),
         CodeBlockParser(language="console", evaluator=run_console),
         CodeBlockParser(language="output", evaluator=compare_output),
     ],

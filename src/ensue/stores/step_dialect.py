@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ensue.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+
+class _Sender(NamedTuple):
+    """As much of SQLAlchemy's execution context as `_run` looks at."""
+
+    root_connection: Connection
 
 
 class StepDialect:
@@ -35,6 +44,15 @@ class StepDialect:
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._run(cursor.executemany, (statement, parameters), context)
+
+    def run_for(self, connection: Connection, call: Callable[..., Any], *arguments: Any) -> None:
+        """Call what sends a statement, whose text is the first argument, as a statement of this connection's session:
+        for another layer over the drivers than SQLAlchemy (Django's), in the thread of a plain handler.
+
+        call: on SQLite a method of a cursor of the store's own connection; else it runs in one of SQLAlchemy's
+        greenlets.
+        """
+        self._run(call, arguments, _Sender(connection))
 
     def _run(self, call: Callable[..., Any], arguments: tuple[Any, ...], context: Any) -> None:
         raise NotImplementedError

@@ -1,0 +1,98 @@
+"""What `manage.py check` says: whether settings, database and Ensue's tables fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core import checks
+from django.db import DatabaseError, connections
+
+from ensue import tables
+from ensue.errors import UsageError
+from ensue.integrations.django.project import project_settings, service
+from ensue.integrations.django.urls_of import database_url
+
+
+def check_settings(app_configs: Any = None, **_: Any) -> list[checks.CheckMessage]:
+    """The alias is there, Ensue works with its database, and its driver is the right one."""
+    try:
+        using = str(project_settings().get("USING", "default"))
+        if using not in connections:
+            raise UsageError(f"settings.ENSUE['USING'] is {using!r}, which DATABASES has not: {', '.join(connections)}")
+        database_url(connections[using], {})
+        service()
+    except UsageError as error:
+        return [checks.Error(str(error), id="ensue.E001")]
+    except ImportError as error:
+        return [checks.Error(f"settings.ENSUE['PUBLISHES']: {error}", id="ensue.E002")]
+    connection: Any = connections[using]
+    found: list[checks.CheckMessage] = []
+    if connection.vendor == "postgresql":
+        from django.db.backends.postgresql.psycopg_any import is_psycopg3
+
+        if not is_psycopg3:
+            found.append(checks.Error("Ensue needs psycopg 3: pip install 'psycopg[binary]'", id="ensue.E003"))
+    elif connection.settings_dict["OPTIONS"].get("transaction_mode") != "IMMEDIATE":
+        found.append(
+            checks.Warning(
+                f"DATABASES[{using!r}]: a transaction that has read and then writes fails at once with 'database is "
+                "locked' when a worker wrote meanwhile",
+                hint='OPTIONS: {"transaction_mode": "IMMEDIATE"}',
+                id="ensue.W001",
+            )
+        )
+    return found
+
+
+def check_tables(
+    app_configs: Any = None, databases: Sequence[str] | None = None, **_: Any
+) -> list[checks.CheckMessage]:
+    """Ensue's tables are there, of this version, and this service's. Asked for by `check --database`, and by migrate,
+    which is about to make them: none at all is an error only for who asks."""
+    try:
+        project = service()
+    except (UsageError, ImportError):
+        return []  # `check_settings` says so
+    if project.using not in (databases or ()):
+        return []
+    connection: Any = connections[project.using]
+    try:
+        with connection.cursor() as cursor:
+            names = connection.introspection.table_names(cursor)
+            if "ensue_meta" not in names:
+                return [
+                    checks.Warning(
+                        f"DATABASES[{project.using!r}] has none of Ensue's tables",
+                        hint="manage.py migrate ensue",
+                        id="ensue.W002",
+                    )
+                ]
+            cursor.execute("SELECT schema_version, service FROM ensue_meta")
+            version, owner = cursor.fetchone()
+    except DatabaseError as error:
+        return [checks.Error(f"DATABASES[{project.using!r}] cannot be asked: {error}", id="ensue.E004")]
+    found: list[checks.CheckMessage] = []
+    if version != tables.VERSION:
+        found.append(
+            checks.Error(
+                f"Ensue's tables in DATABASES[{project.using!r}] are of version {version}, expected {tables.VERSION}",
+                hint="run the Ensue that made them, or see docs/how-to/upgrade-ensue.md",
+                id="ensue.E005",
+            )
+        )
+    if owner != project.name:
+        found.append(
+            checks.Error(
+                f"Ensue's tables in DATABASES[{project.using!r}] are those of service {owner!r}, and settings.ENSUE is "
+                f"that of {project.name!r}",
+                hint="each service has a database of its own",
+                id="ensue.E006",
+            )
+        )
+    missing = [each.name for each in tables.TABLES if each.name not in names]
+    if missing:
+        found.append(
+            checks.Error(f"Ensue's tables lack {', '.join(missing)}", hint="manage.py ensue db init", id="ensue.E007")
+        )
+    return found

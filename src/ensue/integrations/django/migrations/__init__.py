@@ -1,0 +1,1 @@
+"""Of Django: Ensue's tables in a project's database."""

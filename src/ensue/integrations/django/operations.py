@@ -1,0 +1,46 @@
+"""Ensue's tables in a migration of Django's: from the same statements by which a store makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.migrations.operations.base import Operation
+
+from ensue.integrations.django.project import service
+from ensue.integrations.django.service import DjangoService
+from ensue.integrations.sql_tables import sql_tables
+
+
+def make_tables(schema_editor: Any, of: DjangoService) -> None:
+    connection = schema_editor.connection
+    with connection.cursor() as cursor:
+        if "ensue_meta" in connection.introspection.table_names(cursor):
+            return  # `ensue db init` was here, or a worker
+    made = sql_tables(connection.vendor, of.name, of.outbox_mode)
+    for statement in (*made.create, *made.fill):
+        schema_editor.execute(statement, params=None)
+
+
+class MakeEnsueTables(Operation):
+    """In the database of the project's service, and in no other. Those that are there stay as they are."""
+
+    reversible = True
+
+    def state_forwards(self, app_label: str, state: Any) -> None:
+        """They are unmanaged models of their own."""
+
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        project = service()
+        if schema_editor.connection.alias == project.using:
+            make_tables(schema_editor, project)
+
+    def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        """With outbox, progress and dead letters: stop the workers first. What is not sent yet is lost."""
+        connection, project = schema_editor.connection, service()
+        if connection.alias != project.using:
+            return
+        for name in reversed(sql_tables(connection.vendor, project.name).names):
+            schema_editor.execute(f"DROP TABLE IF EXISTS {name}", params=None)
+
+    def describe(self) -> str:
+        return "Make Ensue's tables"

@@ -1,0 +1,166 @@
+"""`DjangoService`: a service in a database of Django's, whose handlers use the ORM in the transaction of their step."""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from django.db import connections, models
+
+from ensue.app import Service
+from ensue.config import Settings
+from ensue.errors import UsageError
+from ensue.handler import STEP, SYNC_SESSION, Handler
+from ensue.handling import by_place, is_async, wraps_async
+from ensue.integrations.django.lending import lent
+from ensue.integrations.django.repository import DjangoRepository
+from ensue.integrations.django.urls_of import database_url, is_in_memory
+from ensue.ports import Store
+from ensue.repository import Repository
+from ensue.step import Step
+from ensue.variables import Source
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ensue.integrations.django.publishing import Outlet
+
+#: The step of the handler that runs in this thread, or entity step.
+current_step: contextvars.ContextVar[Step | None] = contextvars.ContextVar("ensue_django_step", default=None)
+
+
+class DjangoService(Service):
+    """As `Service`, with the database that Django's connection `using` has.
+
+    Its handlers are plain functions. While one runs, Django's connection of that alias is the step's: what the ORM
+    writes, what is published and the subscription's progress are one transaction. An entity that is a Django model is
+    loaded by select_for_update, and saved in bulk (see `DjangoRepository`).
+
+    using: an alias of DATABASES. store_options: those of the store's URL, `{"outbox": "wal"}` say. All else as for
+    `Service`; tables are for migrations, so there is no `tables`, and no `connect_args`.
+    """
+
+    def __init__(
+        self, name: str, *, using: str = "default", store_options: Mapping[str, object] | None = None, **options: Any
+    ) -> None:
+        for each in ("database", "tables", "connect_args"):
+            if each in options:
+                raise UsageError(f"DjangoService({name!r}, {each}=...): Django's DATABASES says that; leave it out")
+        super().__init__(name, **options)
+        self.using = using
+        self._store_options = dict(store_options or {})
+        self._outlet: Outlet | None = None
+
+    @property
+    def outlet(self) -> Outlet:
+        """By which events are published in transactions of Django's."""
+        if self._outlet is None:
+            from ensue.integrations.django.publishing import Outlet
+
+            self._outlet = Outlet(self)
+        return self._outlet
+
+    def settings(self) -> Settings:
+        self._read_databases()
+        return super().settings()
+
+    def setting_sources(self) -> Mapping[str, Source]:
+        self._read_databases()
+        return super().setting_sources()
+
+    def _read_databases(self) -> None:
+        """Each time: a test run gives a connection another database."""
+        self._given["database"] = database_url(connections[self.using], self._store_options)
+
+    @property
+    def outbox_mode(self) -> str:
+        """How positions are found, see `?outbox=` of the store."""
+        return str(self._store_options.get("outbox", "poll"))
+
+    def make_store(self) -> Store:
+        if is_in_memory(self.settings().database):
+            raise UsageError(
+                f"service {self.name}: DATABASES[{self.using!r}] is in the memory of Django's own connection, and a "
+                "worker has others: give NAME a file. In tests: deliver(event)"
+            )
+        return super().make_store()
+
+    def local(self, function: Any = None, **options: Any) -> NoReturn:
+        raise UsageError(
+            f"@{self.name}.local: local steps of sagas cannot use Django's ORM yet, and would not be told so: have the "
+            "saga send a command, and handle that with @handles"
+        )
+
+    def _handlers_of(self, *given: Any, **more: Any) -> list[Handler]:
+        return [self._with_orm(each) for each in super()._handlers_of(*given, **more)]
+
+    def every(self, *given: Any, **options: Any) -> Any:
+        declare = super().every(*given, **options)
+
+        def declared(function: Any) -> Any:
+            before = dict(self._handlers)
+            result = declare(function)
+            for kind, handlers in self._handlers.items():
+                if kind not in before:
+                    self._handlers[kind] = [self._with_orm(each) for each in handlers]
+            return result
+
+        return declared
+
+    def _with_orm(self, handler: Handler) -> Handler:
+        """The handler, called with Django's connection in its place."""
+        function = by_place(handler.function, handler.keywords)
+        if handler.entity is not None:
+
+            @functools.wraps(handler.function)
+            def called(*values: Any) -> Any:
+                *wanted, step = values
+                token = current_step.set(step)
+                try:
+                    return function(*wanted)
+                finally:
+                    current_step.reset(token)
+
+            return _instead(handler, called, STEP)
+        if is_async(handler.function) or wraps_async(handler.function):
+            raise UsageError(
+                f"{handler.where} is async, and Django's ORM has no transactions there: write it as a plain def, which "
+                "runs in a thread of its own"
+            )
+
+        @functools.wraps(handler.function)
+        def called_with_orm(*values: Any) -> Any:
+            *wanted, step, session = values
+            return self.call_with_orm(step, session, function, wanted)
+
+        return _instead(handler, called_with_orm, STEP, SYNC_SESSION)
+
+    def call_with_orm(self, step: Step, session: Session, function: Callable[..., Any], wanted: Any) -> Any:
+        token = current_step.set(step)
+        try:
+            with lent(self.using, session):
+                return function(*wanted)
+        finally:
+            current_step.reset(token)
+
+    def _repository(self, entity: type, given: Repository[Any] | None, where: str, parameter: str) -> Repository[Any]:
+        if given is None and isinstance(entity, type) and issubclass(entity, models.Model):
+            given = self.repositories.get(entity) or DjangoRepository(entity)
+        if isinstance(given, DjangoRepository):
+            given.bind(self.using)
+        return super()._repository(entity, given, where, parameter)
+
+
+def _instead(handler: Handler, function: Any, *more: int) -> Handler:
+    """The handler with this function, which takes `more` behind what the declared one takes."""
+    function.__ensue_declared__ = handler
+    return dataclasses.replace(handler, function=function, order=(*handler.order, *more), keywords=())
+
+
+def as_declared(handler: Handler) -> Handler:
+    """A handler of a `DjangoService` as it was before it was given Django's connection."""
+    declared: Handler = getattr(handler.function, "__ensue_declared__", handler)
+    return declared

@@ -1,0 +1,26 @@
+"""A row with whatever the databases have in ways of their own."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Ticket(models.Model):
+    id = models.IntegerField(primary_key=True)
+    text = models.CharField(max_length=100, default="")
+    count = models.IntegerField(default=0)
+    closed = models.BooleanField(default=False)
+    price = models.DecimalField(max_digits=8, decimal_places=2, default="0.00")
+    opened_at = models.DateTimeField(null=True)
+    notes = models.JSONField(default=dict)
+
+    class Meta:
+        app_label = "desk"
+
+
+class Comment(models.Model):
+    ticket = models.ForeignKey(Ticket, models.CASCADE)
+    text = models.CharField(max_length=100, unique=True)
+
+    class Meta:
+        app_label = "desk"
