@@ -205,9 +205,8 @@ async def publish_event(service: Named, body: PublishEvent, who: Who, request: R
             raise NotFound(f"{access.service.name} publishes nothing: its database has no outbox")
 
         async def do(repeated: Repeated) -> EventPublished:
-            with reading():
+            with repeated.at_most_once():
                 done = await publishing.publish(access, event, by)
-            repeated.started = True
             return EventPublished(
                 done.id, spec.type, done.topic, done.partition, done.key, done.position, done.correlation_id
             )
@@ -229,8 +228,8 @@ async def replay_type(service: Named, body: Replay, who: Who) -> Response:
             if not places:
                 raise UsageError(f"{definition.name} has read nothing of topic {topic} yet")
             for each in places:
-                await replay.replay(access, each, body.type, by)
-                repeated.started = True
+                with repeated.at_most_once():
+                    await replay.replay(access, each, body.type, by)
             return Replayed(body.type, [each.place for each in places])
 
         return await who.done_once(access, do)
