@@ -103,6 +103,9 @@ async def test_a_page_goes_on_where_what_it_begins_behind_is_gone() -> None:
             await asking.post(f"{BOOKS}/letters/discard", json={"reason": "gone", "ids": [each["id"]]})
         following = await get(asking, f"{BOOKS}/letters", after=page["next"])
         assert len(following["letters"]) == 3
+        page = await get(asking, f"{SHOP}/timers", limit=1)
+        await asking.post(f"{SHOP}/timers/cancel", json={"reason": "gone", "ids": [page["timers"][0]["id"]]})
+        assert len((await get(asking, f"{SHOP}/timers", after=page["next"]))["timers"]) == 2
 
 
 @pytest.mark.usefixtures("desk")
@@ -113,6 +116,9 @@ async def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     async with client() as asking:
         found = await get(asking, f"{BOOKS}/letters", 422, after=cursor)
         assert "is no cursor" in found["detail"]
+    async with client() as asking:
+        for path in (f"{SHOP}/timers", f"{BOOKS}/sagas"):
+            assert "is no cursor" in (await get(asking, path, 422, after=cursor))["detail"]
 
 
 @pytest.mark.usefixtures("desk")
