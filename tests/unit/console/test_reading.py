@@ -262,6 +262,7 @@ async def test_it_works_under_a_prefix_of_another_application(host: Starlette) -
         assert (await get(asking, f"/ops/ensue{BOOKS}/letters"))["total"] == 5
         answer = await asking.post(f"/ops/ensue{BOOKS}/partitions/desk/0/pause", json={"reason": "x"})
         assert answer.status_code == 200
-        assert (await get(asking, "/ops/ensue/openapi.json"))["openapi"] == "3.1.0"
+        document = await get(asking, "/ops/ensue/openapi.json")
+        assert (document["openapi"], document["servers"]) == ("3.1.0", [{"url": "/ops/ensue"}])
         answer = await asking.get("/ops/ensue/services/nobody")
         assert (answer.status_code, answer.json()["instance"]) == (404, "/ops/ensue/services/nobody")
