@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def settle(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ann's first is dead and her second waits behind it; bob's, eve's and zoe's are dead; three sagas are parked;
     three timers wait; of a source that nobody has, five positions are lost; a view has one version."""
     home = tmp_path_factory.mktemp("desk")
@@ -36,7 +35,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         settle(patch, home)
         asyncio.run(_seed())
-        yield home
+    return home  # and not within the patch, which would hold for all tests that follow
 
 
 async def _seed() -> None:

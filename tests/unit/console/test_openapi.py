@@ -6,6 +6,7 @@ DESK_SEED and DESK_EXAMPLES look further.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
     positive_data_acceptance,
 )
 from tests.unit.console.conftest import settle
-from tests.unit.console.desk import desk_api
+from tests.unit.console.desk import client, desk_api
 
 from ensue.console.rest import schema as described
 from ensue.console.rest.route import ACTION, ROLE
@@ -69,8 +70,10 @@ def validate(case: Case[Any], excluded: list[Any]) -> None:
     case.validate_response(response, excluded_checks=[*excluded, allow_header_conformance])
 
 
-def test_the_document_is_one_and_says_who_may_ask() -> None:
+async def test_the_document_is_served_and_says_who_may_ask() -> None:
     document = described.document(app)
+    async with client(app) as asking:
+        assert (await asking.get("/openapi.json")).json() == json.loads(json.dumps(document))
     assert document["openapi"] == "3.1.0"
     for name, each in document["components"]["schemas"].items():
         rooted = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}

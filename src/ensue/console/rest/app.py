@@ -68,7 +68,7 @@ def api(
 
     async def openapi(request: Request) -> Response:
         require(await actor_of(desk.authorize, request), Action.SEE)
-        return answered(schema.document(app))
+        return answered(schema.document(app, request.scope.get("root_path", "")))
 
     app.add_route("/openapi.json", openapi, ["GET"], include_in_schema=False)
     app.add_middleware(BodyLimit, body_bytes_max=BODY_BYTES_MAX)

@@ -85,11 +85,12 @@ def routes() -> Iterator[ActionRoute]:
             yield route
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
+def document(app: FastAPI, prefix: str = "") -> dict[str, Any]:
+    """The OpenAPI 3.1 document. prefix: of all paths, where the API is mounted."""
     found = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=[*routes()],
     )  # fmt: skip
+    found["servers"] = [{"url": prefix or "/"}]
     structs, components = msgspec.json.schema_components([*ANSWERS.values()], ref_template=_REFERENCE)
     described = dict(zip(ANSWERS, structs, strict=True))
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
