@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from ensue import Service
 from ensue.announcing import announced
 from ensue.cli import serving
-from ensue.integrations import fastapi as integration
+from ensue.integrations import installing as integration
 from ensue.integrations.fastapi import install
 from ensue.view import View
 
