@@ -23,6 +23,7 @@ from benchmarks.view_building import read_to_the_end, versions_of
 from ensue import Event, TableRepository, View
 from ensue.adapters import make_broker
 from ensue.brokers.embedded_sql import OFFSET_BITS
+from ensue.cli.giving_way import NICE, give_way
 from ensue.event import event_type
 from ensue.message import Envelope, OutboxRecord
 from ensue.seal import sealed
@@ -244,6 +245,7 @@ class OnRedis:
 
 
 async def _feed(url: str, broker: str, version: int) -> None:
+    give_way(NICE)  # as `ensue views rebuild` does
     view = view_of(url, broker, version)
     async with versions_of(view) as (versions, _), view.running():
         await read_to_the_end(versions, view, version)

@@ -65,7 +65,7 @@ def damage(message: Message) -> str:
         return ""
     place = _place(message.position, message.previous)
     covered = b"".join((_body(envelope), message.data, message.key.encode(), place))
-    found = "%08x" % crc32(covered, _begun(message.topic, message.partition, message.source))
+    found = f"{crc32(covered, _begun(message.topic, message.partition, message.source)):08x}"
     return "" if crc == found else f"its checksum is {crc[:8]!r}, expected {found!r}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,14 @@ class Operator:
         out, err = self._capsys.readouterr()
         assert (ended.value.code or 0) == code, (out, err)
         return err if code else out
+
+
+@pytest.fixture(autouse=True)
+def given_way(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How far a command has given way: the process of the tests would do so until its end."""
+    found: list[int] = []
+    monkeypatch.setattr("ensue.cli.views.give_way", found.append)
+    return found
 
 
 @pytest.fixture
@@ -83,6 +93,22 @@ def test_an_operator_builds_swaps_goes_back_and_drops(operator: Operator, tmp_pa
     swap = decided[-2]
     assert (swap["before"]["active"], swap["after"]["active"], swap["reason"]) == (1, 2, "new totals")
     assert "views swap" in operator("decisions list", FIRST)  # whose place is gone
+
+
+def test_a_rebuild_gives_way_while_another_version_answers(
+    operator: Operator, given_way: list[int], tmp_path: Path
+) -> None:
+    operator("views rebuild", FIRST)
+    assert given_way == []  # nobody answers but this version
+    operator("views rebuild", SECOND, "--detach")
+    assert given_way == []  # this process builds nothing
+    operator("views rebuild", SECOND)
+    operator("views rebuild", SECOND, "--nice", "3")
+    assert given_way == [10, 3]
+    program = "import os; from ensue.cli.giving_way import give_way; give_way(0); print(os.nice(0)); give_way(4)"
+    show = [sys.executable, "-c", f"{program}; print(os.nice(0))"]
+    shown = subprocess.run(show, capture_output=True, text=True, check=True).stdout.split()
+    assert int(shown[1]) == min(int(shown[0]) + 4, 19)
 
 
 def test_a_time_without_a_zone_is_refused_and_what_to_write_instead_is_a_time(operator: Operator) -> None:

@@ -9,7 +9,11 @@ from typing import Annotated, TypeVar
 import typer
 
 from ensue.cli.build_progress import Shown
+<<<<<<< HEAD
 from ensue.cli.completing import services_here
+=======
+from ensue.cli.giving_way import NICE, give_way
+>>>>>>> viewspeed
 from ensue.cli.loading import load_service
 from ensue.cli.operator import REASON, deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
@@ -93,6 +97,9 @@ def _lines(view: ViewStatus) -> list[tuple[object, ...]]:
 def rebuild(
     service: Annotated[str, _TARGET],
     rate: Annotated[float, _RATE] = 0.0,
+    nice: Annotated[
+        int, typer.Option(min=0, max=19, help="How far this process gives way to others, as of nice(1); 0: not at all")
+    ] = NICE,
     detach: Annotated[bool, typer.Option(help="Only begin: processes that have the version's code build it")] = False,
     who: Annotated[str, _WHO] = "",
     reason: Annotated[str, REASON] = "",
@@ -100,8 +107,9 @@ def rebuild(
     """Build the code's version beside the one that is asked, until it is ready: from the log's beginning, or from
     another version's rows where the code says how.
 
-    This process builds it, together with others that run the version. Kill it at any time: called again it goes on
-    where it was. Nothing is published, and nobody is asked the new version before `ensue views swap`.
+    This process builds it, together with others that run the version, and gives way to all others of the machine while
+    another version answers. Kill it at any time: called again it goes on where it was. Nothing is published, and nobody
+    is asked the new version before `ensue views swap`.
     """
     view, by = load_view(service), deciding(who, reason)
 
@@ -115,6 +123,8 @@ def rebuild(
     else:
         say(f"view {view.view}: version {view.version} is being built, version {row.active} answers meanwhile")
     if not detach:
+        if row.active != view.version:
+            give_way(nice)
         with Stop() as stop:
             if asyncio.run(_build(view, stop)):
                 say(f"view {view.view}: version {view.version} is ready: ensue views swap {service}")
