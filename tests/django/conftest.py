@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,15 @@ from urllib.parse import urlsplit
 import django
 import pytest
 
+# What it sets for the whole process is taken back: other tests have their own zone, and other projects.
+_before = dict(os.environ)
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.settings"
 django.setup()
-del os.environ["DJANGO_SETTINGS_MODULE"]  # the processes that tests start have other projects
+for _name in ("DJANGO_SETTINGS_MODULE", "TZ"):
+    os.environ.pop(_name, None)
+    if _name in _before:
+        os.environ[_name] = _before[_name]
+time.tzset()
 
 from django.db import connections  # noqa: E402
 from servers import PostgresServer  # noqa: E402

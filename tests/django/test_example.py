@@ -92,3 +92,23 @@ def test_what_the_admin_decides_is_written_down(shop: Shop) -> None:
         "ann | admin | dead-letters retry | the order was restored",
         "ann | admin | dead-letters discard | nobody has ordered this",
     ]
+
+
+#: One process, since each start of Django takes its time.
+TABLES = """
+from django.core.management import call_command
+from django.db import connection
+
+def own():
+    return sum(each.startswith("ensue_") for each in connection.introspection.table_names())
+
+call_command("migrate", "ensue", verbosity=0)
+made = own()
+call_command("makemigrations", check_changes=True, verbosity=0)  # exits with 1 where a model has changed
+call_command("migrate", "ensue", "zero", verbosity=0)
+print(made > 15, own())
+"""
+
+
+def test_ensues_tables_come_and_go_with_their_migration(shop: Shop) -> None:
+    assert shop.python(TABLES) == "True 0"

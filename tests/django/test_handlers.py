@@ -7,16 +7,18 @@ import datetime
 import decimal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, IntegrityError, connections, transaction
 from django.db.models import F
+from tests.django.desk.contracts import CountDjangoTicket, DjangoNoTicket, DjangoTicketCount
 from tests.django.desk.contracts import DjangoTicketClosed as Closed
 from tests.django.desk.contracts import DjangoTicketOpened as Opened
 from tests.django.desk.models import Comment, Ticket
 
-from ensue import Retry, Step
+from ensue import Retry, Service, Step
 from ensue.errors import UsageError
 from ensue.integrations.django import DjangoService
 from ensue.integrations.django.publishing import publish
@@ -272,6 +274,40 @@ def test_a_race_that_is_lost_to_another_process_is_run_again(desk: DjangoService
     assert handle(desk, Opened(ticket_id=1)) == []
     assert counts == [0, 10]
     assert Ticket.objects.using(desk.using).get(id=1).count == 11
+
+
+def test_the_answer_to_a_command_is_part_of_what_the_orm_writes(desk: DjangoService, tmp_path: Path) -> None:
+    Ticket.objects.using(desk.using).create(id=1)
+
+    @desk.handles
+    def count(command: CountDjangoTicket) -> DjangoTicketCount:
+        tickets = Ticket.objects.using(desk.using)
+        tickets.create(id=100 + command.ticket_id)
+        ticket = tickets.filter(id=command.ticket_id).first()
+        if ticket is None:
+            raise DjangoNoTicket(ticket_id=command.ticket_id)
+        ticket.count += 1
+        ticket.save(using=desk.using)
+        return DjangoTicketCount(ticket_id=ticket.id, count=ticket.count)
+
+    broker = f"sqlite:///{tmp_path}/asked.db"
+    desk._given["broker"] = broker
+    asker = Service(
+        "django-asker",
+        database=f"sqlite:///{tmp_path}/asker.db",
+        broker=broker,
+        partitions=2,
+        calls=[CountDjangoTicket],
+    )
+
+    async def ask() -> DjangoTicketCount:
+        async with desk.running(), asker.running():
+            with pytest.raises(DjangoNoTicket):
+                await asker.call(CountDjangoTicket(ticket_id=2), timeout=30)
+            return await asker.call(CountDjangoTicket(ticket_id=1), timeout=30)
+
+    assert asyncio.run(ask()) == DjangoTicketCount(ticket_id=1, count=1)
+    assert list(tickets(desk)) == [1, 101]
 
 
 def test_recurring_steps_use_the_orm(desk: DjangoService) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from django.apps import apps
 from django.db import connections
 from django.test import override_settings
 from tests.django.conftest import database_at
@@ -37,7 +40,9 @@ def test_settings_that_cannot_work_are_told_of() -> None:
     assert "E001 settings.ENSUE is {}: expected at least the service's name" in said()
     assert "E001 settings.ENSUE has BROKERS; expected SERVICE, USING, BROKER" in said(SERVICE="desk", BROKERS="x")
     assert "E001 settings.ENSUE['USING'] is 'other', which DATABASES has not" in said(SERVICE="desk", USING="other")
-    assert "E002 settings.ENSUE['PUBLISHES']" in said(SERVICE="desk", PUBLISHES=["tests.django.desk.contracts.None_"])
+    assert "E001 settings.ENSUE['PUBLISHES']: Module" in said(
+        SERVICE="desk", PUBLISHES=["tests.django.desk.contracts.None_"]
+    )
     assert "E001 settings.ENSUE['PUBLISHES'] is 'x', expected a list" in said(SERVICE="desk", PUBLISHES="x")
     assert said(SERVICE="desk").startswith("ensue.W001 DATABASES['default']: a transaction that has read")
     database_at(
@@ -46,7 +51,19 @@ def test_settings_that_cannot_work_are_told_of() -> None:
     assert said(SERVICE="desk", PUBLISHES=["tests.django.desk.contracts.DjangoTicketOpened"]) == ""
 
 
-def test_tables_that_are_missing_or_anothers_are_told_of(desk: DjangoService) -> None:
+def test_a_module_of_events_may_declare_handlers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Django starts it asks for the service before all that this publishes is declared."""
+    names = [f"tests.django.desk.early.Early{each}" for each in ("Asked", "Answered")]
+    with override_settings(ENSUE={"SERVICE": "desk", "BROKER": "memory:", "PUBLISHES": names}):
+        monkeypatch.setattr(apps, "ready", False)
+        early = importlib.import_module("tests.django.desk.early")
+        assert project.service().publishes is None
+        project.declare_publications(project.service())
+        assert project.service().publishes == (early.EarlyAsked, early.EarlyAnswered)
+        assert project.service().subscribed_topics == ("django.early",)
+
+
+def test_tables_that_are_missing_or_anothers_are_told_of(desk: DjangoService, monkeypatch: pytest.MonkeyPatch) -> None:
     def said(service: str) -> str:
         project.service.cache_clear()
         with override_settings(ENSUE={"SERVICE": service, "USING": desk.using, "BROKER": "memory:"}):
@@ -54,14 +71,16 @@ def test_tables_that_are_missing_or_anothers_are_told_of(desk: DjangoService) ->
             return " ".join(str(each.id) for each in check_tables(databases=[desk.using]))
 
     assert said("django-desk") == ""
-    assert said("other-desk") == "ensue.E006"
+    assert said("other-desk") == "ensue.E005"
     with connections[desk.using].cursor() as cursor:
         cursor.execute("UPDATE ensue_meta SET schema_version = 1")
         cursor.execute("DROP TABLE ensue_decision")
-    assert said("django-desk") == "ensue.E005 ensue.E007"
+    assert said("django-desk") == "ensue.E004 ensue.E006"
     with connections[desk.using].cursor() as cursor:
         cursor.execute("DROP TABLE ensue_meta")
     assert said("django-desk") == "ensue.W002"
+    monkeypatch.setattr(sys, "argv", ["manage.py", "migrate"])  # which makes them
+    assert said("django-desk") == ""
 
 
 def test_the_url_says_what_databases_says() -> None:

@@ -51,6 +51,10 @@ class OrderTest(TestCase):
             deliver(CreditReserved(order_id=77, customer_id=7))
         self.assertEqual(captured.events, [])
 
+    def test_an_event_that_nobody_here_handles_is_told_of(self) -> None:
+        with self.assertRaisesRegex(UsageError, "no handler of it"):
+            deliver(OrderOpened(order_id=1, customer_id=1))
+
     def test_outside_of_a_transaction_of_its_own_it_is_refused_as_in_production(self) -> None:
         with self.assertRaisesRegex(UsageError, "outside of a transaction"):
             publish(OrderRejected(order_id=1, customer_id=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ensue import Event
+from ensue import Command, Event, Failure
 
 
 class DjangoTicketOpened(Event, topic="django.desk", key="ticket_id"):
@@ -11,4 +11,17 @@ class DjangoTicketOpened(Event, topic="django.desk", key="ticket_id"):
 
 
 class DjangoTicketClosed(Event, topic="django.desk", key="ticket_id"):
+    ticket_id: int
+
+
+class DjangoTicketCount(Event, topic="django.desk", key="ticket_id"):
+    ticket_id: int
+    count: int
+
+
+class DjangoNoTicket(Failure):
+    ticket_id: int
+
+
+class CountDjangoTicket(Command[DjangoTicketCount], service="django-desk", key="ticket_id"):
     ticket_id: int

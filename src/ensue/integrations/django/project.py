@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.utils.module_loading import import_string
 
@@ -24,13 +25,26 @@ KEYS = {
 @functools.cache
 def service() -> DjangoService:
     """The project's service. Raises UsageError when settings.ENSUE does not say which."""
-    given = project_settings()
-    options = {KEYS[key]: value for key, value in given.items()}
-    if "publishes" in options:
-        options["publishes"] = [
-            import_string(each) if isinstance(each, str) else each for each in _listed(options["publishes"])
+    options = {KEYS[key]: value for key, value in project_settings().items()}
+    options.pop("publishes", None)
+    found = DjangoService(options.pop("name"), **options)
+    if apps.ready:
+        declare_publications(found)
+    return found
+
+
+def declare_publications(of: DjangoService) -> None:
+    """Read PUBLISHES, once the apps are there: the modules that it names may declare handlers, so they ask for the
+    service as they are imported. Raises UsageError."""
+    if "PUBLISHES" not in project_settings():
+        return
+    try:
+        classes = [
+            import_string(each) if isinstance(each, str) else each for each in _listed(project_settings()["PUBLISHES"])
         ]
-    return DjangoService(options.pop("name"), **options)
+    except ImportError as error:
+        raise UsageError(f"settings.ENSUE['PUBLISHES']: {error}") from error
+    of.declare_publications(classes)
 
 
 def project_settings() -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from django.db import connections, models
@@ -20,6 +20,7 @@ from ensue.integrations.django.repository import DjangoRepository
 from ensue.integrations.django.urls_of import database_url, is_in_memory
 from ensue.ports import Store
 from ensue.repository import Repository
+from ensue.service import _classes
 from ensue.step import Step
 from ensue.variables import Source
 
@@ -53,6 +54,10 @@ class DjangoService(Service):
         self.using = using
         self._store_options = dict(store_options or {})
         self._outlet: Outlet | None = None
+
+    def declare_publications(self, classes: Iterable[type]) -> None:
+        """As `publishes=`, for a project whose events are declared later than its service."""
+        self.publishes = _classes(self.name, "publishes", classes)
 
     @property
     def outlet(self) -> Outlet:
