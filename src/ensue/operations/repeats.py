@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
-from ensue.errors import IdempotencyConflict, IdempotencyMismatch
+from ensue.errors import IdempotencyConflict, IdempotencyMismatch, UsageError
 from ensue.message import StoredResponse
 from ensue.operations.opening import Opened
 
@@ -27,6 +27,17 @@ class Repeated:
         self._access, self._key, self._fingerprint = access, key, fingerprint
         self.answer = answer
         self.started = False
+
+    @contextlib.contextmanager
+    def at_most_once(self) -> Iterator[None]:
+        """For what nothing but the key keeps from being done twice: when it fails, and not by a refusal, it may have
+        been done all the same (a commit whose answer was lost), so the mark stays."""
+        started, self.started = self.started, True
+        try:
+            yield
+        except UsageError:
+            self.started = started
+            raise
 
     async def keep(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """Keep the answer. Without a key nothing is kept."""

@@ -22,6 +22,9 @@ from ensue.tables import RECURRING, TIMERS
 _STEPS_MAX = 10_000
 _NAMED_MAX = 10
 
+Due = tuple[float, int, str]
+"""When a timer is due, its number among those of its transaction, its id: the order of timers."""
+
 
 class TimerLine(msgspec.Struct, kw_only=True):
     """One event that waits."""
@@ -41,12 +44,21 @@ class TimerLine(msgspec.Struct, kw_only=True):
 async def timers(access: Opened, after: str | None, limit: int) -> tuple[list[TimerLine], int]:
     """Up to `limit` of what waits, in the order in which it is due, and how many there are in all. after: an id, behind
     which to begin. Raises UsageError when that is not there any more."""
+    found, there, _ = await timer_page(
+        access, None if after is None else await _place(access.store.rows(), after), limit
+    )
+    return found, there
+
+
+async def timer_page(access: Opened, after: Due | None, limit: int) -> tuple[list[TimerLine], int, Due | None]:
+    """As `timers`, behind a place at which there need not be anything any more; and the place of the last one of a full
+    page, behind which the next one begins."""
     reader = access.store.rows()
-    place = () if after is None else await _place(reader, after)
-    rows = await reader.find(TIMERS, _BY_TIME, (), after=place, limit=limit)
+    rows = await reader.find(TIMERS, _BY_TIME, (), after=after or (), limit=limit)
     there = await reader.count(TIMERS, _BY_TIME, ())
     steps = await _steps(reader)
-    return [_line(timer_of(row), steps) for row in rows], there
+    following = place_of(rows[-1]) if len(rows) == limit else None
+    return [_line(timer_of(row), steps) for row in rows], there, following
 
 
 async def refuse_runs(access: Opened, ids: Sequence[str]) -> None:
@@ -84,7 +96,7 @@ async def cancel(access: Opened, ids: Sequence[str], by: Deciding) -> list[Timer
     return [found[each] for each in ids]
 
 
-async def _place(reader: RowReader, timer: str) -> Sequence[Any]:
+async def _place(reader: RowReader, timer: str) -> Due:
     rows: Sequence[Row] = await reader.get(TIMERS, [timer])
     if not rows:
         raise UsageError(f"--after {timer}: no such timer any more; begin anew, without --after")

@@ -333,6 +333,27 @@ async def test_a_key_that_cannot_be_kept_is_refused() -> None:
             assert (answer.status_code, answer.json()["header"]) == (400, "Idempotency-Key")
 
 
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize(
+    ("path", "of", "body"),
+    [
+        (f"{SHOP}/events", "publishing.publish", {"type": "DeskSold", "data": {"customer": "kim"}}),
+        (f"{BOOKS}/replay", "replay.replay", {"type": "desk.DeskSold.v1"}),
+    ],
+)
+async def test_what_may_have_been_published_or_replayed_is_not_done_again_under_its_key(
+    path: str, of: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(*arguments: Any) -> None:
+        raise StoreUnavailable("the connection ended, perhaps after the commit")
+
+    async with client() as asking:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"ensue.operations.{of}", lose)
+            await ask(asking, path, 503, key="1", **body)
+        assert "look at the decisions" in (await ask(asking, path, 409, key="1", **body))["detail"]
+
+
 # ------------------------------------------------------------------------------------------- what has to be said
 
 

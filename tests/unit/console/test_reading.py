@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from tests.unit.console.desk import books, books_of, client, desk_api, shop, who
+from tests.views.ledger import until
 
 import ensue.console
 from ensue import Service
@@ -67,10 +68,18 @@ async def test_every_list_goes_on_behind_the_last_one_of_its_page() -> None:
     # Of one moment, the tenth comes behind the ninth, though not by its name; and two states are one list.
     await put(*(set_aside(number, at=5.0) for number in range(12)))
     async with client() as asking:
+        answer = await asking.post(f"{BOOKS}/sagas/ship/two/cancel", json={"reason": "so that there are two states"})
+        assert answer.status_code == 200
+
+        async def undone() -> bool:
+            return len((await get(asking, f"{BOOKS}/sagas", status="UNDONE"))["sagas"]) == 1
+
+        async with books.running():
+            await until(undone, "the saga that is undone")
         lists: tuple[tuple[str, str, dict[str, Any]], ...] = (
             (f"{BOOKS}/letters", "letters", {}),
             (f"{BOOKS}/letters", "letters", {"state": ["dead", "waiting"]}),
-            (f"{BOOKS}/sagas", "sagas", {"status": ["PARKED", "RUNNING"]}),
+            (f"{BOOKS}/sagas", "sagas", {"status": ["UNDONE", "PARKED"]}),
             (f"{SHOP}/timers", "timers", {}),
             (f"{SHOP}/outbox", "records", {}),
         )
@@ -103,6 +112,9 @@ async def test_a_page_goes_on_where_what_it_begins_behind_is_gone() -> None:
             await asking.post(f"{BOOKS}/letters/discard", json={"reason": "gone", "ids": [each["id"]]})
         following = await get(asking, f"{BOOKS}/letters", after=page["next"])
         assert len(following["letters"]) == 3
+        page = await get(asking, f"{SHOP}/timers", limit=1)
+        await asking.post(f"{SHOP}/timers/cancel", json={"reason": "gone", "ids": [page["timers"][0]["id"]]})
+        assert len((await get(asking, f"{SHOP}/timers", after=page["next"]))["timers"]) == 2
 
 
 @pytest.mark.usefixtures("desk")
@@ -113,6 +125,9 @@ async def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     async with client() as asking:
         found = await get(asking, f"{BOOKS}/letters", 422, after=cursor)
         assert "is no cursor" in found["detail"]
+    async with client() as asking:
+        for path in (f"{SHOP}/timers", f"{BOOKS}/sagas"):
+            assert "is no cursor" in (await get(asking, path, 422, after=cursor))["detail"]
 
 
 @pytest.mark.usefixtures("desk")

@@ -32,6 +32,19 @@ def read_cursor(cursor: str) -> tuple[float, str]:
     return moment, name
 
 
+def read_numbered(cursor: str) -> tuple[float, int, str]:
+    """Of what has a number between moment and name. Raises Problem 422."""
+    moment, rest = read_cursor(cursor)
+    number, _, name = rest.partition("~")
+    try:
+        found = int(number)
+    except ValueError:
+        no_cursor(cursor)
+    if abs(found) >= _INT_MAX:
+        no_cursor(cursor)
+    return moment, found, name
+
+
 def read_letter(cursor: str, subscription: str) -> tuple[float, Partition, int]:
     """Of a list of letters. Raises Problem 422."""
     moment, name = read_cursor(cursor)

@@ -23,7 +23,8 @@ from ensue.console.rest.answers import (
 )
 from ensue.console.rest.asked import PAGE, After, Limit, Named, Number, Topic, Who
 from ensue.console.rest.bodies import AcceptLoss, CancelTimers, OfSource, PublishEvent, Replay, Rewind, Why
-from ensue.console.rest.finding import invalid, looking_up, reading
+from ensue.console.rest.cursors import cursor_of, read_numbered
+from ensue.console.rest.finding import reading
 from ensue.console.rest.letters import exact_data
 from ensue.console.rest.route import ActionRoute, Asking, asks
 from ensue.console.services import NotFound
@@ -205,9 +206,8 @@ async def publish_event(service: Named, body: PublishEvent, who: Who, request: R
             raise NotFound(f"{access.service.name} publishes nothing: its database has no outbox")
 
         async def do(repeated: Repeated) -> EventPublished:
-            with reading():
+            with repeated.at_most_once():
                 done = await publishing.publish(access, event, by)
-            repeated.started = True
             return EventPublished(
                 done.id, spec.type, done.topic, done.partition, done.key, done.position, done.correlation_id
             )
@@ -229,8 +229,8 @@ async def replay_type(service: Named, body: Replay, who: Who) -> Response:
             if not places:
                 raise UsageError(f"{definition.name} has read nothing of topic {topic} yet")
             for each in places:
-                await replay.replay(access, each, body.type, by)
-                repeated.started = True
+                with repeated.at_most_once():
+                    await replay.replay(access, each, body.type, by)
             return Replayed(body.type, [each.place for each in places])
 
         return await who.done_once(access, do)
@@ -241,15 +241,12 @@ async def replay_type(service: Named, body: Replay, who: Who) -> Response:
 
 @router.get(_SERVICE + "/timers", tags=["timers"], **asks(Action.SEE))
 async def list_timers(service: Named, who: Who, after: After = None, limit: Limit = PAGE) -> Response:
-    """List events that are published later, in the order in which they are due. after: the id of one that is there."""
-    if after is not None and ("\0" in after or not after.isprintable()):
-        raise invalid("after: expected the id of a timer, `next` of the page before")
+    """List events that are published later, in the order in which they are due."""
+    begin = None if after is None else read_numbered(after)
     async with who.desk.services.opened(service) as access:
-        with looking_up():
-            found, total = await timers.timers(access, after, limit)
-    mode = who.desk.payloads
-    lines = [_timer(each, who) for each in found]
-    return answered(TimerPage(lines, total, found[-1].id if len(found) == limit else None, mode))
+        found, total, last = await timers.timer_page(access, begin, limit)
+    following = None if last is None else cursor_of(last[0], last[2], str(last[1]))
+    return answered(TimerPage([_timer(each, who) for each in found], total, following, who.desk.payloads))
 
 
 def _timer(line: TimerLine, who: Asking) -> TimerShown:
