@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ import pytest
 from tests.console.world import Asked, Wired, absent, answer, bank, desk
 
 import ensue.console
+from ensue import Service
 from ensue.console.access import Actor
 from ensue.saga.instance import Status
 
@@ -106,9 +107,12 @@ async def browse() -> AsyncIterator[Open]:
     opened: list[Browser] = []
 
     def browser(
-        authorize: Callable[..., Actor | Awaitable[Actor | None] | None] = admin, payloads: str = "full", **headers: str
+        authorize: Callable[..., Actor | Awaitable[Actor | None] | None] = admin,
+        payloads: str = "full",
+        services: Sequence[Service] = (bank, desk, absent),
+        **headers: str,
     ) -> Browser:
-        application = ensue.console.app(bank, desk, absent, authorize=authorize, payloads=payloads)
+        application = ensue.console.app(*services, authorize=authorize, payloads=payloads)
         found = Browser(
             transport=httpx.ASGITransport(application), base_url="http://console.test",
             headers={"Sec-Fetch-Site": "same-origin", "Origin": "http://console.test"} | headers,

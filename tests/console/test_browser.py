@@ -103,7 +103,7 @@ async def open_page(chromium: Browser) -> AsyncIterator[Callable[..., Any]]:
 async def picture(page: Page, name: str) -> None:
     if os.environ.get("ENSUE_PICTURES"):
         PICTURES.mkdir(exist_ok=True)
-        await page.screenshot(path=PICTURES / f"console-{name}.png")
+        await page.locator("body").screenshot(path=PICTURES / f"console-{name}.png")
 
 
 async def tab_to(page: Page, selector: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ensue import Event, Retry, Saga, Service
+from ensue import Event, Retry, Saga, Service, View
 
 
 class Wired(Event, topic="wires", key="account"):
@@ -50,3 +50,12 @@ def call(who: str) -> int:
 @desk.saga
 async def answer(saga: Saga, asked: Asked) -> None:
     await saga.local(call, asked.who, undo=None)
+
+
+#: Of one view, as two deployments have it.
+totals, new_totals = View("totals", version=1), View("totals", version=2)
+
+
+@totals.on
+@new_totals.on
+async def add(event: Wired) -> None: ...

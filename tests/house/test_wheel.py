@@ -21,4 +21,6 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     templates = {str(file.relative_to(ROOT / "src")) for file in (ROOT / "src/ensue").rglob("*.template")}
     assert templates
     assert templates <= names  # what `ensue new` makes a project of
+    assets = {f"ensue/console/{name}" for name in ("templates/base.html", "static/console.js", "static/console.css")}
+    assert assets <= names
     assert not any(word in name for name in names for word in ("/broken_", "mutant", "/servers/"))

@@ -73,6 +73,7 @@ def _seal(cookie: str, said: str) -> str:
     return hmac.new(cookie.encode(), said.encode(), hashlib.sha256).hexdigest()
 
 
-def run_id(form: Form, cookie: str) -> str:
-    """What is done for a form is found by this name: nobody else's form can have it."""
-    return hashlib.blake2s(f"{form.id} {cookie}".encode(), digest_size=12).hexdigest()
+def run_id(form: Form, cookie: str, what: str) -> str:
+    """What is done for a form is found by this name: nobody else's form can have it. what: which of the forms of its
+    page it is; they have one token."""
+    return hashlib.blake2s(f"{form.id} {cookie} {what}".encode("utf-8", "replace"), digest_size=12).hexdigest()

@@ -31,7 +31,8 @@ class RunState(enum.StrEnum):
 class Run:
     """One thing that somebody decided. id: of its form. subject: what it is about, to find it by. back: the path of the
     page where it was decided. said: what has come of it so far. done, total: of how many; total 0: it is one thing.
-    wave: of a retry by waves, from 1; before_wave: what was done when it began."""
+    wave: of a retry by waves, from 1; before_wave: what was done when it began. refused: nothing was done at all,
+    so the form may be sent again, corrected."""
 
     id: str
     title: str
@@ -45,6 +46,7 @@ class Run:
     total: int = 0
     wave: int = 0
     before_wave: int = 0
+    refused: bool = False
     revision: int = 0
     over: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
@@ -77,7 +79,7 @@ class Runs:
     def in_background(self, run: Run, work: Work) -> Run:
         """Begin it unless this form did already; return the run, which goes on by itself."""
         known = self._runs.get(run.id)
-        if known is not None:
+        if known is not None and not known.refused:
             return known
         self._runs[run.id] = run
         over = [each.id for each in self._runs.values() if each.over.is_set()]
@@ -102,7 +104,7 @@ async def _done(run: Run, work: Work) -> None:
         if run.state is RunState.RUNNING:
             run.state = RunState.DONE
     except EnsueError as error:
-        run.state = RunState.FAILED
+        run.state, run.refused = RunState.FAILED, run.revision == 0
         run.tell(str(error), run.done)
     except asyncio.CancelledError:
         run.state = RunState.FAILED

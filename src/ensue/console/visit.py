@@ -205,7 +205,7 @@ class Visit:
 
     def _run(self, fields: Fields, title: str, by: Deciding, subject: tuple[str, str], back: str) -> Run:
         # A form belongs to whoever was shown it: its cookie is part of the name.
-        return Run(forms.run_id(fields.form, self.cookie), title, by.actor, by.reason, subject, back)
+        return Run(forms.run_id(fields.form, self.cookie, title), title, by.actor, by.reason, subject, back)
 
     def see(self, path: str) -> Response:
         return RedirectResponse(f"{self.root}{path}", 303)

@@ -16,7 +16,7 @@ from ensue.message import DeadLetter, DeadLetterState, Partition
 from ensue.operations.brake import judged, waves
 from ensue.operations.groups import FAILED, Group, Grouping, cause_of, found_group
 from ensue.operations.letter_decisions import LetterDecided, Wanted, dead_ids, decide_all, decided, decider
-from ensue.operations.letters import anybody_works, letter_lines, line_of
+from ensue.operations.letters import anybody_works, line_of
 from ensue.operations.opening import Opened
 from ensue.plan import Queue, queue_of
 from ensue.ports import Clock
@@ -62,8 +62,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 async def groups(access: Opened) -> list[Group]:
     """What has failed, by its cause, the largest group first. All letters that failed are read for it."""
     grouping = Grouping()
-    async with aclosing(letter_lines(access, FAILED)) as lines:
-        async for each in lines:
+    async with aclosing(access.books.letters_by_time(FAILED)) as found:
+        async for each in found:
             grouping.add(each)
     return grouping.groups
 

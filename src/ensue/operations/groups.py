@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from ensue.errors import UsageError
-from ensue.message import DeadLetterState
+from ensue.message import DeadLetter, DeadLetterState
 from ensue.operations.letters import LetterLine
 
 #: What has failed: not what waits behind it, or was decided.
@@ -85,12 +85,14 @@ def said_of(error: str) -> str:
 
 
 class Grouping:
-    """Takes letters in the order of setting aside; keeps nothing of them but the counts."""
+    """Takes letters in the order of setting aside; keeps nothing of them but the counts, and what the last one says."""
 
     def __init__(self) -> None:
         self._groups: dict[Cause, Group] = {}
+        self._last: dict[Cause, str] = {}
 
-    def add(self, letter: LetterLine) -> None:
+    def add(self, letter: DeadLetter | LetterLine) -> Cause:
+        """Return its cause, by which it is counted."""
         cause = cause_of(letter.error_type, letter.error)
         group = self._groups.get(cause)
         if group is None:
@@ -101,11 +103,14 @@ class Grouping:
         group.dead += letter.state is DeadLetterState.DEAD
         group.retrying += letter.state is DeadLetterState.RETRYING
         group.last_at, group.last = letter.parked_at, letter.id
-        group.error, group.place = said_of(letter.error), place_of(letter.error)
+        self._last[cause] = letter.error
+        return cause
 
     @property
     def groups(self) -> list[Group]:
         """The largest first; of one size, that which failed last."""
+        for cause, error in self._last.items():
+            self._groups[cause].error, self._groups[cause].place = said_of(error), place_of(error)
         return sorted(self._groups.values(), key=lambda each: (each.dead + each.retrying, each.last_at), reverse=True)
 
 

@@ -14,7 +14,7 @@ from ensue.console.runs import Run, RunState
 from ensue.console.visit import Visit
 from ensue.deciding import Deciding
 from ensue.errors import UsageError
-from ensue.message import DeadLetterState
+from ensue.message import DeadLetter, DeadLetterState
 from ensue.operations import editing, group_decisions, letter_decisions, letters
 from ensue.operations.group_decisions import End, Progress
 from ensue.operations.groups import FAILED, Grouping, cause_of
@@ -45,12 +45,11 @@ async def group(visit: Visit) -> Response:
     service, name = visit.asked("service"), visit.asked("name")
     after = visit.asked("after", "")
     grouping, lines = Grouping(), _Pages(after)
-    async with visit.opened(service) as access, aclosing(letters.letter_lines(access, FAILED)) as found:
+    async with visit.opened(service) as access, aclosing(access.books.letters_by_time(FAILED)) as found:
         async for each in found:
-            if cause_of(each.error_type, each.error).name == name:
-                grouping.add(each)
+            if grouping.add(each).name == name:
                 lines.take(each)
-    of = next(iter(grouping.groups), None)
+    of = next((each for each in grouping.groups if each.name == name), None)
     return visit.page(
         "group",
         changes=[service],
@@ -72,11 +71,11 @@ class _Pages:
         self.page: list[LetterLine] = []
         self.more = False
 
-    def take(self, letter: LetterLine) -> None:
+    def take(self, letter: DeadLetter) -> None:
         if self._waiting:
             self._waiting = "" if letter.id == self._waiting else self._waiting
         elif len(self.page) < _PAGE:
-            self.page.append(letter)
+            self.page.append(letters.line_of(letter))
         else:
             self.more = True
 
@@ -94,7 +93,7 @@ async def all_letters(visit: Visit) -> Response:
     lines = _Pages(after)
     async with visit.opened(service) as access:
         total = await letters.letter_count(access, states)
-        async with aclosing(letters.letter_lines(access, states)) as found:
+        async with aclosing(access.books.letters_by_time(states)) as found:
             async for each in found:
                 lines.take(each)
                 if lines.more:
@@ -178,7 +177,7 @@ async def decide_on_group(visit: Visit) -> Response:
     by = visit.deciding(fields.one_of("do", _OF_GROUPS), fields.text("reason"))
     count = fields.number("count") if do == "discard" else 0
     # Kept with the service, so that another process of the console knows the form too.
-    key = key_of(by.actor, "POST", "console /group", fields.form.id)
+    key = key_of(by.actor, "POST", f"console /group {do}", fields.form.id)
 
     async def work(run: Run) -> None:
         fingerprint = fingerprint_of(*map(str.encode, (service, name, do, str(count))))

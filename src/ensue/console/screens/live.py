@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+from typing import Any, Generic, Self, TypeVar
 
 from starlette.responses import Response, StreamingResponse
 
@@ -11,8 +13,11 @@ from ensue.console.apart import apart
 from ensue.console.changes import standing, stream
 from ensue.console.visit import Visit, said
 from ensue.errors import EnsueError
-from ensue.operations.opening import Opened
+from ensue.operations.views import OpenedView
+from ensue.view import View
 
+A = TypeVar("A")
+Ask = Callable[[A], Awaitable[str]]
 _RUN_LOOK_S = 0.25
 
 
@@ -38,7 +43,7 @@ async def _of_run(visit: Visit, run_id: str, seen: str) -> AsyncGenerator[bytes,
 
 async def _of_services(visit: Visit, names: list[str], seen: str) -> AsyncGenerator[bytes, None]:
     async with AsyncExitStack() as stack:
-        watched = [await stack.enter_async_context(_Watched(visit, name)) for name in names]
+        watched = [await stack.enter_async_context(each) for name in names for each in _watched(visit, name)]
 
         async def look() -> str:
             return "\n".join([await each.look() for each in watched])
@@ -47,16 +52,15 @@ async def _of_services(visit: Visit, names: list[str], seen: str) -> AsyncGenera
             yield each
 
 
-class _Watched:
-    """One service, kept open from look to look while it answers."""
+class _Watched(Generic[A]):
+    """One database, kept open from look to look while it answers."""
 
-    def __init__(self, visit: Visit, name: str) -> None:
-        self._visit, self._name = visit, name
-        self._stack, self._access = AsyncExitStack(), None
+    def __init__(self, name: str, open_: Callable[[], AbstractAsyncContextManager[A]], ask: Ask[A]) -> None:
+        self._name, self._open, self._ask = name, open_, ask
+        self._stack = AsyncExitStack()
+        self._access: A | None = None
 
-    _access: Opened | None
-
-    async def __aenter__(self) -> _Watched:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -65,9 +69,21 @@ class _Watched:
     async def look(self) -> str:
         try:
             if self._access is None:
-                self._access = await self._stack.enter_async_context(self._visit.opened(self._name))
-            return await standing(self._access)
+                self._access = await self._stack.enter_async_context(self._open())
+            return await self._ask(self._access)
         except EnsueError as error:
             self._access = None
             await self._stack.aclose()
             return f"{self._name}: {said(error)}"
+
+
+def _watched(visit: Visit, name: str) -> list[_Watched[Any]]:
+    """A service's database; of a view also the place where the row of its versions is."""
+    found: list[_Watched[Any]] = [_Watched(name, partial(visit.opened, name), standing)]
+    if isinstance(visit.services.service(name), View):
+        found.append(_Watched(name, partial(visit.services.opened_view, name), _row))
+    return found
+
+
+async def _row(access: OpenedView) -> str:
+    return str((await access.versions.book.row()).revision)
