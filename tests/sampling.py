@@ -2,7 +2,8 @@
 
 A variant is one set of parameters of a test function, or a class that inherits it: a store, a driver, a place to be
 killed at. Every function runs, and after three days every variant has. The day is printed; `--sample=DAY` runs the
-same variants again, and without the option all run. Only where variants take servers or processes: those of pure rules cost nothing.
+same variants again, and without the option all run. Only where variants take servers or processes: those of pure rules
+cost nothing.
 """
 
 from __future__ import annotations

@@ -48,6 +48,9 @@ from shop.demo.stacks import Stack, parts, running
 from shop.demo.supervisor import Supervisor
 from shop.demo.usage import cpu_seconds, peak_bytes
 
+#: How often a service may give up at its start because its database was away, where servers go down, and starts again.
+RESTARTS = 5
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:

@@ -9,11 +9,8 @@ from typing import Annotated, TypeVar
 import typer
 
 from ensue.cli.build_progress import Shown
-<<<<<<< HEAD
 from ensue.cli.completing import services_here
-=======
 from ensue.cli.giving_way import NICE, give_way
->>>>>>> viewspeed
 from ensue.cli.loading import load_service
 from ensue.cli.operator import REASON, deciding
 from ensue.cli.output import confirm, print_json, print_table, say, when
