@@ -34,7 +34,7 @@ class Published(NamedTuple):
 Note = Callable[[StepTransaction, str, str, OutboxRecord], Awaitable[None]]
 
 
-async def publish(store: Store, dispatcher: Dispatcher, event: Any, note: Note) -> Published:
+async def publish(store: Store, dispatcher: Dispatcher, event: Any, note: Note | None = None) -> Published:
     """Publish an event, or send a command, and return it when it is committed. A relay of the service sends it.
 
     Raises UsageError where the service may not, or the store has no outbox, and what `Step.publish` raises.
@@ -49,7 +49,8 @@ async def publish(store: Store, dispatcher: Dispatcher, event: Any, note: Note) 
         id = step.send(event) if command else step.publish(event)
         [record] = step.outgoing.close()
         await put(transaction, [record])
-        await note(transaction, id, step.correlation_id, record)
+        if note is not None:
+            await note(transaction, id, step.correlation_id, record)
     position = await _position(store, id, before)
     return Published(id, step.correlation_id, record.topic, record.partition, record.key, position)
 

@@ -95,7 +95,7 @@ def an_app(cards: Service, middleware: list[Middleware] | None = None) -> Starle
         Route("/nothing", nothing, methods=["POST"]),
         Route("/guarded", guarded, methods=["POST"]),
         Route("/class", Cards),
-        Mount("/inner", routes=[Route("/send", send, methods=["POST"])]),
+        Mount("/inner", routes=[Route("/send", send, methods=["POST"])], middleware=middleware),
     ]
     app = Starlette(routes=routes, middleware=middleware)
     install(app, cards, work=False, tokens=True, body_bytes_max=1000)
@@ -165,10 +165,13 @@ async def test_a_middleware_that_begins_another_task_takes_nothing_away(tmp_path
     cards = service(tmp_path)
     app = an_app(cards, [Middleware(BaseHTTPMiddleware, dispatch=through)])
     async with app.router.lifespan_context(app), client(app) as asks:
-        headers = {"Idempotency-Key": "k"}
-        answers = [await asks.post("/send", json={"number": 7}, headers=headers) for _ in range(2)]
-        assert [each.json() for each in answers] == [{"call": 1}] * 2
-        assert all(each.headers["Ensue-Token"] for each in answers)
+        for calls, path in enumerate(("/send", "/inner/send"), 1):  # around the router, and within it
+            headers = {"Idempotency-Key": path}
+            answers = [await asks.post(path, json={"number": 7}, headers=headers) for _ in range(2)]
+            assert [each.json() for each in answers] == [{"call": calls}] * 2
+            assert all(each.headers["Ensue-Token"] for each in answers)
+        assert (await asks.post("/inner/send", json={"number": 503})).status_code == 503
+        assert await heads(cards) == 2
 
 
 async def test_a_request_that_brings_a_token_waits_and_one_that_nobody_gave_is_refused(tmp_path: Path) -> None:
