@@ -64,7 +64,7 @@ class Outlet:
 
     def __init__(self, service: DjangoService) -> None:
         self._service = service
-        self._publisher = Publisher(service, service.settings, service._told_limits)
+        self._publisher = Publisher(service, service.settings, service._told_limits, lambda: service.tracing)
         self._handed = threading.local()
         self._engines: dict[tuple[str, str], Engine] = {}
 
