@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.views.ledger import (
     QUICK,
@@ -68,14 +69,24 @@ async def test_the_swap_is_refused_and_named_until_the_loss_is_accepted_which_is
             await versions.rebuild(2, "me")
             broker = runtime.context.broker
             await until(lambda: incomplete(versions, 2, broker), "what is missing")
-            [missing] = await versions.obstacles(2, broker)
+            [missing] = await versions.missing(2, broker)
             assert (missing.topic, missing.after, missing.through) == ("views.ledger", 0, 2)
             assert missing.source.startswith("scribe/")
             with pytest.raises(UsageError, match=r"(?s)positions 1 to 2 of scribe/.*--accept-missing"):
                 await versions.swap(2, "me", broker)
             assert (await versions.book.row()).active == 1
 
-            [accepted] = await versions.accept_missing(2, "the boss", broker)
+            # Somebody saw less than is missing: nothing is accepted, neither that nor the rest.
+            less = msgspec.structs.replace(missing, through=1)
+            for shown in ([less], [], [missing, less]):
+                with pytest.raises(
+                    UsageError,
+                    match=r"not what was shown any more, and nothing is accepted; it lacks now: .*1 to 2",
+                ):
+                    await versions.accept_missing(2, "the boss", broker, shown)
+            assert (await versions.book.row()).accepted == ()
+            assert await versions.missing(2, broker) == [missing]
+            [accepted] = await versions.accept_missing(2, "the boss", broker, [missing])
             assert (accepted.source, accepted.after, accepted.through) == (missing.source, 0, 2)
             await until_ready(versions, 2, broker)
             row = await versions.swap(2, "me", broker)
@@ -102,7 +113,7 @@ async def test_the_first_version_does_not_take_what_is_left_for_the_whole(tmp_pa
         broker = runtime.context.broker
         await until(lambda: incomplete(versions, 1, broker), "what is missing")
         assert await rows_of(view, ["a"]) == {}
-        assert len(await versions.accept_missing(1, "me", broker)) == 1
+        assert len(await versions.accept_missing(1, "me", broker, await versions.missing(1, broker))) == 1
         await until_rows(view, fold([OLD[-1], *NEW], 1))
 
 

@@ -269,7 +269,7 @@ async def test_what_is_missing_in_the_version_before_stays_missing_and_what_was_
                 await of_new.swap(2, "me", broker)
             await of_new.drop(2, "me")
             # Accepted: the rows begin without it, and say so, whoever they are made of.
-            [accepted] = await versions.accept_missing(1, "the boss", broker)
+            [accepted] = await versions.accept_missing(1, "the boss", broker, await versions.missing(1, broker))
             await until_all(old, olds([lost[-1], *more]))
             await of_new.rebuild(2, "me")
             await until_ready(of_new, 2, broker)

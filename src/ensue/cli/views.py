@@ -21,7 +21,7 @@ from ensue.errors import UsageError
 from ensue.operations.views import OpenedView, ViewStatus, opened_view, view_status
 from ensue.view import View
 from ensue.views import states
-from ensue.views.ready import Kind, lines
+from ensue.views.ready import lines
 from ensue.views.states import Accepted, ViewRow
 
 app = typer.Typer(
@@ -234,15 +234,14 @@ def accept_missing_(
 
 
 async def _accept(access: OpenedView, view: View, by: Deciding, yes: bool) -> None:
-    found = await access.versions.obstacles(view.version, access.broker)
-    missing = [each for each in found if each.kind is Kind.INCOMPLETE]
+    missing = await access.versions.missing(view.version, access.broker)
     if not missing:
         say(f"view {view.view}: nothing is missing in version {view.version}")
         return
     say(*lines(missing), f"Nothing of it will ever take effect in version {view.version}.")
     await asyncio.to_thread(confirm, "Go on without it?", yes)
     versions = access.deciding(by, "views accept-missing")
-    for each in await versions.accept_missing(view.version, by.actor, access.broker):
+    for each in await versions.accept_missing(view.version, by.actor, access.broker, missing):
         say(f"accepted: {_accepted(each)}")
 
 

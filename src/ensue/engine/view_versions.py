@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from ensue.engine.books import Books
@@ -150,9 +150,24 @@ class Versions:
             obstacles=found,
         )
 
-    async def accept_missing(self, version: int, by: str, broker: Broker) -> list[Accepted]:
-        """A version goes on without what is not to be had: first that is noted in the row, for ever, then done."""
-        missing = [each for each in await self.obstacles(version, broker) if each.kind is Kind.INCOMPLETE]
+    async def missing(self, version: int, broker: Broker) -> list[Obstacle]:
+        """What a version lacks and may never get, for `accept_missing`."""
+        return [each for each in await self.obstacles(version, broker) if each.kind is Kind.INCOMPLETE]
+
+    async def accept_missing(self, version: int, by: str, broker: Broker, shown: Sequence[Obstacle]) -> list[Accepted]:
+        """A version goes on without what is not to be had: first that is noted in the row, for ever, then done.
+
+        shown: what `missing` returned, and somebody saw. Raises UsageError when it is another by now: what came since
+        then nobody has agreed to go on without, and what is asked for again may have come.
+        """
+        missing = await self.missing(version, broker)
+        if [_what(each) for each in missing] != [_what(each) for each in shown]:
+            raise UsageError(
+                f"view {self.name}: what version {version} lacks is not what was shown any more, and nothing is accepted; "
+                f"it lacks now: {'; '.join(lines(missing)) or 'nothing'}. Look at it again",
+                view=self.name,
+                version=version,
+            )
         if not missing:
             return []
         accepted: list[Accepted] = []
@@ -214,6 +229,10 @@ class Versions:
         if version in (await self.book.row()).fed:
             raise UsageError(f"view {self.name}: version {version} is fed again: its place stays")
         await place.remove()
+
+
+def _what(missing: Obstacle) -> tuple[str, int, str, int, int]:
+    return missing.topic, missing.partition, missing.source, missing.after, missing.through
 
 
 async def bounds_of(broker: Broker, wanted: Collection[Where]) -> dict[Where, Bounds]:

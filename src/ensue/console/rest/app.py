@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 
 from ensue.addresses import masked
 from ensue.app import Service
@@ -22,6 +23,7 @@ from ensue.errors import CheckpointConflict, IdempotencyConflict, IdempotencyMis
 from ensue.integrations import problems
 from ensue.integrations.body_limit import BodyLimit
 from ensue.integrations.handlers import add_handlers
+from ensue.integrations.validation import invalid_request
 from ensue.texts import logger
 
 log = logger("ensue.console")
@@ -73,6 +75,7 @@ def api(
     app.add_route("/openapi.json", openapi, ["GET"], include_in_schema=False)
     app.add_middleware(BodyLimit, body_bytes_max=BODY_BYTES_MAX)
     add_handlers(app)
+    app.add_exception_handler(RequestValidationError, invalid_request)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
     return app

@@ -17,7 +17,6 @@ from ensue.operations import views as operations
 from ensue.operations.views import OpenedView
 from ensue.view import View
 from ensue.views import states
-from ensue.views.ready import Kind
 from ensue.views.states import ViewRow
 
 router = APIRouter(route_class=ActionRoute, tags=["views"])
@@ -74,14 +73,14 @@ async def accept_missing(service: Named, body: AcceptMissing, who: Who) -> Respo
 
     async def accept(access: OpenedView, view: View, by: Deciding) -> ViewRow:
         versions = access.deciding(by, who.action.value)
-        obstacles = await versions.obstacles(view.version, access.broker)
-        missing = sum(each.through - each.after for each in obstacles if each.kind is Kind.INCOMPLETE)
-        if missing != body.positions:
+        missing = await versions.missing(view.version, access.broker)
+        count = sum(each.through - each.after for each in missing)
+        if count != body.positions:
             raise UsageError(
-                f"view {view.view}: {missing} positions are missing in version {view.version} now, and "
+                f"view {view.view}: {count} positions are missing in version {view.version} now, and "
                 f"{body.positions} were confirmed: look at it again"
             )
-        await versions.accept_missing(view.version, by.actor, access.broker)
+        await versions.accept_missing(view.version, by.actor, access.broker, missing)
         return await versions.book.row()
 
     return await _decided(who, service, body, accept)
