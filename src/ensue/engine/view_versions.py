@@ -163,8 +163,8 @@ class Versions:
         missing = await self.missing(version, broker)
         if [_what(each) for each in missing] != [_what(each) for each in shown]:
             raise UsageError(
-                f"view {self.name}: what version {version} lacks is not what was shown any more, and nothing is accepted; "
-                f"it lacks now: {'; '.join(lines(missing)) or 'nothing'}. Look at it again",
+                f"view {self.name}: what version {version} lacks is not what was shown any more, "
+                f"and nothing is accepted; it lacks now: {'; '.join(lines(missing)) or 'nothing'}. Look at it again",
                 view=self.name,
                 version=version,
             )
