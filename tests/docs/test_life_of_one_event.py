@@ -26,7 +26,7 @@ STATIONS = [
 ]
 #: In each of these at least one station must lie, or the page skips a part of the way.
 PARTS = (
-    "integrations", "engine/runtime", "stores/sqlite", "engine/relay", "brokers/embedded", "plan", "chain",
+    "integrations", "engine/runtime", "stores/sqlite", "engine/relay", "brokers/embedded", "plan",
     "engine/consumer", "engine/dispatch", "repository", "shop/orders", "shop/customers", "shop/order_history",
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from ensue.cli.completing import services_here
 from ensue.cli.http import Address, listen, read_address, served
 from ensue.cli.loading import load_services
 from ensue.cli.operator import user
@@ -26,7 +27,10 @@ _INSTALL = 'ensue console: pip install "ensue[console]"'
 
 
 def console(
-    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="MODULE:NAME, one or several")],
+    services: Annotated[
+        list[str],
+        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+    ],
     http: Annotated[str, typer.Option(metavar="[HOST]:PORT", help="Listen there; port 0: any that is free")] = _HTTP,
     auth: Annotated[
         str,

@@ -138,6 +138,7 @@ def test_what_would_be_in_vain_is_refused_and_is_no_decision(
     ensue("db", "init", LEDGER)
     ended = ensue("partitions", command, LEDGER, partition)
     assert (ended.code, said in ended.err) == (1, True), ended
-    assert ensue("decisions", "list", LEDGER, "--json").json["total"] == 0
+    decisions = ensue("decisions", "list", LEDGER, "--json").json["decisions"]
+    assert [each["action"] for each in decisions] == ["db init"]
     assert ensue("partitions", "pause", LEDGER, "sales/0").code == 0
     assert "sales/0 is paused already" in ensue("partitions", "pause", LEDGER, "sales/0").err

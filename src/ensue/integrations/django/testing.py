@@ -154,7 +154,10 @@ def _call(handler: Handler, event: Any, step: Step, service: DjangoService) -> N
         entity_id = handler.id_of()(event)
         values[ENTITY] = entity = repository.load_now([entity_id]).get(entity_id)
         if entity is None and not handler.optional:
-            raise EntityMissing(f"{repository.cls.__name__} {entity_id} does not exist, and {handler.where} needs it")
+            name = repository.cls.__name__
+            raise EntityMissing(
+                f"{name} {entity_id} does not exist, and {handler.where} needs it", entity=name, entity_id=entity_id
+            )
     missing = [place for place in order if place not in values]
     if missing:
         raise UsageError(f"deliver(...): {handler.where} takes an SQLAlchemy session, which is not Django's connection")
