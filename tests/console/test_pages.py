@@ -121,7 +121,7 @@ async def test_ten_thousand_letters_are_shown_within_a_second(
         partition = Partition("bank", "wires", 0)
         one = msgspec.structs.replace(
             letter(), partition=partition, error="handler credit: 'x'", error_type="KeyError",
-            envelope=b'{"id":"1","type":"wires.Wired.v1","time":"2026-01-01T00:00:00Z"}',
+            envelope=b'{"id":"1","type":"wires.WiredToBank.v1","time":"2026-01-01T00:00:00Z"}',
         )  # fmt: skip
         many = [
             msgspec.structs.replace(one, key=f"key-{n}", position=n, offset=n, parked_at=1e9 + n) for n in range(10_000)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ensue import Event, Retry, Saga, Service, View
 
 
-class Wired(Event, topic="wires", key="account"):
+class Wired(Event, topic="wires", key="account", type_name="WiredToBank"):
     account: str
     pence: int
     note: str = ""
