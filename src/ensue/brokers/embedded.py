@@ -59,9 +59,11 @@ class EmbeddedBroker(BaseBroker):
         self._generation = self._file.generation
 
     async def close(self) -> None:
-        await self._close_readers()
-        self._ids = {}  # the next open may find another file
-        await self._file.close()
+        try:
+            await self._close_readers()
+        finally:  # also for who is cancelled meanwhile
+            self._ids = {}  # the next open may find another file
+            await self._file.close()
 
     # --- topics
 

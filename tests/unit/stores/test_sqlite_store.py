@@ -57,6 +57,19 @@ def is_there(path: Path) -> bool:
 # --- the file
 
 
+async def test_a_close_that_is_cancelled_while_a_step_ends_listens_no_longer(store: SqliteStore) -> None:
+    assert store._opened is not None
+    wakeup = store._opened.wakeup
+    async with store.transaction():
+        closing = asyncio.create_task(store.close())
+        done, _ = await asyncio.wait({closing}, timeout=0.05)
+        assert not done, "the step is open"
+        closing.cancel()
+        await asyncio.wait({closing})
+        assert wakeup._listener is None
+    await store.close()
+
+
 async def test_the_source_is_the_service_and_eight_random_digits(store: SqliteStore, tmp_path: Path) -> None:
     assert re.fullmatch(r"orders/[0-9a-f]{8}", store.source)
     other = SqliteStore(f"sqlite:///{tmp_path}/other.db", "orders")

@@ -114,7 +114,11 @@ class SqliteStore:
         opened = self._opened
         if opened is None:
             return
-        await opened.writer.close()  # waits for the step that is open
+        try:
+            await opened.writer.close()  # waits for the step that is open
+        except BaseException:  # who is cancelled while it waits may never come again: nobody need wake this process
+            await opened.wakeup.close()
+            raise
         self._opened = None
         opened.readers.close()
         opened.snapshots.close()
