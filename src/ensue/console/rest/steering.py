@@ -115,7 +115,7 @@ async def accept_loss(service: Named, topic: Topic, partition: Number, body: Acc
                     f"{topic}/{partition}: {lost} positions of {body.source} are lost, and {body.positions} were "
                     "confirmed: look at it again"
                 )
-            position = await gaps.accept(access, found.where(access), body.source, by)
+            position = await gaps.accept(access, found.where(access), found.gap, by)
             return GapDecided(topic, partition, body.source, position)
 
         return await who.done_once(access, do)
