@@ -149,8 +149,7 @@ class _Watch:
 
     async def look(self, patience_s: float) -> End | None:
         """Look at what is pending; patience_s: how much longer it may be."""
-        found = await self._access.books.letters_of(self.pending)
-        seen = judged(self.pending, {each.id: each.state for each in found})
+        seen = judged(self.pending, await self._access.books.letter_states(self.pending))
         self._settled += len(seen.settled)
         self._failed |= seen.failed
         moved, self.pending = len(seen.pending) < len(self.pending), set(seen.pending)
