@@ -176,12 +176,19 @@ async def view_rollback(asking: Ask) -> None:
     await view_rebuild(asking)
     async with first.running(), second.running():
         await until_swapped(asking)
-        assert (await ask(asking, f"{SEEN}/view/rollback"))["active"] == 1
+        assert (await ask(asking, f"{SEEN}/view/rollback", version=1))["active"] == 1
+        # The answer was lost, and it is sent again: it does not go forth again.
+        again = await ask(asking, f"{SEEN}/view/rollback", 409, version=1)
+        assert "version 1 is not the one to go back to, 2 is" in again["detail"]
 
 
 async def view_drop(asking: Ask) -> None:
     await view_rebuild(asking)
     assert (await ask(asking, f"{SEEN}/view/drop", version=2))["building"] == 0
+    # A place that no version has may still be there, and is removed: that is a decision too.
+    before = len(await rows(second))
+    await ask(asking, f"{SEEN}/view/drop", version=2)
+    assert len(await rows(second)) == before + 1
 
 
 WAYS: dict[Action, tuple[Callable[[Ask], Awaitable[None]], Any]] = {
@@ -368,7 +375,10 @@ async def test_counts_that_were_not_seen_are_refused() -> None:
         await ask(asking, f"{BOOKS}/gaps/desk/0/accept", 404, source="nobody/1", positions=5)
         group = await group_name(asking)
         assert "4 dead letters" in (await ask(asking, f"{BOOKS}/groups/{group}/discard", 409, dead=3))["detail"]
-        assert (await ask(asking, f"{BOOKS}/groups/{group}/discard", dead=4))["decided"] == 4
+        [seen] = [each["seen"] for each in (await asking.get(f"{BOOKS}/groups")).json()["groups"]]
+        others = await ask(asking, f"{BOOKS}/groups/{group}/discard", 409, dead=4, seen="0" * 16)
+        assert "others than when it was looked at" in others["detail"]
+        assert (await ask(asking, f"{BOOKS}/groups/{group}/discard", dead=4, seen=seen))["decided"] == 4
         assert await letters(asking, state="dead") == []
         await ask(asking, f"{BOOKS}/groups/{group}/discard", 404, dead=4)
 

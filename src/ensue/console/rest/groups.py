@@ -39,17 +39,15 @@ async def list_groups(service: Named, who: Who) -> Response:
 
 @router.post(_GROUPS + "/{group}/discard", **asks(Action.LETTER_DISCARD))
 async def discard_group(service: Named, group: GroupName, body: DiscardGroup, who: Who) -> Response:
-    """Give up every letter of a group that is dead. `dead` has to be how many these are."""
+    """Give up every letter of a group that is dead. `dead` has to be how many these are; with `seen` of the group they
+    also have to be the same ones."""
     by = who.why(body.reason)
     async with who.desk.services.opened(service) as access:
 
         async def do(repeated: Repeated) -> LettersDecided:
             with looking_up():
                 ids = await group_decisions.group_ids(access, group)
-            if len(ids) != body.dead:
-                raise UsageError(
-                    f"group {group} has {len(ids)} dead letters now, and {body.dead} were confirmed: look at it again"
-                )
+            group_decisions.check_confirmed(group, ids, body.dead, body.seen)
             found = []
             async with aclosing(group_decisions.discard_group(access, group, by, ids)) as decided:
                 async for each in decided:

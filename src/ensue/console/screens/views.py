@@ -72,7 +72,7 @@ async def decide(visit: Visit) -> Response:
     fields = await visit.form()
     name, do = fields.text("service"), fields.text("do")
     by, of = visit.deciding(fields.one_of("do", _ACTIONS), fields.text("reason")), visit.services.view(name)
-    version = fields.number("version") if do == "drop" else 0
+    version = fields.number("version") if do in ("rollback", "drop") else 0
 
     async def work(run: Run) -> None:
         async with visit.services.opened_view(name, make=do == "rebuild") as access:
@@ -82,7 +82,7 @@ async def decide(visit: Visit) -> Response:
                 "pause": lambda: versions.book.change(states.pause(by.actor)),
                 "resume": lambda: versions.book.change(states.resume(by.actor, None)),
                 "swap": lambda: versions.swap(of.version, by.actor, access.broker),
-                "rollback": lambda: versions.rollback(by.actor, access.broker),
+                "rollback": lambda: versions.rollback(by.actor, access.broker, version),
                 "drop": lambda: versions.drop(version, by.actor),
             }
             run.tell(_now(await done[do]()))
