@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -86,10 +87,18 @@ class Browser(httpx.AsyncClient):
         return answer.text
 
     async def submit(self, shown: str, path: str, **fields: object) -> httpx.Response:
-        """Send a form with the token that a page has shown."""
-        return await self.post(
-            path, data={"form": token_of(shown), **{name: str(each) for name, each in fields.items()}}
-        )
+        """Send a form with the token that a page has shown, and with what is hidden in the form that does this."""
+        given = {name: str(each) for name, each in fields.items()}
+        return await self.post(path, data={"form": token_of(shown), **hidden_in(shown, path, given["do"]), **given})
+
+
+def hidden_in(page: str, path: str, do: str) -> dict[str, str]:
+    for action, form in re.findall(r'<form method="post" action="([^"]*)"[^>]*>(.*?)</form>', page, re.DOTALL):
+        hidden = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', form)
+        found = {name: html.unescape(value) for name, value in hidden}
+        if (action, found["do"]) == (path, do):
+            return found
+    return {}
 
 
 def token_of(page: str) -> str:

@@ -132,6 +132,20 @@ async def test_a_letter_dies_and_the_list_changes_without_a_reload(url: str, ope
     await picture(page, "failures")
 
 
+async def test_a_page_that_nobody_looks_at_asks_for_nothing(url: str, open_page: Callable[..., Any]) -> None:
+    page = await open_page()
+    look = """hidden => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    async with page.expect_request("**/changes?*"):
+        await page.goto(f"{url}/failures")
+    async with page.expect_event("requestfailed", lambda request: "/changes?" in request.url):  # it is given up
+        await page.evaluate(look, True)
+    async with page.expect_request("**/changes?*"):
+        await page.evaluate(look, False)
+
+
 async def test_back_and_deep_links_lead_to_what_was_there(url: str, open_page: Callable[..., Any]) -> None:
     page = await open_page()
     await page.goto(f"{url}/failures")

@@ -164,7 +164,7 @@ async def test_a_group_is_discarded_once_and_only_when_its_count_is_typed(browse
 
     fields = {"service": "bank", "name": name, "do": "discard", "reason": "old"}
     wrong = await browser.submit(shown, "/group", **fields, count=3)
-    await said(wrong.headers["location"], "2 dead letters now, and 3 was typed: nothing was discarded")
+    await said(wrong.headers["location"], "2 dead letters now, and 3 were confirmed: nothing is discarded")
     assert await states() == {"dead": 2}
 
     # Who goes back and corrects the count is not told of the first time.

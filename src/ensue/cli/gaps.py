@@ -81,7 +81,7 @@ def accept(
                 f"effect in {definition.name}."
             )
             confirm("Go on without them?", yes)
-            watermark = await operations.accept(access, where, gap.source, who)
+            watermark = await operations.accept(access, where, gap, who)
             say(f"accepted: {where} goes on after position {watermark} of {gap.source}")
             if not await anybody_works(access):
                 say(f"No worker of {definition.name} lives: it goes on when one runs (ensue run {service})")

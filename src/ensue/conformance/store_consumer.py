@@ -130,6 +130,16 @@ class Consuming(StoreSuite):
         [gap] = (await self.books(store).checkpoint(PARTITION)).gaps.values()
         assert (gap.state, gap.watermark, gap.needed) == (GapState.OPEN, 9, 20)
 
+    async def test_other_positions_than_were_shown_are_not_accepted(self, store: Store) -> None:
+        lost = Gap(SOURCE, 5, 9, 1.0, GapState.LOST, lost_through=9)
+        await self.save(store, Checkpoint(watermarks={SOURCE: 5}, gaps={SOURCE: lost}))
+        before = await self.books(store).checkpoint(PARTITION)
+        less = Gap(SOURCE, 5, 9, 1.0, GapState.LOST, lost_through=8)
+        with pytest.raises(UsageError):
+            await self.books(store).accept_loss(PARTITION, SOURCE, shown=less)
+        assert await self.books(store).checkpoint(PARTITION) == before
+        assert await self.books(store).accept_loss(PARTITION, SOURCE, shown=lost) == 9
+
     async def test_only_a_lost_gap_can_be_accepted(self, store: Store) -> None:
         await self.save(store, Checkpoint(watermarks={SOURCE: 5}, gaps={SOURCE: Gap(SOURCE, 5, 9, 1.0)}))
         before = await self.books(store).checkpoint(PARTITION)

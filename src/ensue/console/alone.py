@@ -33,6 +33,8 @@ def standalone(
 def _enter(link: OneTimeLink) -> Callable[[Request], Awaitable[Response]]:
     async def enter(request: Request) -> Response:
         """Exchange the token for a session, and leave it behind: the address that stays in the history has none."""
+        if request.method == "HEAD":  # what looks at a link before a person follows it must not use it up
+            return Response(status_code=204)
         try:
             check_loopback(request)
             session = link.redeem(request.query_params.get("token", ""))

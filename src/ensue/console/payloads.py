@@ -93,7 +93,9 @@ def shown_change(action: str, state: Any, mode: Payloads) -> Any:
         if name == "envelope" and isinstance(value, Mapping):
             extensions = value.get("extensions")
             kept = {each: one for each, one in value.items() if each != "extensions"}
-            found[name] = kept | ({} if extensions is None else {"extensions": shown(extensions, mode)})
+            found[name] = shown_headers(kept, mode) | (
+                {} if extensions is None else {"extensions": shown(extensions, mode)}
+            )
         elif name not in _HOLDING_DATA.get(action, ()):
             found[name] = value
         elif mode is not Payloads.NONE:

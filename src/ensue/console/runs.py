@@ -12,6 +12,7 @@ import enum
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ensue.addresses import masked
 from ensue.errors import EnsueError
 from ensue.texts import logger
 
@@ -105,7 +106,7 @@ async def _done(run: Run, work: Work) -> None:
             run.state = RunState.DONE
     except EnsueError as error:
         run.state, run.refused = RunState.FAILED, run.revision == 0
-        run.tell(str(error), run.done)
+        run.tell(masked(str(error)), run.done)
     except asyncio.CancelledError:
         run.state = RunState.FAILED
         run.tell("stopped, since the console was", run.done)

@@ -139,19 +139,31 @@ class Services:
         names: Iterable[str] | None = None,
         *,
         broker: bool = False,
-        answer_s: float = ANSWER_S,
+        answer_s: float | None = None,
     ) -> list[Answer[T]]:
-        """Ask each service, at once; those that fail, or take longer than answer_s, say why, and keep nothing back of
-        the others. names: these alone. Raises NotFound for one that is none."""
+        """Ask each service, at once; those that fail, or take longer than answer_s (None: ANSWER_S), say why, and keep
+        nothing back of the others. names: these alone. Raises NotFound for one that is none."""
         wanted = [self.service(each).name for each in (self.names if names is None else names)]
         return list(await asyncio.gather(*(self._one(each, ask, broker, answer_s) for each in wanted)))
 
-    async def _one(self, name: str, ask: Callable[[Opened], Awaitable[T]], broker: bool, answer_s: float) -> Answer[T]:
+    async def _one(
+        self, name: str, ask: Callable[[Opened], Awaitable[T]], broker: bool, answer_s: float | None
+    ) -> Answer[T]:
+        async def asked() -> T:
+            async with self.opened(name, broker=broker) as access:
+                return await ask(access)
+
+        return await self.answer(name, asked, answer_s)
+
+    async def answer(self, name: str, ask: Callable[[], Awaitable[T]], answer_s: float | None = None) -> Answer[T]:
+        """Ask for something of one service of several. What fails, or takes longer than answer_s (None: ANSWER_S), is
+        an answer that says why."""
+        patience_s = ANSWER_S if answer_s is None else answer_s
         try:
-            async with asyncio.timeout(answer_s), self.opened(name, broker=broker) as access:
-                return Answer(name, await ask(access))
+            async with asyncio.timeout(patience_s):
+                return Answer(name, await ask())
         except TimeoutError:
-            return Answer(name, None, f"no answer within {answer_s:g} s")
+            return Answer(name, None, f"no answer within {patience_s:g} s")
         except EnsueError as error:
             return Answer(name, None, masked(str(error)))
 

@@ -5,6 +5,7 @@ app.mount("/ensue", ensue.console.app(orders, customers, authorize=who))
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from ensue.console.access import Authorize, NotAllowed, NotAuthenticated, actor_
 from ensue.console.headers import SecurityHeaders
 from ensue.console.payloads import Payloads
 from ensue.console.rendering import Rendering
-from ensue.console.same_origin import check_same_origin, checked_origins
+from ensue.console.same_origin import SAFE_METHODS, check_same_origin, checked_origins
 from ensue.console.screens import (
     decisions,
     failures,
@@ -50,6 +51,8 @@ log = logger("ensue.console")
 
 #: Of a form's body. Data that somebody edits is shorter.
 _BODY_BYTES_MAX: Final = 2_000_000
+#: How long a page may take that asks a database, seconds. A flow has a time for each of its parts.
+PAGE_S = 30.0
 _STATIC: Final = Path(__file__).parent / "static"
 
 Screen = Callable[[Visit], Awaitable[Response]]
@@ -136,7 +139,9 @@ def _endpoint(console: Console, here: str, screen: Screen) -> Callable[[Request]
             if not actor.roles:
                 raise NotAllowed(f"{actor.name} has no role here: nothing can be seen")
             visit = Visit(console, request, actor, here, cookie)
-            answer = await screen(visit)
+            # What was sent by a form is brought to its end, whoever waits for it.
+            async with asyncio.timeout(PAGE_S if request.method in SAFE_METHODS and screen is not flow.flow else None):
+                answer = await screen(visit)
         except HTTPException:
             raise  # the host's own answer
         except Exception as error:
@@ -156,6 +161,8 @@ def _error_page(console: Console, request: Request, visit: Visit | None, error: 
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         log.exception("console: %s %s", request.method, request.url.path)
         text = "The console failed at this; its log says more."
+    if isinstance(error, TimeoutError):
+        text = f"No answer within {PAGE_S:g} s: the database is slow, or locked; reload the page."
     title = status.phrase
     if visit is not None:
         name = request.query_params.get("service") or request.path_params.get("service", "")
@@ -186,10 +193,10 @@ def _status_of(error: Exception, method: str) -> HTTPStatus:
             return HTTPStatus.FORBIDDEN
         case NotFound():
             return HTTPStatus.NOT_FOUND
-        case RetryableError():
+        case RetryableError() | TimeoutError():
             return HTTPStatus.SERVICE_UNAVAILABLE
         case UsageError():
-            return HTTPStatus.NOT_FOUND if method == "GET" else HTTPStatus.CONFLICT
+            return HTTPStatus.NOT_FOUND if method in SAFE_METHODS else HTTPStatus.CONFLICT
         case EnsueError():
             return HTTPStatus.CONFLICT
     return HTTPStatus.INTERNAL_SERVER_ERROR

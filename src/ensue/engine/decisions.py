@@ -49,13 +49,22 @@ def check_decision(letter_id: str, letter: DeadLetter | None, state: DeadLetterS
     return letter
 
 
-def accepted(partition: Partition, source: str, gap: Gap | None) -> Gap | None:
-    """Return what is left of a gap whose loss is accepted, None: nothing. Raise UsageError unless it is LOST."""
+def accepted(partition: Partition, source: str, gap: Gap | None, shown: Gap | None = None) -> Gap | None:
+    """Return what is left of a gap whose loss is accepted, None: nothing. shown: as somebody saw it who decided; None:
+    nobody was asked. Raise UsageError unless it is LOST, and just what was shown is."""
     if gap is None or gap.state is not GapState.LOST:
         found = "no gap" if gap is None else f"a gap that is {gap.state}: it is asked for again and may still close"
         raise UsageError(
             f"{partition}: {source} has {found}; only a gap that is {GapState.LOST} can be accepted",
             found=found,
+            source=source,
+        )
+    if shown is not None and (gap.watermark, gap.lost_through) != (shown.watermark, shown.lost_through):
+        raise UsageError(
+            f"{partition}: of {source} positions {gap.watermark + 1} to {gap.lost_through} are lost now, and "
+            f"{shown.watermark + 1} to {shown.lost_through} were when it was decided: nothing is accepted; look again",
+            expected=shown,
+            found=gap,
             source=source,
         )
     if gap.needed > gap.lost_through:

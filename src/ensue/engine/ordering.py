@@ -46,13 +46,20 @@ async def skip(
     who: str,
     why: str,
     also: Also | None = None,
+    seen: int = 0,
 ) -> str:
-    """Have a parked saga go on as if what it is at had come to this; return what that is. Raises UsageError."""
+    """Have a parked saga go on as if what it is at had come to this; return what that is. seen: the revision of the
+    saga at which somebody looked, 0: they do not say. Raises UsageError, also when it is another by now."""
     who, why = checked_words(who, why)
     async with store.transaction() as transaction:
         saga = (await _load(transaction, [key])).get(key)
         if saga is None:
             raise UsageError(f"saga {key} of {dispatcher.definition.name} does not exist")
+        if seen not in (0, saga.revision):
+            raise UsageError(
+                f"saga {key} of {dispatcher.definition.name} is not as it was when it was looked at (it is "
+                f"{saga.status}, at {saga.waits_for or 'nothing'}): nothing is skipped; look at it again"
+            )
         code = dispatcher.definition.sagas.get((saga.name, saga.version))
         found = skip_of(code, saga, number, settled)
         of = found.skip or Skip(("", "", ""))

@@ -122,13 +122,14 @@ class Versions:
         await self._check(version, broker, "swap")
         return await self.book.change(states.swap(version, by))
 
-    async def rollback(self, by: str, broker: Broker) -> ViewRow:
-        """Have queries answered by the version before. Raises UsageError when that is not fed and has fallen behind."""
+    async def rollback(self, by: str, broker: Broker, to: int = 0) -> ViewRow:
+        """Have queries answered by the version before. to: the version that is meant, 0: whichever that is. Raises
+        UsageError when it is another one, and when it is not fed and has fallen behind."""
         row = await self.book.row()
-        states.rollback(by)(row, 0.0)
+        states.rollback(by, to)(row, 0.0)
         if not await self.workers(row.previous):
             await self._check(row.previous, broker, "rollback")
-        return await self.book.change(states.rollback(by))
+        return await self.book.change(states.rollback(by, row.previous))
 
     async def _check(self, version: int, broker: Broker, action: str) -> None:
         found = await self.obstacles(version, broker)

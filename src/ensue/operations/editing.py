@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Container
 
 import msgspec
@@ -23,17 +24,30 @@ from ensue.service import ServiceDefinition
 _OWN = (REPLY, SAGA, TOLD)
 
 
-async def edit(access: Opened, letter_id: str, data: bytes, by: Deciding) -> LetterLine:
+def seen_of(data: bytes) -> str:
+    """What says of the data of a letter that it is still the same. Only for who is shown the data: short ones can be
+    found out by it."""
+    return hashlib.blake2s(data, digest_size=16).hexdigest()
+
+
+async def edit(access: Opened, letter_id: str, data: bytes, by: Deciding, seen: str = "") -> LetterLine:
     """Give a letter that is dead, or retrying, other data, and have it tried again with all its attempts. Returns it as
     it is then. The data and the headers that it had are kept in the decision's `before`.
 
     This service's copy alone changes: what the log has, and what other services got, stays as it was.
-    data: JSON. Raises UsageError for what the event's class cannot decode, which names the field; for another key; for
-    data that is the same; and where the letter is none that can be tried again.
+    data: JSON. seen: `seen_of` the data that was changed into it; empty: nobody says. Raises UsageError for what the
+    event's class cannot decode, which names the field; for another key; for data that is the same; where somebody else
+    has edited it since it was seen; and where the letter is none that can be tried again.
     """
     books = access.books
 
     def change(letter: DeadLetter) -> DeadLetter:
+        if seen and seen != seen_of(letter.data):
+            raise UsageError(
+                f"dead letter {letter_id} is left as it is: somebody has edited it since it was looked at, and what "
+                "they wrote would be lost; look at it again",
+                id=letter_id,
+            )
         return edited(access.service, letter, data)
 
     async def note(transaction: StepTransaction, letter: DeadLetter) -> None:

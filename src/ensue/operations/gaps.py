@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ensue.deciding import Deciding
+from ensue.errors import UsageError
 from ensue.message import Checkpoint, Gap, Partition
 from ensue.operations.opening import Opened
 from ensue.ports import StepTransaction
@@ -30,15 +31,21 @@ async def gaps(access: Opened) -> list[GapAt]:
     ]
 
 
-async def accept(access: Opened, where: Partition, source: str, by: Deciding) -> int:
-    """Go on without what is lost of a source; return the position behind which it goes on. Raises UsageError unless
-    the gap is lost."""
-    books = access.books
+async def accept(access: Opened, where: Partition, shown: Gap, by: Deciding) -> int:
+    """Go on without what is lost of a source; return the position behind which it goes on. shown: the gap as somebody
+    saw it: what is lost besides by now nobody has agreed to go on without. Raises UsageError unless that gap is lost,
+    and for a view, of which it has to be kept what it goes on without."""
+    if access.service.is_view:
+        raise UsageError(
+            f"{access.service.name} is a view, of which it is kept what it goes on without: ensue views accept-missing "
+            f"{access.target}"
+        )
+    books, source = access.books, shown.source
 
     async def note(transaction: StepTransaction, gap: Gap, left: Gap | None) -> None:
         await books.record(transaction, by, "gaps accept", _target(where, source), gap, left)
 
-    return await books.accept_loss(where, source, note)
+    return await books.accept_loss(where, source, note, shown)
 
 
 async def forget(access: Opened, where: Partition, source: str, by: Deciding) -> None:

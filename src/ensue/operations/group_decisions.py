@@ -14,7 +14,7 @@ from ensue.engine.clock import SystemClock
 from ensue.errors import UsageError
 from ensue.message import DeadLetter, DeadLetterState, Partition
 from ensue.operations.brake import judged, waves
-from ensue.operations.groups import FAILED, Group, Grouping, cause_of, found_group
+from ensue.operations.groups import FAILED, Group, Grouping, cause_of, found_group, seen_of
 from ensue.operations.letter_decisions import LetterDecided, Wanted, dead_ids, decide_all, decided, decider
 from ensue.operations.letters import anybody_works, line_of
 from ensue.operations.opening import Opened
@@ -72,6 +72,21 @@ async def group_ids(access: Opened, name: str) -> frozenset[str]:
     """Ids of the letters of a group that are dead now. Raises UsageError when there is no such group."""
     found_group(name, await groups(access))
     return await dead_ids(access, _of(name))
+
+
+def check_confirmed(name: str, ids: Collection[str], count: int, seen: str = "") -> None:
+    """Raise UsageError unless these letters of a group are those that somebody has confirmed. count: how many they saw.
+    seen: and which, as `Group.seen` had it; empty: they do not say."""
+    if len(ids) != count:
+        raise UsageError(
+            f"group {name} has {len(ids)} dead letters now, and {count} were confirmed: nothing is discarded; look at "
+            "it again"
+        )
+    if seen and seen != seen_of(ids):
+        raise UsageError(
+            f"group {name} has {count} dead letters, but others than when it was looked at: nothing is discarded; look "
+            "at it again"
+        )
 
 
 async def discard_group(
@@ -149,8 +164,7 @@ class _Watch:
 
     async def look(self, patience_s: float) -> End | None:
         """Look at what is pending; patience_s: how much longer it may be."""
-        found = await self._access.books.letters_of(self.pending)
-        seen = judged(self.pending, {each.id: each.state for each in found})
+        seen = judged(self.pending, await self._access.books.letter_states(self.pending))
         self._settled += len(seen.settled)
         self._failed |= seen.failed
         moved, self.pending = len(seen.pending) < len(self.pending), set(seen.pending)

@@ -6,9 +6,13 @@ fault has the same name on every machine, and after a deploy that has moved the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import operator
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -24,7 +28,7 @@ _HANDLER = re.compile(r"handler ([^\s:]+): ")
 _CALL = re.compile(
     r'^  File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)(?:\n    (?P<source>.*))?', re.MULTILINE
 )
-_NAME_BYTES = 4
+_NAME_BYTES, _MARK_BYTES = 4, 8
 
 
 class Cause(NamedTuple):
@@ -61,6 +65,8 @@ class Group(msgspec.Struct, kw_only=True):
     last_at: float
     last: str
     """Id of the last one."""
+    seen: str = ""
+    """Of which letters are dead: another text as soon as it is one more, one less, or another one."""
 
 
 def cause_of(error_type: str, error: str) -> Cause:
@@ -84,12 +90,26 @@ def said_of(error: str) -> str:
     return _HANDLER.sub("", error.partition("\n")[0], count=1)
 
 
+def seen_of(ids: Iterable[str]) -> str:
+    """What `Group.seen` is of letters with these ids, in any order.
+
+    >>> seen_of(["a", "b"]) == seen_of(["b", "a"]) != seen_of(["a", "c"])
+    True
+    """
+    return f"{functools.reduce(operator.xor, map(_mark_of, ids), 0):0{2 * _MARK_BYTES}x}"
+
+
+def _mark_of(letter_id: str) -> int:
+    return int.from_bytes(hashlib.blake2s(letter_id.encode(), digest_size=_MARK_BYTES).digest())
+
+
 class Grouping:
     """Takes letters in the order of setting aside; keeps nothing of them but the counts, and what the last one says."""
 
     def __init__(self) -> None:
         self._groups: dict[Cause, Group] = {}
         self._last: dict[Cause, str] = {}
+        self._seen: Counter[Cause] = Counter()
 
     def add(self, letter: DeadLetter | LetterLine) -> Cause:
         """Return its cause, by which it is counted."""
@@ -100,7 +120,9 @@ class Grouping:
                 name=cause.name, handler=cause.handler, error_type=cause.error_type, error="", place="",
                 first_at=letter.parked_at, last_at=letter.parked_at, last=letter.id,
             )  # fmt: skip
-        group.dead += letter.state is DeadLetterState.DEAD
+        if letter.state is DeadLetterState.DEAD:
+            group.dead += 1
+            self._seen[cause] ^= _mark_of(letter.id)
         group.retrying += letter.state is DeadLetterState.RETRYING
         group.last_at, group.last = letter.parked_at, letter.id
         self._last[cause] = letter.error
@@ -111,6 +133,7 @@ class Grouping:
         """The largest first; of one size, that which failed last."""
         for cause, error in self._last.items():
             self._groups[cause].error, self._groups[cause].place = said_of(error), place_of(error)
+            self._groups[cause].seen = f"{self._seen[cause]:0{2 * _MARK_BYTES}x}"
         return sorted(self._groups.values(), key=lambda each: (each.dead + each.retrying, each.last_at), reverse=True)
 
 

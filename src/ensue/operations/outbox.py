@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ensue.codec import decode_envelope
 from ensue.engine.books import Books
+from ensue.engine.portion import Portion
 from ensue.message import HeldPartition, OutboxRecord
 from ensue.operations.opening import Opened
 from ensue.operations.readable import read_json
@@ -31,11 +32,13 @@ class OutboxLine(msgspec.Struct, kw_only=True):
 
 
 class OutboxPage(msgspec.Struct, kw_only=True):
-    """sent: up to this position all is in the log. head: the last position that was written."""
+    """sent: up to this position all is in the log. head: the last position that was written. more: there may be further
+    records behind the last one."""
 
     sent: int
     head: int
     records: list[OutboxLine]
+    more: bool = False
 
 
 class Sent(NamedTuple):
@@ -58,13 +61,33 @@ class Sent(NamedTuple):
         return None if first is None or record.position < first.position else first
 
 
-async def outbox(access: Opened, after: int, limit: int, *, unsent: bool = False) -> OutboxPage:
+async def outbox(
+    access: Opened, after: int, limit: int, *, unsent: bool = False, bytes_max: int | None = None
+) -> OutboxPage:
     """Up to `limit` records behind the position `after`, in the order in which they are sent. unsent: those alone that
-    are not known to be in the log. What the retention took is gone."""
+    are not known to be in the log. bytes_max: of them all; fewer records are returned when they have more, at least
+    one. What the retention took is gone."""
     store, sent = access.store, await Sent.of(access.books)
     head = max((await store.outbox_heads()).values(), default=0)
-    records = await store.outbox_after(max(after, sent.through) if unsent else after, limit)
-    return OutboxPage(sent=sent.through, head=head, records=[_line(each, sent) for each in records])
+    position, left = max(after, sent.through) if unsent else after, bytes_max
+    portion, records = Portion(limit), list[OutboxRecord]()
+    while len(records) < limit:
+        read = await store.outbox_after(position, min(portion.limit, limit - len(records)))
+        if not read:
+            return _page(records, sent, head, more=False)
+        portion.took(read)
+        for each in read:
+            if left is not None:
+                left -= len(each.data) + len(each.envelope)
+                if left < 0 and records:
+                    return _page(records, sent, head, more=True)
+            records.append(each)
+        position = read[-1].position
+    return _page(records, sent, head, more=True)
+
+
+def _page(records: Sequence[OutboxRecord], sent: Sent, head: int, *, more: bool) -> OutboxPage:
+    return OutboxPage(sent=sent.through, head=head, records=[_line(each, sent) for each in records], more=more)
 
 
 def _line(record: OutboxRecord, sent: Sent) -> OutboxLine:

@@ -91,12 +91,13 @@ async def order(access: Opened, keys: Sequence[str], what: Ordered, by: Deciding
     await ordering.order(access.store, dispatcher, keys, what, by.actor, by.reason, _note(access, by))
 
 
-async def skip(access: Opened, key: str, operation: int | None, settled: Settled, by: Deciding) -> str:
+async def skip(access: Opened, key: str, operation: int | None, settled: Settled, by: Deciding, seen: int = 0) -> str:
     """Have a parked saga go on as if what it is at had come to this; return what that is. operation: its number, where
-    it is at several. Raises UsageError."""
+    it is at several. seen: the revision at which somebody looked at it, 0: they do not say. Raises UsageError, also
+    when it has gone on since."""
     dispatcher = await dispatcher_of(access)
     return await ordering.skip(
-        access.store, dispatcher, key, operation, settled, by.actor, by.reason, _note(access, by)
+        access.store, dispatcher, key, operation, settled, by.actor, by.reason, _note(access, by), seen
     )
 
 

@@ -20,6 +20,8 @@ from ensue.tables import RECURRING, TIMERS
 [_BY_TIME] = TIMERS.lookups
 [_STEPS] = RECURRING.lookups
 _STEPS_MAX = 10_000
+#: Rows read in one query: of the largest events they are some tens of megabytes.
+_AT_ONCE = 64
 _NAMED_MAX = 10
 
 Due = tuple[float, int, str]
@@ -50,15 +52,39 @@ async def timers(access: Opened, after: str | None, limit: int) -> tuple[list[Ti
     return found, there
 
 
-async def timer_page(access: Opened, after: Due | None, limit: int) -> tuple[list[TimerLine], int, Due | None]:
+async def timer_page(
+    access: Opened, after: Due | None, limit: int, bytes_max: int | None = None
+) -> tuple[list[TimerLine], int, Due | None]:
     """As `timers`, behind a place at which there need not be anything any more; and the place of the last one of a full
-    page, behind which the next one begins."""
+    page, behind which the next one begins. bytes_max: of their data; it is full with fewer when they have more, with
+    one at least."""
     reader = access.store.rows()
-    rows = await reader.find(TIMERS, _BY_TIME, (), after=after or (), limit=limit)
+    rows, full = await _rows(reader, after or (), limit, bytes_max)
     there = await reader.count(TIMERS, _BY_TIME, ())
     steps = await _steps(reader)
-    following = place_of(rows[-1]) if len(rows) == limit else None
+    following = place_of(rows[-1]) if rows and full else None
     return [_line(timer_of(row), steps) for row in rows], there, following
+
+
+async def _rows(
+    reader: RowReader, after: Sequence[object], limit: int, bytes_max: int | None
+) -> tuple[list[Row], bool]:
+    """Up to `limit` rows, and whether there may be more."""
+    found: list[Row] = []
+    left = bytes_max
+    while len(found) < limit:
+        wanted = min(_AT_ONCE, limit - len(found))
+        rows = await reader.find(TIMERS, _BY_TIME, (), after=after, limit=wanted)
+        for row in rows:
+            if left is not None:
+                left -= len(timer_of(row).data)
+                if left < 0 and found:
+                    return found, True
+            found.append(row)
+        if len(rows) < wanted:
+            return found, False
+        after = place_of(rows[-1])
+    return found, True
 
 
 async def refuse_runs(access: Opened, ids: Sequence[str]) -> None:

@@ -138,12 +138,15 @@ def _not_building(row: ViewRow, version: int) -> str:
     return "is not built: `ensue views rebuild` builds it"
 
 
-def rollback(by: str) -> Rule:
-    """Queries go back to the version before, which was seen to be as far as the active one; that becomes previous."""
+def rollback(by: str, to: int = 0) -> Rule:
+    """Queries go back to the version before, which was seen to be as far as the active one; that becomes previous. to:
+    the version that is meant; 0: whichever it is. Who says it and asks twice does not go there and back."""
 
     def rule(row: ViewRow, now: float) -> ViewRow:
         if not row.previous:
             raise _refused(row, Action.ROLLBACK, "there is no version to go back to")
+        if to not in (0, row.previous):
+            raise _refused(row, Action.ROLLBACK, f"version {to} is not the one to go back to, {row.previous} is")
         return _to(row, Action.ROLLBACK, active=row.previous, previous=row.active, swapped_at=now, by=by)
 
     return rule

@@ -176,12 +176,19 @@ async def view_rollback(asking: Ask) -> None:
     await view_rebuild(asking)
     async with first.running(), second.running():
         await until_swapped(asking)
-        assert (await ask(asking, f"{SEEN}/view/rollback"))["active"] == 1
+        assert (await ask(asking, f"{SEEN}/view/rollback", version=1))["active"] == 1
+        # The answer was lost, and it is sent again: it does not go forth again.
+        again = await ask(asking, f"{SEEN}/view/rollback", 409, version=1)
+        assert "version 1 is not the one to go back to, 2 is" in again["detail"]
 
 
 async def view_drop(asking: Ask) -> None:
     await view_rebuild(asking)
     assert (await ask(asking, f"{SEEN}/view/drop", version=2))["building"] == 0
+    # A place that no version has may still be there, and is removed: that is a decision too.
+    before = len(await rows(second))
+    await ask(asking, f"{SEEN}/view/drop", version=2)
+    assert len(await rows(second)) == before + 1
 
 
 WAYS: dict[Action, tuple[Callable[[Ask], Awaitable[None]], Any]] = {
@@ -368,7 +375,10 @@ async def test_counts_that_were_not_seen_are_refused() -> None:
         await ask(asking, f"{BOOKS}/gaps/desk/0/accept", 404, source="nobody/1", positions=5)
         group = await group_name(asking)
         assert "4 dead letters" in (await ask(asking, f"{BOOKS}/groups/{group}/discard", 409, dead=3))["detail"]
-        assert (await ask(asking, f"{BOOKS}/groups/{group}/discard", dead=4))["decided"] == 4
+        [seen] = [each["seen"] for each in (await asking.get(f"{BOOKS}/groups")).json()["groups"]]
+        others = await ask(asking, f"{BOOKS}/groups/{group}/discard", 409, dead=4, seen="0" * 16)
+        assert "others than when it was looked at" in others["detail"]
+        assert (await ask(asking, f"{BOOKS}/groups/{group}/discard", dead=4, seen=seen))["decided"] == 4
         assert await letters(asking, state="dead") == []
         await ask(asking, f"{BOOKS}/groups/{group}/discard", 404, dead=4)
 
@@ -482,3 +492,55 @@ async def test_who_closes_the_connection_has_no_further_letter_released(desk: Pa
         assert len(await letters(asking, state="dead")) == 3
         # How far it came is not known to its key: nothing is released a second time under it.
         await ask(asking, f"{BOOKS}/groups/{group}/retry", 409, key="1")
+
+
+@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+async def test_a_retry_whose_client_is_gone_closes_the_database(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, spec_version: str
+) -> None:
+    """Servers of 2.3 have Starlette cancel all that an answer awaits, closing too."""
+    (desk / "broken").unlink()
+    kind = type(books.make_store())
+    close, closed = kind.close, list[int]()
+
+    async def closes(store: Any) -> None:
+        await asyncio.sleep(0)  # as one over the network does
+        await close(store)
+        closed.append(1)
+
+    async with client() as asking:
+        group = await group_name(asking)
+        first = asyncio.Event()
+        begun = iter([{"type": "http.request", "body": json.dumps(WHY).encode()}])
+
+        async def receive() -> dict[str, Any]:
+            if (message := next(begun, None)) is None:
+                await first.wait()
+                return {"type": "http.disconnect"}
+            return message
+
+        async def send(message: Any) -> None:
+            if first.is_set():
+                if spec_version == "2.4":
+                    raise OSError("the client is gone")
+                await asyncio.Event().wait()
+            if message.get("body"):
+                first.set()
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1",
+            "method": "POST", "path": f"{BOOKS}/groups/{group}/retry", "raw_path": b"", "query_string": b"",
+            "headers": [(b"x-user", b"ann"), (b"content-type", b"application/json")],
+            "server": ("desk", 80), "client": ("desk", 1), "scheme": "http", "root_path": "",
+        }  # fmt: skip
+        async with books.running():
+            monkeypatch.setattr(kind, "close", closes)
+            try:
+                await desk_api()(scope, receive, send)
+            except ClientDisconnect:
+                assert spec_version == "2.4"
+
+            async def over() -> bool:
+                return closed == [1]
+
+            await until(over, "the database is closed")

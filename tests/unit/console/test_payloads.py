@@ -64,6 +64,8 @@ def test_a_decision_shows_what_was_decided_and_hides_the_data_that_it_kept() -> 
     found = shown_change("dead-letters edit", before, Payloads.MASKED)
     assert found == {"state": "dead", "data": "***", "envelope": {"id": "1", "extensions": {"tenant": "***"}}}
     assert "4111" not in repr(shown_change("dead-letters edit", before, Payloads.NONE))
+    stranger = {"envelope": {"id": "1", "tenant": "acme"}}
+    assert shown_change("dead-letters edit", stranger, Payloads.MASKED) == {"envelope": {"id": "1", "tenant": "***"}}
     skipped = {"number": 2, "result": {"iban": "DE"}, "failure": {"name": "Refused", "data": {"iban": "DE"}}}
     assert "DE" not in repr(shown_change("sagas skip", skipped, Payloads.MASKED))
     assert shown_change("gaps accept", {"data": 1}, Payloads.MASKED) == {"data": 1}

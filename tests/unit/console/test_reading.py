@@ -266,3 +266,46 @@ async def test_it_works_under_a_prefix_of_another_application(host: Starlette) -
         assert (document["openapi"], document["servers"]) == ("3.1.0", [{"url": "/ops/ensue"}])
         answer = await asking.get("/ops/ensue/services/nobody")
         assert (answer.status_code, answer.json()["instance"]) == (404, "/ops/ensue/services/nobody")
+
+
+@pytest.mark.usefixtures("desk")
+async def test_a_page_ends_early_where_data_are_large_and_no_read_brings_more_than_memory_bears(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[int] = []
+    kind = type(shop.make_store())
+    read = kind.outbox_after
+
+    async def reads(store: Any, after: int, limit: int) -> Any:
+        limits.append(limit)
+        return await read(store, after, limit)
+
+    monkeypatch.setattr(kind, "outbox_after", reads)
+    async with client() as asking:
+        whole = {path: await get(asking, path, limit=10_000) for path in (f"{SHOP}/outbox", f"{SHOP}/timers")}
+        assert limits[0] <= 64  # before it is known how large they are
+        monkeypatch.setattr("ensue.console.rest.steering.PAGE_BYTES_MAX", 1)
+        for path, what in ((f"{SHOP}/outbox", "records"), (f"{SHOP}/timers", "timers")):
+            page = await get(asking, path, limit=10_000)
+            assert (len(page[what]), page["next"] is None) == (1, False)
+            assert await all_pages(asking, path, what, 10_000) == whole[path][what]
+
+
+@pytest.mark.usefixtures("desk")
+async def test_large_letters_are_read_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = json.dumps({"customer": "key", "note": "y" * 600_000}).encode()
+    await put(*(set_aside(number, data=large, at=float(number)) for number in range(40)))
+    async with client() as asking, books_of(books) as (store, found):
+        kind = type(store.rows())
+        find, brought = kind.find, list[int]()
+
+        async def finds(reader: Any, *arguments: Any, **options: Any) -> Any:
+            rows = await find(reader, *arguments, **options)
+            brought.append(sum(len(value) for row in rows for value in row if isinstance(value, bytes)))
+            return rows
+
+        monkeypatch.setattr(kind, "find", finds)
+        assert max(await get_groups(asking), key=lambda each: each["dead"])["dead"] == 40
+        assert max(brought) < 20_000_000 < sum(brought)
+        ids = [each.id for each in await found.letters()]
+        assert len(await found.letter_states(ids)) == len(ids) == 45

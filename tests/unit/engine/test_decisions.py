@@ -59,3 +59,12 @@ def test_what_a_gap_needs_beyond_the_loss_is_left_of_it(needed: int, left: bool)
     lost = Gap(SOURCE, 5, needed, 1.5, GapState.LOST, 9, held_offset=20, held_previous=9)
     expected = Gap(SOURCE, 9, needed, 1.5, held_offset=20, held_previous=9)
     assert accepted(PARTITION, SOURCE, lost) == (expected if left else None)
+
+
+@pytest.mark.parametrize("shown", [(5, 8), (5, 10), (4, 9), (6, 9)])
+def test_what_is_lost_by_now_besides_what_was_shown_is_not_given_up(shown: tuple[int, int]) -> None:
+    lost = Gap(SOURCE, 5, 9, 1.5, GapState.LOST, 9)
+    seen = Gap(SOURCE, shown[0], 9, 1.5, GapState.LOST, shown[1])
+    with pytest.raises(UsageError, match=r"positions 6 to 9 are lost now, and .* nothing is accepted"):
+        accepted(PARTITION, SOURCE, lost, seen)
+    assert accepted(PARTITION, SOURCE, lost, Gap(SOURCE, 5, 20, 2.0, GapState.LOST, 9)) is None

@@ -18,5 +18,8 @@ SagaName = Annotated[str, Path(max_length=63, pattern=r"^[A-Za-z_][A-Za-z0-9_-]*
 SagaId = Annotated[str, Path(min_length=1, max_length=200)]
 #: Of one page.
 PAGE, PAGE_MAX = 100, 10_000
+#: Of users' data on one page: it is shorter than was asked for where they are large. A record may have a megabyte, and
+#: whoever may look at ten thousand of them must not take the host's memory by that.
+PAGE_BYTES_MAX = 16 << 20
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 After = Annotated[str | None, Query(max_length=1_000, description="`next` of the page before")]

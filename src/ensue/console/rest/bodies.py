@@ -38,6 +38,7 @@ class PurgeLetters(Why):
 
 class DiscardGroup(Why):
     dead: int = Field(ge=1, description="How many of its letters are dead, as it was seen: another count is refused")
+    seen: str = Field("", pattern=r"^([0-9a-f]{16})?$", description="`seen` of the group: other letters are refused")
 
 
 class AcceptLoss(Why):
@@ -95,6 +96,14 @@ class ResumeBuild(Why):
 
 class AcceptMissing(Why):
     positions: int = Field(ge=1, description="How many positions are missing, as it was seen: another count is refused")
+
+
+class RollBack(Why):
+    version: int = Field(
+        0, ge=0, le=999_999,
+        description="To which to go back, as it was seen: another one is refused. Without it, asked for twice goes "
+        "there and back",
+    )  # fmt: skip
 
 
 class DropVersion(Why):

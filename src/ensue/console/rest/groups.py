@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
 from ensue.addresses import masked
 from ensue.console.access import Action
+from ensue.console.apart import Following, apart
 from ensue.console.rest.answers import HEADERS, GroupList, LettersDecided, answered, written
 from ensue.console.rest.asked import GroupName, Named, Who
 from ensue.console.rest.bodies import DiscardGroup, Why
 from ensue.console.rest.finding import looking_up
 from ensue.console.rest.letters import decided_of
 from ensue.console.rest.route import ActionRoute, again, asks
-from ensue.errors import EnsueError, UsageError
+from ensue.errors import EnsueError
 from ensue.operations import group_decisions
 from ensue.operations.group_decisions import Progress
 from ensue.operations.repeats import Repeated, done_once
@@ -38,17 +39,15 @@ async def list_groups(service: Named, who: Who) -> Response:
 
 @router.post(_GROUPS + "/{group}/discard", **asks(Action.LETTER_DISCARD))
 async def discard_group(service: Named, group: GroupName, body: DiscardGroup, who: Who) -> Response:
-    """Give up every letter of a group that is dead. `dead` has to be how many these are."""
+    """Give up every letter of a group that is dead. `dead` has to be how many these are; with `seen` of the group they
+    also have to be the same ones."""
     by = who.why(body.reason)
     async with who.desk.services.opened(service) as access:
 
         async def do(repeated: Repeated) -> LettersDecided:
             with looking_up():
                 ids = await group_decisions.group_ids(access, group)
-            if len(ids) != body.dead:
-                raise UsageError(
-                    f"group {group} has {len(ids)} dead letters now, and {body.dead} were confirmed: look at it again"
-                )
+            group_decisions.check_confirmed(group, ids, body.dead, body.seen)
             found = []
             async with aclosing(group_decisions.discard_group(access, group, by, ids)) as decided:
                 async for each in decided:
@@ -74,37 +73,39 @@ async def retry_group(service: Named, group: GroupName, body: Why, who: Who) -> 
     """
     by = who.why(body.reason)
     key, fingerprint = await who.key()
-    stack = AsyncExitStack()
+    before: list[Repeated] = []
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        async with who.desk.services.opened(service) as access, done_once(access, key, fingerprint) as repeated:
+            if repeated.answer is not None:  # of a group that is gone since, perhaps
+                before.append(repeated)
+                return
+            with looking_up():
+                await group_decisions.group_ids(access, group)
+            async with (
+                aclosing(group_decisions.retry_group(access, group, by)) as progress,
+                aclosing(_lines(repeated, progress)) as found,
+            ):
+                async for each in found:
+                    yield each
+
+    rest = apart(lines)
+    first = await anext(rest, b"")  # what is refused is refused here, as a problem
+    if before:
+        return again(before[0])
+    return Following(first, rest, headers=HEADERS, media_type=LINES)
+
+
+async def _lines(repeated: Repeated, progress: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:
+    line = b""
     try:
-        access = await stack.enter_async_context(who.desk.services.opened(service))
-        repeated = await stack.enter_async_context(done_once(access, key, fingerprint))
-        if repeated.answer is not None:  # of a group that is gone since, perhaps
-            await stack.aclose()
-            return again(repeated)
-        with looking_up():
-            await group_decisions.group_ids(access, group)
-        progress = await stack.enter_async_context(aclosing(group_decisions.retry_group(access, group, by)))
-        first = await anext(progress, None)  # what is refused is refused here, as a problem
-    except BaseException as error:
-        # The stack ends as by the error: a key that has done nothing is free again.
-        await stack.__aexit__(type(error), error, error.__traceback__)
-        raise
-    return StreamingResponse(_lines(stack, repeated, first, progress), headers=HEADERS, media_type=LINES)
-
-
-async def _lines(
-    stack: AsyncExitStack, repeated: Repeated, first: Progress | None, progress: AsyncGenerator[Progress, None]
-) -> AsyncIterator[bytes]:
-    repeated.started = True
-    async with stack:
-        line = b"" if first is None else written(first) + b"\n"
-        try:
-            if line:
-                yield line
-            async for each in progress:
-                line = written(each) + b"\n"
-                yield line
-        except EnsueError as error:  # the status has gone out: the last line says it
-            line = written({"end": "stopped", "detail": masked(str(error))}) + b"\n"
+        async for each in progress:
+            repeated.started = True
+            line = written(each) + b"\n"
             yield line
-        await repeated.keep(200, {"Content-Type": LINES}, line)
+    except EnsueError as error:
+        if not repeated.started:
+            raise
+        line = written({"end": "stopped", "detail": masked(str(error))}) + b"\n"  # the status has gone out
+        yield line
+    await repeated.keep(200, {"Content-Type": LINES}, line)

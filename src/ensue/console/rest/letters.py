@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
+from ensue.addresses import masked
 from ensue.console.access import Action
 from ensue.console.payloads import shown, shown_bytes, shown_headers
 from ensue.console.rest.answers import (
@@ -170,7 +171,7 @@ async def _many(who: Asking, service: str, body: ManyLetters, state: DeadLetterS
                 except RetryableError as error:
                     if not found:
                         raise
-                    stopped = str(error)
+                    stopped = masked(str(error))
                     break
                 repeated.started = True
                 found.append(LetterDecided(each.id, each.key, outcome))

@@ -21,7 +21,7 @@ from ensue.console.rest.answers import (
     TimerShown,
     answered,
 )
-from ensue.console.rest.asked import PAGE, After, Limit, Named, Number, Topic, Who
+from ensue.console.rest.asked import PAGE, PAGE_BYTES_MAX, After, Limit, Named, Number, Topic, Who
 from ensue.console.rest.bodies import AcceptLoss, CancelTimers, OfSource, PublishEvent, Replay, Rewind, Why
 from ensue.console.rest.cursors import cursor_of, read_numbered
 from ensue.console.rest.finding import reading
@@ -115,7 +115,7 @@ async def accept_loss(service: Named, topic: Topic, partition: Number, body: Acc
                     f"{topic}/{partition}: {lost} positions of {body.source} are lost, and {body.positions} were "
                     "confirmed: look at it again"
                 )
-            position = await gaps.accept(access, found.where(access), body.source, by)
+            position = await gaps.accept(access, found.where(access), found.gap, by)
             return GapDecided(topic, partition, body.source, position)
 
         return await who.done_once(access, do)
@@ -173,7 +173,7 @@ async def list_outbox(
     async with who.desk.services.opened(service) as access:
         if not access.store.capabilities.publishes:
             raise NotFound(f"{access.service.name} publishes nothing: its database has no outbox")
-        page = await outbox.outbox(access, after, limit, unsent=unsent)
+        page = await outbox.outbox(access, after, limit, unsent=unsent, bytes_max=PAGE_BYTES_MAX)
     records = [
         Record(
             position=each.position, previous=each.previous, topic=each.topic, partition=each.partition, key=each.key,
@@ -182,7 +182,7 @@ async def list_outbox(
         )
         for each in page.records
     ]  # fmt: skip
-    following = records[-1].position if len(records) == limit else None
+    following = records[-1].position if page.more else None
     return answered(RecordPage(records, page.sent, page.head, following, mode))
 
 
@@ -244,7 +244,7 @@ async def list_timers(service: Named, who: Who, after: After = None, limit: Limi
     """List events that are published later, in the order in which they are due."""
     begin = None if after is None else read_numbered(after)
     async with who.desk.services.opened(service) as access:
-        found, total, last = await timers.timer_page(access, begin, limit)
+        found, total, last = await timers.timer_page(access, begin, limit, PAGE_BYTES_MAX)
     following = None if last is None else cursor_of(last[0], last[2], str(last[1]))
     return answered(TimerPage([_timer(each, who) for each in found], total, following, who.desk.payloads))
 

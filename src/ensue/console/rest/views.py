@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from ensue.console.access import Action
 from ensue.console.rest.answers import answered
 from ensue.console.rest.asked import Named, Who
-from ensue.console.rest.bodies import AcceptMissing, DropVersion, Rebuild, ResumeBuild, Why
+from ensue.console.rest.bodies import AcceptMissing, DropVersion, Rebuild, ResumeBuild, RollBack, Why
 from ensue.console.rest.route import ActionRoute, Asking, asks
 from ensue.deciding import Deciding
 from ensue.errors import UsageError
@@ -87,11 +87,11 @@ async def accept_missing(service: Named, body: AcceptMissing, who: Who) -> Respo
 
 
 @router.post(_VIEW + "/rollback", **asks(Action.VIEW_ROLLBACK))
-async def roll_back(service: Named, body: Why, who: Who) -> Response:
-    """Have queries answered by the version that was asked before."""
+async def roll_back(service: Named, body: RollBack, who: Who) -> Response:
+    """Have queries answered by the version that was asked before. Say which that is: `previous` of the view."""
 
     async def back(access: OpenedView, view: View, by: Deciding) -> ViewRow:
-        return await access.deciding(by, who.action.value).rollback(by.actor, access.broker)
+        return await access.deciding(by, who.action.value).rollback(by.actor, access.broker, body.version)
 
     return await _decided(who, service, body, back)
 

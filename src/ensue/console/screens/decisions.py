@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,11 +13,9 @@ from starlette.responses import Response, StreamingResponse
 
 from ensue.console.apart import apart
 from ensue.console.payloads import shown_change
-from ensue.console.services import Answer, NotOpened
-from ensue.console.visit import Visit, read, said
+from ensue.console.visit import Visit, read
 from ensue.deciding import Decision
-from ensue.errors import EnsueError, UsageError
-from ensue.operations.decisions import decision_count, decisions, last_decisions, opened_decisions
+from ensue.operations.decisions import decision_count, decisions, last_decisions
 
 #: On one page, of all services together.
 _SHOWN = 200
@@ -24,26 +23,23 @@ _SHOWN = 200
 
 async def all_decisions(visit: Visit) -> Response:
     names = visit.services.names
-    found = await asyncio.gather(*(_last(visit, name) for name in names))
-    known = [(name, one) for name, one in zip(names, found, strict=True) if not isinstance(one, Answer)]
+    found = await asyncio.gather(*(visit.services.answer(name, partial(_last, visit, name)) for name in names))
+    known = [(each.service, each.found) for each in found if each.found is not None]
     rows = [(name, each) for name, (last, _) in known for each in last]
     rows.sort(key=lambda each: (each[1].decided_at, each[1].id), reverse=True)
     return visit.page(
         "decisions",
         changes=names,
         names=names,
-        troubles=[each for each in found if isinstance(each, Answer)],
+        troubles=[each for each in found if each.error],
         total=sum(total for _, (_, total) in known),
         decisions=[(name, each, *_states(visit, each)) for name, each in rows[:_SHOWN]],
     )
 
 
-async def _last(visit: Visit, name: str) -> tuple[list[Decision], int] | Answer[None]:
-    try:
-        async with opened_decisions(visit.services.service(name)) as books:
-            return await last_decisions(books, _SHOWN), await decision_count(books)
-    except EnsueError as error:
-        return Answer(name, None, said(error))
+async def _last(visit: Visit, name: str) -> tuple[list[Decision], int]:
+    async with visit.services.opened_decisions(name) as books:
+        return await last_decisions(books, _SHOWN), await decision_count(books)
 
 
 def _states(visit: Visit, decision: Decision) -> tuple[Any, Any]:
@@ -56,14 +52,11 @@ def _states(visit: Visit, decision: Decision) -> tuple[Any, Any]:
 async def as_lines(visit: Visit) -> Response:
     """All decisions on a service as JSON, a line each; before and after as far as payloads are shown."""
     service = visit.services.service(visit.asked("service"))
-    try:
-        async with opened_decisions(service) as books:
-            await decision_count(books)  # what is wrong is said before the answer begins
-    except UsageError as error:
-        raise NotOpened(str(error)) from error
+    async with visit.services.opened_decisions(service.name) as books:
+        await decision_count(books)  # what is wrong is said before the answer begins
 
     async def lines() -> AsyncGenerator[bytes, None]:
-        async with opened_decisions(service) as books, aclosing(decisions(books)) as found:
+        async with visit.services.opened_decisions(service.name) as books, aclosing(decisions(books)) as found:
             async for each in found:
                 before, after = _states(visit, each)
                 yield msgspec.json.encode(msgspec.structs.asdict(each) | {"before": before, "after": after}) + b"\n"

@@ -126,6 +126,7 @@ async def letter(visit: Visit) -> Response:
         headers=visit.headers(found.headers),
         open=found.state in (*FAILED, DeadLetterState.WAITING),
         editable=_editable(visit, found.raw) if failed else None,
+        seen=editing.seen_of(found.raw) if visit.shows_all else "",
         may=visit.may(_OF_LETTERS),
     )
 
@@ -145,14 +146,14 @@ async def decide_on_letter(visit: Visit) -> Response:
     fields = await visit.form()
     service, letter_id, do = fields.text("service"), fields.text("id"), fields.text("do")
     by = visit.deciding(fields.one_of("do", _OF_LETTERS), fields.text("reason"))
-    data = fields.text("data", "") if do == "edit" else ""
     if do == "edit" and not visit.shows_all:
         raise UsageError("payloads are not shown whole here, so nothing can be edited: use ensue dead-letters edit")
+    data, seen = (fields.text("data"), fields.text("seen")) if do == "edit" else ("", "")
 
     async def work(run: Run) -> None:
         async with visit.opened(service) as access:
             if do == "edit":
-                line = await editing.edit(access, letter_id, data.encode("utf-8", "surrogatepass"), by)
+                line = await editing.edit(access, letter_id, data.encode("utf-8", "surrogatepass"), by, seen)
             elif do == "retry":
                 [known] = await letter_decisions.chosen(access, [letter_id])
                 if known.garbage:
@@ -175,12 +176,12 @@ async def decide_on_group(visit: Visit) -> Response:
     fields = await visit.form()
     service, name, do = fields.text("service"), fields.text("name"), fields.text("do")
     by = visit.deciding(fields.one_of("do", _OF_GROUPS), fields.text("reason"))
-    count = fields.number("count") if do == "discard" else 0
+    count, seen = (fields.number("count"), fields.text("seen")) if do == "discard" else (0, "")
     # Kept with the service, so that another process of the console knows the form too.
     key = key_of(by.actor, "POST", f"console /group {do}", fields.form.id)
 
     async def work(run: Run) -> None:
-        fingerprint = fingerprint_of(*map(str.encode, (service, name, do, str(count))))
+        fingerprint = fingerprint_of(*map(str.encode, (service, name, do, str(count), seen)))
         async with visit.opened(service) as access, done_once(access, key, fingerprint) as repeated:
             if repeated.answer is not None:
                 run.tell(f"this form was sent before, and did this: {repeated.answer.body.decode()}")
@@ -192,12 +193,9 @@ async def decide_on_group(visit: Visit) -> Response:
                 if not repeated.started:
                     run.tell("no letter of it is dead: the service still tries those that are retrying")
             else:
+                # What has died since the person looked is not given up with it.
                 ids = await group_decisions.group_ids(access, name)
-                if len(ids) != count:  # what has died since the person looked is not given up with it
-                    raise UsageError(
-                        f"group {name} has {len(ids)} dead letters now, and {count} was typed: nothing was discarded; "
-                        "look at the group again"
-                    )
+                group_decisions.check_confirmed(name, ids, count, seen)
                 repeated.started = True
                 await _discarded(run, access, name, by, ids)
             await repeated.keep(200, {}, run.said.encode())

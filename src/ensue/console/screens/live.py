@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -19,6 +20,9 @@ from ensue.view import View
 A = TypeVar("A")
 Ask = Callable[[A], Awaitable[str]]
 _RUN_LOOK_S = 0.25
+#: How long a database may take to say how it stands. After that the page is asked for anew, and says what is wrong:
+#: a stream that only waited would leave it as it was, without a word.
+LOOK_S = 5.0
 
 
 async def changes(visit: Visit) -> Response:
@@ -70,11 +74,12 @@ class _Watched(Generic[A]):
         try:
             if self._access is None:
                 self._access = await self._stack.enter_async_context(self._open())
-            return await self._ask(self._access)
-        except EnsueError as error:
+            async with asyncio.timeout(LOOK_S):
+                return await self._ask(self._access)
+        except (EnsueError, TimeoutError) as error:
             self._access = None
             await self._stack.aclose()
-            return f"{self._name}: {said(error)}"
+            return f"{self._name}: {said(error) or 'no answer'}"
 
 
 def _watched(visit: Visit, name: str) -> list[_Watched[Any]]:

@@ -47,6 +47,7 @@ async def loss(visit: Visit) -> Response:
         number=number,
         gap=found,
         count=_lost(found),
+        of_view=visit.services.service(name).is_view,
         may=visit.may({"accept": Action.GAP_ACCEPT}),
     )
 
@@ -66,7 +67,7 @@ async def accept(visit: Visit) -> Response:
                     f"{topic}/{number} of {name}: {_lost(gap)} messages of {source} are lost now, and {count} was "
                     "typed: nothing was accepted; look at the gap again"
                 )
-            goes_on = await operations.accept(access, Partition(name, topic, number), source, by)
+            goes_on = await operations.accept(access, Partition(name, topic, number), gap, by)
         run.tell(f"{topic}/{number} goes on behind position {goes_on} of {source}")
 
     back = link("/loss", service=name, topic=topic, number=number, source=source)

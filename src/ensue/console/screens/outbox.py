@@ -12,6 +12,8 @@ from ensue.operations.outbox import OutboxLine, OutboxPage, outbox
 
 #: Records on one page, records looked at for it, and in one read.
 _SHOWN, _LOOKED_AT_MAX, _AT_ONCE = 50, 5_000, 200
+#: Of the records of one read, and of those on one page: a record may have a megabyte.
+_BYTES_MAX = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +43,21 @@ async def search(visit: Visit) -> Response:
     )
     found: list[OutboxLine] = []
     page: OutboxPage | None = None
-    looked_at, position, more = 0, after, False
+    looked_at, position, size, full = 0, after, 0, False
     async with visit.opened(service) as access:
         while access.store.capabilities.publishes:
-            page = await outbox(access, position, _AT_ONCE, unsent=wanted.unsent)
+            page = await outbox(access, position, _AT_ONCE, unsent=wanted.unsent, bytes_max=_BYTES_MAX)
             for each in page.records:
                 looked_at, position = looked_at + 1, each.position
                 if wanted.has(each):
                     found.append(each)
-                if len(found) == _SHOWN or looked_at == _LOOKED_AT_MAX:
+                    size += len(each.raw)
+                full = len(found) == _SHOWN or size >= _BYTES_MAX or looked_at == _LOOKED_AT_MAX
+                if full:
                     break
-            more = position < page.head and bool(page.records)
-            if len(page.records) < _AT_ONCE or len(found) == _SHOWN or looked_at >= _LOOKED_AT_MAX:
+            if full or not page.more:
                 break
+    more = full and page is not None and position < page.head
     following = link(
         "/outbox", service=service, after=position, type=wanted.type, key=wanted.key, id=wanted.id,
         sent="no" if wanted.unsent else "",

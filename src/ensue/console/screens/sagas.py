@@ -63,6 +63,7 @@ async def saga(visit: Visit) -> Response:
         changes=[name],
         service=name,
         saga=saga_seen(name, found),
+        revision=found.revision,
         reason=found.reason,
         correlation_id=found.correlation_id,
         payload=visit.payload(found.request),
@@ -77,11 +78,12 @@ async def decide(visit: Visit) -> Response:
     by = visit.deciding(fields.one_of("do", _ACTIONS), fields.text("reason"))
     settled = _settled(fields) if do == "skip" else None
     operation = fields.number("operation") if do == "skip" and fields.text("operation", "") else None
+    seen = fields.number("revision") if do == "skip" else 0
 
     async def work(run: Run) -> None:
         async with visit.opened(name) as access:
             if settled is not None:
-                skipped = await operations.skip(access, key, operation, settled, by)
+                skipped = await operations.skip(access, key, operation, settled, by, seen)
                 run.tell(f"saga {key}: {skipped} is skipped as soon as a worker reads it")
                 return
             await operations.order(access, [key], "retry" if do == "retry" else "cancel", by)

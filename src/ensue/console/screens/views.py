@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.responses import Response
 
 from ensue.console.access import Action
 from ensue.console.rendering import link
 from ensue.console.runs import Run
-from ensue.console.services import Answer
-from ensue.console.visit import Visit, said
-from ensue.errors import EnsueError
+from ensue.console.visit import Visit
 from ensue.operations.views import ViewStatus, view_status
 from ensue.view import View
 from ensue.views import states
@@ -42,7 +41,7 @@ _SAID = {
 
 async def views(visit: Visit) -> Response:
     names = [name for name in visit.services.names if isinstance(visit.services.service(name), View)]
-    answers = await asyncio.gather(*(_status(visit, name) for name in names))
+    answers = await asyncio.gather(*(visit.services.answer(name, partial(_status, visit, name)) for name in names))
     return visit.page(
         "views",
         changes=names,
@@ -51,11 +50,8 @@ async def views(visit: Visit) -> Response:
     )
 
 
-async def _status(visit: Visit, name: str) -> Answer[ViewStatus]:
-    try:
-        return Answer(name, await view_status(visit.services.view(name)))
-    except EnsueError as error:
-        return Answer(name, None, said(error))
+async def _status(visit: Visit, name: str) -> ViewStatus:
+    return await view_status(visit.services.view(name))
 
 
 async def view(visit: Visit) -> Response:
@@ -72,7 +68,7 @@ async def decide(visit: Visit) -> Response:
     fields = await visit.form()
     name, do = fields.text("service"), fields.text("do")
     by, of = visit.deciding(fields.one_of("do", _ACTIONS), fields.text("reason")), visit.services.view(name)
-    version = fields.number("version") if do == "drop" else 0
+    version = fields.number("version") if do in ("rollback", "drop") else 0
 
     async def work(run: Run) -> None:
         async with visit.services.opened_view(name, make=do == "rebuild") as access:
@@ -82,7 +78,7 @@ async def decide(visit: Visit) -> Response:
                 "pause": lambda: versions.book.change(states.pause(by.actor)),
                 "resume": lambda: versions.book.change(states.resume(by.actor, None)),
                 "swap": lambda: versions.swap(of.version, by.actor, access.broker),
-                "rollback": lambda: versions.rollback(by.actor, access.broker),
+                "rollback": lambda: versions.rollback(by.actor, access.broker, version),
                 "drop": lambda: versions.drop(version, by.actor),
             }
             run.tell(_now(await done[do]()))

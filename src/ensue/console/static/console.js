@@ -65,15 +65,25 @@
   }
 
   let changes = null;
+  let waiting = null;
 
+  function unwatch() {
+    if (changes) changes.close();
+    changes = null;
+    clearTimeout(waiting);
+    waiting = null;
+  }
+
+  // A browser has six connections for one server: pages that nobody looks at must not keep them from the others.
   function watch() {
+    unwatch();
+    if (document.hidden) return;
     changes = new EventSource(live.dataset.changes);
     changes.addEventListener("changed", () => {
       due = true;
       update();
     });
     // Each stream ends after some seconds, and the browser asks for the next one: only if that fails it is said.
-    let waiting = null;
     changes.addEventListener("error", () => {
       waiting = waiting || setTimeout(() => {
         connection.textContent = "· not up to date: no connection to the console";
@@ -86,14 +96,17 @@
     });
   }
 
-  document.addEventListener("visibilitychange", update);
-  // A page in the back-forward cache has no connection: it is looked at anew when somebody comes back to it.
-  window.addEventListener("pagehide", () => changes && changes.close());
-  window.addEventListener("pageshow", (event) => {
-    if (!event.persisted) return;
-    due = true;
+  // What changed while nobody looked is not known: the page is looked at anew when somebody comes back to it.
+  function again() {
     watch();
+    if (document.hidden) return;
+    due = true;
     update();
-  });
+  }
+
+  document.addEventListener("visibilitychange", again);
+  // A page in the back-forward cache has no connection either.
+  window.addEventListener("pagehide", unwatch);
+  window.addEventListener("pageshow", (event) => event.persisted && again());
   watch();
 })();

@@ -13,8 +13,9 @@ from ensue.message import Partition
 from ensue.ports import Lookup, Row, StepTransaction, Store, Table
 from ensue.tables import LEASES
 
-#: Rows read in one query, where there may be many.
-_PAGE = 500
+#: Rows read in one query before it is known how large they are; then up to _GROWTH times as many as the last time, as
+#: long as one query brings no more bytes than that: a letter may have a megabyte.
+FIRST_PAGE, _GROWTH, _PAGE_MAX, _PAGE_BYTES = 32, 4, 500, 16 << 20
 
 AlsoOfIds = Callable[[StepTransaction, Sequence[str]], Awaitable[None]]
 
@@ -49,10 +50,11 @@ class Base:
         """The rows of one place of a lookup, page by page. since, after: where to begin, see `RowReader.find`."""
         reader = self._store.rows()
         columns = [table.columns.index(name) for name in lookup.order]
-        left = limit
+        left, fitting = limit, FIRST_PAGE
         while left is None or left > 0:
-            page = _PAGE if left is None else min(_PAGE, left)
+            page = fitting if left is None else min(fitting, left)
             rows = await reader.find(table, lookup, equal, since=() if after else since, after=after, limit=page)
+            fitting = next_page(rows, fitting)
             for row in rows:
                 yield row
             if len(rows) < page:
@@ -91,3 +93,13 @@ class Base:
     def _partition(self, place: str) -> Partition:
         topic, _, number = place.rpartition("/")
         return Partition(self.subscription, topic, int(number))
+
+
+def next_page(rows: Sequence[Row], page: int) -> int:
+    """How many rows to ask for next, after a read of up to `page`: more, as long as they are small.
+
+    >>> next_page([(b"small",)] * 32, 32), next_page([(bytes(1_000_000),)] * 32, 32)
+    (128, 16)
+    """
+    size = sum([len(value) for row in rows for value in row if isinstance(value, bytes | memoryview | str)])
+    return max(1, min(_PAGE_MAX, page * _GROWTH, _PAGE_BYTES * len(rows) // max(size, 1) if rows else page))

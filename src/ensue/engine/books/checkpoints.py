@@ -101,16 +101,17 @@ class Checkpoints(Decisions):
         partition: Partition,
         source: str,
         also: Callable[[StepTransaction, Gap, Gap | None], Awaitable[None]] | None = None,
+        shown: Gap | None = None,
     ) -> int:
         """An operator accepts a LOST gap: the watermark moves to its lost_through, which is returned; the gap goes, or
         is OPEN again when it needs more than that. The revision moves, so a running worker notices. also: what is done
-        with the gap, and with what is left of it, in the same transaction.
-        Raises UsageError when that gap is not LOST."""
+        with the gap, and with what is left of it, in the same transaction. shown: the gap as the operator saw it.
+        Raises UsageError when that gap is not LOST, or other positions are lost than was shown."""
         async with self._store.transaction() as transaction:
             rows = await transaction.load_rows(CHECKPOINTS, [partition.place])
             checkpoint = _checkpoint(rows[0]) if rows else Checkpoint()
             gap = checkpoint.gaps.pop(source, None)
-            left = accepted(partition, source, gap)
+            left = accepted(partition, source, gap, shown)
             assert gap is not None
             if left is not None:
                 checkpoint.gaps[source] = left

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ensue.engine.books.base import AlsoOfIds
+from ensue.engine.books.base import FIRST_PAGE, AlsoOfIds, next_page
 from ensue.engine.books.checkpoints import Checkpoints, checkpoint_moved
 from ensue.engine.decisions import check_decision
 from ensue.errors import CheckpointConflict, RowConflict
@@ -19,8 +19,7 @@ from ensue.tables import LETTERS
 _BY_PLACE, BY_STATE = LETTERS.lookups
 #: So many records that were not signed are kept of each partition.
 REFUSED_MAX = 100
-#: Asked for in one query.
-_PAGE = 500
+_STATE = LETTERS.columns.index("state")
 
 Aside = tuple[float, Partition, int]
 """When a letter was set aside, in which partition, and its number there: the order of letters."""
@@ -130,12 +129,16 @@ class Letters(Checkpoints):
         rows = await self._store.rows().get(LETTERS, [letter_id])
         return self._letter(rows[0]) if rows else None
 
-    async def letters_of(self, ids: Collection[str]) -> list[DeadLetter]:
-        """The letters with these ids, in any order; missing ones are left out."""
-        found: list[DeadLetter] = []
+    async def letter_states(self, ids: Collection[str]) -> dict[str, DeadLetterState]:
+        """In which state each of these letters is; of those that are not there, no entry. Their data are not kept in
+        memory meanwhile: there may be many."""
+        found: dict[str, DeadLetterState] = {}
         reader, wanted = self._store.rows(), list(ids)
-        for begin in range(0, len(wanted), _PAGE):
-            found += [self._letter(row) for row in await reader.get(LETTERS, wanted[begin : begin + _PAGE])]
+        begin, page = 0, FIRST_PAGE
+        while begin < len(wanted):
+            rows = await reader.get(LETTERS, wanted[begin : begin + page])
+            found |= {row[0]: DeadLetterState(row[_STATE]) for row in rows}
+            begin, page = begin + page, next_page(rows, page)
         return found
 
     async def last_letter(self, partition: Partition) -> int:

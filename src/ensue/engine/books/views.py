@@ -8,7 +8,7 @@ from ensue.deciding import Deciding
 from ensue.engine.books.base import encode
 from ensue.engine.books.decisions import Decisions
 from ensue.errors import RowConflict
-from ensue.ports import Row
+from ensue.ports import Row, StepTransaction
 from ensue.tables import VIEWS
 from ensue.views.states import Accepted, Rule, State, ViewRow
 
@@ -47,18 +47,23 @@ class ViewBook(Decisions):
                     found = _row(rows[0]) if rows else ViewRow(self.subscription)
                     following = rule(found, transaction.now)
                     if following == found:
+                        # What is done besides, to a place that no version has, say, is a decision all the same.
+                        await self._note(transaction, found, found)
                         return found
                     following = msgspec.structs.replace(following, revision=self._next(found.revision))
                     if rows:
                         await transaction.update_rows(VIEWS, [_stored(following)], expect=[found.revision])
                     else:
                         await transaction.insert_rows(VIEWS, [_stored(following)])
-                    if self._deciding is not None:
-                        by, action = self._deciding
-                        await self.record(transaction, by, action, self.subscription, found, following)
+                    await self._note(transaction, found, following)
                 return following
             except RowConflict:
                 continue
+
+    async def _note(self, transaction: StepTransaction, before: ViewRow, after: ViewRow) -> None:
+        if self._deciding is not None:
+            by, action = self._deciding
+            await self.record(transaction, by, action, self.subscription, before, after)
 
 
 def _row(row: Row) -> ViewRow:
