@@ -47,16 +47,22 @@ class Origin:
     tracestate: str = ""
 
     @contextmanager
-    def holding(self, step: Step) -> Iterator[None]:
-        """The step is open in this block."""
+    def holding(self, step: Step, keep: Callable[[StoredResponse], Awaitable[None]]) -> Iterator[None]:
+        """The step is open in this block, and `keep` stores an answer in its transaction: unless it is one of another
+        task, which commits by itself, so that an answer in it would be one to what is not done."""
         counts = self.task is not None and self.task is asyncio.current_task()
+        before = self.keep
         if counts:
             self.steps.append(step)
+        if counts or self.task is None:
+            self.keep = keep
         try:
             yield
         finally:
             if counts:
                 self.steps.remove(step)
+            if self.keep is keep:
+                self.keep = before
 
     async def flush(self) -> None:
         """Write what the open steps have changed, so that what the database makes of it is known."""

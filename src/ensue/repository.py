@@ -12,7 +12,7 @@ import typing
 import zlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from ensue.aggregate.aggregate import Aggregate
 from ensue.aggregate.kind import kind_of
@@ -37,6 +37,14 @@ class Repository(Protocol[T]):
 
     async def save(self, transaction: StepTransaction, changed: Mapping[Any, T], created: Mapping[Any, T]) -> None:
         """Write back entities that were loaded (`changed`) and insert those that a handler returned (`created`)."""
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A repository whose entities may hold what only the database can work out, an SQL expression say."""
+
+    def unsettled(self, entity: Any) -> bool:
+        """Whether a changed or new entity must be saved and loaded anew before another handler has it."""
 
 
 class TableRepository(Generic[T]):

@@ -18,7 +18,7 @@ from ensue.cli.main import app as command_line
 from ensue.errors import UsageError
 from ensue.integrations.django import DjangoService, project
 from ensue.integrations.django.checks import check_settings, check_tables
-from ensue.integrations.django.management.commands.ensue import GROUPS, TARGET, with_target
+from ensue.integrations.django.management.commands.ensue import GROUPS, TARGET, with_target, without_djangos
 from ensue.integrations.django.urls_of import database_url
 from ensue.stores.postgres.url import parse
 
@@ -113,6 +113,11 @@ def test_databases_that_a_worker_cannot_share_are_refused() -> None:
     database_at("memory", ENGINE="django.db.backends.sqlite3", NAME=":memory:")
     with pytest.raises(UsageError, match="a worker has others"):
         DjangoService("django-desk", using="memory", publishes=[Opened]).make_store()
+
+
+def test_the_command_may_say_which_settings_as_every_command_of_django() -> None:
+    assert without_djangos(["run", "--settings", "shop.live", "--processes", "2"]) == ["run", "--processes", "2"]
+    assert without_djangos(["--pythonpath=src", "gaps", "list", "--settings=shop.live"]) == ["gaps", "list"]
 
 
 def test_the_command_names_the_service_where_ensue_wants_it() -> None:

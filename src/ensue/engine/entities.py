@@ -22,7 +22,7 @@ from ensue.handler import Handler
 from ensue.mapped import SqlAlchemyRepository
 from ensue.message import Message
 from ensue.ports import DocumentTransaction, StepTransaction
-from ensue.repository import AggregateRepository, Repository, TableRepository
+from ensue.repository import AggregateRepository, Repository, Settling, TableRepository
 from ensue.step import Outgoing, SessionAsked, Step
 from ensue.tracing import Processing
 
@@ -61,11 +61,12 @@ class Entities:
     unsettled: ids of those that must be saved and loaded anew before another handler has them.
     """
 
-    __slots__ = ("changed", "created", "found", "mapped", "repository", "streamed", "unsettled")
+    __slots__ = ("changed", "created", "found", "mapped", "repository", "settling", "streamed", "unsettled")
 
     def __init__(self, repository: Repository[Any]) -> None:
         self.repository = repository
         self.mapped = repository if isinstance(repository, SqlAlchemyRepository) else None
+        self.settling = repository if isinstance(repository, Settling) else None
         self.streamed = repository if isinstance(repository, AggregateRepository) else None
         self.unsettled: set[Any] = set()
         self.found: dict[Any, Any] = {}
@@ -111,8 +112,6 @@ class Entities:
         left = entity if result is None else result
         if left is not None:
             mapped.notice(left)
-            if mapped.unsettled(left):
-                self.unsettled.add(entity_id)
         return entity
 
 
@@ -187,7 +186,7 @@ class EntityRun:
             await entities.load(transaction, outgoing)
         links = Links(loaded.values())
         watched = links.watched
-        mapped = any(each.mapped is not None for each in loaded.values())
+        settling = any(each.settling is not None for each in loaded.values())
         budget = budget or Budget()
         now, until = budget.now, budget.now() + budget.left_s
         trace, limit, is_at_hand = self._trace, self._limit, logs.at_hand.set
@@ -201,7 +200,7 @@ class EntityRun:
             at += len(todo)
             if self.index and (
                 now() >= until
-                or (mapped and any(each in entities.unsettled or links.stale(entities) for _, entities, each in todo))
+                or (settling and any(each in entities.unsettled or links.stale(entities) for _, entities, each in todo))
             ):
                 count = self.index
                 break
@@ -228,6 +227,10 @@ class EntityRun:
                 was = entity
                 if entities.mapped is not None:
                     entity = entities.settled(entities.mapped, transaction, entity_id, entity, result)
+                if entities.settling is not None:
+                    left = entity if result is None else result
+                    if left is not None and entities.settling.unsettled(left):
+                        entities.unsettled.add(entity_id)
                 entities.left(entity_id, entity, result)
                 if watched:
                     links.left(entities, was, entities.found.get(entity_id))

@@ -372,12 +372,8 @@ class Runtime:
                             transaction, origin.correlation_id, origin.traceparent, origin.idempotency_key
                         )
                         step.outgoing.trace = trace
-                        origin.keep = partial(books.keep_answer, transaction)
-                        with origin.holding(step):
-                            try:
-                                yield step
-                            finally:
-                                origin.keep = None
+                        with origin.holding(step, partial(books.keep_answer, transaction)):
+                            yield step
                             if (keyed and origin.earlier is not None) or (origin.refused and step in origin.steps):
                                 raise _Undone
                         if origin.fingerprint and not origin.settled:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ensue.integrations import problems
 from ensue.integrations.request_origin import no_step_left_open, origin_of
 from ensue.integrations.tokens import TOKENS, Tokens
-from ensue.origin import coming_from
+from ensue.origin import coming_from, current_origin
 
 _CORRELATION_ID = "X-Correlation-Id"
 
@@ -32,12 +32,15 @@ class Exchange:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or problems.CORRELATION_ID in scope:  # of an app that is mounted in another one
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive)
         given = await origin_of(request)
         given.task = asyncio.current_task()
+        if problems.CORRELATION_ID in scope and (outer := current_origin()) is not None:
+            # Of an app that is mounted in another one: who asks, and which tokens there are, is what this one says.
+            given.correlation_id, given.committed = outer.correlation_id, outer.committed
         scope[problems.CORRELATION_ID] = given.correlation_id
         tokens: Tokens | None = scope.get(TOKENS)
         if tokens is not None:

@@ -76,6 +76,11 @@ def install(
     Raises UsageError when routes are there already, or when a later call says another of what holds for the app.
     """
     check_service(service)
+    if not isinstance(app, FastAPI):
+        raise UsageError(
+            f"install(app, ...) of ensue.integrations.fastapi on a {type(app).__name__}, expected a FastAPI app: for "
+            "one of Starlette take that of .starlette"
+        )
     said = installed_in(app)
     if said is None:
         if any(isinstance(route, APIRoute) for route in app.routes):

@@ -19,6 +19,8 @@ from ensue.integrations.tokens import TOKENS
 from ensue.origin import AlreadyAnswered, current_origin
 
 Endpoint = Callable[..., Awaitable[Response] | Response]
+#: What an endpoint in a step has: whose step it is.
+_IN_STEP = "__ensue_in_step__"
 
 
 def in_step(service: Service) -> Callable[[Endpoint], Callable[..., Coroutine[Any, Any, Response]]]:
@@ -30,10 +32,15 @@ def in_step(service: Service) -> Callable[[Endpoint], Callable[..., Coroutine[An
     this (a middleware, or a decorator such as `requires`).
 
     A plain `def` runs in a thread. A method of an HTTPEndpoint is decorated in the same way.
-    Raises UsageError when a request comes to an app in which nothing is installed.
+    Raises UsageError above another `in_step`, and when a request comes to an app in which nothing is installed.
     """
 
     def decorate(endpoint: Endpoint) -> Callable[..., Coroutine[Any, Any, Response]]:
+        if (inner := getattr(endpoint, _IN_STEP, None)) is not None:  # functools.wraps hands it on
+            raise UsageError(
+                f"@in_step({service.signs_as}) above @in_step({inner}): an endpoint has one step, since two services "
+                "commit one after the other. Publish an event, and let the other service handle it"
+            )
         is_async = inspect.iscoroutinefunction(endpoint)
         called = endpoint if is_async else functools.partial(run_in_threadpool, endpoint)
 
@@ -57,8 +64,11 @@ def in_step(service: Service) -> Callable[[Endpoint], Callable[..., Coroutine[An
                     await keep(request, given, response, request.scope.get(TOKENS))
             except AlreadyAnswered as answer:
                 return again(answer.response)
+            finally:
+                given.refused = False  # of this step alone: not of a second try, nor of a background task's
             return response
 
+        setattr(answered, _IN_STEP, service.signs_as)
         return answered
 
     return decorate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from ensue import Command, Event, Failure
 
 
@@ -17,6 +19,10 @@ class DjangoTicketClosed(Event, topic="django.desk", key="ticket_id"):
 class DjangoTicketCount(Event, topic="django.desk", key="ticket_id"):
     ticket_id: int
     count: int
+
+
+class DjangoBadgeSeen(Event, topic="django.badges", key="badge_id"):
+    badge_id: uuid.UUID
 
 
 class DjangoNoTicket(Failure):

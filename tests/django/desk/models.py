@@ -24,3 +24,23 @@ class Comment(models.Model):
 
     class Meta:
         app_label = "desk"
+
+
+class Badge(models.Model):
+    """Holds what the database makes when the row is written."""
+
+    id = models.UUIDField(primary_key=True)
+    count = models.IntegerField(db_default=7)
+    remark = models.JSONField(null=True)
+
+    class Meta:
+        app_label = "desk"
+
+
+class Seat(models.Model):
+    pk = models.CompositePrimaryKey("line", "number")
+    line = models.IntegerField()
+    number = models.IntegerField()
+
+    class Meta:
+        app_label = "desk"

@@ -36,12 +36,7 @@ def lent(alias: str, session: Session) -> Iterator[None]:
     connections[alias] = wrapper
     try:
         yield
-        if wrapper.needs_rollback:
-            raise UsageError(
-                "the step cannot commit, since Django has marked its transaction for rollback: an error of the "
-                "database was caught in it. Let it pass, or put what may fail into `with transaction.atomic():`",
-                caught=wrapper.rollback_exc,
-            )
+        check_not_broken(wrapper)
         if wrapper.savepoint_ids:
             raise UsageError(
                 "the handler has left a savepoint open, of an atomic block that was entered and not left: use "
@@ -51,6 +46,31 @@ def lent(alias: str, session: Session) -> Iterator[None]:
     finally:
         connections[alias] = own
         wrapper.take_back()
+
+
+def check_not_broken(connection: Any) -> None:
+    """Raise UsageError when Django has marked the transaction for rollback."""
+    if connection.needs_rollback:
+        raise UsageError(
+            "the step cannot commit, since Django has marked its transaction for rollback: an error of the "
+            "database was caught in it. Let it pass, or put what may fail into `with transaction.atomic():`",
+            caught=connection.rollback_exc,
+        )
+
+
+@contextmanager
+def no_statements(alias: str) -> Iterator[None]:
+    """In this thread Django sends nothing to that database: around an entity step, which is called on the event loop,
+    where its connection is not the step's; and in a test of one, which is to find that out."""
+    with connections[alias].execute_wrapper(_no_statement):
+        yield
+
+
+def _no_statement(execute: Any, sql: str, *_: Any) -> NoReturn:
+    raise UsageError(
+        f"a statement in an entity step, which is called without a database: {sql[:100]!r}. Use what the entity and "
+        "the event hold, or write the handler without an entity: it may use the ORM"
+    )
 
 
 def _wrapper_of(alias: str, backend: type, settings: dict[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from ensue.errors import UsageError
 from ensue.event import event_type
-from ensue.integrations.django.service import current_step
+from ensue.integrations.django.service import of_thread
 from ensue.sessions.publisher import Publisher
 from ensue.step import Outgoing
 from ensue.stores.step_dialect import StepDialect
@@ -138,7 +138,7 @@ def publish(
     at: datetime.datetime | None,
 ) -> None:
     """In a handler with its step, else in Django's transaction."""
-    step = current_step.get()
+    step = of_thread.step
     if step is None:
         service.outlet.publish(events, extensions, after, at)
         return

@@ -29,7 +29,8 @@ class DjangoRepository(Generic[T]):
     the lock for writing as it is), and saves them by `bulk_update` and `bulk_create`.
 
     These send no signals and call no `save()`; `auto_now` fields keep what they have. An entity that a handler was
-    given is saved with all its columns; it is not deleted. A model with a parent model has two tables: refused.
+    given is saved with all its columns; it is not deleted. A model with a parent model has two tables: refused, as is
+    one with a composite key, whose parts no event names in one field.
     """
 
     def __init__(self, model: type[T]) -> None:
@@ -40,6 +41,11 @@ class DjangoRepository(Generic[T]):
             raise UsageError(
                 f"DjangoRepository({model.__name__}): it is abstract, a proxy, or has a parent model, so that it is "
                 "not one table: take the model that has the columns"
+            )
+        if meta.pk.get_internal_type() == "CompositePrimaryKey":
+            raise UsageError(
+                f"DjangoRepository({model.__name__}): its primary key is a composite one, and an event names an entity "
+                "by one field: handle the event without the entity, and use the ORM"
             )
         self.cls = model
         self._model: Any = model
@@ -88,6 +94,11 @@ class DjangoRepository(Generic[T]):
     def _manager(self) -> Any:
         return self._model._base_manager.using(self._alias)
 
+    def unsettled(self, entity: Any) -> bool:
+        """Whether it holds an expression, `F("count") + 1` say, or a column whose default the database makes: two
+        messages that both set one would else be saved as the second alone."""
+        return any(hasattr(each, "resolve_expression") for each in vars(entity).values())
+
     def load_now(self, ids: Sequence[Any]) -> dict[Any, T]:
         """In the transaction that Django's connection has in this thread. Returns those that exist, by the ids that
         were asked for."""
@@ -96,7 +107,16 @@ class DjangoRepository(Generic[T]):
         return {own[each.pk]: each for each in rows}
 
     def save_now(self, changed: Mapping[Any, T], created: Mapping[Any, T]) -> None:
-        """As `load_now`."""
+        """As `load_now`. Raises UsageError when a handler has given an entity another key: its row would stay as it
+        was, and another entity's be overwritten."""
+        each: Any
+        for known, each in changed.items():
+            if each.pk != self._model._meta.pk.to_python(known):
+                raise UsageError(
+                    f"a handler has set the primary key of {self.cls.__name__} {known} to {each.pk!r}: an entity keeps "
+                    "its own; return a new one in a step of its own, or use the ORM",
+                    entity_id=known,
+                )
         if changed and self._fields:
             self._manager.bulk_update([changed[each] for each in sorted(changed, key=str)], self._fields)
         if created:

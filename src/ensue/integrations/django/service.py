@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextvars
 import dataclasses
 import functools
+import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from django.db import connections, models
+from django.db import close_old_connections, connections, models
 
 from ensue.app import Service
 from ensue.config import Settings
 from ensue.errors import UsageError
-from ensue.handler import STEP, SYNC_SESSION, Handler
+from ensue.handler import ENTITY, STEP, SYNC_SESSION, Handler
 from ensue.handling import by_place, is_async, wraps_async
-from ensue.integrations.django.lending import lent
+from ensue.integrations.django.lending import lent, no_statements
 from ensue.integrations.django.repository import DjangoRepository
 from ensue.integrations.django.urls_of import database_url, is_in_memory
 from ensue.ports import Store
@@ -29,8 +30,18 @@ if TYPE_CHECKING:
 
     from ensue.integrations.django.publishing import Outlet
 
-#: The step of the handler that runs in this thread, or entity step.
-current_step: contextvars.ContextVar[Step | None] = contextvars.ContextVar("ensue_django_step", default=None)
+
+class _OfThread(threading.local):
+    """step: that of the handler that runs in this thread, or entity step.
+
+    As Django's connections it belongs to a thread, and not to the context, which `sync_to_async` and others take along
+    into threads that have connections of their own: what is published there goes with the rows that are written there.
+    """
+
+    step: Step | None = None
+
+
+of_thread = _OfThread()
 
 
 class DjangoService(Service):
@@ -119,15 +130,30 @@ class DjangoService(Service):
         """The handler, called with Django's connection in its place."""
         function = by_place(handler.function, handler.keywords)
         if handler.entity is not None:
+            repository: Any = handler.repository
+            at = handler.order.index(ENTITY) if isinstance(repository, DjangoRepository) else None
+            # Else Django itself refuses its connections on an event loop.
+            unsafe = bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
 
             @functools.wraps(handler.function)
             def called(*values: Any) -> Any:
                 *wanted, step = values
-                token = current_step.set(step)
+                if at is not None and wanted[at] is not None and repository.unsettled(wanted[at]):
+                    raise UsageError(
+                        f"{handler.where} was given an entity in which another handler of the same event has left an "
+                        "expression, so that it cannot be read: set plain values, the row is locked",
+                    )
+                before, of_thread.step = of_thread.step, step
                 try:
-                    return function(*wanted)
+                    if not unsafe:
+                        return function(*wanted)
+                    try:
+                        with no_statements(self.using):
+                            return function(*wanted)
+                    finally:
+                        connections[self.using].close()  # one of this call alone
                 finally:
-                    current_step.reset(token)
+                    of_thread.step = before
 
             return _instead(handler, called, STEP)
         if is_async(handler.function) or wraps_async(handler.function):
@@ -144,12 +170,14 @@ class DjangoService(Service):
         return _instead(handler, called_with_orm, STEP, SYNC_SESSION)
 
     def call_with_orm(self, step: Step, session: Session, function: Callable[..., Any], wanted: Any) -> Any:
-        token = current_step.set(step)
+        close_old_connections()  # those of other aliases live as long as in a request: dead ones are opened anew
+        before, of_thread.step = of_thread.step, step
         try:
             with lent(self.using, session):
                 return function(*wanted)
         finally:
-            current_step.reset(token)
+            of_thread.step = before
+            close_old_connections()
 
     def _repository(self, entity: type, given: Repository[Any] | None, where: str, parameter: str) -> Repository[Any]:
         if given is None and isinstance(entity, type) and issubclass(entity, models.Model):

@@ -9,6 +9,7 @@ class OrderTest(TestCase):
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from ensue.event import EventType, event_type
 from ensue.handler import ENTITY, EVENT, MESSAGE, STEP, Handler
 from ensue.handling import by_place
 from ensue.integrations.django import project
+from ensue.integrations.django.lending import check_not_broken, no_statements
 from ensue.integrations.django.publishing import published_types
 from ensue.integrations.django.repository import DjangoRepository
 from ensue.integrations.django.service import DjangoService, as_declared
@@ -111,6 +113,7 @@ def deliver(event: object, service: DjangoService | None = None) -> None:
         step = _DeliveredStep(definition, _message(spec, event, data))
         for handler in handlers:
             _call(handler, spec.read(data), step, definition)
+        check_not_broken(connections[definition.using])  # else it is rolled back here, and nobody is told
 
 
 def _message(spec: EventType[Any], event: object, data: bytes) -> Message:
@@ -161,7 +164,8 @@ def _call(handler: Handler, event: Any, step: Step, service: DjangoService) -> N
     missing = [place for place in order if place not in values]
     if missing:
         raise UsageError(f"deliver(...): {handler.where} takes an SQLAlchemy session, which is not Django's connection")
-    result = function(*[values[place] for place in order])
+    with contextlib.nullcontext() if repository is None else no_statements(service.using):
+        result = function(*[values[place] for place in order])
     if repository is not None:
         entity = values[ENTITY]
         if entity is not None:

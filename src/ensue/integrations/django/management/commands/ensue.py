@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import runpy
 import sys
@@ -28,7 +29,7 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """All that follows is Ensue's command line, its options too."""
-        words = argv[2:]
+        words = without_djangos(argv[2:])
         if words[:1] in (["-h"], ["--help"]) or not words:
             self.print_help(argv[0], argv[1])
             return
@@ -55,6 +56,18 @@ def _ensue(arguments: list[str]) -> None:
     """As `python -m ensue`, in this process."""
     sys.argv = ["ensue", *arguments]
     runpy.run_module("ensue", run_name="__main__")
+
+
+def without_djangos(words: list[str]) -> list[str]:
+    """Leave out what manage.py has acted on before it called this: which settings, and where modules are.
+
+    >>> without_djangos(["--settings=shop.live", "status", "--pythonpath", "src", "--json"])
+    ['status', '--json']
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for each in ("--settings", "--pythonpath"):
+        parser.add_argument(each)
+    return parser.parse_known_args(words)[1]
 
 
 def with_target(words: list[str]) -> list[str]:
