@@ -73,15 +73,16 @@ class Rounds:
 
 
 def alternate(sides: Mapping[str, Callable[[], Sample]], rounds: int) -> Rounds:
-    """Run each side once a round, in the given order.
+    """Run each side once a round: in the given order, and in the next round the other way round, so that none of them
+    always comes after the one that leaves the machine warm, or the memory full.
 
     Where there are several rounds, one more goes before them and does not count: imports, caches, a file system that
     wakes up.
     """
     samples: dict[str, list[Sample]] = {side: [] for side in sides}
     for number in range(-1 if rounds > 1 else 0, rounds):
-        for side, run in sides.items():
-            sample = run()
+        for side in sides if number % 2 == 0 else reversed(sides):
+            sample = sides[side]()
             if number >= 0:
                 samples[side].append(sample)
     return Rounds(samples)

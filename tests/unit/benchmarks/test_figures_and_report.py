@@ -23,7 +23,7 @@ def test_a_figure_without_a_goal_is_neither_met_nor_missed() -> None:
     assert Figure(name="x", value=1.0, unit="").met is None
 
 
-def test_sides_are_measured_in_turn_and_the_first_round_does_not_count() -> None:
+def test_sides_are_measured_to_and_fro_and_the_first_round_does_not_count() -> None:
     calls: list[str] = []
 
     def side(name: str) -> Sample:
@@ -31,9 +31,9 @@ def test_sides_are_measured_in_turn_and_the_first_round_does_not_count() -> None
         return Sample(events=len(calls), wall_s=1.0, cpu_s=0.0)
 
     measured = alternate({"a": lambda: side("a"), "b": lambda: side("b")}, 3)
-    assert calls == ["a", "b"] * 4
+    assert calls == ["b", "a", "a", "b", "b", "a", "a", "b"]
     figure = measured.rate("a", "a")
-    assert (figure.low, figure.value, figure.high) == (3.0, 5.0, 7.0)
+    assert (figure.low, figure.value, figure.high) == (3.0, 6.0, 7.0)
 
 
 def test_the_ratio_is_the_median_of_the_ratios_within_each_round() -> None:
