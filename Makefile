@@ -23,7 +23,7 @@ venv: $(VENV)/dev  ## .venv with Ensue and all that the tutorial and the how-to 
 servers:  ## PostgreSQL, MariaDB, Redis, NATS, RabbitMQ, Kafka and more, for tests, benchmarks and --stack (apt-get, Maven, Go)
 	@servers/install
 
-demo: $(VENV)/run  ## the shop's year through three services; ARGS="--orders 2000 --chaos"
+demo: $(VENV)/$(if $(findstring --stack,$(ARGS)),run,demo)  ## the shop's year through three services; ARGS="--orders 2000 --chaos"
 	@$(BIN)/python -m shop.demo $(ARGS)
 
 test: $(VENV)/dev  ## all tests; ARGS="tests/unit -k chain", ARGS="-n 2 --dist loadfile"
@@ -62,6 +62,7 @@ floor: .venv-floor/installed  ## with the lowest versions that pyproject.toml al
 
 lock: $(VENV)/dev  ## compile requirements/ anew from pyproject.toml, with hashes and no address of a registry
 	$(PIP) install uv
+	$(call COMPILE,demo)
 	$(call COMPILE,run)
 	$(call COMPILE,dev)
 	$(COMPILE_ONLY) --resolution lowest-direct --extra postgres --extra mariadb --extra fastapi --extra pydantic \
@@ -87,18 +88,23 @@ clean:  ## remove what was built, and the embedded data in .ensue and .demo
 	rm -rf $(VENV) .venv-peers .venv-floor .ensue .demo site build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# --- the virtual environments: `run` for the demo alone, `dev` for everything
+# --- the virtual environments: `demo` for the demo alone, `run` for its stacks of real servers too, `dev` for everything.
+# Nothing is compiled ahead: what is imported is at its first import, and most of it never is.
 
-$(VENV)/run: requirements/run.txt pyproject.toml
+$(VENV)/demo: requirements/demo.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ensue needs Python 3.11 or newer; this is %s. Say which: make PYTHON=python3.12 ..." % sys.version.split()[0])'
-	@echo "Making $(VENV); the first time this takes a minute" >&2
+	@echo "Making $(VENV); the first time this takes half a minute" >&2
 	@$(PYTHON) -m venv $(VENV) >&2
-	@$(PIP) install --require-hashes -r requirements/run.txt >&2
+	@$(PIP) install --no-compile --require-hashes -r requirements/demo.txt >&2
 	@$(PIP) install --no-deps --no-build-isolation -e . >&2
 	@touch $@
 
-$(VENV)/dev: requirements/dev.txt $(VENV)/run
-	@$(PIP) install --require-hashes -r requirements/dev.txt >&2
+$(VENV)/run: requirements/run.txt $(VENV)/demo
+	@$(PIP) install --no-compile --require-hashes -r requirements/run.txt >&2
+	@touch $@
+
+$(VENV)/dev: requirements/dev.txt $(VENV)/demo
+	@$(PIP) install --no-compile --require-hashes -r requirements/dev.txt >&2
 	@touch $@
 
 # The peers of the benchmark pin other versions of libraries than ours; Ensue itself is not in there.
