@@ -62,6 +62,7 @@ floor: .venv-floor/installed  ## with the lowest versions that pyproject.toml al
 
 lock: $(VENV)/dev  ## compile requirements/ anew from pyproject.toml, with hashes and no address of a registry
 	$(PIP) install uv
+	$(COMPILE_ONLY) requirements/pip.in -o requirements/pip.txt
 	$(call COMPILE,demo)
 	$(call COMPILE,run)
 	$(call COMPILE,dev)
@@ -89,31 +90,38 @@ clean:  ## remove what was built, and the embedded data in .ensue and .demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the virtual environments: `demo` for the demo alone, `run` for its stacks of real servers too, `dev` for everything.
-# Nothing is compiled ahead: what is imported is at its first import, and most of it never is.
+# Nothing is compiled ahead: what is imported is at its first import, and most of it never is. The lock files are whole,
+# so nothing is left to resolve.
+INSTALL = @$(1)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --no-deps --require-hashes \
+	-r requirements/$(2).txt >&2
+define MAKE_VENV
+@$(PYTHON) -m venv $(1) >&2
+$(call INSTALL,$(1),pip)
+endef
 
-$(VENV)/demo: requirements/demo.txt pyproject.toml
+$(VENV)/demo: requirements/demo.txt requirements/pip.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ensue needs Python 3.11 or newer; this is %s. Say which: make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	@echo "Making $(VENV); the first time this takes half a minute" >&2
-	@$(PYTHON) -m venv $(VENV) >&2
-	@$(PIP) install --no-compile --require-hashes -r requirements/demo.txt >&2
+	$(call MAKE_VENV,$(VENV))
+	$(call INSTALL,$(VENV),demo)
 	@$(PIP) install --no-deps --no-build-isolation -e . >&2
 	@touch $@
 
 $(VENV)/run: requirements/run.txt $(VENV)/demo
-	@$(PIP) install --no-compile --require-hashes -r requirements/run.txt >&2
+	$(call INSTALL,$(VENV),run)
 	@touch $@
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/demo
-	@$(PIP) install --no-compile --require-hashes -r requirements/dev.txt >&2
+	$(call INSTALL,$(VENV),dev)
 	@touch $@
 
 # The peers of the benchmark pin other versions of libraries than ours; Ensue itself is not in there.
 .venv-peers/installed: requirements/peers.txt
-	@$(PYTHON) -m venv .venv-peers >&2
-	@.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/peers.txt >&2
+	$(call MAKE_VENV,.venv-peers)
+	$(call INSTALL,.venv-peers,peers)
 	@touch $@
 
 .venv-floor/installed: requirements/floor.txt
-	@$(PYTHON) -m venv .venv-floor >&2
-	@.venv-floor/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/floor.txt >&2
+	$(call MAKE_VENV,.venv-floor)
+	$(call INSTALL,.venv-floor,floor)
 	@touch $@
