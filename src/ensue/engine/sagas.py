@@ -26,35 +26,17 @@ from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Mess
 from ensue.ports import Row, StepTransaction
 from ensue.reply import Reply, read_reply, replies_of, write_reply
 from ensue.saga.code import SagaCode
+from ensue.saga.effects import Answer, CancelTimer, Effect, RunLocal, RunOutside, Send, SetTimer
+from ensue.saga.incoming import Again, Answered, AtWork, Broke, Cancel, Elapsed, Incoming, Retry, SkipOperation, Told
 from ensue.saga.instance import ENDED, Instance, Skip, Status, instance_of, row_of
 from ensue.saga.journal import Refusal
 from ensue.saga.local import LocalStep
-from ensue.saga.machine import (
-    Again,
-    Answer,
-    Answered,
-    AtWork,
-    Broke,
-    Cancel,
-    CancelTimer,
-    Effect,
-    Elapsed,
-    Incoming,
-    Retry,
-    RunLocal,
-    RunOutside,
-    Send,
-    SetTimer,
-    SkipOperation,
-    Told,
-    begun,
-    go_on,
-    park,
-    take,
-)
+from ensue.saga.machine import begun, go_on
 from ensue.saga.outside import OutsideRun
+from ensue.saga.parking import park
 from ensue.saga.replay import Live
 from ensue.saga.room import nearly_full
+from ensue.saga.taking import take
 from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
 from ensue.service import ServiceDefinition
 from ensue.signatures import owner_of
