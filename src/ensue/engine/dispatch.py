@@ -15,6 +15,7 @@ from typing import Any
 
 from ensue import logs
 from ensue.codec import RECORD_BYTES_MAX, SENT_GROWTH_BYTES_MAX
+from ensue.definition import ServiceDefinition
 from ensue.engine.answering import answered, refuse, returned, started
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
@@ -36,7 +37,6 @@ from ensue.mapped import SqlAlchemyRepository
 from ensue.message import Message, OutboxRecord
 from ensue.ports import Ids, StepTransaction, TopicTerms
 from ensue.repository import Repository
-from ensue.service import ServiceDefinition
 from ensue.step import Outgoing, SessionAsked, Step
 
 #: How messages are run: in a session of their own one by one, by their entities in memory, by the rows of sagas.

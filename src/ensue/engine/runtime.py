@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ensue.addresses import scheme_of
 from ensue.command import Command
 from ensue.config import Settings
+from ensue.definition import ServiceDefinition
 from ensue.engine.arming import arm
 from ensue.engine.books import Books
 from ensue.engine.calls import call
@@ -43,7 +44,6 @@ from ensue.origin import AlreadyAnswered, Origin, current_origin
 from ensue.ports import Broker, Clock, Ids, RowReader, Store
 from ensue.retry import Retry
 from ensue.saga.ending import SagaEnd
-from ensue.service import ServiceDefinition
 from ensue.step import Step
 from ensue.texts import logger
 from ensue.token import Token

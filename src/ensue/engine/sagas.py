@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ensue import logs
+from ensue.definition import ServiceDefinition
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.failed import StepFailed
@@ -38,7 +39,6 @@ from ensue.saga.replay import Live
 from ensue.saga.room import nearly_full
 from ensue.saga.taking import take
 from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
-from ensue.service import ServiceDefinition
 from ensue.signatures import owner_of
 from ensue.step import Outgoing, Step, checked_key
 from ensue.tables import SAGAS

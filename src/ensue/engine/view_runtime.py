@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from ensue.config import Settings
+from ensue.definition import ServiceDefinition
 from ensue.engine.books.views import ViewBook
 from ensue.engine.endings import ends_loop
 from ensue.engine.home import Home
@@ -26,7 +27,6 @@ from ensue.engine.view_versions import bounds_of
 from ensue.engine.worker import is_gone
 from ensue.errors import EnsueError, RetryableError, UsageError, ViewNotReady
 from ensue.ports import Broker, Place, RowReader, Store
-from ensue.service import ServiceDefinition
 from ensue.texts import logger
 from ensue.token import Token
 from ensue.views import states
