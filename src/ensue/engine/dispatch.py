@@ -35,9 +35,10 @@ from ensue.handler import Handler
 from ensue.handling import wraps_async
 from ensue.mapped import SqlAlchemyRepository
 from ensue.message import Message, OutboxRecord
+from ensue.outgoing import Outgoing
 from ensue.ports import Ids, StepTransaction, TopicTerms
 from ensue.repository import Repository
-from ensue.step import Outgoing, SessionAsked, Step
+from ensue.step import SessionAsked, Step
 
 #: How messages are run: in a session of their own one by one, by their entities in memory, by the rows of sagas.
 _PLAIN, _TOGETHER, _SAGAS = "plain", "together", "sagas"

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ensue import logs
+from ensue.carried import checked_key
 from ensue.definition import ServiceDefinition
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
@@ -24,6 +25,7 @@ from ensue.errors import BadMessage, SagaMissing
 from ensue.event import as_now
 from ensue.failure import Failure, failure_in
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Message
+from ensue.outgoing import Outgoing
 from ensue.ports import Row, StepTransaction
 from ensue.reply import Reply, read_reply, replies_of, write_reply
 from ensue.saga.code import SagaCode
@@ -40,7 +42,7 @@ from ensue.saga.room import nearly_full
 from ensue.saga.taking import take
 from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
 from ensue.signatures import owner_of
-from ensue.step import Outgoing, Step, checked_key
+from ensue.step import Step
 from ensue.tables import SAGAS
 from ensue.texts import Lines, logger
 

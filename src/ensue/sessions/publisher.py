@@ -22,8 +22,9 @@ from ensue.engine.timers import row_of
 from ensue.event import EventType
 from ensue.message import OutboxRecord, Timer
 from ensue.origin import Origin, current_origin
+from ensue.outgoing import Outgoing
 from ensue.ports import Clock, OutboxOwner, SessionOutbox
-from ensue.step import Outgoing, Step
+from ensue.step import Step
 from ensue.tables import LEASES, RELAY, TIMERS
 from ensue.tracing import Carrier, Drafted, TraceMaker, Tracing, messaging_system
 

@@ -32,10 +32,11 @@ from ensue.event import EventType, declared_as, event_type, is_event_class
 from ensue.failure import Failure
 from ensue.handling import finished, name_of
 from ensue.message import REPLY, REPLY_TO, SAGA, TOLD, Envelope, Message, OutboxRecord
+from ensue.outgoing import Outgoing
 from ensue.ports import StepTransaction
 from ensue.reply import outcome, read_reply, replies_of
 from ensue.repository import Repository, TableRepository
-from ensue.step import Outgoing, SessionAsked, Step
+from ensue.step import SessionAsked, Step
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing.decision import Given
 
