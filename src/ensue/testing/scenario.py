@@ -23,8 +23,9 @@ from ensue.aggregate.kind import kind_of
 from ensue.app import Service
 from ensue.codec import decode_envelope
 from ensue.command import CommandType
+from ensue.engine.blame import blamed
 from ensue.engine.clock import UniqueIds, rfc3339
-from ensue.engine.dispatch import Dispatcher, blamed
+from ensue.engine.dispatch import Dispatcher
 from ensue.engine.failed import StepFailed
 from ensue.engine.timers import put
 from ensue.errors import RetryableError, UsageError
