@@ -23,14 +23,15 @@ from ensue.ports import Broker
 from ensue.testing import World
 
 TOTAL = 60
+#: A kill has a start of the server behind it, and reconnecting has pauses that grow.
+PATIENCE_S = 45.0
 SILENT = config(tick_first_s=60, tick_max_s=60)
 
 
 class ServerTelegraph(Telegraph):
     """`sends` writes to the log, `receives` keeps what it got; each has its own broker object, as a process has."""
 
-    #: A kill has a start of the server behind it, and reconnecting has pauses that grow.
-    patience_s = 45.0
+    patience_s = PATIENCE_S
 
     def __init__(self, directory: Path, server: Any) -> None:
         super().__init__(directory)
