@@ -14,10 +14,12 @@ from ensue import Command, Saga, Service, TableRepository
 from ensue.command import command_type
 from ensue.ports import Row
 from ensue.saga.code import declared_code
+from ensue.saga.incoming import Answered
 from ensue.saga.instance import Status, instance_of, row_of
 from ensue.saga.journal import Issued, Resolved
-from ensue.saga.machine import Answered, begun, go_on, take
+from ensue.saga.machine import begun, go_on
 from ensue.saga.replay import replay
+from ensue.saga.taking import take
 from ensue.saga.wake import read_wake
 
 

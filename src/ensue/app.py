@@ -22,7 +22,7 @@ from ensue.repository import TableRepository
 from ensue.retry import Retry
 from ensue.rows import Rows
 from ensue.saga.ending import SagaEnd
-from ensue.service import ServiceDefinition
+from ensue.service import ServiceDeclaration
 from ensue.sessions.aside import Aside
 from ensue.sessions.sync_step import SyncStep, check_place, sync_step
 from ensue.signatures import Trust
@@ -48,7 +48,7 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Aggregate)
 
 
-class Service(ServiceDefinition):
+class Service(ServiceDeclaration):
     """A service: `orders = Service("orders")`. Its database and broker come from settings, not from code.
 
     name: lower-case letters, digits, - and _. publishes: events it may publish, and commands it may send; leave it out

@@ -10,16 +10,33 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from ensue.chain import Verdict, judge
+from ensue.errors import UsageError
 from ensue.message import LOST, TICK, CatchUp, Checkpoint, Garbage, Message, Missed
 from ensue.plan import Plan, Queue, queue_of
 
 Since = Literal["beginning", "now"] | datetime.datetime
 """What a new handler wants: all that the log still has, what is to come, or what was published from then on."""
+
+
+def earliness(since: Since) -> float:
+    """By it the earliest of several is found."""
+    if isinstance(since, datetime.datetime):
+        return since.timestamp()
+    return float("-inf") if since == "beginning" else float("inf")
+
+
+def checked_since(since: Any, where: str) -> Since:
+    """Raises UsageError for what is none."""
+    if since in ("beginning", "now"):
+        return since  # type: ignore[no-any-return]  # one of the two
+    if isinstance(since, datetime.datetime) and since.tzinfo is not None:
+        return since
+    raise UsageError(f'{where}: since={since!r}, expected "beginning", "now" or a datetime with a time zone')
 
 
 def adopted(checkpoint: Checkpoint, wanted: Mapping[str, Since], log_end: int) -> Checkpoint | None:

@@ -1,7 +1,7 @@
-"""What a user declares: a service, its handlers, what it publishes. No I/O here.
+"""How a user declares a service: `@orders.on`, `every`, `handles`; of sagas `local`, `outside`, `saga`. No I/O here.
 
-A service is one subscription: one checkpoint a partition, one transaction a batch. Its handlers of one event run in
-the order of declaration, in the same step. What it does by time are messages to itself, see docs/adr/0039.
+Each decorator checks at once what it is given, so that mistakes show where they are made. What comes of it: see
+`definition`.
 """
 
 from __future__ import annotations
@@ -11,171 +11,38 @@ import datetime
 import re
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
-from ensue.aggregate.aggregate import Aggregate, is_aggregate
-from ensue.aggregate.kind import kind_of
-from ensue.answers import keeps_answers
-from ensue.catch_up import Since
-from ensue.command import SERVICE_NAME, CommandType
+from ensue.catch_up import Since, checked_since
+from ensue.command import CommandType
+from ensue.definition import ServiceDefinition as ServiceDefinition  # others import it from here
+from ensue.definition import _classes as _classes
 from ensue.errors import UsageError
 from ensue.event import EventType, event_type, is_event_class
-from ensue.formats import of_msgspec
-from ensue.handler import EVENT, SESSION, SYNC_SESSION, Handler, id_field, read_parameters
+from ensue.handler import EVENT, Handler, id_field, read_parameters
 from ensue.handling import name_of
-from ensue.mapped import SqlAlchemyRepository, is_mapped
-from ensue.message import REPLY, SAGA, TOLD
-from ensue.reply import is_of_replies, replies_of
-from ensue.repository import AggregateRepository, Repository, TableRepository
-from ensue.retry import Retry
+from ensue.mapped import is_mapped
+from ensue.message import SAGA, TOLD
+from ensue.one_session import check_sessions
+from ensue.repositories import repository_for
+from ensue.repository import Repository
 from ensue.returns import check_returns
-from ensue.saga.code import SagaCode, saga_code
-from ensue.saga.local import LocalStep, local_step
-from ensue.saga.named import Named
-from ensue.saga.outside import OutsideFunction, outside_function
+from ensue.saga.code import saga_code
+from ensue.saga.local import local_step
+from ensue.saga.named import check_named
+from ensue.saga.outside import outside_function
 from ensue.saga.saga import Saga
 from ensue.saga.wake import NAME as _SAGA_NAME
 from ensue.saga.wake import wake_handler
-from ensue.schedule import Missed, Run, Schedule, schedule_of
+from ensue.schedule import Missed, schedule_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _RECURRING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
-_RUNS = of_msgspec(Run)
 
 
-class ServiceDefinition:
-    """The part of `ensue.Service` that does no I/O: its name, handlers and publications, for the engine.
-
-    calls: the commands whose answers it waits for, see `Service.call`. signs_as: the service whose key it signs with.
-    is_view: it publishes nothing, and is complete: what the log has lost of a source's beginning it never passes over
-    by itself.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        publishes: Iterable[type] | None = None,
-        calls: Iterable[type] = (),
-        repositories: Iterable[TableRepository[Any]] = (),
-        aggregates: Iterable[type[Aggregate]] = (),
-        retry: Retry | None = None,
-        prunes: Iterable[str] = (),
-        lanes: int = 1,
-        handler_limit_s: float | None = None,
-        outside_max: int = 50,
-    ) -> None:
-        if not SERVICE_NAME.fullmatch(name):
-            raise UsageError(f"service name {name!r}: expected lower-case letters, digits, - and _, at most 63")
-        self.name = name
-        self.signs_as = name
-        self.is_view = False
-        self.publishes = None if publishes is None else _classes(name, "publishes", publishes)
-        self.calls = _classes(name, "calls", calls)
-        for cls in self.calls:
-            if not isinstance(event_type(cls), CommandType):
-                raise UsageError(f"service {name}: calls={cls.__qualname__}, which is an event: name commands there")
-        if isinstance(prunes, str):
-            raise UsageError(f"service {name}: prunes={prunes!r} is no list; write prunes=[{prunes!r}]")
-        self.prunes = frozenset(prunes)
-        self.retry = retry
-        if not 1 <= lanes <= 64:
-            raise UsageError(f"service {name}: lanes={lanes}, expected 1 to 64")
-        self.lanes = lanes
-        if handler_limit_s is not None and not handler_limit_s >= 0:
-            raise UsageError(f"service {name}: handler_limit_s={handler_limit_s}, expected seconds; 0: no limit")
-        self.handler_limit_s = handler_limit_s
-        if not 1 <= outside_max <= 10_000:
-            raise UsageError(f"service {name}: outside_max={outside_max}, expected 1 to 10,000")
-        self.outside_max = outside_max
-        self._repositories: dict[type, Repository[Any]] = {each.cls: each for each in repositories}
-        for aggregate in _listed(name, "aggregates", aggregates):
-            self._aggregate(aggregate, f"service {name}")
-        self._handlers: dict[str, list[Handler]] = {REPLY: [keeps_answers(name)]} if self.calls else {}
-        self._recurring: dict[str, Schedule] = {}
-        self._sagas: dict[tuple[str, int], SagaCode] = {}
-        self._named: dict[Callable[..., Any], Named] = {}
-
-    @property
-    def handlers(self) -> Mapping[str, Sequence[Handler]]:
-        """Handlers by the wire type of their event, in order of declaration: of older versions too, where upcasters
-        make an event of today of them and nobody handles them as they are."""
-        found: dict[str, Sequence[Handler]] = dict(self._handlers)
-        for handlers in self._handlers.values():
-            for older in handlers[0].event.older:
-                if older.type not in found:
-                    found[older.type] = [dataclasses.replace(each, event=older) for each in handlers]
-        return found
-
-    @property
-    def recurring(self) -> Mapping[str, Schedule]:
-        """Of the recurring steps, by name."""
-        return self._recurring
-
-    @property
-    def sagas(self) -> Mapping[tuple[str, int], SagaCode]:
-        """By name and version."""
-        return self._sagas
-
-    @property
-    def locals(self) -> Mapping[Callable[..., Any], LocalStep]:
-        """The local steps of sagas, by function."""
-        return {function: each for function, each in self._named.items() if isinstance(each, LocalStep)}
-
-    @property
-    def outsides(self) -> Mapping[str, OutsideFunction]:
-        """The outside functions of sagas, by name."""
-        return {each.name: each for each in self._named.values() if isinstance(each, OutsideFunction)}
-
-    @property
-    def all_handlers(self) -> Sequence[Handler]:
-        """Of messages, and the local steps of sagas."""
-        return [
-            *(each for handlers in self._handlers.values() for each in handlers),
-            *(each.handler for each in self.locals.values()),
-        ]
-
-    def runs_of(self, name: str) -> EventType[Run]:
-        """What begins a recurring step, as the wire sees it: a topic of the service's own, a type for each step."""
-        topic = f"ensue.every.{self.name}"
-        return EventType(Run, f"{topic}.{name}.v1", _RUNS, topic, "due", name, 1)
-
-    @property
-    def aggregates(self) -> Sequence[type[Aggregate]]:
-        """Those that are declared, and those that handlers take."""
-        return [each.cls for each in self._repositories.values() if isinstance(each, AggregateRepository)]
-
-    @property
-    def stream_topics(self) -> frozenset[str]:
-        """The topics that carry the events of its aggregates, which nobody prunes."""
-        return frozenset(event_type(each).topic for cls in self.aggregates for each in cls.__ensue_evolvers__)
-
-    @property
-    def repositories(self) -> Mapping[type, Repository[Any]]:
-        """By the class of their entities."""
-        return self._repositories
-
-    def wanted(self, topic: str) -> dict[str, Since]:
-        """The event types of a topic that are handled, each with the earliest `since` of its handlers."""
-        found: dict[str, Since] = {}
-        for kind, handlers in self.handlers.items():
-            if handlers[0].event.topic == topic:
-                found[kind] = min((each.since for each in handlers), key=_earliness)
-        return found
-
-    def publishes_to(self, topics: Iterable[str]) -> set[str]:
-        """Those of these topics that it publishes to, as far as its declaration tells. Who asks for an answer says
-        where it goes, so to one who handles commands all topics of answers belong."""
-        declared = {event_type(cls).topic for cls in (*(self.publishes or ()), *self.calls)}
-        declared |= {self.runs_of(name).topic for name in self.recurring}
-        declared |= {replies_of(self.name)} if self._sagas else set()
-        answers = any(each.command is not None for handlers in self._handlers.values() for each in handlers)
-        return {topic for topic in topics if topic in declared or (answers and is_of_replies(topic))}
-
-    @property
-    def subscribed_topics(self) -> tuple[str, ...]:
-        return tuple(sorted({each.event.topic for handlers in self._handlers.values() for each in handlers}))
+class ServiceDeclaration(ServiceDefinition):
+    """The part of `ensue.Service` that is written above functions."""
 
     @overload
     def on(self, function: F, /) -> F: ...
@@ -217,7 +84,7 @@ class ServiceDefinition:
         the earliest counts; once the type is handled it says nothing any more.
         Raises UsageError at once when the declaration cannot work; its text says what to write instead.
         """
-        if not isinstance(self, ServiceDefinition):
+        if not isinstance(self, ServiceDeclaration):
             raise UsageError(
                 '@Service.on: handlers belong to one service: write `orders = Service("orders")` and then @orders.on'
             )
@@ -248,14 +115,14 @@ class ServiceDefinition:
                         f"handler {self.name}.{called} takes {handler.event.cls.__qualname__}, which is a command: "
                         f"declare it with @{self.name}.handles"
                     )
-                handler = dataclasses.replace(handler, since=_checked_since(since, f"handler {self.name}.{called}"))
+                handler = dataclasses.replace(handler, since=checked_since(since, f"handler {self.name}.{called}"))
                 others = self._handlers.setdefault(handler.event.type, [])
                 if any(each.name == called for each in others):
                     raise UsageError(
                         f"service {self.name} has two handlers named {called!r} for {handler.event.type}: "
                         f'give one another name, @{self.name}.on(name="...")'
                     )
-                _check_sessions(self.name, [*others, handler])
+                check_sessions(self.name, [*others, handler])
                 others.append(handler)
             return function
 
@@ -361,7 +228,7 @@ class ServiceDefinition:
                 )
             self._check_handled(spec, where, called)
             check_returns(handler, where, local_names)
-            _check_sessions(self.name, [handler])
+            check_sessions(self.name, [handler])
             self._handlers[spec.type] = [handler]
             return function
 
@@ -412,7 +279,7 @@ class ServiceDefinition:
         def declare(function: F) -> F:
             called = name or name_of(function)
             where = f"local step {self.name}.{called}"
-            self._check_named(function, called, where, "local")
+            check_named(self.name, self._named, function, called, where, "local")
             self._named[function] = local_step(
                 function,
                 self.name,
@@ -448,23 +315,11 @@ class ServiceDefinition:
 
         def declare(function: F) -> F:
             called = name or name_of(function)
-            self._check_named(function, called, f"outside function {self.name}.{called}", "outside")
+            check_named(self.name, self._named, function, called, f"outside function {self.name}.{called}", "outside")
             self._named[function] = outside_function(function, self.name, called, local_names)
             return function
 
         return declare if function is None else declare(function)
-
-    def _check_named(self, function: Any, called: str, where: str, decorator: str) -> None:
-        if not _SAGA_NAME.fullmatch(called):
-            raise UsageError(
-                f'{where}: give it a name of letters, digits, - and _, at most 63: {decorator}(name="...")'
-            )
-        if isinstance(function, Hashable) and function in self._named:
-            raise UsageError(f"{where} is declared already, as {self._named[function].where}")
-        if any(each.name == called for each in self._named.values()):
-            raise UsageError(
-                f"service {self.name} has two local steps or outside functions named {called!r}: give one another name"
-            )
 
     @overload
     def saga(self, function: F, /) -> F: ...
@@ -570,111 +425,9 @@ class ServiceDefinition:
             for event in asked.events
         ]  # fmt: skip
 
-    def _aggregate(self, cls: type[Aggregate], where: str) -> AggregateRepository:
-        """Its repository. Raises UsageError for what is none, and where its events would not be kept for good."""
-        if cls in self._repositories:
-            raise UsageError(
-                f"{where}: {cls.__qualname__} is declared twice, or has a repository of its own: leave that out"
-            )
-        repository, kind = AggregateRepository(cls), kind_of(cls)
-        for other in self.aggregates:
-            if other.__ensue_stream__ == kind.stream:
-                raise UsageError(
-                    f"{where}: {cls.__qualname__} and {other.__qualname__} have one stream, {kind.stream!r}: give one "
-                    "another name, stream="
-                )
-        pruned = sorted({event_type(each).topic for each in kind.evolvers} & self.prunes)
-        if pruned:
-            raise UsageError(
-                f"{where}: {cls.__qualname__} is made of events of topic {pruned[0]!r}, which service {self.name} "
-                "prunes: what carries a stream is never pruned, so leave it out of prunes="
-            )
-        self._repositories[cls] = repository
-        return repository
-
     def _repository(self, entity: type, given: Repository[Any] | None, where: str, parameter: str) -> Repository[Any]:
-        known = self._repositories.get(entity)
-        if given is not None:
-            if known is not None and known != given:
-                raise UsageError(
-                    f"{where}: {entity.__name__} has another repository already, and a batch must not hold two copies "
-                    "of one row: use one for all handlers, best in Service(..., repositories=[...])"
-                )
-            known = self._repositories[entity] = known or given
-        elif known is None and is_aggregate(entity):
-            known = self._aggregate(entity, where)
-        elif known is None:
-            if not is_mapped(entity):
-                if hasattr(entity, "metadata"):
-                    raise UsageError(
-                        f"{where}: parameter {parameter!r} is annotated {entity.__name__}, which has no table of its "
-                        "own (it is abstract, or a base of others): annotate a class that is mapped to one"
-                    )
-                raise UsageError(
-                    f"{where}: parameter {parameter!r} is annotated {entity.__name__}, which is no declared event, nor "
-                    "Step, Message, AsyncSession (async def) or Session (def), nor a class mapped by SQLAlchemy. If it "
-                    f"is an entity, declare how it is stored: Service({self.name!r}, repositories=[TableRepository("
-                    f"{entity.__name__}, table)]), or pass repository= with load and save of your own"
-                )
-            known = self._repositories[entity] = SqlAlchemyRepository(entity)
-        table = getattr(known, "table_name", None)
-        for other, repository in self._repositories.items():
-            if (
-                other is not entity
-                and table is not None
-                and getattr(repository, "table_name", None) == table
-                and getattr(repository, "root", repository) is not getattr(known, "root", known)  # of one hierarchy
-            ):
-                raise UsageError(
-                    f"{where}: {entity.__name__} and {other.__name__} are both stored in table {table}, and a batch "
-                    "must not hold two copies of one row: use one class for all handlers"
-                )
-        return known
-
-
-def _listed(service: str, option: str, given: Iterable[type]) -> tuple[type, ...]:
-    if isinstance(given, type | str):
-        shown = given if isinstance(given, str) else given.__name__
-        raise UsageError(f"service {service}: {option}={shown} is no list; write {option}=[{shown}]")
-    return tuple(given)
-
-
-def _classes(service: str, option: str, given: Iterable[type]) -> tuple[type, ...]:
-    """The events, or commands, that a declaration lists."""
-    classes = _listed(service, option, given)
-    for cls in classes:
-        event_type(cls)
-    return classes
+        return repository_for(self._repositories, entity, given, where, parameter, self.name, self.prunes)
 
 
 async def _begun(command: Any) -> None:
     """Of a command that starts a saga: the engine does that."""
-
-
-def _earliness(since: Since) -> float:
-    if isinstance(since, datetime.datetime):
-        return since.timestamp()
-    return float("-inf") if since == "beginning" else float("inf")
-
-
-def _checked_since(since: Any, where: str) -> Since:
-    if since in ("beginning", "now"):
-        return since  # type: ignore[no-any-return]  # one of the two
-    if isinstance(since, datetime.datetime) and since.tzinfo is not None:
-        return since
-    raise UsageError(f'{where}: since={since!r}, expected "beginning", "now" or a datetime with a time zone')
-
-
-def _check_sessions(service: str, handlers: Sequence[Handler]) -> None:
-    """All handlers of one event share a transaction, which has one session, for threads or for the event loop."""
-    threads = next((each for each in handlers if SYNC_SESSION in each.order), None)
-    loop = next(
-        (each for each in handlers if SESSION in each.order or isinstance(each.repository, SqlAlchemyRepository)), None
-    )
-    if threads is not None and loop is not None:
-        why = "AsyncSession" if loop.entity is None else f"the entity {loop.entity.__name__}, mapped by SQLAlchemy"
-        raise UsageError(
-            f"service {service}: handler {threads.name} of {threads.event.type} takes Session, and handler {loop.name} "
-            f"takes {why}, which needs the async one; their step has one session: make {threads.name} an "
-            "async def with AsyncSession"
-        )

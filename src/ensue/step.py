@@ -11,34 +11,25 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ensue.aggregate.aggregate import Aggregate
 from ensue.aggregate.kind import kind_of
-from ensue.aggregate.streams import Streams, check_version
+from ensue.aggregate.streams import check_version
+from ensue.carried import checked_extensions, checked_key, too_large
 from ensue.chain import partition_of
-from ensue.codec import (
-    ATTRIBUTE_BYTES_MAX,
-    ENVELOPE_BYTES_MAX,
-    EXTENSION_NAME_CHARS_MAX,
-    EXTENSIONS_MAX,
-    KEY_BYTES_MAX,
-    RECORD_BYTES_MAX,
-    RESERVED,
-    encode_envelope,
-    sent_bytes,
-)
-from ensue.command import Command, CommandType, command_type
-from ensue.errors import EventRefused, EventTooLarge, UsageError
-from ensue.event import EventType, event_type
+from ensue.codec import ENVELOPE_BYTES_MAX, EXTENSIONS_MAX, encode_envelope, sent_bytes
+from ensue.command import Command
+from ensue.due import due_at
+from ensue.errors import UsageError
 from ensue.message import JSON, REPLY_KEY, REPLY_TO, SAGA, TOLD, TRACESTATE, Envelope, Message, OutboxRecord, Timer
+from ensue.outgoing import Outgoing as Outgoing  # others import it from here
 from ensue.reply import replies_of
 from ensue.tracing import Carrier
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from ensue.ports import Ids, StepTransaction
+    from ensue.ports import StepTransaction
     from ensue.token import Token
-    from ensue.tracing import Publishing
 
 
 R = TypeVar("R")
@@ -48,124 +39,6 @@ A = TypeVar("A", bound=Aggregate)
 class SessionAsked(Exception):
     """An async entity step asked for the session in the middle of a batch whose entities are changed in memory only, so
     that it would not find what the messages before it have done. They are done anew, this one by itself."""
-
-
-class Outgoing:
-    """What the steps of one transaction publish, in order, ready for the outbox.
-
-    time: RFC 3339, of the transaction. partitions: of every topic. allowed: event classes that the service declares
-    to publish; None: any. record_bytes_max: of each, see EngineConfig. limits: what a record of a topic may take, as
-    the broker counts it, where it has said so and not all of these would do. timers: whether the store keeps what is
-    published later. guarded: the session is not to be had now; asked: it was asked for all the same. results: what
-    local steps of sagas returned, by message id. after: what is to be called once this transaction is committed.
-    view: the step is a view's, which tells nobody anything. positions: gives a token for what was published; None: this
-    is not committed, or belongs to a handler. aggregates: classes that the service declares; streams: those that the
-    step at hand has. trace: is told of what is published; None: nobody traces it.
-    """
-
-    __slots__ = (
-        "after", "aggregates", "allowed", "asked", "closed", "guarded", "ids", "limits", "partitions", "positions",
-        "record_bytes_max", "records", "results", "service", "streams", "time", "timers", "trace", "types", "view",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        service: str,
-        ids: Ids,
-        partitions: int,
-        time: str,
-        types: dict[type, EventType[Any]],
-        allowed: Container[type] | None = None,
-        record_bytes_max: int = RECORD_BYTES_MAX,
-        limits: Mapping[str, int] | None = None,
-        timers: bool = True,
-        view: bool = False,
-        aggregates: Container[type] = (),
-    ) -> None:
-        self.service = service
-        self.view = view
-        self.ids = ids
-        self.partitions = partitions
-        self.time = time
-        self.types = types  # a cache, shared by all transactions of a service
-        self.allowed = allowed
-        self.record_bytes_max = record_bytes_max
-        self.limits = {} if limits is None else limits
-        self.timers = timers
-        self.aggregates = aggregates
-        self.records: list[OutboxRecord] = []
-        self.streams = Streams(self.records)
-        self.results: dict[str, Any] = {}
-        self.after: list[Callable[[], None]] = []
-        self.closed = False
-        self.guarded = False
-        self.asked = False
-        self.positions: Callable[[Sequence[OutboxRecord]], Awaitable[Token]] | None = None
-        self.trace: Publishing | None = None
-
-    def largest(self, topic: str) -> int:
-        """How many bytes a record of it may have, key and attributes included."""
-        return min(self.limits.get(topic, self.record_bytes_max), self.record_bytes_max)
-
-    def close(self) -> list[OutboxRecord]:
-        """Return what belongs into the outbox, or among the timers; nothing can be published after that."""
-        self.closed = True
-        return self.records
-
-    def type_of(self, event: object) -> EventType[Any]:
-        cls = type(event)
-        if isinstance(event, type):
-            raise UsageError(f"{event.__qualname__} is a class: publish an object of it, {event.__qualname__}(...)")
-        if not hasattr(cls, "__ensue_event_type__"):
-            raise UsageError(
-                f"a {cls.__qualname__} is no event: publish an object of a class that is declared as one, "
-                "`class X(ensue.Event, topic=..., key=...)`"
-            )
-        spec = event_type(cls)
-        if isinstance(spec, CommandType):
-            raise UsageError(
-                f"{cls.__qualname__} is a command, which service {spec.service} alone handles: send it, "
-                f"step.send({cls.__name__}(...))"
-            )
-        self._check_allowed(cls, "publishes")
-        self.types[cls] = spec
-        return spec
-
-    def command_type_of(self, command: object) -> CommandType[Any]:
-        spec = command_type(command)
-        if self.closed:
-            raise UsageError(
-                f"{spec.cls.__qualname__} is sent after its step has ended, so nothing would come of it: send inside "
-                "of the step, or open another one"
-            )
-        self._check_allowed(spec.cls, "sends")
-        return spec
-
-    def check_aggregate(self, cls: type[Aggregate]) -> None:
-        """Raise UsageError when steps of this service have no such aggregates."""
-        if cls not in self.aggregates:
-            kind_of(cls)  # what is none at all says so
-            raise UsageError(
-                f"service {self.service} does not declare {cls.__qualname__}, whose streams, and the topics that carry "
-                f"them, are never pruned: write Service({self.service!r}, aggregates=[{cls.__name__}])"
-            )
-        if not self.timers:
-            raise UsageError(
-                f"{cls.__qualname__}: the database of service {self.service} cannot keep a stream together with what "
-                "is published. SQLite, PostgreSQL and MariaDB can"
-            )
-
-    def _check_allowed(self, cls: type, does: str) -> None:
-        if self.view:
-            raise UsageError(
-                f"view {self.service} {does} {cls.__qualname__}: it is built again and again from the same events, and "
-                "would each time. What follows from an event beside a view belongs into a handler of a Service"
-            )
-        if self.allowed is not None and cls not in self.allowed:
-            raise UsageError(
-                f"service {self.service} {does} {cls.__qualname__}, which its declaration leaves out: "
-                f"add it to Service({self.service!r}, publishes=[...])"
-            )
 
 
 class Step:
@@ -244,7 +117,7 @@ class Step:
         spec = outgoing.types.get(type(event)) or outgoing.type_of(event)
         key = spec.key_of(event)
         key_bytes = checked_key(spec.type, key)
-        own = _checked(spec.type, key, extensions) if extensions else None
+        own = checked_extensions(spec.type, key, extensions) if extensions else None
         return self.emit(spec.topic, spec.type, key, key_bytes, spec.write(event), own, due)
 
     def record(self, aggregate: Aggregate, *events: object) -> None:
@@ -322,14 +195,14 @@ class Step:
         ended a while ago, is not started again. Raises UsageError for what is no saga of this service, and a request
         that is not its.
         """
-        self.wake(*self._saga(saga).starts(request, id))
+        self.wake(*self.outgoing.saga(saga).starts(request, id))
 
     def tell(self, saga: Callable[..., Awaitable[Any]], id: object, event: object) -> None:
         """Tell a saga of this service of an event, which it keeps until it receives it: `saga.receive(Paid)`.
 
         One that has not begun yet is told when it has, within some minutes; one that has ended is not told.
         """
-        key, data = self._saga(saga).tells(event, id)
+        key, data = self.outgoing.saga(saga).tells(event, id)
         self.wake(key, data, TOLD)
 
     def cancel_saga(self, saga: Callable[..., Awaitable[Any]], id: object, *, who: str = "", why: str = "") -> None:
@@ -337,28 +210,14 @@ class Step:
 
         who, why: are kept with the saga.
         """
-        self.wake(*self._saga(saga).ordered("cancel", id, who, why))
+        self.wake(*self.outgoing.saga(saga).ordered("cancel", id, who, why))
 
     def retry_saga(self, saga: Callable[..., Awaitable[Any]], id: object, *, who: str = "", why: str = "") -> None:
         """Have a parked saga of this service go on from where it was parked, with the code that there is now.
 
         who, why: are kept with the saga.
         """
-        self.wake(*self._saga(saga).ordered("retry", id, who, why))
-
-    def _saga(self, function: Callable[..., Any]) -> Any:
-        declared = getattr(function, "__ensue_saga__", None)
-        if declared is None:
-            shown = getattr(function, "__qualname__", repr(function)[:60])
-            raise UsageError(f"{shown} is no saga: write @{self.outgoing.service}.saga above its `async def`")
-        if declared.service != self.outgoing.service:
-            raise UsageError(
-                f"{declared.where} is of service {declared.service}, and this is a step of {self.outgoing.service}: "
-                f"send {declared.service} a command, whose handler does it"
-            )
-        if self.outgoing.closed:
-            raise UsageError(f"{declared.where} is woken after the step has ended, so nothing would come of it")
-        return declared
+        self.wake(*self.outgoing.saga(saga).ordered("retry", id, who, why))
 
     def wake(self, key: str, data: bytes, kind: str = SAGA) -> None:
         """For the engine: write a record for the saga of this key."""
@@ -380,7 +239,7 @@ class Step:
         due = None if after is None and at is None else self._due(after, at)
         key = spec.key_of(command)
         key_bytes = checked_key(spec.type, key)
-        own = (_checked(spec.type, key, extensions) if extensions else None) or {}
+        own = (checked_extensions(spec.type, key, extensions) if extensions else None) or {}
         own |= {name: value for name, value in ((REPLY_KEY, reply_key), (REPLY_TO, reply_to)) if value}
         own = dict(sorted(own.items()))
         return self.emit(spec.topic, spec.type, key, key_bytes, spec.write(command), own or None, due)
@@ -418,16 +277,16 @@ class Step:
         # What the broker would refuse is refused here, where the mistake is made: once committed it would hold back
         # everything behind it.
         if len(envelope) > ENVELOPE_BYTES_MAX:
-            raise _too_large(kind, key, "the attributes", ENVELOPE_BYTES_MAX, len(envelope), "carry less in them")
+            raise too_large(kind, key, "the attributes", ENVELOPE_BYTES_MAX, len(envelope), "carry less in them")
         size = len(envelope) + key_bytes + len(data)
         if size > outgoing.record_bytes_max:
-            raise _too_large(
+            raise too_large(
                 kind, key, "the event with its key and attributes", outgoing.record_bytes_max, size,
                 "publish a reference instead of the data, or raise the broker's limit and then record_bytes_max",
             )  # fmt: skip
         told = outgoing.limits.get(topic)
         if told is not None and (sent := sent_bytes(envelope, key, data)) > told:
-            raise _too_large(
+            raise too_large(
                 kind, key, "the event, as the broker may count it,", told, sent,
                 "publish a reference instead of the data, or raise the broker's limit for the topic",
             )  # fmt: skip
@@ -459,104 +318,9 @@ class Step:
         """
         if self.outgoing.view:
             raise UsageError(f"view {self.outgoing.service} cancels {message_id}: it publishes nothing, now or later")
-        self._keeps_timers("cancel")
+        self.outgoing.check_timers("cancel")
         self.outgoing.records.append(Timer("", 0, "", b"", b"", id=message_id, cancelled=True))
 
     def _due(self, after: datetime.timedelta | None, at: datetime.datetime | None) -> datetime.datetime:
-        """When an event goes out, in UTC."""
-        self._keeps_timers("publish(..., after= or at=)")
-        if after is not None:
-            if at is not None:
-                raise UsageError("publish with after= and at=: an event goes out once, so give one of them")
-            if after < datetime.timedelta():
-                raise UsageError(f"publish with after={after}: give a time from now on, or leave it out")
-            at = self._time_after(after)
-        assert at is not None
-        if at.tzinfo is None:
-            raise UsageError(
-                f"publish with at={at.isoformat()}, which has no time zone and so may mean any of 24 hours: give "
-                "datetime(..., tzinfo=UTC), or after="
-            )
-        return at.astimezone(datetime.UTC)
-
-    def _time_after(self, after: datetime.timedelta) -> datetime.datetime:
-        try:
-            return self.now + after
-        except OverflowError:
-            raise UsageError(f"publish with after={after}: that is beyond the year 9999") from None
-
-    def _keeps_timers(self, what: str) -> None:
-        if self.outgoing.closed:
-            raise UsageError(f"{what} after its step has ended: nothing would come of it")
-        if not self.outgoing.timers:
-            raise UsageError(
-                f"{what}: the database of service {self.outgoing.service} cannot keep an event together with others "
-                "until it is due. SQLite, PostgreSQL and MariaDB can"
-            )
-
-
-def checked_key(event: str, key: str) -> int:
-    """Return the bytes of a key in UTF-8. Raises EventRefused for one that not every broker and database takes."""
-    if len(key) <= KEY_BYTES_MAX and key.isascii() and "\0" not in key:
-        return len(key)  # the usual case
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError:
-        raise _refused(event, key, "key", "text that UTF-8 can carry", "a lone surrogate") from None
-    if size > KEY_BYTES_MAX:
-        raise _refused(event, key, "key", f"at most {KEY_BYTES_MAX} bytes of UTF-8", f"{size} bytes")
-    if "\0" in key:
-        raise _refused(event, key, "key", "text without NUL characters", "a NUL character")
-    return size
-
-
-def _refused(event: str, key: str, what: str, expected: str, found: str) -> EventRefused:
-    return EventRefused(
-        f"{event} with key {key[:60]!a} cannot be published: its {what} is {found}, expected {expected}. Check what "
-        "comes from outside before it becomes part of an event",
-        type=event,
-        what=what,
-        key=key[:60],
-        expected=expected,
-        found=found,
-    )
-
-
-def _too_large(event: str, key: str, what: str, expected: int, found: int, todo: str) -> EventTooLarge:
-    return EventTooLarge(
-        f"{event} with key {key[:60]!a} cannot be published: {what} has {found} bytes, expected at most {expected}: "
-        f"{todo}",
-        type=event,
-        what=what,
-        key=key[:60],
-        expected=expected,
-        found=found,
-    )
-
-
-def _checked(event: str, key: str, extensions: Mapping[str, str]) -> dict[str, str] | None:
-    if len(extensions) > EXTENSIONS_MAX:
-        raise UsageError(f"{event} has {len(extensions)} extensions, expected at most {EXTENSIONS_MAX}")
-    for name, value in extensions.items():
-        taken = name in RESERVED or name.startswith("ensue")
-        if not (name.isascii() and name.isalnum() and name == name.lower()) or taken:
-            raise UsageError(
-                f"extension {name!r}: CloudEvents attributes have names of lower-case letters and digits, and those "
-                f"of CloudEvents and Ensue themselves are taken ({', '.join(sorted(RESERVED))}, and all in ensue...)"
-            )
-        if not isinstance(value, str):
-            raise UsageError(f"extension {name!r} is a {type(value).__name__}, expected a str")
-        if len(name) > EXTENSION_NAME_CHARS_MAX:
-            raise UsageError(
-                f"extension {name[:40]!r}... has a name of {len(name)} characters, "
-                f"expected at most {EXTENSION_NAME_CHARS_MAX}"
-            )
-        try:
-            size = len(value.encode())
-        except UnicodeEncodeError:
-            raise _refused(event, key, f"extension {name}", "text that UTF-8 can carry", "a lone surrogate") from None
-        if size > ATTRIBUTE_BYTES_MAX:
-            raise _too_large(event, key, f"extension {name}", ATTRIBUTE_BYTES_MAX, size, "carry it in the data")
-        if "\0" in value:
-            raise _refused(event, key, f"extension {name}", "text without NUL characters", "a NUL character")
-    return {name: value for name, value in sorted(extensions.items()) if value} or None  # as `seal` wants them
+        self.outgoing.check_timers("publish(..., after= or at=)")
+        return due_at(self.now, after, at)

@@ -13,89 +13,37 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import nats
 import pytest
 from nats.js import JetStreamContext
 from servers import NatsCluster, NatsServer
-from tests.faults.test_log_damage import Telegraph, Wired, all_of
-from tests.unit.engine.workbench import bench, config
+from tests.faults.server_telegraph import SILENT, TOTAL, ServerTelegraph
+from tests.faults.test_log_damage import Wired, all_of
 
 from ensue import Service
-from ensue.brokers.nats import NatsBroker
-from ensue.engine.lookup import records_between
-from ensue.message import TICK, Message
 from ensue.testing import World
 
-TOTAL = 60
 #: Reconnecting after a kill has pauses; a cluster takes seconds to choose a leader.
 PATIENCE_S = 60.0
-LONG_SILENT = config(tick_first_s=60, tick_max_s=60)
 
 
-class NatsTelegraph(Telegraph):
-    """`sends` writes to the log, `receives` keeps what it got, `others` is a second sender. Each has its own broker."""
+class NatsTelegraph(ServerTelegraph):
+    """As the others; `others` is a second sender."""
+
+    patience_s = PATIENCE_S
 
     def __init__(self, directory: Path, server: NatsServer | NatsCluster, options: str = "") -> None:
-        super().__init__(directory)
-        self.server = server
+        super().__init__(directory, server)
         self.prefix = f"t{secrets.token_hex(6)}"
         self.url = f"{server.url()}?prefix={self.prefix}&timeout_s=2{options}"
         self.others = Service("others")
-
-    def nats(self) -> NatsBroker:
-        return NatsBroker(self.url)
-
-    @asynccontextmanager
-    async def running(self, *services: Service, engine: Any = None, broker: Any = None) -> AsyncIterator[World]:
-        brokers = {service.name: self.nats() for service in services}
-        async with bench(
-            self.directory, *services, broker=self.nats(), brokers=brokers, engine=engine or config()
-        ) as world:
-            yield world
 
     async def send_from(self, service: Service, start: int, end: int) -> None:
         for number in range(start, end):
             async with service.step() as step:
                 step.publish(Wired(station=f"{service.name}-{number % 4}", number=number))
-
-    async def until_received(self, world: World, number: int) -> None:
-        got = 0
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                while True:
-                    world._progress.clear()  # before looking: what comes meanwhile is not missed
-                    if (got := sum(map(len, (await self.received("")).values()))) >= number:
-                        break
-                    await world._progress.wait()
-        except TimeoutError:
-            raise AssertionError(f"received {got} of {number}: {await self.received('')}") from None
-
-    async def sent(self, total: int = TOTAL) -> None:
-        """Everything is in the log and nobody has read it; the sender is down."""
-        async with self.running(self.sends, engine=LONG_SILENT) as world:
-            await self.send(0, total)
-            await world.settle(PATIENCE_S)
-
-    async def ends_well(self, world: World, total: int = TOTAL) -> None:
-        """All has taken effect once and in order, and so does what is sent now."""
-        await self.until_received(world, total)
-        await self.send(total, total + 8)
-        await self.until_received(world, total + 8)
-        await world.settle(PATIENCE_S)
-        assert await self.received() == all_of(total + 8)
-
-    async def events(self) -> int:
-        """How many events the stream holds now, ticks not counted."""
-        broker = self.nats()
-        await broker.open()
-        try:
-            records = await records_between(broker, "wires", 0, 0, (await broker.bounds("wires", 0)).last)
-        finally:
-            await broker.close()
-        return sum(isinstance(each, Message) and each.type != TICK for each in records)
 
     @property
     def stream(self) -> str:
@@ -123,36 +71,11 @@ def telegraph(tmp_path: Path, start: Callable[..., Any]) -> NatsTelegraph:
 async def test_a_server_killed_in_the_middle_of_appends_and_reads_loses_nothing(
     telegraph: NatsTelegraph, seed: int
 ) -> None:
-    random = Random(seed)
-    server = telegraph.server
-    assert isinstance(server, NatsServer)
-    async with telegraph.running(telegraph.sends, telegraph.receives) as world:
-        sent = 0
-        for _ in range(3):
-            size = random.randint(20, 60)
-            sending = asyncio.create_task(telegraph.send(sent, sent + size))
-            sent += size
-            await asyncio.sleep(random.uniform(0.0, 0.05))  # wherever it is by then
-            await asyncio.to_thread(server.kill)
-            await sending  # steps commit while the broker is down
-            await asyncio.to_thread(server.start)
-        print(f"seed {seed}: {sent} events, 3 kills")
-        await telegraph.ends_well(world, sent)
+    await telegraph.kill_again_and_again(seed, 3, lambda: asyncio.to_thread(telegraph.server.start))
 
 
 async def test_a_server_that_stands_still_delays_and_nothing_else(telegraph: NatsTelegraph) -> None:
-    server = telegraph.server
-    assert isinstance(server, NatsServer)
-    async with telegraph.running(telegraph.sends, telegraph.receives) as world:
-        await telegraph.send(0, 20)
-        await telegraph.until_received(world, 20)
-        server.pause()
-        try:
-            await telegraph.send(20, 40)
-            await asyncio.sleep(3.0)  # past the adapter's limit of 2 s, so that connections are given up
-        finally:
-            server.resume()
-        await telegraph.ends_well(world, 40)
+    await telegraph.stand_still(3.0)  # timeout_s is 2
 
 
 # --- an older copy of the store directory (issue 7564)
@@ -166,7 +89,7 @@ async def test_an_older_copy_of_the_store_is_filled_from_the_outbox_again(telegr
     async with telegraph.running(telegraph.sends, telegraph.receives) as world:
         await telegraph.send(0, min(read, 20))
         await world.settle(PATIENCE_S)
-    async with telegraph.running(telegraph.sends, engine=LONG_SILENT) as world:
+    async with telegraph.running(telegraph.sends, engine=SILENT) as world:
         await telegraph.send(min(read, 20), 20)
         await world.settle(PATIENCE_S)
     server.stop()
@@ -176,13 +99,13 @@ async def test_an_older_copy_of_the_store_is_filled_from_the_outbox_again(telegr
         async with telegraph.running(telegraph.sends, telegraph.receives) as world:
             await telegraph.send(20, read)
             await world.settle(PATIENCE_S)
-    async with telegraph.running(telegraph.sends, engine=LONG_SILENT) as world:
+    async with telegraph.running(telegraph.sends, engine=SILENT) as world:
         await telegraph.send(max(read, 20), TOTAL)
         await world.settle(PATIENCE_S)
     server.kill()
     server.restore_data("early")
     server.start()
-    assert await telegraph.events() == 20
+    assert len(await telegraph.events()) == 20
     async with telegraph.running(telegraph.sends, telegraph.receives) as world:
         await telegraph.ends_well(world)
 
@@ -231,7 +154,7 @@ async def test_a_stream_that_is_gone_when_all_come_back_is_filled_from_the_outbo
     async with telegraph.running(telegraph.sends, telegraph.receives) as world:
         await telegraph.send(0, read)
         await world.settle(PATIENCE_S)
-    async with telegraph.running(telegraph.sends, engine=LONG_SILENT) as world:
+    async with telegraph.running(telegraph.sends, engine=SILENT) as world:
         await telegraph.send(read, TOTAL)
         await world.settle(PATIENCE_S)
     async with telegraph.jetstream() as jetstream:
@@ -249,13 +172,13 @@ async def test_a_stream_made_anew_and_grown_past_what_was_read_is_not_taken_for_
     async with telegraph.running(telegraph.sends, telegraph.receives) as world:
         await telegraph.send(0, read)
         await world.settle(PATIENCE_S)
-    async with telegraph.running(telegraph.sends, engine=LONG_SILENT) as world:
+    async with telegraph.running(telegraph.sends, engine=SILENT) as world:
         await telegraph.send(read, TOTAL)
         await world.settle(PATIENCE_S)
     async with telegraph.jetstream() as jetstream:
         await jetstream.delete_stream(telegraph.stream)
     count = read + beyond
-    async with telegraph.running(telegraph.others, engine=LONG_SILENT) as world:
+    async with telegraph.running(telegraph.others, engine=SILENT) as world:
         await telegraph.send_from(telegraph.others, 0, count)
         await world.settle(PATIENCE_S)
     async with telegraph.running(telegraph.sends, telegraph.others, telegraph.receives) as world:
@@ -319,14 +242,14 @@ async def test_the_last_records_replaced_by_others_are_told_from_them(telegraph:
     async with telegraph.running(telegraph.sends, telegraph.receives) as world:
         await telegraph.send(50, read)
         await world.settle(PATIENCE_S)
-    async with telegraph.running(telegraph.sends, engine=LONG_SILENT) as world:
+    async with telegraph.running(telegraph.sends, engine=SILENT) as world:
         await telegraph.send(read, TOTAL)
         await world.settle(PATIENCE_S)
     server.kill()
     server.restore_data("early")
     server.start()
-    assert await telegraph.events() == 50
-    async with telegraph.running(telegraph.others, engine=LONG_SILENT) as world:
+    assert len(await telegraph.events()) == 50
+    async with telegraph.running(telegraph.others, engine=SILENT) as world:
         await telegraph.send_from(telegraph.others, 0, 15)
         await world.settle(PATIENCE_S)
     async with telegraph.running(telegraph.sends, telegraph.others, telegraph.receives) as world:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random
 
 import aio_pika
 import pytest
@@ -62,36 +61,20 @@ def telegraph(tmp_path: Path, server: RabbitMqServer) -> RabbitTelegraph:
 
 
 async def test_a_server_killed_in_the_middle_of_batches_loses_nothing(telegraph: RabbitTelegraph) -> None:
-    random = Random(7)
     server = telegraph.server
-    async with telegraph.running(telegraph.sends, telegraph.receives) as world:
+
+    async def start() -> None:
+        server.spawn()
+        await server.ready()
+
+    async with telegraph.running(telegraph.sends, telegraph.receives):
         await server.remembers_streams()
-        sent = 0
-        for _ in range(2):
-            size = random.randint(20, 60)
-            sending = asyncio.create_task(telegraph.send(sent, sent + size))
-            sent += size
-            await asyncio.sleep(random.uniform(0.0, 0.1))  # wherever it is by then
-            await asyncio.to_thread(server.kill)
-            await sending  # steps commit while the broker is down
-            server.spawn()
-            await server.ready()
-        await telegraph.ends_well(world, sent)
-        seen, healed, _ = await telegraph.counters(world)
-        assert seen == healed
+    seen, healed, _ = await telegraph.kill_again_and_again(7, 2, start, within_s=0.1)
+    assert seen == healed
 
 
 async def test_a_server_that_stands_still_delays_and_nothing_else(telegraph: RabbitTelegraph) -> None:
-    async with telegraph.running(telegraph.sends, telegraph.receives) as world:
-        await telegraph.send(0, 20)
-        await telegraph.until_received(world, 20)
-        telegraph.server.pause()
-        try:
-            await telegraph.send(20, TOTAL)
-            await asyncio.sleep(4.0)  # longer than timeout_s, so that calls are given up
-        finally:
-            telegraph.server.resume()
-        await telegraph.ends_well(world)
+    await telegraph.stand_still(4.0)  # timeout_s is 3
 
 
 # --- streams gone

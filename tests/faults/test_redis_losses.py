@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -50,53 +49,19 @@ def durable(tmp_path: Path, start: Callable[..., Any]) -> RedisTelegraph:
 async def test_a_durable_server_killed_in_the_middle_of_batches_loses_nothing(
     durable: RedisTelegraph, seed: int
 ) -> None:
-    random = Random(seed)
-    async with durable.running(durable.sends, durable.receives) as world:
-        sent = 0
-        for _ in range(3):
-            size = random.randint(20, 60)
-            sending = asyncio.create_task(durable.send(sent, sent + size))
-            sent += size
-            await asyncio.sleep(random.uniform(0.0, 0.05))  # wherever it is by then
-            await asyncio.to_thread(durable.server.kill)
-            await sending  # steps commit while the broker is down
-            await asyncio.to_thread(durable.server.start)
-        print(f"seed {seed}: {sent} events, 3 kills")
-        await durable.ends_well(world, sent)
-        counters = await durable.counters(world)
-        assert counters[0] == counters[1]
+    counters = await durable.kill_again_and_again(seed, 3, lambda: asyncio.to_thread(durable.server.start))
+    assert counters[0] == counters[1]
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_server_without_persistence_killed_again_and_again_comes_back_empty_and_is_filled(
     telegraph: RedisTelegraph, seed: int
 ) -> None:
-    random = Random(seed)
-    async with telegraph.running(telegraph.sends, telegraph.receives) as world:
-        sent = 0
-        for _ in range(3):
-            size = random.randint(20, 60)
-            sending = asyncio.create_task(telegraph.send(sent, sent + size))
-            sent += size
-            await asyncio.sleep(random.uniform(0.0, 0.05))
-            await asyncio.to_thread(telegraph.server.kill)
-            await sending
-            await asyncio.to_thread(telegraph.server.start)
-        print(f"seed {seed}: {sent} events, 3 kills")
-        await telegraph.ends_well(world, sent)
+    await telegraph.kill_again_and_again(seed, 3, lambda: asyncio.to_thread(telegraph.server.start))
 
 
 async def test_a_server_that_stands_still_delays_and_nothing_else(telegraph: RedisTelegraph) -> None:
-    async with telegraph.running(telegraph.sends, telegraph.receives) as world:
-        await telegraph.send(0, 20)
-        await telegraph.until_received(world, 20)
-        telegraph.server.pause()
-        try:
-            await telegraph.send(20, TOTAL)
-            await asyncio.sleep(4.0)  # longer than timeout_s, so that calls are given up
-        finally:
-            telegraph.server.resume()
-        await telegraph.ends_well(world)
+    await telegraph.stand_still(4.0)  # timeout_s is 3
 
 
 # --- emptied and rolled back

@@ -329,10 +329,9 @@ async def test_a_server_that_went_back_while_its_log_was_lost_is_refused_by_what
         assert await numbers(world) == []
 
 
-async def test_an_idle_subscriber_whose_server_went_back_applies_what_it_has_forgotten(
-    telegraph: Telegraph, database: Database
-) -> None:
-    stores: dict[str, Store] = {"receives": make_store(database.url, "receives")}
+async def goes_back_while_idle(telegraph: Telegraph, database: Database | Dumped, url: str) -> None:
+    """The subscriber's database, by this URL, goes back by 40 events, and nothing is sent after that."""
+    stores: dict[str, Store] = {"receives": make_store(url, "receives")}
     async with bench(
         telegraph.directory,
         telegraph.sends,
@@ -350,6 +349,12 @@ async def test_an_idle_subscriber_whose_server_went_back_applies_what_it_has_for
         await telegraph.until_received(world, 60)  # nothing is sent
         await world.settle()
         assert await telegraph.received() == all_of()
+
+
+async def test_an_idle_subscriber_whose_server_went_back_applies_what_it_has_forgotten(
+    telegraph: Telegraph, database: Database
+) -> None:
+    await goes_back_while_idle(telegraph, database, database.url)
 
 
 class Dumped:
@@ -408,24 +413,7 @@ async def test_a_quiet_subscriber_whose_tables_are_loaded_from_an_older_dump_app
     telegraph: Telegraph, dumped: Dumped
 ) -> None:
     """It lives on without its database until all tables are of one moment again: no commit can fall between two."""
-    stores: dict[str, Store] = {"receives": make_store(dumped.away, "receives")}
-    async with bench(
-        telegraph.directory,
-        telegraph.sends,
-        telegraph.receives,
-        broker=telegraph.broker(),
-        stores=stores,
-        engine=config(lease_ttl_s=0.5),
-    ) as world:
-        await telegraph.send(0, 20)
-        await telegraph.until_received(world, 20)
-        await dumped.save()
-        await telegraph.send(20, 60)
-        await telegraph.until_received(world, 60)
-        await dumped.put_back()
-        await telegraph.until_received(world, 60)  # nothing is sent
-        await world.settle()
-        assert await telegraph.received() == all_of()
+    await goes_back_while_idle(telegraph, dumped, dumped.away)
 
 
 @pytest.mark.parametrize("mode", ["poll", "wal"])

@@ -11,7 +11,7 @@ from ensue import Event, Step, UsageError
 from ensue.codec import KEY_BYTES_MAX, decode_envelope
 from ensue.engine.clock import UniqueIds
 from ensue.errors import EventRefused, EventTooLarge
-from ensue.step import Outgoing
+from ensue.outgoing import Outgoing
 
 
 class Paid(Event, topic="t-step", key="payer"):

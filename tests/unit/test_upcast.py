@@ -14,13 +14,13 @@ from tests.unit.engine.workbench import bench, until_letters
 
 from ensue import Aggregate, Command, Event, Saga, Service, Step, UsageError, as_event, evolves, upcast
 from ensue.brokers.embedded import EmbeddedBroker
+from ensue.carried import checked_key
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.errors import BadMessage
 from ensue.event import as_now, declared_as, event_type
 from ensue.message import TOLD, DeadLetterState, Envelope
 from ensue.saga.instance import received_as_now
 from ensue.saga.journal import Entry, Issued, Resolved
-from ensue.step import checked_key
 from ensue.stores.memory import MemoryStore
 from ensue.tables import AGGREGATES, STREAMS
 

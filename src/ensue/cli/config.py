@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from ensue.addresses import shown
 from ensue.app import Service
-from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
+from ensue.cli.options import Json, Target
 from ensue.cli.output import print_json, print_table
 from ensue.config import EngineConfig, home_of, log_format
 from ensue.retry import Retry
@@ -26,8 +26,8 @@ _OF_THE_SERVICE = ("handler_limit_s", "retry")
 
 @app.command()
 def show(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")],
-    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+    service: Target,
+    json: Json = False,
 ) -> None:
     """Show every setting that the service would run with here: its value, and where it comes from.
 

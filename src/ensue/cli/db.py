@@ -10,10 +10,11 @@ import typer
 
 from ensue.addresses import shown
 from ensue.app import Service
-from ensue.cli.completing import services_here
+from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
 from ensue.cli.move import move
-from ensue.cli.operator import BY, REASON, deciding
+from ensue.cli.operator import deciding
+from ensue.cli.options import By, Reason, Target, Yes
 from ensue.cli.output import confirm, say
 from ensue.engine.books import Books
 from ensue.engine.epoch import Published, find_published
@@ -25,16 +26,14 @@ from ensue.errors import UsageError
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
 from ensue.operations.epoch import begin_epoch
 from ensue.operations.making import make_tables, own_tables
-from ensue.operations.opening import database_of, opened, refuse_living_workers
+from ensue.operations.opening import Opened, database_of, opened, refuse_living_workers
 
 app = typer.Typer(help="A service's database: make it, check it, move it, begin a new epoch.", no_args_is_help=True)
 app.command()(move)
 
-_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
-
 
 @app.command()
-def init(service: Annotated[str, _TARGET], by: Annotated[str, BY] = "", reason: Annotated[str, REASON] = "") -> None:
+def init(service: Target, by: By = "", reason: Reason = "") -> None:
     """Create Ensue's tables, and those of the service's `tables=`, where they are missing, and bring Ensue's to this
     Ensue's schema. Changes no table of yours. Of a View, in the place of the version that the code has, which is made
     first."""
@@ -45,7 +44,7 @@ def init(service: Annotated[str, _TARGET], by: Annotated[str, BY] = "", reason: 
 
 
 @app.command()
-def check(service: Annotated[str, _TARGET]) -> None:
+def check(service: Target) -> None:
     """Check that Ensue's tables are there, whole and of this version, and what `tables=` and entities declare."""
     definition = load_service(service)
 
@@ -95,14 +94,14 @@ async def _expected_tables(definition: Service) -> SqlTables | None:
 
 @app.command()
 def new_epoch(
-    service: Annotated[str, _TARGET],
+    service: Target,
     published_through: Annotated[
         int | None, typer.Option(metavar="POSITION", help="When the log cannot tell: the last position that went out")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    yes: Yes = False,
     force: Annotated[bool, typer.Option("--force", help="Although a worker seems to live, or none is needed")] = False,
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Let a database that was restored from an older copy publish again, under a new source.
 
@@ -112,26 +111,25 @@ def new_epoch(
     definition = load_service(service)
     who = deciding(by, reason)
 
-    async def begin() -> None:
-        async with opened(definition, broker=True) as access:
-            broker = access.need_broker()
-            await refuse_living_workers(access, force)
-            declared = definition.publishes_to(await broker.topics())
-            found = await find_published(access.store, broker, declared, published_through)
-            contradicted = await find_contradiction(access.store, broker, declared) is not None
-            needed = found.diverged_at is not None or contradicted or found.witness is not None
-            for line in _explained(found, contradicted):
-                say(line)
-            if not (needed or force or published_through is not None):
-                raise UsageError(
-                    f"{definition.name} needs no new epoch: the log holds nothing that its database did not write. "
-                    "--force: I want one all the same"
-                )
-            confirm("Begin the new epoch?", yes)
-            source = await begin_epoch(access, found, who)
-            say(f"{definition.name} is {source} now; run it again: ensue run {service}")
+    async def begin(access: Opened) -> None:
+        broker = access.need_broker()
+        await refuse_living_workers(access, force)
+        declared = definition.publishes_to(await broker.topics())
+        found = await find_published(access.store, broker, declared, published_through)
+        contradicted = await find_contradiction(access.store, broker, declared) is not None
+        needed = found.diverged_at is not None or contradicted or found.witness is not None
+        for line in _explained(found, contradicted):
+            say(line)
+        if not (needed or force or published_through is not None):
+            raise UsageError(
+                f"{definition.name} needs no new epoch: the log holds nothing that its database did not write. "
+                "--force: I want one all the same"
+            )
+        confirm("Begin the new epoch?", yes)
+        source = await begin_epoch(access, found, who)
+        say(f"{definition.name} is {source} now; run it again: ensue run {service}")
 
-    asyncio.run(begin())
+    run_beside(definition, begin, broker=True)
 
 
 def _explained(found: Published, contradicted: bool) -> list[str]:

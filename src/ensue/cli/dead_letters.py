@@ -14,9 +14,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ensue.cli.completing import services_here
+from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
-from ensue.cli.operator import BY, REASON, deciding
+from ensue.cli.operator import deciding
+from ensue.cli.options import By, Json, Reason, Target, Yes
 from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, say, shown_data, when
 from ensue.deciding import Deciding
 from ensue.engine.decisions import Decided
@@ -26,16 +27,13 @@ from ensue.operations import editing, group_decisions, letter_decisions, letters
 from ensue.operations.group_decisions import PATIENCE_S, End, Progress
 from ensue.operations.groups import Group
 from ensue.operations.letter_decisions import Outcome
-from ensue.operations.letters import HOLDING, Letter, LetterLine, short_reason
+from ensue.operations.letters import HOLDING, LetterLine, short_reason
 from ensue.operations.opening import Opened, opened
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
 
-_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
-_JSON = typer.Option("--json", help="For a machine")
 _ALL = typer.Option("--all", help="Every letter that is dead")
 _GROUP = typer.Option("--group", metavar="NAME", help="Every letter that is dead of this group")
-_YES = typer.Option("--yes", "-y", help="Do not ask")
 
 #: More letters than these are listed a line each, as they are read.
 _TABLE_MAX = 200
@@ -43,22 +41,21 @@ _TABLE_MAX = 200
 
 @app.command("list")
 def list_(
-    service: Annotated[str, _TARGET],
+    service: Target,
     state: Annotated[list[DeadLetterState] | None, typer.Option(help="Only letters in this state (may repeat)")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 100,
-    json: Annotated[bool, _JSON] = False,
+    json: Json = False,
 ) -> None:
     """List what is set aside, in the order of setting aside; discarded and refused ones only with --state."""
     states = tuple(state) if state else HOLDING
     definition = load_service(service)
 
-    async def look() -> None:
-        async with opened(definition) as access:
-            there = await letters.letter_count(access, states)
-            async with aclosing(letters.letter_lines(access, states)) as lines:
-                await _print(lines, limit, there, json=json)
+    async def look(access: Opened) -> None:
+        there = await letters.letter_count(access, states)
+        async with aclosing(letters.letter_lines(access, states)) as lines:
+            await _print(lines, limit, there, json=json)
 
-    asyncio.run(look())
+    run_beside(definition, look)
 
 
 async def _print(lines: AsyncIterator[LetterLine], limit: int, there: int, *, json: bool) -> None:
@@ -93,18 +90,14 @@ async def _print(lines: AsyncIterator[LetterLine], limit: int, there: int, *, js
 
 @app.command()
 def show(
-    service: Annotated[str, _TARGET],
+    service: Target,
     letter: Annotated[str, typer.Argument(metavar="ID")],
-    json: Annotated[bool, _JSON] = False,
+    json: Json = False,
 ) -> None:
     """Show one letter: the reason, its headers and data, and which letters wait behind it."""
     definition = load_service(service)
 
-    async def look() -> Letter:
-        async with opened(definition) as access:
-            return await letters.letter(access, letter)
-
-    found = asyncio.run(look())
+    found = run_beside(definition, lambda access: letters.letter(access, letter))
     if json:
         shown: dict[str, Any] = msgspec.to_builtins(found)
         print_json({name: value for name, value in shown.items() if name != "raw"})
@@ -131,12 +124,12 @@ def show(
 
 @app.command()
 def retry(
-    service: Annotated[str, _TARGET],
+    service: Target,
     letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     all_: Annotated[bool, _ALL] = False,
     group: Annotated[str, _GROUP] = "",
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Let letters be tried again, with all their attempts; what waits behind them follows in order.
 
@@ -152,13 +145,13 @@ def retry(
 
 @app.command()
 def discard(
-    service: Annotated[str, _TARGET],
+    service: Target,
     letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     all_: Annotated[bool, _ALL] = False,
     group: Annotated[str, _GROUP] = "",
-    yes: Annotated[bool, _YES] = False,
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    yes: Yes = False,
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Give letters up: they stay as a record, take no effect, and what waits behind them goes on.
 
@@ -170,11 +163,11 @@ def discard(
 
 @app.command()
 def edit(
-    service: Annotated[str, _TARGET],
+    service: Target,
     letter: Annotated[str, typer.Argument(metavar="ID")],
     data: Annotated[str, typer.Option(metavar="@FILE", help="The new data: a file with JSON, or the JSON itself")],
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Give one letter other data, and let it be tried again. Refused is what the event's class cannot decode, and
     another key. The data that it had is kept with the decision. Other services have it as it was, and so has the log.
@@ -182,13 +175,12 @@ def edit(
     definition = load_service(service)
     who, new = deciding(by, reason), _data(data)
 
-    async def change() -> bool:
-        async with opened(definition, target=service) as access:
-            line = await editing.edit(access, letter, new, who)
-            say(f"dead letter {line.id}, key {line.key}: edited, {line.state.value}")
-            return await letters.anybody_works(access)
+    async def change(access: Opened) -> bool:
+        line = await editing.edit(access, letter, new, who)
+        say(f"dead letter {line.id}, key {line.key}: edited, {line.state.value}")
+        return await letters.anybody_works(access)
 
-    if not asyncio.run(change()):
+    if not run_beside(definition, change, target=service):
         say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
 
 
@@ -215,36 +207,35 @@ def _decide(service: str, ids: list[str], group: str, state: DeadLetterState, by
     """ids: of the letters; none: all of the group, or all that are dead."""
     definition = load_service(service)
 
-    async def decide() -> None:
-        async with opened(definition) as access:
-            chosen = await letter_decisions.chosen(access, list(dict.fromkeys(ids)))
-            if state is DeadLetterState.RELEASED:
-                _refuse_garbage(service, chosen)
-            known = await _dead(access, group) if not ids and state is DeadLetterState.DISCARDED else None
-            there = len(ids) if known is None else len(known)
-            if there and state is DeadLetterState.DISCARDED:
-                some = f" ({', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''})" if ids else ""
-                confirm(f"Give up {there} message(s) for good{some}?", yes)
-            passed: list[str] = []
-            if ids:
-                one = await letter_decisions.decider(access, state, by)
-                for each in chosen:
-                    try:
-                        await one(each.id)
-                    except (CheckpointConflict, Decided) as error:
-                        passed.append(str(error))
-                    else:
-                        say(f"dead letter {each.id}, key {each.key}: {state.value}")
-                decided = len(chosen) - len(passed)
-            else:
-                decided = await _decide_all(access, group, state, by, known)
-            if decided and not await letters.anybody_works(access):
-                say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
-            if passed:
-                others = f"; {decided} of {len(chosen)} are {state.value}" if len(chosen) > 1 else ""
-                raise UsageError("; ".join(passed) + others)
+    async def decide(access: Opened) -> None:
+        chosen = await letter_decisions.chosen(access, list(dict.fromkeys(ids)))
+        if state is DeadLetterState.RELEASED:
+            _refuse_garbage(service, chosen)
+        known = await _dead(access, group) if not ids and state is DeadLetterState.DISCARDED else None
+        there = len(ids) if known is None else len(known)
+        if there and state is DeadLetterState.DISCARDED:
+            some = f" ({', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''})" if ids else ""
+            confirm(f"Give up {there} message(s) for good{some}?", yes)
+        passed: list[str] = []
+        if ids:
+            one = await letter_decisions.decider(access, state, by)
+            for each in chosen:
+                try:
+                    await one(each.id)
+                except (CheckpointConflict, Decided) as error:
+                    passed.append(str(error))
+                else:
+                    say(f"dead letter {each.id}, key {each.key}: {state.value}")
+            decided = len(chosen) - len(passed)
+        else:
+            decided = await _decide_all(access, group, state, by, known)
+        if decided and not await letters.anybody_works(access):
+            say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
+        if passed:
+            others = f"; {decided} of {len(chosen)} are {state.value}" if len(chosen) > 1 else ""
+            raise UsageError("; ".join(passed) + others)
 
-    asyncio.run(decide())
+    run_beside(definition, decide)
 
 
 def _refuse_garbage(service: str, chosen: list[LetterLine]) -> None:
@@ -327,17 +318,13 @@ def _line(each: Progress) -> str:
 
 @app.command()
 def groups(
-    service: Annotated[str, _TARGET],
-    json: Annotated[bool, _JSON] = False,
+    service: Target,
+    json: Json = False,
 ) -> None:
     """Show what has failed by its cause: the handler, the type of error, and the first line of your code in it."""
     definition = load_service(service)
 
-    async def look() -> list[Group]:
-        async with opened(definition) as access:
-            return await group_decisions.groups(access)
-
-    found = asyncio.run(look())
+    found = run_beside(definition, group_decisions.groups)
     if json:
         print_json({"groups": found})
     elif not found:
@@ -356,11 +343,11 @@ def _group_row(group: Group) -> tuple[object, ...]:
 
 @app.command()
 def purge(
-    service: Annotated[str, _TARGET],
+    service: Target,
     older: Annotated[str, typer.Option(metavar="AGE", help="Set aside longer ago than this: 30d, 12h; 0d for all")],
-    yes: Annotated[bool, _YES] = False,
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    yes: Yes = False,
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Delete discarded and refused letters with their data, for good. Every other letter stays: it may still take
     effect."""
@@ -368,12 +355,11 @@ def purge(
     age_s = _age_s(older)
     who = deciding(by, reason)
 
-    async def delete() -> int:
-        async with opened(definition) as access:
-            confirm(f"Delete the discarded and refused letters of {definition.name} that are older than {older}?", yes)
-            return await letter_decisions.purge(access, age_s, who)
+    async def delete(access: Opened) -> int:
+        confirm(f"Delete the discarded and refused letters of {definition.name} that are older than {older}?", yes)
+        return await letter_decisions.purge(access, age_s, who)
 
-    say(f"{asyncio.run(delete())} deleted")
+    say(f"{run_beside(definition, delete)} deleted")
 
 
 def _age_s(text: str) -> float:

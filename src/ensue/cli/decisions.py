@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
+from ensue.cli.options import Json, Target
 from ensue.cli.output import json_line, print_json, print_table, say, when
 from ensue.deciding import Decision
 from ensue.errors import UsageError
@@ -24,9 +24,9 @@ _CHARS_MAX = 60
 
 @app.command("list")
 def list_(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")],
+    service: Target,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="So many of the last ones")] = 100,
-    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+    json: Json = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="All of them as JSON lines, to be kept elsewhere")] = False,
 ) -> None:
     """List the last decisions, in the order in which they were taken. They are never pruned."""

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
 import typer
 
-from ensue.cli.completing import services_here
+from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
-from ensue.cli.operator import BY, REASON, deciding
+from ensue.cli.operator import deciding
+from ensue.cli.options import By, Json, Reason, Target, Yes
 from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.engine.rewind import before_last
 from ensue.errors import UsageError
 from ensue.message import Gap, GapState, Partition
 from ensue.operations import gaps as operations
 from ensue.operations.letters import anybody_works
-from ensue.operations.opening import Opened, opened
+from ensue.operations.opening import Opened
 
 app = typer.Typer(help="Holes in what was received: look, and accept what is lost.", no_args_is_help=True)
 
-_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
-
 
 @app.command("list")
-def list_(
-    service: Annotated[str, _TARGET], json: Annotated[bool, typer.Option("--json", help="For a machine")] = False
-) -> None:
+def list_(service: Target, json: Json = False) -> None:
     """List the gaps. An open one is asked for again and closes by itself; a lost one waits for `ensue gaps accept`."""
     definition = load_service(service)
 
-    async def look() -> list[tuple[Partition, Gap]]:
-        async with opened(definition) as access:
-            return await _gaps(access)
-
-    gaps = asyncio.run(look())
+    gaps = run_beside(definition, _gaps)
     if json:
         print_json(
             {
@@ -54,13 +46,13 @@ def list_(
 
 @app.command()
 def accept(
-    service: Annotated[str, _TARGET],
+    service: Target,
     topic: Annotated[str | None, typer.Option()] = None,
     partition: Annotated[int | None, typer.Option()] = None,
     source: Annotated[str | None, typer.Option(help="As `ensue gaps list` shows it")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    yes: Yes = False,
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Go on without what is lost. Options say which gap; they can be left out when there is one only."""
     definition = load_service(service)
@@ -72,70 +64,66 @@ def accept(
 
     who = deciding(by, reason)
 
-    async def decide() -> None:
-        async with opened(definition) as access:
-            where, gap = _chosen(await _gaps(access), topic, partition, source)
-            say(
-                f"{where}: positions {gap.watermark + 1} to {gap.lost_through} of {gap.source} are gone from log and "
-                f"outbox, at most {gap.lost_through - gap.watermark} events of this partition. They will never take "
-                f"effect in {definition.name}."
-            )
-            confirm("Go on without them?", yes)
-            watermark = await operations.accept(access, where, gap, who)
-            say(f"accepted: {where} goes on after position {watermark} of {gap.source}")
-            if not await anybody_works(access):
-                say(f"No worker of {definition.name} lives: it goes on when one runs (ensue run {service})")
+    async def decide(access: Opened) -> None:
+        where, gap = _chosen(await _gaps(access), topic, partition, source)
+        say(
+            f"{where}: positions {gap.watermark + 1} to {gap.lost_through} of {gap.source} are gone from log and "
+            f"outbox, at most {gap.lost_through - gap.watermark} events of this partition. They will never take "
+            f"effect in {definition.name}."
+        )
+        confirm("Go on without them?", yes)
+        watermark = await operations.accept(access, where, gap, who)
+        say(f"accepted: {where} goes on after position {watermark} of {gap.source}")
+        if not await anybody_works(access):
+            say(f"No worker of {definition.name} lives: it goes on when one runs (ensue run {service})")
 
-    asyncio.run(decide())
+    run_beside(definition, decide)
 
 
 @app.command()
 def forget(
-    service: Annotated[str, _TARGET],
+    service: Target,
     partition: Annotated[int, typer.Argument(metavar="PARTITION")],
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="As `ensue gaps list` shows it")],
     topic: Annotated[str | None, typer.Option(help="When the service reads several")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    yes: Yes = False,
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Ask a source no more, which does not exist: somebody invented it. One that does exist shows its gap again."""
     definition = load_service(service)
 
     who = deciding(by, reason)
 
-    async def decide() -> None:
-        async with opened(definition) as access:
-            named = [
-                where
-                for where, gap in await _gaps(access)
-                if gap.source == source and where.number == partition and topic in (None, where.topic)
-            ]
-            if len(named) != 1:
-                found = f"{len(named)} gaps: give --topic" if named else "no gap; `ensue gaps list` shows what there is"
-                raise UsageError(f"{source} has {found} in partition {partition}", source=source)
-            say(
-                f"{named[0]}: {source} is asked no more for what is missing. What it sends next may show the gap again."
-            )
-            confirm("Forget the gap?", yes)
-            await operations.forget(access, named[0], source, who)
-            say(f"forgotten: {named[0]} {source}")
+    async def decide(access: Opened) -> None:
+        named = [
+            where
+            for where, gap in await _gaps(access)
+            if gap.source == source and where.number == partition and topic in (None, where.topic)
+        ]
+        if len(named) != 1:
+            found = f"{len(named)} gaps: give --topic" if named else "no gap; `ensue gaps list` shows what there is"
+            raise UsageError(f"{source} has {found} in partition {partition}", source=source)
+        say(f"{named[0]}: {source} is asked no more for what is missing. What it sends next may show the gap again.")
+        confirm("Forget the gap?", yes)
+        await operations.forget(access, named[0], source, who)
+        say(f"forgotten: {named[0]} {source}")
 
-    asyncio.run(decide())
+    run_beside(definition, decide)
 
 
 @app.command()
 def rewind(
-    service: Annotated[str, _TARGET],
+    service: Target,
     topic: Annotated[str, typer.Option()],
     partition: Annotated[int, typer.Option()],
     source: Annotated[str, typer.Option(help="As the error in the log, or `ensue status`, names it")],
     to: Annotated[
         int | None, typer.Option(metavar="POSITION", help="When the log cannot tell: what was applied before")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    yes: Yes = False,
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Take back how far a source was applied, to before its last record, which it did not write.
 
@@ -147,31 +135,30 @@ def rewind(
 
     who = deciding(by, reason)
 
-    async def decide() -> None:
-        async with opened(definition, broker=True) as access:
-            checkpoint = await access.books.checkpoint(where)
-            if source not in checkpoint.watermarks:
-                raise UsageError(f"{where}: nothing of {source} was applied", source=source)
-            position = to
-            if position is None:
-                position = await before_last(access.need_broker(), where, checkpoint, source)
-            watermark, last = checkpoint.watermarks[source], checkpoint.ids.get(source, "")
-            if position is None:
-                raise UsageError(
-                    f"{where}: the log does not tell what was applied of {source} before position {watermark} "
-                    f"(message {last or 'unknown'}): give --to with the last position that it wrote and that was "
-                    "applied",
-                    source=source,
-                )
-            say(
-                f"{where}: {source} is applied up to position {watermark} (message {last or 'unknown'}), and was "
-                f"up to {position} before that. What it has written after {position} will be asked for and applied."
+    async def decide(access: Opened) -> None:
+        checkpoint = await access.books.checkpoint(where)
+        if source not in checkpoint.watermarks:
+            raise UsageError(f"{where}: nothing of {source} was applied", source=source)
+        position = to
+        if position is None:
+            position = await before_last(access.need_broker(), where, checkpoint, source)
+        watermark, last = checkpoint.watermarks[source], checkpoint.ids.get(source, "")
+        if position is None:
+            raise UsageError(
+                f"{where}: the log does not tell what was applied of {source} before position {watermark} "
+                f"(message {last or 'unknown'}): give --to with the last position that it wrote and that was "
+                "applied",
+                source=source,
             )
-            confirm(f"Is position {watermark} none of {source}'s?", yes)
-            await operations.rewind(access, where, source, position, who)
-            say(f"taken back: {where} goes on after position {position} of {source}")
+        say(
+            f"{where}: {source} is applied up to position {watermark} (message {last or 'unknown'}), and was "
+            f"up to {position} before that. What it has written after {position} will be asked for and applied."
+        )
+        confirm(f"Is position {watermark} none of {source}'s?", yes)
+        await operations.rewind(access, where, source, position, who)
+        say(f"taken back: {where} goes on after position {position} of {source}")
 
-    asyncio.run(decide())
+    run_beside(definition, decide, broker=True)
 
 
 async def _gaps(access: Opened) -> list[tuple[Partition, Gap]]:

@@ -9,9 +9,9 @@ import typer
 
 from ensue.adapters import make_store
 from ensue.addresses import shown, usual
-from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
-from ensue.cli.operator import BY, REASON, deciding
+from ensue.cli.operator import deciding
+from ensue.cli.options import By, Reason, Target, Yes
 from ensue.cli.output import confirm, say
 from ensue.config import database_variable
 from ensue.errors import UsageError
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def move(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")],
+    service: Target,
     to: Annotated[str, typer.Option(metavar="URL", help="The new database, which is there and has no outbox yet")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    yes: Yes = False,
     force: Annotated[bool, typer.Option("--force", help="Although a worker seems to live")] = False,
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Copy outbox, checkpoints and dead letters into another database: SQLite, PostgreSQL or MariaDB.
 

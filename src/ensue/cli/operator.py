@@ -6,12 +6,7 @@ import getpass
 import os
 import socket
 
-import typer
-
 from ensue.deciding import Deciding, Face
-
-BY = typer.Option("--by", help="Who decides; is kept with the decision", show_default="you")
-REASON = typer.Option("--reason", help="Why; is kept with the decision")
 
 
 def user() -> str:

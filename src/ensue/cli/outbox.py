@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
 import typer
 
-from ensue.cli.completing import services_here
+from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
+from ensue.cli.options import Json, Target
 from ensue.cli.output import print_json, print_table, say
-from ensue.operations.opening import opened
-from ensue.operations.outbox import OutboxLine, OutboxPage, outbox
+from ensue.operations.outbox import OutboxLine, outbox
 
 app = typer.Typer(help="What a service has published, sent or not.", no_args_is_help=True)
 
@@ -21,20 +20,16 @@ _DATA_SHOWN = 60
 
 @app.command("list")
 def list_(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")],
+    service: Target,
     after: Annotated[int, typer.Option(min=0, metavar="POSITION", help="Begin after this position")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 100,
     unsent: Annotated[bool, typer.Option("--unsent", help="Only what is not known to be in the log")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+    json: Json = False,
 ) -> None:
     """List records in the order in which they are sent. Old ones are gone after the retention."""
     definition = load_service(service)
 
-    async def look() -> OutboxPage:
-        async with opened(definition) as access:
-            return await outbox(access, after, limit, unsent=unsent)
-
-    page = asyncio.run(look())
+    page = run_beside(definition, lambda access: outbox(access, after, limit, unsent=unsent))
     records = page.records
     if json:
         shown = msgspec.to_builtins(page)

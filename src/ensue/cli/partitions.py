@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
 
-from ensue.cli.completing import services_here
+from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
-from ensue.cli.operator import BY, REASON, deciding
+from ensue.cli.operator import deciding
+from ensue.cli.options import By, Reason, Target
 from ensue.cli.output import say
 from ensue.deciding import Deciding
 from ensue.errors import UsageError
 from ensue.operations import partitions as operations
-from ensue.operations.opening import Opened, opened
+from ensue.operations.opening import Opened
 from ensue.operations.partitions import Steered
 
 app = typer.Typer(help="Partitions: have nobody work on one for a while, or another worker.", no_args_is_help=True)
 
-_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
 _WHERE = typer.Argument(metavar="TOPIC/N", help="As `ensue status` shows it")
 
 _Steer = Callable[[Opened, str, int, Deciding], Awaitable[Steered]]
@@ -29,10 +28,10 @@ _Steer = Callable[[Opened, str, int, Deciding], Awaitable[Steered]]
 
 @app.command()
 def pause(
-    service: Annotated[str, _TARGET],
+    service: Target,
     partition: Annotated[str, _WHERE],
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Have nobody read and handle a partition until `resume`, also after a restart. All else of the service goes on."""
     found = _steer(service, partition, operations.pause, deciding(by, reason))
@@ -43,10 +42,10 @@ def pause(
 
 @app.command()
 def resume(
-    service: Annotated[str, _TARGET],
+    service: Target,
     partition: Annotated[str, _WHERE],
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Have a paused partition worked on again."""
     _steer(service, partition, operations.resume, deciding(by, reason))
@@ -55,10 +54,10 @@ def resume(
 
 @app.command()
 def release(
-    service: Annotated[str, _TARGET],
+    service: Target,
     partition: Annotated[str, _WHERE],
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Have a partition's worker give it up when it has finished what it is at. Whoever has least takes it then."""
     found = _steer(service, partition, operations.release, deciding(by, reason))
@@ -71,8 +70,4 @@ def _steer(service: str, partition: str, steer: _Steer, by: Deciding) -> Steered
     if not topic or not re.fullmatch("[0-9]{1,9}", number):
         raise UsageError(f"{partition!r} is no partition: expected TOPIC/N, such as orders/0")
 
-    async def decide() -> Steered:
-        async with opened(definition, target=service) as access:
-            return await steer(access, topic, int(number), by)
-
-    return asyncio.run(decide())
+    return run_beside(definition, lambda access: steer(access, topic, int(number), by), target=service)

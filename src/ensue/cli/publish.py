@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ensue.cli.beside import run_beside
 from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
-from ensue.cli.operator import BY, REASON, deciding
+from ensue.cli.operator import deciding
+from ensue.cli.options import By, Json, Reason, Yes
 from ensue.cli.output import confirm, print_json, say, shown_data
 from ensue.engine.publishing import Published
 from ensue.engine.worker import is_gone
 from ensue.errors import UsageError
 from ensue.operations import publishing as operations
-from ensue.operations.opening import opened
+from ensue.operations.opening import Opened
 
 
 def publish(
@@ -29,10 +30,10 @@ def publish(
         str, typer.Argument(metavar="TYPE", help="Of the event, as topology shows it, or its class's name")
     ],
     data: Annotated[str, typer.Argument(metavar="DATA", help="JSON; @FILE: of that file; -: of standard input")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    yes: Yes = False,
+    json: Json = False,
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Publish one event of a service, or send a command, in a step of its own; the service need not run.
 
@@ -47,18 +48,15 @@ def publish(
     spec = operations.spec_of(definition, type)
     event, who = operations.read_event(spec, _text(data)), deciding(by, reason)
 
-    async def write() -> tuple[Published, bool]:
-        async with opened(definition) as access:
-            if not json:
-                say(
-                    f"{spec.type}, {spec.key_field} {spec.key_of(event)}, by {definition.name} at {access.database_url}"
-                )
-                say(*shown_data(spec.write(event)).split("\n"))
-            confirm("Publish it?", yes)
-            done = await operations.publish(access, event, who)
-            return done, all(map(is_gone, (await access.books.leases()).workers))
+    async def write(access: Opened) -> tuple[Published, bool]:
+        if not json:
+            say(f"{spec.type}, {spec.key_field} {spec.key_of(event)}, by {definition.name} at {access.database_url}")
+            say(*shown_data(spec.write(event)).split("\n"))
+        confirm("Publish it?", yes)
+        done = await operations.publish(access, event, who)
+        return done, all(map(is_gone, (await access.books.leases()).workers))
 
-    done, idle = asyncio.run(write())
+    done, idle = run_beside(definition, write)
     if json:
         print_json({"type": spec.type, **done._asdict()})
         return

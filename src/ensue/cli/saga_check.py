@@ -11,23 +11,22 @@ from typing import Annotated
 import typer
 
 from ensue.app import Service
-from ensue.cli.completing import services_here
+from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
+from ensue.cli.options import Json, Target
 from ensue.cli.output import print_json, say
 from ensue.errors import UsageError
-from ensue.operations.opening import opened
+from ensue.operations.opening import Opened, opened
 from ensue.saga.check import MISSING, Check, Group, read_row, write_row
 from ensue.saga.instance import Instance, instance_of
 
-_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
-
 
 def check_(
-    service: Annotated[str, _TARGET],
+    service: Target,
     journals: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of `ensue sagas export`, and not of the database")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+    json: Json = False,
 ) -> None:
     """Replay the journal of each saga that has not ended with the code that there is now, and do nothing else: before
     a deployment. Says how many would go on, and how many would be parked, or wait for a version, with one id each.
@@ -52,7 +51,7 @@ def check_(
 
 
 def export(
-    service: Annotated[str, _TARGET],
+    service: Target,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Is made, readable by its owner alone")],
 ) -> None:
     """Write the sagas that have not ended into a file, for `ensue sagas check` with --journals elsewhere: in a build.
@@ -61,26 +60,23 @@ def export(
     """
     definition = load_service(service)
 
-    async def write() -> int:
-        async with opened(definition) as access:
-            try:
-                made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except OSError as error:
-                raise UsageError(
-                    f"{file} cannot be made: {error.strerror}; give a file that is not there yet"
-                ) from error
-            lines = 0
-            try:
-                with os.fdopen(made, "wb") as written:
-                    async for row in access.books.living_sagas():
-                        written.write(write_row(row) + b"\n")
-                        lines += 1
-            except BaseException:
-                file.unlink()
-                raise
-            return lines
+    async def write(access: Opened) -> int:
+        try:
+            made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise UsageError(f"{file} cannot be made: {error.strerror}; give a file that is not there yet") from error
+        lines = 0
+        try:
+            with os.fdopen(made, "wb") as written:
+                async for row in access.books.living_sagas():
+                    written.write(write_row(row) + b"\n")
+                    lines += 1
+        except BaseException:
+            file.unlink()
+            raise
+        return lines
 
-    say(f"{asyncio.run(write())} sagas in {file}")
+    say(f"{run_beside(definition, write)} sagas in {file}")
 
 
 async def _add(definition: Service, check: Check) -> None:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
 import typer
 
-from ensue.cli.completing import services_here
+from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
 from ensue.cli.operator import deciding
+from ensue.cli.options import Json, Target, Yes
 from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.cli.saga_check import check_, export
 from ensue.errors import UsageError
 from ensue.failure import UnknownFailure
 from ensue.failure import read as read_failure
 from ensue.operations import sagas as operations
-from ensue.operations.opening import opened
 from ensue.operations.sagas import SagaLine
-from ensue.saga.instance import LIVING, Instance, Status
+from ensue.saga.instance import LIVING, Status
 from ensue.saga.journal import Refusal
 from ensue.saga.skipping import Settled
 from ensue.saga.wake import Ordered
@@ -29,28 +28,22 @@ app = typer.Typer(help="Sagas: look, have a parked one go on, have one undone.",
 app.command("check")(check_)
 app.command()(export)
 
-_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
-_JSON = typer.Option("--json", help="For a machine")
 _WHO = typer.Option("--by", "--who", help="Who decides; is kept with the saga", show_default="you")
 _WHY = typer.Option("--reason", "--why", help="Why; is kept with the saga")
 
 
 @app.command("list")
 def list_(
-    service: Annotated[str, _TARGET],
+    service: Target,
     status: Annotated[list[Status] | None, typer.Option(help="Only sagas of this status (may repeat)")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 100,
-    json: Annotated[bool, _JSON] = False,
+    json: Json = False,
 ) -> None:
     """List sagas, of each status the one first that was at work longest ago; ended ones only with --status."""
     statuses = tuple(status) if status else LIVING
     definition = load_service(service)
 
-    async def look() -> tuple[list[SagaLine], int]:
-        async with opened(definition) as access:
-            return await operations.sagas(access, statuses, limit)
-
-    found, there = asyncio.run(look())
+    found, there = run_beside(definition, lambda access: operations.sagas(access, statuses, limit))
     if json:
         print_json({"sagas": found, "total": there})
     elif not found:
@@ -64,18 +57,14 @@ def list_(
 
 @app.command()
 def show(
-    service: Annotated[str, _TARGET],
+    service: Target,
     saga: Annotated[str, typer.Argument(metavar="NAME:ID")],
-    json: Annotated[bool, _JSON] = False,
+    json: Json = False,
 ) -> None:
     """Show one saga: its request, its journal, what is to be undone, and why it is parked."""
     definition = load_service(service)
 
-    async def look() -> Instance:
-        async with opened(definition, target=service) as access:
-            return await operations.instance(access, saga)
-
-    found = asyncio.run(look())
+    found = run_beside(definition, lambda access: operations.instance(access, saga), target=service)
     if json:
         print_json(operations.saga_of(found))
         return
@@ -101,7 +90,7 @@ def show(
 
 @app.command()
 def retry(
-    service: Annotated[str, _TARGET],
+    service: Target,
     sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")],
     why: Annotated[str, _WHY] = "",
     who: Annotated[str, _WHO] = "",
@@ -112,11 +101,11 @@ def retry(
 
 @app.command()
 def cancel(
-    service: Annotated[str, _TARGET],
+    service: Target,
     sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")],
     why: Annotated[str, _WHY] = "",
     who: Annotated[str, _WHO] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    yes: Yes = False,
 ) -> None:
     """Have sagas that are not past their pivot undo what they have done: all of these, or none."""
     confirm(f"Have {len(sagas)} saga(s) undone ({', '.join(sagas[:10])}{', ...' if len(sagas) > 10 else ''})?", yes)
@@ -125,7 +114,7 @@ def cancel(
 
 @app.command("skip")
 def skip_(
-    service: Annotated[str, _TARGET],
+    service: Target,
     saga: Annotated[str, typer.Argument(metavar="NAME:ID")],
     why: Annotated[str, _WHY],
     result: Annotated[
@@ -135,7 +124,7 @@ def skip_(
     fields: Annotated[str, typer.Option(metavar="JSON", help="The failure's")] = "{}",
     operation: Annotated[int | None, typer.Option(help="Its number, where a saga is at several")] = None,
     who: Annotated[str, _WHO] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    yes: Yes = False,
 ) -> None:
     """Have a parked saga go on as if what it is at had come to this, because somebody has done it by hand, or knows
     that it cannot be done. An undo that fails counts as done."""
@@ -143,11 +132,8 @@ def skip_(
     definition = load_service(service)
     confirm(f"Have what {saga} is at not be done by it any more?", yes)
 
-    async def write() -> str:
-        async with opened(definition) as access:
-            return await operations.skip(access, saga, operation, settled, by)
-
-    say(f"saga {saga}: {asyncio.run(write())} is skipped as soon as a worker reads it")
+    skipped = run_beside(definition, lambda access: operations.skip(access, saga, operation, settled, by))
+    say(f"saga {saga}: {skipped} is skipped as soon as a worker reads it")
 
 
 def _settled(result: str | None, failure: str | None, fields: str) -> Settled:
@@ -172,11 +158,7 @@ def _order(service: str, sagas: list[str], what: Ordered, who: str, why: str) ->
     definition = load_service(service)
     by = deciding(who, why)
 
-    async def write() -> None:
-        async with opened(definition) as access:
-            await operations.order(access, list(dict.fromkeys(sagas)), what, by)
-
-    asyncio.run(write())
+    run_beside(definition, lambda access: operations.order(access, list(dict.fromkeys(sagas)), what, by))
     done = "goes on" if what == "retry" else "is undone"
     for each in dict.fromkeys(sagas):
         say(f"saga {each}: {done} as soon as a worker reads it")

@@ -10,6 +10,7 @@ import typer
 
 from ensue.cli.completing import services_here
 from ensue.cli.contract_process import ask
+from ensue.cli.options import Json
 from ensue.cli.output import complain, print_json, say
 from ensue.contracts.changes import changes
 from ensue.contracts.contract import owned, writers
@@ -66,7 +67,7 @@ def check(
             help="Who reads what these write, and is not among them (may repeat)",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+    json: Json = False,
 ) -> None:
     """Compare what services write now with the committed schemas, and say which change breaks which known reader.
 

@@ -12,6 +12,7 @@ import typer
 from ensue.app import Service
 from ensue.cli.completing import services_here
 from ensue.cli.loading import load_services
+from ensue.cli.options import Json
 from ensue.cli.output import complain, print_json, print_table, say
 from ensue.errors import EnsueError
 from ensue.operations.opening import opened
@@ -23,7 +24,7 @@ def status(
         list[str],
         typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
     ],
-    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+    json: Json = False,
 ) -> None:
     """Show outbox, partitions, lag, leases, gaps and dead letters of services, running or not."""
     found: list[ServiceStatus] = []

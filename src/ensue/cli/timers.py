@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
 
-from ensue.cli.completing import services_here
+from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
-from ensue.cli.operator import BY, REASON, deciding
+from ensue.cli.operator import deciding
+from ensue.cli.options import By, Json, Reason, Target, Yes
 from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.operations import timers as operations
-from ensue.operations.opening import opened
+from ensue.operations.opening import Opened
 from ensue.operations.timers import TimerLine
 
 app = typer.Typer(help="Events that are published later: look, take back.", no_args_is_help=True)
 
-_TARGET = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME")
 _SHOWN_MAX = 10
 
 
 @app.command("list")
 def list_(
-    service: Annotated[str, _TARGET],
+    service: Target,
     after: Annotated[str | None, typer.Option(metavar="ID", help="Begin after this one")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 100,
-    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+    json: Json = False,
 ) -> None:
     """List what waits, in the order in which it is due; with the next run of each recurring step."""
     definition = load_service(service)
 
-    async def look() -> tuple[list[TimerLine], int]:
-        async with opened(definition) as access:
-            return await operations.timers(access, after, limit)
-
-    timers, there = asyncio.run(look())
+    timers, there = run_beside(definition, lambda access: operations.timers(access, after, limit))
     if json:
         print_json({"timers": timers, "total": there})
         return
@@ -50,26 +45,25 @@ def list_(
 
 @app.command()
 def cancel(
-    service: Annotated[str, _TARGET],
+    service: Target,
     timers: Annotated[list[str], typer.Argument(metavar="ID...")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
-    by: Annotated[str, BY] = "",
-    reason: Annotated[str, REASON] = "",
+    yes: Yes = False,
+    by: By = "",
+    reason: Reason = "",
 ) -> None:
     """Take events back that are not published yet: all of these, or none if one has gone out already."""
     definition = load_service(service)
     ids = list(dict.fromkeys(timers))
     who = deciding(by, reason)
 
-    async def take_back() -> None:
-        async with opened(definition, target=service) as access:
-            await operations.refuse_runs(access, ids)  # before anybody is asked
-            some = f"{', '.join(ids[:_SHOWN_MAX])}{', ...' if len(ids) > _SHOWN_MAX else ''}"
-            confirm(f"Take back {len(ids)} event(s) for good ({some})?", yes)
-            for each in await operations.cancel(access, ids, who):
-                say(f"timer {each.id}, key {each.key}: cancelled")
+    async def take_back(access: Opened) -> None:
+        await operations.refuse_runs(access, ids)  # before anybody is asked
+        some = f"{', '.join(ids[:_SHOWN_MAX])}{', ...' if len(ids) > _SHOWN_MAX else ''}"
+        confirm(f"Take back {len(ids)} event(s) for good ({some})?", yes)
+        for each in await operations.cancel(access, ids, who):
+            say(f"timer {each.id}, key {each.key}: cancelled")
 
-    asyncio.run(take_back())
+    run_beside(definition, take_back, target=service)
 
 
 def _row(timer: TimerLine) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from ensue.app import Service
 from ensue.cli.build_progress import Shown
 from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
+from ensue.cli.options import Json
 from ensue.cli.output import print_json, print_table, say
 from ensue.engine.agreement import Folds, Verdict
 from ensue.engine.snapshot import Found
@@ -32,7 +33,6 @@ _TARGET = typer.Argument(
     autocompletion=services_here,
     help="MODULE:NAME of a View, or of a service that publishes nothing",
 )
-_JSON = typer.Option("--json", help="For a machine")
 _SCRATCH = typer.Option(metavar="URL", help="Database beside which it is folded", show_default="the view's own")
 #: So many rows of each table are shown to people.
 _SHOWN = 100
@@ -73,7 +73,7 @@ def check(
         typer.Option(metavar="TABLE.COLUMN", help="What no event decides; a table's name leaves it out; repeatable"),
     ] = None,
     scratch: Annotated[str, _SCRATCH] = "",
-    json: Annotated[bool, _JSON] = False,
+    json: Json = False,
 ) -> None:
     """Compare the rows with the fold of their events, while the view goes on. Exit status 1 when they differ.
 
@@ -133,7 +133,7 @@ def at(
     time: Annotated[str, typer.Argument(metavar="TIME", help="With its zone: 2026-11-27T17:00:00Z")],
     key: Annotated[str | None, typer.Option(help="Of the events of one key alone, a customer's, say")] = None,
     scratch: Annotated[str, _SCRATCH] = "",
-    json: Annotated[bool, _JSON] = False,
+    json: Json = False,
 ) -> None:
     """Show the rows as they follow from the events up to a time, by the clocks of the services that published them."""
     moment = moment_of(time)

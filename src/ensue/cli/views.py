@@ -12,7 +12,8 @@ from ensue.cli.build_progress import Shown
 from ensue.cli.completing import services_here
 from ensue.cli.giving_way import NICE, give_way
 from ensue.cli.loading import load_service
-from ensue.cli.operator import REASON, deciding
+from ensue.cli.operator import deciding
+from ensue.cli.options import Json, Reason, Yes
 from ensue.cli.output import confirm, print_json, print_table, say, when
 from ensue.cli.serving import Stop
 from ensue.deciding import Deciding
@@ -32,9 +33,7 @@ T = TypeVar("T")
 _TARGET = typer.Argument(
     metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME of a View; its code's version is meant"
 )
-_JSON = typer.Option("--json", help="For a machine")
 _WHO = typer.Option("--by", "--who", help="Who decides; is kept with the view", show_default="you")
-_YES = typer.Option("--yes", "-y", help="Do not ask")
 _RATE = typer.Option(min=0, help="Events per second that one process takes; 0: as fast as it can")
 _COLUMNS = (
     "view", "version#", "role", "read", "rate limit", "fed by", "since", "by", "not ready for", "goes on without",
@@ -58,7 +57,7 @@ def list_(
             metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME of a View, one or several"
         ),
     ],
-    json: Annotated[bool, _JSON] = False,
+    json: Json = False,
 ) -> None:
     """List versions: which is asked, which is fed and by how many, how far each is, and what it goes on without."""
 
@@ -99,7 +98,7 @@ def rebuild(
     ] = NICE,
     detach: Annotated[bool, typer.Option(help="Only begin: processes that have the version's code build it")] = False,
     who: Annotated[str, _WHO] = "",
-    reason: Annotated[str, REASON] = "",
+    reason: Reason = "",
 ) -> None:
     """Build the code's version beside the one that is asked, until it is ready: from the log's beginning, or from
     another version's rows where the code says how.
@@ -153,9 +152,7 @@ async def _build(view: View, stop: Stop) -> bool:
 
 
 @app.command()
-def pause(
-    service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Annotated[str, REASON] = ""
-) -> None:
+def pause(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Reason = "") -> None:
     """Feed the version that is building no more until `resume`; the one that is asked is fed as before."""
     by = deciding(who, reason)
     row = _decide(service, states.pause(by.actor), by, "views pause")
@@ -167,7 +164,7 @@ def resume(
     service: Annotated[str, _TARGET],
     rate: Annotated[float | None, _RATE] = None,
     who: Annotated[str, _WHO] = "",
-    reason: Annotated[str, REASON] = "",
+    reason: Reason = "",
 ) -> None:
     """Have a paused building go on, or one that runs go on at another rate."""
     by = deciding(who, reason)
@@ -191,9 +188,9 @@ def swap(
         typer.Option(help="Go on without what log and outbox have lost; is kept and shown for ever after"),
     ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is ready")] = 0.0,
-    yes: Annotated[bool, _YES] = False,
+    yes: Yes = False,
     who: Annotated[str, _WHO] = "",
-    reason: Annotated[str, REASON] = "",
+    reason: Reason = "",
 ) -> None:
     """Have queries answered by the code's version from now on. Refused, and said why, while that is not ready.
 
@@ -224,9 +221,9 @@ def swap(
 @app.command("accept-missing")
 def accept_missing_(
     service: Annotated[str, _TARGET],
-    yes: Annotated[bool, _YES] = False,
+    yes: Yes = False,
     who: Annotated[str, _WHO] = "",
-    reason: Annotated[str, REASON] = "",
+    reason: Reason = "",
 ) -> None:
     """Have the code's version go on without what log and outbox have lost; is kept and shown for ever after."""
     view, by = load_view(service), deciding(who, reason)
@@ -246,9 +243,7 @@ async def _accept(access: OpenedView, view: View, by: Deciding, yes: bool) -> No
 
 
 @app.command()
-def rollback(
-    service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Annotated[str, REASON] = ""
-) -> None:
+def rollback(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Reason = "") -> None:
     """Have queries answered by the version that was asked before."""
     view, by = load_view(service), deciding(who, reason)
     row = _run(view, lambda access: access.deciding(by, "views rollback").rollback(by.actor, access.broker))
@@ -260,9 +255,9 @@ def drop(
     service: Annotated[str, _TARGET],
     version: Annotated[int, typer.Argument(min=1, metavar="VERSION")],
     force: Annotated[bool, typer.Option(help="I know that no process of the version runs")] = False,
-    yes: Annotated[bool, _YES] = False,
+    yes: Yes = False,
     who: Annotated[str, _WHO] = "",
-    reason: Annotated[str, REASON] = "",
+    reason: Reason = "",
 ) -> None:
     """Feed a version no more, previous or building, and remove its place with all that is in it. Safe to repeat."""
     view, by = load_view(service), deciding(who, reason)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ensue.config import Settings
+from ensue.definition import ServiceDefinition
 from ensue.engine.books import Books
 from ensue.engine.fold import check_foldable, fold
 from ensue.engine.lookup import each_between
@@ -24,7 +25,6 @@ from ensue.engine.snapshot import Compared, Found, Snapshot, snapshot, tables_of
 from ensue.errors import StoreConflict, UsageError
 from ensue.message import Checkpoint, DeadLetter, Message, Partition
 from ensue.ports import Broker, Store
-from ensue.service import ServiceDefinition
 from ensue.views.bounded import Bound, Where
 from ensue.views.moments import Moments
 from ensue.views.sums import Difference, Rows, Sums, canonical, differences, row_bytes

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid5
 
+from ensue.carried import checked_key
 from ensue.engine.limits import HandlerLimit
 from ensue.errors import BadMessage
 from ensue.failure import Failure
@@ -13,7 +14,7 @@ from ensue.handler import Handler
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, Envelope, Message
 from ensue.reply import Reply, is_of_replies, refusal_of, replies_of, reply_with, write_reply
 from ensue.saga.wake import Answers
-from ensue.step import SessionAsked, Step, checked_key
+from ensue.step import SessionAsked, Step
 
 #: Of the ids of sagas that strangers' commands start.
 _STRANGERS = UUID("5e3c1a52-0f0e-5b7e-9f43-2f6d5a0d7c11")

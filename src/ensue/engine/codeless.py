@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ensue.definition import ServiceDefinition
 from ensue.saga.instance import Status
-from ensue.service import ServiceDefinition
 
 #: How many sagas have not ended, by name, version and status.
 Groups = Mapping[tuple[str, int, Status], int]

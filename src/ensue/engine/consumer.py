@@ -13,11 +13,12 @@ from random import Random
 from ensue.catch_up import adopted, ended
 from ensue.engine.clock import seconds_of
 from ensue.engine.context import Context
-from ensue.engine.dead_letters import DeadLetters, Reason
+from ensue.engine.dead_letters import DeadLetters
 from ensue.engine.doubts import Doubts
 from ensue.engine.failed import StepFailed
 from ensue.engine.gap_watch import GapWatch
 from ensue.engine.lane import Lane, Part
+from ensue.engine.letter import Reason
 from ensue.engine.loop import Loop
 from ensue.engine.place import Place
 from ensue.engine.standing import Standing

@@ -16,21 +16,20 @@ from random import Random
 
 import msgspec
 
-from ensue.codec import decode_envelope, encode_envelope
 from ensue.engine.at_hand import AtHand
+from ensue.engine.blame import NOT_THE_MESSAGE, blamed
 from ensue.engine.clock import DatabaseClock
 from ensue.engine.context import Context
-from ensue.engine.dispatch import NOT_THE_MESSAGE, blamed
 from ensue.engine.failed import StepFailed
 from ensue.engine.gate import Gate
+from ensue.engine.letter import Reason, as_message, letter_of, letter_of_garbage, readable, type_and_id
 from ensue.engine.lost import LOSSES_MAX, answers, lost_for
-from ensue.engine.reason import message_of, trace_of
 from ensue.engine.standing import HOLDING, Obstacles, obstacles_of
 from ensue.engine.suspicion import Suspicion
 from ensue.engine.timers import put
 from ensue.engine.traces import tracing
-from ensue.errors import BadMessage, HandlerKilled, SagaMissing, UsageError
-from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Flaw, Garbage, Message, Partition
+from ensue.errors import HandlerKilled, SagaMissing, UsageError
+from ensue.message import Checkpoint, DeadLetter, DeadLetterState, Message, Partition
 from ensue.plan import Plan, Queue, queue_of
 from ensue.ports import StepTransaction
 from ensue.texts import Lines, logger
@@ -45,31 +44,6 @@ _TRIES_MAX = 100
 _EARLY_MORE = 8
 #: All of them: a key whose letter is not known here would not be held back.
 _ALL = 2**31 - 1
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reason:
-    """Why an attempt failed. Made before the transaction that keeps it, which holds locks.
-
-    handler: empty when none is known. message: what the error says. trace: the calls that led to it, may be empty.
-    """
-
-    error: BaseException
-    handler: str
-    message: str
-    trace: str
-
-    @classmethod
-    def of(cls, failure: StepFailed, *, values: bool) -> Reason:
-        """values: as EngineConfig.show_values has it."""
-        error = failure.error
-        return cls(error, failure.handler, message_of(error, values=values), trace_of(error, values=values))
-
-    @property
-    def text(self) -> str:
-        """As a dead letter keeps it: handler and message, then the calls."""
-        said = f"handler {self.handler}: {self.message}" if self.handler else self.message
-        return f"{said}\n{self.trace}" if self.trace else said
 
 
 class DeadLetters:
@@ -145,21 +119,21 @@ class DeadLetters:
 
     def waiting_letters(self, todo: Plan, now: float) -> list[DeadLetter]:
         """Letters for what `todo` cannot apply: keys held back, and records that are no messages."""
-        letters = [self._letter(each, DeadLetterState.WAITING, now) for each in todo.waiting]
-        letters += [self._garbage(each, now) for each in (*todo.garbage, *todo.refused)]
+        letters = [letter_of(self._partition, each, DeadLetterState.WAITING, now) for each in todo.waiting]
+        letters += [letter_of_garbage(self._partition, each, now) for each in (*todo.garbage, *todo.refused)]
         return letters
 
     def failed_letter(self, message: Message, reason: Reason, now: float) -> DeadLetter:
         """A letter for a message whose first attempt failed. `log_failure` when it is committed."""
         self._clock.tells(now)
-        letter = self._letter(message, DeadLetterState.RETRYING, now)
+        letter = letter_of(self._partition, message, DeadLetterState.RETRYING, now)
         self._failed_again(letter, reason, now)
         return letter
 
     def log_failure(self, letter: DeadLetter, reason: Reason) -> None:
         """Log a failed attempt. After the commit: only then has the letter its id, and only then is it there."""
         dead = self.is_dead(letter)
-        kind, message_id = _type_and_id(letter)
+        kind, message_id = type_and_id(letter)
         if dead:
             then = f"set aside: ensue dead-letters show MODULE:{self._context.service} {letter.id} tells more"
         else:
@@ -192,20 +166,6 @@ class DeadLetters:
 
     def is_dead(self, letter: DeadLetter) -> bool:
         return letter.state is DeadLetterState.DEAD
-
-    def _letter(self, message: Message, state: DeadLetterState, now: float) -> DeadLetter:
-        return DeadLetter(
-            self._partition, message.offset, message.source, message.position, message.previous, message.key,
-            encode_envelope(message.envelope), message.data, state, parked_at=now,
-        )  # fmt: skip
-
-    def _garbage(self, record: Garbage, now: float) -> DeadLetter:
-        refused = record.flaw is Flaw.REFUSED
-        state, kind = (DeadLetterState.REFUSED, "Unsigned") if refused else (DeadLetterState.DEAD, "Garbage")
-        return DeadLetter(
-            self._partition, record.offset, "", 0, 0, record.key, b"", record.data, state,
-            error_type=kind, error=record.reason, parked_at=now,
-        )  # fmt: skip
 
     def _failed_again(self, letter: DeadLetter, reason: Reason, now: float) -> None:
         letter.attempts += 1
@@ -243,7 +203,7 @@ class DeadLetters:
         return bool(due)
 
     def _trace_of(self, letter: DeadLetter) -> Processing | None:
-        message = _readable(letter)
+        message = readable(letter)
         if message is None:
             return None
         attempt = 1 if letter.state is DeadLetterState.RELEASED else letter.attempts + 1
@@ -263,7 +223,7 @@ class DeadLetters:
         again: the attempt before was to insert an entity that another process may have made meanwhile.
         """
         context = self._context
-        handler = context.dispatcher.only_handler(_type_and_id(letter)[0])
+        handler = context.dispatcher.only_handler(type_and_id(letter)[0])
         if letter.state is DeadLetterState.RELEASED:
             letter.attempts = 0  # an operator's decision begins anew
         at_hand.handled = False
@@ -354,7 +314,7 @@ class DeadLetters:
     async def _failed(self, letter: DeadLetter, failure: StepFailed, checkpoint: Checkpoint) -> Checkpoint:
         """When a command's handler said by that what the answer is, it is given, and the letter goes."""
         context = self._context
-        declined = context.dispatcher.declined(_type_and_id(letter)[0], failure)
+        declined = context.dispatcher.declined(type_and_id(letter)[0], failure)
         if declined is not None:
             try:
                 async with context.store.transaction() as transaction:
@@ -378,7 +338,7 @@ class DeadLetters:
             self._clock.tells(transaction.now)
             self._failed_again(letter, reason, transaction.now)
             dead = letter.state is DeadLetterState.DEAD
-            message = _readable(letter) if dead else None
+            message = readable(letter) if dead else None
             parked = None if message is None else await self.park(transaction, message, reason)
             if parked is not None:
                 await books.remove_letter(transaction, letter)
@@ -402,29 +362,6 @@ def _due_at(letter: DeadLetter) -> float:
     if letter.state is DeadLetterState.RETRYING:
         return letter.due_at
     return _NEVER if letter.state is DeadLetterState.DEAD else 0.0
-
-
-def _readable(letter: DeadLetter) -> Message | None:
-    try:
-        return as_message(letter)
-    except BadMessage:
-        return None  # which is why it failed
-
-
-def _type_and_id(letter: DeadLetter) -> tuple[str, str]:
-    try:
-        envelope = decode_envelope(letter.envelope)
-    except BadMessage:
-        return "?", "?"
-    return envelope.type, envelope.id
-
-
-def as_message(letter: DeadLetter) -> Message:
-    """Return the message that it is. Raises BadMessage for one whose headers nobody can read, and garbage."""
-    return Message(
-        letter.partition.topic, letter.partition.number, letter.offset, letter.key, letter.source,
-        letter.position, letter.previous, decode_envelope(letter.envelope), letter.data,
-    )  # fmt: skip
 
 
 def _counted(checkpoint: Checkpoint, **more: int) -> Checkpoint:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from ensue.command import commands_of
 from ensue.engine.answering import reply_topic
 from ensue.engine.books import Books
-from ensue.engine.dead_letters import as_message
 from ensue.engine.dispatch import Dispatcher
+from ensue.engine.letter import as_message
 from ensue.engine.timers import put
 from ensue.errors import BadMessage
 from ensue.failure import Discarded

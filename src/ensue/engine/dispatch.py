@@ -7,7 +7,6 @@ and forgets what it knows, so that each message finds what it would find in a tr
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
@@ -15,65 +14,33 @@ from typing import Any
 
 from ensue import logs
 from ensue.codec import RECORD_BYTES_MAX, SENT_GROWTH_BYTES_MAX
-from ensue.engine.answering import answered, refuse, returned, started
+from ensue.definition import ServiceDefinition
+from ensue.engine.answering import refuse
 from ensue.engine.at_hand import AtHand
+from ensue.engine.blame import NOT_THE_MESSAGE, blamed, lost_a_race
 from ensue.engine.budget import Budget
 from ensue.engine.clock import rfc3339
-from ensue.engine.endings import ends_handler
 from ensue.engine.entities import Call, EntityRun, begins
 from ensue.engine.failed import StepFailed
 from ensue.engine.limits import HandlerLimit
 from ensue.engine.nesting import handling
 from ensue.engine.recurring import Recurring
+from ensue.engine.routes import Alone, Route, route_of
 from ensue.engine.sagas import FOR_SAGAS, Sagas
 from ensue.engine.threads import HandlerThreads
-from ensue.errors import BadMessage, CheckpointConflict, HandlerCancelled, StoreUnavailable, UsageError, causes
+from ensue.errors import BadMessage, UsageError
 from ensue.event import EventType
 from ensue.failure import Failure, failure_in
-from ensue.handler import Handler
-from ensue.handling import wraps_async
-from ensue.mapped import SqlAlchemyRepository
 from ensue.message import Message, OutboxRecord
+from ensue.outgoing import Outgoing
 from ensue.ports import Ids, StepTransaction, TopicTerms
 from ensue.repository import Repository
-from ensue.service import ServiceDefinition
-from ensue.step import Outgoing, SessionAsked, Step
+from ensue.step import SessionAsked, Step
 
 #: How messages are run: in a session of their own one by one, by their entities in memory, by the rows of sagas.
 _PLAIN, _TOGETHER, _SAGAS = "plain", "together", "sagas"
 #: More than any budget, and so little that a float still counts microseconds beside it.
 _LONG_S = 1e6
-#: Not the message's fault: the loop deals with these, no attempt is counted.
-NOT_THE_MESSAGE = (StoreUnavailable, CheckpointConflict)
-#: By name, being SQLAlchemy's and the drivers': a constraint that the step violates, a row whose version moved.
-_RACES = frozenset({"IntegrityError", "UniqueViolation", "UniqueViolationError", "DuplicateKeyError", "StaleDataError"})
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Route:
-    """All that happens for one event type.
-
-    together: every handler is an entity step that has nothing but its entities, so that many messages share a load. An
-    async one may still ask for the step's session: that is found out when it does, see `SessionAsked`.
-    locked: all that a handler can change has been locked; not so what its entity's relationships lead to.
-    """
-
-    event: EventType[Any]
-    read: Callable[[bytes], Any]
-    calls: tuple[Call, ...]
-    together: bool
-    locked: bool
-
-
-class Alone:
-    """One of a message's handlers, of an event that is read already. See `entities.Routed`."""
-
-    def __init__(self, event: Any, calls: Sequence[Call]) -> None:
-        self.event = event
-        self.calls = calls
-
-    def read(self, data: bytes) -> Any:
-        return self.event
 
 
 class Dispatcher:
@@ -107,9 +74,9 @@ class Dispatcher:
         self._record_bytes_max = record_bytes_max
         self._limits: dict[str, int] = {}
         places: dict[Repository[Any] | None, int] = {}
-        self.routes = {kind: _route(handlers, places, sessions) for kind, handlers in definition.handlers.items()}
+        self.routes = {kind: route_of(handlers, places, sessions) for kind, handlers in definition.handlers.items()}
         steps = [each.handler for each in definition.locals.values()]
-        self._steps = {each.event.type: _route([each], places, sessions) for each in steps}
+        self._steps = {each.event.type: route_of([each], places, sessions) for each in steps}
         self.sagas = Sagas(definition, self._run_locals, values=show_values)
         self._saga_s = 0.0  # what the local steps of one message for a saga took, the last time
         self._ids = ids
@@ -415,24 +382,6 @@ def _name(call: Call | None) -> str:
     return "" if call is None else call.handler.name
 
 
-def blamed(error: BaseException) -> BaseException:
-    """The failure of a handler that ended with `error`; raises `error` when it is no failure of the handler's."""
-    if ends_handler(error):
-        raise error
-    if isinstance(error, asyncio.CancelledError):
-        inside = HandlerCancelled(f"the handler ended with CancelledError({error}), but nobody has cancelled the step")
-        inside.__cause__ = error  # it leads to the place
-        return inside
-    return error
-
-
-def lost_a_race(error: BaseException) -> bool:
-    """Whether `error` is what a step meets when another process was quicker: a row that is there by now, or that is not
-    as it was read. It may be the handler's own fault as well, which another attempt tells."""
-    names = {cls.__name__ for each in causes(error) for cls in type(each).__mro__}
-    return not names.isdisjoint(_RACES)
-
-
 def _in_thread(call: Callable[[Any, Any, Step], Any], event: Any, step: Step) -> Any:
     """Call a plain handler, and give other names to what means something else where its result is awaited.
 
@@ -444,39 +393,3 @@ def _in_thread(call: Callable[[Any, Any, Step], Any], event: Any, step: Step) ->
         raise RuntimeError("the handler raised StopIteration: next() on something that had ended?") from error
     except (GeneratorExit, KeyboardInterrupt) as error:
         raise RuntimeError(f"the handler raised {type(error).__name__}") from error
-
-
-def _route(handlers: Sequence[Handler], places: dict[Repository[Any] | None, int], sessions: bool) -> Route:
-    calls = tuple(
-        Call(
-            each,
-            each.caller(),
-            each.asynchronous,
-            each.repository,
-            places.setdefault(each.repository, len(places)),
-            each.id_of() if each.id_field else _no_id,
-            each.optional,
-            each.asynchronous or wraps_async(each.function),
-            each.needs_step or answer is not None,
-            answer,
-        )
-        for each in handlers
-        for answer in (_answer_of(each),)
-    )
-    event = handlers[0].event
-    together = all(call.repository is not None and not (sessions and call.handler.needs_session) for call in calls)
-    mapped = [each.repository for each in handlers if isinstance(each.repository, SqlAlchemyRepository)]
-    linked = sessions and any(each.related for each in mapped)
-    if sessions and len(calls) > 1 and (linked or len({each.root for each in mapped}) < len(mapped)):
-        together = False  # each handler of a message is to find what the one before has left
-    return Route(event, event.read, calls, together, locked=not linked)
-
-
-def _answer_of(handler: Handler) -> Callable[..., Any] | None:
-    if handler.starts is not None:
-        return started
-    return returned if handler.local else answered if handler.command is not None else None
-
-
-def _no_id(event: Any) -> Any:
-    raise AssertionError("only entity steps have an id field")

@@ -21,9 +21,10 @@ from ensue.errors import EntityMissing, UsageError
 from ensue.handler import Handler
 from ensue.mapped import SqlAlchemyRepository
 from ensue.message import Message
+from ensue.outgoing import Outgoing
 from ensue.ports import DocumentTransaction, StepTransaction
 from ensue.repository import AggregateRepository, Repository, Settling, TableRepository
-from ensue.step import Outgoing, SessionAsked, Step
+from ensue.step import SessionAsked, Step
 from ensue.tracing import Processing
 
 Answer = Callable[[Handler, Any, Step, HandlerLimit, Callable[..., Any]], Awaitable[Any]]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ensue.definition import ServiceDefinition
 from ensue.errors import UsageError
 from ensue.handler import Handler
 from ensue.mapped import SqlAlchemyRepository
 from ensue.ports import Capabilities, Store, TopicTerms
 from ensue.repository import TableRepository
-from ensue.service import ServiceDefinition
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table

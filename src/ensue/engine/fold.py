@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ensue.config import Settings
+from ensue.definition import ServiceDefinition
 from ensue.engine.bounded_log import BoundedLog
 from ensue.engine.runtime import Runtime
 from ensue.errors import EnsueError, UsageError
 from ensue.message import Checkpoint, DeadLetter, Partition
 from ensue.ports import Broker, Store
 from ensue.retry import Retry
-from ensue.service import ServiceDefinition
 from ensue.views.bounded import Bound, Where
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ensue.definition import ServiceDefinition
 from ensue.mapped import SqlAlchemyRepository
-from ensue.service import ServiceDefinition
 from ensue.texts import logger
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from contextlib import asynccontextmanager
 from random import Random
 
 from ensue.engine.at_hand import AtHand
+from ensue.engine.blame import NOT_THE_MESSAGE, blamed, lost_a_race
 from ensue.engine.budget import Budget
 from ensue.engine.context import Context
-from ensue.engine.dispatch import NOT_THE_MESSAGE, blamed, lost_a_race
 from ensue.engine.failed import StepFailed
 from ensue.engine.gate import Gate
 from ensue.engine.lost import LOSSES_MAX, answers, lost_for

@@ -15,11 +15,11 @@ import msgspec
 
 from ensue.chain import partition_of
 from ensue.codec import encode_envelope
+from ensue.definition import ServiceDefinition
 from ensue.engine.clock import rfc3339, seconds_of
 from ensue.message import Envelope, Message, Timer
 from ensue.ports import Ids, Row, StepTransaction
 from ensue.schedule import Run, Schedule
-from ensue.service import ServiceDefinition
 from ensue.tables import RECURRING
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
+from logging import Logger
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ensue.addresses import scheme_of
 from ensue.command import Command
 from ensue.config import Settings
+from ensue.definition import ServiceDefinition
 from ensue.engine.arming import arm
 from ensue.engine.books import Books
 from ensue.engine.calls import call
@@ -43,7 +45,6 @@ from ensue.origin import AlreadyAnswered, Origin, current_origin
 from ensue.ports import Broker, Clock, Ids, RowReader, Store
 from ensue.retry import Retry
 from ensue.saga.ending import SagaEnd
-from ensue.service import ServiceDefinition
 from ensue.step import Step
 from ensue.texts import logger
 from ensue.token import Token
@@ -159,7 +160,7 @@ class Runtime:
         self.context.waiting.ended = False
         self.context.caught_up.begin()
         try:
-            await self._open_store(work=work)
+            await self._patiently(lambda: self._open_store(work=work))
             if work:
                 self._worker = Worker(self.context)
                 self._worker.when_hung = self._hung
@@ -176,25 +177,27 @@ class Runtime:
             raise
 
     async def _open_store(self, *, work: bool) -> None:
+        await self.store.open()
+        await self.store.make_own(())  # nothing by now, but this user may not be allowed to work here
+        await upgrade(self.context)
+        if self.store.capabilities.publishes:
+            await self._hallmarked.begin(self.store)
+        # Without sessions a table begins with its first row. The database may go away between the two.
+        if self.store.capabilities.sessions:
+            if self._tables is not None:
+                await self._make_tables(self._tables)
+            await check_entity_tables(self.definition, self.store, known=self._tables)
+            await warn_of_what_is_kept_otherwise(self.definition, self.store)
+        if work and self.context.dispatcher.timers:
+            await arm(self.context)
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]], log: Logger = log) -> None:
         """Without its database a service is nothing: wait for one that is starting too, but not for ever."""
         clock = self.context.clock
-        until = clock.monotonic() + STORE_WAIT_S
-        pause = _PAUSE_FIRST_S
+        until, pause = clock.monotonic() + STORE_WAIT_S, _PAUSE_FIRST_S
         while True:
             try:
-                await self.store.open()
-                await self.store.make_own(())  # nothing by now, but this user may not be allowed to work here
-                await upgrade(self.context)
-                if self.store.capabilities.publishes:
-                    await self._hallmarked.begin(self.store)
-                # Without sessions a table begins with its first row. The database may go away between the two.
-                if self.store.capabilities.sessions:
-                    if self._tables is not None:
-                        await self._make_tables(self._tables)
-                    await check_entity_tables(self.definition, self.store, known=self._tables)
-                    await warn_of_what_is_kept_otherwise(self.definition, self.store)
-                if work and self.context.dispatcher.timers:
-                    await arm(self.context)
+                await work()
                 return
             except RetryableError as error:
                 if clock.monotonic() + pause > until:

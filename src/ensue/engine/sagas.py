@@ -16,6 +16,8 @@ from typing import Final, TypeVar
 import msgspec
 
 from ensue import logs
+from ensue.carried import checked_key
+from ensue.definition import ServiceDefinition
 from ensue.engine.at_hand import AtHand
 from ensue.engine.budget import Budget
 from ensue.engine.failed import StepFailed
@@ -23,42 +25,24 @@ from ensue.errors import BadMessage, SagaMissing
 from ensue.event import as_now
 from ensue.failure import Failure, failure_in
 from ensue.message import REPLY, REPLY_KEY, REPLY_TO, SAGA, TOLD, Envelope, Message
+from ensue.outgoing import Outgoing
 from ensue.ports import Row, StepTransaction
 from ensue.reply import Reply, read_reply, replies_of, write_reply
 from ensue.saga.code import SagaCode
+from ensue.saga.effects import Answer, CancelTimer, Effect, RunLocal, RunOutside, Send, SetTimer
+from ensue.saga.incoming import Again, Answered, AtWork, Broke, Cancel, Elapsed, Incoming, Retry, SkipOperation, Told
 from ensue.saga.instance import ENDED, Instance, Skip, Status, instance_of, row_of
 from ensue.saga.journal import Refusal
 from ensue.saga.local import LocalStep
-from ensue.saga.machine import (
-    Again,
-    Answer,
-    Answered,
-    AtWork,
-    Broke,
-    Cancel,
-    CancelTimer,
-    Effect,
-    Elapsed,
-    Incoming,
-    Retry,
-    RunLocal,
-    RunOutside,
-    Send,
-    SetTimer,
-    SkipOperation,
-    Told,
-    begun,
-    go_on,
-    park,
-    take,
-)
+from ensue.saga.machine import begun, go_on
 from ensue.saga.outside import OutsideRun
+from ensue.saga.parking import park
 from ensue.saga.replay import Live
 from ensue.saga.room import nearly_full
+from ensue.saga.taking import take
 from ensue.saga.wake import Wake, parts_of, read_wake, write_wake
-from ensue.service import ServiceDefinition
 from ensue.signatures import owner_of
-from ensue.step import Outgoing, Step, checked_key
+from ensue.step import Step
 from ensue.tables import SAGAS
 from ensue.texts import Lines, logger
 

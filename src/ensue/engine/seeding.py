@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ensue.definition import ServiceDefinition
 from ensue.engine.books import Books
 from ensue.engine.books.views import ViewBook
 from ensue.engine.reason import message_of, trace_of
@@ -23,7 +24,6 @@ from ensue.mapped import SqlAlchemyRepository, is_mapped
 from ensue.message import Checkpoint
 from ensue.ports import Row, StepTransaction, Store, Table
 from ensue.repository import Repository
-from ensue.service import ServiceDefinition
 from ensue.tables import CHECKPOINTS, CLAIMS, LETTERS
 from ensue.texts import logger
 from ensue.views import states

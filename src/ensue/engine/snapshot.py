@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from ensue.definition import ServiceDefinition
 from ensue.engine.books import Books
 from ensue.errors import StoreConflict, UsageError
 from ensue.message import Checkpoint, DeadLetter, Partition
 from ensue.ports import Store
 from ensue.repository import TableRepository
-from ensue.service import ServiceDefinition
 from ensue.tables import CHECKPOINTS, LETTERS
 
 if TYPE_CHECKING:

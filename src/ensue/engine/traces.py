@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ensue.engine.at_hand import AtHand
-from ensue.step import Outgoing
+from ensue.outgoing import Outgoing
 from ensue.tracing import Processing
 
 _NOBODY = nullcontext()

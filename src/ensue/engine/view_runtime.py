@@ -9,24 +9,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from ensue.config import Settings
+from ensue.definition import ServiceDefinition
 from ensue.engine.books.views import ViewBook
 from ensue.engine.endings import ends_loop
 from ensue.engine.home import Home
 from ensue.engine.readiness import Detailed, ReadyLimits
-from ensue.engine.runtime import STORE_WAIT_S, Runtime
+from ensue.engine.runtime import Runtime
 from ensue.engine.seeding import Seed, check_sessions
 from ensue.engine.view_versions import bounds_of
 from ensue.engine.worker import is_gone
 from ensue.errors import EnsueError, RetryableError, UsageError, ViewNotReady
 from ensue.ports import Broker, Place, RowReader, Store
-from ensue.service import ServiceDefinition
 from ensue.texts import logger
 from ensue.token import Token
 from ensue.views import states
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logger("ensue.view")
 
-_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.1, 5.0
+_PAUSE_MAX_S = 5.0
 #: Who decided, where nobody was asked: the first version of all.
 FIRST = "the first process"
 
@@ -102,7 +102,7 @@ class ViewRuntime(Runtime):
         if self._seed is not None:
             check_sessions(self.definition, self.store)
         try:
-            await self._patiently(self._open_base)
+            await self._patiently(self._open_base, log)
             await self._look()
         except BaseException:
             await self.stop()
@@ -121,21 +121,6 @@ class ViewRuntime(Runtime):
             await self._leave()
         finally:
             await self._base.close()
-
-    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
-        """As long as a start waits for the service's database."""
-        clock = self.context.clock
-        until, pause = clock.monotonic() + STORE_WAIT_S, _PAUSE_FIRST_S
-        while True:
-            try:
-                await work()
-                return
-            except RetryableError as error:
-                if clock.monotonic() + pause > until:
-                    raise
-                log.warning("%s: the database: %s; again in %.1f s", self.definition.name, error, pause)
-            await clock.sleep(pause)
-            pause = min(pause * 2, _PAUSE_MAX_S)
 
     async def _open_base(self) -> None:
         await self._base.open()

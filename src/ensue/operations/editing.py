@@ -10,6 +10,7 @@ import msgspec
 
 from ensue.codec import RECORD_BYTES_MAX, decode_envelope, encode_envelope
 from ensue.deciding import Deciding
+from ensue.definition import ServiceDefinition
 from ensue.engine.decisions import found_letter
 from ensue.errors import BadMessage, UsageError
 from ensue.message import REPLY, SAGA, TOLD, DeadLetter, DeadLetterState
@@ -19,7 +20,6 @@ from ensue.operations.letters import LetterLine, line_of
 from ensue.operations.opening import Opened
 from ensue.ports import StepTransaction
 from ensue.roundtrip import fields_of
-from ensue.service import ServiceDefinition
 
 _OWN = (REPLY, SAGA, TOLD)
 

@@ -47,6 +47,12 @@ class Resolved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reso
     failure: str = ""
     fields: dict[str, msgspec.Raw] = {}
 
+    @classmethod
+    def of(cls, number: int, at: float, data: bytes, failure: Refusal | None) -> Resolved:
+        if failure is None:
+            return cls(number, at, msgspec.Raw(data))
+        return cls(number, at, failure=failure.name, fields=failure.fields)
+
     def raised(self) -> Failure:
         """Of one that has failed: the failure, made anew from its name and fields."""
         return read(self.failure, _encode(self.fields))

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import NoneType
 from typing import Any, get_args, get_origin
 
@@ -18,6 +18,7 @@ from ensue.failure import Failure
 from ensue.formats import of_msgspec
 from ensue.handler import shown
 from ensue.handling import options_of, resolved
+from ensue.saga.wake import NAME
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,6 +76,20 @@ class Named:
             return msgspec.json.decode(data, type=self.value)
         except ValueError as error:
             raise BadMessage(f"{self.where}: its journaled result is no {shown(self.value)}: {error}") from error
+
+
+def check_named(
+    service: str, known: Mapping[Any, Named], function: Any, called: str, where: str, decorator: str
+) -> None:
+    """Raises UsageError for what is declared already, and a name that is taken or none."""
+    if not NAME.fullmatch(called):
+        raise UsageError(f'{where}: give it a name of letters, digits, - and _, at most 63: {decorator}(name="...")')
+    if isinstance(function, Hashable) and function in known:
+        raise UsageError(f"{where} is declared already, as {known[function].where}")
+    if any(each.name == called for each in known.values()):
+        raise UsageError(
+            f"service {service} has two local steps or outside functions named {called!r}: give one another name"
+        )
 
 
 def arguments_of(topic: str, called: str, fields: Sequence[Any], where: str) -> EventType[Any]:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from ensue.carried import checked_key
 from ensue.command import Command, CommandMeta, CommandType, R_co, command_type
 from ensue.errors import UsageError
 from ensue.event import EventType, event_type
@@ -20,7 +21,6 @@ from ensue.saga.named import Named
 from ensue.saga.outside import OutsideFunction
 from ensue.saga.replaying import Gathered, Operation, Replaying, Restarted, here
 from ensue.saga.undo import Undo
-from ensue.step import checked_key
 
 T = TypeVar("T")
 A = TypeVar("A")

@@ -9,9 +9,9 @@ import msgspec
 
 from ensue.errors import BadMessage, UsageError
 from ensue.saga.code import SagaCode
+from ensue.saga.incoming import SkipOperation
 from ensue.saga.instance import Instance, Skip, Status
 from ensue.saga.journal import Refusal
-from ensue.saga.machine import SkipOperation
 from ensue.saga.replay import replay
 from ensue.saga.replaying import Operation
 from ensue.saga.undo import next_to_begin

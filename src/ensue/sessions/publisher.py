@@ -13,6 +13,7 @@ from ensue.adapters import make_session_outbox
 from ensue.addresses import scheme_of
 from ensue.codec import decode_envelope, encode_envelope
 from ensue.config import Settings, read_from
+from ensue.definition import ServiceDefinition
 from ensue.engine.books import HALLMARK, NUMBERS, numbers_of
 from ensue.engine.clock import SystemClock, UniqueIds, rfc3339
 from ensue.engine.hallmark import Hallmark, halves_without, key_of
@@ -21,9 +22,9 @@ from ensue.engine.timers import row_of
 from ensue.event import EventType
 from ensue.message import OutboxRecord, Timer
 from ensue.origin import Origin, current_origin
+from ensue.outgoing import Outgoing
 from ensue.ports import Clock, OutboxOwner, SessionOutbox
-from ensue.service import ServiceDefinition
-from ensue.step import Outgoing, Step
+from ensue.step import Step
 from ensue.tables import LEASES, RELAY, TIMERS
 from ensue.tracing import Carrier, Drafted, TraceMaker, Tracing, messaging_system
 

@@ -19,9 +19,10 @@ from ensue.event import declared_as, is_event_class
 from ensue.handler import Handler, id_field, read_parameters
 from ensue.handling import name_of
 from ensue.message import REPLY
+from ensue.outgoing import Outgoing
 from ensue.repository import AggregateRepository
 from ensue.roundtrip import difference
-from ensue.step import Outgoing, Step
+from ensue.step import Step
 
 A = TypeVar("A", bound=Aggregate)
 _TIME = "2026-01-01T00:00:00Z"

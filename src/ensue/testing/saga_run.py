@@ -13,30 +13,16 @@ from ensue.errors import UsageError
 from ensue.event import EventType, declared_as, event_type
 from ensue.failure import Failure
 from ensue.saga.code import SagaCode, declared_code
+from ensue.saga.effects import CancelTimer, Effect, RunLocal, RunOutside, Send, SetTimer
+from ensue.saga.incoming import Answered, Broke, Cancel, Elapsed, Incoming, Retry, Told
 from ensue.saga.instance import ENDED, Instance, Status, instance_of, row_of
 from ensue.saga.journal import Refusal
 from ensue.saga.local import LocalStep
-from ensue.saga.machine import (
-    Answered,
-    Broke,
-    Cancel,
-    CancelTimer,
-    Effect,
-    Elapsed,
-    Incoming,
-    Retry,
-    RunLocal,
-    RunOutside,
-    Send,
-    SetTimer,
-    Told,
-    begun,
-    go_on,
-    park,
-    take,
-)
+from ensue.saga.machine import begun, go_on
 from ensue.saga.named import Named
 from ensue.saga.outside import OutsideFunction
+from ensue.saga.parking import park
+from ensue.saga.taking import take
 from ensue.saga.wake import read_wake
 
 #: What a test answers.

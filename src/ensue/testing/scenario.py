@@ -23,8 +23,9 @@ from ensue.aggregate.kind import kind_of
 from ensue.app import Service
 from ensue.codec import decode_envelope
 from ensue.command import CommandType
+from ensue.engine.blame import blamed
 from ensue.engine.clock import UniqueIds, rfc3339
-from ensue.engine.dispatch import Dispatcher, blamed
+from ensue.engine.dispatch import Dispatcher
 from ensue.engine.failed import StepFailed
 from ensue.engine.timers import put
 from ensue.errors import RetryableError, UsageError
@@ -32,10 +33,11 @@ from ensue.event import EventType, declared_as, event_type, is_event_class
 from ensue.failure import Failure
 from ensue.handling import finished, name_of
 from ensue.message import REPLY, REPLY_TO, SAGA, TOLD, Envelope, Message, OutboxRecord
+from ensue.outgoing import Outgoing
 from ensue.ports import StepTransaction
 from ensue.reply import outcome, read_reply, replies_of
 from ensue.repository import Repository, TableRepository
-from ensue.step import Outgoing, SessionAsked, Step
+from ensue.step import SessionAsked, Step
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing.decision import Given
 

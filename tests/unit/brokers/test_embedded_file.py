@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.brokers.opened import with_topic
 
 from ensue.brokers import embedded_sql as sql
 from ensue.brokers.embedded import PRUNE_ROWS, EmbeddedBroker
@@ -26,15 +26,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "broker.db"
 
 
-@asynccontextmanager
-async def opened(path: Path, options: str = "", **arguments: Any) -> AsyncIterator[EmbeddedBroker]:
-    broker = EmbeddedBroker(f"sqlite:///{path}{options}", **arguments)
-    await broker.open()
-    try:
-        await broker.ensure_topic(TOPIC, 2)
-        yield broker
-    finally:
-        await broker.close()
+def opened(path: Path, options: str = "", **arguments: Any) -> AbstractAsyncContextManager[EmbeddedBroker]:
+    return with_topic(EmbeddedBroker(f"sqlite:///{path}{options}", **arguments), 2)
 
 
 def execute(path: Path, statement: str, *parameters: object) -> list[Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from confluent_kafka import Producer
 from servers import KafkaServer
+from tests.unit.brokers.opened import with_topic
 
 from ensue.brokers.kafka import KafkaBroker, reading
 from ensue.brokers.kafka.wire import encode
@@ -25,15 +26,8 @@ def url(kafka_server: KafkaServer, request: pytest.FixtureRequest) -> str:
     return f"{kafka_server.url()}?timeout_s=30&prefix={abs(hash(request.node.name))}."
 
 
-@asynccontextmanager
-async def opened(url: str, partitions: int = 1) -> AsyncIterator[KafkaBroker]:
-    broker = KafkaBroker(url)
-    await broker.open()
-    try:
-        await broker.ensure_topic(TOPIC, partitions)
-        yield broker
-    finally:
-        await broker.close()
+def opened(url: str, partitions: int = 1) -> AbstractAsyncContextManager[KafkaBroker]:
+    return with_topic(KafkaBroker(url), partitions)
 
 
 async def follow(broker: KafkaBroker, after: int, last: int, limit: int = 100) -> list[Message | Garbage]:

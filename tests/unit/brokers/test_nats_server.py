@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 from nats.aio.client import Client
 from servers import NatsServer
 from servers.base import free_port
+from tests.unit.brokers.opened import with_topic
 
 from ensue.brokers.nats import NatsBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
@@ -27,16 +28,8 @@ from ensue.message import Garbage, Message
 LIMIT_S = 20.0
 
 
-@asynccontextmanager
-async def opened(url: str, partitions: int = 1) -> AsyncIterator[NatsBroker]:
-    broker = NatsBroker(url)
-    await broker.open()
-    try:
-        if partitions:
-            await broker.ensure_topic(TOPIC, partitions)
-        yield broker
-    finally:
-        await broker.close()
+def opened(url: str, partitions: int = 1) -> AbstractAsyncContextManager[NatsBroker]:
+    return with_topic(NatsBroker(url), partitions)
 
 
 @pytest.fixture

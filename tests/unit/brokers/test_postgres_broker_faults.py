@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ import pytest
 from servers import PostgresServer
 from servers.base import free_port
 from servers.proxy import TcpProxy
+from tests.unit.brokers.opened import patiently, with_topic
 
 from ensue.brokers.postgres import PostgresBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, positions, read
@@ -23,25 +24,8 @@ from ensue.message import Garbage, Message
 PATIENCE_S = 20.0
 
 
-@asynccontextmanager
-async def opened(url: str, partitions: int = 2) -> AsyncIterator[PostgresBroker]:
-    broker = PostgresBroker(url)
-    await broker.open()
-    try:
-        await broker.ensure_topic(TOPIC, partitions)
-        yield broker
-    finally:
-        await broker.close()
-
-
-async def patiently(attempt: Callable[[], Any]) -> Any:
-    """Call until the broker answers, as the loops do."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                return await attempt()
-            except BrokerUnavailable:
-                await asyncio.sleep(0.02)
+def opened(url: str, partitions: int = 2) -> AbstractAsyncContextManager[PostgresBroker]:
+    return with_topic(PostgresBroker(url), partitions)
 
 
 @pytest.fixture

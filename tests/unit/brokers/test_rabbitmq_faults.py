@@ -6,8 +6,8 @@ import asyncio
 import dataclasses
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import aio_pika
@@ -15,6 +15,7 @@ import pytest
 from servers import RabbitMqServer
 from servers.base import free_port
 from servers.proxy import TcpProxy
+from tests.unit.brokers.opened import patiently, with_topic
 
 from ensue.brokers.rabbitmq import RabbitMqBroker
 from ensue.conformance.broker import SOURCE, TOPIC, entries, entry, positions, read
@@ -25,25 +26,8 @@ from ensue.ports import TopicTerms
 PATIENCE_S = 20.0
 
 
-@asynccontextmanager
-async def opened(url: str, partitions: int = 2) -> AsyncIterator[RabbitMqBroker]:
-    broker = RabbitMqBroker(url)
-    await broker.open()
-    try:
-        await broker.ensure_topic(TOPIC, partitions)
-        yield broker
-    finally:
-        await broker.close()
-
-
-async def patiently(attempt: Callable[[], Any]) -> Any:
-    """Call until the broker answers, as the loops do."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                return await attempt()
-            except BrokerUnavailable:
-                await asyncio.sleep(0.02)
+def opened(url: str, partitions: int = 2) -> AbstractAsyncContextManager[RabbitMqBroker]:
+    return with_topic(RabbitMqBroker(url), partitions)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from servers import RedisServer
 from servers.base import free_port
 from servers.proxy import TcpProxy
+from tests.unit.brokers.opened import patiently, with_topic
 
 from ensue.brokers.redis import RedisBroker
 from ensue.brokers.redis.broker import READ_BYTES_MAX
@@ -24,15 +25,8 @@ from ensue.message import Garbage, Message
 PATIENCE_S = 20.0
 
 
-@asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[RedisBroker]:
-    broker = RedisBroker(url, **options)
-    await broker.open()
-    try:
-        await broker.ensure_topic(TOPIC, 2)
-        yield broker
-    finally:
-        await broker.close()
+def opened(url: str, **options: Any) -> AbstractAsyncContextManager[RedisBroker]:
+    return with_topic(RedisBroker(url, **options), 2)
 
 
 @pytest.fixture
@@ -257,13 +251,3 @@ async def test_calls_cancelled_at_any_moment_leave_a_working_broker(url: str) ->
         last = await broker.append(TOPIC, 1, SOURCE, entries(1, 5))
         assert positions(await read(broker, TOPIC, 1, 0, 10, 0.0)) == [1, 2, 3, 4, 5]
         assert (await broker.bounds(TOPIC, 1)).last == last
-
-
-async def patiently(attempt: Callable[[], Any]) -> Any:
-    """Call until the broker answers, as the loops do."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                return await attempt()
-            except BrokerUnavailable:
-                await asyncio.sleep(0.02)

@@ -48,8 +48,9 @@ from ensue.engine.timers import put
 from ensue.message import SAGA, TICK, DeadLetterState, Envelope, Message
 from ensue.ports import Capabilities
 from ensue.saga.code import declared_code
+from ensue.saga.effects import LOOK_AGAIN, RunLocal, SetTimer
 from ensue.saga.instance import Instance, Status
-from ensue.saga.machine import LOOK_AGAIN, LOOK_AGAIN_S, RunLocal, SetTimer, begun, go_on
+from ensue.saga.machine import LOOK_AGAIN_S, begun, go_on
 from ensue.saga.undo import Undo
 from ensue.stores.sqlite import SqliteStore
 from ensue.tables import SAGAS, TIMERS

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensue.conformance.store_suite import letter
-from ensue.engine.dead_letters import Reason
 from ensue.engine.failed import StepFailed
+from ensue.engine.letter import Reason
 from ensue.errors import UsageError
 from ensue.message import DeadLetter, DeadLetterState
 from ensue.operations.brake import WAVES, judged, waves

@@ -11,11 +11,14 @@ from tests.unit.saga.shop import BookSlot
 from tests.unit.saga.test_replay import Go, declared, note
 
 from ensue.saga.code import declared_code
+from ensue.saga.effects import Effect, RunLocal, Send
+from ensue.saga.incoming import Answered
 from ensue.saga.instance import Instance, Status, row_of
-from ensue.saga.machine import Answered, Effect, RunLocal, Send, begun, go_on, take
+from ensue.saga.machine import begun, go_on
 from ensue.saga.replay import Live
 from ensue.saga.replaying import Replaying
 from ensue.saga.saga import Saga
+from ensue.saga.taking import take
 
 Function = Callable[[Saga, Go], Awaitable[Any]]
 

@@ -15,22 +15,13 @@ from tests.unit.saga.shop import BookSlot, CreditShort, FreeSlot
 from ensue import Command, Service
 from ensue.event import declared_as
 from ensue.saga.code import declared_code
+from ensue.saga.effects import CancelTimer, Effect, RunLocal, Send, SetTimer
+from ensue.saga.incoming import Answered, Cancel, Elapsed
 from ensue.saga.instance import ENDED, Instance, Status, instance_of, row_of
 from ensue.saga.journal import Refusal
-from ensue.saga.machine import (
-    Answered,
-    Cancel,
-    CancelTimer,
-    Effect,
-    Elapsed,
-    RunLocal,
-    Send,
-    SetTimer,
-    begun,
-    go_on,
-    take,
-)
+from ensue.saga.machine import begun, go_on
 from ensue.saga.saga import Saga
+from ensue.saga.taking import take
 
 
 class Ask(Command[None], service="kitchen", key="name"):

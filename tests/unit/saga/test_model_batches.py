@@ -15,24 +15,12 @@ from tests.unit.saga.shop import BookSlot, CreditShort, FreeSlot, Paid
 from ensue import Failure, Saga, Service
 from ensue.event import event_type
 from ensue.saga.code import declared_code
+from ensue.saga.effects import Effect, RunLocal, RunOutside, Send, SetTimer
+from ensue.saga.incoming import Answered, Broke, Cancel, Elapsed, Retry, Told
 from ensue.saga.instance import ENDED, Instance, instance_of, row_of
 from ensue.saga.journal import Issued, Refusal
-from ensue.saga.machine import (
-    Answered,
-    Broke,
-    Cancel,
-    Effect,
-    Elapsed,
-    Retry,
-    RunLocal,
-    RunOutside,
-    Send,
-    SetTimer,
-    Told,
-    begun,
-    go_on,
-    take,
-)
+from ensue.saga.machine import begun, go_on
+from ensue.saga.taking import take
 
 
 @dataclass(frozen=True)

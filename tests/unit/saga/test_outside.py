@@ -11,8 +11,11 @@ import pytest
 from tests.unit.saga.shop import CreditShort, FreeSlot
 
 from ensue import EffectKey, Saga, SagaCancelled, Service, Step, UsageError
+from ensue.saga.effects import RunOutside, SetTimer
+from ensue.saga.incoming import Answered, AtWork, Broke, Elapsed
 from ensue.saga.journal import Refusal
-from ensue.saga.machine import Answered, AtWork, Broke, Elapsed, RunOutside, SetTimer, begun, go_on, take
+from ensue.saga.machine import begun, go_on
+from ensue.saga.taking import take
 from ensue.saga.wake import read_wake
 from ensue.testing import SagaRun, saga
 

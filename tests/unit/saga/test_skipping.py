@@ -10,9 +10,10 @@ from tests.unit.saga.shop import BookSlot, CreditShort, FreeSlot
 
 from ensue import EffectKey, Saga, Service, UsageError
 from ensue.saga.code import declared_code
+from ensue.saga.incoming import Cancel, Retry
 from ensue.saga.instance import DECISIONS_MAX
 from ensue.saga.journal import Refusal
-from ensue.saga.machine import Cancel, Retry, park
+from ensue.saga.parking import park
 from ensue.saga.skipping import Settled, skip_of
 from ensue.saga.undo import delay_s
 from ensue.testing import SagaRun, saga

@@ -11,6 +11,7 @@ from ensue.cli.completing import services_here
 from ensue.cli.flow.mermaid import as_mermaid
 from ensue.cli.flow.text import as_text
 from ensue.cli.loading import load_services
+from ensue.cli.options import Json
 from ensue.cli.output import complain, print_json, say
 from ensue.errors import UsageError
 from ensue.operations.flow.gather import Found, gather
@@ -31,7 +32,7 @@ def flow(
         typer.Option(min=1, metavar="COUNT", help="Look at so many of the last records of each partition and outbox"),
     ] = 10_000,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid sequence diagram")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For a machine")] = False,
+    json: Json = False,
 ) -> None:
     """Show one business transaction across services: its events in order, what each followed from, what came of it.
 

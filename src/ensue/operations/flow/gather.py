@@ -12,7 +12,7 @@ import msgspec
 from ensue.addresses import masked, shown
 from ensue.app import Service
 from ensue.codec import decode_envelope
-from ensue.engine.dead_letters import as_message
+from ensue.engine.letter import as_message
 from ensue.engine.lookup import each_between
 from ensue.engine.portion import Portion
 from ensue.engine.timers import place_of, timer_of
