@@ -102,6 +102,12 @@ async def test_decisions_are_paged_and_the_last_ones_are_found() -> None:
         assert [each["reason"] for each in whole] == ["pause", "resume", "pause", "resume", "pause"]
         last = await get(asking, f"{BOOKS}/decisions", last=True, limit=2)
         assert (last["decisions"], last["total"]) == (whole[-2:], 5)
+        earlier = await get(asking, f"{BOOKS}/decisions", before=last["previous"], limit=2)
+        assert earlier["decisions"] == whole[1:3]
+        first = await get(asking, f"{BOOKS}/decisions", before=earlier["previous"], limit=2)
+        assert (first["decisions"], first["previous"]) == (whole[:1], None)
+        refused = await get(asking, f"{BOOKS}/decisions", 422, after=last["previous"], last=True)
+        assert "neither last nor before" in refused["detail"]
 
 
 @pytest.mark.usefixtures("desk")

@@ -277,10 +277,14 @@ class DecisionShown(msgspec.Struct):
 
 
 class DecisionPage(msgspec.Struct):
+    """next: as `after`, for those that follow. previous: of a page that was read from the end, as `before`, for those
+    before it. null: there are none, or it was read the other way."""
+
     decisions: list[DecisionShown]
     total: int
     next: str | None
     payloads: Payloads
+    previous: str | None
 
 
 _encode = msgspec.json.Encoder().encode

@@ -25,6 +25,7 @@ from ensue.console.rest.answers import (
 )
 from ensue.console.rest.asked import PAGE, After, Limit, Named, Who
 from ensue.console.rest.cursors import cursor_of, read_cursor
+from ensue.console.rest.finding import invalid
 from ensue.console.rest.route import ActionRoute, Asking, asks
 from ensue.console.services import Answer, NotFound
 from ensue.deciding import Decision
@@ -123,15 +124,19 @@ async def list_decisions(
     service: Named,
     who: Who,
     after: After = None,
+    before: Annotated[str | None, Query(max_length=1_000, description="`previous` of the page after it")] = None,
     last: Annotated[bool, Query(description="The last ones instead of the first; goes with no `after`")] = False,
     limit: Limit = PAGE,
 ) -> Response:
-    """List what people have decided, in the order in which they did. Nothing prunes it."""
-    begin = None if after is None else read_cursor(after)
+    """List what people have decided, in the order in which they did. Nothing prunes it. From the end: the page that
+    `last` has, then with `before` those that come before it."""
+    if after is not None and (last or before is not None):
+        raise invalid("after goes with neither last nor before: a page begins at one place")
+    begin, end = (None if each is None else read_cursor(each) for each in (after, before))
     async with who.desk.services.opened_decisions(service) as books:
         total = await operations.decision_count(books)
-        if last and begin is None:
-            found = await operations.last_decisions(books, limit)
+        if last or end is not None:
+            found = await operations.last_decisions(books, limit, end)
         else:
             found = []
             async with aclosing(operations.decisions(books, begin)) as all_of_them:
@@ -139,8 +144,11 @@ async def list_decisions(
                     found.append(each)
                     if len(found) == limit:
                         break
-    following = cursor_of(found[-1].decided_at, found[-1].id) if len(found) == limit else None
-    return answered(DecisionPage([_shown(each, who) for each in found], total, following, who.desk.payloads))
+    full = len(found) == limit
+    from_end = last or end is not None
+    following = cursor_of(found[-1].decided_at, found[-1].id) if full and not from_end else None
+    previous = cursor_of(found[0].decided_at, found[0].id) if full and from_end else None
+    return answered(DecisionPage([_shown(each, who) for each in found], total, following, who.desk.payloads, previous))
 
 
 def _shown(decision: Decision, who: Asking) -> DecisionShown:
