@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ensue.addresses import masked
 from ensue.console import forms
-from ensue.console.access import Action, Actor, Authorize, Role, deciding
+from ensue.console.access import Action, Actor, Authorize, Role, deciding, why_not
 from ensue.console.forms import Form
 from ensue.console.payloads import Payloads, shown, shown_headers
 from ensue.console.rendering import Rendering, as_json, link
@@ -169,6 +169,10 @@ class Visit:
     def may(self, actions: Mapping[str, Action]) -> Mapping[str, bool]:
         """Which of these the actor may do."""
         return {name: self.actor.may(action) for name, action in actions.items()}
+
+    async def why_not(self, action: Action = Action.SEE) -> str:
+        """Ask the host again; why the actor may not do this any more, empty: they may."""
+        return await why_not(self.console.authorize, self.request, self.actor, action)
 
     # --- what is decided
 

@@ -16,7 +16,7 @@ from tests.unit.console.desk import books, client, desk_api, first, second, shop
 from tests.views.ledger import make_scribe, make_view, until
 from tests.views.test_incomplete import NEW, OLD, incomplete, write
 
-from ensue.console import Action, Payloads, api
+from ensue.console import Action, Actor, Payloads, api
 from ensue.errors import IdempotencyConflict, IdempotencyMismatch, StoreUnavailable
 from ensue.operations.decisions import decisions, opened_decisions
 from ensue.operations.opening import Opened, opened
@@ -442,6 +442,13 @@ async def lines(asking: Ask, group: str, key: str = "") -> list[dict[str, Any]]:
         return [json.loads(each) async for each in answer.aiter_lines()]
 
 
+def admin_at_first(request: Any) -> Actor:
+    """Who loses the role as soon as the request is let in."""
+    again = "asked_before" in request.scope
+    request.scope["asked_before"] = True
+    return Actor("ann", ["reader"] if again else ["admin"])
+
+
 async def test_a_group_is_tried_again_in_waves_line_by_line_and_stops_at_the_first_that_fails(desk: Path) -> None:
     async with client() as asking:
         group = await group_name(asking)
@@ -453,6 +460,10 @@ async def test_a_group_is_tried_again_in_waves_line_by_line_and_stops_at_the_fir
             assert (broken[-1]["end"], broken[-1]["left"]) == ("failed again", 3)
             assert await lines(asking, group, key="broken") == broken[-1:]
             (desk / "broken").unlink()
+            async with client(desk_api(authorize=admin_at_first)) as demoted:
+                stopped = (await lines(demoted, group))[-1]
+            assert (stopped["end"], stopped["left"]) == ("not allowed any more", 3)
+            assert "needs operator" in stopped["why"]
             found = await lines(asking, group, key="repaired")
             assert [(each["wave"], each["end"]) for each in found if each["end"]] == [
                 (1, "took effect"),

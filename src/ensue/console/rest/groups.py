@@ -65,7 +65,8 @@ async def discard_group(service: Named, group: GroupName, body: DiscardGroup, wh
 )
 async def retry_group(service: Named, group: GroupName, body: Why, who: Who) -> Response:
     """Try a group's dead letters again in waves: 1, then 10, then 100, then the rest. The first that fails anew ends
-    it, and so does a wave to which nothing happens for a minute; what was not released then is as it was.
+    it, and so does a wave to which nothing happens for a minute; what was not released then is as it was. Before each
+    wave it is asked again whether the actor still may: an `end` of `not allowed any more` says `why`.
 
     Answers with a line of JSON whenever it has come further; the last one has an `end`. Whoever closes the connection
     stops it before the next letters are released. Under an Idempotency-Key that came before only the last line is
@@ -83,7 +84,7 @@ async def retry_group(service: Named, group: GroupName, body: Why, who: Who) -> 
             with looking_up():
                 await group_decisions.group_ids(access, group)
             async with (
-                aclosing(group_decisions.retry_group(access, group, by)) as progress,
+                aclosing(group_decisions.retry_group(access, group, by, why_not=who.why_not)) as progress,
                 aclosing(_lines(repeated, progress)) as found,
             ):
                 async for each in found:

@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from ensue.console.access import Action, Actor, Authorize, NotAllowed, actor_of, deciding, require
+from ensue.console.access import Action, Actor, Authorize, NotAllowed, actor_of, deciding, require, why_not
 from ensue.console.payloads import Payloads
 from ensue.console.rest.answers import HEADERS, written
 from ensue.console.same_origin import check_same_origin
@@ -77,6 +77,10 @@ class Asking:
 
     def why(self, reason: str) -> Deciding:
         return deciding(self.actor, self.action, Face.API, reason)
+
+    async def why_not(self) -> str:
+        """Ask the host again; why the actor may not do this any more, empty: they may."""
+        return await why_not(self.desk.authorize, self.request, self.actor, self.action)
 
     async def done_once(self, access: Opened, do: Callable[[Repeated], Awaitable[Any]], status: int = 200) -> Response:
         """Do it and answer; under an Idempotency-Key that came before, give the answer of then."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 from starlette.responses import Response
@@ -187,7 +188,8 @@ async def decide_on_group(visit: Visit) -> Response:
                 run.tell(f"this form was sent before, and did this: {repeated.answer.body.decode()}")
                 return
             if do == "retry":
-                async for each in group_decisions.retry_group(access, name, by):
+                may_go_on = partial(visit.why_not, Action.LETTER_RETRY)
+                async for each in group_decisions.retry_group(access, name, by, why_not=may_go_on):
                     repeated.started = True
                     _tell(run, each)
                 if not repeated.started:
@@ -213,6 +215,7 @@ def _tell(run: Run, each: Progress) -> None:
     if each.end not in (None, End.THROUGH):
         run.state = RunState.FAILED
         why = f"{', '.join(each.failed[:10])} failed again" if each.failed else "nothing happened to it for a minute"
+        why = each.why or why
         run.tell(f"{_said(each)}. Tried no further, since {why}; {each.left} were not released", run.done)
 
 
