@@ -274,5 +274,5 @@ async def test_a_program_that_looks_at_the_link_first_does_not_use_it_up(browse:
         looked = await browser.head("/enter?token=token")
         assert "set-cookie" not in looked.headers
         entered = await browser.get("/enter?token=token")
-        assert (entered.status_code, entered.cookies["ensue-session"]) == (303, "session")
+        assert (entered.status_code, entered.cookies["ensue-session-8040"]) == (303, "session")
         assert (await browser.head("/letter?service=bank&id=no")).status_code != 409

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from ensue.addresses import masked
 from ensue.console import forms
 from ensue.console.access import Action, Actor, Authorize, Role, deciding, why_not
+from ensue.console.cookies import found_cookie
 from ensue.console.forms import Form
 from ensue.console.payloads import Payloads, shown, shown_headers
 from ensue.console.rendering import Rendering, as_json, link
@@ -186,7 +187,7 @@ class Visit:
         except (UnicodeDecodeError, ValueError) as error:
             raise UsageError(f"the request's body is no form: {error}") from error
         values = dict(pairs)
-        cookie = self.request.cookies.get(forms.COOKIE, "")
+        cookie = found_cookie(forms.COOKIE, self.request)
         return Fields(forms.check(values.get("form", ""), cookie, time.time()), values)
 
     def deciding(self, action: Action, reason: str) -> Deciding:

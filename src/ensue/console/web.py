@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from ensue.app import Service
 from ensue.console import forms
 from ensue.console.access import Authorize, NotAllowed, NotAuthenticated, actor_of, checked_authorize
+from ensue.console.cookies import found_cookie, keep_cookie
 from ensue.console.headers import SecurityHeaders
 from ensue.console.payloads import Payloads
 from ensue.console.rendering import Rendering
@@ -129,7 +130,7 @@ def _endpoint(console: Console, here: str, screen: Screen) -> Callable[[Request]
     """A screen behind everything that is checked first, and with a page for each error."""
 
     async def endpoint(request: Request) -> Response:
-        cookie = request.cookies.get(forms.COOKIE, "")
+        cookie = found_cookie(forms.COOKIE, request)
         known = forms.is_cookie(cookie)
         cookie = cookie if known else forms.new_cookie()
         visit: Visit | None = None
@@ -147,10 +148,7 @@ def _endpoint(console: Console, here: str, screen: Screen) -> Callable[[Request]
         except Exception as error:
             answer = _error_page(console, request, visit, error)
         if not known:
-            answer.set_cookie(
-                forms.COOKIE, cookie, path=root_of(request) or "/", httponly=True, samesite="strict",
-                secure=request.url.scheme == "https",
-            )  # fmt: skip
+            keep_cookie(answer, request, forms.COOKIE, cookie)
         return answer
 
     return endpoint
