@@ -119,9 +119,10 @@ async def browse() -> AsyncIterator[Open]:
         authorize: Callable[..., Actor | Awaitable[Actor | None] | None] = admin,
         payloads: str = "full",
         services: Sequence[Service] = (bank, desk, absent),
+        answer_s: float = 30.0,
         **headers: str,
     ) -> Browser:
-        application = ensue.console.app(*services, authorize=authorize, payloads=payloads)
+        application = ensue.console.app(*services, authorize=authorize, payloads=payloads, answer_s=answer_s)
         found = Browser(
             transport=httpx.ASGITransport(application), base_url="http://console.test",
             headers={"Sec-Fetch-Site": "same-origin", "Origin": "http://console.test"} | headers,

@@ -54,6 +54,8 @@ class Console:
     authorize: Authorize
     payloads: Payloads
     trusted_origins: Collection[str]
+    answer_s: float
+    """How long a page may take."""
     runs: Runs = dataclasses.field(default_factory=Runs)
     rendering: Rendering = dataclasses.field(default_factory=Rendering)
 
@@ -197,8 +199,11 @@ class Visit:
     async def decided(
         self, fields: Fields, title: str, by: Deciding, subject: tuple[str, str], back: str, work: Work
     ) -> Response:
-        """Do it, once for each form, and go back to the page, which says what has come of it."""
-        run = await self.runs.at_once(self._run(fields, title, by, subject, back), work)
+        """Do it, once for each form, and go back to the page, which says what has come of it. What takes longer than a
+        page may goes on, on a page that shows how far it is."""
+        run = self.runs.in_background(self._run(fields, title, by, subject, back), work)
+        if not await run.is_over_within(self.console.answer_s):
+            return self.see(link("/run", id=run.id))
         return self.see(f"{back}&{link('', done=run.id)[1:]}")
 
     def begun(

@@ -315,3 +315,25 @@ async def test_large_letters_are_read_few_at_a_time(monkeypatch: pytest.MonkeyPa
         assert max(brought) < 20_000_000 < sum(brought)
         ids = [each.id for each in await found.letters()]
         assert len(await found.letter_states(ids)) == len(ids) == 45
+
+
+@pytest.mark.usefixtures("desk")
+async def test_a_flow_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may look must not take the machine by it."""
+    async with client() as asking:
+        [letter] = (await get(asking, f"{BOOKS}/letters", limit=1))["letters"]
+        path = f"/services/desk_books/letters/{letter['topic']}/{letter['partition']}/{letter['number']}"
+        headers = (await get(asking, path))["headers"]
+        flow = headers.get("correlationid") or headers["id"]
+        whole = await get(asking, f"/flows/{flow}")
+        assert not [each for each in whole["not_looked_at"] if "cut" in each]
+        with monkeypatch.context() as patch:
+            patch.setattr("ensue.console.services.FLOW_EVENTS_MAX", 2)
+            few = await get(asking, f"/flows/{flow}")
+        assert len(few["events"]) < len(whole["events"])
+        assert "and 2 are shown" in few["not_looked_at"][-1]
+        with monkeypatch.context() as patch:
+            patch.setattr("ensue.console.services.FLOW_RECORDS_MAX", 3)
+            cut = await get(asking, f"/flows/{flow}")
+        assert "cut after 3 records in all" in cut["not_looked_at"][-1]
+        await get(asking, f"/flows/{flow}", 422, records=1_000_000)

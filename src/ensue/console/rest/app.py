@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from ensue.addresses import masked
 from ensue.app import Service
 from ensue.console.access import Action, Authorize, NotAllowed, NotAuthenticated, actor_of, checked_authorize, require
+from ensue.console.patience import ANSWER_S, NoAnswer, checked_answer_s
 from ensue.console.payloads import Payloads
 from ensue.console.rest import schema
 from ensue.console.rest.answers import HEADERS, answered
@@ -33,6 +34,7 @@ VERSION = "1"
 BODY_BYTES_MAX = 4_000_000
 REFUSED = "urn:ensue:problem:refused"
 NOT_OPENED = "urn:ensue:problem:not-opened"
+NO_ANSWER = "urn:ensue:problem:no-answer"
 
 Handle = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -42,6 +44,7 @@ def api(
     authorize: Authorize,
     payloads: Payloads = Payloads.MASKED,
     origins: Sequence[str] = (),
+    answer_s: float = ANSWER_S,
 ) -> FastAPI:
     """Return an application that shows these services and decides about them, as JSON: mount it under a path of its
     own, `app.mount("/ensue", ensue.console.api(orders, customers, authorize=who))`, or serve it. It works on the
@@ -49,7 +52,8 @@ def api(
 
     authorize: who sends a request: takes it, returns an `ensue.console.access.Actor`, or None for nobody; it may be
     async. It is asked for each request, also for one to /openapi.json. payloads: how much of users' data is shown, by
-    whomever. origins: other sites whose pages may decide something, such as https://desk.example.
+    whomever. origins: other sites whose pages may decide something, such as https://desk.example. answer_s: how long an
+    answer may take, seconds, where a database hangs; a decision that has begun goes on, and the 504 says so.
 
     Raises UsageError for no service, for two of one name, and for what is not one of these.
     """
@@ -62,8 +66,9 @@ def api(
         openapi_url=None,
     )
     app.state.desk = desk = Desk(
-        Services(services), checked_authorize(authorize), _checked_mode(payloads), checked_origins(origins)
-    )
+        Services(services, answer_s=checked_answer_s(answer_s)), checked_authorize(authorize), _checked_mode(payloads),
+        checked_origins(origins), answer_s,
+    )  # fmt: skip
     list(schema.routes())
     for router in schema.ROUTERS:
         app.include_router(router)
@@ -115,6 +120,11 @@ async def _not_opened(request: Request, error: Exception) -> Response:
     return _problem(request, 503, error, "Not opened", type=NOT_OPENED)
 
 
+async def _no_answer(request: Request, error: Exception) -> Response:
+    log.warning("%s %s was answered 504: %s", request.method, request.scope["path"], error)
+    return _problem(request, 504, error, "No answer in time", type=NO_ANSWER)
+
+
 async def _at_work(request: Request, error: Exception) -> Response:
     return _problem(request, 409, error, type=problems.IDEMPOTENCY_CONFLICT)
 
@@ -134,6 +144,7 @@ _HANDLERS: dict[type[Exception], Handle] = {
     NotAllowed: _not_allowed,
     NotFound: _not_found,
     NotOpened: _not_opened,
+    NoAnswer: _no_answer,
     Decided: _decided,
     CheckpointConflict: _decided,
     IdempotencyConflict: _at_work,

@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from ensue.console.access import Action, Actor, Authorize, NotAllowed, actor_of, deciding, require, why_not
+from ensue.console.patience import within
 from ensue.console.payloads import Payloads
 from ensue.console.rest.answers import HEADERS, written
 from ensue.console.same_origin import check_same_origin
@@ -34,12 +36,14 @@ _DESK: Final = "ensue.console.desk"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Desk:
-    """What all routes of one API share. origins: of other sites that may ask, see `same_origin`."""
+    """What all routes of one API share. origins: of other sites that may ask, see `same_origin`. answer_s: see
+    `patience`."""
 
     services: Services
     authorize: Authorize
     payloads: Payloads
     origins: frozenset[str]
+    answer_s: float
 
 
 class ActionRoute(APIRoute):
@@ -61,7 +65,9 @@ class ActionRoute(APIRoute):
             actor = await actor_of(desk.authorize, request)
             require(actor, self.action)
             request.scope[_DESK] = Asking(desk, actor, self.action, request)
-            return await handle(request)
+            # A stream of lines ends with its reader, before the next letters are released.
+            goes_on = self.action.decides and self.response_class is not StreamingResponse
+            return await within(desk.answer_s, handle(request), goes_on=goes_on)
 
         return handle_for_actor
 

@@ -107,7 +107,7 @@ def document(app: FastAPI, prefix: str = "") -> dict[str, Any]:
 def _describe(operation: dict[str, Any], route: APIRoute, answer: dict[str, Any]) -> None:
     decides = operation[ACTION] != "see"
     named = "{" in route.path
-    statuses = [401, 403, *([404] if named else []), *([409] if decides else []), 422, 503]
+    statuses = [401, 403, *([404] if named else []), *([409] if decides else []), 422, 503, 504]
     if "requestBody" in operation:
         statuses += [400, 413, 415]
     media_type = groups.LINES if route.endpoint is groups.retry_group else "application/json"

@@ -16,7 +16,7 @@ _RECORDS_MAX = 10_000
 
 async def flow(visit: Visit) -> Response:
     flow_id = visit.asked("id", "")
-    found = await gather(visit.services.all, flow_id, _RECORDS_MAX) if flow_id else Found()
+    found = await gather(visit.services.all, flow_id, _RECORDS_MAX, visit.services.flow_bounds) if flow_id else Found()
     sagas = in_time(found.sagas)
     events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas})
     return visit.page(
