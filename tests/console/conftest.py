@@ -6,7 +6,7 @@ import asyncio
 import html
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -117,7 +117,7 @@ async def browse() -> AsyncIterator[Open]:
 
     def browser(
         authorize: Callable[..., Actor | Awaitable[Actor | None] | None] = admin,
-        payloads: str = "full",
+        payloads: str | Mapping[str, str] = "full",
         services: Sequence[Service] = (bank, desk, absent),
         answer_s: float = 30.0,
         **headers: str,

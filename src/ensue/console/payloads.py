@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import enum
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
+from ensue.console.access import Actor, Role
+from ensue.errors import UsageError
 from ensue.message import Envelope
 
 MASK: Final = "***"
@@ -35,6 +37,51 @@ class Payloads(enum.StrEnum):
     LIMITED = "limited"
     """Values too, long ones cut."""
     FULL = "full"
+
+
+#: One mode for all, or for each role one.
+Modes = Payloads | str | Mapping[Role | str, Payloads | str]
+
+
+def modes_of(payloads: object) -> Mapping[Role, Payloads]:
+    """How much each role is shown. payloads: a mode, or modes by role, in which a role that is not named is shown what
+    the one below it is. Raises UsageError for what is none, without one for readers, and where a role would be shown
+    less than one that may do less.
+
+    >>> modes_of({"reader": "masked", "admin": "full"})[Role.OPERATOR].value
+    'masked'
+    """
+    if not isinstance(payloads, Mapping):
+        return dict.fromkeys(Role, _mode(payloads))
+    given = {}
+    for name, mode in payloads.items():
+        if name not in set(Role):
+            raise UsageError(f"payloads: {name!r:.60} is no role, expected {', '.join(Role)}")
+        given[Role(name)] = _mode(mode)
+    if Role.READER not in given:
+        raise UsageError("payloads: expected a mode for reader, who may see everything, and perhaps for those above")
+    found: dict[Role, Payloads] = {}
+    for role in Role:
+        below = [*found.values()][-1:]
+        found[role] = given.get(role, *below)
+        if below and list(Payloads).index(found[role]) < list(Payloads).index(below[0]):
+            raise UsageError(
+                f"payloads: {role.value} would be shown less ({found[role].value}) than who may do less "
+                f"({below[0].value}): give each role at least the mode of the one below it"
+            )
+    return found
+
+
+def mode_for(actor: Actor, modes: Mapping[Role, Payloads]) -> Payloads:
+    """What the highest of the actor's roles is shown."""
+    return next((modes[role] for role in reversed(Role) if role in actor.roles), Payloads.NONE)
+
+
+def _mode(payloads: object) -> Payloads:
+    try:
+        return Payloads(cast(str, payloads))
+    except ValueError as error:
+        raise UsageError(f"payloads={payloads!r:.60}, expected one of {', '.join(Payloads)}") from error
 
 
 def usual_mode(*, loopback: bool) -> Payloads:

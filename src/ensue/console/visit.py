@@ -19,7 +19,7 @@ from ensue.console import forms
 from ensue.console.access import Action, Actor, Authorize, Role, deciding, why_not
 from ensue.console.cookies import found_cookie
 from ensue.console.forms import Form
-from ensue.console.payloads import Payloads, shown, shown_headers
+from ensue.console.payloads import Payloads, mode_for, shown, shown_headers
 from ensue.console.rendering import Rendering, as_json, link
 from ensue.console.runs import Run, Runs, RunState, Work
 from ensue.console.services import Services
@@ -52,7 +52,7 @@ class Console:
 
     services: Services
     authorize: Authorize
-    payloads: Payloads
+    payloads: Mapping[Role, Payloads]
     trusted_origins: Collection[str]
     answer_s: float
     """How long a page may take."""
@@ -108,7 +108,7 @@ class Visit:
 
     @property
     def payloads(self) -> Payloads:
-        return self.console.payloads
+        return mode_for(self.actor, self.console.payloads)
 
     @property
     def shows_all(self) -> bool:

@@ -26,7 +26,7 @@ from ensue.console.access import Authorize, NotAllowed, NotAuthenticated, actor_
 from ensue.console.cookies import found_cookie, keep_cookie
 from ensue.console.headers import SecurityHeaders
 from ensue.console.patience import ANSWER_S, NoAnswer, checked_answer_s, within
-from ensue.console.payloads import Payloads
+from ensue.console.payloads import Modes, Payloads, modes_of
 from ensue.console.rendering import Rendering
 from ensue.console.same_origin import SAFE_METHODS, check_same_origin, checked_origins
 from ensue.console.screens import (
@@ -85,7 +85,7 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
 def app(
     *services: Service,
     authorize: Authorize,
-    payloads: Payloads | str = Payloads.MASKED,
+    payloads: Modes = Payloads.MASKED,
     trusted_origins: Collection[str] = (),
     targets: Mapping[str, str] | None = None,
     answer_s: float = ANSWER_S,
@@ -93,19 +93,16 @@ def app(
     """Return the console of these services, which need not run, nor live in this process.
 
     authorize: who sends this request? Returns an `Actor`, or None for nobody; see `ensue.console.access`. It is asked
-    for each request, and there is no default. payloads: how much of users' data is shown. trusted_origins: further
+    for each request, and there is no default. payloads: how much of users' data is shown: one mode for all, or by
+    role, such as {"reader": "masked", "admin": "full"}. trusted_origins: further
     origins from which forms may come, as `https://desk.example`. targets: how the command line names each service,
     MODULE:SERVICE by its name, for the commands that the console tells. answer_s: how long a page may take, seconds,
     where a database hangs; what a form has begun goes on, on a page that shows how far it is.
     Raises UsageError for what makes no sense.
     """
-    try:
-        mode = Payloads(payloads)
-    except ValueError as error:
-        raise UsageError(f"payloads={payloads!r:.60}, expected one of {', '.join(Payloads)}") from error
     known = Services(services, targets, checked_answer_s(answer_s))
     origins = checked_origins(trusted_origins)
-    console = Console(known, checked_authorize(authorize), mode, origins, answer_s)
+    console = Console(known, checked_authorize(authorize), modes_of(payloads), origins, answer_s)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:

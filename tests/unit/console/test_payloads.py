@@ -7,7 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from ensue.console.payloads import Payloads, shown, shown_bytes, shown_change, shown_headers, usual_mode
+from ensue.console.access import Actor, Role
+from ensue.console.payloads import (
+    Payloads,
+    mode_for,
+    modes_of,
+    shown,
+    shown_bytes,
+    shown_change,
+    shown_headers,
+    usual_mode,
+)
+from ensue.errors import UsageError
 
 DATA = {"card": "4111", "total": 3.5, "paid": True, "none": None, "lines": [{"sku": "x" * 200}] * 30}
 
@@ -74,3 +85,22 @@ def test_a_decision_shows_what_was_decided_and_hides_the_data_that_it_kept() -> 
 
 def test_payloads_are_masked_unless_only_this_machine_can_ask() -> None:
     assert (usual_mode(loopback=False), usual_mode(loopback=True)) == (Payloads.MASKED, Payloads.FULL)
+
+
+def test_each_role_is_shown_what_the_host_says_and_never_less_than_one_that_may_do_less() -> None:
+    modes = modes_of({"reader": "masked", "operator": "limited", "admin": "full"})
+    assert {role.value: mode.value for role, mode in modes.items()} == {
+        "reader": "masked", "operator": "limited", "admin": "full",
+    }  # fmt: skip
+    assert mode_for(Actor("ann", ["reader", "admin"]), modes) is Payloads.FULL
+    assert mode_for(Actor("ann", []), modes) is Payloads.NONE
+    assert set(modes_of("limited").values()) == {Payloads.LIMITED}
+    assert modes_of({Role.READER: "none", "admin": "full"})[Role.OPERATOR] is Payloads.NONE
+    for wrong, said in (
+        ({"admin": "full"}, "expected a mode for reader"),
+        ({"reader": "masked", "root": "full"}, "'root' is no role, expected reader, operator, admin"),
+        ({"reader": "all"}, "expected one of none, masked, limited, full"),
+        ({"reader": "full", "admin": "masked"}, "admin would be shown less"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            modes_of(wrong)

@@ -210,6 +210,13 @@ async def test_users_data_is_hidden_everywhere_unless_the_host_shows_it() -> Non
     async with client(desk_api(payloads=Payloads.FULL)) as asking:
         shown = await get(asking, paths[0])
         assert (shown["data"]["note"], shown["headers"]["tenant"]) == ("secret", "acme")
+    by_role = desk_api(payloads={"reader": "masked", "operator": "limited", "admin": "full"})
+    for role, name in (("reader", "masked"), ("operator", "limited"), ("admin", "full")):
+        async with client(by_role, roles=role) as asking:
+            assert (await get(asking, "/me"))["payloads"] == name
+            shown = await get(asking, paths[0])
+            assert (shown["payloads"], shown["raw"] is None) == (name, name != "full")
+            assert ("secret" in json.dumps(shown)) == (name != "masked")
     default = ensue.console.api(books, authorize=who)
     async with client(default) as asking:
         assert (await get(asking, "/me"))["payloads"] == "masked"

@@ -112,11 +112,13 @@ class LetterPage(msgspec.Struct):
 
 class LetterShown(LetterSummary):
     """A letter with all that is known of it. error: with the lines that led to it. behind: ids of the letters of its
-    key that wait for it. data: as far as `payloads` shows it; raw: the very bytes in base64, where it shows all."""
+    key that wait for it. data: as far as `payloads` shows it; raw: the very bytes in base64, where it shows all; seen:
+    what an edit of them wants, there too."""
 
     headers: dict[str, Any]
     data: Any
     raw: str | None
+    seen: str | None
     payloads: Payloads
     behind: list[str]
 
@@ -234,13 +236,15 @@ class SagaPage(msgspec.Struct):
 
 
 class SagaShown(SagaLine, kw_only=True):
-    """A saga with all that is known of it; users' data as far as `payloads` shows it."""
+    """A saga with all that is known of it; users' data as far as `payloads` shows it. revision: another one as soon as
+    it has gone on."""
 
     request: Any
     journal: list[Any]
     undos: list[Any]
     mailbox: list[Any]
     decisions: list[Any]
+    revision: int
     payloads: Payloads
 
 

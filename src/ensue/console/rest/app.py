@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +11,7 @@ from ensue.addresses import masked
 from ensue.app import Service
 from ensue.console.access import Action, Authorize, NotAllowed, NotAuthenticated, actor_of, checked_authorize, require
 from ensue.console.patience import ANSWER_S, NoAnswer, checked_answer_s
-from ensue.console.payloads import Payloads
+from ensue.console.payloads import Modes, Payloads, modes_of
 from ensue.console.rest import schema
 from ensue.console.rest.answers import HEADERS, answered
 from ensue.console.rest.finding import DETAIL_CHARS_MAX
@@ -42,7 +41,7 @@ Handle = Callable[[Request, Exception], Awaitable[Response]]
 def api(
     *services: Service,
     authorize: Authorize,
-    payloads: Payloads = Payloads.MASKED,
+    payloads: Modes = Payloads.MASKED,
     origins: Sequence[str] = (),
     answer_s: float = ANSWER_S,
 ) -> FastAPI:
@@ -51,9 +50,10 @@ def api(
     services' databases, and on the log, whether they run or not. /openapi.json describes it.
 
     authorize: who sends a request: takes it, returns an `ensue.console.access.Actor`, or None for nobody; it may be
-    async. It is asked for each request, also for one to /openapi.json. payloads: how much of users' data is shown, by
-    whomever. origins: other sites whose pages may decide something, such as https://desk.example. answer_s: how long an
-    answer may take, seconds, where a database hangs; a decision that has begun goes on, and the 504 says so.
+    async. It is asked for each request, also for one to /openapi.json, and again while a retry goes on. payloads: how
+    much of users' data is shown: one mode for all, or by role, such as {"reader": "masked", "admin": "full"}. origins:
+    other sites whose pages may decide something, such as https://desk.example. answer_s: how long an answer may take,
+    seconds, where a database hangs; a decision that has begun goes on, and the 504 says so.
 
     Raises UsageError for no service, for two of one name, and for what is not one of these.
     """
@@ -66,7 +66,7 @@ def api(
         openapi_url=None,
     )
     app.state.desk = desk = Desk(
-        Services(services, answer_s=checked_answer_s(answer_s)), checked_authorize(authorize), _checked_mode(payloads),
+        Services(services, answer_s=checked_answer_s(answer_s)), checked_authorize(authorize), modes_of(payloads),
         checked_origins(origins), answer_s,
     )  # fmt: skip
     list(schema.routes())
@@ -84,13 +84,6 @@ def api(
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
     return app
-
-
-def _checked_mode(payloads: object) -> Payloads:
-    try:
-        return Payloads(cast(str, payloads))
-    except ValueError as error:
-        raise UsageError(f"payloads={payloads!r:.60}, expected one of {', '.join(Payloads)}") from error
 
 
 async def _not_authenticated(request: Request, error: Exception) -> Response:

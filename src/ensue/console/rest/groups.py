@@ -39,8 +39,8 @@ async def list_groups(service: Named, who: Who) -> Response:
 
 @router.post(_GROUPS + "/{group}/discard", **asks(Action.LETTER_DISCARD))
 async def discard_group(service: Named, group: GroupName, body: DiscardGroup, who: Who) -> Response:
-    """Give up every letter of a group that is dead. `dead` has to be how many these are; with `seen` of the group they
-    also have to be the same ones."""
+    """Give up every letter of a group that is dead. `dead` has to be how many these are, and `seen` of the group says
+    that they are the same ones."""
     by = who.why(body.reason)
     async with who.desk.services.opened(service) as access:
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from ensue.addresses import masked
 from ensue.console.access import Action
-from ensue.console.payloads import shown, shown_bytes, shown_headers
+from ensue.console.payloads import Payloads, shown, shown_bytes, shown_headers
 from ensue.console.rest.answers import (
     LetterNow,
     LetterPage,
@@ -82,12 +82,13 @@ async def show_letter(service: Named, topic: Topic, partition: Number, number: O
     async with who.desk.services.opened(service) as access:
         with looking_up():
             found = await letters.letter(access, _id(topic, partition, number))
-    mode = who.desk.payloads
+    mode = who.payloads
     answer = LetterShown(
         **_fields(found, found.error),
         headers=shown_headers(found.headers, mode),
         data=shown(found.data, mode),
         raw=shown_bytes(found.raw, mode),
+        seen=editing.seen_of(found.raw) if mode is Payloads.FULL else None,
         payloads=mode,
         behind=found.behind,
     )
@@ -120,7 +121,7 @@ async def edit_letter(
 
     async def edit(access: Opened, letter_id: str, by: Deciding) -> LetterLine:
         with reading():
-            return await editing.edit(access, letter_id, data, by)
+            return await editing.edit(access, letter_id, data, by, body.seen)
 
     return await _decided(who, service, _id(topic, partition, number), body, edit)
 

@@ -44,7 +44,7 @@ router = APIRouter(route_class=ActionRoute, tags=["services"])
 async def show_me(who: Who) -> Response:
     """Who asks, by the host's word, and what they may do."""
     roles = sorted((Role(each) for each in who.actor.roles), key=list(Role).index)
-    return answered(Me(who.actor.name, roles, who.actor.allowed, who.desk.payloads))
+    return answered(Me(who.actor.name, roles, who.actor.allowed, who.payloads))
 
 
 @router.get("/services", **asks(Action.SEE))
@@ -150,12 +150,12 @@ async def list_decisions(
     from_end = last or end is not None
     following = cursor_of(found[-1].decided_at, found[-1].id) if full and not from_end else None
     previous = cursor_of(found[0].decided_at, found[0].id) if full and from_end else None
-    return answered(DecisionPage([_shown(each, who) for each in found], total, following, who.desk.payloads, previous))
+    return answered(DecisionPage([_shown(each, who) for each in found], total, following, who.payloads, previous))
 
 
 def _shown(decision: Decision, who: Asking) -> DecisionShown:
     before, after = (
-        shown_change(decision.action, _read(each), who.desk.payloads) for each in (decision.before, decision.after)
+        shown_change(decision.action, _read(each), who.payloads) for each in (decision.before, decision.after)
     )
     return DecisionShown(
         decision.id, decision.decided_at, decision.actor, decision.origin, decision.action, decision.target,

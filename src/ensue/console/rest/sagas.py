@@ -74,12 +74,13 @@ async def show_saga(service: Named, name: SagaName, saga: SagaId, who: Who) -> R
     async with who.desk.services.opened(service) as access:
         _have_sagas(access)
         found = await _found(access, f"{name}:{saga}")
-    return answered(_shown(found, who.desk.payloads))
+    return answered(_shown(found, who.payloads))
 
 
 @router.post(_SAGA + "/retry", **asks(Action.SAGA_RETRY))
 async def retry_saga(service: Named, name: SagaName, saga: SagaId, body: Why, who: Who) -> Response:
-    """Have a parked saga go on from where it is, with the code that there is now."""
+    """Have a parked saga go on from where it is, with the code that there is now. Wherever that is: it does what
+    its code says, so it wants no revision."""
     return await _ordered(who, service, [f"{name}:{saga}"], "retry", body)
 
 
@@ -102,7 +103,7 @@ async def skip_operation(
 
         async def do(repeated: Repeated) -> SagasOrdered:
             await _found(access, key)
-            return SagasOrdered([key], await operations.skip(access, key, body.operation, settled, by))
+            return SagasOrdered([key], await operations.skip(access, key, body.operation, settled, by, body.revision))
 
         return await who.done_once(access, do)
 
@@ -177,6 +178,7 @@ def _shown(saga: Instance, mode: Payloads) -> SagaShown:
         ],
         mailbox=[{"type": each.type, "data": _data(each.data, mode)} for each in saga.mailbox],
         decisions=msgspec.to_builtins(saga.decisions),
+        revision=saga.revision,
         payloads=mode,
     )
 

@@ -116,5 +116,5 @@ def _describe(operation: dict[str, Any], route: APIRoute, answer: dict[str, Any]
         code: {"description": "Done" if decides else "Found", "content": {media_type: {"schema": answer}}},
         **{str(status): each for status, each in problem_responses(*sorted(statuses)).items()},
     }
-    if decides and "/view/" not in route.path:
+    if decides:
         operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY_PARAMETER)

@@ -101,7 +101,7 @@ async def list_gaps(service: Named, who: Who) -> Response:
 @router.post(_SERVICE + "/gaps/{topic}/{partition}/accept", tags=["losses"], **asks(Action.GAP_ACCEPT))
 async def accept_loss(service: Named, topic: Topic, partition: Number, body: AcceptLoss, who: Who) -> Response:
     """Go on without what log and outbox have lost. `positions` has to be how many that are: `lost_through - watermark`
-    of the gap."""
+    of the gap, and `through` its `lost_through`."""
     by = who.why(body.reason)
     if who.desk.services.service(service).is_view:
         raise UsageError(f"{service} is a view, of which it is kept what it goes on without: use view/accept-missing")
@@ -114,6 +114,11 @@ async def accept_loss(service: Named, topic: Topic, partition: Number, body: Acc
                 raise UsageError(
                     f"{topic}/{partition}: {lost} positions of {body.source} are lost, and {body.positions} were "
                     "confirmed: look at it again"
+                )
+            if lost and found.gap.lost_through != body.through:
+                raise UsageError(
+                    f"{topic}/{partition}: positions of {body.source} are lost through {found.gap.lost_through}, and "
+                    f"through {body.through} when it was looked at: look at it again"
                 )
             position = await gaps.accept(access, found.where(access), found.gap, by)
             return GapDecided(topic, partition, body.source, position)
@@ -169,7 +174,7 @@ async def list_outbox(
     limit: Limit = PAGE,
 ) -> Response:
     """List what the service has published, in the order in which it is sent."""
-    mode = who.desk.payloads
+    mode = who.payloads
     async with who.desk.services.opened(service) as access:
         if not access.store.capabilities.publishes:
             raise NotFound(f"{access.service.name} publishes nothing: its database has no outbox")
@@ -246,11 +251,11 @@ async def list_timers(service: Named, who: Who, after: After = None, limit: Limi
     async with who.desk.services.opened(service) as access:
         found, total, last = await timers.timer_page(access, begin, limit, PAGE_BYTES_MAX)
     following = None if last is None else cursor_of(last[0], last[2], str(last[1]))
-    return answered(TimerPage([_timer(each, who) for each in found], total, following, who.desk.payloads))
+    return answered(TimerPage([_timer(each, who) for each in found], total, following, who.payloads))
 
 
 def _timer(line: TimerLine, who: Asking) -> TimerShown:
-    mode = who.desk.payloads
+    mode = who.payloads
     return TimerShown(
         line.id, line.due_at, line.topic, line.partition, line.key, line.recurring,
         shown_headers(_flat(line.headers), mode), shown(line.data, mode),
