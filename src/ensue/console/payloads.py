@@ -1,13 +1,15 @@
 """How much of what users' data holds is shown: of events, of sagas, of what a decision kept. Pure rules.
 
-Not payload, and shown always: keys, types, ids, positions, states, and the text of an error, without which nobody could
-decide anything. An error that quotes a value quotes it here too.
+Not payload, and shown always: keys, types, ids, positions, states, of an error its type, its handler and the lines of
+code that led to it. What an error says often quotes a value, and no rule can tell: `none` and `masked` hide it
+(docs/adr/0061).
 """
 
 from __future__ import annotations
 
 import base64
 import enum
+import re
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -25,6 +27,13 @@ _MASKED_DEPTH_MAX = 64
 _KNOWN: Final = frozenset(
     {*(each.encode_name for each in msgspec.structs.fields(Envelope)), "unreadable"} - {"extensions"}
 )
+
+
+#: What stands before a message and is none: see `engine/reason.py`, `engine/dead_letters.py`, `saga/machine.py`.
+_TYPE = r"[A-Z]\w*(?:Error|Exception): "
+_KNOWN_BEFORE: Final = re.compile(rf"handler [^\s:]+: |[^:]{{1,200}} failed at attempt [0-9]+: (?:{_TYPE})?|{_TYPE}")
+_CALL: Final = re.compile(r'  File ".*", line [0-9]+, in .*')
+_CAUSED_BY: Final = re.compile(r"  caused by [\w.<>]+: ")
 
 
 class Payloads(enum.StrEnum):
@@ -106,6 +115,40 @@ def shown(data: Any, mode: Payloads) -> Any:
             return data
 
 
+def shown_error(text: str, mode: Payloads) -> str:
+    """Return what may be shown of an error's text as a letter, or a parked saga, keeps it: under `none` and `masked` no
+    message, neither its own nor those of its causes, but handler, types, and the calls that led to it.
+
+    >>> shown_error("handler book: no rate for 4111\\n  File \\"/app/x.py\\", line 3, in book", Payloads.MASKED)
+    'handler book: ***\\n  File "/app/x.py", line 3, in book'
+    """
+    if mode in (Payloads.LIMITED, Payloads.FULL) or not text:
+        return text
+    said, *rest = text.split("\n")
+    known = _KNOWN_BEFORE.match(said)
+    found = [("" if known is None else known[0]) + MASK]
+    source = called = False
+    for line in rest:
+        if call := _CALL.fullmatch(line):
+            found.append(line)
+            called = True
+        elif source and line.startswith("    "):
+            found.append(line)
+        elif called and (cause := _CAUSED_BY.match(line)):
+            found.append(cause[0] + MASK)
+        source = call is not None
+    return "\n".join(found)
+
+
+def shown_reason(reason: str, mode: Payloads) -> str:
+    """The same of a reason in a line, `<type>: <what it says>`.
+
+    >>> shown_reason("KeyError: handler book: '4111'", Payloads.NONE)
+    'KeyError'
+    """
+    return reason if mode in (Payloads.LIMITED, Payloads.FULL) else reason.partition(": ")[0]
+
+
 def shown_bytes(data: bytes, mode: Payloads) -> str | None:
     """Return the very bytes in base64 under `full`, else None: cut or masked they would not be those."""
     return base64.b64encode(data).decode() if mode is Payloads.FULL else None
@@ -135,7 +178,7 @@ def shown_change(action: str, state: Any, mode: Payloads) -> Any:
     """
     if not isinstance(state, Mapping):
         return state
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in state.items():
         if name == "envelope" and isinstance(value, Mapping):
             extensions = value.get("extensions")
@@ -143,6 +186,8 @@ def shown_change(action: str, state: Any, mode: Payloads) -> Any:
             found[name] = shown_headers(kept, mode) | (
                 {} if extensions is None else {"extensions": shown(extensions, mode)}
             )
+        elif name == "reason" and action.startswith("sagas ") and isinstance(value, str):
+            found[name] = shown_error(value, mode)
         elif name not in _HOLDING_DATA.get(action, ()):
             found[name] = value
         elif mode is not Payloads.NONE:

@@ -19,16 +19,19 @@ from ensue.console import forms
 from ensue.console.access import Action, Actor, Authorize, Role, deciding, why_not
 from ensue.console.cookies import found_cookie
 from ensue.console.forms import Form
-from ensue.console.payloads import Payloads, mode_for, shown, shown_headers
+from ensue.console.payloads import Payloads, mode_for, shown, shown_error, shown_headers
 from ensue.console.rendering import Rendering, as_json, link
 from ensue.console.runs import Run, Runs, RunState, Work
 from ensue.console.services import Services
 from ensue.deciding import Deciding, Face
 from ensue.errors import UsageError
+from ensue.operations.groups import Group
+from ensue.operations.letters import Letter, LetterLine
 from ensue.operations.opening import Opened
 from ensue.operations.readable import read_json
 
 T = TypeVar("T")
+Failed = TypeVar("Failed", Letter, LetterLine, Group)
 
 #: The screens in the head of each page.
 SCREENS = (
@@ -165,6 +168,14 @@ class Visit:
 
     def payload(self, data: bytes) -> Payload:
         return Payload(*_shown(read_json(data), self.payloads))
+
+    def error(self, text: str) -> str:
+        """Of an error, or of why a saga is parked, what may be shown."""
+        return shown_error(text, self.payloads)
+
+    def without_messages(self, each: Failed) -> Failed:
+        """A letter, or a group, with as much of its error as may be shown."""
+        return msgspec.structs.replace(each, error=self.error(each.error))
 
     def headers(self, headers: Mapping[str, Any]) -> Mapping[str, Any]:
         return shown_headers(headers, self.payloads)

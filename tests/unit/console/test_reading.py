@@ -200,6 +200,11 @@ async def test_json_that_could_not_be_kept_is_refused(body: bytes) -> None:
 @pytest.mark.usefixtures("desk")
 async def test_users_data_is_hidden_everywhere_unless_the_host_shows_it() -> None:
     paths = [f"{BOOKS}/letters/desk/0/1", f"{SHOP}/outbox", f"{SHOP}/timers", f"{BOOKS}/sagas/ship/one"]
+    async with client() as asking:
+        found = await get(asking, paths[0])
+        flow = found["headers"].get("correlationid") or found["headers"]["id"]
+    quoting = [paths[0], f"{BOOKS}/letters", f"{BOOKS}/groups", f"/flows/{flow}"]
+    quoted = "negative amount -1"  # the value; its line of code is shown
     for mode in (Payloads.NONE, Payloads.MASKED):
         async with client(desk_api(payloads=mode)) as asking:
             for path in paths:
@@ -207,6 +212,16 @@ async def test_users_data_is_hidden_everywhere_unless_the_host_shows_it() -> Non
                 assert found["payloads"] == mode.value
                 assert "secret" not in json.dumps(found)
                 assert "acme" not in json.dumps(found)
+            for path in quoting:
+                assert quoted not in (await asking.get(path)).text, path
+            assert "handler enter: ***" in (await get(asking, paths[0]))["error"]
+            for each in (*(await get(asking, f"{BOOKS}/sagas"))["sagas"], await get(asking, paths[3])):
+                assert "***" in each["reason"].partition("\n")[0]
+                assert "no box" not in each["reason"].partition("\n")[0]
+    async with client(desk_api(payloads=Payloads.LIMITED)) as asking:
+        for path in (*quoting[:1], quoting[3]):
+            assert quoted in (await asking.get(path)).text, path
+        assert "no box" in (await get(asking, paths[3]))["reason"].partition("\n")[0]
     async with client(desk_api(payloads=Payloads.FULL)) as asking:
         shown = await get(asking, paths[0])
         assert (shown["data"]["note"], shown["headers"]["tenant"]) == ("secret", "acme")

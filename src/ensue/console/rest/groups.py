@@ -7,10 +7,12 @@ from contextlib import aclosing
 
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
+from msgspec import structs
 
 from ensue.addresses import masked
 from ensue.console.access import Action
 from ensue.console.apart import Following, apart
+from ensue.console.payloads import shown_error
 from ensue.console.rest.answers import HEADERS, GroupList, LettersDecided, answered, written
 from ensue.console.rest.asked import GroupName, Named, Who
 from ensue.console.rest.bodies import DiscardGroup, Why
@@ -34,7 +36,9 @@ async def list_groups(service: Named, who: Who) -> Response:
     """List what has failed by its cause: handler, type of error and line of the service's own code; the largest group
     first."""
     async with who.desk.services.opened(service) as access:
-        return answered(GroupList(await group_decisions.groups(access)))
+        found = await group_decisions.groups(access)
+    mode = who.payloads
+    return answered(GroupList([structs.replace(each, error=shown_error(each.error, mode)) for each in found]))
 
 
 @router.post(_GROUPS + "/{group}/discard", **asks(Action.LETTER_DISCARD))

@@ -10,6 +10,7 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Response
 
 from ensue.console.access import Action, Role
+from ensue.console.flow_shown import shown_flow
 from ensue.console.payloads import shown_change
 from ensue.console.rest.answers import (
     DecisionPage,
@@ -118,7 +119,8 @@ async def show_flow(
     if not events and not found.unanswered:
         other = f": it is the id of a message, whose flow is {found.flow_of}" if found.flow_of else ""
         raise NotFound(f"no event of flow {correlation_id[:80]!r} is known{other}; the retention may have taken it")
-    return answered(Flow(correlation_id, events, sagas, found.unseen, found.unanswered))
+    shown = shown_flow(events, sagas, who.payloads)
+    return answered(Flow(correlation_id, *shown, found.unseen, found.unanswered))
 
 
 @router.get("/services/{service}/decisions", tags=["decisions"], **asks(Action.SEE))

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from ensue.console.access import Action
-from ensue.console.payloads import Payloads, shown
+from ensue.console.payloads import Payloads, shown, shown_error
 from ensue.console.rest.answers import SagaPage, SagaShown, SagasOrdered, answered
 from ensue.console.rest.asked import PAGE, After, Limit, Named, SagaId, SagaName, Who
 from ensue.console.rest.bodies import ManySagas, SkipOperation, Why
@@ -54,7 +54,9 @@ async def list_sagas(
         found, total = await operations.sagas(access, statuses, limit, begin)
     last = found[-1] if len(found) == limit else None
     following = None if last is None else f"{last.status.value}~{cursor_of(last.updated_at, last.saga)}"
-    return answered(SagaPage(found, total, following))
+    mode = who.payloads
+    lines = [msgspec.structs.replace(each, reason=shown_error(each.reason, mode)) for each in found]
+    return answered(SagaPage(lines, total, following))
 
 
 def _read_cursor(cursor: str, statuses: Sequence[Status]) -> SagaLine:
@@ -167,6 +169,7 @@ async def _settled(body: SkipOperation, request: Request) -> Settled:
 def _shown(saga: Instance, mode: Payloads) -> SagaShown:
     found = operations.saga_of(saga)
     line = {name: getattr(found, name) for name in SagaLine.__struct_fields__}
+    line["reason"] = shown_error(found.reason, mode)
     return SagaShown(
         **line,
         request=shown(found.request, mode),
