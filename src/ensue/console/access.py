@@ -56,6 +56,7 @@ class Action(enum.StrEnum):
     PARTITION_PAUSE = "partitions pause"
     PARTITION_RESUME = "partitions resume"
     PARTITION_RELEASE = "partitions release"
+    NEW_EPOCH = "db new-epoch"
     PUBLISH = "publish"
     REPLAY = "replay"
     SAGA_RETRY = "sagas retry"
@@ -94,6 +95,7 @@ NEEDS: Final[Mapping[Action, Role]] = {
     Action.PARTITION_PAUSE: Role.OPERATOR,
     Action.PARTITION_RESUME: Role.OPERATOR,
     Action.PARTITION_RELEASE: Role.OPERATOR,
+    Action.NEW_EPOCH: Role.ADMIN,
     Action.PUBLISH: Role.ADMIN,
     Action.REPLAY: Role.ADMIN,
     Action.SAGA_RETRY: Role.OPERATOR,

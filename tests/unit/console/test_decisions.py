@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import ClientDisconnect
+from tests.unit.cli.test_new_epoch import copy_database, put_back
 from tests.unit.console.desk import books, client, desk_api, first, second, shop, who
 from tests.views.ledger import make_scribe, make_view, until
 from tests.views.test_incomplete import NEW, OLD, incomplete, write
@@ -120,6 +122,35 @@ async def publish(asking: Ask) -> None:
     assert (answer["type"], answer["key"], answer["position"]) == ("desk.DeskSold.v1", "kim", 6)
 
 
+async def epoch(asking: Ask) -> None:
+    path, database = f"{SHOP}/epoch", Path(os.environ["ENSUE_HOME"], "desk_shop.db")
+    agrees = (await asking.get(path)).json()
+    assert (agrees["needed"], agrees["left"], agrees["published_through"]) == (False, 0, 5)
+    seen = {"source": agrees["source"], "published_through": 5}
+    assert "needs no new epoch" in (await ask(asking, path, 409, **seen))["detail"]
+    copy = database.with_name("copy")
+    copy_database(database, copy)
+    await publish(asking)
+
+    async def sent() -> bool:
+        return not (await asking.get(f"{SHOP}/outbox", params={"unsent": True})).json()["records"]
+
+    async with shop.running():
+        await until(sent, "the event")
+        assert "shop runs" in (await ask(asking, path, 409, **seen))["detail"]
+    put_back(copy, database)
+    await publish(asking)  # as far as its position goes, the old life's sixth
+    found = (await asking.get(path)).json()
+    assert (found["needed"], found["left"], found["diverged_at"], found["workers"]) == (True, 1, 6, [])
+    assert (found["source"], found["published_through"]) == (agrees["source"], 5)
+    other = await ask(asking, path, 409, source=found["source"], published_through=4)
+    assert "through 4, when it was looked at: nothing is done" in other["detail"]
+    begun = await ask(asking, path, key="1", **seen)
+    assert (begun["ended"], begun["source"] != begun["ended"]) == (found["source"], True)
+    assert await ask(asking, path, key="1", **seen) == begun
+    assert "when it was looked at" in (await ask(asking, path, 409, **seen))["detail"]
+
+
 async def replay(asking: Ask) -> None:
     found = await ask(asking, f"{BOOKS}/replay", type="desk.DeskSold.v1")
     assert found == {"type": "desk.DeskSold.v1", "partitions": ["desk/0"]}
@@ -208,6 +239,7 @@ WAYS: dict[Action, tuple[Callable[[Ask], Awaitable[None]], Any]] = {
     Action.PARTITION_PAUSE: (partition_pause, books),
     Action.PARTITION_RESUME: (partition_resume, books),
     Action.PARTITION_RELEASE: (partition_release, books),
+    Action.NEW_EPOCH: (epoch, shop),
     Action.PUBLISH: (publish, shop),
     Action.REPLAY: (replay, books),
     Action.SAGA_RETRY: (saga_retry, books),

@@ -193,6 +193,13 @@ class RecordPage(msgspec.Struct):
     payloads: Payloads
 
 
+class EpochBegun(msgspec.Struct):
+    """source: under which the service publishes from now on, when it is started again."""
+
+    ended: str
+    source: str
+
+
 class EventPublished(msgspec.Struct):
     """position: of its record; 0: it has none yet, while an older transaction of the database is open."""
 

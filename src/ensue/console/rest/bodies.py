@@ -66,6 +66,13 @@ class Rewind(OfSource):
     position: int = Field(ge=0, lt=2**63, description="Up to which the source stays applied")
 
 
+class NewEpoch(Why):
+    source: str = Field(min_length=1, max_length=600, description="Of the epoch that ends, as it was seen")
+    published_through: int = Field(
+        ge=0, lt=2**63, description="As it was seen: a log that says something else by now is refused"
+    )
+
+
 class Replay(Why):
     type: str = Field(min_length=1, max_length=600, examples=["orders.OrderPlaced.v1"])
 
