@@ -265,11 +265,14 @@ class RowReader(Protocol):
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
+        backward: bool = False,
     ) -> Sequence[Row]:
         """Return up to `limit` rows of one place of the lookup, in its order: nothing (None) first, then by value.
 
         equal: values of `lookup.equal`. since: values of the first columns of `lookup.order`, where to begin
         (inclusive). after: values of all columns of `lookup.order`, of the last row of the page before (exclusive).
+        backward: from the end of the order to its beginning, so that the last rows are found without the others:
+        `after` stands before what is returned then, and `since` is where it ends.
         """
 
     async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:

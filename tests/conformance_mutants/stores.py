@@ -447,8 +447,11 @@ class _RowsOfPages:
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
+        backward: bool = False,
     ) -> Sequence[Row]:
-        found = await self.healthy.find(table, lookup, equal, since=since, after=after, limit=limit + bool(after))
+        limit += bool(after)
+        where: dict[str, Any] = {"since": since, "after": after, "limit": limit, "backward": backward}
+        found = await self.healthy.find(table, lookup, equal, **where)
         return found[1:] if after else found
 
 
@@ -462,6 +465,16 @@ class _RowsAfterNothing(_RowsOfPages):
 class EndsAfterNothing(WrappedStore):
     def rows(self) -> Any:
         return _RowsAfterNothing(self.healthy.rows())
+
+
+class _RowsForwardAlone(_RowsOfPages):
+    async def find(self, table: Table, lookup: Lookup, equal: Sequence[Any], **where: Any) -> Sequence[Row]:
+        return await self.healthy.find(table, lookup, equal, **{**where, "backward": False})
+
+
+class NeverReadsBackward(WrappedStore):
+    def rows(self) -> Any:
+        return _RowsForwardAlone(self.healthy.rows())
 
 
 class _RowsAsText(_RowsOfPages):

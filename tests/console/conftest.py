@@ -6,7 +6,7 @@ import asyncio
 import html
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -117,11 +117,12 @@ async def browse() -> AsyncIterator[Open]:
 
     def browser(
         authorize: Callable[..., Actor | Awaitable[Actor | None] | None] = admin,
-        payloads: str = "full",
+        payloads: str | Mapping[str, str] = "full",
         services: Sequence[Service] = (bank, desk, absent),
+        answer_s: float = 30.0,
         **headers: str,
     ) -> Browser:
-        application = ensue.console.app(*services, authorize=authorize, payloads=payloads)
+        application = ensue.console.app(*services, authorize=authorize, payloads=payloads, answer_s=answer_s)
         found = Browser(
             transport=httpx.ASGITransport(application), base_url="http://console.test",
             headers={"Sec-Fetch-Site": "same-origin", "Origin": "http://console.test"} | headers,

@@ -93,6 +93,12 @@ async def test_masked_payloads_are_on_no_screen(browse: Open) -> None:
     for path, page in (await every_page(browse, "masked")).items():
         assert '"pence": -2' not in page, path
         assert "&#34;pence&#34;: -2" not in page, path
+        assert "-2 pence" not in page, "what an error quotes"
+        assert "kim does not answer" not in page, path
+    by_role = {"reader": "masked", "admin": "full"}
+    for role, hidden in (("reader", True), ("operator", True), ("admin", False)):
+        seen = browse(lambda _, role=role: Actor("kim", [role]), by_role)
+        assert ("&#34;pence&#34;: -2" not in await seen.page("/letter?service=bank&id=wires/0:1")) == hidden, role
     shown = Read(await browse().page(next(path for path in await every_page(browse) if path.startswith("/letter?"))))
     assert '"pence"' in shown.text
 

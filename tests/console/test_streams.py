@@ -8,10 +8,11 @@ from contextlib import aclosing
 
 import anyio
 import pytest
-from tests.console.conftest import wire
-from tests.console.world import bank
+from tests.console.conftest import Open, wire
+from tests.console.world import absent, bank
 
 from ensue.console import changes
+from ensue.console.access import Actor
 from ensue.console.apart import apart
 from ensue.console.changes import standing, stream
 from ensue.deciding import Deciding, Face
@@ -86,3 +87,41 @@ async def test_a_stream_hands_on_all_that_its_source_yields_and_what_it_raises()
     with pytest.raises(RuntimeError, match="broken"):
         await read()
     assert found == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_a_stream_ends_within_a_second_after_its_reader_lost_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the database that it asks has hung: nothing comes then."""
+    monkeypatch.setattr("ensue.console.apart.ASKED_S", 0.01)
+    closed, may = asyncio.Event(), [""] * 3
+
+    async def source() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"1"
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async def why_not() -> str:
+        return may.pop() if may else "gone"
+
+    async with asyncio.timeout(5):
+        assert [each async for each in apart(source, why_not)] == [b"1"]
+        await closed.wait()
+    assert may == [], "it was asked until it said no"
+
+
+async def test_both_live_streams_ask_the_host_again(monkeypatch: pytest.MonkeyPatch, browse: Open) -> None:
+    monkeypatch.setattr("ensue.console.apart.ASKED_S", 0.01)
+    known = [Actor("ann@desk", ["reader"])]
+
+    def ask(_: object) -> Actor | None:
+        return known[0] if known else None
+
+    browser = browse(ask, services=(absent,))
+    for query in ("service=absent", "run=none"):
+        known[:] = [Actor("ann@desk", ["reader"])]
+        asyncio.get_running_loop().call_later(0.05, known.clear)
+        async with asyncio.timeout(5):  # STREAM_S is ten seconds
+            answer = await browser.get(f"/changes?{query}")
+        assert answer.status_code == 200
+        assert (await browser.get(f"/changes?{query}")).status_code == 401

@@ -241,16 +241,38 @@ async def test_a_page_that_a_database_keeps_waiting_says_so(browse: Open, monkey
     async def hang(*_: object) -> Any:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("ensue.console.web.PAGE_S", 0.3)
     monkeypatch.setattr("ensue.operations.letters.letter_count", hang)
-    answer = await asyncio.wait_for(browse().get("/letters?service=bank"), 10)
-    assert answer.status_code == 503
+    answer = await asyncio.wait_for(browse(answer_s=0.3).get("/letters?service=bank"), 10)
+    assert answer.status_code == 504
     assert "No answer within 0.3 s" in answer.text
 
     monkeypatch.setattr(live, "LOOK_S", 0.1)
     watched = live._Watched("bank", lambda: opened(bank), hang)
     async with watched:
         assert await asyncio.wait_for(watched.look(), 10) == "bank: no answer"
+
+
+async def test_a_form_whose_database_hangs_goes_on_where_it_can_be_watched(
+    browse: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await wire(("bob", -2, ""), letters=1)
+    [letter] = await dead()
+    discard, again = letter_decisions.discard, asyncio.Event()
+
+    async def hang(*arguments: Any) -> Any:
+        await again.wait()
+        return await discard(*arguments)
+
+    monkeypatch.setattr(letter_decisions, "discard", hang)
+    browser = browse(answer_s=0.5)
+    shown = await browser.page(f"/letter?service=bank&id={letter}")
+    fields = {"service": "bank", "id": letter, "do": "discard", "reason": "old"}
+    answer = await asyncio.wait_for(browser.submit(shown, "/letter", **fields), 10)
+    assert answer.headers["location"].startswith("/run?id=")
+    assert "<dd>running</dd>" in await browser.page(answer.headers["location"])
+    again.set()
+    assert "discarded" in await told(browser, answer)
+    assert await actions(bank) == ["dead-letters discard"]
 
 
 async def test_a_page_has_no_more_bytes_of_data_than_it_can_bear(browse: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,5 +296,5 @@ async def test_a_program_that_looks_at_the_link_first_does_not_use_it_up(browse:
         looked = await browser.head("/enter?token=token")
         assert "set-cookie" not in looked.headers
         entered = await browser.get("/enter?token=token")
-        assert (entered.status_code, entered.cookies["ensue-session"]) == (303, "session")
+        assert (entered.status_code, entered.cookies["ensue-session-8040"]) == (303, "session")
         assert (await browser.head("/letter?service=bank&id=no")).status_code != 409

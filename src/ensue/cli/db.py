@@ -17,14 +17,13 @@ from ensue.cli.operator import deciding
 from ensue.cli.options import By, Reason, Target, Yes
 from ensue.cli.output import confirm, say
 from ensue.engine.books import Books
-from ensue.engine.epoch import Published, find_published
+from ensue.engine.epoch import Published
 from ensue.engine.fits import check_entity_tables
-from ensue.engine.restored import find_contradiction
 from ensue.engine.schema import SCHEMA
 from ensue.engine.upgrade import check_upgraded
 from ensue.errors import UsageError
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
-from ensue.operations.epoch import begin_epoch
+from ensue.operations.epoch import begin_epoch, compared, is_needed
 from ensue.operations.making import make_tables, own_tables
 from ensue.operations.opening import Opened, database_of, opened, refuse_living_workers
 
@@ -112,12 +111,10 @@ def new_epoch(
     who = deciding(by, reason)
 
     async def begin(access: Opened) -> None:
-        broker = access.need_broker()
+        access.need_broker()
         await refuse_living_workers(access, force)
-        declared = definition.publishes_to(await broker.topics())
-        found = await find_published(access.store, broker, declared, published_through)
-        contradicted = await find_contradiction(access.store, broker, declared) is not None
-        needed = found.diverged_at is not None or contradicted or found.witness is not None
+        found, contradicted = await compared(access, published_through)
+        needed = is_needed(found, contradicted=contradicted)
         for line in _explained(found, contradicted):
             say(line)
         if not (needed or force or published_through is not None):

@@ -277,6 +277,8 @@ class Consuming(StoreSuite):
         assert await books.decision_count() == 5
         third = [each async for each in books.decisions()][2]
         assert [each.target async for each in books.decisions((third.decided_at, third.id))] == ["3", "4"]
+        assert [each.target for each in await books.last_decisions(2)] == ["4", "3"]
+        assert [each.target for each in await books.last_decisions(9, (third.decided_at, third.id))] == ["1", "0"]
 
     async def test_letters_go_on_behind_one_that_need_not_be_there_any_more(self, store: Store) -> None:
         """Of one moment by their numbers, where 10 comes after 9, though not by its name; of two states as one list."""

@@ -80,6 +80,22 @@ class Reading(StoreSuite):
             assert await self.found(store, OWNERS, since=after, limit=2) == expected[number : number + 2]
         assert await self.found(store, OWNERS, since=[None, 1]) == expected[1:]
 
+    async def test_the_last_rows_are_found_from_the_end(self, store: Store) -> None:
+        owners = [None, "ann", None, "bob", None, "ann"]
+        await self.put(store, ITEMS, [(f"i{number}", owner, number // 2, "") for number, owner in enumerate(owners)])
+        expected = ["i3", "i5", "i1", "i4", "i2", "i0"]
+        assert await self.found(store, OWNERS, backward=True) == expected
+        assert await self.found(store, BY_OWNER, "ann", limit=1, backward=True) == ["i5"]
+        for number, place in enumerate(expected):
+            row = int(place[1:])
+            before = [owners[row], row // 2, place]
+            rest = expected[number + 1 :]
+            assert await self.found(store, OWNERS, after=before, backward=True) == rest, f"before {before}"
+            assert await self.found(store, OWNERS, after=before, limit=1, backward=True) == rest[:1]
+        ends = await self.found(store, OWNERS, since=["ann"], after=["bob", 1, "i3"], backward=True)
+        assert ends == ["i5", "i1"]
+        assert await self.found(store, after=[1, "i2"], backward=True) == ["i1", "i0"], "without what may be nothing"
+
     async def test_decimals_are_in_the_order_of_their_numbers(self, store: Store) -> None:
         texts = ["-20.0000", "-3.5000", "0.0000", "0.0500", "9.0000", "10.0000", "10.0000", "100.2500"]
         rows = [(f"i{number}", text) for number, text in enumerate(texts)]

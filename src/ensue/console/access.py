@@ -1,5 +1,5 @@
-"""Who may do what over HTTP: roles, actors, and the role that each action needs. No I/O, and no default that lets
-anybody in (docs/adr/0054)."""
+"""Who may do what over HTTP: roles, actors, and the role that each action needs. No I/O but what the host's `authorize`
+does, and no default that lets anybody in (docs/adr/0054)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+from ensue.addresses import masked
 from ensue.deciding import Deciding, Face
 from ensue.errors import EnsueError, UsageError
+from ensue.texts import logger
+
+log = logger("ensue.console")
 
 
 class Role(enum.StrEnum):
@@ -51,6 +56,7 @@ class Action(enum.StrEnum):
     PARTITION_PAUSE = "partitions pause"
     PARTITION_RESUME = "partitions resume"
     PARTITION_RELEASE = "partitions release"
+    NEW_EPOCH = "db new-epoch"
     PUBLISH = "publish"
     REPLAY = "replay"
     SAGA_RETRY = "sagas retry"
@@ -89,6 +95,7 @@ NEEDS: Final[Mapping[Action, Role]] = {
     Action.PARTITION_PAUSE: Role.OPERATOR,
     Action.PARTITION_RESUME: Role.OPERATOR,
     Action.PARTITION_RELEASE: Role.OPERATOR,
+    Action.NEW_EPOCH: Role.ADMIN,
     Action.PUBLISH: Role.ADMIN,
     Action.REPLAY: Role.ADMIN,
     Action.SAGA_RETRY: Role.OPERATOR,
@@ -177,6 +184,22 @@ async def actor_of(authorize: Authorize, connection: HTTPConnection) -> Actor:
     if not isinstance(found, Actor):  # True, say, or the host's own user
         raise AuthorizeFailed(f"authorize returned a {type(found).__name__}, expected an ensue.console.Actor or None")
     return found
+
+
+async def why_not(authorize: Authorize, connection: HTTPConnection, actor: Actor, action: Action) -> str:
+    """Ask the host again in the midst of what takes long. Returns why the actor may not go on with it; empty: they may.
+    A host that fails at it ends it: a right that cannot be looked up is none."""
+    try:
+        now = await actor_of(authorize, connection)
+        require(now, action)
+    except EnsueError as error:
+        return masked(str(error))
+    except HTTPException as error:
+        return f"the host answers {error.status_code} to {actor.name} by now"
+    except Exception as error:
+        log.exception("authorize, asked again for %s", actor.name)
+        return f"the host could not say who asks: {type(error).__name__}; the log says more"
+    return "" if now.name == actor.name else f"{actor.name} is not who is logged in there any more"
 
 
 def require(actor: Actor, action: Action) -> None:

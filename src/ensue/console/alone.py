@@ -11,8 +11,9 @@ from starlette.routing import Route
 
 from ensue.app import Service
 from ensue.console.access import NotAllowed, NotAuthenticated
+from ensue.console.cookies import keep_cookie
 from ensue.console.payloads import Payloads
-from ensue.console.standalone import SESSION_COOKIE, OneTimeLink, ProxyHeader, check_loopback
+from ensue.console.standalone import SESSION_COOKIE, BehindProxy, OneTimeLink, ProxyHeader, check_loopback
 from ensue.console.visit import root_of
 from ensue.console.web import app, refused
 
@@ -25,6 +26,8 @@ def standalone(
 ) -> Starlette:
     """Return the console with its way in. For a OneTimeLink the link leads to `/enter?token=...`."""
     console = app(*services, authorize=way_in, payloads=payloads, targets=targets)
+    if isinstance(way_in, ProxyHeader):
+        console.add_middleware(BehindProxy, trusts=way_in.trusts)
     if isinstance(way_in, OneTimeLink):
         console.router.routes.insert(0, Route(ENTER, _enter(way_in), methods=["GET"]))
     return console
@@ -41,7 +44,7 @@ def _enter(link: OneTimeLink) -> Callable[[Request], Awaitable[Response]]:
         except (NotAllowed, NotAuthenticated) as error:
             return refused(request, error)
         answer = RedirectResponse(f"{root_of(request)}/", 303)
-        answer.set_cookie(SESSION_COOKIE, session, path=root_of(request) or "/", httponly=True, samesite="strict")
+        keep_cookie(answer, request, SESSION_COOKIE, session)
         return answer
 
     return enter

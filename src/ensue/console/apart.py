@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
+
+#: How often it is asked whether a stream's client may go on reading it, seconds.
+ASKED_S: Final = 1.0
 
 #: The event loop itself keeps tasks by weak references alone.
 _tasks: set[asyncio.Task[Any]] = set()
 
 
-async def apart(source: Callable[[], AsyncGenerator[bytes, None]]) -> AsyncGenerator[bytes, None]:
+async def apart(
+    source: Callable[[], AsyncGenerator[bytes, None]], why_not: Callable[[], Awaitable[str]] | None = None
+) -> AsyncGenerator[bytes, None]:
     """Hand on what a generator yields, and what it raises. As without this, it goes on when the next part is asked for:
-    what it does then is not done for a client that is gone.
+    what it does then is not done for a client that is gone. why_not: is asked each second, also while nothing comes;
+    what it says ends the stream, and what has come meanwhile is not handed on.
 
     Starlette ends an answer whose client is gone by a scope of anyio's, in which every further await is cancelled as
     well: a database that is opened in there could not be closed. The task is cancelled once, as asyncio does it.
@@ -34,9 +40,17 @@ async def apart(source: Callable[[], AsyncGenerator[bytes, None]]) -> AsyncGener
     _tasks.add(reading)
     reading.add_done_callback(_tasks.discard)
     getting = asyncio.create_task(queue.get())
+    loop = asyncio.get_running_loop()
+    asked_at = loop.time()
     try:
         while True:
-            await asyncio.wait({reading, getting}, return_when=asyncio.FIRST_COMPLETED)
+            timeout = None if why_not is None else max(asked_at + ASKED_S - loop.time(), 0)
+            await asyncio.wait({reading, getting}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if why_not is not None and loop.time() >= asked_at + ASKED_S:
+                if await why_not():
+                    return
+                asked_at = loop.time()
+                continue
             if not getting.done() and queue.empty():
                 reading.result()
                 return

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from ensue.errors import UsageError
 
-COOKIE = "ensue_console_form"
+#: Under which name a browser has it: see `cookies`.
+COOKIE = "ensue-form"
 #: How long a form may lie open in a browser, seconds.
 FORM_S = 12 * 3600.0
 _CLOCKS_S = 60.0  # by which the clocks of two processes may differ

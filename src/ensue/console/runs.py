@@ -55,6 +55,14 @@ class Run:
         self.said, self.done, self.total = said, done, max(total, self.total)
         self.revision += 1
 
+    async def is_over_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.over.wait()
+        except TimeoutError:
+            return False
+        return True
+
 
 Work = Callable[[Run], Awaitable[None]]
 
@@ -70,12 +78,6 @@ class Runs:
     def about(self, subject: tuple[str, str]) -> list[Run]:
         """The runs about this, the last first, as far as they are kept."""
         return [each for each in reversed(self._runs.values()) if each.subject == subject]
-
-    async def at_once(self, run: Run, work: Work) -> Run:
-        """Do it unless this form did already; return the run when it is over."""
-        begun = self.in_background(run, work)
-        await begun.over.wait()
-        return begun
 
     def in_background(self, run: Run, work: Work) -> Run:
         """Begin it unless this form did already; return the run, which goes on by itself."""

@@ -15,9 +15,11 @@ from typing import Generic, TypeVar
 
 from ensue.addresses import masked
 from ensue.app import Service
+from ensue.console import patience
 from ensue.engine.books import Books
 from ensue.errors import EnsueError, StoreUnavailable, UsageError
 from ensue.operations.decisions import opened_decisions
+from ensue.operations.flow.gather import Bounds
 from ensue.operations.opening import Opened, opened
 from ensue.operations.views import OpenedView, opened_view
 from ensue.view import View
@@ -26,6 +28,9 @@ T = TypeVar("T")
 
 #: How long a database, and a log, may take to open, and one service's answer of several: seconds.
 OPEN_S, ANSWER_S = 5.0, 20.0
+
+#: Of one search for a flow, whoever asks: records looked at in all, and events shown.
+FLOW_RECORDS_MAX, FLOW_EVENTS_MAX = 100_000, 5_000
 
 
 class NotFound(UsageError):
@@ -47,10 +52,15 @@ class Answer(Generic[T]):
 
 class Services:
     """By their names, in the order in which they were given. targets: how the command line names each, MODULE:SERVICE,
-    by its name, for what errors tell to do. Raises UsageError for none, for what is no service, and for two of one
-    name."""
+    by its name, for what errors tell to do. answer_s: how long a whole request may take. Raises UsageError for none,
+    for what is no service, and for two of one name."""
 
-    def __init__(self, services: Sequence[Service], targets: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        services: Sequence[Service],
+        targets: Mapping[str, str] | None = None,
+        answer_s: float = patience.ANSWER_S,
+    ) -> None:
         if not services:
             raise UsageError("name the services to see and steer, such as orders: there is none")
         self._services: dict[str, Service] = {}
@@ -61,10 +71,17 @@ class Services:
                 raise UsageError(f"service {each.name} is named twice: their leases and databases would be the same")
             self._services[each.name] = each
         self._targets = dict(targets or {})
+        # One service that hangs must leave time for the answer that says so.
+        self._share_s = answer_s * 2 / 3
 
     @property
     def names(self) -> list[str]:
         return list(self._services)
+
+    @property
+    def flow_bounds(self) -> Bounds:
+        """What one search for a flow may cost."""
+        return Bounds(FLOW_RECORDS_MAX, FLOW_EVENTS_MAX, self._share_s)
 
     @property
     def all(self) -> list[Service]:
@@ -158,7 +175,7 @@ class Services:
     async def answer(self, name: str, ask: Callable[[], Awaitable[T]], answer_s: float | None = None) -> Answer[T]:
         """Ask for something of one service of several. What fails, or takes longer than answer_s (None: ANSWER_S), is
         an answer that says why."""
-        patience_s = ANSWER_S if answer_s is None else answer_s
+        patience_s = min(ANSWER_S, self._share_s) if answer_s is None else answer_s
         try:
             async with asyncio.timeout(patience_s):
                 return Answer(name, await ask())

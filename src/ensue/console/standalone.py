@@ -10,14 +10,16 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ensue.console.access import Actor, NotAllowed, NotAuthenticated, Role
+from ensue.console.cookies import found_cookie
 from ensue.errors import UsageError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-#: The cookie with the session for which the link's token was exchanged. It goes with SameSite=Strict and HttpOnly.
+#: The cookie with the session for which the link's token was exchanged. Under which name a browser has it: `cookies`.
 SESSION_COOKIE: Final = "ensue-session"
 
 
@@ -64,7 +66,7 @@ class OneTimeLink:
 
     def __call__(self, connection: HTTPConnection) -> Actor | None:
         check_loopback(connection)
-        session = connection.cookies.get(SESSION_COOKIE, "")
+        session = found_cookie(SESSION_COOKIE, connection)
         return self._actor if self._redeemed and _same(session, self._session) else None
 
 
@@ -111,7 +113,7 @@ class ProxyHeader:
 
     def __call__(self, connection: HTTPConnection) -> Actor | None:
         client = connection.client
-        if client is None or not self._trusts(client.host):
+        if client is None or not self.trusts(client.host):
             raise NotAllowed("this is behind a proxy, and the request does not come from it")
         name = _single(connection, self.header)
         if not name:
@@ -125,7 +127,8 @@ class ProxyHeader:
         except UsageError as error:  # the proxy's name, not the programmer's
             raise NotAllowed(f"the header {self.header} names nobody who could be written down: {error}") from error
 
-    def _trusts(self, host: str) -> bool:
+    def trusts(self, host: str) -> bool:
+        """Whether the proxy is there."""
         try:
             address = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:  # a socket file, say
@@ -133,6 +136,22 @@ class ProxyHeader:
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return any(address in network for network in self._trusted)
+
+
+class BehindProxy:
+    """ASGI: what a browser asked for over https is https here, where the proxy says so in X-Forwarded-Proto, once.
+    The header counts for nothing when it comes from elsewhere."""
+
+    def __init__(self, application: ASGIApp, trusts: Callable[[str], bool]) -> None:
+        self._application, self._trusts = application, trusts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            connection = HTTPConnection(scope)
+            said = [each.strip().lower() for each in connection.headers.getlist("x-forwarded-proto")]
+            if said in (["https"], ["http"]) and connection.client and self._trusts(connection.client.host):
+                scope = {**scope, "scheme": said[0]}
+        await self._application(scope, receive, send)
 
 
 def proxy_header(auth: str, trusted: Sequence[str], roles: Collection[Role | str] = (Role.READER,)) -> ProxyHeader:

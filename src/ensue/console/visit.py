@@ -16,18 +16,22 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ensue.addresses import masked
 from ensue.console import forms
-from ensue.console.access import Action, Actor, Authorize, Role, deciding
+from ensue.console.access import Action, Actor, Authorize, Role, deciding, why_not
+from ensue.console.cookies import found_cookie
 from ensue.console.forms import Form
-from ensue.console.payloads import Payloads, shown, shown_headers
+from ensue.console.payloads import Payloads, mode_for, shown, shown_error, shown_headers
 from ensue.console.rendering import Rendering, as_json, link
 from ensue.console.runs import Run, Runs, RunState, Work
 from ensue.console.services import Services
 from ensue.deciding import Deciding, Face
 from ensue.errors import UsageError
+from ensue.operations.groups import Group
+from ensue.operations.letters import Letter, LetterLine
 from ensue.operations.opening import Opened
 from ensue.operations.readable import read_json
 
 T = TypeVar("T")
+Failed = TypeVar("Failed", Letter, LetterLine, Group)
 
 #: The screens in the head of each page.
 SCREENS = (
@@ -51,8 +55,10 @@ class Console:
 
     services: Services
     authorize: Authorize
-    payloads: Payloads
+    payloads: Mapping[Role, Payloads]
     trusted_origins: Collection[str]
+    answer_s: float
+    """How long a page may take."""
     runs: Runs = dataclasses.field(default_factory=Runs)
     rendering: Rendering = dataclasses.field(default_factory=Rendering)
 
@@ -105,7 +111,7 @@ class Visit:
 
     @property
     def payloads(self) -> Payloads:
-        return self.console.payloads
+        return mode_for(self.actor, self.console.payloads)
 
     @property
     def shows_all(self) -> bool:
@@ -163,12 +169,24 @@ class Visit:
     def payload(self, data: bytes) -> Payload:
         return Payload(*_shown(read_json(data), self.payloads))
 
+    def error(self, text: str) -> str:
+        """Of an error, or of why a saga is parked, what may be shown."""
+        return shown_error(text, self.payloads)
+
+    def without_messages(self, each: Failed) -> Failed:
+        """A letter, or a group, with as much of its error as may be shown."""
+        return msgspec.structs.replace(each, error=self.error(each.error))
+
     def headers(self, headers: Mapping[str, Any]) -> Mapping[str, Any]:
         return shown_headers(headers, self.payloads)
 
     def may(self, actions: Mapping[str, Action]) -> Mapping[str, bool]:
         """Which of these the actor may do."""
         return {name: self.actor.may(action) for name, action in actions.items()}
+
+    async def why_not(self, action: Action = Action.SEE) -> str:
+        """Ask the host again; why the actor may not do this any more, empty: they may."""
+        return await why_not(self.console.authorize, self.request, self.actor, action)
 
     # --- what is decided
 
@@ -182,7 +200,7 @@ class Visit:
         except (UnicodeDecodeError, ValueError) as error:
             raise UsageError(f"the request's body is no form: {error}") from error
         values = dict(pairs)
-        cookie = self.request.cookies.get(forms.COOKIE, "")
+        cookie = found_cookie(forms.COOKIE, self.request)
         return Fields(forms.check(values.get("form", ""), cookie, time.time()), values)
 
     def deciding(self, action: Action, reason: str) -> Deciding:
@@ -192,8 +210,11 @@ class Visit:
     async def decided(
         self, fields: Fields, title: str, by: Deciding, subject: tuple[str, str], back: str, work: Work
     ) -> Response:
-        """Do it, once for each form, and go back to the page, which says what has come of it."""
-        run = await self.runs.at_once(self._run(fields, title, by, subject, back), work)
+        """Do it, once for each form, and go back to the page, which says what has come of it. What takes longer than a
+        page may goes on, on a page that shows how far it is."""
+        run = self.runs.in_background(self._run(fields, title, by, subject, back), work)
+        if not await run.is_over_within(self.console.answer_s):
+            return self.see(link("/run", id=run.id))
         return self.see(f"{back}&{link('', done=run.id)[1:]}")
 
     def begun(

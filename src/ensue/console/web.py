@@ -5,9 +5,8 @@ app.mount("/ensue", ensue.console.app(orders, customers, authorize=who))
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -24,8 +23,10 @@ from starlette.staticfiles import StaticFiles
 from ensue.app import Service
 from ensue.console import forms
 from ensue.console.access import Authorize, NotAllowed, NotAuthenticated, actor_of, checked_authorize
+from ensue.console.cookies import found_cookie, keep_cookie
 from ensue.console.headers import SecurityHeaders
-from ensue.console.payloads import Payloads
+from ensue.console.patience import ANSWER_S, NoAnswer, checked_answer_s, within
+from ensue.console.payloads import Modes, Payloads, modes_of
 from ensue.console.rendering import Rendering
 from ensue.console.same_origin import SAFE_METHODS, check_same_origin, checked_origins
 from ensue.console.screens import (
@@ -51,11 +52,9 @@ log = logger("ensue.console")
 
 #: Of a form's body. Data that somebody edits is shorter.
 _BODY_BYTES_MAX: Final = 2_000_000
-#: How long a page may take that asks a database, seconds. A flow has a time for each of its parts.
-PAGE_S = 30.0
 _STATIC: Final = Path(__file__).parent / "static"
 
-Screen = Callable[[Visit], Awaitable[Response]]
+Screen = Callable[[Visit], Coroutine[Any, Any, Response]]
 
 #: Every address: which screen of the head it belongs to, what shows it, and what takes its forms.
 ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
@@ -86,23 +85,24 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
 def app(
     *services: Service,
     authorize: Authorize,
-    payloads: Payloads | str = Payloads.MASKED,
+    payloads: Modes = Payloads.MASKED,
     trusted_origins: Collection[str] = (),
     targets: Mapping[str, str] | None = None,
+    answer_s: float = ANSWER_S,
 ) -> Starlette:
     """Return the console of these services, which need not run, nor live in this process.
 
     authorize: who sends this request? Returns an `Actor`, or None for nobody; see `ensue.console.access`. It is asked
-    for each request, and there is no default. payloads: how much of users' data is shown. trusted_origins: further
+    for each request, and there is no default. payloads: how much of users' data is shown: one mode for all, or by
+    role, such as {"reader": "masked", "admin": "full"}. trusted_origins: further
     origins from which forms may come, as `https://desk.example`. targets: how the command line names each service,
-    MODULE:SERVICE by its name, for the commands that the console tells.
+    MODULE:SERVICE by its name, for the commands that the console tells. answer_s: how long a page may take, seconds,
+    where a database hangs; what a form has begun goes on, on a page that shows how far it is.
     Raises UsageError for what makes no sense.
     """
-    try:
-        mode = Payloads(payloads)
-    except ValueError as error:
-        raise UsageError(f"payloads={payloads!r:.60}, expected one of {', '.join(Payloads)}") from error
-    console = Console(Services(services, targets), checked_authorize(authorize), mode, checked_origins(trusted_origins))
+    known = Services(services, targets, checked_answer_s(answer_s))
+    origins = checked_origins(trusted_origins)
+    console = Console(known, checked_authorize(authorize), modes_of(payloads), origins, answer_s)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -129,7 +129,7 @@ def _endpoint(console: Console, here: str, screen: Screen) -> Callable[[Request]
     """A screen behind everything that is checked first, and with a page for each error."""
 
     async def endpoint(request: Request) -> Response:
-        cookie = request.cookies.get(forms.COOKIE, "")
+        cookie = found_cookie(forms.COOKIE, request)
         known = forms.is_cookie(cookie)
         cookie = cookie if known else forms.new_cookie()
         visit: Visit | None = None
@@ -139,18 +139,15 @@ def _endpoint(console: Console, here: str, screen: Screen) -> Callable[[Request]
             if not actor.roles:
                 raise NotAllowed(f"{actor.name} has no role here: nothing can be seen")
             visit = Visit(console, request, actor, here, cookie)
-            # What was sent by a form is brought to its end, whoever waits for it.
-            async with asyncio.timeout(PAGE_S if request.method in SAFE_METHODS and screen is not flow.flow else None):
-                answer = await screen(visit)
+            # What was sent by a form is brought to its end, whoever waits for it: see `Visit.decided`.
+            looks = request.method in SAFE_METHODS
+            answer = await (within(console.answer_s, screen(visit)) if looks else screen(visit))
         except HTTPException:
             raise  # the host's own answer
         except Exception as error:
             answer = _error_page(console, request, visit, error)
         if not known:
-            answer.set_cookie(
-                forms.COOKIE, cookie, path=root_of(request) or "/", httponly=True, samesite="strict",
-                secure=request.url.scheme == "https",
-            )  # fmt: skip
+            keep_cookie(answer, request, forms.COOKIE, cookie)
         return answer
 
     return endpoint
@@ -161,8 +158,8 @@ def _error_page(console: Console, request: Request, visit: Visit | None, error: 
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         log.exception("console: %s %s", request.method, request.url.path)
         text = "The console failed at this; its log says more."
-    if isinstance(error, TimeoutError):
-        text = f"No answer within {PAGE_S:g} s: the database is slow, or locked; reload the page."
+    if isinstance(error, NoAnswer):
+        text = f"No answer within {console.answer_s:g} s: the database is slow, or locked; reload the page."
     title = status.phrase
     if visit is not None:
         name = request.query_params.get("service") or request.path_params.get("service", "")
@@ -193,6 +190,8 @@ def _status_of(error: Exception, method: str) -> HTTPStatus:
             return HTTPStatus.FORBIDDEN
         case NotFound():
             return HTTPStatus.NOT_FOUND
+        case NoAnswer():
+            return HTTPStatus.GATEWAY_TIMEOUT
         case RetryableError() | TimeoutError():
             return HTTPStatus.SERVICE_UNAVAILABLE
         case UsageError():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
@@ -51,13 +50,12 @@ async def decisions(books: list[Books], after: tuple[float, str] | None = None) 
             heads = [(each if each is not first else await anext(stream, None), of) for each, of in left]
 
 
-async def last_decisions(books: list[Books], limit: int) -> list[Decision]:
-    """Up to `limit` of the last ones, in the order in which they were taken."""
-    last: deque[Decision] = deque(maxlen=limit)
-    async with aclosing(decisions(books)) as found:
-        async for each in found:
-            last.append(each)
-    return list(last)
+async def last_decisions(books: list[Books], limit: int, before: tuple[float, str] | None = None) -> list[Decision]:
+    """Up to `limit` of the last ones, in the order in which they were taken; read from the end, so that it takes no
+    longer where there are many. before: time and id of one; those alone that were taken before it."""
+    found = [each for one in books for each in await one.last_decisions(limit, before)]
+    found.sort(key=lambda each: (each.decided_at, each.id))
+    return found[-limit:]
 
 
 async def decision_count(books: list[Books]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -26,6 +26,9 @@ _LOOK_S, PATIENCE_S = 0.2, 60.0
 #: So many letters are released before it is looked whether one has failed; and so many looked at in a second.
 _PORTION, _LOOKED_AT_PER_S = 100, 5_000
 
+#: Asks again whether whoever began may go on; returns why not, empty: they may.
+WhyNot = Callable[[], Awaitable[str]]
+
 _Place = tuple[Partition, Queue]
 
 
@@ -35,6 +38,7 @@ class End(enum.StrEnum):
     THROUGH = "took effect"
     FAILED = "failed again"
     STILL = "nothing happens"
+    NOT_ALLOWED = "not allowed any more"
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +61,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """None: it goes on."""
     left: int
     """Letters that were not released yet: they are as they were."""
+    why: str = ""
+    """Of `not allowed any more`: what has become of who began it."""
 
 
 async def groups(access: Opened) -> list[Group]:
@@ -100,11 +106,18 @@ async def discard_group(
 
 
 async def retry_group(
-    access: Opened, name: str, by: Deciding, *, clock: Clock | None = None, patience_s: float = PATIENCE_S
+    access: Opened,
+    name: str,
+    by: Deciding,
+    *,
+    clock: Clock | None = None,
+    patience_s: float = PATIENCE_S,
+    why_not: WhyNot | None = None,
 ) -> AsyncGenerator[Progress, None]:
     """Try a group's dead letters again in waves: 1, then 10, then 100, then the rest. After each wave it waits until
     all of it, and what waits behind it, has taken effect; the first that fails anew ends it, and so does a wave to
-    which nothing happens for patience_s seconds. What was not released then is as it was.
+    which nothing happens for patience_s seconds. What was not released then is as it was. why_not: is asked before
+    each wave but the first, and in a large one before each portion; what it says ends it.
 
     Yields how far it is, whenever that changes, and at last a Progress whose `end` says why it is the last.
     Raises UsageError when there is no such group, it is no messages, or no worker lives that could try anything.
@@ -125,6 +138,9 @@ async def retry_group(
         end: End | None = None
         # A large wave goes out in portions: what fails at once keeps the others back.
         for begin in range(0, len(wave), _PORTION):
+            if why_not is not None and (number > 1 or begin) and (why := await why_not()):
+                yield watch.progress(End.NOT_ALLOWED, left, why)
+                return
             for each in wave[begin : begin + _PORTION]:
                 left -= 1
                 watch.released(each, await decided(decide, each), behind[places[each]])
@@ -174,10 +190,11 @@ class _Watch:
             return End.THROUGH
         return None if moved or patience_s > 0 else End.STILL
 
-    def progress(self, end: End | None, left: int) -> Progress:
+    def progress(self, end: End | None, left: int, why: str = "") -> Progress:
         return Progress(
             wave=self._number, waves=self._waves, released=self._released, passed=self._passed, behind=self._behind,
             settled=self._settled, pending=len(self.pending), failed=sorted(self._failed), end=end, left=left,
+            why=why,
         )  # fmt: skip
 
 

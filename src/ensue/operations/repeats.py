@@ -10,20 +10,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
 
+from ensue.engine.books import Books
 from ensue.errors import IdempotencyConflict, IdempotencyMismatch, UsageError
 from ensue.message import StoredResponse
-from ensue.operations.opening import Opened
+from ensue.ports import Store
 
 #: The status of an answer that is not there yet: none of HTTP's.
 _BEGUN = 0
+
+
+class Keeping(Protocol):
+    """Where answers are kept: with what is decided."""
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def books(self) -> Books: ...
 
 
 class Repeated:
     """What is known of a key. answer: what was answered the first time; None: it is to be done now, and then kept.
     started: set it once something is done that would be done again; then the mark stays, whatever is raised."""
 
-    def __init__(self, access: Opened, key: str, fingerprint: str, answer: StoredResponse | None) -> None:
+    def __init__(self, access: Keeping, key: str, fingerprint: str, answer: StoredResponse | None) -> None:
         self._access, self._key, self._fingerprint = access, key, fingerprint
         self.answer = answer
         self.started = False
@@ -49,7 +61,7 @@ class Repeated:
 
 
 @contextlib.asynccontextmanager
-async def done_once(access: Opened, key: str, fingerprint: str) -> AsyncIterator[Repeated]:
+async def done_once(access: Keeping, key: str, fingerprint: str) -> AsyncIterator[Repeated]:
     """Do in it what the request asks for, unless there is an answer; then `keep` its answer.
 
     key: of the request, made different for different actors and for different services; empty: it has none.

@@ -12,10 +12,11 @@ from ensue.adapters import make_broker
 from ensue.addresses import shown
 from ensue.config import database_variable
 from ensue.deciding import Deciding
+from ensue.engine.books import Books
 from ensue.engine.sealing import SealedBroker
 from ensue.engine.view_versions import Versions
 from ensue.errors import UsageError
-from ensue.ports import Broker
+from ensue.ports import Broker, Store
 from ensue.view import View
 from ensue.views.ready import Obstacle
 from ensue.views.states import State, ViewRow
@@ -27,6 +28,12 @@ class OpenedView:
 
     versions: Versions
     broker: Broker
+    store: Store
+    """Where the view's row is."""
+
+    @property
+    def books(self) -> Books:
+        return Books(self.store, self.versions.name)
 
     def deciding(self, by: Deciding, action: str) -> Versions:
         """The versions, for somebody who decides: each change of the view's row is written down as that, in the same
@@ -52,7 +59,7 @@ async def opened_view(view: View, *, make: bool = False) -> AsyncIterator[Opened
         versions = view.versions(base)
         await versions.book.prepare()
         await broker.open()
-        yield OpenedView(versions, broker)
+        yield OpenedView(versions, broker, base)
     finally:
         await broker.close()
         await base.close()

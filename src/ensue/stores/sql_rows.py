@@ -77,8 +77,10 @@ class Columns:
     def plain(self, row: Sequence[Any]) -> Sequence[Any]:
         return changed(row, self._to_plain)
 
-    def order(self, name: str, quoted: str) -> str:
-        return f"{quoted} NULLS FIRST" if name in self._last else quoted
+    def order(self, name: str, quoted: str, backward: bool = False) -> str:
+        if name not in self._last:
+            return f"{quoted} DESC" if backward else quoted
+        return f"{quoted} DESC NULLS LAST" if backward else f"{quoted} NULLS FIRST"
 
 
 _PLAIN = Columns()
@@ -99,13 +101,14 @@ def find_statement(
     limit: int,
     quote: Quote,
     columns: Columns = _PLAIN,
+    backward: bool = False,
 ) -> Statement:
     values: dict[str, Any] = {}
     shape = []
     for prefix, each in (("e", equal), ("s", since), ("a", after)):
         shape.append(tuple(value is None for value in each))
         values |= {f"{prefix}{number}": value for number, value in enumerate(each) if value is not None}
-    return _find_text(table, lookup, *shape, quote, columns), values | {"rows": limit}
+    return _find_text(table, lookup, *shape, quote, columns, backward), values | {"rows": limit}
 
 
 def count_statement(table: Table, lookup: Lookup, equal: Sequence[Any], quote: Quote) -> Statement:
@@ -127,15 +130,24 @@ def _get_text(table: Table, ids: int, quote: Quote) -> str:
 
 @lru_cache(maxsize=1024)
 def _find_text(
-    table: Table, lookup: Lookup, equal: Nulls, since: Nulls, after: Nulls, quote: Quote, columns: Columns
+    table: Table,
+    lookup: Lookup,
+    equal: Nulls,
+    since: Nulls,
+    after: Nulls,
+    quote: Quote,
+    columns: Columns,
+    backward: bool,
 ) -> str:
     conditions = _equal(lookup, equal, quote)
     order = [quote(name) for name in lookup.order]
     if since:
         conditions.append(_from(order, "s", since, ">="))
-    if after:
+    if after and backward:
+        conditions.append(_before(order, "a", after, nothing=not table.own))
+    elif after:
         conditions.append(_from(order, "a", after, ">"))
-    places = ", ".join(columns.order(name, column) for name, column in zip(lookup.order, order, strict=True))
+    places = ", ".join(columns.order(name, column, backward) for name, column in zip(lookup.order, order, strict=True))
     return f"{_select(table, quote)}{_where(conditions)} ORDER BY {places} LIMIT :rows"
 
 
@@ -166,6 +178,18 @@ def _from(columns: Sequence[str], prefix: str, nulls: Nulls, last: str, at: int 
     if nulls[at]:
         return f"({column} IS NOT NULL OR ({rest}))"
     return f"({column} >= {value} AND ({column} > {value} OR ({rest})))"
+
+
+def _before(columns: Sequence[str], prefix: str, nulls: Nulls, *, nothing: bool, at: int = 0) -> str:
+    """Rows whose columns come before the values. nothing: whether a column may be NULL; where none may, as in Ensue's
+    own tables, an index is read from the place on."""
+    column, value = columns[at], f":{prefix}{at}"
+    last = at == len(nulls) - 1
+    rest = "" if last else _before(columns, prefix, nulls, nothing=nothing, at=at + 1)
+    if nulls[at]:
+        return "1 = 0" if last else f"({column} IS NULL AND {rest})"
+    found = f"{column} < {value}" if last else f"({column} <= {value} AND ({column} < {value} OR {rest}))"
+    return f"({column} IS NULL OR {found})" if nothing else found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -232,12 +256,13 @@ class SqlRows:
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
+        backward: bool = False,
     ) -> Sequence[Sequence[Any]]:
         async with self._reading() as session:
             columns = await self._columns(session, table)
             equal = columns.written(lookup.equal, equal)
             since, after = columns.written(lookup.order, since), columns.written(lookup.order, after)
-            statement = find_statement(table, lookup, equal, since, after, limit, _quote_of(session), columns)
+            statement = find_statement(table, lookup, equal, since, after, limit, _quote_of(session), columns, backward)
             return await _rows(session, statement, columns)
 
     async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:

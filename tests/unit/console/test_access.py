@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from ensue.console.access import (
@@ -17,6 +20,7 @@ from ensue.console.access import (
     checked_authorize,
     deciding,
     require,
+    why_not,
 )
 from ensue.deciding import Face
 from ensue.errors import UsageError
@@ -88,3 +92,24 @@ async def test_nobody_gets_in_by_default() -> None:
         await actor_of(lambda connection: True, CONNECTION)  # type: ignore[arg-type,return-value]
     with pytest.raises(AuthorizeFailed, match="'root' is not a valid Role"):
         await actor_of(lambda connection: Actor("ann", ["root"]), CONNECTION)
+
+
+async def test_who_is_asked_about_again_may_not_go_on_without_the_right_or_as_somebody_else() -> None:
+    ann = Actor("ann", ["operator"])
+
+    def ask(_: HTTPConnection) -> Actor | None:
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    answers: Iterator[Actor | Exception | None] = iter([
+        ann, Actor("ann", ["reader"]), None, Actor("kim", ["admin"]), HTTPException(401), OSError("postgresql://a:b@c/d"),
+    ])  # fmt: skip
+    said = [await why_not(ask, CONNECTION, ann, Action.LETTER_RETRY) for _ in range(6)]
+    assert said[0] == ""
+    assert "ann has reader; 'dead-letters retry' needs operator" in said[1]
+    assert "comes from nobody who is known here" in said[2]
+    assert "ann is not who is logged in there any more" in said[3]
+    assert "the host answers 401 to ann" in said[4]
+    assert "the host could not say who asks: OSError" in said[5]

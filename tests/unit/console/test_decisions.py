@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import ClientDisconnect
+from tests.unit.cli.test_new_epoch import copy_database, put_back
 from tests.unit.console.desk import books, client, desk_api, first, second, shop, who
 from tests.views.ledger import make_scribe, make_view, until
 from tests.views.test_incomplete import NEW, OLD, incomplete, write
 
-from ensue.console import Action, Payloads, api
+from ensue.console import Action, Actor, Payloads, api
 from ensue.errors import IdempotencyConflict, IdempotencyMismatch, StoreUnavailable
 from ensue.operations.decisions import decisions, opened_decisions
 from ensue.operations.opening import Opened, opened
@@ -75,7 +77,8 @@ async def letter_discard(asking: Ask) -> None:
 
 async def letter_edit(asking: Ask) -> None:
     path, data = await letter_path(asking, "zoe"), {"customer": "zoe", "amount": 4}
-    assert (await ask(asking, f"{path}/edit", data=data))["state"] == "released"
+    seen = (await asking.get(path)).json()["seen"]
+    assert (await ask(asking, f"{path}/edit", data=data, seen=seen))["state"] == "released"
 
 
 async def letter_purge(asking: Ask) -> None:
@@ -84,7 +87,7 @@ async def letter_purge(asking: Ask) -> None:
 
 
 async def gap_accept(asking: Ask) -> None:
-    found = await ask(asking, f"{BOOKS}/gaps/desk/0/accept", source="gone/1", positions=5)
+    found = await ask(asking, f"{BOOKS}/gaps/desk/0/accept", source="gone/1", positions=5, through=7)
     assert found["position"] == 7
 
 
@@ -119,9 +122,43 @@ async def publish(asking: Ask) -> None:
     assert (answer["type"], answer["key"], answer["position"]) == ("desk.DeskSold.v1", "kim", 6)
 
 
+async def epoch(asking: Ask) -> None:
+    path, database = f"{SHOP}/epoch", Path(os.environ["ENSUE_HOME"], "desk_shop.db")
+    agrees = (await asking.get(path)).json()
+    assert (agrees["needed"], agrees["left"], agrees["published_through"]) == (False, 0, 5)
+    seen = {"source": agrees["source"], "published_through": 5}
+    assert "needs no new epoch" in (await ask(asking, path, 409, **seen))["detail"]
+    copy = database.with_name("copy")
+    copy_database(database, copy)
+    await publish(asking)
+
+    async def sent() -> bool:
+        return not (await asking.get(f"{SHOP}/outbox", params={"unsent": True})).json()["records"]
+
+    async with shop.running():
+        await until(sent, "the event")
+        assert "shop runs" in (await ask(asking, path, 409, **seen))["detail"]
+    put_back(copy, database)
+    await publish(asking)  # as far as its position goes, the old life's sixth
+    found = (await asking.get(path)).json()
+    assert (found["needed"], found["left"], found["diverged_at"], found["workers"]) == (True, 1, 6, [])
+    assert (found["source"], found["published_through"]) == (agrees["source"], 5)
+    other = await ask(asking, path, 409, source=found["source"], published_through=4)
+    assert "through 4, when it was looked at: nothing is done" in other["detail"]
+    begun = await ask(asking, path, key="1", **seen)
+    assert (begun["ended"], begun["source"] != begun["ended"]) == (found["source"], True)
+    assert await ask(asking, path, key="1", **seen) == begun
+    assert "when it was looked at" in (await ask(asking, path, 409, **seen))["detail"]
+
+
 async def replay(asking: Ask) -> None:
     found = await ask(asking, f"{BOOKS}/replay", type="desk.DeskSold.v1")
     assert found == {"type": "desk.DeskSold.v1", "partitions": ["desk/0"]}
+
+
+async def revision(asking: Ask, saga: str) -> int:
+    found: int = (await asking.get(f"{BOOKS}/sagas/ship/{saga}")).json()["revision"]
+    return found
 
 
 async def saga_retry(asking: Ask) -> None:
@@ -133,7 +170,7 @@ async def saga_cancel(asking: Ask) -> None:
 
 
 async def saga_skip(asking: Ask) -> None:
-    answer = await ask(asking, f"{BOOKS}/sagas/ship/one/skip", result=7)
+    answer = await ask(asking, f"{BOOKS}/sagas/ship/one/skip", result=7, revision=await revision(asking, "one"))
     assert "pack" in answer["skipped"]
 
 
@@ -202,6 +239,7 @@ WAYS: dict[Action, tuple[Callable[[Ask], Awaitable[None]], Any]] = {
     Action.PARTITION_PAUSE: (partition_pause, books),
     Action.PARTITION_RESUME: (partition_resume, books),
     Action.PARTITION_RELEASE: (partition_release, books),
+    Action.NEW_EPOCH: (epoch, shop),
     Action.PUBLISH: (publish, shop),
     Action.REPLAY: (replay, books),
     Action.SAGA_RETRY: (saga_retry, books),
@@ -367,20 +405,60 @@ async def test_what_may_have_been_published_or_replayed_is_not_done_again_under_
 @pytest.mark.usefixtures("desk")
 async def test_counts_that_were_not_seen_are_refused() -> None:
     async with client() as asking:
-        refused = await ask(asking, f"{BOOKS}/gaps/desk/0/accept", 409, source="gone/1", positions=4)
+        refused = await ask(asking, f"{BOOKS}/gaps/desk/0/accept", 409, source="gone/1", positions=4, through=7)
         assert "5 positions of gone/1 are lost, and 4 were confirmed" in refused["detail"]
-        assert (
-            "is open" in (await ask(asking, f"{BOOKS}/gaps/desk/0/accept", 409, source="open/1", positions=5))["detail"]
-        )
-        await ask(asking, f"{BOOKS}/gaps/desk/0/accept", 404, source="nobody/1", positions=5)
+        others = await ask(asking, f"{BOOKS}/gaps/desk/0/accept", 409, source="gone/1", positions=5, through=8)
+        assert "are lost through 7, and through 8 when it was looked at" in others["detail"]
+        still = await ask(asking, f"{BOOKS}/gaps/desk/0/accept", 409, source="open/1", positions=5, through=7)
+        assert "is open" in still["detail"]
+        await ask(asking, f"{BOOKS}/gaps/desk/0/accept", 404, source="nobody/1", positions=5, through=7)
         group = await group_name(asking)
-        assert "4 dead letters" in (await ask(asking, f"{BOOKS}/groups/{group}/discard", 409, dead=3))["detail"]
         [seen] = [each["seen"] for each in (await asking.get(f"{BOOKS}/groups")).json()["groups"]]
+        fewer = await ask(asking, f"{BOOKS}/groups/{group}/discard", 409, dead=3, seen=seen)
+        assert "4 dead letters" in fewer["detail"]
         others = await ask(asking, f"{BOOKS}/groups/{group}/discard", 409, dead=4, seen="0" * 16)
         assert "others than when it was looked at" in others["detail"]
         assert (await ask(asking, f"{BOOKS}/groups/{group}/discard", dead=4, seen=seen))["decided"] == 4
         assert await letters(asking, state="dead") == []
-        await ask(asking, f"{BOOKS}/groups/{group}/discard", 404, dead=4)
+        await ask(asking, f"{BOOKS}/groups/{group}/discard", 404, dead=4, seen=seen)
+
+
+@pytest.mark.usefixtures("desk")
+async def test_nothing_is_decided_on_what_nobody_says_to_have_seen() -> None:
+    async with client() as asking:
+        path, group = await letter_path(asking, "zoe"), await group_name(asking)
+        data, views = {"customer": "zoe", "amount": 4}, f"{SEEN}/view"
+        for decision, body in (
+            (f"{path}/edit", {"data": data}),
+            (f"{BOOKS}/groups/{group}/discard", {"dead": 4}),
+            (f"{BOOKS}/gaps/desk/0/accept", {"source": "gone/1", "positions": 5}),
+            (f"{BOOKS}/sagas/ship/one/skip", {"result": 7}),
+            (f"{views}/rollback", {}),
+        ):
+            missing = await ask(asking, decision, 422, **body)
+            assert missing["errors"][0]["type"] == "missing", missing
+        # What somebody else has written since is not written over, and a saga that has gone on not skipped elsewhere.
+        seen, at = (await asking.get(path)).json()["seen"], await revision(asking, "one")
+        await ask(asking, f"{path}/edit", data=data, seen=seen)
+        late = await ask(asking, f"{path}/edit", 422, data={"customer": "zoe", "amount": 5}, seen=seen)
+        assert "somebody has edited it since it was looked at" in late["detail"]
+        gone_on = await ask(asking, f"{BOOKS}/sagas/ship/one/skip", 409, result=7, revision=at + 1)
+        assert "ship:one" in gone_on["detail"]
+    async with client(desk_api(payloads={"reader": "full"})) as asking:
+        assert (await asking.get(path)).json()["seen"]
+    async with client(desk_api(payloads={"reader": "masked", "operator": "limited"})) as asking:
+        assert (await asking.get(path)).json()["seen"] is None, "short data could be found out by it"
+
+
+@pytest.mark.usefixtures("desk")
+async def test_a_view_s_decision_with_its_key_is_taken_once_and_answered_the_same() -> None:
+    async with client() as asking:
+        path = f"{SEEN}/view/rebuild"
+        row = await ask(asking, path, key="1", rate=5)
+        again = await asking.post(path, json={**WHY, "rate": 5}, headers={"idempotency-key": "1"})
+        assert (again.json(), again.headers["idempotency-replayed"]) == (row, "true")
+        assert [each.action for each in await rows(second)] == ["views rebuild"]
+        assert (await ask(asking, path, 422, key="1", rate=6))["type"] == "urn:ensue:problem:idempotency-mismatch"
 
 
 @pytest.mark.usefixtures("desk")
@@ -397,14 +475,15 @@ async def test_nothing_is_decided_without_a_reason(body: dict[str, Any]) -> None
 async def test_an_edit_keeps_every_digit_and_what_it_had_and_refuses_what_does_not_fit() -> None:
     async with client() as asking:
         path = await letter_path(asking, "zoe")
+        seen = (await asking.get(path)).json()["seen"]
         for data, said in (
             ({"customer": "zoe", "amount": "four"}, "amount"),
             ({"customer": "zoe", "colour": 1}, "has no field colour"),
             ({"customer": "kim"}, "has the key zoe"),
         ):
-            assert said in (await ask(asking, f"{path}/edit", 422, data=data))["detail"]
+            assert said in (await ask(asking, f"{path}/edit", 422, data=data, seen=seen))["detail"]
         exact = b'{"customer": "zoe", "amount": 1.10000000000000000001}'
-        body = b'{"reason": "a slip", "data": ' + exact + b"}"
+        body = b'{"reason": "a slip", "seen": "' + seen.encode() + b'", "data": ' + exact + b"}"
         answer = await asking.post(f"{path}/edit", content=body, headers={"content-type": "application/json"})
         assert answer.json()["state"] == "released"
         assert base64.b64decode((await asking.get(path)).json()["raw"]) == exact
@@ -414,17 +493,19 @@ async def test_an_edit_keeps_every_digit_and_what_it_had_and_refuses_what_does_n
             shown = (await masked.get(f"{BOOKS}/decisions")).text
             assert "secret" not in shown
             assert "acme" not in shown
-        late = await ask(asking, f"{path}/edit", 409, data={"customer": "zoe"})
+        seen = (await asking.get(path)).json()["seen"]
+        late = await ask(asking, f"{path}/edit", 409, data={"customer": "zoe"}, seen=seen)
         assert "is released" in late["detail"]
 
 
 @pytest.mark.usefixtures("desk")
 async def test_a_saga_s_operation_is_skipped_with_what_fits_it() -> None:
     async with client() as asking:
-        assert "does not come to" in (await ask(asking, f"{BOOKS}/sagas/ship/one/skip", 409, result="x"))["detail"]
-        both = await ask(asking, f"{BOOKS}/sagas/ship/one/skip", 422, result=1, failure={"name": "NoBox"})
+        skip, at = f"{BOOKS}/sagas/ship/one/skip", await revision(asking, "one")
+        assert "does not come to" in (await ask(asking, skip, 409, result="x", revision=at))["detail"]
+        both = await ask(asking, skip, 422, result=1, failure={"name": "NoBox"}, revision=at)
         assert "one of them" in both["detail"]
-        await ask(asking, f"{BOOKS}/sagas/ship/one/skip", 422, failure={"name": "NoBox"})
+        await ask(asking, skip, 422, failure={"name": "NoBox"}, revision=at)
         await ask(asking, f"{BOOKS}/sagas/retry", 404, sagas=["ship:two", "ship:none"])
         assert (await ask(asking, f"{BOOKS}/sagas/retry", sagas=["ship:two", "ship:a/b"]))["sagas"] == [
             "ship:two",
@@ -442,6 +523,13 @@ async def lines(asking: Ask, group: str, key: str = "") -> list[dict[str, Any]]:
         return [json.loads(each) async for each in answer.aiter_lines()]
 
 
+def admin_at_first(request: Any) -> Actor:
+    """Who loses the role as soon as the request is let in."""
+    again = "asked_before" in request.scope
+    request.scope["asked_before"] = True
+    return Actor("ann", ["reader"] if again else ["admin"])
+
+
 async def test_a_group_is_tried_again_in_waves_line_by_line_and_stops_at_the_first_that_fails(desk: Path) -> None:
     async with client() as asking:
         group = await group_name(asking)
@@ -453,6 +541,10 @@ async def test_a_group_is_tried_again_in_waves_line_by_line_and_stops_at_the_fir
             assert (broken[-1]["end"], broken[-1]["left"]) == ("failed again", 3)
             assert await lines(asking, group, key="broken") == broken[-1:]
             (desk / "broken").unlink()
+            async with client(desk_api(authorize=admin_at_first)) as demoted:
+                stopped = (await lines(demoted, group))[-1]
+            assert (stopped["end"], stopped["left"]) == ("not allowed any more", 3)
+            assert "needs operator" in stopped["why"]
             found = await lines(asking, group, key="repaired")
             assert [(each["wave"], each["end"]) for each in found if each["end"]] == [
                 (1, "took effect"),

@@ -7,7 +7,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from ensue.console.payloads import Payloads, shown, shown_bytes, shown_change, shown_headers, usual_mode
+from ensue.console.access import Actor, Role
+from ensue.console.payloads import (
+    Payloads,
+    mode_for,
+    modes_of,
+    shown,
+    shown_bytes,
+    shown_change,
+    shown_error,
+    shown_headers,
+    usual_mode,
+)
+from ensue.errors import UsageError
 
 DATA = {"card": "4111", "total": 3.5, "paid": True, "none": None, "lines": [{"sku": "x" * 200}] * 30}
 
@@ -74,3 +86,52 @@ def test_a_decision_shows_what_was_decided_and_hides_the_data_that_it_kept() -> 
 
 def test_payloads_are_masked_unless_only_this_machine_can_ask() -> None:
     assert (usual_mode(loopback=False), usual_mode(loopback=True)) == (Payloads.MASKED, Payloads.FULL)
+
+
+def test_each_role_is_shown_what_the_host_says_and_never_less_than_one_that_may_do_less() -> None:
+    modes = modes_of({"reader": "masked", "operator": "limited", "admin": "full"})
+    assert {role.value: mode.value for role, mode in modes.items()} == {
+        "reader": "masked", "operator": "limited", "admin": "full",
+    }  # fmt: skip
+    assert mode_for(Actor("ann", ["reader", "admin"]), modes) is Payloads.FULL
+    assert mode_for(Actor("ann", []), modes) is Payloads.NONE
+    assert set(modes_of("limited").values()) == {Payloads.LIMITED}
+    assert modes_of({Role.READER: "none", "admin": "full"})[Role.OPERATOR] is Payloads.NONE
+    for wrong, said in (
+        ({"admin": "full"}, "expected a mode for reader"),
+        ({"reader": "masked", "root": "full"}, "'root' is no role, expected reader, operator, admin"),
+        ({"reader": "all"}, "expected one of none, masked, limited, full"),
+        ({"reader": "full", "admin": "masked"}, "admin would be shown less"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            modes_of(wrong)
+
+
+#: As `engine/reason.py` writes them: what is said, the calls, and what was the cause.
+CALLS = """  File "/app/shop.py", line 17, in book
+    rate[event.card]
+  caused by LookupError: no 4111 in the table
+  File "/app/rates.py", line 3, in rate
+    ...
+  ...
+"""
+HIDES = [
+    f"handler book: '4111'\n{CALLS}",
+    f"ValueError: 4111\nis 4111\n    4111 too\n  caused by 4111: 4111\n{CALLS}",
+    f"4111: unknown\n{CALLS}",
+    f"undo of pay failed at attempt 2: PaymentError: 4111\n{CALLS}",
+    "1 validation error for Sold\ncard\n  Input should be a number [type=int, input_value='4111', input_type=str]",
+]
+
+
+@pytest.mark.parametrize("text", HIDES)
+def test_what_an_error_says_is_hidden_where_values_are_and_where_it_arose_is_not(text: str) -> None:
+    for mode in (Payloads.NONE, Payloads.MASKED):
+        found = shown_error(text, mode)
+        assert "4111" not in found
+        assert ("rate[event.card]" in found) == ("rate[event.card]" in text)
+        assert ("caused by LookupError: ***" in found) == ("caused by LookupError" in text)
+    assert shown_error(text, Payloads.LIMITED) == shown_error(text, Payloads.FULL) == text
+    assert shown_error(HIDES[0], Payloads.NONE).startswith("handler book: ***\n  File")
+    assert shown_error(HIDES[3], Payloads.NONE).startswith("undo of pay failed at attempt 2: PaymentError: ***")
+    assert shown_error("", Payloads.NONE) == ""

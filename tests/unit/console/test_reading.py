@@ -102,6 +102,12 @@ async def test_decisions_are_paged_and_the_last_ones_are_found() -> None:
         assert [each["reason"] for each in whole] == ["pause", "resume", "pause", "resume", "pause"]
         last = await get(asking, f"{BOOKS}/decisions", last=True, limit=2)
         assert (last["decisions"], last["total"]) == (whole[-2:], 5)
+        earlier = await get(asking, f"{BOOKS}/decisions", before=last["previous"], limit=2)
+        assert earlier["decisions"] == whole[1:3]
+        first = await get(asking, f"{BOOKS}/decisions", before=earlier["previous"], limit=2)
+        assert (first["decisions"], first["previous"]) == (whole[:1], None)
+        refused = await get(asking, f"{BOOKS}/decisions", 422, after=last["previous"], last=True)
+        assert "neither last nor before" in refused["detail"]
 
 
 @pytest.mark.usefixtures("desk")
@@ -194,6 +200,11 @@ async def test_json_that_could_not_be_kept_is_refused(body: bytes) -> None:
 @pytest.mark.usefixtures("desk")
 async def test_users_data_is_hidden_everywhere_unless_the_host_shows_it() -> None:
     paths = [f"{BOOKS}/letters/desk/0/1", f"{SHOP}/outbox", f"{SHOP}/timers", f"{BOOKS}/sagas/ship/one"]
+    async with client() as asking:
+        found = await get(asking, paths[0])
+        flow = found["headers"].get("correlationid") or found["headers"]["id"]
+    quoting = [paths[0], f"{BOOKS}/letters", f"{BOOKS}/groups", f"/flows/{flow}"]
+    quoted = "negative amount -1"  # the value; its line of code is shown
     for mode in (Payloads.NONE, Payloads.MASKED):
         async with client(desk_api(payloads=mode)) as asking:
             for path in paths:
@@ -201,9 +212,26 @@ async def test_users_data_is_hidden_everywhere_unless_the_host_shows_it() -> Non
                 assert found["payloads"] == mode.value
                 assert "secret" not in json.dumps(found)
                 assert "acme" not in json.dumps(found)
+            for path in quoting:
+                assert quoted not in (await asking.get(path)).text, path
+            assert "handler enter: ***" in (await get(asking, paths[0]))["error"]
+            for each in (*(await get(asking, f"{BOOKS}/sagas"))["sagas"], await get(asking, paths[3])):
+                assert "***" in each["reason"].partition("\n")[0]
+                assert "no box" not in each["reason"].partition("\n")[0]
+    async with client(desk_api(payloads=Payloads.LIMITED)) as asking:
+        for path in (*quoting[:1], quoting[3]):
+            assert quoted in (await asking.get(path)).text, path
+        assert "no box" in (await get(asking, paths[3]))["reason"].partition("\n")[0]
     async with client(desk_api(payloads=Payloads.FULL)) as asking:
         shown = await get(asking, paths[0])
         assert (shown["data"]["note"], shown["headers"]["tenant"]) == ("secret", "acme")
+    by_role = desk_api(payloads={"reader": "masked", "operator": "limited", "admin": "full"})
+    for role, name in (("reader", "masked"), ("operator", "limited"), ("admin", "full")):
+        async with client(by_role, roles=role) as asking:
+            assert (await get(asking, "/me"))["payloads"] == name
+            shown = await get(asking, paths[0])
+            assert (shown["payloads"], shown["raw"] is None) == (name, name != "full")
+            assert ("secret" in json.dumps(shown)) == (name != "masked")
     default = ensue.console.api(books, authorize=who)
     async with client(default) as asking:
         assert (await get(asking, "/me"))["payloads"] == "masked"
@@ -309,3 +337,25 @@ async def test_large_letters_are_read_few_at_a_time(monkeypatch: pytest.MonkeyPa
         assert max(brought) < 20_000_000 < sum(brought)
         ids = [each.id for each in await found.letters()]
         assert len(await found.letter_states(ids)) == len(ids) == 45
+
+
+@pytest.mark.usefixtures("desk")
+async def test_a_flow_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may look must not take the machine by it."""
+    async with client() as asking:
+        [letter] = (await get(asking, f"{BOOKS}/letters", limit=1))["letters"]
+        path = f"/services/desk_books/letters/{letter['topic']}/{letter['partition']}/{letter['number']}"
+        headers = (await get(asking, path))["headers"]
+        flow = headers.get("correlationid") or headers["id"]
+        whole = await get(asking, f"/flows/{flow}")
+        assert not [each for each in whole["not_looked_at"] if "cut" in each]
+        with monkeypatch.context() as patch:
+            patch.setattr("ensue.console.services.FLOW_EVENTS_MAX", 2)
+            few = await get(asking, f"/flows/{flow}")
+        assert len(few["events"]) < len(whole["events"])
+        assert "and 2 are shown" in few["not_looked_at"][-1]
+        with monkeypatch.context() as patch:
+            patch.setattr("ensue.console.services.FLOW_RECORDS_MAX", 3)
+            cut = await get(asking, f"/flows/{flow}")
+        assert "cut after 3 records in all" in cut["not_looked_at"][-1]
+        await get(asking, f"/flows/{flow}", 422, records=1_000_000)

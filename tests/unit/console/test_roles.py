@@ -50,6 +50,8 @@ MATRIX = {
     ("POST", _G + "/rewind"): ADMIN,
     ("GET", _S + "/outbox"): READER,
     ("POST", _S + "/events"): ADMIN,
+    ("GET", _S + "/epoch"): READER,
+    ("POST", _S + "/epoch"): ADMIN,
     ("POST", _S + "/replay"): ADMIN,
     ("GET", _S + "/timers"): READER,
     ("POST", _S + "/timers/cancel"): ADMIN,

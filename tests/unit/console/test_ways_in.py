@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
+import httpx
 import pytest
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
+from ensue import Service
 from ensue.console.access import Actor, NotAllowed, NotAuthenticated, Role
+from ensue.console.alone import standalone
+from ensue.console.cookies import cookie_name
+from ensue.console.payloads import Payloads
 from ensue.console.same_origin import check_same_origin, checked_origins
 from ensue.console.standalone import SESSION_COOKIE, OneTimeLink, ProxyHeader, is_loopback, proxy_header
 from ensue.errors import UsageError
@@ -76,13 +82,13 @@ def test_a_link_is_good_once() -> None:
     assert session != way.token
     with pytest.raises(NotAuthenticated, match="used already"):
         way.redeem(way.token)
-    came = connection("127.0.0.1", ("host", "127.0.0.1:8080"), ("cookie", f"{SESSION_COOKIE}={session}"))
+    came = connection("127.0.0.1", ("host", "127.0.0.1:8080"), ("cookie", f"{SESSION_COOKIE}-8080={session}"))
     assert way(came) == Actor("ann", [Role.ADMIN])
     assert way(connection("127.0.0.1", ("host", "localhost"), ("cookie", f"{SESSION_COOKIE}={way.token}"))) is None
 
 
 def test_no_session_counts_before_the_link_was_used() -> None:
-    assert link()(connection("::1", ("host", "[::1]:8080"), ("cookie", f"{SESSION_COOKIE}=secret-1"))) is None
+    assert link()(connection("::1", ("host", "[::1]:8080"), ("cookie", f"{SESSION_COOKIE}-8080=secret-1"))) is None
 
 
 @pytest.mark.parametrize(("client", "host"), [("10.0.0.1", "localhost"), ("127.0.0.1", "rebound.example:8080")])
@@ -143,3 +149,42 @@ def test_a_header_that_the_proxy_alone_has_not_written_is_refused(
 def test_options_that_would_let_in_more_than_they_say_are_refused(auth: str, trusted: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         proxy_header(auth, trusted)
+
+
+def test_two_consoles_of_one_machine_do_not_take_each_other_s_cookies() -> None:
+    """A browser keeps cookies by the host, whatever the port; and sends those of / to all that is mounted below."""
+
+    def name(host: str, root: str = "", scheme: str = "http") -> str:
+        scope = {"type": "http", "scheme": scheme, "root_path": root, "headers": [(b"host", host.encode())]}
+        return cookie_name("ensue-form", HTTPConnection(scope))
+
+    hosts = ("127.0.0.1:8040", "127.0.0.1:8041", "[::1]:8042", "desk.example")
+    names = [name(host, root, scheme) for host in hosts for root in ("", "/ensue") for scheme in ("http", "https")]
+    assert len(set(names)) == len(names)
+    assert name(hosts[0]) == "ensue-form-8040"
+    assert name(hosts[3], scheme="https") == "__Host-ensue-form"
+    assert re.fullmatch(r"[\w-]+", name("a;b=c:12;x", "/a;b=c")), "no sign that ends a cookie"
+
+
+async def test_behind_tls_a_cookie_is_secure_and_only_the_proxy_says_that_it_is_tls() -> None:
+    way = proxy_header("proxy-header=X-User", ["10.0.0.0/24"])
+    application = standalone([Service("behind_tls")], way, Payloads.MASKED, {})
+
+    async def cookie(client: str, *proto: str) -> str:
+        headers = [("host", "desk.example"), ("x-user", "ann"), *(("x-forwarded-proto", each) for each in proto)]
+        transport = httpx.ASGITransport(application, client=(client, 5000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://inside:8040", headers=headers) as browser:
+            return (await browser.get("/topology")).headers["set-cookie"]
+
+    secure = await cookie("10.0.0.5", "https")
+    assert secure.startswith("__Host-ensue-form=")
+    assert "; Path=/;" in secure
+    assert "; Secure" in secure
+    assert "Domain" not in secure
+    for plain in (
+        await cookie("10.0.0.5"),
+        await cookie("10.0.0.5", "http", "https"),
+        await cookie("10.0.9.9", "https"),
+    ):
+        assert plain.startswith("ensue-form=")
+        assert "Secure" not in plain

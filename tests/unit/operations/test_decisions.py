@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from ensue.deciding import ACTOR_CHARS_MAX, REASON_CHARS_MAX, Deciding, Face
 from ensue.engine.books import Books
 from ensue.errors import UsageError
 from ensue.operations.decisions import decision_count, decisions, last_decisions
+from ensue.stores.memory import MemoryStore
 
 
 def test_what_somebody_says_is_one_line() -> None:
@@ -47,7 +50,35 @@ async def test_decisions_of_two_places_come_in_the_order_in_which_they_were_take
         assert {each.target for each in found} == {"0", "1", "2", "3", "4", "5"}
         assert await decision_count(books) == 6
         assert await last_decisions(books, 2) == found[-2:]
+        assert await last_decisions(books, 9) == found
+        assert await last_decisions(books, 2, (found[3].decided_at, found[3].id)) == found[1:3]
         assert [each async for each in decisions(books[:1])] == [each for each in found if each.target in "034"]
     finally:
         for store in stores:
             await store.close()
+
+
+async def test_the_last_decisions_are_read_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of however many: what is read is what is shown."""
+    store = MemoryStore("desk")
+    await store.open()
+    try:
+        books, by, read = Books(store, "desk"), Deciding(actor="ann", origin=Face.CONSOLE), 0
+        async with store.transaction() as transaction:
+            for number in range(700):
+                await books.record(transaction, by, "test", str(number))
+        reader = store.rows()
+        find = reader.find
+
+        async def counted(*asked: Any, **where: Any) -> Sequence[Any]:
+            nonlocal read
+            found = await find(*asked, **where)
+            read += len(found)
+            return found
+
+        monkeypatch.setattr(reader, "find", counted)
+        monkeypatch.setattr(store, "rows", lambda: reader)
+        assert len(await last_decisions([books], 200)) == 200
+        assert read == 200
+    finally:
+        await store.close()

@@ -45,6 +45,7 @@ REJECTED_BY: dict[type[broken.WrappedStore], str] = {
     broken.ReadsWhatIsNotCommitted: "test_reading_sees_what_is_committed_and_nothing_else",
     broken.EndsAfterNothing: "test_nothing_comes_first_and_pages_go_on_after_it",
     broken.SortsNumbersAsText: "test_decimals_are_in_the_order_of_their_numbers",
+    broken.NeverReadsBackward: "test_the_last_rows_are_found_from_the_end",
     broken.SkipsARowBetweenPages: "test_pages_put_together_are_everything_in_order",
 }
 #: Arguments for tests that take one.

@@ -84,6 +84,9 @@ def _of(table: Table) -> dict[str, tuple[str, tuple[Any, ...]]]:
         for after in ([], [_VALUES[kinds[name]] for name in lookup.order]):
             named = find_statement(table, lookup, equal, (), after, 500, quoted)
             found[f"find_{number}{'_after' if after else ''}"] = _numbered(*named)
+        before = [_VALUES[kinds[name]] for name in lookup.order]
+        named = find_statement(table, lookup, equal, (), before, 500, quoted, backward=True)
+        found[f"find_{number}_before"] = _numbered(*named)
     return {f"{table.name}_{name}": statement for name, statement in found.items()}
 
 

@@ -58,13 +58,13 @@ def test_a_statement_finds_its_rows_by_a_key(connection: sqlite3.Connection, nam
 
 
 @pytest.mark.parametrize(("table", "lookup"), LOOKUPS, ids=NAMES)
-@pytest.mark.parametrize("which", ["first", "following"])
+@pytest.mark.parametrize("which", ["first", "following", "last", "before"])
 def test_a_page_of_own_rows_begins_where_its_index_says(
     connection: sqlite3.Connection, table: Table, lookup: Lookup, which: str
 ) -> None:
-    after = [1] * len(lookup.order) if which == "following" else []
-    equal = [1] * len(lookup.equal)
-    [step] = plan(connection, *find_statement(table, lookup, equal, (), after, 100, quoted))
+    after = [1] * len(lookup.order) if which in ("following", "before") else []
+    equal, backward = [1] * len(lookup.equal), which in ("last", "before")
+    [step] = plan(connection, *find_statement(table, lookup, equal, (), after, 100, quoted, backward=backward))
     assert " INDEX " in step, step
     # Nothing to begin at: the whole index in its order, which the limit ends.
     assert step.startswith("SEARCH") == bool(equal or after), step

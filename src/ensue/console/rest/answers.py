@@ -112,11 +112,13 @@ class LetterPage(msgspec.Struct):
 
 class LetterShown(LetterSummary):
     """A letter with all that is known of it. error: with the lines that led to it. behind: ids of the letters of its
-    key that wait for it. data: as far as `payloads` shows it; raw: the very bytes in base64, where it shows all."""
+    key that wait for it. data: as far as `payloads` shows it; raw: the very bytes in base64, where it shows all; seen:
+    what an edit of them wants, there too."""
 
     headers: dict[str, Any]
     data: Any
     raw: str | None
+    seen: str | None
     payloads: Payloads
     behind: list[str]
 
@@ -191,6 +193,13 @@ class RecordPage(msgspec.Struct):
     payloads: Payloads
 
 
+class EpochBegun(msgspec.Struct):
+    """source: under which the service publishes from now on, when it is started again."""
+
+    ended: str
+    source: str
+
+
 class EventPublished(msgspec.Struct):
     """position: of its record; 0: it has none yet, while an older transaction of the database is open."""
 
@@ -234,13 +243,15 @@ class SagaPage(msgspec.Struct):
 
 
 class SagaShown(SagaLine, kw_only=True):
-    """A saga with all that is known of it; users' data as far as `payloads` shows it."""
+    """A saga with all that is known of it; users' data as far as `payloads` shows it. revision: another one as soon as
+    it has gone on."""
 
     request: Any
     journal: list[Any]
     undos: list[Any]
     mailbox: list[Any]
     decisions: list[Any]
+    revision: int
     payloads: Payloads
 
 
@@ -277,10 +288,14 @@ class DecisionShown(msgspec.Struct):
 
 
 class DecisionPage(msgspec.Struct):
+    """next: as `after`, for those that follow. previous: of a page that was read from the end, as `before`, for those
+    before it. null: there are none, or it was read the other way."""
+
     decisions: list[DecisionShown]
     total: int
     next: str | None
     payloads: Payloads
+    previous: str | None
 
 
 _encode = msgspec.json.Encoder().encode

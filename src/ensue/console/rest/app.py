@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from ensue.addresses import masked
 from ensue.app import Service
 from ensue.console.access import Action, Authorize, NotAllowed, NotAuthenticated, actor_of, checked_authorize, require
-from ensue.console.payloads import Payloads
+from ensue.console.patience import ANSWER_S, NoAnswer, checked_answer_s
+from ensue.console.payloads import Modes, Payloads, modes_of
 from ensue.console.rest import schema
 from ensue.console.rest.answers import HEADERS, answered
 from ensue.console.rest.finding import DETAIL_CHARS_MAX
@@ -33,6 +33,7 @@ VERSION = "1"
 BODY_BYTES_MAX = 4_000_000
 REFUSED = "urn:ensue:problem:refused"
 NOT_OPENED = "urn:ensue:problem:not-opened"
+NO_ANSWER = "urn:ensue:problem:no-answer"
 
 Handle = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -40,16 +41,19 @@ Handle = Callable[[Request, Exception], Awaitable[Response]]
 def api(
     *services: Service,
     authorize: Authorize,
-    payloads: Payloads = Payloads.MASKED,
+    payloads: Modes = Payloads.MASKED,
     origins: Sequence[str] = (),
+    answer_s: float = ANSWER_S,
 ) -> FastAPI:
     """Return an application that shows these services and decides about them, as JSON: mount it under a path of its
     own, `app.mount("/ensue", ensue.console.api(orders, customers, authorize=who))`, or serve it. It works on the
     services' databases, and on the log, whether they run or not. /openapi.json describes it.
 
     authorize: who sends a request: takes it, returns an `ensue.console.access.Actor`, or None for nobody; it may be
-    async. It is asked for each request, also for one to /openapi.json. payloads: how much of users' data is shown, by
-    whomever. origins: other sites whose pages may decide something, such as https://desk.example.
+    async. It is asked for each request, also for one to /openapi.json, and again while a retry goes on. payloads: how
+    much of users' data is shown: one mode for all, or by role, such as {"reader": "masked", "admin": "full"}. origins:
+    other sites whose pages may decide something, such as https://desk.example. answer_s: how long an answer may take,
+    seconds, where a database hangs; a decision that has begun goes on, and the 504 says so.
 
     Raises UsageError for no service, for two of one name, and for what is not one of these.
     """
@@ -62,8 +66,9 @@ def api(
         openapi_url=None,
     )
     app.state.desk = desk = Desk(
-        Services(services), checked_authorize(authorize), _checked_mode(payloads), checked_origins(origins)
-    )
+        Services(services, answer_s=checked_answer_s(answer_s)), checked_authorize(authorize), modes_of(payloads),
+        checked_origins(origins), answer_s,
+    )  # fmt: skip
     list(schema.routes())
     for router in schema.ROUTERS:
         app.include_router(router)
@@ -79,13 +84,6 @@ def api(
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
     return app
-
-
-def _checked_mode(payloads: object) -> Payloads:
-    try:
-        return Payloads(cast(str, payloads))
-    except ValueError as error:
-        raise UsageError(f"payloads={payloads!r:.60}, expected one of {', '.join(Payloads)}") from error
 
 
 async def _not_authenticated(request: Request, error: Exception) -> Response:
@@ -115,6 +113,11 @@ async def _not_opened(request: Request, error: Exception) -> Response:
     return _problem(request, 503, error, "Not opened", type=NOT_OPENED)
 
 
+async def _no_answer(request: Request, error: Exception) -> Response:
+    log.warning("%s %s was answered 504: %s", request.method, request.scope["path"], error)
+    return _problem(request, 504, error, "No answer in time", type=NO_ANSWER)
+
+
 async def _at_work(request: Request, error: Exception) -> Response:
     return _problem(request, 409, error, type=problems.IDEMPOTENCY_CONFLICT)
 
@@ -134,6 +137,7 @@ _HANDLERS: dict[type[Exception], Handle] = {
     NotAllowed: _not_allowed,
     NotFound: _not_found,
     NotOpened: _not_opened,
+    NoAnswer: _no_answer,
     Decided: _decided,
     CheckpointConflict: _decided,
     IdempotencyConflict: _at_work,

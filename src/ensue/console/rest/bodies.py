@@ -26,6 +26,11 @@ class Why(BaseModel):
 
 class EditLetter(Why):
     data: Any = Field(description="The event's new data, as JSON: exactly these bytes are kept")
+    seen: str = Field(
+        pattern=r"^[0-9a-f]{32}$",
+        description="`seen` of the letter that was changed into it: data that somebody else has written since is not "
+        "written over. It is there for who is shown the data whole",
+    )
 
 
 class ManyLetters(Why):
@@ -33,17 +38,24 @@ class ManyLetters(Why):
 
 
 class PurgeLetters(Why):
-    older_s: float = Field(ge=0, le=1e10, description="Set aside longer ago than this, in seconds")
+    older_s: float = Field(
+        ge=0, le=1e10,
+        description="Set aside longer ago than this, in seconds. Which these are is not asked: each was discarded, by "
+        "somebody's decision, or refused",
+    )  # fmt: skip
 
 
 class DiscardGroup(Why):
     dead: int = Field(ge=1, description="How many of its letters are dead, as it was seen: another count is refused")
-    seen: str = Field("", pattern=r"^([0-9a-f]{16})?$", description="`seen` of the group: other letters are refused")
+    seen: str = Field(pattern=r"^[0-9a-f]{16}$", description="`seen` of the group: other letters are refused")
 
 
 class AcceptLoss(Why):
     source: str = Field(min_length=1, max_length=600)
     positions: int = Field(ge=1, description="How many positions are lost, as it was seen: another count is refused")
+    through: int = Field(
+        ge=1, lt=2**63, description="`lost_through` of the gap, as it was seen: others of the same count are refused"
+    )
 
 
 class OfSource(Why):
@@ -52,6 +64,13 @@ class OfSource(Why):
 
 class Rewind(OfSource):
     position: int = Field(ge=0, lt=2**63, description="Up to which the source stays applied")
+
+
+class NewEpoch(Why):
+    source: str = Field(min_length=1, max_length=600, description="Of the epoch that ends, as it was seen")
+    published_through: int = Field(
+        ge=0, lt=2**63, description="As it was seen: a log that says something else by now is refused"
+    )
 
 
 class Replay(Why):
@@ -81,6 +100,9 @@ class Refused(BaseModel):
 
 
 class SkipOperation(Why):
+    revision: int = Field(
+        ge=1, lt=2**63, description="Of the saga, as it was seen: one that has gone on since is not skipped elsewhere"
+    )
     operation: int | None = Field(None, ge=0, lt=2**63, description="Its number, where the saga is at several")
     result: Any = Field(None, description="What it came to; left out: it returns none")
     failure: Refused | None = Field(None, description="What it failed with, instead of a result")
@@ -100,9 +122,9 @@ class AcceptMissing(Why):
 
 class RollBack(Why):
     version: int = Field(
-        0, ge=0, le=999_999,
-        description="To which to go back, as it was seen: another one is refused. Without it, asked for twice goes "
-        "there and back",
+        ge=1, le=999_999,
+        description="To which to go back, as it was seen: another one is refused, so that asked for twice it does not "
+        "go there and back",
     )  # fmt: skip
 
 

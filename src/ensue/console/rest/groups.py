@@ -7,10 +7,12 @@ from contextlib import aclosing
 
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
+from msgspec import structs
 
 from ensue.addresses import masked
 from ensue.console.access import Action
 from ensue.console.apart import Following, apart
+from ensue.console.payloads import shown_error
 from ensue.console.rest.answers import HEADERS, GroupList, LettersDecided, answered, written
 from ensue.console.rest.asked import GroupName, Named, Who
 from ensue.console.rest.bodies import DiscardGroup, Why
@@ -34,13 +36,15 @@ async def list_groups(service: Named, who: Who) -> Response:
     """List what has failed by its cause: handler, type of error and line of the service's own code; the largest group
     first."""
     async with who.desk.services.opened(service) as access:
-        return answered(GroupList(await group_decisions.groups(access)))
+        found = await group_decisions.groups(access)
+    mode = who.payloads
+    return answered(GroupList([structs.replace(each, error=shown_error(each.error, mode)) for each in found]))
 
 
 @router.post(_GROUPS + "/{group}/discard", **asks(Action.LETTER_DISCARD))
 async def discard_group(service: Named, group: GroupName, body: DiscardGroup, who: Who) -> Response:
-    """Give up every letter of a group that is dead. `dead` has to be how many these are; with `seen` of the group they
-    also have to be the same ones."""
+    """Give up every letter of a group that is dead. `dead` has to be how many these are, and `seen` of the group says
+    that they are the same ones."""
     by = who.why(body.reason)
     async with who.desk.services.opened(service) as access:
 
@@ -65,7 +69,8 @@ async def discard_group(service: Named, group: GroupName, body: DiscardGroup, wh
 )
 async def retry_group(service: Named, group: GroupName, body: Why, who: Who) -> Response:
     """Try a group's dead letters again in waves: 1, then 10, then 100, then the rest. The first that fails anew ends
-    it, and so does a wave to which nothing happens for a minute; what was not released then is as it was.
+    it, and so does a wave to which nothing happens for a minute; what was not released then is as it was. Before each
+    wave it is asked again whether the actor still may: an `end` of `not allowed any more` says `why`.
 
     Answers with a line of JSON whenever it has come further; the last one has an `end`. Whoever closes the connection
     stops it before the next letters are released. Under an Idempotency-Key that came before only the last line is
@@ -83,7 +88,7 @@ async def retry_group(service: Named, group: GroupName, body: Why, who: Who) -> 
             with looking_up():
                 await group_decisions.group_ids(access, group)
             async with (
-                aclosing(group_decisions.retry_group(access, group, by)) as progress,
+                aclosing(group_decisions.retry_group(access, group, by, why_not=who.why_not)) as progress,
                 aclosing(_lines(repeated, progress)) as found,
             ):
                 async for each in found:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from ensue.addresses import masked
 from ensue.console.access import Action
-from ensue.console.payloads import shown, shown_bytes, shown_headers
+from ensue.console.payloads import Payloads, shown, shown_bytes, shown_error, shown_headers
 from ensue.console.rest.answers import (
     LetterNow,
     LetterPage,
@@ -73,7 +73,7 @@ async def list_letters(
                     following = cursor_of(found[-1].parked_at, found[-1].id)
                     break
                 found.append(each)
-    return answered(LetterPage([_summary(each) for each in found], total, following))
+    return answered(LetterPage([_summary(each, who.payloads) for each in found], total, following))
 
 
 @router.get(_LETTER, **asks(Action.SEE))
@@ -82,12 +82,13 @@ async def show_letter(service: Named, topic: Topic, partition: Number, number: O
     async with who.desk.services.opened(service) as access:
         with looking_up():
             found = await letters.letter(access, _id(topic, partition, number))
-    mode = who.desk.payloads
+    mode = who.payloads
     answer = LetterShown(
-        **_fields(found, found.error),
+        **_fields(found, shown_error(found.error, mode)),
         headers=shown_headers(found.headers, mode),
         data=shown(found.data, mode),
         raw=shown_bytes(found.raw, mode),
+        seen=editing.seen_of(found.raw) if mode is Payloads.FULL else None,
         payloads=mode,
         behind=found.behind,
     )
@@ -120,7 +121,7 @@ async def edit_letter(
 
     async def edit(access: Opened, letter_id: str, by: Deciding) -> LetterLine:
         with reading():
-            return await editing.edit(access, letter_id, data, by)
+            return await editing.edit(access, letter_id, data, by, body.seen)
 
     return await _decided(who, service, _id(topic, partition, number), body, edit)
 
@@ -218,8 +219,9 @@ def _id(topic: str, partition: int, number: int) -> str:
     return f"{topic}/{partition}:{number}"
 
 
-def _summary(line: LetterLine) -> LetterSummary:
-    return LetterSummary(**_fields(line, line.error.partition("\n")[0][:_ERROR_CHARS_MAX]))
+def _summary(line: LetterLine, mode: Payloads) -> LetterSummary:
+    first = shown_error(line.error, mode).partition("\n")[0]
+    return LetterSummary(**_fields(line, first[:_ERROR_CHARS_MAX]))
 
 
 def _fields(line: LetterLine, error: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Response
 
 from ensue.console.access import Action, Role
+from ensue.console.flow_shown import shown_flow
 from ensue.console.payloads import shown_change
 from ensue.console.rest.answers import (
     DecisionPage,
@@ -25,6 +26,7 @@ from ensue.console.rest.answers import (
 )
 from ensue.console.rest.asked import PAGE, After, Limit, Named, Who
 from ensue.console.rest.cursors import cursor_of, read_cursor
+from ensue.console.rest.finding import invalid
 from ensue.console.rest.route import ActionRoute, Asking, asks
 from ensue.console.services import Answer, NotFound
 from ensue.deciding import Decision
@@ -43,7 +45,7 @@ router = APIRouter(route_class=ActionRoute, tags=["services"])
 async def show_me(who: Who) -> Response:
     """Who asks, by the host's word, and what they may do."""
     roles = sorted((Role(each) for each in who.actor.roles), key=list(Role).index)
-    return answered(Me(who.actor.name, roles, who.actor.allowed, who.desk.payloads))
+    return answered(Me(who.actor.name, roles, who.actor.allowed, who.payloads))
 
 
 @router.get("/services", **asks(Action.SEE))
@@ -104,18 +106,21 @@ async def show_flow(
     correlation_id: Annotated[str, Path(min_length=1, max_length=300)],
     who: Who,
     records: Annotated[
-        int, Query(ge=1, le=1_000_000, description="Look at so many of the last records of each partition and outbox")
+        int, Query(ge=1, le=100_000, description="Look at so many of the last records of each partition and outbox")
     ] = 10_000,
 ) -> Response:
     """Show one business transaction across the services: its events in order, what each followed from, what came of it.
-    Where something could not be looked at, it says so."""
-    found = await gather(who.desk.services.all, correlation_id, records)
+    Where something could not be looked at, it says so; also where it was cut, since one search looks at 100,000 records
+    in all, and shows 5,000 events."""
+    services = who.desk.services
+    found = await gather(services.all, correlation_id, records, services.flow_bounds)
     sagas = in_time(found.sagas)
     events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas})
     if not events and not found.unanswered:
         other = f": it is the id of a message, whose flow is {found.flow_of}" if found.flow_of else ""
         raise NotFound(f"no event of flow {correlation_id[:80]!r} is known{other}; the retention may have taken it")
-    return answered(Flow(correlation_id, events, sagas, found.unseen, found.unanswered))
+    shown = shown_flow(events, sagas, who.payloads)
+    return answered(Flow(correlation_id, *shown, found.unseen, found.unanswered))
 
 
 @router.get("/services/{service}/decisions", tags=["decisions"], **asks(Action.SEE))
@@ -123,15 +128,19 @@ async def list_decisions(
     service: Named,
     who: Who,
     after: After = None,
+    before: Annotated[str | None, Query(max_length=1_000, description="`previous` of the page after it")] = None,
     last: Annotated[bool, Query(description="The last ones instead of the first; goes with no `after`")] = False,
     limit: Limit = PAGE,
 ) -> Response:
-    """List what people have decided, in the order in which they did. Nothing prunes it."""
-    begin = None if after is None else read_cursor(after)
+    """List what people have decided, in the order in which they did. Nothing prunes it. From the end: the page that
+    `last` has, then with `before` those that come before it."""
+    if after is not None and (last or before is not None):
+        raise invalid("after goes with neither last nor before: a page begins at one place")
+    begin, end = (None if each is None else read_cursor(each) for each in (after, before))
     async with who.desk.services.opened_decisions(service) as books:
         total = await operations.decision_count(books)
-        if last and begin is None:
-            found = await operations.last_decisions(books, limit)
+        if last or end is not None:
+            found = await operations.last_decisions(books, limit, end)
         else:
             found = []
             async with aclosing(operations.decisions(books, begin)) as all_of_them:
@@ -139,13 +148,16 @@ async def list_decisions(
                     found.append(each)
                     if len(found) == limit:
                         break
-    following = cursor_of(found[-1].decided_at, found[-1].id) if len(found) == limit else None
-    return answered(DecisionPage([_shown(each, who) for each in found], total, following, who.desk.payloads))
+    full = len(found) == limit
+    from_end = last or end is not None
+    following = cursor_of(found[-1].decided_at, found[-1].id) if full and not from_end else None
+    previous = cursor_of(found[0].decided_at, found[0].id) if full and from_end else None
+    return answered(DecisionPage([_shown(each, who) for each in found], total, following, who.payloads, previous))
 
 
 def _shown(decision: Decision, who: Asking) -> DecisionShown:
     before, after = (
-        shown_change(decision.action, _read(each), who.desk.payloads) for each in (decision.before, decision.after)
+        shown_change(decision.action, _read(each), who.payloads) for each in (decision.before, decision.after)
     )
     return DecisionShown(
         decision.id, decision.decided_at, decision.actor, decision.origin, decision.action, decision.target,

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from ensue.console.access import Action, Actor, Authorize, NotAllowed, actor_of, deciding, require
-from ensue.console.payloads import Payloads
+from ensue.console.access import Action, Actor, Authorize, NotAllowed, Role, actor_of, deciding, require, why_not
+from ensue.console.patience import within
+from ensue.console.payloads import Payloads, mode_for
 from ensue.console.rest.answers import HEADERS, written
 from ensue.console.same_origin import check_same_origin
 from ensue.console.services import Services
@@ -23,8 +25,7 @@ from ensue.deciding import Deciding, Face
 from ensue.errors import UsageError
 from ensue.integrations import problems
 from ensue.integrations.problems import Problem
-from ensue.operations.opening import Opened
-from ensue.operations.repeats import Repeated, done_once, fingerprint_of, key_of
+from ensue.operations.repeats import Keeping, Repeated, done_once, fingerprint_of, key_of
 
 #: Of an operation in OpenAPI: which action it is, and the role that it needs.
 ACTION, ROLE = "x-ensue-action", "x-ensue-role"
@@ -34,12 +35,14 @@ _DESK: Final = "ensue.console.desk"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Desk:
-    """What all routes of one API share. origins: of other sites that may ask, see `same_origin`."""
+    """What all routes of one API share. origins: of other sites that may ask, see `same_origin`. answer_s: see
+    `patience`."""
 
     services: Services
     authorize: Authorize
-    payloads: Payloads
+    payloads: Mapping[Role, Payloads]
     origins: frozenset[str]
+    answer_s: float
 
 
 class ActionRoute(APIRoute):
@@ -61,7 +64,9 @@ class ActionRoute(APIRoute):
             actor = await actor_of(desk.authorize, request)
             require(actor, self.action)
             request.scope[_DESK] = Asking(desk, actor, self.action, request)
-            return await handle(request)
+            # A stream of lines ends with its reader, before the next letters are released.
+            goes_on = self.action.decides and self.response_class is not StreamingResponse
+            return await within(desk.answer_s, handle(request), goes_on=goes_on)
 
         return handle_for_actor
 
@@ -75,10 +80,19 @@ class Asking:
     action: Action
     request: Request
 
+    @property
+    def payloads(self) -> Payloads:
+        """How much of users' data the actor is shown."""
+        return mode_for(self.actor, self.desk.payloads)
+
     def why(self, reason: str) -> Deciding:
         return deciding(self.actor, self.action, Face.API, reason)
 
-    async def done_once(self, access: Opened, do: Callable[[Repeated], Awaitable[Any]], status: int = 200) -> Response:
+    async def why_not(self) -> str:
+        """Ask the host again; why the actor may not do this any more, empty: they may."""
+        return await why_not(self.desk.authorize, self.request, self.actor, self.action)
+
+    async def done_once(self, access: Keeping, do: Callable[[Repeated], Awaitable[Any]], status: int = 200) -> Response:
         """Do it and answer; under an Idempotency-Key that came before, give the answer of then."""
         key, fingerprint = await self.key()
         async with done_once(access, key, fingerprint) as repeated:

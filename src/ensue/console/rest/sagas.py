@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from ensue.console.access import Action
-from ensue.console.payloads import Payloads, shown
+from ensue.console.payloads import Payloads, shown, shown_error
 from ensue.console.rest.answers import SagaPage, SagaShown, SagasOrdered, answered
 from ensue.console.rest.asked import PAGE, After, Limit, Named, SagaId, SagaName, Who
 from ensue.console.rest.bodies import ManySagas, SkipOperation, Why
@@ -54,7 +54,9 @@ async def list_sagas(
         found, total = await operations.sagas(access, statuses, limit, begin)
     last = found[-1] if len(found) == limit else None
     following = None if last is None else f"{last.status.value}~{cursor_of(last.updated_at, last.saga)}"
-    return answered(SagaPage(found, total, following))
+    mode = who.payloads
+    lines = [msgspec.structs.replace(each, reason=shown_error(each.reason, mode)) for each in found]
+    return answered(SagaPage(lines, total, following))
 
 
 def _read_cursor(cursor: str, statuses: Sequence[Status]) -> SagaLine:
@@ -74,12 +76,13 @@ async def show_saga(service: Named, name: SagaName, saga: SagaId, who: Who) -> R
     async with who.desk.services.opened(service) as access:
         _have_sagas(access)
         found = await _found(access, f"{name}:{saga}")
-    return answered(_shown(found, who.desk.payloads))
+    return answered(_shown(found, who.payloads))
 
 
 @router.post(_SAGA + "/retry", **asks(Action.SAGA_RETRY))
 async def retry_saga(service: Named, name: SagaName, saga: SagaId, body: Why, who: Who) -> Response:
-    """Have a parked saga go on from where it is, with the code that there is now."""
+    """Have a parked saga go on from where it is, with the code that there is now. Wherever that is: it does what
+    its code says, so it wants no revision."""
     return await _ordered(who, service, [f"{name}:{saga}"], "retry", body)
 
 
@@ -102,7 +105,7 @@ async def skip_operation(
 
         async def do(repeated: Repeated) -> SagasOrdered:
             await _found(access, key)
-            return SagasOrdered([key], await operations.skip(access, key, body.operation, settled, by))
+            return SagasOrdered([key], await operations.skip(access, key, body.operation, settled, by, body.revision))
 
         return await who.done_once(access, do)
 
@@ -166,6 +169,7 @@ async def _settled(body: SkipOperation, request: Request) -> Settled:
 def _shown(saga: Instance, mode: Payloads) -> SagaShown:
     found = operations.saga_of(saga)
     line = {name: getattr(found, name) for name in SagaLine.__struct_fields__}
+    line["reason"] = shown_error(found.reason, mode)
     return SagaShown(
         **line,
         request=shown(found.request, mode),
@@ -177,6 +181,7 @@ def _shown(saga: Instance, mode: Payloads) -> SagaShown:
         ],
         mailbox=[{"type": each.type, "data": _data(each.data, mode)} for each in saga.mailbox],
         decisions=msgspec.to_builtins(saga.decisions),
+        revision=saga.revision,
         payloads=mode,
     )
 

@@ -14,6 +14,7 @@ from ensue.console.rest import answers, groups, letters, reading, sagas, steerin
 from ensue.console.rest.route import ACTION, ActionRoute
 from ensue.errors import UsageError
 from ensue.integrations.openapi import IDEMPOTENCY_KEY_PARAMETER, PROBLEM_SCHEMA, problem_responses
+from ensue.operations.epoch import EpochStanding
 from ensue.operations.group_decisions import Progress
 from ensue.operations.partitions import Steered
 from ensue.operations.status import ServiceStatus
@@ -50,6 +51,8 @@ ANSWERS: Final[dict[Callable[..., Any], Any]] = {
     steering.rewind_source: answers.GapDecided,
     steering.list_outbox: answers.RecordPage,
     steering.publish_event: answers.EventPublished,
+    steering.show_epoch: EpochStanding,
+    steering.begin_epoch: answers.EpochBegun,
     steering.replay_type: answers.Replayed,
     steering.list_timers: answers.TimerPage,
     steering.cancel_timers: answers.TimersCancelled,
@@ -107,7 +110,15 @@ def document(app: FastAPI, prefix: str = "") -> dict[str, Any]:
 def _describe(operation: dict[str, Any], route: APIRoute, answer: dict[str, Any]) -> None:
     decides = operation[ACTION] != "see"
     named = "{" in route.path
-    statuses = [401, 403, *([404] if named else []), *([409] if decides else []), 422, 503]
+    statuses = [
+        401,
+        403,
+        *([404] if named else []),
+        *([409] if decides or route.endpoint is steering.show_epoch else []),
+        422,
+        503,
+        504,
+    ]
     if "requestBody" in operation:
         statuses += [400, 413, 415]
     media_type = groups.LINES if route.endpoint is groups.retry_group else "application/json"
@@ -116,5 +127,5 @@ def _describe(operation: dict[str, Any], route: APIRoute, answer: dict[str, Any]
         code: {"description": "Done" if decides else "Found", "content": {media_type: {"schema": answer}}},
         **{str(status): each for status, each in problem_responses(*sorted(statuses)).items()},
     }
-    if decides and "/view/" not in route.path:
+    if decides:
         operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY_PARAMETER)

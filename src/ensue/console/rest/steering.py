@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from ensue.console.access import Action
 from ensue.console.payloads import shown, shown_headers
 from ensue.console.rest.answers import (
+    EpochBegun,
     EventPublished,
     GapDecided,
     GapList,
@@ -22,7 +23,7 @@ from ensue.console.rest.answers import (
     answered,
 )
 from ensue.console.rest.asked import PAGE, PAGE_BYTES_MAX, After, Limit, Named, Number, Topic, Who
-from ensue.console.rest.bodies import AcceptLoss, CancelTimers, OfSource, PublishEvent, Replay, Rewind, Why
+from ensue.console.rest.bodies import AcceptLoss, CancelTimers, NewEpoch, OfSource, PublishEvent, Replay, Rewind, Why
 from ensue.console.rest.cursors import cursor_of, read_numbered
 from ensue.console.rest.finding import reading
 from ensue.console.rest.letters import exact_data
@@ -31,8 +32,8 @@ from ensue.console.services import NotFound
 from ensue.deciding import Deciding
 from ensue.errors import UsageError
 from ensue.message import Partition
-from ensue.operations import gaps, outbox, partitions, publishing, replay, timers
-from ensue.operations.opening import Opened
+from ensue.operations import epoch, gaps, outbox, partitions, publishing, replay, timers
+from ensue.operations.opening import Opened, refuse_living_workers
 from ensue.operations.partitions import Steered
 from ensue.operations.repeats import Repeated
 from ensue.operations.timers import TimerLine
@@ -101,7 +102,7 @@ async def list_gaps(service: Named, who: Who) -> Response:
 @router.post(_SERVICE + "/gaps/{topic}/{partition}/accept", tags=["losses"], **asks(Action.GAP_ACCEPT))
 async def accept_loss(service: Named, topic: Topic, partition: Number, body: AcceptLoss, who: Who) -> Response:
     """Go on without what log and outbox have lost. `positions` has to be how many that are: `lost_through - watermark`
-    of the gap."""
+    of the gap, and `through` its `lost_through`."""
     by = who.why(body.reason)
     if who.desk.services.service(service).is_view:
         raise UsageError(f"{service} is a view, of which it is kept what it goes on without: use view/accept-missing")
@@ -114,6 +115,11 @@ async def accept_loss(service: Named, topic: Topic, partition: Number, body: Acc
                 raise UsageError(
                     f"{topic}/{partition}: {lost} positions of {body.source} are lost, and {body.positions} were "
                     "confirmed: look at it again"
+                )
+            if lost and found.gap.lost_through != body.through:
+                raise UsageError(
+                    f"{topic}/{partition}: positions of {body.source} are lost through {found.gap.lost_through}, and "
+                    f"through {body.through} when it was looked at: look at it again"
                 )
             position = await gaps.accept(access, found.where(access), found.gap, by)
             return GapDecided(topic, partition, body.source, position)
@@ -169,10 +175,9 @@ async def list_outbox(
     limit: Limit = PAGE,
 ) -> Response:
     """List what the service has published, in the order in which it is sent."""
-    mode = who.desk.payloads
+    mode = who.payloads
     async with who.desk.services.opened(service) as access:
-        if not access.store.capabilities.publishes:
-            raise NotFound(f"{access.service.name} publishes nothing: its database has no outbox")
+        _publishes(access)
         page = await outbox.outbox(access, after, limit, unsent=unsent, bytes_max=PAGE_BYTES_MAX)
     records = [
         Record(
@@ -202,8 +207,7 @@ async def publish_event(service: Named, body: PublishEvent, who: Who, request: R
         spec = publishing.spec_of(who.desk.services.service(service), body.type)
         event = publishing.read_event(spec, data)
     async with who.desk.services.opened(service) as access:
-        if not access.store.capabilities.publishes:
-            raise NotFound(f"{access.service.name} publishes nothing: its database has no outbox")
+        _publishes(access)
 
         async def do(repeated: Repeated) -> EventPublished:
             with repeated.at_most_once():
@@ -213,6 +217,39 @@ async def publish_event(service: Named, body: PublishEvent, who: Who, request: R
             )
 
         return await who.done_once(access, do, 201)
+
+
+@router.get(_SERVICE + "/epoch", tags=["outbox"], **asks(Action.SEE))
+async def show_epoch(service: Named, who: Who) -> Response:
+    """Compare a service's outbox with the log: whether its database was put back from an older copy and needs a new
+    epoch, and with what that would begin. 409 where the log cannot tell: that wants a person at a shell."""
+    async with who.desk.services.opened(service, broker=True) as access:
+        _publishes(access)
+        return answered((await epoch.standing(access))[1])
+
+
+@router.post(_SERVICE + "/epoch", tags=["outbox"], **asks(Action.NEW_EPOCH))
+async def begin_epoch(service: Named, body: NewEpoch, who: Who) -> Response:
+    """Let a database that was put back from an older copy publish again, under a new source. What the log holds of it
+    stays. Refused while a worker of the service lives, where none is needed, and where `source` and
+    `published_through` are not as they were seen. It cannot be taken back."""
+    by = who.why(body.reason)
+    async with who.desk.services.opened(service, broker=True) as access:
+        _publishes(access)
+
+        async def do(repeated: Repeated) -> EpochBegun:
+            await refuse_living_workers(access, force=False)
+            found, at = await epoch.standing(access)
+            epoch.check_wanted(access.service.name, at, body.source, body.published_through)
+            with repeated.at_most_once():
+                return EpochBegun(found.source, await epoch.begin_epoch(access, found, by))
+
+        return await who.done_once(access, do)
+
+
+def _publishes(access: Opened) -> None:
+    if not access.store.capabilities.publishes:
+        raise NotFound(f"{access.service.name} publishes nothing: its database has no outbox")
 
 
 @router.post(_SERVICE + "/replay", tags=["outbox"], **asks(Action.REPLAY))
@@ -246,11 +283,11 @@ async def list_timers(service: Named, who: Who, after: After = None, limit: Limi
     async with who.desk.services.opened(service) as access:
         found, total, last = await timers.timer_page(access, begin, limit, PAGE_BYTES_MAX)
     following = None if last is None else cursor_of(last[0], last[2], str(last[1]))
-    return answered(TimerPage([_timer(each, who) for each in found], total, following, who.desk.payloads))
+    return answered(TimerPage([_timer(each, who) for each in found], total, following, who.payloads))
 
 
 def _timer(line: TimerLine, who: Asking) -> TimerShown:
-    mode = who.desk.payloads
+    mode = who.payloads
     return TimerShown(
         line.id, line.due_at, line.topic, line.partition, line.key, line.recurring,
         shown_headers(_flat(line.headers), mode), shown(line.data, mode),

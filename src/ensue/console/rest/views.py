@@ -14,6 +14,7 @@ from ensue.console.rest.route import ActionRoute, Asking, asks
 from ensue.deciding import Deciding
 from ensue.errors import UsageError
 from ensue.operations import views as operations
+from ensue.operations.repeats import Repeated
 from ensue.operations.views import OpenedView
 from ensue.view import View
 from ensue.views import states
@@ -46,7 +47,7 @@ async def rebuild_view(service: Named, body: Rebuild, who: Who) -> Response:
 
 @router.post(_VIEW + "/pause", **asks(Action.VIEW_PAUSE))
 async def pause_build(service: Named, body: Why, who: Who) -> Response:
-    """Feed the version that is building no more until it is resumed."""
+    """Feed the version that is building no more until it is resumed: whichever that is, since it can be taken back."""
     return await _decided(who, service, body, _by_rule(who, lambda by: states.pause(by.actor)))
 
 
@@ -88,7 +89,7 @@ async def accept_missing(service: Named, body: AcceptMissing, who: Who) -> Respo
 
 @router.post(_VIEW + "/rollback", **asks(Action.VIEW_ROLLBACK))
 async def roll_back(service: Named, body: RollBack, who: Who) -> Response:
-    """Have queries answered by the version that was asked before. Say which that is: `previous` of the view."""
+    """Have queries answered by the version that was asked before: `previous` of the view, as it was seen."""
 
     async def back(access: OpenedView, view: View, by: Deciding) -> ViewRow:
         return await access.deciding(by, who.action.value).rollback(by.actor, access.broker, body.version)
@@ -114,7 +115,12 @@ def _by_rule(who: Asking, rule: Callable[[Deciding], states.Rule]) -> Decide:
 
 
 async def _decided(who: Asking, service: str, body: Why, decide: Decide, *, make: bool = False) -> Response:
-    """The view's row as it is then. Its states are a table, so what is asked for again is refused by itself."""
+    """The view's row as it is then. Its states are a table, so what is asked for again is refused by itself; under its
+    Idempotency-Key it is answered as it was."""
     by, view = who.why(body.reason), who.desk.services.view(service)
     async with who.desk.services.opened_view(service, make=make) as access:
-        return answered(await decide(access, view, by))
+
+        async def do(repeated: Repeated) -> ViewRow:
+            return await decide(access, view, by)
+
+        return await who.done_once(access, do)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 from starlette.responses import Response
@@ -34,7 +35,7 @@ _OF_LETTERS = {**_OF_GROUPS, "edit": Action.LETTER_EDIT}
 async def failures(visit: Visit) -> Response:
     """What has failed in all services, the largest group first."""
     answers = await visit.services.each(group_decisions.groups)
-    groups = [(each.service, group) for each in answers for group in each.found or ()]
+    groups = [(each.service, visit.without_messages(group)) for each in answers for group in each.found or ()]
     groups.sort(key=lambda each: (each[1].dead + each[1].retrying, each[1].last_at), reverse=True)
     troubles = [each for each in answers if each.error]
     return visit.page("failures", changes=visit.services.names, troubles=troubles, groups=groups)
@@ -49,14 +50,14 @@ async def group(visit: Visit) -> Response:
         async for each in found:
             if grouping.add(each).name == name:
                 lines.take(each)
-    of = next((each for each in grouping.groups if each.name == name), None)
+    of = next((visit.without_messages(each) for each in grouping.groups if each.name == name), None)
     return visit.page(
         "group",
         changes=[service],
         title=f"Group {name} of {service}" if of is None else f"{of.error_type} in {of.handler or service}",
         service=service,
         group=of,
-        letters=lines.page,
+        letters=[visit.without_messages(each) for each in lines.page],
         next_page=lines.next_page("/group", service=service, name=name),
         runs=visit.runs.about((service, name))[:5],
         may=visit.may(_OF_GROUPS),
@@ -105,7 +106,7 @@ async def all_letters(visit: Visit) -> Response:
         state=state,
         states=known,
         total=total,
-        letters=lines.page,
+        letters=[visit.without_messages(each) for each in lines.page],
         next_page=lines.next_page("/letters", service=service, state=state),
     )
 
@@ -120,7 +121,7 @@ async def letter(visit: Visit) -> Response:
         "letter",
         changes=[service],
         service=service,
-        letter=found,
+        letter=visit.without_messages(found),
         group=cause_of(found.error_type, found.error).name if failed else "",
         payload=visit.payload(found.raw),
         headers=visit.headers(found.headers),
@@ -187,7 +188,8 @@ async def decide_on_group(visit: Visit) -> Response:
                 run.tell(f"this form was sent before, and did this: {repeated.answer.body.decode()}")
                 return
             if do == "retry":
-                async for each in group_decisions.retry_group(access, name, by):
+                may_go_on = partial(visit.why_not, Action.LETTER_RETRY)
+                async for each in group_decisions.retry_group(access, name, by, why_not=may_go_on):
                     repeated.started = True
                     _tell(run, each)
                 if not repeated.started:
@@ -213,6 +215,7 @@ def _tell(run: Run, each: Progress) -> None:
     if each.end not in (None, End.THROUGH):
         run.state = RunState.FAILED
         why = f"{', '.join(each.failed[:10])} failed again" if each.failed else "nothing happened to it for a minute"
+        why = each.why or why
         run.tell(f"{_said(each)}. Tried no further, since {why}; {each.left} were not released", run.done)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from ensue.console.drawing import flow_drawing
+from ensue.console.flow_shown import shown_flow
 from ensue.console.visit import Visit
 from ensue.operations.flow.gather import Found, gather
 from ensue.operations.flow.sagas import in_time
@@ -16,9 +17,10 @@ _RECORDS_MAX = 10_000
 
 async def flow(visit: Visit) -> Response:
     flow_id = visit.asked("id", "")
-    found = await gather(visit.services.all, flow_id, _RECORDS_MAX) if flow_id else Found()
+    found = await gather(visit.services.all, flow_id, _RECORDS_MAX, visit.services.flow_bounds) if flow_id else Found()
     sagas = in_time(found.sagas)
     events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas})
+    events, sagas = shown_flow(events, sagas, visit.payloads)
     return visit.page(
         "flow",
         changes=visit.services.names if flow_id else [],

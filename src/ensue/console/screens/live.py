@@ -29,10 +29,10 @@ async def changes(visit: Visit) -> Response:
     parameters = visit.request.query_params
     seen = visit.request.headers.get("last-event-id", "")[:64]
     if run_id := parameters.get("run"):
-        events = _of_run(visit, run_id, seen)
+        events = apart(lambda: _of_run(visit, run_id, seen), visit.why_not)
     else:
         names = [visit.services.service(name).name for name in dict.fromkeys(parameters.getlist("service"))]
-        events = apart(lambda: _of_services(visit, names, seen))
+        events = apart(lambda: _of_services(visit, names, seen), visit.why_not)
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import msgspec
+from msgspec import structs
 from starlette.responses import Response
 
 from ensue.console.access import Action
@@ -45,7 +46,11 @@ async def sagas(visit: Visit) -> Response:
         statuses=known,
         troubles=[each for each in answers if each.error],
         total=sum(total for _, (_, total) in listed),
-        sagas=[(name, each) for name, (lines, _) in listed for each in lines],
+        sagas=[
+            (name, structs.replace(each, reason=visit.error(each.reason)))
+            for name, (lines, _) in listed
+            for each in lines
+        ],
     )
 
 
@@ -64,7 +69,7 @@ async def saga(visit: Visit) -> Response:
         service=name,
         saga=saga_seen(name, found),
         revision=found.revision,
-        reason=found.reason,
+        reason=visit.error(found.reason),
         correlation_id=found.correlation_id,
         payload=visit.payload(found.request),
         may=visit.may(_ACTIONS),

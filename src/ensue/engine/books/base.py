@@ -46,14 +46,17 @@ class Base:
         *,
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
+        backward: bool = False,
     ) -> AsyncIterator[Row]:
-        """The rows of one place of a lookup, page by page. since, after: where to begin, see `RowReader.find`."""
+        """The rows of one place of a lookup, page by page. since, after: where to begin; backward: from the end; see
+        `RowReader.find`."""
         reader = self._store.rows()
         columns = [table.columns.index(name) for name in lookup.order]
         left, fitting = limit, FIRST_PAGE
         while left is None or left > 0:
             page = fitting if left is None else min(fitting, left)
-            rows = await reader.find(table, lookup, equal, since=() if after else since, after=after, limit=page)
+            begin = () if after and not backward else since
+            rows = await reader.find(table, lookup, equal, since=begin, after=after, limit=page, backward=backward)
             fitting = next_page(rows, fitting)
             for row in rows:
                 yield row

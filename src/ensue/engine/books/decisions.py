@@ -48,6 +48,12 @@ class Decisions(Base):
         async for row in self._all(DECISIONS, _BY_TIME, after=after or ()):
             yield _decision(row)
 
+    async def last_decisions(self, limit: int, before: tuple[float, str] | None = None) -> list[Decision]:
+        """Up to `limit` of the last ones, the last first: no other is read. before: time and id of one; only
+        those that were taken before it."""
+        found = self._all(DECISIONS, _BY_TIME, limit=limit, after=before or (), backward=True)
+        return [_decision(row) async for row in found]
+
     async def decision_count(self) -> int:
         return await self._store.rows().count(DECISIONS, _BY_TIME, ())
 

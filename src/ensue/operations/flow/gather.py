@@ -52,18 +52,25 @@ class Found:
     flow_of: str = ""
 
 
-async def gather(services: Sequence[Service], correlation_id: str, records_max: int) -> Found:
+async def gather(
+    services: Sequence[Service], correlation_id: str, records_max: int, bounds: Bounds | None = None
+) -> Found:
     """Ask the databases first, then the log: what is on its way meanwhile is found at one of the two, and what has
     taken effect has been published.
 
-    records_max: how many of the last records are looked at in each partition of the log, and in each outbox.
+    records_max: how many of the last records are looked at in each partition of the log, and in each outbox. bounds: of
+    all of it; what is beyond is not looked at, and `unseen` says that it was cut.
     """
-    search = _Search(correlation_id, records_max)
+    search = _Search(correlation_id, records_max, bounds)
     async with AsyncExitStack() as stack:
         accesses: list[Opened] = []
         for service in services:
             try:
-                accesses.append(await stack.enter_async_context(opened(service, broker=True, answer_s=OPEN_S)))
+                accesses.append(
+                    await stack.enter_async_context(
+                        opened(service, broker=True, answer_s=search.ask.patience_s(OPEN_S))
+                    )
+                )
             except EnsueError as error:
                 search.ask.unanswered[service.name] = masked(str(error))
                 search.found.subscribers.append(Subscriber(service.name, _handled(service), None))
@@ -76,7 +83,7 @@ async def gather(services: Sequence[Service], correlation_id: str, records_max: 
             await search.log(url, wanted, [each for each in accesses if each.settings.broker == url])
         for access in accesses:
             await search.sagas(access)
-    search.found.unanswered = search.ask.unanswered
+    search.end()
     return search.found
 
 
@@ -94,20 +101,55 @@ def _topics(service: Service) -> set[str]:
     return published | {*service.subscribed_topics}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one search may cost, for whoever asks over HTTP. records: that it looks at in all: of logs, outboxes, timers
+    and dead letters. events: of the flow, that it keeps. within_s: how long it may take."""
+
+    records: int
+    events: int
+    within_s: float
+
+
 class _Search:
     """One flow, looked for in one place after the other."""
 
-    def __init__(self, correlation_id: str, records_max: int) -> None:
+    def __init__(self, correlation_id: str, records_max: int, bounds: Bounds | None) -> None:
         self.found = Found()
-        self.ask = Asked(PART_S)
+        # A part that hangs leaves time for the others.
+        part_s = PART_S if bounds is None else min(PART_S, bounds.within_s / 3)
+        self.ask = Asked(part_s, None if bounds is None else bounds.within_s)
         self._wanted = correlation_id
         self._records_max = records_max
+        self._bounds = bounds
+        self._looked = self._kept = 0
+
+    def end(self) -> None:
+        self.found.unanswered = self.ask.unanswered
+        bounds = self._bounds
+        if bounds is not None and self._looked > bounds.records:
+            self.found.unseen.append(
+                f"cut after {bounds.records} records in all: look at fewer of each partition, or use `ensue flow`"
+            )
+        if bounds is not None and self._kept > bounds.events:
+            self.found.unseen.append(f"cut: it has {self._kept} events or more, and {bounds.events} are shown")
+
+    def _may_look(self) -> bool:
+        """Count one record more; whether it may be looked at."""
+        self._looked += 1
+        return self._bounds is None or self._looked <= self._bounds.records
+
+    def _may_keep(self) -> bool:
+        self._kept += 1
+        return self._bounds is None or self._kept <= self._bounds.events
 
     def _take(self, sender: str, message: Message, place: Place, due_at: float = 0.0, reason: str = "") -> None:
         """Keep it if it is of the flow, without its data."""
         if message.correlation_id != self._wanted:
             if message.id == self._wanted:
                 self.found.flow_of = message.correlation_id
+            return
+        if not self._may_keep():
             return
         message = msgspec.structs.replace(message, data=b"")
         self.found.sightings.append(Sighting(sender, message, place, due_at, reason))
@@ -133,6 +175,8 @@ class _Search:
         name, left = access.service.name, self._records_max
         async with aclosing(access.books.letters_by_time(_WITH_HEADERS)) as found:
             async for letter in found:
+                if not self._may_look():
+                    break
                 if letter.state is DeadLetterState.DISCARDED:
                     left -= 1
                     if left < 0:
@@ -144,7 +188,7 @@ class _Search:
                 except BadMessage as error:
                     self.ask.unanswered[f"dead letter {letter.id} of {name}"] = str(error)
                     continue
-                if message.correlation_id == self._wanted:
+                if message.correlation_id == self._wanted and self._may_keep():
                     letters.append(SetAside(message, letter))
         if left < 0:
             self.found.unseen.append(f"{-left} discarded letters of {name}, the last ones")
@@ -156,6 +200,8 @@ class _Search:
         after: Sequence[object] = ()
         while rows := await reader.find(TIMERS, _BY_TIME, (), after=after, limit=_AT_ONCE):
             for row in rows:
+                if not self._may_look():
+                    return
                 timer = timer_of(row)
                 self._take(name, _message_of(timer, source), Place.TIMER, timer.due_at)
             seen += len(rows)
@@ -182,6 +228,8 @@ class _Search:
         while records := await store.outbox_after(position, portion.limit):
             portion.took(records)
             for record in records:
+                if not self._may_look():
+                    return
                 place, held = Place.UNSENT, sent.holds(record)
                 if sent.has(record):
                     place = Place.SENT
@@ -227,6 +275,8 @@ class _Search:
         begin = max(first - 1, last - self._records_max)
         async with aclosing(each_between(broker, topic, number, begin, last)) as records:
             async for record in records:
+                if not self._may_look():
+                    break
                 if isinstance(record, Message):
                     self._take(sender_of(record), record, Place.LOG)
         return begin - (first - 1)

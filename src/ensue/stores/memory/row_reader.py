@@ -27,15 +27,16 @@ class MemoryRows:
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
+        backward: bool = False,
     ) -> Sequence[Row]:
         columns = [table.columns.index(name) for name in lookup.order]
         lowest, last = place(table, lookup.order, since), place(table, lookup.order, after) if after else None
         found = []
         for row in self._of(table, lookup, equal):
             where = place(table, lookup.order, [row[at] for at in columns])
-            if where >= lowest and (last is None or where > last):
+            if where >= lowest and (last is None or (where < last if backward else where > last)):
                 found.append((where, row))
-        return [row for _, row in sorted(found)[:limit]]
+        return [row for _, row in sorted(found, reverse=backward)[:limit]]
 
     async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         return sum(1 for _ in self._of(table, lookup, equal))

@@ -46,6 +46,7 @@ class MongoDbRows:
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
+        backward: bool = False,
     ) -> Sequence[Row]:
         await self._known(table)
         order = [sorted_field(table, name) for name in lookup.order]
@@ -53,9 +54,9 @@ class MongoDbRows:
         if since:
             conditions.append(_from(table, lookup.order, since, "$gte"))
         if after:
-            conditions.append(_from(table, lookup.order, after, "$gt"))
+            conditions.append((_before if backward else _behind)(table, lookup.order, after))
         where = conditions[0] if len(conditions) == 1 else {"$and": conditions}
-        return await self._rows(table, where, sort=[(name, 1) for name in order], limit=limit)
+        return await self._rows(table, where, sort=[(name, -1 if backward else 1) for name in order], limit=limit)
 
     async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         await self._known(table)
@@ -75,6 +76,22 @@ class MongoDbRows:
 def _equal(table: Table, lookup: Lookup, equal: Sequence[Any]) -> Document:
     pairs = zip(lookup.equal, equal, strict=True)
     return {sorted_field(table, name): sorted_value(table, name, value) for name, value in pairs}
+
+
+def _behind(table: Table, names: Sequence[str], values: Sequence[Any]) -> Document:
+    return _from(table, names, values, "$gt")
+
+
+def _before(table: Table, names: Sequence[str], values: Sequence[Any]) -> Document:
+    """Documents whose fields come before these values. Nothing comes before everything."""
+    name, value = sorted_field(table, names[0]), sorted_value(table, names[0], values[0])
+    # With the kind of a value alone, an index is read from there on; a row of Ensue's own has a value everywhere.
+    earlier: list[Document] = [] if value is None else [{name: {"$lt": value}}]
+    if value is not None and not table.own:
+        earlier.append({name: None})
+    if len(values) > 1:
+        earlier.append({"$and": [{name: value}, _before(table, names[1:], values[1:])]})
+    return {"$or": earlier} if earlier else {"$nor": [{}]}
 
 
 def _from(table: Table, names: Sequence[str], values: Sequence[Any], last: str) -> Document:

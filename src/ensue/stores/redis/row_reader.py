@@ -8,7 +8,7 @@ from typing import Any
 from ensue.ports import Lookup, Table
 from ensue.stores.redis.fields import fields_of
 from ensue.stores.redis.keys import Keys, row_key
-from ensue.stores.redis.scripts import FIND
+from ensue.stores.redis.scripts import FIND, FIND_BACKWARD
 from ensue.stores.redis.server import Server
 from ensue.stores.redis.touched import Row, decode_row
 from ensue.stores.sort_keys import place
@@ -42,14 +42,18 @@ class RedisRows:
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
+        backward: bool = False,
     ) -> Sequence[Row]:
         await self._known(table)
-        lowest = b"[" + place(table, lookup.order, since)
-        if after:
+        lowest, highest = b"[" + place(table, lookup.order, since), b"+"
+        if after and backward:
+            highest = b"(" + place(table, lookup.order, after)
+        elif after:
             # 0xff: beyond the length that ends the entry itself.
             lowest = max(lowest, b"[" + place(table, lookup.order, after) + b"\xff\xff\xff")
         keys = [self._keys.lookup(table, lookup, equal), self._keys.table(table)]
-        return [decode_row(each) for each in await self._server.script(FIND, keys, [lowest, b"+", limit])]
+        find, ends = (FIND_BACKWARD, [highest, lowest]) if backward else (FIND, [lowest, highest])
+        return [decode_row(each) for each in await self._server.script(find, keys, [*ends, limit])]
 
     async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         await self._known(table)

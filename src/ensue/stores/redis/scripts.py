@@ -46,6 +46,8 @@ for number, member in ipairs(members) do
 end
 return rows
 """
+#: From the end. ARGV: highest, lowest, limit.
+FIND_BACKWARD = FIND.replace("ZRANGEBYLEX", "ZREVRANGEBYLEX")
 
 #: What upkeep begins with: the server's clock, and the names of the store, which a server that forgot has lost. KEYS:
 #: meta. ARGV: a fresh epoch, the version. Returns seconds and microseconds.

@@ -28,8 +28,10 @@ class SqliteRows:
         since: Sequence[Any] = (),
         after: Sequence[Any] = (),
         limit: int,
+        backward: bool = False,
     ) -> Sequence[Sequence[Any]]:
-        return await self._read(sql_rows.find_statement(table, lookup, equal, since, after, limit, quoted))
+        statement = sql_rows.find_statement(table, lookup, equal, since, after, limit, quoted, backward=backward)
+        return await self._read(statement)
 
     async def count(self, table: Table, lookup: Lookup, equal: Sequence[Any]) -> int:
         [(count,)] = await self._read(sql_rows.count_statement(table, lookup, equal, quoted))

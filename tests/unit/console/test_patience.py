@@ -1,0 +1,86 @@
+"""A database that hangs: whoever asks is told in time, and what was decided is decided once and whole."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from tests.unit.console.desk import books, client, desk_api
+from tests.unit.console.test_decisions import BOOKS, WHY, ask, letter_path, rows
+from tests.views.ledger import until
+
+from ensue import UsageError
+from ensue.console import api
+from ensue.operations import letter_decisions
+
+
+@pytest.mark.usefixtures("desk")
+async def test_who_looks_is_told_when_a_database_hangs_even_if_it_hangs_on_when_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hang(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    kind, again, closed = type(books.make_store()), asyncio.Event(), asyncio.Event()
+    close = kind.close
+
+    async def closes_late(store: Any) -> None:
+        await again.wait()
+        await close(store)
+        closed.set()
+
+    async with client(desk_api(answer_s=0.3)) as asking, asyncio.timeout(10):
+        with monkeypatch.context() as patch:
+            patch.setattr("ensue.operations.letters.letter_count", hang)
+            patch.setattr(kind, "close", closes_late)
+            answer = await asking.get(f"{BOOKS}/letters")
+            again.set()
+            await closed.wait()
+        assert (answer.status_code, answer.headers["content-type"]) == (504, "application/problem+json")
+        assert answer.json()["type"] == "urn:ensue:problem:no-answer"
+        assert "no answer within 0.3 s" in answer.json()["detail"]
+        assert "nothing was changed" in answer.json()["detail"]
+        assert (await asking.get(f"{BOOKS}/letters")).status_code == 200
+
+
+@pytest.mark.usefixtures("desk")
+async def test_a_decision_that_is_not_over_in_time_says_that_it_may_be_taken_and_is_taken_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    discard, again, over = letter_decisions.discard, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        await again.wait()
+        try:
+            return await discard(*arguments)
+        finally:
+            over.set()
+
+    app = desk_api(answer_s=0.5)
+    async with client(app) as asking, asyncio.timeout(20):
+        path = await letter_path(asking, "eve") + "/discard"
+        monkeypatch.setattr(letter_decisions, "discard", slow)
+        said = (await ask(asking, path, 504, key="1"))["detail"]
+        assert "it may have been decided, or may yet be: look at the decisions" in said
+        assert await rows() == []
+        assert "is at work" in (await ask(asking, path, 409, key="1"))["detail"]
+        again.set()
+        await over.wait()
+        answers: list[httpx.Response] = []
+
+        async def answered() -> bool:
+            answers.append(await asking.post(path, json=WHY, headers={"idempotency-key": "1"}))
+            return answers[-1].status_code != 409
+
+        await until(answered, "the answer")
+        answer = answers[-1]
+        assert (answer.json()["state"], answer.headers["idempotency-replayed"]) == ("discarded", "true")
+        assert [each.action for each in await rows()] == ["dead-letters discard"]
+
+
+def test_what_is_no_time_to_wait_is_refused_at_the_start() -> None:
+    for answer_s in (0, -1, float("inf"), float("nan"), True, "30"):
+        with pytest.raises(UsageError, match=r"answer_s=.*expected seconds, such as 30"):
+            api(books, authorize=lambda _: None, answer_s=answer_s)  # type: ignore[arg-type]
