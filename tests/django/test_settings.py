@@ -49,6 +49,8 @@ def test_settings_that_cannot_work_are_told_of() -> None:
         "default", ENGINE="django.db.backends.sqlite3", NAME="none.db", OPTIONS={"transaction_mode": "IMMEDIATE"}
     )
     assert said(SERVICE="desk", PUBLISHES=["tests.django.desk.contracts.DjangoTicketOpened"]) == ""
+    database_at("far", ENGINE="django.db.backends.postgresql", NAME="desk", OPTIONS={"isolation_level": 4})
+    assert said(SERVICE="desk", USING="far").startswith("ensue.W003 DATABASES['far']: isolation_level")
 
 
 def test_a_module_of_events_may_declare_handlers_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +88,10 @@ def test_tables_that_are_missing_or_anothers_are_told_of(desk: DjangoService, mo
 def test_the_url_says_what_databases_says() -> None:
     database_at(
         "far", ENGINE="django.db.backends.postgresql", NAME="de/sk", USER="an:n", PASSWORD="p@s%s", HOST="::1",
-        PORT=5433, OPTIONS={"sslmode": "require", "isolation_level": 2, "pool": True, "options": "-c work_mem=8MB"},
+        PORT=5433, OPTIONS={
+            "sslmode": "require", "isolation_level": 2, "pool": True, "options": "-c work_mem=8MB",
+            "server_side_binding": True, "prepare_threshold": 5,
+        },
     )  # fmt: skip
     url = database_url(connections["far"], {"outbox": "wal"})
     parts = urlsplit(url)
@@ -104,8 +109,14 @@ def test_the_url_says_what_databases_says() -> None:
 
 
 def test_databases_that_a_worker_cannot_share_are_refused() -> None:
-    database_at("far", ENGINE="django.db.backends.postgresql", NAME="desk", OPTIONS={"assume_role": "boss"})
-    with pytest.raises(UsageError, match="assume_role"):
+    database_at("far", ENGINE="django.db.backends.postgresql", NAME="desk", OPTIONS={"assume_role": "a boss"})
+    for options in ({"pgbouncer": True}, {"outbox": "wal"}):
+        with pytest.raises(UsageError, match="assume_role"):
+            database_url(connections["far"], options)
+    [said] = parse_qs(urlsplit(database_url(connections["far"], {})).query)["options"]
+    assert said.startswith(r"-c role=a\ boss ")
+    database_at("far", ENGINE="django.db.backends.postgresql", NAME="desk", OPTIONS={"cursor_factory": object})
+    with pytest.raises(UsageError, match="OPTIONS has cursor_factory, which is not for libpq"):
         database_url(connections["far"], {})
     database_at("odd", ENGINE="django.db.backends.dummy")
     with pytest.raises(UsageError, match="Ensue works with Django on SQLite and PostgreSQL"):

@@ -15,23 +15,40 @@ from ensue.integrations.django.project import project_settings, service
 from ensue.integrations.django.urls_of import database_url
 
 
+#: Of psycopg's IsolationLevel.
+_SERIALIZABLE = 4
+
+
+def _has_psycopg_3() -> bool:
+    from django.db.backends.postgresql.psycopg_any import is_psycopg3
+
+    return bool(is_psycopg3)
+
+
 def check_settings(app_configs: Any = None, **_: Any) -> list[checks.CheckMessage]:
     """The alias is there, Ensue works with its database, and its driver is the right one."""
     try:
         using = str(project_settings().get("USING", "default"))
         if using not in connections:
             raise UsageError(f"settings.ENSUE['USING'] is {using!r}, which DATABASES has not: {', '.join(connections)}")
-        database_url(connections[using], {})
+        if connections[using].vendor == "postgresql" and not _has_psycopg_3():
+            return [checks.Error("Ensue needs psycopg 3: pip install 'psycopg[binary]'", id="ensue.E002")]
+        database_url(connections[using], project_settings().get("STORE_OPTIONS") or {})
         service()
     except UsageError as error:
         return [checks.Error(str(error), id="ensue.E001")]
     connection: Any = connections[using]
     found: list[checks.CheckMessage] = []
     if connection.vendor == "postgresql":
-        from django.db.backends.postgresql.psycopg_any import is_psycopg3
-
-        if not is_psycopg3:
-            found.append(checks.Error("Ensue needs psycopg 3: pip install 'psycopg[binary]'", id="ensue.E002"))
+        if connection.settings_dict["OPTIONS"].get("isolation_level") == _SERIALIZABLE:
+            found.append(
+                checks.Warning(
+                    f"DATABASES[{using!r}]: isolation_level is SERIALIZABLE for Django's own transactions alone: handlers "
+                    "run in REPEATABLE READ, where each reads a snapshot, and writes what nobody has changed since",
+                    hint="lock what a handler relies on and does not write: select_for_update()",
+                    id="ensue.W003",
+                )
+            )
     elif connection.settings_dict["OPTIONS"].get("transaction_mode") != "IMMEDIATE":
         found.append(
             checks.Warning(
