@@ -88,9 +88,7 @@ def test_types_that_are_registered_on_djangos_connections_are_known_in_a_handler
     @desk.on
     def opened(event: Opened) -> None:
         with connections[desk.using].cursor() as cursor:
-            cursor.execute(
-                "INSERT INTO desk_map VALUES (%s, %s) RETURNING notes, place", [{"by": "ann"}, Point(1, 2)]
-            )
+            cursor.execute("INSERT INTO desk_map VALUES (%s, %s) RETURNING notes, place", [{"by": "ann"}, Point(1, 2)])
             seen.append(cursor.fetchone())
 
     for each in (get_hstore_oids, get_citext_oids):

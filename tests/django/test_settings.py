@@ -18,7 +18,8 @@ from ensue.cli.main import app as command_line
 from ensue.errors import UsageError
 from ensue.integrations.django import DjangoService, project
 from ensue.integrations.django.checks import check_settings, check_tables
-from ensue.integrations.django.management.commands.ensue import GROUPS, TARGET, with_target, without_djangos
+from ensue.integrations.django.management.commands.ensue import GROUPS, TARGET, target_in, with_target, without_djangos
+from ensue.integrations.django.service import services
 from ensue.integrations.django.urls_of import database_url
 from ensue.stores.postgres.url import parse
 
@@ -67,6 +68,7 @@ def test_a_module_of_events_may_declare_handlers_too(monkeypatch: pytest.MonkeyP
 
 def test_tables_that_are_missing_or_anothers_are_told_of(desk: DjangoService, monkeypatch: pytest.MonkeyPatch) -> None:
     def said(service: str) -> str:
+        services.clear()
         project.service.cache_clear()
         with override_settings(ENSUE={"SERVICE": service, "USING": desk.using, "BROKER": "memory:"}):
             assert check_tables() == []  # nobody asks for the database
@@ -135,4 +137,6 @@ def test_the_command_names_the_service_where_ensue_wants_it() -> None:
     assert with_target(["run", "--processes", "2"]) == ["run", TARGET, "--processes", "2"]
     assert with_target(["dead_letters", "retry", "a/0:1"]) == ["dead-letters", "retry", TARGET, "a/0:1"]
     assert with_target(["gaps", "list"]) == ["gaps", "list", TARGET]
+    assert target_in(["status", "--json"]) == (["status", "--json"], TARGET)
+    assert target_in(["run", "--service=till"]) == (["run"], "ensue.integrations.django.target:till")
     assert {each.name for each in command_line.registered_groups} == GROUPS

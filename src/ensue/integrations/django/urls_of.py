@@ -67,8 +67,8 @@ def _for_libpq(alias: str, given: Mapping[str, Any], options: Mapping[str, objec
     odd = sorted(found.keys() - _libpqs())
     if odd:
         raise UsageError(
-            f"DATABASES[{alias!r}]: OPTIONS has {', '.join(odd)}, which is not for libpq, and handlers run on Ensue's own "
-            "connections: leave it out, or give Ensue another alias of the same database, ENSUE['USING']",
+            f"DATABASES[{alias!r}]: OPTIONS has {', '.join(odd)}, which is not for libpq, and handlers run on Ensue's "
+            "own connections: leave it out, or give Ensue another alias of the same database, ENSUE['USING']",
             found=odd,
         )
     if not role:
