@@ -122,3 +122,31 @@ def test_copy_is_part_of_the_step(desk: DjangoService) -> None:
     with connections[desk.using].cursor() as cursor:
         cursor.execute("SELECT count(*), min(ticket_id), max(ticket_id) FROM desk_comment")
         assert cursor.fetchone() == (3, 1, 1)
+
+
+@on_postgres
+def test_a_handler_has_the_role_that_django_assumes(desk: DjangoService) -> None:
+    def server(statement: str) -> None:
+        with connections[desk.using].cursor() as cursor:
+            cursor.execute(statement)
+        connections[desk.using].close()
+
+    server('DROP ROLE IF EXISTS "django boss"')  # of a run that was killed: it is the whole server's
+    server('CREATE ROLE "django boss" SUPERUSER')
+    seen: list[str] = []
+
+    @desk.on
+    def opened(event: Opened) -> None:
+        with connections[desk.using].cursor() as cursor:
+            cursor.execute("SELECT current_user")
+            seen.extend(cursor.fetchone())
+
+    known = connections.settings[desk.using]
+    try:
+        database_at(desk.using, **{**known, "OPTIONS": {"assume_role": "django boss"}})
+        assert handle(desk, Opened(ticket_id=1)) == []
+    finally:
+        database_at(desk.using, **known)
+        server('DROP OWNED BY "django boss"')
+        server('DROP ROLE "django boss"')
+    assert seen == ["django boss"]

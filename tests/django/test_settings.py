@@ -12,6 +12,7 @@ from django.apps import apps
 from django.db import connections
 from django.test import override_settings
 from tests.django.conftest import database_at
+from tests.django.desk.contracts import CountDjangoTicket
 from tests.django.desk.contracts import DjangoTicketOpened as Opened
 
 from ensue.cli.main import app as command_line
@@ -64,6 +65,19 @@ def test_a_module_of_events_may_declare_handlers_too(monkeypatch: pytest.MonkeyP
         project.declare_publications(project.service())
         assert project.service().publishes == (early.EarlyAsked, early.EarlyAnswered)
         assert project.service().subscribed_topics == ("django.early",)
+
+
+def test_commands_that_sagas_call_are_known_before_sagas_are_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    database_at("default", ENGINE="django.db.backends.sqlite3", NAME="none.db")
+    assert "E001 settings.ENSUE['CALLS'] is 'x', expected a list" in said(SERVICE="desk", CALLS="x")
+    monkeypatch.delitem(sys.modules, "tests.django.desk.early", raising=False)
+    assert "CALLS'] names a command in a module that declares handlers" in said(
+        SERVICE="desk", CALLS=["tests.django.desk.early.EarlyAsked"]
+    )
+    names = ["tests.django.desk.contracts.CountDjangoTicket"]
+    with override_settings(ENSUE={"SERVICE": "desk", "BROKER": "memory:", "CALLS": names}):
+        monkeypatch.setattr(apps, "ready", False)
+        assert project.service().calls == (CountDjangoTicket,)
 
 
 def test_tables_that_are_missing_or_anothers_are_told_of(desk: DjangoService, monkeypatch: pytest.MonkeyPatch) -> None:
