@@ -20,6 +20,7 @@ INSTALLED_APPS = [
     "django_orders.orders",
 ]
 MIDDLEWARE = [
+    "ensue.integrations.django.middleware.CorrelationMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",

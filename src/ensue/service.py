@@ -280,18 +280,27 @@ class ServiceDeclaration(ServiceDefinition):
             called = name or name_of(function)
             where = f"local step {self.name}.{called}"
             check_named(self.name, self._named, function, called, where, "local")
-            self._named[function] = local_step(
+            step = local_step(
                 function,
                 self.name,
                 called,
-                is_entity=lambda kind: isinstance(kind, type) and (kind in self._repositories or is_mapped(kind)),
+                is_entity=lambda kind: isinstance(kind, type) and self._is_entity(kind),
                 repository_of=lambda entity, parameter: self._repository(entity, None, where, parameter),
                 id=id,
                 local_names=local_names,
             )
+            self._named[function] = dataclasses.replace(step, handler=self._called(step.handler))
             return function
 
         return declare if function is None else declare(function)
+
+    def _is_entity(self, kind: type) -> bool:
+        """Whether a local step loads and saves it, so that it is no argument."""
+        return kind in self._repositories or is_mapped(kind)
+
+    def _called(self, handler: Handler) -> Handler:
+        """A local step as it is called: for services that give it more than it asks for."""
+        return handler
 
     @overload
     def outside(self, function: F, /) -> F: ...

@@ -330,10 +330,15 @@ def test_what_cannot_use_the_orm_is_refused_at_once(alias: str) -> None:
         @desk.on
         async def opened(event: Opened) -> None: ...
 
-    with pytest.raises(UsageError, match="have the saga send a command"):
+    with pytest.raises(UsageError, match="is async, and Django's ORM"):
+
+        @desk.on
+        async def closed(ticket: Ticket, event: Closed) -> None: ...
+
+    with pytest.raises(UsageError, match="local step step_of_a_saga is async, and Django's ORM"):
 
         @desk.local
-        def step_of_a_saga() -> None: ...
+        async def step_of_a_saga() -> None: ...
 
     with pytest.raises(UsageError, match="Django's DATABASES says that"):
         DjangoService("django-desk", database="sqlite:///other.db")

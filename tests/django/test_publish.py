@@ -7,6 +7,7 @@ import datetime
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connections, transaction
 from django.db.transaction import TransactionManagementError
 from tests.django.desk.contracts import DjangoTicketOpened as Opened
@@ -15,7 +16,7 @@ from tests.sessions.desk import made_by, published
 
 from ensue.errors import UsageError
 from ensue.integrations.django import DjangoService
-from ensue.integrations.django.publishing import publish
+from ensue.integrations.django.publishing import _call_once, publish
 
 
 def tell(desk: DjangoService, *events: object, **options: Any) -> None:
@@ -101,6 +102,50 @@ def test_an_event_for_later_waits_with_the_timers(desk: DjangoService) -> None:
         cursor.execute("SELECT count(*) FROM ensue_timer")
         assert cursor.fetchone() == (1,)
     assert ids(desk) == []
+
+
+def test_a_transaction_has_one_callback_however_much_is_published(alias: str) -> None:
+    """And one of a savepoint that is rolled back is not counted on."""
+    connection: Any = connections[alias]
+    calls: list[str] = []
+
+    def call() -> None:
+        calls.append("called")
+
+    with transaction.atomic(using=alias):
+        block = transaction.atomic(using=alias)
+        block.__enter__()
+        _call_once(connection, call)
+        block.__exit__(ZeroDivisionError, None, None)
+        with transaction.atomic(using=alias):
+            _call_once(connection, call)
+            _call_once(connection, call)
+        _call_once(connection, call)
+        assert len(connection.run_on_commit) == 2  # the inner one's may yet have been taken back
+        _call_once(connection, call)
+        assert len(connection.run_on_commit) == 2
+    assert calls == ["called", "called"]
+    block = transaction.Atomic(alias, True, False)
+    block._from_testcase = True
+    with block, transaction.atomic(using=alias):
+        _call_once(connection, call)
+        assert connection.run_on_commit == []
+
+
+def test_on_an_event_loop_it_says_where_to_publish(desk: DjangoService) -> None:
+    def write() -> None:
+        with transaction.atomic(using=desk.using):
+            Ticket.objects.using(desk.using).create(id=1)
+            tell(desk, Opened(ticket_id=1))
+        connections[desk.using].close()
+
+    async def view() -> None:
+        with pytest.raises(UsageError, match=r"publish\(DjangoTicketOpened\) on an event loop.*sync_to_async"):
+            tell(desk, Opened(ticket_id=2))
+        await sync_to_async(write, thread_sensitive=False)()
+
+    asyncio.run(view())
+    assert (rows(desk), ids(desk)) == ([1], [1])
 
 
 def test_without_ensues_tables_it_says_so(alias: str) -> None:

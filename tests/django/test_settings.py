@@ -12,13 +12,15 @@ from django.apps import apps
 from django.db import connections
 from django.test import override_settings
 from tests.django.conftest import database_at
+from tests.django.desk.contracts import CountDjangoTicket
 from tests.django.desk.contracts import DjangoTicketOpened as Opened
 
 from ensue.cli.main import app as command_line
 from ensue.errors import UsageError
 from ensue.integrations.django import DjangoService, project
 from ensue.integrations.django.checks import check_settings, check_tables
-from ensue.integrations.django.management.commands.ensue import GROUPS, TARGET, with_target, without_djangos
+from ensue.integrations.django.management.commands.ensue import GROUPS, TARGET, target_in, with_target, without_djangos
+from ensue.integrations.django.service import services
 from ensue.integrations.django.urls_of import database_url
 from ensue.stores.postgres.url import parse
 
@@ -49,6 +51,8 @@ def test_settings_that_cannot_work_are_told_of() -> None:
         "default", ENGINE="django.db.backends.sqlite3", NAME="none.db", OPTIONS={"transaction_mode": "IMMEDIATE"}
     )
     assert said(SERVICE="desk", PUBLISHES=["tests.django.desk.contracts.DjangoTicketOpened"]) == ""
+    database_at("far", ENGINE="django.db.backends.postgresql", NAME="desk", OPTIONS={"isolation_level": 4})
+    assert said(SERVICE="desk", USING="far").startswith("ensue.W003 DATABASES['far']: isolation_level")
 
 
 def test_a_module_of_events_may_declare_handlers_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +67,22 @@ def test_a_module_of_events_may_declare_handlers_too(monkeypatch: pytest.MonkeyP
         assert project.service().subscribed_topics == ("django.early",)
 
 
+def test_commands_that_sagas_call_are_known_before_sagas_are_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    database_at("default", ENGINE="django.db.backends.sqlite3", NAME="none.db")
+    assert "E001 settings.ENSUE['CALLS'] is 'x', expected a list" in said(SERVICE="desk", CALLS="x")
+    monkeypatch.delitem(sys.modules, "tests.django.desk.early", raising=False)
+    assert "CALLS'] names a command in a module that declares handlers" in said(
+        SERVICE="desk", CALLS=["tests.django.desk.early.EarlyAsked"]
+    )
+    names = ["tests.django.desk.contracts.CountDjangoTicket"]
+    with override_settings(ENSUE={"SERVICE": "desk", "BROKER": "memory:", "CALLS": names}):
+        monkeypatch.setattr(apps, "ready", False)
+        assert project.service().calls == (CountDjangoTicket,)
+
+
 def test_tables_that_are_missing_or_anothers_are_told_of(desk: DjangoService, monkeypatch: pytest.MonkeyPatch) -> None:
     def said(service: str) -> str:
+        services.clear()
         project.service.cache_clear()
         with override_settings(ENSUE={"SERVICE": service, "USING": desk.using, "BROKER": "memory:"}):
             assert check_tables() == []  # nobody asks for the database
@@ -86,7 +104,10 @@ def test_tables_that_are_missing_or_anothers_are_told_of(desk: DjangoService, mo
 def test_the_url_says_what_databases_says() -> None:
     database_at(
         "far", ENGINE="django.db.backends.postgresql", NAME="de/sk", USER="an:n", PASSWORD="p@s%s", HOST="::1",
-        PORT=5433, OPTIONS={"sslmode": "require", "isolation_level": 2, "pool": True, "options": "-c work_mem=8MB"},
+        PORT=5433, OPTIONS={
+            "sslmode": "require", "isolation_level": 2, "pool": True, "options": "-c work_mem=8MB",
+            "server_side_binding": True, "prepare_threshold": 5,
+        },
     )  # fmt: skip
     url = database_url(connections["far"], {"outbox": "wal"})
     parts = urlsplit(url)
@@ -104,8 +125,14 @@ def test_the_url_says_what_databases_says() -> None:
 
 
 def test_databases_that_a_worker_cannot_share_are_refused() -> None:
-    database_at("far", ENGINE="django.db.backends.postgresql", NAME="desk", OPTIONS={"assume_role": "boss"})
-    with pytest.raises(UsageError, match="assume_role"):
+    database_at("far", ENGINE="django.db.backends.postgresql", NAME="desk", OPTIONS={"assume_role": "a boss"})
+    for options in ({"pgbouncer": True}, {"outbox": "wal"}):
+        with pytest.raises(UsageError, match="assume_role"):
+            database_url(connections["far"], options)
+    [said] = parse_qs(urlsplit(database_url(connections["far"], {})).query)["options"]
+    assert said.startswith(r"-c role=a\ boss ")
+    database_at("far", ENGINE="django.db.backends.postgresql", NAME="desk", OPTIONS={"cursor_factory": object})
+    with pytest.raises(UsageError, match="OPTIONS has cursor_factory, which is not for libpq"):
         database_url(connections["far"], {})
     database_at("odd", ENGINE="django.db.backends.dummy")
     with pytest.raises(UsageError, match="Ensue works with Django on SQLite and PostgreSQL"):
@@ -124,4 +151,6 @@ def test_the_command_names_the_service_where_ensue_wants_it() -> None:
     assert with_target(["run", "--processes", "2"]) == ["run", TARGET, "--processes", "2"]
     assert with_target(["dead_letters", "retry", "a/0:1"]) == ["dead-letters", "retry", TARGET, "a/0:1"]
     assert with_target(["gaps", "list"]) == ["gaps", "list", TARGET]
+    assert target_in(["status", "--json"]) == (["status", "--json"], TARGET)
+    assert target_in(["run", "--service=till"]) == (["run"], "ensue.integrations.django.target:till")
     assert {each.name for each in command_line.registered_groups} == GROUPS

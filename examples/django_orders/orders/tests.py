@@ -18,6 +18,7 @@ class OrderTest(TestCase):
         with captured_events() as captured:
             answer = self.client.post("/orders/", {"customer_id": 7, "total": 30}, content_type="application/json")
         order_id = answer.json()["id"]
+        self.assertTrue(answer.headers["X-Correlation-Id"])
         self.assertEqual(captured.events, [OrderPlaced(order_id=order_id, customer_id=7, total=30)])
 
         with captured_events() as captured:

@@ -33,7 +33,7 @@ async def answered(handler: Handler, result: Any, step: Step, limit: HandlerLimi
         result = await limit.finished(handler, result, run)
     if step.outgoing.asked:
         raise SessionAsked  # again: the handler has caught it, and its answer is of no worth
-    entity, answer = _parts(handler, result)
+    entity, answer = answer_in(handler, result)
     _send(step, reply_with(command, message.id, answer))
     return entity
 
@@ -95,7 +95,7 @@ def _reply_key(message: Message) -> str:
     return (message.envelope.extensions or {}).get(REPLY_KEY) or message.id
 
 
-def _parts(handler: Handler, result: Any) -> tuple[Any, Any]:
+def answer_in(handler: Handler, result: Any) -> tuple[Any, Any]:
     """The entity and the answer in what a handler returned."""
     entity, command = handler.entity, handler.command
     assert command is not None

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ensue.integrations import request_headers
+
 MEDIA_TYPE = "application/problem+json"
 
 #: Types of the problems that the integration itself reports; "about:blank" says no more than the status does.
@@ -23,7 +25,7 @@ BLANK = "about:blank"
 AGGREGATE_EXISTS = "urn:ensue:problem:aggregate-exists"
 VALIDATION = "urn:ensue:problem:validation"
 MALFORMED_BODY = "urn:ensue:problem:malformed-body"
-MALFORMED_HEADER = "urn:ensue:problem:malformed-header"
+MALFORMED_HEADER = request_headers.MALFORMED_HEADER
 BODY_TOO_LARGE = "urn:ensue:problem:body-too-large"
 EVENT_REFUSED = "urn:ensue:problem:event-refused"
 EVENT_TOO_LARGE = "urn:ensue:problem:event-too-large"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import uuid
 from collections.abc import Iterable
 from email.message import Message
 from typing import Any
@@ -15,13 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 from ensue.errors import UsageError
 from ensue.integrations import problems
 from ensue.integrations.problems import Problem
+from ensue.integrations.request_headers import MalformedHeader, check_header, correlation_id_of, trace_of
 from ensue.origin import Origin
 
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_HEADER_TEXT = re.compile(r"[ -~]{1,255}")
-#: As long as who takes part in a trace has to hand on.
-_TRACESTATE = re.compile(r"[ -~]{0,512}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 #: Where `install` puts what names a request's principal, in the request's scope, so that apps that are mounted find it;
 #: `credentials` where it was not called.
 PRINCIPAL = "ensue.principal"
@@ -57,23 +53,18 @@ def _identity(user: object) -> str:
 async def origin_of(request: Request) -> Origin:
     """Read the headers that matter to a step. Raises Problem 400 for a malformed one."""
     headers = request.headers
-    correlation_id = headers.get("x-correlation-id")
-    if correlation_id is None:
-        correlation_id = uuid.uuid4().hex
-    else:
-        _check_header("X-Correlation-Id", correlation_id)
-    traceparent = headers.get("traceparent", "")
-    if traceparent and not _TRACEPARENT.fullmatch(traceparent):
-        traceparent = ""  # W3C Trace Context: one that cannot be read is left out, and a new trace begins
-    tracestate = ",".join(headers.getlist("tracestate")) if traceparent else ""
-    if not _TRACESTATE.fullmatch(tracestate):
-        tracestate = ""  # which leaves the trace as it is
-    given = Origin(correlation_id, traceparent, tracestate=tracestate)
-    keys = headers.getlist("idempotency-key")
-    if keys and request.method in _CHANGING:
+    keys = headers.getlist("idempotency-key") if request.method in _CHANGING else []
+    try:
+        correlation_id = correlation_id_of(headers.get("x-correlation-id"))
         if len(keys) > 1:
-            raise _malformed("Idempotency-Key", "comes more than once")
-        _check_header("Idempotency-Key", keys[0])
+            raise MalformedHeader("Idempotency-Key", "comes more than once")
+        for each in keys:
+            check_header("Idempotency-Key", each)
+    except MalformedHeader as error:
+        raise Problem(400, "Malformed header", str(error), type=problems.MALFORMED_HEADER, header=error.name) from error
+    traceparent, tracestate = trace_of(headers.get("traceparent", ""), ",".join(headers.getlist("tracestate")))
+    given = Origin(correlation_id, traceparent, tracestate=tracestate)
+    if keys:
         given.idempotency_key = _own(keys[0], request)
         given.fingerprint = await _fingerprint(request, given.idempotency_key)
         given.guarded = True
@@ -110,15 +101,6 @@ def _own(key: str, request: Request) -> str:
 def _add(digest: Any, part: bytes) -> None:
     digest.update(b"%d:" % len(part))  # so that nothing can move from one part into the next
     digest.update(part)
-
-
-def _check_header(name: str, value: str) -> None:
-    if not _HEADER_TEXT.fullmatch(value):
-        raise _malformed(name, "wants 1 to 255 printable ASCII characters")
-
-
-def _malformed(name: str, why: str) -> Problem:
-    return Problem(400, "Malformed header", f"{name} {why}", type=problems.MALFORMED_HEADER, header=name)
 
 
 async def _fingerprint(request: Request, own_key: str) -> str:

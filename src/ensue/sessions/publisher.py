@@ -157,6 +157,10 @@ class Transaction:
         at: datetime.datetime | None,
     ) -> Draft:
         """Check an event as `Step.publish` does, and keep what it says now."""
+        return self.said(lambda step: step.publish(event, extensions, after=after, at=at), after)
+
+    def said(self, say: Callable[[Step], Any], after: datetime.timedelta | None = None) -> Draft:
+        """As `draft`, of whatever a step writes one record for, `lambda step: step.send(command)`. after: as there."""
         origin = current_origin() or Origin()
         transaction: Any = None  # what follows publishes only
         step = Step(
@@ -164,7 +168,7 @@ class Transaction:
         )
         told = None if self._tracing is None else _Told(self._tracing, Carrier(origin.traceparent, origin.tracestate))
         self._outgoing.trace = told
-        step.publish(event, extensions, after=after, at=at)
+        say(step)
         return Draft(self._outgoing.records.pop(), after, None if told is None else told.drafted)
 
     def write(self, connection: Connection, drafts: Sequence[Draft]) -> None:

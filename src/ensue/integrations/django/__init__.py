@@ -26,8 +26,32 @@ try:
 except ImportError as error:
     raise UsageError('ensue.integrations.django: pip install "ensue[django]"') from error
 
-from ensue.integrations.django.project import every, handles, on, publish, service
+from ensue.integrations.django.project import (
+    every,
+    handles,
+    local,
+    on,
+    outside,
+    publish,
+    saga,
+    send,
+    service,
+    start,
+)
 from ensue.integrations.django.repository import DjangoRepository
 from ensue.integrations.django.service import DjangoService
 
-__all__ = ["DjangoRepository", "DjangoService", "every", "handles", "on", "publish", "service"]
+__all__ = [
+    "DjangoRepository",
+    "DjangoService",
+    "every",
+    "handles",
+    "local",
+    "on",
+    "outside",
+    "publish",
+    "saga",
+    "send",
+    "service",
+    "start",
+]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from django.db import connections
+from django.db.backends.signals import connection_created
 from django.db.transaction import Atomic
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
@@ -35,6 +37,7 @@ def lent(alias: str, session: Session) -> Iterator[None]:
     wrapper.lend(session.get_bind())
     connections[alias] = wrapper
     try:
+        wrapper.announce()
         yield
         check_not_broken(wrapper)
         if wrapper.savepoint_ids:
@@ -95,10 +98,25 @@ def _lent_class(backend: Any) -> Any:
         )
 
     class Lent(backend):
-        """Lent for one handler at a time. What would begin, end or leave the transaction is refused."""
+        """Lent for one handler at a time. What would begin, end or leave the transaction is refused.
+
+        To receivers of `connection_created` it is a new connection in each step: what they set in one may be taken back
+        with it, or when the store has its connection again. announcing: they are called now.
+        """
+
+        of_backend = backend
+        announcing = False
+        _last: weakref.ref[Connection] | None = None
 
         def lend(self, bound: Connection) -> None:
             self._bound: Connection | None = bound
+            if fresh := self._last is None or self._last() is not bound:
+                self._last = weakref.ref(bound)
+                self.adapters: Any = None  # of a driver that has some: types that receivers register
+                self.execute_wrappers: list[Any] = []
+                self.force_debug_cursor = False
+                self.queries_log.clear()
+            self._unannounced = fresh
             self.connection = driver.raw_connection(bound, self)
             self.in_atomic_block = True
             self.autocommit = False
@@ -112,6 +130,15 @@ def _lent_class(backend: Any) -> Any:
             # By it `atomic(durable=True)` sees that it is not the outermost.
             self.atomic_blocks = [Atomic(self.alias, savepoint=True, durable=False)]
 
+        def announce(self) -> None:
+            """As Django tells of a connection that it has opened, in the same thread and before its first statement."""
+            if self._unannounced:
+                self.announcing = True
+                try:
+                    connection_created.send(sender=backend, connection=self)
+                finally:
+                    self.announcing = False
+
         def take_back(self) -> None:
             self.connection = self._bound = None
             self.in_atomic_block = False
@@ -124,6 +151,9 @@ def _lent_class(backend: Any) -> Any:
 
         def chunked_cursor(self) -> Any:
             return self.cursor()  # one that the server keeps would outlive the gate
+
+        def close_if_unusable_or_obsolete(self) -> None:
+            """It is neither: how old a connection of the store's may be is the store's affair, not CONN_MAX_AGE's."""
 
         def connect(self) -> NoReturn:
             _refuse("a connection of its own")

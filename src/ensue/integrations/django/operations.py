@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.migrations.operations.base import Operation
 
-from ensue.integrations.django.project import service
+from ensue.integrations.django.project import all_services
 from ensue.integrations.django.service import DjangoService
 from ensue.integrations.sql_tables import sql_tables
 
@@ -22,7 +22,7 @@ def make_tables(schema_editor: Any, of: DjangoService) -> None:
 
 
 class MakeEnsueTables(Operation):
-    """In the database of the project's service, and in no other. Those that are there stay as they are."""
+    """In the databases of the project's services, and in no other. Those that are there stay as they are."""
 
     reversible = True
 
@@ -30,17 +30,17 @@ class MakeEnsueTables(Operation):
         """They are unmanaged models of their own."""
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        project = service()
-        if schema_editor.connection.alias == project.using:
-            make_tables(schema_editor, project)
+        for each in all_services():
+            if schema_editor.connection.alias == each.using:
+                make_tables(schema_editor, each)
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         """With outbox, progress and dead letters: stop the workers first. What is not sent yet is lost."""
-        connection, project = schema_editor.connection, service()
-        if connection.alias != project.using:
-            return
-        for name in reversed(sql_tables(connection.vendor, project.name).names):
-            schema_editor.execute(f"DROP TABLE IF EXISTS {name}", params=None)
+        connection = schema_editor.connection
+        for each in all_services():
+            if connection.alias == each.using:
+                for name in reversed(sql_tables(connection.vendor, each.name).names):
+                    schema_editor.execute(f"DROP TABLE IF EXISTS {name}", params=None)
 
     def describe(self) -> str:
         return "Make Ensue's tables"

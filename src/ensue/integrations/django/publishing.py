@@ -6,7 +6,9 @@ statements, and sends them on the connection that Django has open. It neither be
 
 from __future__ import annotations
 
+import asyncio
 import datetime
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,12 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from ensue.command import Command
 from ensue.errors import UsageError
 from ensue.event import event_type
-from ensue.integrations.django.service import of_thread
+from ensue.integrations.django.service import of_thread, services
 from ensue.sessions.publisher import Publisher
-from ensue.step import Outgoing
+from ensue.step import Outgoing, Step
 from ensue.stores.step_dialect import StepDialect
 
 if TYPE_CHECKING:
@@ -79,11 +82,33 @@ class Outlet:
 
         Raises UsageError outside of `transaction.atomic`, else what `Step.publish` raises; django.db's errors.
         """
+
+        def one(event: object) -> Callable[[Step], Any]:
+            return lambda step: step.publish(event, extensions, after=after, at=at)
+
+        names = ", ".join(dict.fromkeys(type(each).__qualname__ for each in events))
+        self.say([one(each) for each in events], f"publish({names})", after)
+        published_types.update((event_type(type(each)).type, type(each)) for each in events)
+
+    def send(
+        self,
+        command: Command[Any],
+        extensions: Mapping[str, str] | None = None,
+        after: datetime.timedelta | None = None,
+        at: datetime.datetime | None = None,
+    ) -> None:
+        """As `publish`, of a command."""
+        name = f"send({type(command).__qualname__})"
+        self.say([lambda step: step.send(command, extensions, after=after, at=at)], name, after)
+        published_types[event_type(type(command)).type] = type(command)
+
+    def say(self, says: Sequence[Callable[[Step], Any]], call: str, after: datetime.timedelta | None = None) -> None:
+        """As `publish`, of whatever a step writes one record for. call: how an error names it."""
         service = self._service
-        connection: Any = connections[service.using]
-        self._check(connection, events)
+        connection: Any = _own_connection(service, call)
+        self._check(connection, call)
         publishing = self._publisher.begin()
-        drafts = [publishing.draft(each, extensions, after, at) for each in events]
+        drafts = [publishing.said(each, after) for each in says]
         with mark_for_rollback_on_error(using=service.using), connection.wrap_database_errors:
             # A part of the records may be in when it fails: so what encloses this must not commit.
             try:
@@ -91,20 +116,18 @@ class Outlet:
                     publishing.write(sent, drafts)
             except DBAPIError as error:
                 raise (error.orig or error) from error  # as Django knows it
-        published_types.update((event_type(type(each)).type, type(each)) for each in events)
-        transaction.on_commit(publishing.outbox.committed, using=service.using, robust=True)
+        _call_once(connection, publishing.outbox.committed)
 
     def outgoing(self) -> Outgoing:
         """For a step whose events are published here."""
         return self._publisher.outgoing(self._service.settings())
 
-    def _check(self, connection: Any, events: Sequence[object]) -> None:
+    def _check(self, connection: Any, call: str) -> None:
         # Of a TestCase, which has atomic blocks of its own around each test: those are none of the code that it tests.
         inside = connection.in_atomic_block and any(not each._from_testcase for each in connection.atomic_blocks)
         if not inside:
-            names = ", ".join(dict.fromkeys(type(each).__qualname__ for each in events))
             raise UsageError(
-                f"publish({names}) outside of a transaction: the event goes out if and only if the rows that it tells "
+                f"{call} outside of a transaction: it goes out if and only if the rows that it tells "
                 "of are committed. Write both inside `with transaction.atomic("
                 + ("" if self._service.using == "default" else f"using={self._service.using!r}")
                 + "):`, the rows first",
@@ -130,6 +153,34 @@ class Outlet:
         return engine.connect()
 
 
+def _own_connection(service: DjangoService, call: str) -> Any:
+    """Django's connection in this thread. Raises UsageError on an event loop, where there is none."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return connections[service.using]
+    if os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
+        return connections[service.using]
+    raise UsageError(
+        f"{call} on an event loop, where Django has no transactions: write the rows and publish in one plain function, "
+        "with transaction.atomic() around both, and `await sync_to_async(that)()`",
+        service=service.name,
+    )
+
+
+def _call_once(connection: Any, call: Callable[[], None]) -> None:
+    """When the transaction has committed, however often something is published in it.
+
+    Not where a TestCase rolls back: it would only be among what `captureOnCommitCallbacks` shows.
+    """
+    if connection.atomic_blocks and connection.atomic_blocks[0]._from_testcase:
+        return
+    here = set(connection.savepoint_ids)
+    # One of a savepoint goes with it: it counts where this is inside of it.
+    if not any(known == call and within <= here for within, known, _ in connection.run_on_commit):
+        transaction.on_commit(call, using=connection.alias, robust=True)
+
+
 def publish(
     service: DjangoService,
     events: Sequence[object],
@@ -137,10 +188,47 @@ def publish(
     after: datetime.timedelta | None,
     at: datetime.datetime | None,
 ) -> None:
-    """In a handler with its step, else in Django's transaction."""
-    step = of_thread.step
+    """In a handler of the service with its step, else in Django's transaction."""
+    step = step_of(service)
     if step is None:
         service.outlet.publish(events, extensions, after, at)
         return
     for each in events:
         step.publish(each, extensions, after=after, at=at)
+
+
+def step_of(service: DjangoService) -> Step | None:
+    """That of the service's handler that runs in this thread. One of another service has a transaction of its own."""
+    step = of_thread.step
+    return step if step is not None and step.outgoing.service == service.name else None
+
+
+def owner(project: Callable[[], DjangoService], events: Sequence[object]) -> DjangoService:
+    """Whose these events are: the service's that declares to publish them, else that of the handler that runs in this
+    thread, else the project's. Raises UsageError where that is more than one."""
+    step = of_thread.step
+    here = None if step is None else services.get(step.outgoing.service)
+    found = {each.name: each for event in events for each in _owners(type(event), here, project)}
+    if len(found) > 1:
+        names = ", ".join(dict.fromkeys(type(each).__qualname__ for each in events))
+        raise UsageError(
+            f"publish({names}): services {', '.join(sorted(found))} of this project publish that, each in its own "
+            "transaction: say which, publish(..., service=...)",
+            found=sorted(found),
+        )
+    [one] = found.values()
+    if here is not None and one is not here:
+        raise UsageError(
+            f"publish({type(events[0]).__qualname__}) is for service {one.name}, and this is a handler of {here.name}, "
+            "with whose step it would not commit. Publish an event of the handler's own service, or, knowing that it "
+            "may go out although the step fails, publish(..., service=...) inside "
+            f"transaction.atomic(using={one.using!r})"
+        )
+    return one
+
+
+def _owners(cls: type, here: DjangoService | None, project: Callable[[], DjangoService]) -> Sequence[DjangoService]:
+    declared = [each for each in list(services.values()) if each.publishes is not None and cls in each.publishes]
+    if here is not None and (here in declared or not declared):
+        return [here]
+    return declared or [project()]

@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from django.db import close_old_connections, connections, models
 
@@ -42,6 +43,8 @@ class _OfThread(threading.local):
 
 
 of_thread = _OfThread()
+#: Those of this process, by name: the project's, and what else its modules declare.
+services: weakref.WeakValueDictionary[str, DjangoService] = weakref.WeakValueDictionary()
 
 
 class DjangoService(Service):
@@ -63,6 +66,7 @@ class DjangoService(Service):
                 raise UsageError(f"DjangoService({name!r}, {each}=...): Django's DATABASES says that; leave it out")
         super().__init__(name, **options)
         self.using = using
+        services[name] = self
         self._store_options = dict(store_options or {})
         self._outlet: Outlet | None = None
 
@@ -104,11 +108,11 @@ class DjangoService(Service):
             )
         return super().make_store()
 
-    def local(self, function: Any = None, **options: Any) -> NoReturn:
-        raise UsageError(
-            f"@{self.name}.local: local steps of sagas cannot use Django's ORM yet, and would not be told so: have the "
-            "saga send a command, and handle that with @handles"
-        )
+    def _is_entity(self, kind: type) -> bool:
+        return issubclass(kind, models.Model) or super()._is_entity(kind)
+
+    def _called(self, handler: Handler) -> Handler:
+        return self._with_orm(handler)
 
     def _handlers_of(self, *given: Any, **more: Any) -> list[Handler]:
         return [self._with_orm(each) for each in super()._handlers_of(*given, **more)]
@@ -129,6 +133,11 @@ class DjangoService(Service):
     def _with_orm(self, handler: Handler) -> Handler:
         """The handler, called with Django's connection in its place."""
         function = by_place(handler.function, handler.keywords)
+        if is_async(handler.function) or wraps_async(handler.function):
+            raise UsageError(
+                f"{handler.where} is async, and Django's ORM has no transactions there: write it as a plain def"
+                + (", which runs in a thread of its own" if handler.entity is None else "")
+            )
         if handler.entity is not None:
             repository: Any = handler.repository
             at = handler.order.index(ENTITY) if isinstance(repository, DjangoRepository) else None
@@ -156,11 +165,6 @@ class DjangoService(Service):
                     of_thread.step = before
 
             return _instead(handler, called, STEP)
-        if is_async(handler.function) or wraps_async(handler.function):
-            raise UsageError(
-                f"{handler.where} is async, and Django's ORM has no transactions there: write it as a plain def, which "
-                "runs in a thread of its own"
-            )
 
         @functools.wraps(handler.function)
         def called_with_orm(*values: Any) -> Any:

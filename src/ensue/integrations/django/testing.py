@@ -12,33 +12,38 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from django.db import connections, transaction
 
 from ensue.codec import decode_envelope
+from ensue.command import Command
+from ensue.engine.answering import answer_in
 from ensue.engine.clock import rfc3339
 from ensue.errors import EntityMissing, UsageError
 from ensue.event import EventType, event_type
+from ensue.failure import Failure
 from ensue.handler import ENTITY, EVENT, MESSAGE, STEP, Handler
 from ensue.handling import by_place
 from ensue.integrations.django import project
 from ensue.integrations.django.lending import check_not_broken, no_statements
 from ensue.integrations.django.publishing import published_types
 from ensue.integrations.django.repository import DjangoRepository
-from ensue.integrations.django.service import DjangoService, as_declared
-from ensue.message import Envelope, Message
+from ensue.integrations.django.service import DjangoService, as_declared, of_thread
+from ensue.message import SAGA, Envelope, Message
+from ensue.reply import reply_with
 from ensue.step import Step
 
 __all__ = ["Captured", "captured_events", "deliver"]
 
 
 class Captured:
-    """What was published in the block, in order, as subscribers read it; while it lasts, until now.
+    """What was published and sent in the block, in order, as it is read elsewhere; while it lasts, until now.
 
-    events: what goes out with its transaction. later: what was published with `after` or `at`.
+    events: what goes out with its transaction, commands too. later: what was published with `after` or `at`. The start
+    of a saga is neither.
     """
 
     def __init__(self, service: DjangoService) -> None:
@@ -66,7 +71,7 @@ class Captured:
         )
         timers = self._read("SELECT id, envelope, data FROM ensue_timer ORDER BY due_at, ordinal, id")
         waiting = [(envelope, data) for name, envelope, data in timers if name not in self._timers]
-        return [_event(*each) for each in sent], [_event(*each) for each in waiting]
+        return _known(sent), _known(waiting)
 
     def _read(self, statement: str, *values: object) -> list[Any]:
         with connections[self._service.using].cursor() as cursor:
@@ -74,9 +79,14 @@ class Captured:
             return list(cursor.fetchall())
 
 
-def _event(envelope: Any, data: Any) -> Any:
-    spec: EventType[Any] = event_type(published_types[decode_envelope(bytes(envelope)).type])
-    return spec.read(bytes(data))
+def _known(rows: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """All but what Ensue tells itself."""
+    found: list[Any] = []
+    for envelope, data in rows:
+        cls = published_types.get(decode_envelope(bytes(envelope)).type)
+        if cls is not None:
+            found.append(event_type(cls).read(bytes(data)))
+    return found
 
 
 @contextmanager
@@ -91,11 +101,14 @@ def captured_events(service: DjangoService | None = None) -> Iterator[Captured]:
     captured.freeze()
 
 
-def deliver(event: object, service: DjangoService | None = None) -> None:
-    """Have this project's handlers of an event run now, as a worker has them run: all of them in one transaction, which
-    is a savepoint in a TestCase. What a handler raises comes out, and nothing of them is kept then.
+def deliver(event: object, service: DjangoService | None = None) -> Any:
+    """Have this project's handlers of an event, or its handler of a command, run now, as a worker has them run: all of
+    them in one transaction, which is a savepoint in a TestCase. What a handler raises comes out, and nothing of them is
+    kept then.
 
-    The event is encoded and decoded on the way. Raises UsageError when no handler takes it.
+    The event is encoded and decoded on the way. Returns a command's answer; a Failure that its handler returned is
+    raised, and what the handler did is kept. service: the project's, unless said.
+    Raises UsageError when no handler takes it, and for a command that starts a saga.
     """
     definition = service or project.service()
     spec: EventType[Any] = event_type(type(event))
@@ -103,17 +116,28 @@ def deliver(event: object, service: DjangoService | None = None) -> None:
     if not handlers:
         raise UsageError(
             f"deliver({type(event).__qualname__}): service {definition.name} has no handler of it. Is it declared in "
-            "a module events.py or handlers.py of an app in INSTALLED_APPS, with @on above it?",
+            "a module events.py or handlers.py of an app in INSTALLED_APPS, with @on or @handles above it?",
             found=sorted(definition.handlers),
         )
-    if handlers[0].command is not None:
-        raise UsageError(f"deliver({type(event).__qualname__}): it is a command; call its handler in the test")
+    if handlers[0].starts is not None:
+        raise UsageError(
+            f"deliver({type(event).__qualname__}): it starts the saga {handlers[0].name}, of which nothing runs in a "
+            "TestCase. Call its local steps in the test: they are plain functions"
+        )
     data = spec.write(event)
+    answer: Any = None
     with transaction.atomic(using=definition.using):
         step = _DeliveredStep(definition, _message(spec, event, data))
-        for handler in handlers:
-            _call(handler, spec.read(data), step, definition)
+        before, of_thread.step = of_thread.step, step
+        try:
+            for handler in handlers:
+                answer = _call(handler, spec.read(data), step, definition)
+        finally:
+            of_thread.step = before
         check_not_broken(connections[definition.using])  # else it is rolled back here, and nobody is told
+    if isinstance(answer, Failure):
+        raise answer
+    return answer
 
 
 def _message(spec: EventType[Any], event: object, data: bytes) -> Message:
@@ -129,7 +153,7 @@ class _DeliveredStep(Step):
 
     def __init__(self, service: DjangoService, message: Message) -> None:
         transaction_: Any = None
-        super().__init__(transaction_, service.outlet.outgoing(), message, "of-a-test")
+        super().__init__(transaction_, service.outlet.outgoing(), message, message.envelope.correlation_id)
         self._service = service
 
     def publish(
@@ -143,9 +167,23 @@ class _DeliveredStep(Step):
         self._service.outlet.publish([event], extensions, after, at)
         return ""
 
+    def send(
+        self,
+        command: Command[Any],
+        extensions: Mapping[str, str] | None = None,
+        *,
+        after: datetime.timedelta | None = None,
+        at: datetime.datetime | None = None,
+    ) -> str:
+        self._service.outlet.send(command, extensions, after, at)
+        return ""
 
-def _call(handler: Handler, event: Any, step: Step, service: DjangoService) -> None:
-    """As the engine does, in this thread and on Django's own connection."""
+    def wake(self, key: str, data: bytes, kind: str = SAGA) -> None:
+        self._service.outlet.say([lambda step: step.wake(key, data, kind)], "a saga is woken")
+
+
+def _call(handler: Handler, event: Any, step: Step, service: DjangoService) -> Any:
+    """As the engine does, in this thread and on Django's own connection. Returns the answer to a command."""
     declared = as_declared(handler)
     function, order = by_place(declared.function, declared.keywords), declared.order
     values: dict[int, Any] = {EVENT: event, STEP: step, MESSAGE: step.message}
@@ -166,9 +204,14 @@ def _call(handler: Handler, event: Any, step: Step, service: DjangoService) -> N
         raise UsageError(f"deliver(...): {handler.where} takes an SQLAlchemy session, which is not Django's connection")
     with contextlib.nullcontext() if repository is None else no_statements(service.using):
         result = function(*[values[place] for place in order])
+    answer: Any = None
+    if handler.command is not None:
+        result, answer = answer_in(handler, result)
+        reply_with(handler.command, "of-a-test", answer)  # refuses what could not travel
     if repository is not None:
         entity = values[ENTITY]
         if entity is not None:
             repository.save_now({entity_id: entity if result is None else result}, {})
         elif result is not None:
             repository.save_now({}, {entity_id: result})
+    return answer

@@ -9,8 +9,8 @@ from urllib.parse import quote, urlencode
 
 from ensue.errors import UsageError
 
-#: Of OPTIONS on PostgreSQL, what Django itself acts on; all else is libpq's.
-_DJANGOS = frozenset({"isolation_level", "server_side_binding", "pool"})
+#: Of OPTIONS on PostgreSQL, what says how Django's own connections are opened, kept, and asked: Ensue's are not.
+_DJANGOS = frozenset({"isolation_level", "server_side_binding", "pool", "prepare_threshold"})
 VENDORS = ("sqlite", "postgresql")
 
 
@@ -56,13 +56,41 @@ def is_in_memory(url: str) -> bool:
     return url.startswith(f"sqlite:///{_MEMORY}")
 
 
-def _postgresql(connection: Any, alias: str, known: Mapping[str, Any], options: Mapping[str, object]) -> str:
-    given = {name: value for name, value in known["OPTIONS"].items() if name not in _DJANGOS and value is not None}
-    if "assume_role" in given:
+def _for_libpq(alias: str, given: Mapping[str, Any], options: Mapping[str, object]) -> dict[str, Any]:
+    """What OPTIONS say of how to reach the server, and as whom. Raises UsageError for what Ensue cannot do."""
+    role = given.get("assume_role")
+    found = {
+        name: value
+        for name, value in given.items()
+        if name not in _DJANGOS and name != "assume_role" and value is not None
+    }
+    odd = sorted(found.keys() - _libpqs())
+    if odd:
         raise UsageError(
-            f"DATABASES[{alias!r}]: OPTIONS has assume_role, which Ensue's own connections do not know: have the role "
-            "set by the server, ALTER ROLE ... SET role"
+            f"DATABASES[{alias!r}]: OPTIONS has {', '.join(odd)}, which is not for libpq, and handlers run on Ensue's "
+            "own connections: leave it out, or give Ensue another alias of the same database, ENSUE['USING']",
+            found=odd,
         )
+    if not role:
+        return found
+    if options.get("pgbouncer") or options.get("outbox") == "wal":
+        raise UsageError(
+            f"DATABASES[{alias!r}]: OPTIONS has assume_role, which cannot be said behind PgBouncer, nor where the "
+            "server's log is read (outbox=wal): have the role set by the server, ALTER ROLE ... SET role"
+        )
+    escaped = str(role).replace("\\", "\\\\").replace(" ", "\\ ")
+    found["options"] = f"{found['options']} -c role={escaped}" if found.get("options") else f"-c role={escaped}"
+    return found
+
+
+def _libpqs() -> frozenset[str]:
+    from psycopg.pq import Conninfo
+
+    return frozenset(each.keyword.decode() for each in Conninfo.get_defaults())
+
+
+def _postgresql(connection: Any, alias: str, known: Mapping[str, Any], options: Mapping[str, object]) -> str:
+    given = _for_libpq(alias, known["OPTIONS"], options)
     if "schema" in options:
         raise UsageError(
             "store_options has schema: Ensue's tables are where Django's own are, so say it to both, by DATABASES: "

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
-from ensue.integrations.django.project import service
+from ensue.integrations.django.project import all_services
 
 TARGET = "ensue.integrations.django.target:service"
 #: Commands that have commands of their own.
@@ -23,7 +23,8 @@ GROUPS = frozenset({
 class Command(BaseCommand):
     help = (
         "Run the project's service, look at it, and decide what waits for a person: "
-        "run, status, dead_letters, gaps, check, and every other command of `ensue` that takes a SERVICE."
+        "run, status, dead_letters, gaps, check, and every other command of `ensue` that takes a SERVICE. "
+        "--service NAME: of another service of the project than that of settings.ENSUE."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012  # Django's own attribute
 
@@ -42,14 +43,17 @@ class Command(BaseCommand):
         self._run(words)
 
     def _run(self, words: list[str]) -> None:
-        if words[0] == "check":
-            call_command("check", databases=[service().using])
-            _ensue(["db", "check", TARGET])
+        words, target = target_in(words)
+        if words[:1] == ["check"]:
+            name = target.partition(":")[2]
+            using = [each.using for each in all_services() if target == TARGET or each.name == name]
+            call_command("check", databases=using)
+            _ensue(["db", "check", target])
             return
         # The processes that `run --processes` starts find the project where this one has found it.
         known = [each for each in (os.getcwd(), *sys.path) if each]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(known))
-        _ensue(with_target(words))
+        _ensue(with_target(words, target))
 
 
 def _ensue(arguments: list[str]) -> None:
@@ -70,7 +74,19 @@ def without_djangos(words: list[str]) -> list[str]:
     return parser.parse_known_args(words)[1]
 
 
-def with_target(words: list[str]) -> list[str]:
+def target_in(words: list[str]) -> tuple[list[str], str]:
+    """Take `--service billing` out: another service of the project than that of settings.ENSUE.
+
+    >>> target_in(["--service", "billing", "status", "--json"])
+    (['status', '--json'], 'ensue.integrations.django.target:billing')
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--service")
+    known, left = parser.parse_known_args(words)
+    return left, TARGET if known.service is None else f"{TARGET.partition(':')[0]}:{known.service}"
+
+
+def with_target(words: list[str], target: str = TARGET) -> list[str]:
     """Name the service where `ensue` wants it: behind the command's own words.
 
     >>> with_target(["dead_letters", "retry", "orders/0:1", "--reason", "mended"])[:3]
@@ -78,4 +94,4 @@ def with_target(words: list[str]) -> list[str]:
     """
     first = words[0].replace("_", "-")
     count = 2 if first in GROUPS else 1
-    return [first, *words[1:count], TARGET, *words[count:]]
+    return [first, *words[1:count], target, *words[count:]]
