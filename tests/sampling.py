@@ -48,7 +48,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     day = sample_day(config)
     if day is None:
         return None
-    return f"sample: a third of the variants of tests with servers or processes; the same ones again: --sample-day {day}"
+    return (
+        f"sample: a third of the variants of tests with servers or processes; the same ones again: --sample-day {day}"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -25,10 +25,11 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 #: Where `install` puts what names a request's principal, in the request's scope, so that apps that are mounted find it;
 #: `credentials` where it was not called.
 PRINCIPAL = "ensue.principal"
-#: Names of headers by which clients say who they are, or a proxy says whom it has let in.
+#: Names of headers by which clients say who they are, or a proxy says whom it has let in. Not Ensue-Token, by
+#: which each try says what its client has seen by then.
 _CREDENTIALS = re.compile(
-    "account|api-?key|assertion|auth|cert|cookie|email|identity|jwt|login|principal|session|subject|tenant|token"
-    "|user(?!-agent)"
+    "(?!ensue-token$).*(?:account|api-?key|assertion|auth|cert|cookie|email|identity|jwt|login|principal|session|subject"
+    "|tenant|token|user(?!-agent))"
 )
 
 
@@ -39,7 +40,7 @@ def credentials(request: Request) -> str:
     whatever else is named like that), the client's certificate, and the user whom a middleware has set. A client that
     renews its token between two tries is another principal to it, so that its request takes effect twice.
     """
-    headers = sorted(each for each in request.headers.items() if _CREDENTIALS.search(each[0]))
+    headers = sorted(each for each in request.headers.items() if _CREDENTIALS.match(each[0]))
     tls = (request.scope.get("extensions") or {}).get("tls") or {}
     certificate = [tls.get(name) for name in ("client_cert_name", "client_cert_chain")]
     return repr([headers, certificate, _identity(request.scope.get("user"))])
