@@ -17,7 +17,7 @@ from ensue.integrations import problems
 from ensue.integrations.problems import Problem
 from ensue.origin import Origin
 
-_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HEADER_TEXT = re.compile(r"[ -~]{1,255}")
 #: As long as who takes part in a trace has to hand on.
 _TRACESTATE = re.compile(r"[ -~]{0,512}")
@@ -71,7 +71,7 @@ async def origin_of(request: Request) -> Origin:
         tracestate = ""  # which leaves the trace as it is
     given = Origin(correlation_id, traceparent, tracestate=tracestate)
     keys = headers.getlist("idempotency-key")
-    if keys and request.method in _CHANGING:
+    if keys and request.method in CHANGING:
         if len(keys) > 1:
             raise _malformed("Idempotency-Key", "comes more than once")
         _check_header("Idempotency-Key", keys[0])
