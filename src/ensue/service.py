@@ -614,7 +614,9 @@ class ServiceDefinition:
                     f"{where}: parameter {parameter!r} is annotated {entity.__name__}, which is no declared event, nor "
                     "Step, Message, AsyncSession (async def) or Session (def), nor a class mapped by SQLAlchemy. If it "
                     f"is an entity, declare how it is stored: Service({self.name!r}, repositories=[TableRepository("
-                    f"{entity.__name__}, table)]), or pass repository= with load and save of your own"
+                    f"{entity.__name__}, table)]), or pass repository= with load and save of your own. Anything "
+                    f"else is bound, {self.signs_as}.on(functools.partial(function, {parameter}=...)), or the handler "
+                    "is a method of what has it"
                 )
             known = self._repositories[entity] = SqlAlchemyRepository(entity)
         table = getattr(known, "table_name", None)
