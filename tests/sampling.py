@@ -1,9 +1,9 @@
 """A third of the variants of each test, another third each day: `--sample`, for a run that has to end in time.
 
 A variant is one set of parameters of a test function, or a class that inherits it: a store, a driver, a place to be
-killed at. Every function runs, and after three days every variant has. The day is printed; `--sample=DAY` runs the
-same variants again, and without the option all run. Only where variants take servers or processes: those of pure rules
-cost nothing.
+killed at. Every function runs, and after three days every variant has. The day is printed; `--sample-day DAY` runs
+the same variants again, and without either option all run. Only where variants take servers or processes: those of pure
+rules cost nothing.
 """
 
 from __future__ import annotations
@@ -27,21 +27,34 @@ TESTS = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    # A flag and a value are two options: one whose value may be left out would take the path that follows it.
     parser.addoption(
-        "--sample", nargs="?", type=int, const=int(time.time() // _DAY_S), metavar="DAY",
-        help="run a third of the variants of tests with servers or processes: those of this day since 1970, or today's",
+        "--sample", action="store_const", const=int(time.time() // _DAY_S), dest="sample_day",
+        help="run a third of the variants of tests with servers or processes: those of today",
+    )  # fmt: skip
+    parser.addoption(
+        "--sample-day", type=int, metavar="DAY", dest="sample_day",
+        help="the same, of another day, counted since 1970: that of an earlier run, which printed it",
     )  # fmt: skip
 
 
+def sample_day(config: pytest.Config) -> int | None:
+    """The day whose variants run; None: all of them do."""
+    day: int | None = config.getoption("sample_day")
+    return day
+
+
 def pytest_report_header(config: pytest.Config) -> str | None:
-    day = config.getoption("--sample")
+    day = sample_day(config)
     if day is None:
         return None
-    return f"sample: a third of the variants of tests with servers or processes; the same ones again: --sample={day}"
+    return (
+        f"sample: a third of the variants of tests with servers or processes; the same ones again: --sample-day {day}"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    day = config.getoption("--sample")
+    day = sample_day(config)
     if day is None:
         return
     groups: dict[str, list[pytest.Item]] = {}

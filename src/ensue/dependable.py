@@ -30,6 +30,16 @@ class _Dependable(_AsyncGeneratorContextManager[T]):
     def __exit__(self, *_: object) -> None:
         """Never called; without it Python says "not a context manager" before it calls `__enter__`."""
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """What is forgotten most: a step that has not begun has nothing."""
+        made = getattr(self.__dict__.get("func"), "__name__", "step")
+        raise AttributeError(
+            f"{made}() has not begun, so it has no {name!r}: write `async with ....{made}() as it:`, and use what that "
+            "gives",
+            name=name,
+            obj=self,
+        )
+
     def __aiter__(self) -> _Dependable[T]:
         return self
 

@@ -30,6 +30,7 @@ class Origin:
     earlier: what came of this key before, for a step that began while this was guarded; that step is rolled back.
     task: of the request. steps: those that it has open; those of other tasks are their own affair. committed: those
     that have ended so, in order; None: nobody wants to know. tracestate: goes with the traceparent.
+    answered: the services in whose steps this request's answer is kept, and committed, or was found.
     """
 
     correlation_id: str = ""
@@ -45,6 +46,7 @@ class Origin:
     steps: list[Step] = dataclasses.field(default_factory=list)
     committed: list[Step] | None = None
     tracestate: str = ""
+    answered: set[str] = dataclasses.field(default_factory=set)
 
     @contextmanager
     def holding(self, step: Step, keep: Callable[[StoredResponse], Awaitable[None]]) -> Iterator[None]:

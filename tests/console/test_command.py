@@ -18,7 +18,7 @@ from ensue.cli.main import main
 
 @pytest.mark.usefixtures("world")
 def test_the_link_is_good_once_and_the_console_is_for_this_machine(world: Path) -> None:
-    command = [sys.executable, "-m", "ensue", "console", "tests.console.world:bank", "--http", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "ensue", "console", "tests.console.world:bank", "--http", ":0"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))), "COLUMNS": "300"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -29,6 +29,8 @@ def test_the_link_is_good_once_and_the_console_is_for_this_machine(world: Path) 
         found = re.search(r"console of bank: (http://127\.0\.0\.1:\d+)(/enter\?token=\S+)$", said.strip())
         assert found is not None, said
         base, path = found[1], found[2]
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(base.replace("127.0.0.1", "127.0.0.2"))  # another address of this machine
         with httpx.Client(base_url=base, timeout=20) as nobody:
             assert nobody.get("/failures").status_code == 401
             assert nobody.get("/enter?token=wrong").status_code == 401

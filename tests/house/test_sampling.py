@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,9 @@ def test_a_run_says_how_to_run_the_same_variants_again(pytester: pytest.Pytester
         }
     )
     assert pytester.runpytest("-p", "no:cacheprovider").parseoutcomes() == {"passed": 22}
-    sampled = pytester.runpytest("-p", "no:cacheprovider", "--sample=20785")
-    sampled.stdout.fnmatch_lines(["sample: *--sample=20785"])
-    assert sampled.parseoutcomes() == {"passed": 3 + 1 + 2 + 9, "deselected": 7}
+    sampled = pytester.runpytest("-p", "no:cacheprovider", "--sample-day", "20785", "--sample", "faults")
+    sampled.stdout.fnmatch_lines(["sample: *--sample-day 20785"])
+    assert sampled.parseoutcomes() == {"passed": 3 + 1 + 2, "deselected": 7}  # and the path is a path
+    todays = pytester.runpytest("-p", "no:cacheprovider", "--sample", "faults")
+    todays.stdout.fnmatch_lines([f"sample: *--sample-day {int(time.time() // 86_400)}"])
+    assert todays.parseoutcomes() == {"passed": 3 + 1 + 2, "deselected": 7}

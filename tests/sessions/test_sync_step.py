@@ -187,7 +187,8 @@ def test_a_thread_whose_step_never_began_is_told_that_the_service_stopped(desk: 
 PROGRAM = """
 from tests.sessions.test_sync_step import *
 import sys, pathlib
-desk = make(pathlib.Path(sys.argv[1]))
+home = pathlib.Path(sys.argv[1])
+desk = Service("desk", database=f"sqlite:///{home}/desk.db", broker=f"sqlite:///{home}/broker.db", tables=Base.metadata)
 with desk.sync_step() as step:
     step.publish(TicketOpened(ticket_id=1, text="parent"))
 if (child := os.fork()) == 0:
@@ -197,6 +198,11 @@ if (child := os.fork()) == 0:
 assert os.waitpid(child, 0)[1] == 0
 with desk.sync_step() as step:
     step.publish(TicketOpened(ticket_id=1, text="parent again"))
+def outlives():
+    threading.main_thread().join()
+    with desk.sync_step() as step:
+        step.publish(TicketOpened(ticket_id=1, text="a thread that outlives it"))
+threading.Thread(target=outlives).start()
 """
 
 
@@ -207,8 +213,8 @@ def test_a_program_ends_without_a_word_and_its_forks_begin_anew(desk: Service, t
         capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert texts(published(desk)) == ["parent", "child", "parent again"]
-    assert len({each.id for each in envelopes(desk)}) == 3
+    assert texts(published(desk)) == ["parent", "child", "parent again", "a thread that outlives it"]
+    assert len({each.id for each in envelopes(desk)}) == 4
 
 
 INSIDE = """

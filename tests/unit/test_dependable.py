@@ -58,3 +58,9 @@ async def test_a_plain_with_says_async_with() -> None:
     with pytest.raises(UsageError, match=r"write `async with \.\.\.\.step\(\)`"), shop.step():  # type: ignore[attr-defined]
         pass
     assert shop.log == []
+
+
+def test_one_that_has_not_begun_says_how_it_begins() -> None:
+    with pytest.raises(AttributeError, match=r"no 'publish': write `async with \.\.\.\.step\(\) as it:`"):
+        Shop().step().publish  # type: ignore[attr-defined]  # noqa: B018  # the point of the test
+    assert not hasattr(Shop().step(), "__wrapped__")

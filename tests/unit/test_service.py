@@ -112,6 +112,15 @@ def test_an_unknown_annotation_says_what_can_be_asked_for(service: Service) -> N
         @service.on
         async def handle(event: Opened, request: int) -> None: ...
 
+    with pytest.raises(UsageError, match=r"on\(functools\.partial\(function, retries=\.\.\.\)\)"):
+
+        @service.on
+        async def with_a_default(event: Opened, retries: int = 3) -> None: ...
+
+    async def bound(event: Opened, retries: int) -> None: ...
+
+    service.on(functools.partial(bound, retries=3))  # as the message says
+
     with pytest.raises(UsageError, match="parameter 'step' has no annotation; write the event's class, Step, Message"):
 
         @service.on

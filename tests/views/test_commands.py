@@ -19,6 +19,7 @@ from tests.views.ledger import LedgerPosted, database_of, make_scribe, make_view
 from ensue.cli.main import main
 from ensue.engine.books.views import ViewBook
 from ensue.integrations.fastapi import install
+from ensue.stores.sqlite import SqliteStore
 from ensue.views import states
 from ensue.views.states import ViewRow
 
@@ -96,14 +97,25 @@ def test_an_operator_builds_swaps_goes_back_and_drops(operator: Operator, tmp_pa
     assert "views swap" in operator("decisions list", FIRST)  # whose place is gone
 
 
-def test_a_rebuild_gives_way_while_another_version_answers(
-    operator: Operator, given_way: list[int], tmp_path: Path
+def test_a_rebuild_gives_way_while_another_version_answers_and_opens_no_store_for_each_look(
+    operator: Operator, given_way: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    opened: list[SqliteStore] = []
+    open_ = SqliteStore.open
+
+    async def noted(store: SqliteStore) -> None:
+        opened.append(store)
+        await open_(store)
+
     operator("views rebuild", FIRST)
     assert given_way == []  # nobody answers but this version
     operator("views rebuild", SECOND, "--detach")
     assert given_way == []  # this process builds nothing
+    monkeypatch.setattr(SqliteStore, "open", noted)
     operator("views rebuild", SECOND)
+    names = sorted(Path(each._file.path).name for each in opened)
+    assert names.count("seen_v1.db") == 1, names  # of whoever looks
+    assert names.count("seen_v2.db") == 2, names  # and of the version itself
     operator("views rebuild", SECOND, "--nice", "3")
     assert given_way == [10, 3]
     program = "import os; from ensue.cli.giving_way import give_way; give_way(0); print(os.nice(0)); give_way(4)"

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ensue.brokers import embedded_sql as sql
 from ensue.embedded.connection import begin_immediate, connect, is_busy, retry_while_busy, translated
+from ensue.embedded.threads import in_thread
 from ensue.embedded.wakeup import Wakeup
 from ensue.embedded.write_ahead import BACKSTOP_PAGES, WriteAheadLog
 from ensue.errors import BrokerUnavailable, UsageError
@@ -174,7 +175,7 @@ class LogFile:
 
     async def _in_thread(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         """Run `work` beside the event loop. When cancelled, wait for its end first: a thread cannot be cancelled."""
-        future = asyncio.get_running_loop().run_in_executor(thread, work)
+        future = in_thread(thread, work)
         cancelled: asyncio.CancelledError | None = None
         while not future.done():
             try:

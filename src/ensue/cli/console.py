@@ -31,7 +31,12 @@ def console(
         list[str],
         typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
     ],
-    http: Annotated[str, typer.Option(metavar="[HOST]:PORT", help="Listen there; port 0: any that is free")] = _HTTP,
+    http: Annotated[
+        str,
+        typer.Option(
+            metavar="[HOST]:PORT", help="Listen there; port 0: any that is free; without --auth, :PORT is of 127.0.0.1"
+        ),
+    ] = _HTTP,
     auth: Annotated[
         str,
         typer.Option(metavar="proxy-header=NAME", help="A proxy in front says in this header who it is; else by link"),
@@ -63,6 +68,8 @@ def console(
     except ImportError as error:
         raise UsageError(_INSTALL) from error
     address = read_address(http)
+    if not address.host and not auth:
+        address = Address("127.0.0.1", address.port)  # without --auth it is for this machine alone
     way_in: OneTimeLink | ProxyHeader
     if not auth:
         if trusted_proxy:

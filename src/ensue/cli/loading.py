@@ -13,6 +13,7 @@ from types import ModuleType
 
 import ensue
 from ensue.app import Service
+from ensue.cli.completing import services_here
 from ensue.errors import UsageError
 
 
@@ -23,7 +24,11 @@ def load_service(target: str) -> Service:
     """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
-        raise UsageError(f"{target!r} names no service: write MODULE:SERVICE, e.g. shop.orders:orders")
+        there = services_here(f"{module_name.removesuffix('.py')}:") if module_name else []
+        raise UsageError(
+            f"{target!r} names no service: write MODULE:SERVICE, "
+            + (f"there is {', '.join(there)}" if there else "e.g. shop.orders:orders")
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module = _import(module_name, target)

@@ -5,6 +5,7 @@ Exit status: 0 done; 1 refused or failed, with one message on standard error; 2 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -34,6 +35,7 @@ from ensue.cli import (
     view_check,
     views,
 )
+from ensue.cli.bash_words import whole_words
 from ensue.cli.flow.command import flow
 from ensue.cli.output import complain
 from ensue.errors import EnsueError
@@ -90,7 +92,8 @@ app.command()(console.console)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit. arguments: those after the command's name; None: the process's."""
     try:
-        app(None if arguments is None else list(arguments), prog_name="ensue")
+        with whole_words(os.environ):
+            app(None if arguments is None else list(arguments), prog_name="ensue")
     except EnsueError as error:
         complain(str(error))
         sys.exit(1)

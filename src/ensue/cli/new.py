@@ -50,7 +50,7 @@ def new(
         raise UsageError(f"{error.filename} cannot be written: {error.strerror}") from error
     say(
         f"{directory}/ is there: {', '.join(made)}",
-        f"Next: cd {directory}, and the five lines of its README.md",
+        f"Next: cd {directory}, and the six lines of its README.md",
     )
 
 
@@ -59,8 +59,9 @@ def project(name: str) -> dict[str, str]:
     package = name.replace("-", "_")
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of a project: expected lower-case letters, digits, - and _")
-    taken = package in _TAKEN or package in sys.stdlib_module_names or package in packages_distributions()
-    if keyword.iskeyword(package) or taken:
+    if keyword.iskeyword(package):
+        raise UsageError(f"{package} is a word of Python's, and no package: choose another, e.g. {name}-shop")
+    if package in _TAKEN or package in sys.stdlib_module_names or package in packages_distributions():
         raise UsageError(f"a package {package} would hide another one of that name: choose another, e.g. {name}-shop")
     values = {"name": name, "package": package, "version": version("ensue")}
     templates = files("ensue.cli").joinpath("new_project")

@@ -131,11 +131,11 @@ def rebuild(
 async def _build(view: View, stop: Stop) -> bool:
     """Whether it is ready; False: it was stopped before."""
     stopping = stop.bind()
-    async with view.running() as runtime, opened_view(view) as access:
+    async with view.running() as runtime, opened_view(view) as access, access.versions.looking() as versions:
         with Shown(f"{view.view} version {view.version}") as shown:
             while not stopping.is_set():
-                found = await access.versions.obstacles(view.version, access.broker)
-                shown.show(await access.versions.progress(view.version, access.broker), lines(found))
+                found = await versions.obstacles(view.version, access.broker)
+                shown.show(await versions.progress(view.version, access.broker), lines(found))
                 if not found:
                     return True
                 if isinstance(runtime, ViewRuntime) and isinstance(runtime.not_seeded, UsageError):
@@ -202,13 +202,14 @@ def swap(
         if accept_missing:
             await _accept(access, view, by, yes)
         until = asyncio.get_running_loop().time() + max(wait, 5.0 if accept_missing else 0.0)
-        while True:
-            try:
-                return await access.deciding(by, "views swap").swap(view.version, by.actor, access.broker)
-            except UsageError:
-                if asyncio.get_running_loop().time() >= until:
-                    raise
-            await asyncio.sleep(_LOOK_S / 4)
+        async with access.deciding(by, "views swap").looking() as versions:
+            while True:
+                try:
+                    return await versions.swap(view.version, by.actor, access.broker)
+                except UsageError:
+                    if asyncio.get_running_loop().time() >= until:
+                        raise
+                await asyncio.sleep(_LOOK_S / 4)
 
     row = _run(view, work)
     say(f"view {row.name}: version {row.active} is asked, version {row.previous} is fed as before")

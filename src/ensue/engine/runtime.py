@@ -361,6 +361,12 @@ class Runtime:
         await check_step(self.definition.name, requested=requested is not None)
         origin = requested or Origin()
         keyed = bool(origin.idempotency_key)  # a task that outlives the request has its origin, without the key
+        if keyed and self.definition.name in origin.answered:
+            raise UsageError(
+                f"a second step of {self.definition.name} in a request with an Idempotency-Key, whose answer is kept "
+                "with the first one: what this one does would be done again each time the request is sent again. Do it "
+                "in the first one, or in a handler of an event that the first one publishes"
+            )
         faults, books = self.context.faults, self.context.books
         with self.context.tracing.step(Carrier(origin.traceparent, origin.tracestate)) as trace, self._measured():
             try:

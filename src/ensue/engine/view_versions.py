@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from ensue.engine.books import Books
 from ensue.engine.books.views import ViewBook
@@ -29,9 +29,18 @@ _LOOK_S, _STOP_LEASES = 0.1, 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Kept:
+    """Books by their version, whose stores `stack` closes."""
+
+    stack: AsyncExitStack
+    books: dict[int, Books] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Versions:
     """name: of the view. book: of its row. place_of, store_at: the place of a version, and a store in it that is not
-    open. topics: what its code reads, with `partitions` each. seed: what the code's version begins with."""
+    open. topics: what its code reads, with `partitions` each. seed: what the code's version begins with. kept: stores
+    that stay open, see `looking`."""
 
     name: str
     book: ViewBook
@@ -42,6 +51,7 @@ class Versions:
     lease_ttl_s: float
     clock: Clock
     seed: Seed | None = None
+    kept: _Kept | None = None
 
     @property
     def wanted(self) -> list[Where]:
@@ -51,17 +61,30 @@ class Versions:
         return f"{self.name}@{version}"
 
     @asynccontextmanager
+    async def looking(self) -> AsyncIterator[Versions]:
+        """The same, for one who looks again and again: what a look has opened stays open until the end of this block.
+        On PostgreSQL each opening is a log-in, which is more than the look itself."""
+        async with AsyncExitStack() as stack:
+            yield dataclasses.replace(self, kept=_Kept(stack))
+
+    @asynccontextmanager
     async def opened(self, version: int) -> AsyncIterator[Books | None]:
         """The books of a version; None: it has no store."""
+        if self.kept is None:
+            async with AsyncExitStack() as stack:
+                yield await self._open(version, stack)
+            return
+        if version not in self.kept.books and (books := await self._open(version, self.kept.stack)) is not None:
+            self.kept.books[version] = books
+        yield self.kept.books.get(version)
+
+    async def _open(self, version: int, stack: AsyncExitStack) -> Books | None:
         store = self.store_at(self.place_of(version))
         if not await store.exists():
-            yield None
-            return
+            return None
         await store.open()
-        try:
-            yield Books(store, self.subscription(version))
-        finally:
-            await store.close()
+        stack.push_async_callback(store.close)
+        return Books(store, self.subscription(version))
 
     # ------------------------------------------------------------------------------------------------- how it stands
 

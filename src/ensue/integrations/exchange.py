@@ -18,6 +18,8 @@ from ensue.integrations.tokens import TOKENS, Tokens
 from ensue.origin import coming_from, current_origin
 
 _CORRELATION_ID = "X-Correlation-Id"
+#: In a request's scope: the tokens of the app that has waited.
+_WAITED = "ensue.tokens_waited"
 
 
 def exchange_around(app: Starlette) -> None:
@@ -43,7 +45,8 @@ class Exchange:
             given.correlation_id, given.committed = outer.correlation_id, outer.committed
         scope[problems.CORRELATION_ID] = given.correlation_id
         tokens: Tokens | None = scope.get(TOKENS)
-        if tokens is not None:
+        if tokens is not None and scope.get(_WAITED) is not tokens:  # else the outer app has waited
+            scope[_WAITED] = tokens
             await tokens.wait(request, given)
 
         async def answering(message: Message) -> None:

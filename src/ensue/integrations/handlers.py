@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -34,26 +35,7 @@ from ensue.texts import logger
 log = logger("ensue.http")
 
 
-def add_handlers(app: Starlette) -> None:
-    app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(IdempotencyMismatch, _idempotency_mismatch)
-    app.add_exception_handler(IdempotencyConflict, _idempotency_conflict)
-    app.add_exception_handler(EventRefused, _event_refused)
-    app.add_exception_handler(EventTooLarge, _event_too_large)
-    app.add_exception_handler(EventMismatch, _event_mismatch)
-    app.add_exception_handler(ReplyTimeout, _reply_timeout)
-    app.add_exception_handler(ViewNotReady, _view_not_ready)
-    app.add_exception_handler(TokenInvalid, _token_invalid)
-    app.add_exception_handler(TokenEnded, _token_ended)
-    app.add_exception_handler(HeldBack, _held_back)
-    app.add_exception_handler(NotCaughtUp, _not_caught_up)
-    app.add_exception_handler(VersionMismatch, _version_mismatch)
-    app.add_exception_handler(AggregateExists, _aggregate_exists)
-    app.add_exception_handler(RetryableError, _try_again)
-    app.add_exception_handler(Exception, _unexpected)
-
-
-async def _http_exception(request: Request, error: Exception) -> Response:
+def _http_exception(request: Request, error: Exception) -> Response:
     raised = cast(HTTPException, error)
     status = raised.status_code
     if status < 200 or status in (204, 205, 304):
@@ -72,18 +54,18 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     return problems.response(request, status, headers=headers, info=detail)
 
 
-async def _idempotency_mismatch(request: Request, error: Exception) -> Response:
+def _idempotency_mismatch(request: Request, error: Exception) -> Response:
     detail = "This Idempotency-Key came before with another request; a new request needs a new key"
     return problems.response(request, 422, "Idempotency-Key used before", detail, type=problems.IDEMPOTENCY_MISMATCH)
 
 
-async def _idempotency_conflict(request: Request, error: Exception) -> Response:
+def _idempotency_conflict(request: Request, error: Exception) -> Response:
     detail = "A request with this Idempotency-Key was answered meanwhile; send this one again to get that answer"
     headers = {"Retry-After": "1"}
     return problems.response(request, 409, detail=detail, type=problems.IDEMPOTENCY_CONFLICT, headers=headers)
 
 
-async def _version_mismatch(request: Request, error: Exception) -> Response:
+def _version_mismatch(request: Request, error: Exception) -> Response:
     found = cast(VersionMismatch, error).found
     detail = (
         f"It is at version {found} now, another one than If-Match says: read it again, and decide by what it is now"
@@ -96,19 +78,19 @@ async def _version_mismatch(request: Request, error: Exception) -> Response:
     )
 
 
-async def _aggregate_exists(request: Request, error: Exception) -> Response:
+def _aggregate_exists(request: Request, error: Exception) -> Response:
     version = cast(AggregateExists, error).version
     return problems.response(request, 409, detail="It exists already", type=problems.AGGREGATE_EXISTS, version=version)
 
 
-async def _event_refused(request: Request, error: Exception) -> Response:
+def _event_refused(request: Request, error: Exception) -> Response:
     refused = cast(EventRefused, error)
     log.info("%s was answered 422: %s", _where(request), error)
     detail = f"What was sent cannot be recorded: as an event's {refused.what}, {refused.expected} is expected"
     return problems.response(request, 422, "Event refused", detail, type=problems.EVENT_REFUSED)
 
 
-async def _event_too_large(request: Request, error: Exception) -> Response:
+def _event_too_large(request: Request, error: Exception) -> Response:
     refused = cast(EventTooLarge, error)
     log.info("%s was answered 413: %s", _where(request), error)
     detail = (
@@ -118,7 +100,7 @@ async def _event_too_large(request: Request, error: Exception) -> Response:
     return problems.response(request, 413, "Event too large", detail, type=problems.EVENT_TOO_LARGE)
 
 
-async def _event_mismatch(request: Request, error: Exception) -> Response:
+def _event_mismatch(request: Request, error: Exception) -> Response:
     """What JSON cannot carry comes from the client, if the types fit; a wrong type is a fault of the service."""
     refused = cast(EventMismatch, error)
     no_number = {refused.found, refused.expected} & {"nan", "inf", "-inf"}
@@ -129,13 +111,13 @@ async def _event_mismatch(request: Request, error: Exception) -> Response:
     return problems.response(request, 422, "Event refused", detail, type=problems.EVENT_REFUSED)
 
 
-async def _try_again(request: Request, error: Exception) -> Response:
+def _try_again(request: Request, error: Exception) -> Response:
     log.warning("%s was answered 503: %s", _where(request), error)
     detail = "The service could not do it now. Try again, with the same id or Idempotency-Key: it takes effect once"
     return problems.response(request, 503, detail=detail, type=problems.TRY_AGAIN, headers={"Retry-After": "1"})
 
 
-async def _view_not_ready(request: Request, error: Exception) -> Response:
+def _view_not_ready(request: Request, error: Exception) -> Response:
     refused = cast(ViewNotReady, error)
     log.info("%s was answered 503: %s", _where(request), error)
     far = f", which has read {refused.done} of {refused.total} records" if refused.total else ""
@@ -148,17 +130,17 @@ async def _view_not_ready(request: Request, error: Exception) -> Response:
     )  # fmt: skip
 
 
-async def _reply_timeout(request: Request, error: Exception) -> Response:
+def _reply_timeout(request: Request, error: Exception) -> Response:
     log.warning("%s was answered 504: %s", _where(request), error)
     detail = "Another service has not answered in time, and may do all the same what it was asked for: look first"
     return problems.response(request, 504, detail=detail, type=problems.REPLY_TIMEOUT)
 
 
-async def _token_invalid(request: Request, error: Exception) -> Response:
+def _token_invalid(request: Request, error: Exception) -> Response:
     return problems.response(request, 400, "Ensue-Token refused", str(error), type=problems.TOKEN_INVALID)
 
 
-async def _token_ended(request: Request, error: Exception) -> Response:
+def _token_ended(request: Request, error: Exception) -> Response:
     ended = cast(TokenEnded, error)
     log.warning("%s was answered 409: %s", _where(request), error)
     detail = (
@@ -168,7 +150,7 @@ async def _token_ended(request: Request, error: Exception) -> Response:
     return problems.response(request, 409, "Token of another history", detail, type=problems.TOKEN_ENDED)
 
 
-async def _held_back(request: Request, error: Exception) -> Response:
+def _held_back(request: Request, error: Exception) -> Response:
     held = cast(HeldBack, error)
     log.warning("%s was answered 409: %s", _where(request), error)
     detail = (
@@ -180,7 +162,7 @@ async def _held_back(request: Request, error: Exception) -> Response:
     )
 
 
-async def _not_caught_up(request: Request, error: Exception) -> Response:
+def _not_caught_up(request: Request, error: Exception) -> Response:
     late = cast(NotCaughtUp, error)
     log.warning("%s was answered 504: %s", _where(request), error)
     detail = (
@@ -192,7 +174,7 @@ async def _not_caught_up(request: Request, error: Exception) -> Response:
     )
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
+def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, so the server logs it with its traceback.
     return problems.response(request, 500, detail="The service has a fault; its log says more")
 
@@ -200,3 +182,50 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 def _where(request: Request) -> str:
     """Method and path in one line of a log, whatever line breaks the path has."""
     return f"{request.method} {quote(request.scope['path'])}"
+
+
+_Answers = Callable[[Request, Exception], Response]
+
+#: What is answered to each kind of error.
+_ANSWERS: dict[type[Exception], _Answers] = {
+    HTTPException: _http_exception,
+    IdempotencyMismatch: _idempotency_mismatch,
+    IdempotencyConflict: _idempotency_conflict,
+    EventRefused: _event_refused,
+    EventTooLarge: _event_too_large,
+    EventMismatch: _event_mismatch,
+    ReplyTimeout: _reply_timeout,
+    ViewNotReady: _view_not_ready,
+    TokenInvalid: _token_invalid,
+    TokenEnded: _token_ended,
+    HeldBack: _held_back,
+    NotCaughtUp: _not_caught_up,
+    VersionMismatch: _version_mismatch,
+    AggregateExists: _aggregate_exists,
+    RetryableError: _try_again,
+}
+
+
+def add_handlers(app: Starlette) -> None:
+    for kind, answers in {**_ANSWERS, Exception: _unexpected}.items():
+        app.add_exception_handler(kind, _on_the_loop(answers))
+
+
+def _on_the_loop(answers: _Answers) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Starlette takes a plain function into a thread, which is more than there is to do."""
+
+    async def answered(request: Request, error: Exception) -> Response:
+        return answers(request, error)
+
+    return answered
+
+
+def answer_to(request: Request, error: Exception) -> Response | None:
+    """The problem document for an error of Ensue's, or one that was raised as `Problem`; None: it is another one."""
+    for kind in type(error).__mro__:
+        if answers := _ANSWERS.get(kind):
+            try:
+                return answers(request, error)
+            except EventMismatch:
+                return None  # of a wrong type: a fault of the service
+    return None

@@ -14,7 +14,9 @@ from starlette.responses import Response
 
 from ensue.app import Service
 from ensue.errors import UsageError
+from ensue.integrations.installing import is_fastapi
 from ensue.integrations.kept_answers import again, keep
+from ensue.integrations.request_origin import PRINCIPAL
 from ensue.integrations.tokens import TOKENS
 from ensue.origin import AlreadyAnswered, current_origin
 
@@ -50,10 +52,7 @@ def in_step(service: Service) -> Callable[[Endpoint], Callable[..., Coroutine[An
             where = f"{request.method} {request.scope['path']}"
             given = current_origin()
             if given is None:
-                raise UsageError(
-                    f"{where}: @in_step({service.signs_as}) in an app in which nothing is installed: "
-                    f"install(app, {service.signs_as}), of ensue.integrations.starlette, on the outermost app"
-                )
+                raise UsageError(f"{where}: {_not_installed(request, service)}")
             given.task = asyncio.current_task()  # a middleware of the application's may have begun another one
             given.guarded = False  # whoever stands before this has let the client in
             try:
@@ -62,13 +61,38 @@ def in_step(service: Service) -> Callable[[Endpoint], Callable[..., Coroutine[An
                     if not isinstance(response, Response):
                         raise UsageError(f"{where} returned a {type(response).__name__}, expected a Response")
                     await keep(request, given, response, request.scope.get(TOKENS))
+                if given.settled:
+                    given.answered.add(service.name)
             except AlreadyAnswered as answer:
+                given.answered.add(service.name)
                 return again(answer.response)
             finally:
-                given.refused = False  # of this step alone: not of a second try, nor of a background task's
+                # Of this step alone: not of a second try, nor of another step in the same request.
+                given.refused = given.settled = False
+                given.earlier = None
             return response
 
         setattr(answered, _IN_STEP, service.signs_as)
         return answered
 
     return decorate
+
+
+def _not_installed(request: Request, service: Service) -> str:
+    """What to do about it, in the app that the route stands in."""
+    step = service.signs_as
+    if is_fastapi(request.scope.get("app")):
+        return (
+            f"@in_step({step}) in an app of FastAPI, where the step of a request is a dependency: a parameter "
+            f"`step: Annotated[Step, step_of({step})]` of a route, with install and step_of of "
+            "ensue.integrations.fastapi. A Starlette app with @in_step may be mounted in it, and is installed by itself"
+        )
+    if PRINCIPAL in request.scope:
+        return (
+            f"@in_step({step}) in an app of Starlette that is mounted in one of FastAPI: install(app, {step}), of "
+            "ensue.integrations.starlette, on the mounted app too"
+        )
+    return (
+        f"@in_step({step}) in an app in which nothing is installed: install(app, {step}), of "
+        "ensue.integrations.starlette, on the outermost app, or on this one where it is mounted in one of FastAPI"
+    )

@@ -17,14 +17,15 @@ from ensue.integrations.problems import Problem
 from ensue.integrations.request_headers import MalformedHeader, check_header, correlation_id_of, trace_of
 from ensue.origin import Origin
 
-_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 #: Where `install` puts what names a request's principal, in the request's scope, so that apps that are mounted find it;
 #: `credentials` where it was not called.
 PRINCIPAL = "ensue.principal"
-#: Names of headers by which clients say who they are, or a proxy says whom it has let in.
+#: Names of headers by which clients say who they are, or a proxy says whom it has let in. Not Ensue-Token, by
+#: which each try says what its client has seen by then.
 _CREDENTIALS = re.compile(
-    "account|api-?key|assertion|auth|cert|cookie|email|identity|jwt|login|principal|session|subject|tenant|token"
-    "|user(?!-agent)"
+    "(?!ensue-token$).*(?:account|api-?key|assertion|auth|cert|cookie|email|identity|jwt|login|principal|session|subject"
+    "|tenant|token|user(?!-agent))"
 )
 
 
@@ -35,7 +36,7 @@ def credentials(request: Request) -> str:
     whatever else is named like that), the client's certificate, and the user whom a middleware has set. A client that
     renews its token between two tries is another principal to it, so that its request takes effect twice.
     """
-    headers = sorted(each for each in request.headers.items() if _CREDENTIALS.search(each[0]))
+    headers = sorted(each for each in request.headers.items() if _CREDENTIALS.match(each[0]))
     tls = (request.scope.get("extensions") or {}).get("tls") or {}
     certificate = [tls.get(name) for name in ("client_cert_name", "client_cert_chain")]
     return repr([headers, certificate, _identity(request.scope.get("user"))])
@@ -53,7 +54,7 @@ def _identity(user: object) -> str:
 async def origin_of(request: Request) -> Origin:
     """Read the headers that matter to a step. Raises Problem 400 for a malformed one."""
     headers = request.headers
-    keys = headers.getlist("idempotency-key") if request.method in _CHANGING else []
+    keys = headers.getlist("idempotency-key") if request.method in CHANGING else []
     try:
         correlation_id = correlation_id_of(headers.get("x-correlation-id"))
         if len(keys) > 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,23 +15,31 @@ import pytest
 from tests.unit.cli.harness import ROOT, Ended
 from typer.main import get_command
 
+from ensue.cli.bash_words import joined
 from ensue.cli.completing import services_here
-from ensue.cli.main import app
+from ensue.cli.main import app, main
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ensue", *arguments], env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment,
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What the command answers to a shell, which asks by the environment."""
+
+    def asked(**environment: str) -> str:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main([])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    return asked
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_gets_a_script_of_its_own(shell: str) -> None:
-    done = run(_ENSUE_COMPLETE=f"source_{shell}")
-    assert done.returncode == 0, done.stderr
-    assert f"complete_{shell}" in done.stdout
-    assert "ensue" in done.stdout
+def test_each_shell_gets_a_script_of_its_own(told: Callable[..., str], shell: str) -> None:
+    script = told(_ENSUE_COMPLETE=f"source_{shell}")
+    assert f"complete_{shell}" in script
+    assert "ensue" in script
 
 
 @pytest.mark.parametrize(
@@ -40,11 +50,10 @@ def test_each_shell_gets_a_script_of_its_own(shell: str) -> None:
         ("ensue run --rel", {"--reload", "--reload-dir"}),
     ],
 )
-def test_commands_and_options_are_completed(typed: str, completed: set[str]) -> None:
+def test_commands_and_options_are_completed(told: Callable[..., str], typed: str, completed: set[str]) -> None:
     words = typed.split()
-    done = run(_ENSUE_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1))
-    assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == completed
+    said = told(_ENSUE_COMPLETE="complete_bash", COMP_WORDS="\n".join(words), COMP_CWORD=str(len(words) - 1))
+    assert set(said.split()) == completed
 
 
 def test_services_are_completed_from_files_that_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,13 +83,55 @@ def test_services_are_completed_from_files_that_are_not_run(tmp_path: Path, monk
     assert services_here("nothing") == []
 
 
-def test_the_shell_is_told_of_services_where_a_command_wants_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "shop.py").write_text("orders = Service('orders')\n")
-    monkeypatch.chdir(tmp_path)
-    done = run(_ENSUE_COMPLETE="complete_bash", COMP_WORDS="ensue dead-letters list sh", COMP_CWORD="3")
-    assert (done.returncode, done.stdout.split()) == (0, ["shop:orders"])
+@pytest.mark.parametrize(
+    ("typed", "whole", "kept"),
+    [
+        (["shop", ":", "or"], ["shop:or"], "shop:"),
+        (["shop", ":"], ["shop:"], "shop:"),
+        (["shop:or"], ["shop:or"], ""),  # COMP_WORDBREAKS without the colon
+        (["a", ":", "b", "shop", ":"], ["a:b", "shop:"], "shop:"),
+        (["a", ":", "b", ""], ["a:b", ""], ""),
+        (["--readers", "=", "shop", ":", "o"], ["--readers=shop:o"], "shop:"),
+        (["--http", "=:", "80"], ["--http=:80"], ":"),
+        (["--by", "=", "an"], ["--by=an"], ""),  # what completes a value does not say the option again
+        ([""], [""], ""),
+    ],
+)
+def test_words_that_bash_has_cut_are_whole_again(typed: list[str], whole: list[str], kept: str) -> None:
+    assert joined(["ensue", *typed], len(typed)) == (["ensue", *whole], len(whole), kept)
+
+
+def test_bash_completes_a_service_beyond_its_colon(told: Callable[..., str], tmp_path: Path) -> None:
+    """In a bash that reads from a terminal, as somebody types: only that cuts words as bash does."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "orders.py").write_text("orders = Service('orders')\n")
+    (tmp_path / "ensue").write_text(f'#!/bin/sh\nexec {sys.executable} -m ensue "$@"\n')
+    (tmp_path / "ensue").chmod(0o755)
+    script = told(_ENSUE_COMPLETE="source_bash")
+    (tmp_path / "rc").write_text(f"PS1='$ '\nbind 'set enable-bracketed-paste off'\n{script}")
+    ours, theirs = pty.openpty()
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "src"),
+        "TERM": "dumb",
+    }
+    del environment["_ENSUE_COMPLETE"]
+    bash = subprocess.Popen(
+        ["bash", "--noprofile", "--rcfile", "rc", "-i"], cwd=tmp_path, env=environment,
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        os.write(ours, b"ensue status shop.orders:\t")
+        shown = b""
+        while not shown.endswith(b"$ ensue status shop.orders:orders "):  # a space, once there is but one
+            assert len(shown) < 10_000
+            assert select.select([ours], [], [], 30)[0], shown
+            shown += os.read(ours, 1000)
+    finally:
+        bash.kill()
+        bash.wait()
+        os.close(ours)
 
 
 def test_every_command_that_takes_a_service_completes_it() -> None:

@@ -35,6 +35,18 @@ def test_a_target_that_names_no_service_is_refused_with_what_is_there(home: Path
     assert says in str(refused.value)
 
 
+@pytest.mark.parametrize("target", ["tills", "tills.py", "tills:"])
+def test_a_module_without_a_service_s_name_is_told_what_its_file_declares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    (tmp_path / "tills.py").write_text(
+        "raise SystemExit('this was run')\nfirst = Service('a')\nsecond = Service('b')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="write MODULE:SERVICE, there is tills:first, tills:second"):
+        load_service(target)
+
+
 def test_a_module_that_is_broken_inside_fails_with_the_lines_of_the_users_files_alone(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,8 @@ def test_it_asks_for_extras_that_there_are(ensue: Command) -> None:
     assert made["project"]["name"] == "tea-shop"
     assert made["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["tea_shop"]
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    asked = {extra for text in project("tea-shop").values() for extra in re.findall(r"ensue\[(\w+)\]", text)}
+    asked = {extra for text in project("tea-shop").values() for extra in re.findall(r"ensue\[([\w,]+)\]", text)}
+    asked = {each for extras in asked for each in extras.split(",")}
     assert "fastapi" in asked
     assert asked <= ours.keys()
 
@@ -108,7 +109,22 @@ def test_what_can_be_no_name_is_refused(name: str) -> None:
         project(name)
 
 
-@pytest.mark.parametrize("name", ["class", "json", "ensue", "tests", "async"])
+@pytest.mark.parametrize("name", ["class", "async"])
+def test_a_word_of_python_is_no_package_and_said_to_be_one(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} is a word of Python's, and no package: choose another"):
+        project(name)
+
+
+def test_its_readme_says_where_ensue_comes_from_as_long_as_no_index_has_it() -> None:
+    """Its commands are typed as they stand there: without that one, pip would look for a package that is not there."""
+    begin = re.search(r"## Begin\n\n```shell\n(.*?)```", project("tea-shop")["README.md"], re.DOTALL)
+    assert begin is not None
+    lines = begin[1].splitlines()
+    assert len(lines) == 6  # as `ensue new` says
+    assert [number for number, line in enumerate(lines) if "/path/to/ensue[fastapi,reload]" in line] == [3]
+
+
+@pytest.mark.parametrize("name", ["json", "ensue", "tests"])
 def test_a_package_that_would_hide_another_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"a package {name} would hide another one"):
         project(name)

@@ -199,6 +199,17 @@ async def test_nobody_can_take_a_key_away_by_using_it_first(
     assert (answer.status_code, answer.json()) == (200, {"secret of": "alice"})
 
 
+async def test_the_host_tells_nobody_apart_unless_the_principal_names_it(world: ensue.testing.World) -> None:
+    """A client that balances its tries over the addresses of several processes sends the second one to another host."""
+    hosts = [{"Host": host} for host in ("a.example.org", "b.example.org")]
+    async with client_of(make_app()) as client:
+        answers = [await client.post("/asked-inside", headers=each) for each in hosts]
+    assert ["idempotency-replayed" in each.headers for each in answers] == [False, True]
+    async with client_of(make_app(lambda request: f"{request.url.hostname}/somebody")) as client:
+        answers = [await client.post("/asked-inside", headers=each) for each in (*hosts, hosts[0])]
+    assert ["idempotency-replayed" in each.headers for each in answers] == [False, False, True]
+
+
 async def test_cookies_and_api_keys_tell_principals_apart(client: httpx.AsyncClient) -> None:
     for headers in (
         {"Cookie": "s=1"}, {"Cookie": "s=2"}, {"X-API-Key": "1"}, {"X-API-Key": "2"}, {},
@@ -215,7 +226,15 @@ async def test_what_differs_between_two_tries_of_one_client_makes_no_other_princ
     for number, replayed in ((1, False), (2, True)):
         headers = {
             name: str(number)
-            for name in ("User-Agent", "Traceparent", "X-Request-Id", "X-Forwarded-For", "X-Amzn-Trace-Id", "Date")
+            for name in (
+                "User-Agent",
+                "Ensue-Token",
+                "Traceparent",
+                "X-Request-Id",
+                "X-Forwarded-For",
+                "X-Amzn-Trace-Id",
+                "Date",
+            )
         }
         answer = await client.post("/asked-inside", headers=headers)
         assert ("idempotency-replayed" in answer.headers) == replayed

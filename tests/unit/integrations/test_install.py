@@ -1,5 +1,8 @@
 """`install`: one call makes a service part of an app, around what the app does by itself."""
 
+import ast
+import inspect
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from ensue import Event, Service, Step, UsageError
-from ensue.integrations.fastapi import ReadyLimits, install, step_of
+from ensue.integrations.fastapi import Options, ReadyLimits, install, step_of
 
 
 class Written(Event, topic="letters", key="letter"):
@@ -112,3 +115,20 @@ def test_what_a_second_service_would_say_in_vain_is_refused(tmp_path: Path, agai
 def test_what_is_no_service_is_refused() -> None:
     with pytest.raises(UsageError, match="wants the service that the app runs, got 'orders'"):
         install(FastAPI(), "orders")  # type: ignore[arg-type]  # the point of the test
+
+
+def test_an_option_that_there_is_not_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"install\(app, letters, helth=\.\.\.\): there are work, health, .*tokens"):
+        install(FastAPI(), service("letters", tmp_path), helth=True)  # type: ignore[call-arg]  # the point of the test
+
+
+def test_every_option_is_documented_where_it_is_declared() -> None:
+    """Once, for all frameworks: type checkers and editors show it from there."""
+    source = ast.parse(textwrap.dedent(inspect.getsource(Options))).body[0]
+    assert isinstance(source, ast.ClassDef)
+    body = source.body[1:]
+    named = [
+        each.target.id for each in body[::2] if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    ]
+    assert named == list(Options.__annotations__)
+    assert all(isinstance(each, ast.Expr) for each in body[1::2])

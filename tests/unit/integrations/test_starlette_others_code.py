@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from starlette.routing import Mount, Route
 from tests.unit.integrations.test_starlette import CardSent, client, heads, service
 
 import ensue.integrations.fastapi
-from ensue import Step, UsageError
+from ensue import Service, Step, UsageError
 from ensue.integrations.starlette import in_step, install
 
 
@@ -117,6 +118,91 @@ async def test_an_app_that_is_mounted_says_itself_who_asks_and_hands_out_its_own
     assert [each.json() for each in answers] == [1, 1, 2]
     assert all(each.headers["Ensue-Token"] for each in answers)
     assert not any("ensue-places" in each.headers for each in answers)
+
+
+@pytest.mark.parametrize("inner_tokens", [False, True])
+async def test_an_answer_of_a_mounted_app_has_its_token_when_it_is_given_again_too(
+    tmp_path: Path, inner_tokens: bool
+) -> None:
+    """The outer app says in the answer what the mounted one has written."""
+    cards = service(tmp_path)
+
+    @in_step(cards)
+    async def send(request: Request, step: Step) -> Response:
+        step.publish(CardSent(number=1))
+        return JSONResponse(1)
+
+    inner = Starlette(routes=[Route("/send", send, methods=["POST"])])
+    install(inner, cards, work=False, tokens=inner_tokens)
+    app = Starlette(routes=[Mount("/inner", app=inner)])
+    install(app, cards, work=False, tokens=True)
+    async with app.router.lifespan_context(app), client(app) as asks:
+        first = await asks.post("/inner/send", headers={"Idempotency-Key": "k"})
+        token = {"Ensue-Token": first.headers["Ensue-Token"]}
+        again = await asks.post("/inner/send", headers={"Idempotency-Key": "k", **token})
+        assert await heads(cards) == 1
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.headers["Ensue-Token"] == first.headers["Ensue-Token"]
+    assert "ensue-places" not in again.headers
+
+
+async def test_a_second_step_after_the_answer_is_kept_is_refused_at_once_and_says_where_to_do_it(
+    tmp_path: Path,
+) -> None:
+    """It would be done again with each try. In a request without a key it is a step like any other."""
+    cards, parcels = service(tmp_path), service(tmp_path, "parcels")
+    begun: list[int] = []
+
+    @in_step(cards)
+    async def send(request: Request, step: Step) -> Response:
+        step.publish(CardSent(number=1))
+        return JSONResponse(1)
+
+    def then(second: Service) -> Route:
+        async def two(request: Request) -> Response:
+            answer = await send(request)
+            async with second.step() as step:
+                begun.append(1)
+                step.publish(CardSent(number=1))
+            return answer
+
+        return Route(f"/{second.name}", two, methods=["POST"])
+
+    app = Starlette(routes=[then(cards), then(parcels)])
+    install(app, cards, work=False)
+    install(app, parcels, work=False)
+    async with app.router.lifespan_context(app), client(app) as asks:
+        assert (await asks.post("/cards")).json() == 1
+        assert (await heads(cards), begun) == (2, [1])
+        for _ in range(2):  # also when the first answer is there
+            with pytest.raises(UsageError, match=r"a second step of cards .* Do it in the first one"):
+                await asks.post("/cards", headers={"Idempotency-Key": "k"})
+            with pytest.raises(UsageError, match="commit before the answer is known"):
+                await asks.post("/parcels", headers={"Idempotency-Key": "k"})
+        assert (await heads(cards), await heads(parcels), len(begun)) == (4, 0, 3)
+
+
+async def test_where_nothing_is_installed_the_message_is_right_for_the_app_it_stands_in(tmp_path: Path) -> None:
+    cards = service(tmp_path)
+
+    @in_step(cards)
+    async def send(request: Request, step: Step) -> Response:
+        step.publish(CardSent(number=1))
+        return Response(status_code=204)
+
+    route = Route("/send", send, methods=["POST"])
+    inner, corrected, outer = Starlette(routes=[route]), Starlette(routes=[route]), FastAPI()
+    ensue.integrations.fastapi.install(outer, cards, work=False)
+    outer.router.routes.append(route)
+    outer.mount("/inner", inner)
+    outer.mount("/corrected", corrected)
+    install(corrected, cards, work=False)  # as the message says
+    async with outer.router.lifespan_context(outer), client(outer) as asks:
+        with pytest.raises(UsageError, match=r"Annotated\[Step, step_of\(cards\)\].*ensue\.integrations\.fastapi"):
+            await asks.post("/send")
+        with pytest.raises(UsageError, match=r"install\(app, cards\).*\.starlette, on the mounted app too"):
+            await asks.post("/inner/send")
+        assert (await asks.post("/corrected/send", headers={"Idempotency-Key": "k"})).status_code == 204
 
 
 def test_one_endpoint_has_one_step(tmp_path: Path) -> None:

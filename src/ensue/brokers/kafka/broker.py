@@ -20,6 +20,7 @@ from ensue.brokers.kafka.settings import parse_kafka_url
 from ensue.brokers.kafka.topics import Topics
 from ensue.brokers.kafka.wire import decode, encode
 from ensue.brokers.reading import BaseBroker, BaseReader
+from ensue.embedded.threads import in_thread
 from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Bounds, Garbage, Message
 from ensue.ports import Capabilities, Entry, TopicTerms
@@ -103,7 +104,7 @@ class KafkaBroker(BaseBroker):
         fetchers = state.fetchers.stop()
         for each in (state.sender, *state.retired):
             each.stop()
-        await asyncio.shield(asyncio.to_thread(_finish, state, fetchers))
+        await asyncio.shield(in_thread(None, functools.partial(_finish, state, fetchers)))
 
     # --- topics
 

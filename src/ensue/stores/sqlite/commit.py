@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from ensue.embedded.threads import in_thread
 from ensue.stores.ending import outlast
 
 #: A commit that takes longer should not happen on the event loop. Below it the thread costs a busy loop more than the
@@ -59,7 +60,7 @@ class Committer:
     async def _commit_in_thread(self) -> asyncio.CancelledError | None:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, "ensue-commit")
-        commit = asyncio.get_running_loop().run_in_executor(self._executor, self._connection.execute, "COMMIT")
+        commit = in_thread(self._executor, lambda: self._connection.execute("COMMIT"))
         cancelled = await outlast(commit)
         commit.result()
         return cancelled
