@@ -22,6 +22,7 @@ except ImportError as error:
 
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind
 
+from ensue.integrations.careful_spans import begin, end
 from ensue.integrations.other_spans import Attempt, Draft
 from ensue.integrations.processing_spans import LINKS_MAX, Batch, One, Unsampled
 from ensue.integrations.span_contexts import (
@@ -78,7 +79,7 @@ class _Tracing:
         within = contexts.get_current()
         if not trace.get_current_span(within).get_span_context().is_valid:
             within = context_of(parent)
-        span = self._maker.tracer.start_span(f"step {self._maker.service}", within, SpanKind.INTERNAL)
+        span = begin(self._maker.tracer, f"step {self._maker.service}", within, SpanKind.INTERNAL)
         with ended(span), current(span, within):
             yield _Step(self._maker, span)
 
@@ -101,7 +102,7 @@ class _Tracing:
             raise
         finally:
             for span in spans:
-                span.end()
+                end(span)
 
     def send(
         self, batches: Mapping[tuple[str, int], Sequence[OutboxRecord]], *, again: bool = False
@@ -126,7 +127,7 @@ class _Tracing:
         if len(counts) == 1:
             attributes["messaging.destination.partition.id"] = str(*counts)
         links = [Link(each) for each in created[:LINKS_MAX]]
-        span = self._maker.tracer.start_span(f"send {topic}", EMPTY, SpanKind.CLIENT, attributes, links)
+        span = begin(self._maker.tracer, f"send {topic}", EMPTY, SpanKind.CLIENT, attributes, links)
         if len(created) > LINKS_MAX:
             span.set_attribute("ensue.links.omitted", len(created) - LINKS_MAX)
         return span
