@@ -15,7 +15,7 @@ from ensue.message import Message
 
 
 class Alert(NamedTuple):
-    """When somebody has to look. when: of the value, `> 0`; `rate > 0`: of its growth in ten minutes. of: the labels
+    """When somebody has to look. when: of the value, `> 0`; `rate > 0`: of its growth in ten minutes, whichever process tells it. of: the labels
     that it is about, as Prometheus writes them. over: of the values of several processes, "max" or "min". lasting: how
     long before it counts. page: somebody has to get up.
 
