@@ -67,7 +67,7 @@ def expression_of(metric: Metric, alert: Alert) -> str:
     by = ", ".join(("service", *metric.labels))
     growth = alert.when.removeprefix("rate ")
     if growth != alert.when:
-        # Another process may tell it by now, and in a series that is new, `increase` does not count what it begins with.
+        # Another process may tell it by now, in a series that is new: `increase` does not count what it begins with.
         return f"max by ({by}) ({series}) - min by ({by}) (min_over_time({series}[10m])) {growth}"
     return f"{alert.over} by ({by}) ({series}) {alert.when}"
 
