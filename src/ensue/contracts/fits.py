@@ -99,7 +99,7 @@ class _Comparison:
                 written = listed(unknown) if unknown else f"any {brief(one)}"
                 yield Misfit(path, f"{written} is written, and only {listed(other['enum'])} is read")
                 return
-        one = _as_range(one) if "enum" in one else one
+        one = _as_range(one) if "enum" in one else _as_written(one)
         if READS in other and READS not in one:
             yield Misfit(path, f"{brief(one)} is written, and {brief(other[READS])} is read")
         elif READS in other:  # what it makes it reads itself, else it could not be published
@@ -191,6 +191,14 @@ def _range(lowest: _Bound, highest: _Bound) -> str:
 
 def _sizes(least: float, most: float, noun: str) -> str:
     return f"{least} or more {noun}" if most == inf else f"{least} to {most} {noun}"
+
+
+def _as_written(one: Schema) -> Schema:
+    """An array that names its items, and does not speak of others, is one of a class, and has these alone: as an object
+    has its fields."""
+    if "prefixItems" not in one or "items" in one:
+        return one
+    return {**one, "items": False, "maxItems": min(len(one["prefixItems"]), one.get("maxItems", inf))}
 
 
 def _as_range(one: Schema) -> Schema:
