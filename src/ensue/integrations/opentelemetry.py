@@ -90,7 +90,9 @@ class _Tracing:
         return Draft(self._maker.start_create(within, topic, kind, correlation_id), parent)
 
     def outside(self, function: str, key: str, attempt: int, correlation_id: str, parent: Carrier) -> Attempted | None:
-        return Attempt(self._maker, function, key, attempt, correlation_id, parent) if parent.traceparent else None
+        if not (parent.traceparent or contexts.get_current()):
+            return None
+        return Attempt(self._maker, function, key, attempt, correlation_id, parent)
 
     @contextmanager
     def _sending(self, spans: Sequence[Span]) -> Iterator[None]:
@@ -134,7 +136,8 @@ class _Tracing:
 
     def process(self, messages: Sequence[Message], attempt: int = 1) -> Processing | None:
         if none_sampled(messages):
-            return None if not messages[0].envelope.traceparent else Unsampled(messages)
+            # Also where none has a context, if the loops have one: that of whatever the service was started in.
+            return Unsampled(messages) if messages[0].envelope.traceparent or contexts.get_current() else None
         return One(self._maker, messages[0], attempt) if len(messages) == 1 else Batch(self._maker, messages)
 
 

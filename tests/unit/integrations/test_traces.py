@@ -515,6 +515,28 @@ async def test_an_outside_function_of_a_saga_that_is_not_sampled_begins_nothing(
     assert not within[0].trace_flags.sampled
 
 
+async def test_handlers_are_not_inside_of_the_span_in_which_their_service_was_started() -> None:
+    """Of messages that nobody traces, as of others: that span has long ended."""
+    spans = Spans()
+    first, second = Service("spanfirst"), Service("spansecond", tracing=traced(spans))
+    seen: list[bool] = []
+
+    @second.on
+    async def look(event: SpanBegun) -> None:
+        seen.append(trace.get_current_span().get_span_context().is_valid)
+
+    with spans.provider.get_tracer("mine").start_as_current_span("startup"):
+        started = ensue.testing.run(first, second, partitions=1)
+        world = await started.__aenter__()
+    try:
+        async with first.step() as step:
+            step.publish(SpanBegun(number=1))
+        await world.settle()
+    finally:
+        await started.__aexit__(None, None, None)
+    assert seen == [False]
+
+
 class Failing(SpanProcessor):
     """Fails with each span that begins, or that ends."""
 
