@@ -11,9 +11,10 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 
-from ensue.addresses import usual
+from ensue.addresses import scheme_of, usual
 from ensue.codec import PARTITIONS_MAX, RECORD_BYTES_MAX
 from ensue.errors import UsageError
 from ensue.retry import Retry
@@ -74,9 +75,9 @@ class EngineConfig:
             "batch_s", "poll_interval_s", "tick_first_s", "tick_max_s", "resend_interval_s",
             "lease_ttl_s", "relay_save_interval_s", "stop_limit_s", "retention_s", "retention_interval_s",
         ):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected more than 0 seconds")
-        if self.handler_limit_s is not None and not self.handler_limit_s >= 0:
+            if not 0 < getattr(self, name) < inf:  # what never ends cannot be stored
+                raise UsageError(f"{name} is {getattr(self, name)}, expected more than 0 seconds, and a number of them")
+        if self.handler_limit_s is not None and not 0 <= self.handler_limit_s < inf:
             raise UsageError(f"handler_limit_s is {self.handler_limit_s}, expected seconds; 0 or None: no limit")
         if self.tick_max_s < self.tick_first_s:
             raise UsageError(f"tick_max_s {self.tick_max_s} is below tick_first_s {self.tick_first_s}")
@@ -154,10 +155,9 @@ def explain_settings(
 
     def url(what: str, given: object, variable: str, file: str) -> str:
         found = None if given else secret_of(env, variable)
-        text, sources[what] = found or (f"sqlite:///{home}/{file}", Source("default", variable))
-        if given:
-            sources[what] = Source("argument", variable)
-        return _url(what, given or text)
+        text, source = found or (f"sqlite:///{home}/{file}", Source("default", variable))
+        sources[what] = source = Source("argument", variable) if given else source
+        return _url(what, given or text, source)
 
     settings = Settings(
         database=url("database", database, database_variable(service), f"{service}.db"),
@@ -237,11 +237,17 @@ def _names(env: Mapping[str, str], variable: str) -> frozenset[str]:
     return frozenset(each.strip() for each in env.get(variable, "").split(",") if each.strip())
 
 
-def _url(what: str, given: object) -> str:
+def _url(what: str, given: object, source: Source) -> str:
     if not isinstance(given, str):
         raise UsageError(
             f"{what} is a {type(given).__name__}, expected the URL as a str; of an SQLAlchemy URL that is "
             "url.render_as_string(hide_password=False)"
+        )
+    if not scheme_of(given):
+        where = f"{what}=" if source.kind == "argument" else source.variable
+        raise UsageError(
+            f"{where} {f'is {source.file}, whose text ' if source.file else ''}is no URL, expected one with a scheme, "
+            "e.g. postgresql://user:password@host/name; what is there is not shown, since it may be a secret"
         )
     return usual(given)
 
@@ -288,6 +294,6 @@ def _whole(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name, "")
     if not text:
         return default
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise UsageError(f"{name} is {text!r}, expected a whole number")
     return int(text)

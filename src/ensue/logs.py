@@ -50,7 +50,8 @@ def about() -> dict[str, str | int]:
 
 class JsonLines(logging.Formatter):
     """Each record as one line of JSON: time (RFC 3339, UTC), level, logger, process, message, what it is `about`, the
-    error with its stack if there is one, and what was given as `extra=`.
+    error with its stack if there is one, and what was given as `extra=`; under `extra_topic`, say, where the line has a
+    topic of its own.
 
     It is made where the record is logged. Behind a QueueHandler, whose lines are made in another thread, what they are
     about is not known any more.
@@ -65,19 +66,21 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
             **about(),
         }
-        line |= {name: value for name, value in record.__dict__.items() if name not in _USUAL and name not in line}
         if record.exc_info and record.exc_info[1] is not None:
             line["error_type"] = type(record.exc_info[1]).__qualname__
             line["error"] = record.exc_text or "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
         if record.stack_info:
             line["stack"] = record.stack_info
+        known = frozenset(line)
+        given = {name: value for name, value in record.__dict__.items() if name not in _USUAL}
+        # Of two values for one name both are kept.
+        line |= {f"extra_{name}" if name in line else name: value for name, value in given.items()}
         # All but ASCII as escapes: whatever a stranger has sent, a terminal that shows the line is not steered by it.
         try:
             return json.dumps(line, default=str, allow_nan=False)
         except Exception:  # whatever was given as extra=, the line itself is not lost
-            usual = {name: value for name, value in line.items() if name not in record.__dict__ or name in _USUAL}
-            extras = {name: said_by(value) for name, value in line.items() if name not in usual}
-            return json.dumps(usual | extras, default=said_by)
+            extras = {name: said_by(value) for name, value in line.items() if name not in known}
+            return json.dumps(line | extras, default=said_by)
 
 
 def choose_format(asked: str) -> None:

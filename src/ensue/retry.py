@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from math import inf
 from random import Random
 
 from ensue.errors import BadMessage, UsageError
@@ -27,7 +28,7 @@ class Retry:
             raise UsageError(f"Retry.attempts_max is {self.attempts_max}, expected at least 1: the first try counts")
         if not 0 <= self.jitter < 1:
             raise UsageError(f"Retry.jitter is {self.jitter}, expected 0 <= jitter < 1: a share of the delay")
-        if self.first_delay_s <= 0 or self.delay_max_s < self.first_delay_s or self.factor < 1:
+        if not (0 < self.first_delay_s <= self.delay_max_s < inf and 1 <= self.factor < inf):
             raise UsageError(
                 "Retry wants 0 < first_delay_s <= delay_max_s and factor >= 1, found "
                 f"first_delay_s={self.first_delay_s}, delay_max_s={self.delay_max_s}, factor={self.factor}"
@@ -37,5 +38,8 @@ class Retry:
         """Seconds until the next try after `attempts` failed ones, or None: make it a dead letter."""
         if attempts >= self.attempts_max or isinstance(error, (BadMessage, UsageError, *self.never)):
             return None
-        delay = min(self.first_delay_s * self.factor ** (attempts - 1), self.delay_max_s)
+        try:
+            delay = min(self.first_delay_s * self.factor ** (attempts - 1), self.delay_max_s)
+        except OverflowError:  # after some hundred tries
+            delay = self.delay_max_s
         return delay * (1 + self.jitter * (2 * random.random() - 1))

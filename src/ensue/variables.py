@@ -33,7 +33,7 @@ class Source:
 def secret_of(env: Mapping[str, str], name: str) -> tuple[str, Source] | None:
     """Return the text of a setting that may hold a secret, from NAME or the file of NAME_FILE; None: neither is set.
 
-    An empty variable counts as not set. The file has one line; the line break at its end does not count.
+    An empty variable counts as not set. The file has one line; spaces around it and the line break do not count.
     Raises UsageError when both are set, or the file cannot be read, is empty or has more lines.
     """
     text, path = env.get(name, ""), env.get(f"{name}_FILE", "")
@@ -44,7 +44,7 @@ def secret_of(env: Mapping[str, str], name: str) -> tuple[str, Source] | None:
         if len(lines) != 1 or not lines[0].strip():
             found = "several lines" if len(lines) > 1 else "nothing in it"
             raise UsageError(f"{name}_FILE is {path}, which has {found}, expected one line: the value of {name}")
-        return lines[0], Source("file", f"{name}_FILE", path)
+        return lines[0].strip(), Source("file", f"{name}_FILE", path)
     return (text, Source("environment", name)) if text else None
 
 
@@ -66,6 +66,6 @@ def lines_of(variable: str, path: str) -> list[str]:
 def _decoded(data: bytes) -> str | None:
     """None rather than the error, which holds the data."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # an editor's mark at the beginning does not count
     except UnicodeDecodeError:
         return None

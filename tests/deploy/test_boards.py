@@ -90,6 +90,19 @@ def test_prometheus_takes_the_rules_and_they_fire(tmp_path: Path) -> None:
     check_alerts(tmp_path, series, RULES, fires, quiet)
 
 
+def test_what_grows_is_noticed_while_another_process_comes_to_tell_it(tmp_path: Path) -> None:
+    """The relay went to another worker, in a deployment say: its series is new. Growth of before is no growth, and
+    neither is a relay that moves."""
+    series = {
+        'ensue_records_refused_total{service="orders",topic="orders",instance="one"}': "4x8 _x12",
+        'ensue_records_refused_total{service="orders",topic="orders",instance="two"}': "_x9 5x11",
+        'ensue_records_damaged_total{service="orders",topic="orders",instance="one"}': "4x8 _x12",
+        'ensue_records_damaged_total{service="orders",topic="orders",instance="two"}': "_x9 4x11",
+        'ensue_records_damaged_total{service="customers",topic="orders",instance="one"}': "4 5x20",
+    }
+    check_alerts(tmp_path, series, RULES, {"EnsueRecordsRefused"}, {"EnsueRecordsDamaged"})
+
+
 def test_a_service_whose_database_nobody_tells_is_noticed(tmp_path: Path) -> None:
     """Its web processes are asked, and do no work; its workers are asked by nobody, and relay."""
     series = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from servers import PostgresServer
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session
@@ -31,6 +31,7 @@ from tests.sessions.desk import (
 from tests.sessions.scripts import TAKEN, Script
 
 from ensue import EngineConfig, Service, UsageError
+from ensue.sessions.publisher import Publisher
 
 SEEDS = 8
 #: Longer than any test: who waits so long was not woken.
@@ -65,7 +66,11 @@ def test_random_scripts_leave_what_the_model_says(sql_database: str, engine: Eng
     assert [each.position for each in found] == list(range(1, len(events) + 1))
 
 
-async def test_async_sessions_of_all_kinds(sql_database: str) -> None:
+def refuse(*_: object) -> None:
+    raise RuntimeError("no hallmark")
+
+
+async def test_async_sessions_of_all_kinds(sql_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = await asyncio.to_thread(desk_at, sql_database)
     engine = async_engine_at(async_url(sql_database))
     make = async_sessionmaker(engine, expire_on_commit=False)
@@ -101,9 +106,24 @@ async def test_async_sessions_of_all_kinds(sql_database: str) -> None:
         await session.commit()
         script = Script(seed=1, first=1000)
         await session.run_sync(lambda plain: script.run(desk, plain))
+    with monkeypatch.context() as broken:
+        broken.setattr(Publisher, "hallmark", refuse)
+        async with make() as session:
+            event.listen(
+                session.sync_session,
+                "after_flush",  # so late that it is written when the connection commits
+                lambda plain, _: desk.publish(plain, TicketOpened(ticket_id=9, text="refused")),
+            )
+            session.add(Ticket(id=9))
+            with pytest.raises(RuntimeError, match="no hallmark"):
+                await session.commit()
+    async with make.begin() as session:  # with the same connection, in which nothing is left that it would commit
+        tell(session, 10, "after a commit that failed")
+    async with make() as session:
+        assert await session.get(Ticket, 9) is None
     await engine.dispose()
     found = texts(await records(desk))
-    own = ["commit", "begin", "savepoint", "after the refusal", "scoped"]
+    own = ["commit", "begin", "savepoint", "after the refusal", "scoped", "after a commit that failed"]
     assert [each for each in found if not each.isdigit()] == own
     assert sorted(int(each) for each in found if each.isdigit()) == sorted(script.events)
 

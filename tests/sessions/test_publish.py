@@ -523,3 +523,76 @@ def test_forked_processes_make_ids_of_their_own(desk: Service, engine: Engine) -
     assert os.waitpid(child, 0)[1] == 0
     publish()
     assert len({each.id for each in envelopes(desk)}) == 3
+
+
+def test_a_savepoint_whose_flush_fails_takes_its_events_along(desk: Service, engine: Engine) -> None:
+    """SQLAlchemy's way to insert unless it is there. A block whose flush has failed closes the savepoint, and of that
+    no rollback is told."""
+    with Session(engine) as session, session.begin():
+        open_ticket(session, 1, "first")
+        with suppress(IntegrityError), session.begin_nested():
+            session.add(Ticket(id=2))
+            with session.begin_nested():
+                open_ticket(session, 1, "twice")
+                session.flush()
+        with suppress(IntegrityError), session.begin_nested():
+            with session.begin_nested():
+                open_ticket(session, 3, "released, and then gone back with what is around it")
+            open_ticket(session, 1, "twice")
+            session.flush()
+        open_ticket(session, 4, "last")
+    assert texts(published(desk)) == ["first", "last"]
+    assert tickets(engine) == [1, 4]
+
+
+def test_rows_of_a_commit_that_fails_at_its_last_moment_are_nobody_elses_to_commit(
+    desk: Service, engine: Engine
+) -> None:
+    """The connection goes back to the pool, and whoever gets it next commits."""
+
+    def tell(session: Session, context: object) -> None:
+        desk.publish(session, TicketOpened(ticket_id=1))  # so late that it is written when the connection commits
+
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE ensue_outbox RENAME TO away"))
+    with Session(engine) as session:
+        event.listen(session, "after_flush", tell)
+        session.add(Ticket(id=1))
+        with pytest.raises(OperationalError, match="ensue_outbox"):
+            session.commit()
+    with Session(engine) as session:
+        session.add(Ticket(id=2))
+        session.commit()
+    assert tickets(engine) == [2]
+
+
+@pytest.mark.parametrize("mode", ["rollback_only", "create_savepoint"])
+def test_rows_of_a_session_that_was_closed_are_not_kept_without_its_events(
+    desk: Service, engine: Engine, mode: Any
+) -> None:
+    with engine.connect() as connection:
+        with connection.begin(), Session(connection, join_transaction_mode=mode) as session:
+            open_ticket(session, 1, "committed")
+            session.commit()
+        outer = connection.begin()
+        with Session(connection, join_transaction_mode=mode) as session, session.begin_nested():
+            open_ticket(session, 2, "closed")
+        if mode == "rollback_only":
+            with pytest.raises(UsageError, match="closed without a commit"):
+                outer.commit()
+            outer.close()
+        else:  # the savepoint of the session, and so its rows, went back
+            outer.commit()
+        with connection.begin(), Session(connection, join_transaction_mode=mode) as session:
+            open_ticket(session, 3, "and again")
+            session.commit()
+    assert texts(published(desk)) == ["committed", "and again"]
+    assert tickets(engine) == [1, 3]
+
+
+def test_a_listener_that_publishes_when_the_commit_is_done_is_told_where_to(desk: Service, engine: Engine) -> None:
+    with Session(engine) as session:
+        event.listen(session, "after_commit", lambda session: desk.publish(session, TicketOpened(ticket_id=1)))
+        session.add(Ticket(id=1))
+        with pytest.raises(UsageError, match="not in after_commit"):
+            session.commit()

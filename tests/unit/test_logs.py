@@ -192,6 +192,12 @@ class _Mute:
         raise ValueError("nothing to say")
 
 
+def test_an_extra_by_the_name_of_what_a_line_has_is_kept_beside_that(lines: Lines) -> None:
+    log.info("full", extra={"level": 7, "time": "noon", "error": "none"}, stack_info=True)
+    [line] = lines()
+    assert (line["level"], line["extra_level"], line["extra_time"], line["error"]) == ("info", 7, "noon", "none")
+
+
 @pytest.mark.parametrize("extra", [{(1, 2): 3}, _Mute(), float("nan"), {"a": float("inf")}])
 def test_whatever_is_given_as_extra_the_line_is_one_of_json(extra: object, lines: Lines) -> None:
     log.info("totals", extra={"totals": extra, "shop": "one"})

@@ -40,6 +40,11 @@ def test_a_retry_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None
         Retry(**wrong)  # type: ignore[arg-type]
 
 
+def test_who_tries_again_for_ever_waits_for_the_longest_delay() -> None:
+    retry = Retry(attempts_max=10_000, jitter=0.0)
+    assert retry.delay_s(5_000, ValueError(), Random(0)) == retry.delay_max_s
+
+
 def test_arguments_come_before_the_environment_and_that_before_the_default() -> None:
     environment = {"ENSUE_ORDERS_DATABASE": "sqlite:////a.db", "ENSUE_BROKER": "memory:", "ENSUE_PARTITIONS": "4"}
     settings = load_settings("orders", environment=environment)
@@ -57,7 +62,8 @@ def test_numbers_of_the_engine_come_from_the_environment() -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("ENSUE_PARTITIONS", "many"), ("ENSUE_LEASE_TTL_S", "soon"), ("ENSUE_BATCH_RECORDS_MAX", "1.5"),
-     ("ENSUE_LEASE_TTL_S", "0"), ("ENSUE_PARTITIONS", "0"), ("ENSUE_BATCH_RECORDS_MAX", "0")],
+     ("ENSUE_LEASE_TTL_S", "0"), ("ENSUE_PARTITIONS", "0"), ("ENSUE_BATCH_RECORDS_MAX", "0"),
+     ("ENSUE_PARTITIONS", "²"), ("ENSUE_LEASE_TTL_S", "inf"), ("ENSUE_HANDLER_LIMIT_S", "inf")],
 )  # fmt: skip
 def test_a_setting_that_makes_no_sense_is_named(variable: str, value: str) -> None:
     with pytest.raises(UsageError, match=variable.removeprefix("ENSUE_").lower() + "|" + variable):
@@ -139,5 +145,7 @@ def test_settings_of_other_services_and_of_tests_are_not_warned_of(
     numbers = {f"ENSUE_{each.name.upper()}": "60" for each in dataclasses.fields(EngineConfig) if each.name != "retry"}
     numbers["ENSUE_SHOW_VALUES"] = "1"
     names = ["BROKER", "HOME", "OTHER_DATABASE", "TEST_POSTGRESQL", "REQUIRE_POSTGRESQL"]
-    load_settings("orders", environment=numbers | {f"ENSUE_{name}": "x" for name in names} | {"ENSUE_PARTITIONS": "2"})
+    load_settings(
+        "orders", environment=numbers | {f"ENSUE_{name}": "memory:" for name in names} | {"ENSUE_PARTITIONS": "2"}
+    )
     assert caplog.records == []

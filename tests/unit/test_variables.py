@@ -14,13 +14,23 @@ from ensue.variables import Source
 URL = "postgresql://shop:Rec0gnizable@db/orders"
 
 
-@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n", "  \n"])
 def test_a_url_comes_from_the_file_that_the_variable_names(tmp_path: Path, ending: str) -> None:
     file = tmp_path / "url"
-    file.write_bytes(f"{URL}{ending}".encode())
+    mark = b"\xef\xbb\xbf" if ending == "\r\n" else b""  # as an editor writes it that ends lines like that
+    file.write_bytes(mark + f"{URL}{ending}".encode())
     environment = {"ENSUE_ORDER_HISTORY_DATABASE_FILE": str(file), "ENSUE_BROKER_FILE": str(file)}
     settings = load_settings("order-history", environment=environment)
     assert settings.database == settings.broker == URL
+
+
+@pytest.mark.parametrize("variable", ["ENSUE_ORDERS_DATABASE", "ENSUE_BROKER"])
+def test_what_is_no_url_may_be_a_password_and_is_not_shown(variable: str) -> None:
+    with pytest.raises(UsageError, match=f"^{variable} is no URL") as refused:
+        load_settings("orders", environment={variable: "Rec0gnizable"})
+    assert "Rec0gnizable" not in str(refused.value)
+    with pytest.raises(UsageError, match=r"^database= is no URL"):
+        load_settings("orders", database="orders.db", environment={})
 
 
 def test_an_argument_in_code_comes_before_a_file() -> None:
@@ -46,16 +56,17 @@ def test_a_variable_and_a_file_for_one_setting_are_refused(variable: str) -> Non
         (f"{URL}\n{URL}\n".encode(), "which has several lines, expected one line"),
         (f"{URL}\xff".encode("latin-1"), "which is no text in UTF-8"),
         (URL.encode() * 30_000, "which has more than 1,000,000 bytes"),
+        (b"Rec0gnizable", "whose text is no URL, expected one with a scheme"),
     ],
-    ids=["none", "empty", "blank", "lines", "bytes", "huge"],
+    ids=["none", "empty", "blank", "lines", "bytes", "huge", "password"],
 )
 def test_a_file_that_does_not_serve_is_named_and_not_quoted(tmp_path: Path, data: bytes | None, says: str) -> None:
     file = tmp_path / "url"
     if data is not None:
         file.write_bytes(data)
     for variable in ("ENSUE_BROKER_FILE", "ENSUE_KEYS_FILE"):
-        if variable == "ENSUE_KEYS_FILE" and (not data or b"\n" in data):
-            continue  # a file of keys may have no lines, and several
+        if variable == "ENSUE_KEYS_FILE" and (not data or b"\n" in data or b":" not in data):
+            continue  # a file of keys may have no lines, and several, and has no URL
         with pytest.raises(UsageError) as refused:
             load_settings("orders", environment={variable: str(file)})
         assert f"{variable} is {file}, {says}" in str(refused.value)

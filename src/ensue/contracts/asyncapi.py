@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ensue.contracts.described import Contract, Described
+from ensue.contracts.plain import READS
 from ensue.message import JSON, REPLY, REPLY_KEY, REPLY_TO
 from ensue.reply import replies_of
 
@@ -182,7 +183,7 @@ def _draft_7(schema: Any, name: str) -> Any:
             found["additionalItems"] = _draft_7(schema.get("items", True), name)
         elif (keyword == "items" and "prefixItems" in schema) or keyword == "discriminator":
             pass  # an object there in OpenAPI, a text in AsyncAPI, and the tags say the same
-        elif keyword in ("items", "additionalProperties", "propertyNames"):
+        elif keyword in ("items", "additionalProperties", "propertyNames", READS):
             found[keyword] = _draft_7(value, name)
         else:
             found[keyword] = value

@@ -10,7 +10,19 @@ from collections.abc import Iterator
 from math import inf
 from typing import NamedTuple
 
-from ensue.contracts.plain import ANNOTATIONS, ANYTHING, Schema, brief, listed, options, others_of, said, text
+from ensue.contracts.plain import (
+    ALSO,
+    ANNOTATIONS,
+    ANYTHING,
+    READS,
+    Schema,
+    brief,
+    listed,
+    options,
+    others_of,
+    said,
+    text,
+)
 
 #: The rules below know these.
 _KNOWN = frozenset(
@@ -52,10 +64,18 @@ class _Comparison:
         if pair in self._open:
             return []
         self._open.add(pair)
-        choices = list(options(reads, self._reads))
+        choices = list(self._read_by(reads))
         found = [each for one in options(writes, self._writes) for each in self._one_of(one, choices, path)]
         self._open.discard(pair)
         return found
+
+    def _read_by(self, reads: Schema) -> Iterator[Schema]:
+        """Its alternatives. One that its own code writes reads what others make that write and read the same; and what
+        fits its declaration."""
+        for each in options(reads, self._reads):
+            yield each
+            if READS in each:
+                yield from self._read_by(said(each[READS]))
 
     def _one_of(self, one: Schema, choices: list[Schema], path: str) -> list[Misfit]:
         tried = [list(self._single(one, each, path)) for each in choices]
@@ -79,8 +99,12 @@ class _Comparison:
                 written = listed(unknown) if unknown else f"any {brief(one)}"
                 yield Misfit(path, f"{written} is written, and only {listed(other['enum'])} is read")
                 return
-        one = _as_range(one) if "enum" in one else one
-        for keyword in sorted(other.keys() - _KNOWN - ANNOTATIONS):
+        one = _as_range(one) if "enum" in one else _as_written(one)
+        if READS in other and READS not in one:
+            yield Misfit(path, f"{brief(one)} is written, and {brief(other[READS])} is read")
+        elif READS in other:  # what it makes it reads itself, else it could not be published
+            yield from self.compare(said(one[READS]), said(other[READS]), path)
+        for keyword in sorted(other.keys() - _KNOWN - ANNOTATIONS - {READS}):
             if text(one.get(keyword)) != text(other[keyword]):
                 yield Misfit(path, f"{brief(one)} is written, and it is read with {keyword} {text(other[keyword])}")
         yield from _bounds(one, other, path)
@@ -91,19 +115,25 @@ class _Comparison:
 
     def _object(self, one: Schema, other: Schema, path: str) -> Iterator[Misfit]:
         written, read, more = one.get("properties", {}), other.get("properties", {}), others_of(one)
+        always = one.get("required", ())
+        read_as = {name: said(schema).get(ALSO, [name]) for name, schema in read.items()}
         for name in other.get("required", ()):
-            if name not in one.get("required", ()):
+            if not set(read_as.get(name, [name])) & set(always):
                 how = "may be left out" if name in written or more is not None else "is not written"
                 yield Misfit(at(path, name), f"the field {how}, and is required")
         rest = other.get("additionalProperties", True)
-        for name, schema in written.items():
-            if name not in read and rest is False:
+        for name in sorted(written.keys() - {each for those in read_as.values() for each in those}):
+            if rest is False:
                 yield Misfit(at(path, name), "the field is written, and fields that are not declared are refused")
             else:
-                yield from self.compare(said(schema), said(read.get(name, rest)), at(path, name))
+                yield from self.compare(said(written[name]), said(rest), at(path, name))
+        for name, those in read_as.items():
+            for each in those:
+                if each in written or more is not None:
+                    yield from self.compare(said(written.get(each, more)), said(read[name]), at(path, name))
+                if each in always:
+                    break  # the others are not looked for
         if more is not None:
-            for name in sorted(read.keys() - written.keys()):
-                yield from self.compare(more, said(read[name]), at(path, name))
             if rest is False:
                 yield Misfit(path, "fields of any name are written, and those that are not declared are refused")
             else:
@@ -161,6 +191,14 @@ def _range(lowest: _Bound, highest: _Bound) -> str:
 
 def _sizes(least: float, most: float, noun: str) -> str:
     return f"{least} or more {noun}" if most == inf else f"{least} to {most} {noun}"
+
+
+def _as_written(one: Schema) -> Schema:
+    """An array that names its items, and does not speak of others, is one of a class, and has these alone: as an object
+    has its fields."""
+    if "prefixItems" not in one or "items" in one:
+        return one
+    return {**one, "items": False, "maxItems": min(len(one["prefixItems"]), one.get("maxItems", inf))}
 
 
 def _as_range(one: Schema) -> Schema:

@@ -100,6 +100,8 @@ class _Writer:
     def _class(self, node: Any, cls: type) -> _Described:
         omits = isinstance(node, mi.StructType) and cast(Any, cls).__struct_config__.omit_defaults
         hints = typing.get_type_hints(cls)
+        # What `__init__` does not take may stay the class's own, and an object's own alone are written.
+        unmade = {each.name for each in getattr(cls, "__dataclass_fields__", {}).values() if not each.init}
         fields: dict[str, _Described] = {}
         required: list[str] = []
         if tag := getattr(node, "tag_field", None):
@@ -110,7 +112,7 @@ class _Writer:
             there = field.required
             if self._always and not isinstance(node, mi.TypedDictType):
                 unset = msgspec.UnsetType in typing.get_args(hints.get(field.name))
-                there = not unset and (field.required or not omits)
+                there = not unset and (field.required or not omits) and field.name not in unmade
             if there:
                 required.append(field.encode_name)
         about = {"title": cls.__name__, **_documentation(cls)}

@@ -8,11 +8,15 @@ from typing import Any, cast
 
 Schema = Mapping[str, Any]
 
+#: The names by which a field is read, of which the first one counts that is there.
+ALSO = "x-ensue-names"
+#: By what a value is read that is written as the schema around this says, by code of the user's own.
+READS = "x-ensue-reads"
 #: Keywords that say nothing of what is read or written.
 ANNOTATIONS = frozenset(
     {
         "$comment", "$defs", "$id", "$schema", "default", "deprecated", "description", "discriminator", "examples",
-        "readOnly", "title", "writeOnly", "x-ensue",
+        "readOnly", "title", "writeOnly", "x-ensue", ALSO,
     }
 )  # fmt: skip
 ANYTHING: Schema = {}
@@ -64,7 +68,7 @@ def parts(schema: Schema) -> Iterator[Schema]:
         yield from schema.get(word, {}).values()
     for word in ("allOf", "anyOf", "oneOf", "prefixItems"):
         yield from schema.get(word, ())
-    for word in ("additionalProperties", "items", "propertyNames"):
+    for word in ("additionalProperties", "items", "propertyNames", READS):
         if word in schema:
             yield schema[word]
 
@@ -109,6 +113,8 @@ def brief(schema: Schema) -> str:
     """A schema without alternatives, in a few words."""
     if "enum" in schema:
         return listed(schema["enum"])
+    if READS in schema and "type" not in schema:
+        return "whatever a serializer without a return type makes"
     kind = str(schema.get("type", "anything"))
     more = schema.get("format") or schema.get("contentEncoding") or (schema.get("title") if kind == "object" else None)
     return f"{kind} ({more})" if more else kind

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from importlib.metadata import version
 
 from ensue.codec import decode_envelope
@@ -245,6 +245,7 @@ async def _of_database(context: Context, worker: Worker | None, now: float) -> d
     checkpoints = await context.books.checkpoints()
     letters: Values = {(state.value,): float(count) for state, count in (await context.books.letter_totals()).items()}
     counters = [each.counters for each in checkpoints.values()]
+    by_topic = partial(_by_topic, context.dispatcher.definition.subscribed_topics, checkpoints)
     unsent, oldest_s = await _unsent(context, worker, now)
     dead = await context.books.letters(None, (DeadLetterState.DEAD,), 1)
     return {
@@ -258,9 +259,9 @@ async def _of_database(context: Context, worker: Worker | None, now: float) -> d
         APPLIED: _sum(counters, "applied"),
         DUPLICATES: _sum(counters, "duplicates"),
         GAPS_SEEN: _sum(counters, "gaps_seen"),
-        DAMAGED: _by_topic(checkpoints, "damaged"),
-        REFUSED: _by_topic(checkpoints, "refused"),
-        GARBAGE: _by_topic(checkpoints, "garbage"),
+        DAMAGED: by_topic("damaged"),
+        REFUSED: by_topic("refused"),
+        GARBAGE: by_topic("garbage"),
         RETRIES: _sum(counters, "retries"),
     }
 
@@ -274,8 +275,9 @@ def _sum(counters: list[Counters], name: str) -> Values:
     return {(): sum(getattr(each, name) for each in counters)}
 
 
-def _by_topic(checkpoints: Mapping[Partition, Checkpoint], name: str) -> Values:
-    found: dict[tuple[str, ...], float] = {}
+def _by_topic(topics: Sequence[str], checkpoints: Mapping[Partition, Checkpoint], name: str) -> Values:
+    """Also of a topic of which nothing was applied yet: else the first one that is counted was no growth to anybody."""
+    found: dict[tuple[str, ...], float] = {(topic,): 0 for topic in topics}
     for partition, checkpoint in checkpoints.items():
         found[partition.topic,] = found.get((partition.topic,), 0) + getattr(checkpoint.counters, name)
     return found

@@ -15,9 +15,9 @@ from ensue.message import Message
 
 
 class Alert(NamedTuple):
-    """When somebody has to look. when: of the value, `> 0`; `rate > 0`: of its growth in ten minutes. of: the labels
-    that it is about, as Prometheus writes them. over: of the values of several processes, "max" or "min". lasting: how
-    long before it counts. page: somebody has to get up.
+    """When somebody has to look. when: of the value, `> 0`; `rate > 0`: of its growth in ten minutes, whichever process
+    tells it. of: the labels that it is about, as Prometheus writes them. over: of the values of several processes,
+    "max" or "min". lasting: how long before it counts. page: somebody has to get up.
 
     without: counts where a process of a service tells this metric and none of its processes tells that one, which is
     named here; when says it in words. title: of the alert; empty: the metric's name.

@@ -52,11 +52,12 @@ def title_of(metric: Metric) -> str:
 def expression_of(metric: Metric, alert: Alert) -> str:
     """What Prometheus asks.
 
-    >>> from ensue.engine.gauges import BUILD_INFO, DAMAGED, SAGAS
+    >>> from ensue.engine.gauges import BUILD_INFO, RETRIES, SAGAS
+    >>> from ensue.engine.metric import Alert
     >>> expression_of(SAGAS, SAGAS.alert)
     'max by (service, saga, version, status) (ensue_sagas{status="PARKED"}) > 0'
-    >>> expression_of(DAMAGED, DAMAGED.alert)
-    'sum by (service, topic) (increase(ensue_records_damaged_total[10m])) > 0'
+    >>> expression_of(RETRIES, Alert("rate > 0", ""))
+    'max by (service) (ensue_retries_total) - min by (service) (min_over_time(ensue_retries_total[10m])) > 0'
     >>> expression_of(BUILD_INFO, BUILD_INFO.alert)
     'count by (service) (ensue_build_info) unless on (service) ensue_outbox_unsent'
     """
@@ -66,7 +67,8 @@ def expression_of(metric: Metric, alert: Alert) -> str:
     by = ", ".join(("service", *metric.labels))
     growth = alert.when.removeprefix("rate ")
     if growth != alert.when:
-        return f"sum by ({by}) (increase({series}[10m])) {growth}"
+        # Another process may tell it by now, in a series that is new: `increase` does not count what it begins with.
+        return f"max by ({by}) ({series}) - min by ({by}) (min_over_time({series}[10m])) {growth}"
     return f"{alert.over} by ({by}) ({series}) {alert.when}"
 
 

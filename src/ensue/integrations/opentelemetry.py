@@ -22,6 +22,7 @@ except ImportError as error:
 
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind
 
+from ensue.integrations.careful_spans import begin, end
 from ensue.integrations.other_spans import Attempt, Draft
 from ensue.integrations.processing_spans import LINKS_MAX, Batch, One, Unsampled
 from ensue.integrations.span_contexts import (
@@ -78,7 +79,7 @@ class _Tracing:
         within = contexts.get_current()
         if not trace.get_current_span(within).get_span_context().is_valid:
             within = context_of(parent)
-        span = self._maker.tracer.start_span(f"step {self._maker.service}", within, SpanKind.INTERNAL)
+        span = begin(self._maker.tracer, f"step {self._maker.service}", within, SpanKind.INTERNAL)
         with ended(span), current(span, within):
             yield _Step(self._maker, span)
 
@@ -89,7 +90,9 @@ class _Tracing:
         return Draft(self._maker.start_create(within, topic, kind, correlation_id), parent)
 
     def outside(self, function: str, key: str, attempt: int, correlation_id: str, parent: Carrier) -> Attempted | None:
-        return Attempt(self._maker, function, key, attempt, correlation_id, parent) if parent.traceparent else None
+        if not (parent.traceparent or contexts.get_current()):
+            return None
+        return Attempt(self._maker, function, key, attempt, correlation_id, parent)
 
     @contextmanager
     def _sending(self, spans: Sequence[Span]) -> Iterator[None]:
@@ -101,7 +104,7 @@ class _Tracing:
             raise
         finally:
             for span in spans:
-                span.end()
+                end(span)
 
     def send(
         self, batches: Mapping[tuple[str, int], Sequence[OutboxRecord]], *, again: bool = False
@@ -126,14 +129,15 @@ class _Tracing:
         if len(counts) == 1:
             attributes["messaging.destination.partition.id"] = str(*counts)
         links = [Link(each) for each in created[:LINKS_MAX]]
-        span = self._maker.tracer.start_span(f"send {topic}", EMPTY, SpanKind.CLIENT, attributes, links)
+        span = begin(self._maker.tracer, f"send {topic}", EMPTY, SpanKind.CLIENT, attributes, links)
         if len(created) > LINKS_MAX:
             span.set_attribute("ensue.links.omitted", len(created) - LINKS_MAX)
         return span
 
     def process(self, messages: Sequence[Message], attempt: int = 1) -> Processing | None:
         if none_sampled(messages):
-            return None if not messages[0].envelope.traceparent else Unsampled(messages)
+            # Also where none has a context, if the loops have one: that of whatever the service was started in.
+            return Unsampled(messages) if messages[0].envelope.traceparent or contexts.get_current() else None
         return One(self._maker, messages[0], attempt) if len(messages) == 1 else Batch(self._maker, messages)
 
 

@@ -6,6 +6,7 @@ from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.trace import Span
 
+from ensue.integrations.careful_spans import begin, end
 from ensue.integrations.span_contexts import as_carrier, context_of, fail, is_sampled
 from ensue.integrations.span_maker import SpanMaker, end_create
 from ensue.tracing import Carrier
@@ -42,7 +43,7 @@ class Attempt:
                 "ensue.attempt": attempt,
                 "messaging.message.conversation_id": correlation_id,
             }
-            self._span = maker.tracer.start_span(f"outside {function}", self._context, attributes=attributes)
+            self._span = begin(maker.tracer, f"outside {function}", self._context, attributes=attributes)
             self._context = trace.set_span_in_context(self._span, self._context)
 
     def __enter__(self) -> None:
@@ -54,7 +55,7 @@ class Attempt:
         if self._span is not None:
             if error is not None:
                 fail(self._span, error)
-            self._span.end()
+            end(self._span)
 
     def failed(self, error: BaseException) -> None:
         if self._span is not None:

@@ -11,6 +11,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, Span, SpanKind
 
 from ensue.failure import failure_in
+from ensue.integrations.careful_spans import begin, end
 from ensue.integrations.span_contexts import EMPTY, carrier_of, context_of, fail, inside, is_sampled, links_to
 from ensue.integrations.span_maker import SpanMaker
 from ensue.message import TRACESTATE, Message
@@ -70,7 +71,7 @@ class _Sampled:
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         if error is not None:
             self.failed(error)
-        self._span.end()
+        end(self._span)
 
     def create(self, topic: str, kind: str, message_id: str, correlation_id: str, parent: Carrier) -> Carrier:
         if self._open is not None and self._open.envelope.traceparent == parent.traceparent:
@@ -107,7 +108,7 @@ class _Sampled:
             # A Failure is an answer, and who asked for the session is called again at once with it.
             if cause is not None and not isinstance(cause, SessionAsked) and failure_in(cause) is None:
                 fail(inner, cause)
-            inner.end()
+            end(inner)
 
     def message(self, message: Message, handlers: Sequence[str], *, local: bool) -> None:
         if self._open is message:
@@ -115,7 +116,8 @@ class _Sampled:
         self._close(None)
         self._open = message
         if local:
-            self._inner = self._maker.tracer.start_span(
+            self._inner = begin(
+                self._maker.tracer,
                 f"step {self._maker.service}",
                 context_of(carrier_of(message)),
                 attributes={"ensue.handler": ", ".join(handlers)},
@@ -157,7 +159,7 @@ class Batch(_Sampled):
             "messaging.destination.partition.id": str(first.partition),
             "messaging.consumer.group.name": maker.service,
         }
-        span = maker.tracer.start_span(f"process {first.topic}", EMPTY, SpanKind.CONSUMER, attributes)
+        span = begin(maker.tracer, f"process {first.topic}", EMPTY, SpanKind.CONSUMER, attributes)
         super().__init__(maker, span)
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:

@@ -13,6 +13,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, Statu
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ensue.codec import decode_envelope
+from ensue.integrations.careful_spans import end
 from ensue.message import TRACESTATE, Message, OutboxRecord
 from ensue.origin import AlreadyAnswered
 from ensue.tracing import Carrier
@@ -115,7 +116,7 @@ def ended(span: Span) -> Iterator[None]:
             fail(span, error)
         raise
     finally:
-        span.end()
+        end(span)
 
 
 def fail(span: Span, error: BaseException) -> None:

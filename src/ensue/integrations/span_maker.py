@@ -8,6 +8,7 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
+from ensue.integrations.careful_spans import begin, end
 from ensue.integrations.span_contexts import as_carrier
 from ensue.message import Message
 from ensue.tracing import Carrier
@@ -41,7 +42,7 @@ class SpanMaker:
             "messaging.message.conversation_id": correlation_id,
             "cloudevents.event_type": kind,
         }
-        return self.tracer.start_span(f"create {topic}", context, SpanKind.PRODUCER, attributes)
+        return begin(self.tracer, f"create {topic}", context, SpanKind.PRODUCER, attributes)
 
     def message_span(self, message: Message, attempt: int, context: Context, links: Sequence[Link]) -> Span:
         envelope = message.envelope
@@ -57,9 +58,9 @@ class SpanMaker:
         }
         if message.position:
             attributes["ensue.position"] = message.position
-        return self.tracer.start_span(f"process {message.topic}", context, SpanKind.CONSUMER, attributes, links)
+        return begin(self.tracer, f"process {message.topic}", context, SpanKind.CONSUMER, attributes, links)
 
 
 def end_create(span: Span, message_id: str) -> None:
     span.set_attributes({"messaging.message.id": message_id, "cloudevents.event_id": message_id})
-    span.end()
+    end(span)

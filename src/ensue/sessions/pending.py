@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, MetaData, Table, event, update
+from sqlalchemy import Transaction as DatabaseTransaction
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import in_greenlet
@@ -25,7 +26,8 @@ _FLUSHES_MAX = 100
 _INFO = "ensue.pending"
 #: In the info of a session whose transaction has, or had, a savepoint.
 _SAVEPOINT = "ensue.savepoint"
-#: In the info of a session: the connections of its transaction.
+#: In the info of a session: the connections of its transaction, and what holds its rows there, a transaction or a
+#: savepoint: of the session, or of whoever gave it a connection.
 _CONNECTIONS = "ensue.connections"
 #: Asks for the connection that writes. Sessions that route, as in SQLAlchemy's documentation, have another one to read.
 _A_WRITE = update(Table("ensue_meta", MetaData()))
@@ -40,14 +42,16 @@ class Pending:
         self._drafts: list[Draft] = []
         #: How much was published when a savepoint began. Weak, since one may end without a word.
         self._marks: weakref.WeakKeyDictionary[SessionTransaction, int] = weakref.WeakKeyDictionary()
+        #: Savepoints that were released. Any other one that ends was rolled back.
+        self._released: weakref.WeakSet[SessionTransaction] = weakref.WeakSet()
         self._watched: Connection | None = None
         self._connections = _connections_of(session)
         self._failed: BaseException | None = None
         self._wrote = False
         event.listen(session, "before_commit", self._before_commit)
-        event.listen(session, "after_commit", self._committed)
+        # Before a listener of the user's, whose error would hide that it was committed.
+        event.listen(session, "after_commit", self._committed, insert=True)
         event.listen(session, "after_transaction_create", self._begun)
-        event.listen(session, "after_soft_rollback", self._rolled_back)
         event.listen(session, "after_transaction_end", self._ended)
 
     def publish(
@@ -90,32 +94,39 @@ class Pending:
         self._write(connection)
 
     def _committing(self, connection: Connection) -> None:
-        if self._failed is not None:
-            raise _cannot_commit(self._failed) from self._failed
-        if self._drafts:
-            self._write(connection)
+        try:
+            if self._failed is not None:
+                raise _cannot_commit(self._failed) from self._failed
+            if self._drafts:
+                self._write(connection)
+        except BaseException:
+            _roll_back(connection)
+            raise
 
     def _committed(self, session: Session) -> None:
-        """Of a session that is part of a transaction of its connection, which goes on: that one's commit may be long
-        after this session has ended. For any other nothing is left by now."""
-        if self._drafts and self._watched is not None and not session.in_nested_transaction():
+        """A savepoint was released, or all is committed: then something is left only of a session that is part of a
+        transaction of its connection, which goes on. That one's commit may be long after this session has ended."""
+        savepoint = session.get_nested_transaction()
+        if savepoint is not None:
+            self._released.add(savepoint)
+        elif self._drafts and self._watched is not None:
             self._write(self._watched)
 
     def _begun(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested:
             self._marks[transaction] = len(self._drafts)
 
-    def _rolled_back(self, session: Session, transaction: SessionTransaction) -> None:
-        """A savepoint, or all, which is told of by `_ended` too; or a flush, within what is rolled back next."""
-        if transaction.nested:
-            del self._drafts[self._marks.get(transaction, 0) :]
-
     def _ended(self, session: Session, transaction: SessionTransaction) -> None:
-        """Also of a session that is closed."""
+        """Also of a session that is closed, and of a savepoint that is closed since a flush in it has failed: of what
+        ends like that no rollback is told."""
+        if transaction.nested and transaction not in self._released:
+            del self._drafts[self._marks.get(transaction, 0) :]
         if transaction.parent is not None:
             return
         if self._watched is not None:
             event.remove(self._watched, "commit", self._committing)
+            if self._drafts:
+                _refuse_rows_alone(session, self._watched)
         wrote, ended = self._wrote, self._transaction
         self._drafts.clear()
         self._marks.clear()
@@ -157,11 +168,44 @@ class Pending:
         self._drafts.clear()
 
 
-def _connections_of(session: Session) -> weakref.WeakSet[Connection]:
+def _roll_back(connection: Connection) -> None:
+    """SQLAlchemy takes a transaction whose commit a listener refuses for ended, and hands its connection to the pool
+    with the rows in it: whoever gets it next would commit them."""
+    try:
+        connection.dialect.do_rollback(connection.connection)
+    except Exception as error:  # it is of no use to anybody
+        connection.invalidate(error)
+
+
+def _refuse_rows_alone(session: Session, connection: Connection) -> None:
+    """A session was closed, neither committed nor rolled back, and its rows may stay in a transaction that it does not
+    own: whether they are to be kept that one's commit says, and of their events nobody has."""
+    held = _connections_of(session).get(connection)
+    within = None if held is None else held()
+    if within is None or not within.is_active:
+        return
+    root = connection.get_transaction()
+
+    def refuse(connection: Connection) -> None:
+        if connection.get_transaction() is root:
+            _roll_back(connection)
+            raise UsageError(
+                "this transaction cannot commit: a session that took part in it has published, and was closed without "
+                "a commit, so its rows would be kept without their events: session.commit() before it is closed, "
+                "which leaves the transaction open"
+            )
+
+    event.listen(connection, "commit", refuse)
+
+
+_Held = weakref.WeakKeyDictionary[Connection, "weakref.ref[DatabaseTransaction]"]
+
+
+def _connections_of(session: Session) -> _Held:
     found = session.info.get(_CONNECTIONS)
     if found is None:
-        found = session.info[_CONNECTIONS] = weakref.WeakSet[Connection]()
-    assert isinstance(found, weakref.WeakSet)
+        found = session.info[_CONNECTIONS] = _Held()
+    assert isinstance(found, weakref.WeakKeyDictionary)
     return found
 
 
@@ -174,7 +218,9 @@ def _note_transaction(session: Session, transaction: SessionTransaction) -> None
 
 
 def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    _connections_of(session).add(connection)
+    within = connection.get_nested_transaction() or connection.get_transaction()
+    if transaction.parent is None and within is not None:
+        _connections_of(session)[connection] = weakref.ref(within)
 
 
 # Of all sessions: both may have been before the first event is published, when `Pending` begins to look.
@@ -203,9 +249,11 @@ def pending_of(session: Session) -> Pending:
 def _begin(session: Session) -> None:
     """As whatever else is done with a session begins its transaction."""
     if not session.is_active:
+        # Its flush has failed, or a listener publishes when its commit or rollback is done: no state is told.
         raise UsageError(
             "an event was published in a session whose transaction has failed: roll it back first, session.rollback(), "
-            "and do all of it anew"
+            "and do all of it anew; or it is over: a listener publishes in before_commit or after_flush, and not in "
+            "after_commit, when nothing can be written with the rows any more"
         )
     if session.in_transaction():
         return

@@ -124,6 +124,16 @@ def test_names_tags_and_what_may_be_unset_are_those_of_the_wire() -> None:
     assert set(written) == set(sure["required"])
 
 
+@dataclasses.dataclass
+class Unmade:
+    a: int
+    b: int = dataclasses.field(default=1, init=False)
+
+
+def test_what_stays_the_class_s_own_is_not_always_written() -> None:
+    assert set(json.loads(msgspec.json.encode(Unmade(1)))) == set(schemas_of(Unmade)[1]["required"]) == {"a"}
+
+
 class Aliased(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
     the_name: str = pydantic.Field(alias="theName")

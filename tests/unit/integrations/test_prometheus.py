@@ -247,6 +247,17 @@ async def test_what_waits_is_told_by_a_process_whose_broker_was_away_when_it_beg
         assert await asking.values("ensue_broker_up") == [0]
 
 
+async def test_what_is_counted_by_topic_begins_with_nothing_so_that_the_first_one_is_growth(tmp_path: Path) -> None:
+    service = Service("meter")
+
+    @service.on
+    async def note(event: Metered) -> None: ...
+
+    async with metered(service, store_of(tmp_path, "meter")) as asking:
+        [refused] = await asking.samples("ensue_records_refused_total")
+        assert (refused.labels["topic"], refused.value) == ("metered", 0)
+
+
 async def test_the_oldest_dead_letter_has_an_age(tmp_path: Path) -> None:
     service, now = Service("meter", retry=Retry(never=(LookupError,))), [1_000_000.0]
 

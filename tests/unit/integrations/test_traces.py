@@ -10,6 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI, Response
 from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -511,6 +513,61 @@ async def test_an_outside_function_of_a_saga_that_is_not_sampled_begins_nothing(
     assert len(woken) == 2
     assert {each[3:35] for each in woken} == {f"{within[0].trace_id:032x}"}
     assert not within[0].trace_flags.sampled
+
+
+async def test_handlers_are_not_inside_of_the_span_in_which_their_service_was_started() -> None:
+    """Of messages that nobody traces, as of others: that span has long ended."""
+    spans = Spans()
+    first, second = Service("spanfirst"), Service("spansecond", tracing=traced(spans))
+    seen: list[bool] = []
+
+    @second.on
+    async def look(event: SpanBegun) -> None:
+        seen.append(trace.get_current_span().get_span_context().is_valid)
+
+    with spans.provider.get_tracer("mine").start_as_current_span("startup"):
+        started = ensue.testing.run(first, second, partitions=1)
+        world = await started.__aenter__()
+    try:
+        async with first.step() as step:
+            step.publish(SpanBegun(number=1))
+        await world.settle()
+    finally:
+        await started.__aexit__(None, None, None)
+    assert seen == [False]
+
+
+class Failing(SpanProcessor):
+    """Fails with each span that begins, or that ends."""
+
+    def __init__(self, when: str) -> None:
+        self._when = when
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if self._when == "begins":
+            raise RuntimeError("no more memory for spans")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self._when == "ends":
+            raise RuntimeError("no more memory for spans")
+
+
+@pytest.mark.parametrize("when", ["begins", "ends"])
+async def test_a_span_processor_that_fails_takes_no_work_along(when: str, caplog: pytest.LogCaptureFixture) -> None:
+    spans = Spans()
+    spans.provider.add_span_processor(Failing(when))
+    first, second = two(spans)
+    async with ensue.testing.run(first, second, partitions=1) as world:
+        with coming_from(Origin(traceparent=PARENT)):
+            async with first.step() as step:
+                for number in range(3):
+                    step.publish(SpanBegun(number=number, fails=number == 2))
+        await world.settle()
+        begun, followed = await messages(world, "span-begun"), await messages(world, "span-followed")
+        letters = await world.dead_letters(second)
+    assert (len(begun), len(followed), len(letters)) == (3, 2, 1)
+    assert {each.envelope.traceparent[3:35] for each in begun} == {PARENT[3:35]}
+    assert "span processor has failed" in caplog.text
 
 
 def test_what_a_span_may_hang_on_is_said_by_name() -> None:
