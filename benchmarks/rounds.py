@@ -81,7 +81,7 @@ def alternate(sides: Mapping[str, Callable[[], Sample]], rounds: int) -> Rounds:
     """
     samples: dict[str, list[Sample]] = {side: [] for side in sides}
     for number in range(-1 if rounds > 1 else 0, rounds):
-        for side in sides if number % 2 == 0 else reversed(sides):
+        for side in list(sides)[:: 1 if number % 2 == 0 else -1]:
             sample = sides[side]()
             if number >= 0:
                 samples[side].append(sample)

@@ -74,8 +74,8 @@ def repository_for(
                 "Step, Message, AsyncSession (async def) or Session (def), nor a class mapped by SQLAlchemy. If it "
                 f"is an entity, declare how it is stored: Service({service!r}, repositories=[TableRepository("
                 f"{entity.__name__}, table)]), or pass repository= with load and save of your own. Anything "
-                f"else is bound, {service}.on(functools.partial(function, {parameter}=...)), or the handler is a method "
-                "of what has it"
+                f"else is bound, {service}.on(functools.partial(function, {parameter}=...)), or the handler is a "
+                "method of what has it"
             )
         known = repositories[entity] = SqlAlchemyRepository(entity)
     table = getattr(known, "table_name", None)
