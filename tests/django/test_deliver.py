@@ -11,11 +11,14 @@ from tests.django.desk.contracts import DjangoTicketClosed as Closed
 from tests.django.desk.contracts import DjangoTicketOpened as Opened
 from tests.django.desk.models import Ticket
 from tests.django.test_handlers import tickets
+from tests.sessions.desk import published
 
 from ensue import Command, Saga, Step
+from ensue.codec import decode_envelope
 from ensue.errors import UsageError
 from ensue.integrations.django import DjangoService
 from ensue.integrations.django.testing import captured_events, deliver
+from ensue.message import SAGA
 
 pytestmark = pytest.mark.parametrize("alias", ["sqlite"], indirect=True)
 
@@ -72,6 +75,8 @@ def test_what_a_handler_sends_and_starts_is_in_its_transaction(desk: DjangoServi
             deliver(Opened(ticket_id=1, text="fails"), desk)
         deliver(Opened(ticket_id=2), desk)
     assert captured.events == [BookDjangoTicket(ticket_id=2)]
+    written = [decode_envelope(each.envelope).type for each in published(desk)]
+    assert written == [SAGA, "django-desk.commands.BookDjangoTicket.v1"]
     assert captured.later == [BookDjangoTicket(ticket_id=9)]
 
 
