@@ -52,9 +52,20 @@ class ParcelSent(Event, topic="asyncapi.parcels", key="parcel_id", rename="camel
     where: tuple[int, str] | None = None
 
 
+class Finder(pydantic.BaseModel):
+    """Who is written by code of its own, and read by its declaration."""
+
+    name: str
+
+    @pydantic.model_serializer
+    def as_json(self) -> dict[str, str]:
+        return {"name": self.name}
+
+
 @as_event(topic="asyncapi.parcels", key="parcel_id")
 class ParcelLost(pydantic.BaseModel):
     parcel_id: str
+    finder: Finder | None = None
     lost: Annotated[list[str], pydantic.Field(max_length=3)]
 
 
