@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from servers import MariaDbServer, PostgresServer
 from sqlalchemy import text
 
 from ensue import Service
+from ensue.adapters import make_store
 from ensue.config import load_settings
 from ensue.errors import UsageError
 
@@ -119,3 +121,14 @@ def test_where_no_driver_connects_it_is_refused(url: str, says: str) -> None:
 )
 def test_the_url_of_an_applications_own_engine_will_do(given: str, found: str) -> None:
     assert load_settings("orders", database=given, environment={}).database == found
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"), [("postgresql://db/shop", "asyncpg"), ("postgresql+psycopg://db/shop", "psycopg")]
+)
+def test_a_driver_that_is_not_installed_is_named_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, url: str, driver: str
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(UsageError, match=rf'^database postgresql, by {driver}: pip install "ensue\[postgres\]"$'):
+        make_store(url, "shop")

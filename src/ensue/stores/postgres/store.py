@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from ensue.errors import UsageError
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.listen import Listening, channel_of
@@ -30,10 +32,16 @@ class PostgresStore(SqlStore):
 
     url: `postgresql://user:password@host/database`, options: see `url.PostgresUrl`; everything else in the query is the
     driver's (`sslmode`, `sslrootcert`, `target_session_attrs`, ...), and so are connect_args.
+    Raises UsageError for a URL that cannot be, and where the driver is not installed.
     """
 
     def __init__(self, url: str, service: str, *, connect_args: Mapping[str, Any] | None = None) -> None:
-        super().__init__(service, _Postgres(parse(url, connect_args)))
+        parsed = parse(url, connect_args)
+        try:
+            importlib.import_module(parsed.driver)
+        except ImportError as error:  # else the first connection would say that there is no module of that name
+            raise UsageError(f'database postgresql, by {parsed.driver}: pip install "ensue[postgres]"') from error
+        super().__init__(service, _Postgres(parsed))
 
 
 async def connect(url: PostgresUrl) -> Link:
