@@ -96,13 +96,19 @@ def check_confirmed(name: str, ids: Collection[str], count: int, seen: str = "")
 
 
 async def discard_group(
-    access: Opened, name: str, by: Deciding, among: Collection[str] | None = None
+    access: Opened, name: str, by: Deciding, among: Collection[str] | None = None, *, why_not: WhyNot | None = None
 ) -> AsyncGenerator[LetterDecided, None]:
-    """Give up every dead letter of a group, one by one. among: of these ids alone."""
+    """Give up every dead letter of a group, one by one. among: of these ids alone. why_not: is asked after each
+    portion of them; raises UsageError with what it says."""
     of = _of(name)
     wanted = of if among is None else lambda letter: letter.id in among and of(letter)
-    async for each in decide_all(access, DeadLetterState.DISCARDED, by, name, wanted):
-        yield each
+    count = 0
+    async with aclosing(decide_all(access, DeadLetterState.DISCARDED, by, name, wanted)) as decisions:
+        async for each in decisions:
+            yield each
+            count += 1
+            if why_not is not None and count % _PORTION == 0 and (why := await why_not()):
+                raise UsageError(f"group {name}: no letter is discarded after {count}, which stay so: {why}")
 
 
 async def retry_group(

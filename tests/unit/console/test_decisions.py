@@ -555,6 +555,17 @@ async def test_a_group_is_tried_again_in_waves_line_by_line_and_stops_at_the_fir
         assert await letters(asking) == []
 
 
+@pytest.mark.usefixtures("desk")
+async def test_a_group_is_discarded_no_further_when_the_right_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ensue.operations.group_decisions._PORTION", 2)
+    async with client() as asking, client(desk_api(authorize=admin_at_first)) as demoted:
+        [group] = (await asking.get(f"{BOOKS}/groups")).json()["groups"]
+        path = f"{BOOKS}/groups/{group['name']}/discard"
+        stopped = await ask(demoted, path, 409, dead=4, seen=group["seen"])
+        assert "no letter is discarded after 2, which stay so: ann has reader" in stopped["detail"]
+        assert len(await letters(asking, state="dead")) == 2
+
+
 async def test_who_closes_the_connection_has_no_further_letter_released(desk: Path) -> None:
     (desk / "broken").unlink()
     async with client() as asking:

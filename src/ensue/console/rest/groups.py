@@ -53,7 +53,7 @@ async def discard_group(service: Named, group: GroupName, body: DiscardGroup, wh
                 ids = await group_decisions.group_ids(access, group)
             group_decisions.check_confirmed(group, ids, body.dead, body.seen)
             found = []
-            async with aclosing(group_decisions.discard_group(access, group, by, ids)) as decided:
+            async with aclosing(group_decisions.discard_group(access, group, by, ids, why_not=who.why_not)) as decided:
                 async for each in decided:
                     repeated.started = True
                     found.append(each)

@@ -17,7 +17,7 @@ from ensue.deciding import Deciding
 from ensue.errors import UsageError
 from ensue.message import DeadLetter, DeadLetterState
 from ensue.operations import editing, group_decisions, letter_decisions, letters
-from ensue.operations.group_decisions import End, Progress
+from ensue.operations.group_decisions import End, Progress, WhyNot
 from ensue.operations.groups import FAILED, Grouping, cause_of
 from ensue.operations.letter_decisions import Outcome
 from ensue.operations.letters import HOLDING, LetterLine
@@ -199,7 +199,7 @@ async def decide_on_group(visit: Visit) -> Response:
                 ids = await group_decisions.group_ids(access, name)
                 group_decisions.check_confirmed(name, ids, count, seen)
                 repeated.started = True
-                await _discarded(run, access, name, by, ids)
+                await _discarded(run, access, name, by, ids, partial(visit.why_not, Action.LETTER_DISCARD))
             await repeated.keep(200, {}, run.said.encode())
 
     back = link("/group", service=service, name=name)
@@ -228,9 +228,9 @@ def _said(each: Progress) -> str:
     return f"wave {each.wave} of {each.waves}: {said}"
 
 
-async def _discarded(run: Run, access: Opened, name: str, by: Deciding, ids: frozenset[str]) -> None:
+async def _discarded(run: Run, access: Opened, name: str, by: Deciding, ids: frozenset[str], why_not: WhyNot) -> None:
     decided = passed = 0
-    async with aclosing(group_decisions.discard_group(access, name, by, ids)) as found:
+    async with aclosing(group_decisions.discard_group(access, name, by, ids, why_not=why_not)) as found:
         async for each in found:
             decided += each.outcome is Outcome.DECIDED
             passed += each.outcome is not Outcome.DECIDED
