@@ -28,8 +28,8 @@ app = typer.Typer(help="Sagas: look, have a parked one go on, have one undone.",
 app.command("check")(check_)
 app.command()(export)
 
-_WHO = typer.Option("--by", "--who", help="Who decides; is kept with the saga", show_default="you")
-_WHY = typer.Option("--reason", "--why", help="Why; is kept with the saga")
+_Who = Annotated[str, typer.Option("--by", "--who", help="Who decides; is kept with the saga", show_default="you")]
+_Why = Annotated[str, typer.Option("--reason", "--why", help="Why; is kept with the saga")]
 
 
 @app.command("list")
@@ -92,8 +92,8 @@ def show(
 def retry(
     service: Target,
     sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")],
-    why: Annotated[str, _WHY] = "",
-    who: Annotated[str, _WHO] = "",
+    why: _Why = "",
+    who: _Who = "",
 ) -> None:
     """Have parked sagas go on from where they are, with the code that there is now: all of these, or none."""
     _order(service, sagas, "retry", who, why)
@@ -103,8 +103,8 @@ def retry(
 def cancel(
     service: Target,
     sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")],
-    why: Annotated[str, _WHY] = "",
-    who: Annotated[str, _WHO] = "",
+    why: _Why = "",
+    who: _Who = "",
     yes: Yes = False,
 ) -> None:
     """Have sagas that are not past their pivot undo what they have done: all of these, or none."""
@@ -116,14 +116,14 @@ def cancel(
 def skip_(
     service: Target,
     saga: Annotated[str, typer.Argument(metavar="NAME:ID")],
-    why: Annotated[str, _WHY],
+    why: _Why,
     result: Annotated[
         str | None, typer.Option(metavar="JSON", help="What it came to; left out: it returns none")
     ] = None,
     failure: Annotated[str | None, typer.Option(metavar="NAME", help="It failed, and was not done")] = None,
     fields: Annotated[str, typer.Option(metavar="JSON", help="The failure's")] = "{}",
     operation: Annotated[int | None, typer.Option(help="Its number, where a saga is at several")] = None,
-    who: Annotated[str, _WHO] = "",
+    who: _Who = "",
     yes: Yes = False,
 ) -> None:
     """Have a parked saga go on as if what it is at had come to this, because somebody has done it by hand, or knows

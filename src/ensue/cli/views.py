@@ -30,10 +30,13 @@ app = typer.Typer(
 )
 
 T = TypeVar("T")
-_TARGET = typer.Argument(
-    metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME of a View; its code's version is meant"
-)
-_WHO = typer.Option("--by", "--who", help="Who decides; is kept with the view", show_default="you")
+_View = Annotated[
+    str,
+    typer.Argument(
+        metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME of a View; its code's version is meant"
+    ),
+]
+_Who = Annotated[str, typer.Option("--by", "--who", help="Who decides; is kept with the view", show_default="you")]
 _RATE = typer.Option(min=0, help="Events per second that one process takes; 0: as fast as it can")
 _COLUMNS = (
     "view", "version#", "role", "read", "rate limit", "fed by", "since", "by", "not ready for", "goes on without",
@@ -91,13 +94,13 @@ def _lines(view: ViewStatus) -> list[tuple[object, ...]]:
 
 @app.command()
 def rebuild(
-    service: Annotated[str, _TARGET],
+    service: _View,
     rate: Annotated[float, _RATE] = 0.0,
     nice: Annotated[
         int, typer.Option(min=0, max=19, help="How far this process gives way to others, as of nice(1); 0: not at all")
     ] = NICE,
     detach: Annotated[bool, typer.Option(help="Only begin: processes that have the version's code build it")] = False,
-    who: Annotated[str, _WHO] = "",
+    who: _Who = "",
     reason: Reason = "",
 ) -> None:
     """Build the code's version beside the one that is asked, until it is ready: from the log's beginning, or from
@@ -152,7 +155,7 @@ async def _build(view: View, stop: Stop) -> bool:
 
 
 @app.command()
-def pause(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Reason = "") -> None:
+def pause(service: _View, who: _Who = "", reason: Reason = "") -> None:
     """Feed the version that is building no more until `resume`; the one that is asked is fed as before."""
     by = deciding(who, reason)
     row = _decide(service, states.pause(by.actor), by, "views pause")
@@ -161,9 +164,9 @@ def pause(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reas
 
 @app.command()
 def resume(
-    service: Annotated[str, _TARGET],
+    service: _View,
     rate: Annotated[float | None, _RATE] = None,
-    who: Annotated[str, _WHO] = "",
+    who: _Who = "",
     reason: Reason = "",
 ) -> None:
     """Have a paused building go on, or one that runs go on at another rate."""
@@ -182,14 +185,14 @@ def _decide(service: str, rule: states.Rule, by: Deciding, action: str) -> ViewR
 
 @app.command()
 def swap(
-    service: Annotated[str, _TARGET],
+    service: _View,
     accept_missing: Annotated[
         bool,
         typer.Option(help="Go on without what log and outbox have lost; is kept and shown for ever after"),
     ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is ready")] = 0.0,
     yes: Yes = False,
-    who: Annotated[str, _WHO] = "",
+    who: _Who = "",
     reason: Reason = "",
 ) -> None:
     """Have queries answered by the code's version from now on. Refused, and said why, while that is not ready.
@@ -221,9 +224,9 @@ def swap(
 
 @app.command("accept-missing")
 def accept_missing_(
-    service: Annotated[str, _TARGET],
+    service: _View,
     yes: Yes = False,
-    who: Annotated[str, _WHO] = "",
+    who: _Who = "",
     reason: Reason = "",
 ) -> None:
     """Have the code's version go on without what log and outbox have lost; is kept and shown for ever after."""
@@ -244,7 +247,7 @@ async def _accept(access: OpenedView, view: View, by: Deciding, yes: bool) -> No
 
 
 @app.command()
-def rollback(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", reason: Reason = "") -> None:
+def rollback(service: _View, who: _Who = "", reason: Reason = "") -> None:
     """Have queries answered by the version that was asked before."""
     view, by = load_view(service), deciding(who, reason)
     row = _run(view, lambda access: access.deciding(by, "views rollback").rollback(by.actor, access.broker))
@@ -253,11 +256,11 @@ def rollback(service: Annotated[str, _TARGET], who: Annotated[str, _WHO] = "", r
 
 @app.command()
 def drop(
-    service: Annotated[str, _TARGET],
+    service: _View,
     version: Annotated[int, typer.Argument(min=1, metavar="VERSION")],
     force: Annotated[bool, typer.Option(help="I know that no process of the version runs")] = False,
     yes: Yes = False,
-    who: Annotated[str, _WHO] = "",
+    who: _Who = "",
     reason: Reason = "",
 ) -> None:
     """Feed a version no more, previous or building, and remove its place with all that is in it. Safe to repeat."""

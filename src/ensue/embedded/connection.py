@@ -33,8 +33,8 @@ _FORBIDDEN = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite
 T = TypeVar("T")
 
 
-def parse_sqlite_url(url: str, known: tuple[str, ...] = ("synchronous",)) -> tuple[str, dict[str, str]]:
-    """Return the file and the options of an SQLite URL; option names are checked against `known`.
+def parse_sqlite_url(url: str) -> tuple[str, dict[str, str]]:
+    """Return the file and the options of an SQLite URL, of which there is one: `synchronous`.
 
     As in SQLAlchemy three slashes begin a relative path and four an absolute one, and nothing is percent-decoded.
     `sqlite://` and `sqlite:///:memory:` mean a database in memory, given back as `:memory:`.
@@ -55,8 +55,8 @@ def parse_sqlite_url(url: str, known: tuple[str, ...] = ("synchronous",)) -> tup
         raise UsageError(f"SQLite URL {masked(url)!r} names a host: write three slashes, {masked(prefix + '/' + rest)}")
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
-        if name not in known:
-            raise UsageError(f"SQLite URL {masked(url)!r}: unknown option {name!r}, expected {' or '.join(known)}")
+        if name != "synchronous":
+            raise UsageError(f"SQLite URL {masked(url)!r}: unknown option {name!r}, expected synchronous")
     if "synchronous" in options:
         options["synchronous"] = _synchronous(options["synchronous"])
     return rest[1:] or ":memory:", options
