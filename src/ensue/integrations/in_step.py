@@ -34,8 +34,11 @@ def in_step(service: Service) -> Callable[[Endpoint], Callable[..., Coroutine[An
     this (a middleware, or a decorator such as `requires`).
 
     A plain `def` runs in a thread. A method of an HTTPEndpoint is decorated in the same way.
-    Raises UsageError above another `in_step`, and when a request comes to an app in which nothing is installed.
+    Raises UsageError without a service, above another `in_step`, and when a request comes to an app in which nothing is
+    installed.
     """
+    if not isinstance(service, Service):
+        raise UsageError(f"@in_step wants the service whose step it is, write @in_step(orders): got {service!r:.80}")
 
     def decorate(endpoint: Endpoint) -> Callable[..., Coroutine[Any, Any, Response]]:
         if (inner := getattr(endpoint, _IN_STEP, None)) is not None:  # functools.wraps hands it on

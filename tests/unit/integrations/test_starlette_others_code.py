@@ -214,6 +214,11 @@ def test_one_endpoint_has_one_step(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match=r"@in_step\(parcels\) above @in_step\(cards\)"):
         in_step(parcels)(inner)
+    with pytest.raises(UsageError, match=r"write @in_step\(orders\): got <function"):
+
+        @in_step  # type: ignore[arg-type]  # the point of the test
+        async def forgotten(request: Request, step: Step) -> Response:
+            return Response()
 
 
 def test_what_is_of_fastapi_is_not_installed_in_an_app_of_starlette(tmp_path: Path) -> None:
