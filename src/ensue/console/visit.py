@@ -18,6 +18,7 @@ from ensue.addresses import masked
 from ensue.console import forms
 from ensue.console.access import Action, Actor, Authorize, Role, deciding
 from ensue.console.forms import Form
+from ensue.console.pace import Pace
 from ensue.console.payloads import Payloads, shown, shown_headers
 from ensue.console.rendering import Rendering, as_json, link
 from ensue.console.runs import Run, Runs, RunState, Work
@@ -53,6 +54,7 @@ class Console:
     authorize: Authorize
     payloads: Payloads
     trusted_origins: Collection[str]
+    pace: Pace = dataclasses.field(default_factory=Pace)
     runs: Runs = dataclasses.field(default_factory=Runs)
     rendering: Rendering = dataclasses.field(default_factory=Rendering)
 

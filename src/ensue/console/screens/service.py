@@ -30,7 +30,7 @@ async def service(visit: Visit) -> Response:
     name = visit.request.path_params["service"]
     async with visit.opened(name, broker=True) as access:
         status = await service_status(access, ANSWER_S)
-        lines = list(wrong(name, access.target, status))
+        lines = list(wrong(name, access.target, status, of_view=access.service.is_view))
     counters, outbox = status.counters, status.outbox
     return visit.page(
         "service",
