@@ -6,8 +6,9 @@ import asyncio
 import html
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -119,9 +120,10 @@ async def browse() -> AsyncIterator[Open]:
         authorize: Callable[..., Actor | Awaitable[Actor | None] | None] = admin,
         payloads: str = "full",
         services: Sequence[Service] = (bank, desk, absent),
+        options: Mapping[str, Any] = {"publishing": True},
         **headers: str,
     ) -> Browser:
-        application = ensue.console.app(*services, authorize=authorize, payloads=payloads)
+        application = ensue.console.app(*services, authorize=authorize, payloads=payloads, **options)
         found = Browser(
             transport=httpx.ASGITransport(application), base_url="http://console.test",
             headers={"Sec-Fetch-Site": "same-origin", "Origin": "http://console.test"} | headers,

@@ -147,9 +147,9 @@ def rewind(
 
     async def decide() -> None:
         async with opened(definition, broker=True) as access:
+            found = await operations.applied(access, where, source)
             if to is None:
                 access.need_broker()
-            found = await operations.applied(access, where, source)
             position = found.before if to is None else to
             watermark, last = found.watermark, found.message
             if position is None:

@@ -24,7 +24,9 @@ def standalone(
     services: Sequence[Service], way_in: OneTimeLink | ProxyHeader, payloads: Payloads, targets: Mapping[str, str]
 ) -> Starlette:
     """Return the console with its way in. For a OneTimeLink the link leads to `/enter?token=...`."""
-    console = app(*services, authorize=way_in, payloads=payloads, targets=targets)
+    # On one's own machine, which only its user reaches, it is for development too.
+    own = isinstance(way_in, OneTimeLink)
+    console = app(*services, authorize=way_in, payloads=payloads, targets=targets, publishing=own)
     if isinstance(way_in, OneTimeLink):
         console.router.routes.insert(0, Route(ENTER, _enter(way_in), methods=["GET"]))
     return console

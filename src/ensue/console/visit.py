@@ -54,6 +54,7 @@ class Console:
     authorize: Authorize
     payloads: Payloads
     trusted_origins: Collection[str]
+    publishing: bool = False
     pace: Pace = dataclasses.field(default_factory=Pace)
     runs: Runs = dataclasses.field(default_factory=Runs)
     rendering: Rendering = dataclasses.field(default_factory=Rendering)

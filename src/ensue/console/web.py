@@ -62,7 +62,7 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/", "/", overview.overview, None),
     ("/failures", "/failures", failures.failures, None),
     ("/group", "/failures", failures.group, failures.decide_on_group),
-    ("/letters", "/failures", failures.all_letters, None),
+    ("/letters", "/failures", failures.all_letters, failures.purge),
     ("/letter", "/failures", failures.letter, failures.decide_on_letter),
     ("/run", "/failures", failures.progress, None),
     ("/flow", "/flow", flow.flow, None),
@@ -77,6 +77,7 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/applied", "/losses", losses.applied, losses.decide_on_source),
     ("/restored", "/losses", losses.restored, None),
     ("/outbox", "/outbox", outbox.search, None),
+    ("/publish", "/outbox", outbox.publish_form, outbox.publish),
     ("/topology", "/topology", topology.topology, None),
     ("/asyncapi.json", "/topology", topology.asyncapi_document, None),
     ("/decisions", "/decisions", decisions.all_decisions, None),
@@ -91,20 +92,24 @@ def app(
     payloads: Payloads | str = Payloads.MASKED,
     trusted_origins: Collection[str] = (),
     targets: Mapping[str, str] | None = None,
+    publishing: bool = False,
 ) -> Starlette:
     """Return the console of these services, which need not run, nor live in this process.
 
     authorize: who sends this request? Returns an `Actor`, or None for nobody; see `ensue.console.access`. It is asked
     for each request, and there is no default. payloads: how much of users' data is shown. trusted_origins: further
     origins from which forms may come, as `https://desk.example`. targets: how the command line names each service,
-    MODULE:SERVICE by its name, for the commands that the console tells.
+    MODULE:SERVICE by its name, for the commands that the console tells. publishing: admins may publish events by hand,
+    to try things in development.
     Raises UsageError for what makes no sense.
     """
     try:
         mode = Payloads(payloads)
     except ValueError as error:
         raise UsageError(f"payloads={payloads!r:.60}, expected one of {', '.join(Payloads)}") from error
-    console = Console(Services(services, targets), checked_authorize(authorize), mode, checked_origins(trusted_origins))
+    console = Console(
+        Services(services, targets), checked_authorize(authorize), mode, checked_origins(trusted_origins), publishing
+    )
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
