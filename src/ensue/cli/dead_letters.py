@@ -17,7 +17,7 @@ import typer
 from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
-from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, say, shown_data, when
+from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, say, shown_data
 from ensue.deciding import Deciding
 from ensue.engine.decisions import Decided
 from ensue.errors import CheckpointConflict, UsageError
@@ -28,6 +28,7 @@ from ensue.operations.groups import Group
 from ensue.operations.letter_decisions import Outcome
 from ensue.operations.letters import HOLDING, Letter, LetterLine, short_reason
 from ensue.operations.opening import Opened, opened
+from ensue.texts import when
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
 

@@ -11,12 +11,13 @@ import typer
 from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
-from ensue.cli.output import confirm, print_json, print_table, say, when
+from ensue.cli.output import confirm, print_json, print_table, say
 from ensue.errors import UsageError
 from ensue.message import Gap, GapState, Partition
 from ensue.operations import gaps as operations
 from ensue.operations.letters import anybody_works
 from ensue.operations.opening import Opened, opened
+from ensue.texts import when
 
 app = typer.Typer(help="Holes in what was received: look, and accept what is lost.", no_args_is_help=True)
 

@@ -10,10 +10,11 @@ import typer
 from ensue.cli.completing import services_here
 from ensue.cli.loading import load_service
 from ensue.cli.operator import BY, REASON, deciding
-from ensue.cli.output import confirm, print_json, print_table, say, when
+from ensue.cli.output import confirm, print_json, print_table, say
 from ensue.operations import timers as operations
 from ensue.operations.opening import opened
 from ensue.operations.timers import TimerLine
+from ensue.texts import when
 
 app = typer.Typer(help="Events that are published later: look, take back.", no_args_is_help=True)
 

@@ -38,7 +38,9 @@ class Pace:
         """Take a sample of a version; None: there is no earlier one to compare it with."""
         key, now = (view, version), Progress(done, total, self._clock())
         samples = self._samples.pop(key, deque(maxlen=_SAMPLES))
-        while samples and (now.at - samples[0].at > _OLD_S or samples[0].done > done):  # or it was built anew
+        if samples and samples[-1].done > done:
+            samples.clear()  # it was built anew, or the log has lost its beginning
+        while samples and now.at - samples[0].at > _OLD_S:
             samples.popleft()
         if not samples or now.at - samples[-1].at >= _APART_S:
             samples.append(now)

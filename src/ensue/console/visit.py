@@ -23,6 +23,7 @@ from ensue.console.payloads import Payloads, shown, shown_headers
 from ensue.console.rendering import Rendering, as_json, link
 from ensue.console.runs import Run, Runs, RunState, Work
 from ensue.console.services import Services
+from ensue.contracts.files import Committed
 from ensue.deciding import Deciding, Face
 from ensue.errors import UsageError
 from ensue.operations.opening import Opened
@@ -55,6 +56,8 @@ class Console:
     payloads: Payloads
     trusted_origins: Collection[str]
     publishing: bool = False
+    trace_url: str = ""
+    committed: Mapping[str, Committed] | None = None
     pace: Pace = dataclasses.field(default_factory=Pace)
     runs: Runs = dataclasses.field(default_factory=Runs)
     rendering: Rendering = dataclasses.field(default_factory=Rendering)

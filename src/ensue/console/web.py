@@ -42,9 +42,11 @@ from ensue.console.screens import (
     views,
 )
 from ensue.console.services import NotFound, Services
+from ensue.console.traces import checked_trace_url
 from ensue.console.visit import SCREENS, Console, Visit, root_of, said
 from ensue.errors import EnsueError, RetryableError, UsageError
 from ensue.integrations.body_limit import BodyLimit
+from ensue.operations.contracts import read_committed
 from ensue.texts import logger
 
 log = logger("ensue.console")
@@ -53,6 +55,7 @@ log = logger("ensue.console")
 _BODY_BYTES_MAX: Final = 2_000_000
 #: How long a page may take that asks a database, seconds. A flow has a time for each of its parts.
 PAGE_S = 30.0
+_OWN_TIME: Final = (flow.flow, flow.mermaid)
 _STATIC: Final = Path(__file__).parent / "static"
 
 Screen = Callable[[Visit], Awaitable[Response]]
@@ -66,6 +69,7 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/letter", "/failures", failures.letter, failures.decide_on_letter),
     ("/run", "/failures", failures.progress, None),
     ("/flow", "/flow", flow.flow, None),
+    ("/flow.mmd", "/flow", flow.mermaid, None),
     ("/services/{service}", "/", service.service, None),
     ("/partition", "/", service.partition, service.steer),
     ("/sagas", "/sagas", sagas.sagas, None),
@@ -93,6 +97,8 @@ def app(
     trusted_origins: Collection[str] = (),
     targets: Mapping[str, str] | None = None,
     publishing: bool = False,
+    trace_url: str = "",
+    schemas: str | Path | None = None,
 ) -> Starlette:
     """Return the console of these services, which need not run, nor live in this process.
 
@@ -100,7 +106,8 @@ def app(
     for each request, and there is no default. payloads: how much of users' data is shown. trusted_origins: further
     origins from which forms may come, as `https://desk.example`. targets: how the command line names each service,
     MODULE:SERVICE by its name, for the commands that the console tells. publishing: admins may publish events by hand,
-    to try things in development.
+    to try things in development. trace_url: where traces are shown, as `https://traces.example/trace/{trace_id}`.
+    schemas: the directory of the committed schemas, with which what services write now is compared; it is read once.
     Raises UsageError for what makes no sense.
     """
     try:
@@ -108,8 +115,9 @@ def app(
     except ValueError as error:
         raise UsageError(f"payloads={payloads!r:.60}, expected one of {', '.join(Payloads)}") from error
     console = Console(
-        Services(services, targets), checked_authorize(authorize), mode, checked_origins(trusted_origins), publishing
-    )
+        Services(services, targets), checked_authorize(authorize), mode, checked_origins(trusted_origins), publishing,
+        checked_trace_url(trace_url), None if schemas is None else read_committed(Path(schemas)),
+    )  # fmt: skip
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -147,7 +155,7 @@ def _endpoint(console: Console, here: str, screen: Screen) -> Callable[[Request]
                 raise NotAllowed(f"{actor.name} has no role here: nothing can be seen")
             visit = Visit(console, request, actor, here, cookie)
             # What was sent by a form is brought to its end, whoever waits for it.
-            async with asyncio.timeout(PAGE_S if request.method in SAFE_METHODS and screen is not flow.flow else None):
+            async with asyncio.timeout(PAGE_S if request.method in SAFE_METHODS and screen not in _OWN_TIME else None):
                 answer = await screen(visit)
         except HTTPException:
             raise  # the host's own answer
