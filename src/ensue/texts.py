@@ -7,6 +7,7 @@ print the values which they are about, of a statement or a model, say what and w
 
 from __future__ import annotations
 
+import datetime
 import logging
 import re
 import traceback
@@ -134,3 +135,14 @@ def _plain_argument(value: Any) -> Any:
     if isinstance(value, Lines):
         return "\n".join(map(plain, value.split("\n")))
     return plain(said_by(value))
+
+
+def when(seconds: float) -> str:
+    """UTC of seconds since the epoch, as the log of a server has it; 0: none.
+
+    >>> when(1000.4)
+    '1970-01-01 00:16:40 UTC'
+    """
+    if not seconds:
+        return "-"
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -120,9 +121,10 @@ async def browse() -> AsyncIterator[Open]:
         payloads: str | Mapping[str, str] = "full",
         services: Sequence[Service] = (bank, desk, absent),
         answer_s: float = 30.0,
+        options: Mapping[str, Any] = {"publishing": True},
         **headers: str,
     ) -> Browser:
-        application = ensue.console.app(*services, authorize=authorize, payloads=payloads, answer_s=answer_s)
+        application = ensue.console.app(*services, authorize=authorize, payloads=payloads, answer_s=answer_s, **options)
         found = Browser(
             transport=httpx.ASGITransport(application), base_url="http://console.test",
             headers={"Sec-Fetch-Site": "same-origin", "Origin": "http://console.test"} | headers,

@@ -23,10 +23,12 @@ from tests.console.conftest import admin, ask, unrepaired, wire
 from tests.console.world import Wired, absent, bank, desk, repair
 
 import ensue.console
+from ensue import Service
 from ensue.cli.http import Address, listen, served
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
+    from servers import PostgresServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("home")]
 
@@ -57,10 +59,15 @@ async def url(home: Any) -> AsyncIterator[str]:
     """Where the console is, under a prefix. The bank has three letters that wait for somebody, the desk a saga."""
     await wire(("bob", -2, "standing order"), ("bob", 3, ""), ("eve", -5, ""), letters=3)
     await ask("kim")
-    console = ensue.console.app(
-        bank, desk, absent, authorize=admin, payloads="full",
-        targets={"bank": "shop.bank:bank", "desk": "shop.desk:desk", "absent": "shop.absent:absent"},
-    )  # fmt: skip
+    async with console_of(bank, desk, absent) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def console_of(*services: Service) -> AsyncIterator[str]:
+    """A console of these, under a prefix; its address."""
+    targets = {each.name: f"shop.{each.name}:{each.name}" for each in services}
+    console = ensue.console.app(*services, authorize=admin, payloads="full", targets=targets, publishing=True)
     with contextlib.closing(listen(Address("127.0.0.1", 0))) as listening:
         async with served(Starlette(routes=[Mount(PREFIX, console)]), listening, lifespan=False):
             yield f"http://127.0.0.1:{listening.getsockname()[1]}{PREFIX}"
@@ -165,8 +172,8 @@ async def test_back_and_deep_links_lead_to_what_was_there(url: str, open_page: C
     await page.wait_for_selector("#letters")
 
 
-async def test_a_group_is_tried_again_by_keyboard_alone_and_drains(url: str, open_page: Callable[..., Any]) -> None:
-    page = await open_page()
+async def tried_again_by_keyboard(url: str, page: Page, shown: str = "") -> None:
+    """From the overview to a group of failures, to try it again, until it has drained. shown: name of a picture."""
     await page.goto(f"{url}/")
     await page.keyboard.press("Tab")
     assert await page.evaluate("document.activeElement.textContent") == "To the content"
@@ -185,7 +192,8 @@ async def test_a_group_is_tried_again_by_keyboard_alone_and_drains(url: str, ope
             await page.keyboard.press("Enter")
             await page.wait_for_selector("text=took effect")
             await page.wait_for_selector("dd:text-is('done')")
-            await picture(page, "run")
+            if shown:
+                await picture(page, shown)
     finally:
         unrepaired()
     await page.click("text=Back")
@@ -193,6 +201,33 @@ async def test_a_group_is_tried_again_by_keyboard_alone_and_drains(url: str, ope
     await page.wait_for_selector("text=Nothing of this group has failed any more")
     await page.click("text=Decisions")
     assert "negative amounts are refunds" in await page.inner_text("#decisions")
+
+
+async def test_a_group_is_tried_again_by_keyboard_alone_and_drains(url: str, open_page: Callable[..., Any]) -> None:
+    await tried_again_by_keyboard(url, await open_page(), "run")
+
+
+async def test_the_same_on_postgresql(
+    postgres_server: PostgresServer,
+    open_page: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ENSUE_HOME", str(tmp_path))
+    monkeypatch.setenv("ENSUE_BANK_DATABASE", postgres_server.url("console", "postgresql+asyncpg"))
+    await wire(("bob", -2, ""), ("bob", 3, ""), ("eve", -5, ""), letters=3)
+    async with console_of(bank) as address:
+        page = await open_page()
+        await tried_again_by_keyboard(address, page)
+        # What else asks the database in a way of its own: counters, records and losses.
+        for path, found in (
+            ("/partition?service=bank&topic=wires&number=0", "#counters"),
+            ("/outbox?service=bank&key=bob&sent=yes", "#records"),
+            ("/losses", "#epochs"),
+            ("/restored?service=bank", "#report"),
+        ):
+            await page.goto(f"{address}{path}")
+            await page.wait_for_selector(found)
 
 
 async def test_every_screen_is_accessible_in_light_and_in_dark(url: str, open_page: Callable[..., Any]) -> None:
@@ -203,6 +238,7 @@ async def test_every_screen_is_accessible_in_light_and_in_dark(url: str, open_pa
     paths = [
         "/", "/failures", "/partition?service=bank&topic=wires&number=0", "/services/bank", "/services/absent",
         "/saga?service=desk&key=answer:kim", "/outbox?service=bank", "/topology", "/decisions",
+        "/losses", "/restored?service=bank", "/publish?service=bank",
     ]  # fmt: skip
     everything, colours = {"resultTypes": ["violations"]}, {"runOnly": ["color-contrast"]}
     for scheme, some, options in (("light", paths, everything), ("dark", paths[:3], colours)):
@@ -219,6 +255,10 @@ async def test_every_screen_is_accessible_in_light_and_in_dark(url: str, open_pa
     await page.click("#records td a >> nth=0")
     await page.wait_for_selector("svg.drawing")
     assert (await axe.run(page)).violations_count == 0
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await page.click("[data-copies]")
+    await page.wait_for_selector("text=Copied")
+    assert (await page.evaluate("navigator.clipboard.readText()")).startswith("sequenceDiagram")
 
 
 async def test_it_works_without_a_script(url: str, open_page: Callable[..., Any]) -> None:

@@ -27,21 +27,34 @@ FORMS: Mapping[tuple[str, str], tuple[str, Mapping[str, object], Action]] = {
     ("/letter", "edit"): ("/", {"service": "bank", "id": "wires/0:1", "data": "{}"}, Action.LETTER_EDIT),
     ("/group", "retry"): ("/", {"service": "bank", "name": "none"}, Action.LETTER_RETRY),
     ("/group", "discard"): ("/", {"service": "bank", "name": "none", "count": 1}, Action.LETTER_DISCARD),
+    ("/letters", "purge"): ("/", {"service": "bank", "count": 1, "days": 0}, Action.LETTER_PURGE),
+    ("/publish", "publish"): ("/", {"service": "bank", "type": "Wired", "data": "{}"}, Action.PUBLISH),
     ("/partition", "pause"): ("/", {"service": "bank", "topic": "no", "number": 0}, Action.PARTITION_PAUSE),
     ("/partition", "resume"): ("/", {"service": "bank", "topic": "no", "number": 0}, Action.PARTITION_RESUME),
     ("/partition", "release"): ("/", {"service": "bank", "topic": "no", "number": 0}, Action.PARTITION_RELEASE),
-    ("/loss", "accept"): (
-        "/", {"service": "bank", "topic": "no", "number": 0, "source": "x", "through": 1, "count": 1},
-        Action.GAP_ACCEPT,
+    **{
+        ("/loss", do): (
+            "/", {
+                "service": "bank", "topic": "no", "number": 0, "source": "x", "state": "lost", "watermark": 1,
+                "needed": 2, "through": 1, "count": 1,
+            },
+            action,
+        )
+        for do, action in (("accept", Action.GAP_ACCEPT), ("forget", Action.GAP_FORGET))
+    },
+    ("/applied", "rewind"): (
+        "/", {"service": "bank", "topic": "no", "number": 0, "source": "x", "watermark": 2, "position": 1, "count": 1},
+        Action.GAP_REWIND,
     ),
     ("/saga", "retry"): ("/", {"service": "desk", "key": "answer:no"}, Action.SAGA_RETRY),
     ("/saga", "skip"): ("/", {"service": "desk", "key": "answer:no"}, Action.SAGA_SKIP),
     ("/saga", "cancel"): ("/", {"service": "desk", "key": "answer:no"}, Action.SAGA_CANCEL),
     **{
-        ("/view", do): ("/", {"service": "bank", "version": 1}, action)
+        ("/view", do): ("/", {"service": "bank", "version": 1, "count": 1, "seen": ""}, action)
         for do, action in (
             ("rebuild", Action.VIEW_REBUILD), ("pause", Action.VIEW_PAUSE), ("resume", Action.VIEW_RESUME),
-            ("swap", Action.VIEW_SWAP), ("rollback", Action.VIEW_ROLLBACK), ("drop", Action.VIEW_DROP),
+            ("swap", Action.VIEW_SWAP), ("accept-missing", Action.VIEW_ACCEPT_MISSING),
+            ("rollback", Action.VIEW_ROLLBACK), ("drop", Action.VIEW_DROP),
         )
     },
 }  # fmt: skip

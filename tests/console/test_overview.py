@@ -37,6 +37,10 @@ async def test_each_thing_that_is_wrong_is_one_line_with_what_repairs_it(
         ("partition wires/0 is paused", "ensue partitions resume shop:bank wires/0"),
     ]
 
+    # What a view goes on without is kept with its version, by another command.
+    of_view = [each.command for each in wrong("bank", "shop:bank", ill, of_view=True) if "lost" in each.text]
+    assert of_view == ["ensue views accept-missing shop:bank"]
+
 
 async def test_letters_that_only_wait_are_not_called_dead(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENSUE_HOME", str(tmp_path))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.console.conftest import LONG, Open
-from tests.console.world import bank
+from tests.console.conftest import HOSTILE, LONG, Open, until
+from tests.console.world import Asked, bank
 
+from ensue import Saga, Service
 from ensue.conformance.store_suite import letter
 from ensue.console.access import Actor
 from ensue.console.headers import POLICY
@@ -37,6 +40,9 @@ class Read(HTMLParser):
         self.tags.append(tag)
         self.attributes += [(tag, name, value or "") for name, value in attributes]
         self.links += [value or "" for name, value in attributes if name == "href" and tag == "a"]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.text += " " * (tag in ("td", "th"))  # what stands in two cells is two words
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -67,7 +73,7 @@ async def test_every_screen_is_linked_and_shows_hostile_text_as_text(browse: Ope
     with_it = []
     for path, page in pages.items():
         read = Read(page)
-        if "json" in path:
+        if "json" in path or ".mmd" in path:
             continue
         assert "img" not in read.tags, path
         assert read.tags.count("script") == 1, path
@@ -113,6 +119,48 @@ async def test_one_service_that_is_down_hides_nothing_of_the_others(browse: Open
     assert alone.status_code == 503
     assert "run the service once" in alone.text
     assert 'data-changes="/changes?service=absent"' in alone.text  # it is shown as soon as it is there
+
+
+async def test_a_saga_is_a_timeline_with_what_is_open(
+    browse: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENSUE_HOME", str(tmp_path))
+    naps = Service("naps", publishes=[])
+
+    @naps.saga
+    async def nap(saga: Saga, asked: Asked) -> None:
+        await saga.sleep(datetime.timedelta(milliseconds=1))
+        await saga.sleep(datetime.timedelta(hours=1))
+
+    async with naps.running() as runtime:
+        async with naps.step() as step:
+            step.start(nap, Asked(who=HOSTILE.replace("\x00", "")), id="one")
+        books = runtime.context.books
+
+        async def sleeps() -> bool:
+            found = await books.saga("nap:one")
+            return found is not None and len(found.journal) == 3
+
+        await until(sleeps)
+    page = Read(await browse(services=(naps,)).page("/saga?service=naps&key=nap:one"))
+    text = " ".join(page.text.split())
+    assert "img" not in page.tags
+    assert "Open operations 2 sleepJournal" in text
+    journal = text.partition("Journal At")[2].partition("What would be undone")[0]
+    moments = [journal.index(each) for each in ("begun", "1 asks for sleep", "1 done: sleep", "2 asks for sleep")]
+    assert moments == sorted(moments), journal
+    assert " +0." in journal  # how much later it came
+
+
+async def test_a_partition_has_its_counters_for_everybody(browse: Open) -> None:
+    browser = browse(lambda _: Actor("kim@desk", ["reader"]))
+    assert "/partition?service=bank" in await browser.page("/services/bank")
+    pages = [await browser.page(f"/partition?service=bank&topic=wires&number={number}") for number in (0, 1)]
+    found = [
+        dict(re.findall(r'<th scope="row">([a-z ]+)</th><td class="number">([0-9]+)</td>', each)) for each in pages
+    ]
+    assert sum(int(each["applied"]) for each in found) == 1  # ann's
+    assert all("gaps seen" in each for each in found)
 
 
 async def test_ten_thousand_letters_are_shown_within_a_second(

@@ -7,6 +7,7 @@ import contextlib
 import enum
 import secrets
 import socket
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -54,6 +55,13 @@ def console(
             metavar="none|masked|limited|full", help="How much of users' data is shown; else full, with --auth masked"
         ),
     ] = "",
+    trace_url: Annotated[
+        str, typer.Option(metavar="URL", help="Where traces are shown, such as https://traces.example/trace/{trace_id}")
+    ] = "",
+    schemas: Annotated[
+        Path | None,
+        typer.Option(metavar="DIRECTORY", help="The committed schemas, to compare with what services write now"),
+    ] = None,
 ) -> None:
     """See and steer services in a browser, until Ctrl-C. They need not run: their databases and the log are asked.
 
@@ -86,7 +94,7 @@ def console(
     definitions = load_services(services)
     configure("info")
     names = [each.name for each in definitions]
-    application = standalone(definitions, way_in, mode, dict(zip(names, services, strict=True)))
+    application = standalone(definitions, way_in, mode, dict(zip(names, services, strict=True)), trace_url, schemas)
     with Stop() as stop, contextlib.closing(listen(address)) as listening:
         at = Address(address.host or "127.0.0.1", listening.getsockname()[1])
         path = f"{ENTER}?token={way_in.token}" if isinstance(way_in, OneTimeLink) else "/"

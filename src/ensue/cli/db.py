@@ -17,13 +17,12 @@ from ensue.cli.operator import deciding
 from ensue.cli.options import By, Reason, Target, Yes
 from ensue.cli.output import confirm, say
 from ensue.engine.books import Books
-from ensue.engine.epoch import Published
 from ensue.engine.fits import check_entity_tables
 from ensue.engine.schema import SCHEMA
 from ensue.engine.upgrade import check_upgraded
 from ensue.errors import UsageError
 from ensue.integrations.sql_tables import SqlTables, sql_tables_of
-from ensue.operations.epoch import begin_epoch, compared, is_needed
+from ensue.operations.epoch import begin_epoch, compared
 from ensue.operations.making import make_tables, own_tables
 from ensue.operations.opening import Opened, database_of, opened, refuse_living_workers
 
@@ -113,35 +112,15 @@ def new_epoch(
     async def begin(access: Opened) -> None:
         access.need_broker()
         await refuse_living_workers(access, force)
-        found, contradicted = await compared(access, published_through)
-        needed = is_needed(found, contradicted=contradicted)
-        for line in _explained(found, contradicted):
-            say(line)
-        if not (needed or force or published_through is not None):
+        report = await compared(access, published_through)
+        say(*report.lines)
+        if not (report.needed or force or published_through is not None):
             raise UsageError(
                 f"{definition.name} needs no new epoch: the log holds nothing that its database did not write. "
                 "--force: I want one all the same"
             )
         confirm("Begin the new epoch?", yes)
-        source = await begin_epoch(access, found, who)
+        source = await begin_epoch(access, report.published, who)
         say(f"{definition.name} is {source} now; run it again: ensue run {service}")
 
     run_beside(definition, begin, broker=True)
-
-
-def _explained(found: Published, contradicted: bool) -> list[str]:
-    lines = [f"{found.source}: published through position {found.through}; {found.left} record(s) after it are new"]
-    if found.diverged_at is not None:
-        lines.append(f"  the log holds another life's records from position {found.diverged_at} on; they stay")
-    elif contradicted:
-        lines.append(f"  the log holds another life's records after position {found.through}; they stay")
-    elif found.witness is not None:
-        lines.append(f"  {found.witness}")
-    else:
-        lines.append("  the log holds nothing that this database did not write: it needs no new epoch")
-    if found.missing:
-        first, last = found.missing[0], found.missing[-1]
-        lines.append(
-            f"  {len(found.missing)} record(s) from {first} to {last} never reached the log; they go out first"
-        )
-    return lines

@@ -18,7 +18,7 @@ from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
 from ensue.cli.operator import deciding
 from ensue.cli.options import By, Json, Reason, Target, Yes
-from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, say, shown_data, when
+from ensue.cli.output import confirm, json_line, print_json, print_lines, print_table, say, shown_data
 from ensue.deciding import Deciding
 from ensue.engine.decisions import Decided
 from ensue.errors import CheckpointConflict, UsageError
@@ -29,6 +29,7 @@ from ensue.operations.groups import Group
 from ensue.operations.letter_decisions import Outcome
 from ensue.operations.letters import HOLDING, LetterLine, short_reason
 from ensue.operations.opening import Opened, opened
+from ensue.texts import when
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
 

@@ -10,10 +10,11 @@ import typer
 
 from ensue.cli.loading import load_service
 from ensue.cli.options import Json, Target
-from ensue.cli.output import json_line, print_json, print_table, say, when
+from ensue.cli.output import json_line, print_json, print_table, say
 from ensue.deciding import Decision
 from ensue.errors import UsageError
 from ensue.operations import decisions
+from ensue.texts import when
 
 app = typer.Typer(help="What people have decided: who, what, from where, and why.", no_args_is_help=True)
 

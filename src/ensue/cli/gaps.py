@@ -11,13 +11,13 @@ from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
 from ensue.cli.operator import deciding
 from ensue.cli.options import By, Json, Reason, Target, Yes
-from ensue.cli.output import confirm, print_json, print_table, say, when
-from ensue.engine.rewind import before_last
+from ensue.cli.output import confirm, print_json, print_table, say
 from ensue.errors import UsageError
 from ensue.message import Gap, GapState, Partition
 from ensue.operations import gaps as operations
 from ensue.operations.letters import anybody_works
 from ensue.operations.opening import Opened
+from ensue.texts import when
 
 app = typer.Typer(help="Holes in what was received: look, and accept what is lost.", no_args_is_help=True)
 
@@ -97,17 +97,18 @@ def forget(
 
     async def decide(access: Opened) -> None:
         named = [
-            where
+            (where, gap)
             for where, gap in await _gaps(access)
             if gap.source == source and where.number == partition and topic in (None, where.topic)
         ]
         if len(named) != 1:
             found = f"{len(named)} gaps: give --topic" if named else "no gap; `ensue gaps list` shows what there is"
             raise UsageError(f"{source} has {found} in partition {partition}", source=source)
-        say(f"{named[0]}: {source} is asked no more for what is missing. What it sends next may show the gap again.")
+        [(where, shown)] = named
+        say(f"{where}: {source} is asked no more for what is missing. What it sends next may show the gap again.")
         confirm("Forget the gap?", yes)
-        await operations.forget(access, named[0], source, who)
-        say(f"forgotten: {named[0]} {source}")
+        await operations.forget(access, where, source, who, shown)
+        say(f"forgotten: {where} {source}")
 
     run_beside(definition, decide)
 
@@ -136,13 +137,11 @@ def rewind(
     who = deciding(by, reason)
 
     async def decide(access: Opened) -> None:
-        checkpoint = await access.books.checkpoint(where)
-        if source not in checkpoint.watermarks:
-            raise UsageError(f"{where}: nothing of {source} was applied", source=source)
-        position = to
-        if position is None:
-            position = await before_last(access.need_broker(), where, checkpoint, source)
-        watermark, last = checkpoint.watermarks[source], checkpoint.ids.get(source, "")
+        found = await operations.applied(access, where, source)
+        if to is None:
+            access.need_broker()
+        position = found.before if to is None else to
+        watermark, last = found.watermark, found.message
         if position is None:
             raise UsageError(
                 f"{where}: the log does not tell what was applied of {source} before position {watermark} "
@@ -155,7 +154,7 @@ def rewind(
             f"up to {position} before that. What it has written after {position} will be asked for and applied."
         )
         confirm(f"Is position {watermark} none of {source}'s?", yes)
-        await operations.rewind(access, where, source, position, who)
+        await operations.rewind(access, where, source, position, who, watermark)
         say(f"taken back: {where} goes on after position {position} of {source}")
 
     run_beside(definition, decide, broker=True)

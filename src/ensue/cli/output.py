@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import sys
@@ -68,17 +67,6 @@ def print_lines(rows: Iterable[Sequence[object]]) -> None:
     """As many as there are, without columns."""
     for row in rows:
         print("  ".join(plain(str(each)) for each in row))
-
-
-def when(seconds: float) -> str:
-    """UTC of seconds since the epoch, as the log of a server has it; 0: none.
-
-    >>> when(1000.4)
-    '1970-01-01 00:16:40 UTC'
-    """
-    if not seconds:
-        return "-"
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def confirm(question: str, yes: bool) -> None:

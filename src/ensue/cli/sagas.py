@@ -11,7 +11,7 @@ from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
 from ensue.cli.operator import deciding
 from ensue.cli.options import Json, Target, Yes
-from ensue.cli.output import confirm, print_json, print_table, say, when
+from ensue.cli.output import confirm, print_json, print_table, say
 from ensue.cli.saga_check import check_, export
 from ensue.errors import UsageError
 from ensue.failure import UnknownFailure
@@ -22,6 +22,7 @@ from ensue.saga.instance import LIVING, Status
 from ensue.saga.journal import Refusal
 from ensue.saga.skipping import Settled
 from ensue.saga.wake import Ordered
+from ensue.texts import when
 
 app = typer.Typer(help="Sagas: look, have a parked one go on, have one undone.", no_args_is_help=True)
 

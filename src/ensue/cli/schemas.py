@@ -15,8 +15,9 @@ from ensue.cli.output import complain, print_json, say
 from ensue.contracts.changes import changes
 from ensue.contracts.contract import owned, writers
 from ensue.contracts.described import Contract, Described
-from ensue.contracts.files import Committed, file_name, read, write
+from ensue.contracts.files import file_name, read, write
 from ensue.errors import UsageError
+from ensue.operations.contracts import read_committed
 
 app = typer.Typer(
     help="What services write and read, as JSON Schema: committed, and compared.", no_args_is_help=True
@@ -79,7 +80,7 @@ def check(
     found = contracts_of([*targets, *(each for each in readers or () if each not in targets)])
     written, others = found[: len(targets)], found[len(targets) :]
     count = len(_owned(written))
-    lines = changes(_committed(against), written, others)
+    lines = changes(read_committed(against), written, others)
     if json:
         print_json({"changes": lines})
     else:
@@ -121,23 +122,6 @@ def _files(contracts: list[Contract], known: Mapping[str, bytes | None]) -> Iter
         except UsageError:  # damaged, or not there: it is written anew
             others = set()
         yield file_name(name), write(each, found[name] | others if name in found else ())
-
-
-def _committed(directory: Path) -> dict[str, Committed]:
-    try:
-        paths = sorted(directory.glob("*.json")) if directory.is_dir() else None
-        found = [read(path.read_bytes(), str(path)) for path in paths or ()]
-    except OSError as error:
-        raise UsageError(f"{error.filename or directory} cannot be read: {error.strerror}") from error
-    if paths is None:
-        raise UsageError(
-            f"there is no directory {directory}: write the schemas with `ensue schemas export ... --to {directory}` "
-            "and commit them, or say where they are with --against"
-        )
-    for each, path in zip(found, paths, strict=True):
-        if path.name != file_name(each.name):
-            raise UsageError(f"{path} holds the schema of {each.name}: that belongs in {file_name(each.name)}")
-    return {each.name: each for each in found}
 
 
 def _bytes(path: Path) -> bytes | None:

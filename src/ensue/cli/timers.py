@@ -10,10 +10,11 @@ from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
 from ensue.cli.operator import deciding
 from ensue.cli.options import By, Json, Reason, Target, Yes
-from ensue.cli.output import confirm, print_json, print_table, say, when
+from ensue.cli.output import confirm, print_json, print_table, say
 from ensue.operations import timers as operations
 from ensue.operations.opening import Opened
 from ensue.operations.timers import TimerLine
+from ensue.texts import when
 
 app = typer.Typer(help="Events that are published later: look, take back.", no_args_is_help=True)
 

@@ -14,12 +14,13 @@ from ensue.cli.giving_way import NICE, give_way
 from ensue.cli.loading import load_service
 from ensue.cli.operator import deciding
 from ensue.cli.options import Json, Reason, Yes
-from ensue.cli.output import confirm, print_json, print_table, say, when
+from ensue.cli.output import confirm, print_json, print_table, say
 from ensue.cli.serving import Stop
 from ensue.deciding import Deciding
 from ensue.engine.view_runtime import ViewRuntime
 from ensue.errors import UsageError
 from ensue.operations.views import OpenedView, ViewStatus, opened_view, view_status
+from ensue.texts import when
 from ensue.view import View
 from ensue.views import states
 from ensue.views.ready import lines

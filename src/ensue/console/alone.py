@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,10 +23,20 @@ ENTER = "/enter"
 
 
 def standalone(
-    services: Sequence[Service], way_in: OneTimeLink | ProxyHeader, payloads: Payloads, targets: Mapping[str, str]
+    services: Sequence[Service],
+    way_in: OneTimeLink | ProxyHeader,
+    payloads: Payloads,
+    targets: Mapping[str, str],
+    trace_url: str = "",
+    schemas: Path | None = None,
 ) -> Starlette:
     """Return the console with its way in. For a OneTimeLink the link leads to `/enter?token=...`."""
-    console = app(*services, authorize=way_in, payloads=payloads, targets=targets)
+    # On one's own machine, which only its user reaches, it is for development too.
+    own = isinstance(way_in, OneTimeLink)
+    console = app(
+        *services, authorize=way_in, payloads=payloads, targets=targets, publishing=own, trace_url=trace_url,
+        schemas=schemas,
+    )  # fmt: skip
     if isinstance(way_in, ProxyHeader):
         console.add_middleware(BehindProxy, trusts=way_in.trusts)
     if isinstance(way_in, OneTimeLink):

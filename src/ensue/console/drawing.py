@@ -13,14 +13,14 @@ from ensue.operations.topology import Flow
 
 _LANE, _ROW, _TOP, _MARGIN, _NAME_CHARS = 220, 26, 40, 110, 30
 #: More than these are only listed below: nobody reads a longer drawing.
-_DRAWN_MAX = 200
+DRAWN_MAX = 200
 _CLASSES = {State.DONE: "done", State.SET_ASIDE: "bad"}
 _BOX_WIDTH, _BOX_HEIGHT, _GAP = 180, 34, 26
 
 
 def flow_drawing(events: Sequence[Published]) -> Markup:
     """A lane for each service, an event a row: from who published it to who handles it. A dot says what came of it."""
-    events = events[:_DRAWN_MAX]
+    events = events[:DRAWN_MAX]
     names = sorted({each.sender for each in events} | {one.service for each in events for one in each.reactions})
     at = {name: _MARGIN + number * _LANE for number, name in enumerate(names)}
     rows = [(event, reaction) for event in events for reaction in (event.reactions or (None,))]

@@ -2,7 +2,7 @@
 
 Not payload, and shown always: keys, types, ids, positions, states, of an error its type, its handler and the lines of
 code that led to it. What an error says often quotes a value, and no rule can tell: `none` and `masked` hide it
-(docs/adr/0061).
+(docs/adr/0060).
 """
 
 from __future__ import annotations

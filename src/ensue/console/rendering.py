@@ -89,7 +89,7 @@ def _reason(letter: LetterLine) -> str:
     return short_reason(letter.error_type, letter.error)
 
 
-def _flow_id(headers: Mapping[str, Any]) -> str:
+def flow_id(headers: Mapping[str, Any]) -> str:
     """Of the flow that a message belongs to; what begins one has no other's id than its own."""
     return str(headers.get("correlationid") or headers.get("id") or "")
 
@@ -120,7 +120,7 @@ class Rendering:
         )  # fmt: skip
         environment.filters.update(
             clock=_clock, iso=_iso, span=span, short=printable, json=as_json, reason=_reason, attribute=_attribute,
-            urlencode=_quoted, obstacles=_obstacles, flow_id=_flow_id,
+            urlencode=_quoted, obstacles=_obstacles, flow_id=flow_id,
         )  # fmt: skip
         self._environment = environment
 

@@ -19,10 +19,12 @@ from ensue.console import forms
 from ensue.console.access import Action, Actor, Authorize, Role, deciding, why_not
 from ensue.console.cookies import found_cookie
 from ensue.console.forms import Form
+from ensue.console.pace import Pace
 from ensue.console.payloads import Payloads, mode_for, shown, shown_error, shown_headers
 from ensue.console.rendering import Rendering, as_json, link
 from ensue.console.runs import Run, Runs, RunState, Work
 from ensue.console.services import Services
+from ensue.contracts.files import Committed
 from ensue.deciding import Deciding, Face
 from ensue.errors import UsageError
 from ensue.operations.groups import Group
@@ -59,6 +61,10 @@ class Console:
     trusted_origins: Collection[str]
     answer_s: float
     """How long a page may take."""
+    publishing: bool = False
+    trace_url: str = ""
+    committed: Mapping[str, Committed] | None = None
+    pace: Pace = dataclasses.field(default_factory=Pace)
     runs: Runs = dataclasses.field(default_factory=Runs)
     rendering: Rendering = dataclasses.field(default_factory=Rendering)
 

@@ -43,9 +43,11 @@ from ensue.console.screens import (
     views,
 )
 from ensue.console.services import NotFound, Services
+from ensue.console.traces import checked_trace_url
 from ensue.console.visit import SCREENS, Console, Visit, root_of, said
 from ensue.errors import EnsueError, RetryableError, UsageError
 from ensue.integrations.body_limit import BodyLimit
+from ensue.operations.contracts import read_committed
 from ensue.texts import logger
 
 log = logger("ensue.console")
@@ -61,10 +63,11 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/", "/", overview.overview, None),
     ("/failures", "/failures", failures.failures, None),
     ("/group", "/failures", failures.group, failures.decide_on_group),
-    ("/letters", "/failures", failures.all_letters, None),
+    ("/letters", "/failures", failures.all_letters, failures.purge),
     ("/letter", "/failures", failures.letter, failures.decide_on_letter),
     ("/run", "/failures", failures.progress, None),
     ("/flow", "/flow", flow.flow, None),
+    ("/flow.mmd", "/flow", flow.mermaid, None),
     ("/services/{service}", "/", service.service, None),
     ("/partition", "/", service.partition, service.steer),
     ("/sagas", "/sagas", sagas.sagas, None),
@@ -72,8 +75,11 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/views", "/views", views.views, None),
     ("/view", "/views", views.view, views.decide),
     ("/losses", "/losses", losses.losses, None),
-    ("/loss", "/losses", losses.loss, losses.accept),
+    ("/loss", "/losses", losses.loss, losses.decide_on_gap),
+    ("/applied", "/losses", losses.applied, losses.decide_on_source),
+    ("/restored", "/losses", losses.restored, None),
     ("/outbox", "/outbox", outbox.search, None),
+    ("/publish", "/outbox", outbox.publish_form, outbox.publish),
     ("/topology", "/topology", topology.topology, None),
     ("/asyncapi.json", "/topology", topology.asyncapi_document, None),
     ("/decisions", "/decisions", decisions.all_decisions, None),
@@ -89,6 +95,9 @@ def app(
     trusted_origins: Collection[str] = (),
     targets: Mapping[str, str] | None = None,
     answer_s: float = ANSWER_S,
+    publishing: bool = False,
+    trace_url: str = "",
+    schemas: str | Path | None = None,
 ) -> Starlette:
     """Return the console of these services, which need not run, nor live in this process.
 
@@ -97,12 +106,18 @@ def app(
     role, such as {"reader": "masked", "admin": "full"}. trusted_origins: further
     origins from which forms may come, as `https://desk.example`. targets: how the command line names each service,
     MODULE:SERVICE by its name, for the commands that the console tells. answer_s: how long a page may take, seconds,
-    where a database hangs; what a form has begun goes on, on a page that shows how far it is.
+    where a database hangs; what a form has begun goes on, on a page that shows how far it is. publishing: admins may
+    publish events by hand, to try things in development. trace_url: where traces are shown, as
+    `https://traces.example/trace/{trace_id}`. schemas: the directory of the committed schemas, with which what services
+    write now is compared; it is read once.
     Raises UsageError for what makes no sense.
     """
     known = Services(services, targets, checked_answer_s(answer_s))
     origins = checked_origins(trusted_origins)
-    console = Console(known, checked_authorize(authorize), modes_of(payloads), origins, answer_s)
+    console = Console(
+        known, checked_authorize(authorize), modes_of(payloads), origins, answer_s, publishing,
+        checked_trace_url(trace_url), None if schemas is None else read_committed(Path(schemas)),
+    )  # fmt: skip
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:

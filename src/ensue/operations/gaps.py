@@ -5,10 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from ensue.deciding import Deciding
+from ensue.engine.rewind import before_last
 from ensue.errors import UsageError
-from ensue.message import Checkpoint, Gap, Partition
+from ensue.message import Checkpoint, Gap, GapState, Partition
 from ensue.operations.opening import Opened
 from ensue.ports import StepTransaction
+from ensue.views.ready import missing_through
 
 
 class GapAt(msgspec.Struct, frozen=True):
@@ -48,23 +50,77 @@ async def accept(access: Opened, where: Partition, shown: Gap, by: Deciding) -> 
     return await books.accept_loss(where, source, note, shown)
 
 
-async def forget(access: Opened, where: Partition, source: str, by: Deciding) -> None:
-    """Ask a source no more for what is missing. What it sends next may show the gap again. Raises UsageError when there
-    is none."""
+async def forget(access: Opened, where: Partition, source: str, by: Deciding, shown: Gap | None = None) -> None:
+    """Ask a source no more for what is missing. What it sends next may show the gap again. shown: the gap as somebody
+    saw it; None: they do not say. Raises UsageError when there is none, or another one by now."""
     books = access.books
 
     async def note(transaction: StepTransaction, before: Checkpoint, after: Checkpoint) -> None:
+        if shown is not None and not same(before.gaps[source], shown):
+            raise UsageError(
+                f"{where}: the gap in {source} is not what was shown any more, and nothing is forgotten: look at it "
+                "again",
+                source=source,
+            )
         await books.record(transaction, by, "gaps forget", _target(where, source), before.gaps[source], None)
 
     await books.forget_gap(where, source, note)
 
 
-async def rewind(access: Opened, where: Partition, source: str, position: int, by: Deciding) -> None:
+def same(gap: Gap, shown: Gap) -> bool:
+    """Whether a gap is what somebody saw: the same positions are missing, in the same state."""
+    return _what(gap) == _what(shown)
+
+
+def _what(gap: Gap) -> tuple[object, ...]:
+    return gap.source, gap.state, gap.watermark, gap.needed, gap.lost_through
+
+
+def positions_missing(gap: Gap) -> int:
+    """How many positions a gap is about: those that are lost, or that are still asked for."""
+    through = gap.lost_through if gap.state is GapState.LOST else missing_through(gap)
+    return max(through - gap.watermark, 0)
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a source is applied in a partition. watermark: the last position; message: of it, empty: unknown.
+    before: the position that was applied before that one; None: the log does not tell, or could not be asked (why)."""
+
+    watermark: int
+    message: str
+    before: int | None
+    why: str = ""
+
+
+async def applied(access: Opened, where: Partition, source: str) -> Applied:
+    """How far a source is applied, and how far it was before its last record. The log is asked, if it is opened.
+    Raises UsageError when nothing of it was applied."""
+    checkpoint = await access.books.checkpoint(where)
+    if source not in checkpoint.watermarks:
+        raise UsageError(f"{where}: nothing of {source} was applied", source=source)
+    before, why = None, access.broker_error
+    if access.broker is not None:
+        before = await before_last(access.broker, where, checkpoint, source)
+    return Applied(
+        watermark=checkpoint.watermarks[source], message=checkpoint.ids.get(source, ""), before=before, why=why
+    )
+
+
+async def rewind(
+    access: Opened, where: Partition, source: str, position: int, by: Deciding, shown: int | None = None
+) -> None:
     """Take back how far a source was applied: what it has written after the position is asked for again and applied.
-    Raises UsageError when it never was beyond that."""
+    shown: how far it was applied when somebody looked; None: they do not say. Raises UsageError when it never was
+    beyond the position, or is applied up to another one than was shown."""
     books = access.books
 
     async def note(transaction: StepTransaction, before: Checkpoint, after: Checkpoint) -> None:
+        if shown is not None and before.watermarks[source] != shown:
+            raise UsageError(
+                f"{where}: {source} is applied up to position {before.watermarks[source]} now, and was up to {shown} "
+                "when somebody looked: nothing is taken back; look at it again",
+                source=source,
+            )
         was, becomes = ({"watermark": each.watermarks[source]} for each in (before, after))
         await books.record(transaction, by, "gaps rewind", _target(where, source), was, becomes)
 

@@ -42,11 +42,14 @@ async def publish(access: Opened, event: Any, by: Deciding) -> Published:
     return await publishing.publish(access.store, await dispatcher_of(access), event, note)
 
 
+def published_types(service: Service) -> Sequence[EventType[Any]]:
+    """What the service declares to publish or send; all that is declared in this process, where it does not say."""
+    return declared_types() if service.publishes is None else [event_type(cls) for cls in service.publishes]
+
+
 def spec_of(service: Service, asked: str) -> EventType[Any]:
     """Which of the types that the service publishes is meant. Raises UsageError, which lists them, for none or two."""
-    own: Sequence[EventType[Any]] = (
-        declared_types() if service.publishes is None else [event_type(cls) for cls in service.publishes]
-    )
+    own = published_types(service)
     found = [each for each in own if each.type == asked] or [
         each for each in own if asked in (each.cls.__name__, each.name)
     ]

@@ -14,6 +14,7 @@ from ensue.operations.opening import Opened, dispatcher_of
 from ensue.operations.readable import read_json
 from ensue.ports import StepTransaction
 from ensue.saga.instance import LIVING, Instance, Status
+from ensue.saga.journal import Resolved
 from ensue.saga.skipping import Settled
 from ensue.saga.wake import Ordered, Wake
 
@@ -82,6 +83,39 @@ def _fields(saga: Instance) -> dict[str, Any]:
         "waits_for": saga.waits_for,
         "reason": saga.reason,
     }
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a saga's journal. at: seconds since the epoch; None: when the code asked for something is not kept,
+    only when something came of it. after_s: since the last moment that is known, the saga's beginning the first; it may
+    seem to be before that, where clocks differ. failure: its name; empty: it has not failed."""
+
+    number: int
+    what: str
+    came: bool
+    at: float | None
+    after_s: float | None
+    failure: str
+
+
+def timeline_of(found: Instance) -> list[Moment]:
+    """The journal in its order: what the code has asked for, and what came of each."""
+    moments: list[Moment] = []
+    asked: dict[int, str] = {}
+    last = found.started_at
+    for entry in found.journal:
+        if isinstance(entry, Resolved):
+            what = asked.get(entry.number, "")
+            after_s, last = entry.at - last, entry.at
+            moments.append(
+                Moment(
+                    number=entry.number, what=what, came=True, at=entry.at, after_s=after_s, failure=entry.failure
+                )
+            )  # fmt: skip
+        else:
+            asked[entry.number] = str(entry)
+            moments.append(Moment(number=entry.number, what=str(entry), came=False, at=None, after_s=None, failure=""))
+    return moments
 
 
 async def order(access: Opened, keys: Sequence[str], what: Ordered, by: Deciding) -> None:

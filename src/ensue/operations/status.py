@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -65,6 +66,15 @@ class PartitionStatus(msgspec.Struct):
     doubted: list[str]
     dead_letters: dict[str, int]
     counters: Counters
+
+
+class Doubted(NamedTuple):
+    """A source that writes below what was applied of it: all that is skipped. watermark: up to where it is applied."""
+
+    topic: str
+    partition: int
+    source: str
+    watermark: int
 
 
 class SagaStatus(msgspec.Struct):
@@ -253,6 +263,19 @@ async def _lag(broker: Broker, access: Opened, partition: Partition, checkpoint:
         return last - offset
     records = each_between(broker, partition.topic, partition.number, offset, last)
     return sum([_matters(record, checkpoint, access) async for record in records])
+
+
+async def doubted(access: Opened) -> list[Doubted]:
+    """Sources whose last word in the log lies below what was applied of them, by partition. The log is asked, if it is
+    opened."""
+    checkpoints = await access.books.checkpoints()
+    ends = await _ends(access, {each.topic for each in checkpoints})
+    found = await _doubts(access, checkpoints, ends)
+    return [
+        Doubted(where.topic, where.number, source, checkpoints[where].watermarks[source])
+        for where, sources in sorted(found.items())
+        for source in sources
+    ]
 
 
 async def _doubts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,7 +20,10 @@ from ensue.errors import UsageError
 from ensue.ports import Broker, Store
 from ensue.view import View
 from ensue.views.ready import Obstacle
-from ensue.views.states import State, ViewRow
+from ensue.views.states import Accepted, State, ViewRow
+
+#: Of a decision's row.
+ACCEPT_MISSING = "views accept-missing"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,6 +67,48 @@ async def opened_view(view: View, *, make: bool = False) -> AsyncIterator[Opened
     finally:
         await broker.close()
         await base.close()
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """What a version of a view lacks, and may never get. count: positions. seen: the same for the same."""
+
+    version: int
+    obstacles: list[Obstacle]
+
+    @property
+    def count(self) -> int:
+        return sum(each.through - each.after for each in self.obstacles)
+
+    @property
+    def seen(self) -> str:
+        said = msgspec.json.encode(
+            [[each.topic, each.partition, each.source, each.after, each.through] for each in self.obstacles]
+        )
+        return hashlib.blake2s(said, digest_size=8).hexdigest()
+
+
+async def missing(access: OpenedView, version: int) -> Missing:
+    return Missing(version, await access.versions.missing(version, access.broker))
+
+
+async def accept_missing(access: OpenedView, version: int, count: int, by: Deciding, seen: str = "") -> list[Accepted]:
+    """Have a version go on without what it lacks; is kept and shown for ever after. count: positions, as somebody has
+    confirmed them; seen: and which, as `Missing.seen` had it; empty: they do not say. Raises UsageError when something
+    else is missing now."""
+    found = await missing(access, version)
+    name = access.versions.name
+    if found.count != count:
+        raise UsageError(
+            f"view {name}: {found.count} positions are missing in version {version} now, and {count} were confirmed: "
+            "nothing is accepted; look at it again"
+        )
+    if seen and seen != found.seen:
+        raise UsageError(
+            f"view {name}: {count} positions are missing in version {version}, but others than when it was looked at: "
+            "nothing is accepted; look at it again"
+        )
+    versions = access.deciding(by, ACCEPT_MISSING)
+    return await versions.accept_missing(version, by.actor, access.broker, found.obstacles)
 
 
 class VersionStatus(msgspec.Struct, kw_only=True):

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from ensue.cli.completing import services_here
-from ensue.cli.flow.mermaid import as_mermaid
 from ensue.cli.flow.text import as_text
 from ensue.cli.loading import load_services
 from ensue.cli.options import Json
 from ensue.cli.output import complain, print_json, say
 from ensue.errors import UsageError
 from ensue.operations.flow.gather import Found, gather
+from ensue.operations.flow.mermaid import as_mermaid
 from ensue.operations.flow.sagas import in_time
 from ensue.operations.flow.sequence import Published, sequence_of
 

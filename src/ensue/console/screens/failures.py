@@ -29,6 +29,9 @@ _PAGE = 100
 #: Data that is longer is not edited in a browser.
 _EDITED_BYTES_MAX = 256_000
 _OF_GROUPS = {"retry": Action.LETTER_RETRY, "discard": Action.LETTER_DISCARD}
+_OF_LISTS = {"purge": Action.LETTER_PURGE}
+#: What nothing waits for any more.
+_PURGED = (DeadLetterState.DISCARDED, DeadLetterState.REFUSED)
 _OF_LETTERS = {**_OF_GROUPS, "edit": Action.LETTER_EDIT}
 
 
@@ -94,6 +97,7 @@ async def all_letters(visit: Visit) -> Response:
     lines = _Pages(after)
     async with visit.opened(service) as access:
         total = await letters.letter_count(access, states)
+        purgeable = await letters.letter_count(access, _PURGED)
         async with aclosing(access.books.letters_by_time(states)) as found:
             async for each in found:
                 lines.take(each)
@@ -108,7 +112,30 @@ async def all_letters(visit: Visit) -> Response:
         total=total,
         letters=[visit.without_messages(each) for each in lines.page],
         next_page=lines.next_page("/letters", service=service, state=state),
+        purgeable=purgeable if set(states) <= set(_PURGED) else 0,
+        may=visit.may(_OF_LISTS),
     )
+
+
+async def purge(visit: Visit) -> Response:
+    """The form of the list of letters that were discarded or refused: delete the old ones of both."""
+    fields = await visit.form()
+    service, count, days = fields.text("service"), fields.number("count"), fields.number("days")
+    by = visit.deciding(fields.one_of("do", _OF_LISTS), fields.text("reason"))
+
+    async def work(run: Run) -> None:
+        async with visit.opened(service) as access:
+            there = await letters.letter_count(access, _PURGED)
+            if there != count:
+                raise UsageError(
+                    f"{service} has {there} discarded and refused letters now, and {count} was typed: nothing was "
+                    "deleted; look at them again"
+                )
+            deleted = await letter_decisions.purge(access, days * 86400.0, by)
+            run.tell(f"{deleted} of {there} discarded and refused letters deleted, for good")
+
+    back = link("/letters", service=service, state=fields.text("state", ""))
+    return await visit.decided(fields, f"purge letters of {service}", by, (service, "purge"), back, work)
 
 
 async def letter(visit: Visit) -> Response:

@@ -34,6 +34,7 @@ class Overview:
 
     service: str
     target: str
+    of_view: bool
     status: ServiceStatus
     alive: int
     gone: int
@@ -49,7 +50,9 @@ async def overview(visit: Visit) -> Response:
         changes=visit.services.names,
         troubles=[each for each in answers if each.error],
         found=services,
-        lines=[line for each in services for line in wrong(each.service, each.target, each.status)],
+        lines=[
+            line for each in services for line in wrong(each.service, each.target, each.status, of_view=each.of_view)
+        ],
     )
 
 
@@ -58,8 +61,9 @@ async def _look(access: Opened) -> Overview:
     unsent = 0.0
     if status.outbox.unsent and access.store.capabilities.publishes:
         unsent = await _oldest_s(access, status.outbox.sent)
+    alive = len(set(status.workers) - set(status.gone))
     return Overview(
-        access.service.name, access.target, status, len(set(status.workers) - set(status.gone)), len(status.gone),
+        access.service.name, access.target, access.service.is_view, status, alive, len(status.gone),
         sum(len(each.gaps) for each in status.partitions), unsent,
     )  # fmt: skip
 
@@ -75,8 +79,9 @@ def _sagas(group: SagaStatus) -> str:
     return f"{group.count} saga{'s' * (group.count != 1)} {group.saga}"
 
 
-def wrong(name: str, target: str, status: ServiceStatus) -> Iterator[Wrong]:
-    """What is wrong with a service. A pure rule over its status. target: how the command line names it."""
+def wrong(name: str, target: str, status: ServiceStatus, *, of_view: bool = False) -> Iterator[Wrong]:
+    """What is wrong with a service. A pure rule over its status. target: how the command line names it. of_view: it is
+    a view, which other commands repair."""
     here = f"/services/{name}"
     if status.broker_error:
         yield Wrong(name, f"the log cannot be asked: {status.broker_error}", here)
@@ -92,10 +97,12 @@ def wrong(name: str, target: str, status: ServiceStatus) -> Iterator[Wrong]:
     if dead := status.dead_letters.get("dead", 0):
         yield Wrong(name, f"{dead} dead letter{'s' * (dead != 1)}", "/failures", f"ensue dead-letters groups {target}")
     gaps = [(each, gap) for each in status.partitions for gap in each.gaps]
+    # What a view goes on without is kept with its version.
+    repairs = "ensue views accept-missing" if of_view else "ensue gaps accept"
     for each, gap in gaps:
         if gap.state is GapState.LOST:
             text = f"{each.topic}/{each.partition}: messages of {gap.source} are lost"
-            yield Wrong(name, text, link("/losses", service=name), f"ensue gaps accept {target}")
+            yield Wrong(name, text, link("/losses", service=name), f"{repairs} {target}")
     if still := len([gap for _, gap in gaps if gap.state is not GapState.LOST]):
         yield Wrong(name, f"{still} open gap{'s' * (still != 1)}: asked for again", link("/losses", service=name))
     for group in status.sagas:
@@ -115,6 +122,6 @@ def wrong(name: str, target: str, status: ServiceStatus) -> Iterator[Wrong]:
     for each in status.partitions:
         for source in each.doubted:
             text = f"{each.topic}/{each.partition}: {source} writes below what was applied of it"
-            yield Wrong(name, text, here, f"ensue gaps rewind {target}")
+            yield Wrong(name, text, link("/losses", service=name), f"ensue gaps rewind {target}")
     for line in status.warnings:
         yield Wrong(name, line, here)

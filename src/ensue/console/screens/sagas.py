@@ -19,9 +19,9 @@ from ensue.failure import read as read_failure
 from ensue.operations import sagas as operations
 from ensue.operations.flow.sagas import saga_seen
 from ensue.operations.opening import Opened
-from ensue.operations.sagas import SagaLine
+from ensue.operations.sagas import SagaLine, timeline_of
 from ensue.saga.instance import LIVING, Status
-from ensue.saga.journal import Refusal
+from ensue.saga.journal import Refusal, still_open
 from ensue.saga.skipping import Settled
 
 _SHOWN = 200
@@ -68,6 +68,8 @@ async def saga(visit: Visit) -> Response:
         changes=[name],
         service=name,
         saga=saga_seen(name, found),
+        timeline=timeline_of(found),
+        open_ones=still_open(found.journal),
         revision=found.revision,
         reason=visit.error(found.reason),
         correlation_id=found.correlation_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from starlette.responses import Response
 
 from ensue.console.access import Action
@@ -12,6 +13,7 @@ from ensue.console.runs import Run
 from ensue.console.screens.overview import wrong
 from ensue.console.visit import Visit
 from ensue.deciding import Deciding
+from ensue.message import Partition
 from ensue.operations import partitions
 from ensue.operations.opening import Opened
 from ensue.operations.partitions import Steered
@@ -30,7 +32,7 @@ async def service(visit: Visit) -> Response:
     name = visit.request.path_params["service"]
     async with visit.opened(name, broker=True) as access:
         status = await service_status(access, ANSWER_S)
-        lines = list(wrong(name, access.target, status))
+        lines = list(wrong(name, access.target, status, of_view=access.service.is_view))
     counters, outbox = status.counters, status.outbox
     return visit.page(
         "service",
@@ -54,7 +56,6 @@ async def service(visit: Visit) -> Response:
         partitions=status.partitions,
         paused=status.paused,
         leases=status.leases,
-        steer=any(visit.may(_ACTIONS).values()),
     )
 
 
@@ -63,6 +64,8 @@ async def partition(visit: Visit) -> Response:
     place = f"{topic}/{number}"
     async with visit.opened(name) as access:
         table = await access.books.leases()
+        checkpoint = await access.books.checkpoint(Partition(access.service.name, topic, number))
+    counters = checkpoint.counters
     return visit.page(
         "partition",
         changes=[name],
@@ -71,6 +74,9 @@ async def partition(visit: Visit) -> Response:
         number=number,
         worker=next((each.owner for each in table.leases if each.name == place), ""),
         paused=place in table.paused,
+        checkpoint=checkpoint,
+        since=counters.since,
+        counters=[(each, count) for each, count in msgspec.structs.asdict(counters).items() if each != "since"],
         may=visit.may(_ACTIONS),
     )
 

@@ -9,19 +9,26 @@ from ensue.console.drawing import topology_drawing
 from ensue.console.visit import Visit
 from ensue.contracts.asyncapi import asyncapi
 from ensue.contracts.contract import contract_of
+from ensue.operations import contracts
 from ensue.operations.topology import find_flows, find_sagas, find_warnings
 
 
 async def topology(visit: Visit) -> Response:
     services = visit.services.all
     flows = find_flows(services)
-    schemas = {}
+    schemas, versions = {}, {}
     for service in services:
         contract = contract_of(service)
-        schemas.update({each.name: each.schema for each in (*contract.reads, *contract.writes)})
+        for each in (*contract.reads, *contract.writes):
+            schemas[each.name], versions[each.name] = each.schema, each.version
+    # In one process a type has one class, so writers and readers here agree: only what was committed, which is what the
+    # log holds and others read by, tells of a change.
+    committed = visit.console.committed
     return visit.page(
         "topology",
+        report=None if committed is None else contracts.report(services, committed),
         drawing=topology_drawing([each.name for each in services], flows),
+        versions=versions,
         messages=[(each, schemas.get(each.type)) for each in flows],
         sagas=find_sagas(services),
         warnings=find_warnings(services, flows),
@@ -31,4 +38,6 @@ async def topology(visit: Visit) -> Response:
 
 async def asyncapi_document(visit: Visit) -> Response:
     service = visit.services.service(visit.asked("service"))
-    return JSONResponse(asyncapi(contract_of(service), scheme=scheme_of(service.settings().broker)))
+    name = "".join(each if each.isascii() and each.isalnum() else "-" for each in service.name)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.asyncapi.json"'} if visit.asked("file", "") else {}
+    return JSONResponse(asyncapi(contract_of(service), scheme=scheme_of(service.settings().broker)), headers=headers)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from starlette.responses import Response
 
 from ensue.console.access import Action
+from ensue.console.pace import Going
 from ensue.console.rendering import link
 from ensue.console.runs import Run
-from ensue.console.visit import Visit
-from ensue.operations.views import ViewStatus, view_status
+from ensue.console.visit import Fields, Visit
+from ensue.errors import UsageError
+from ensue.operations import views as operations
+from ensue.operations.views import Missing, ViewStatus, view_status
 from ensue.view import View
 from ensue.views import states
 from ensue.views.states import ViewRow
@@ -22,18 +25,20 @@ _ACTIONS = {
     "pause": Action.VIEW_PAUSE,
     "resume": Action.VIEW_RESUME,
     "swap": Action.VIEW_SWAP,
+    "accept-missing": Action.VIEW_ACCEPT_MISSING,
     "rollback": Action.VIEW_ROLLBACK,
     "drop": Action.VIEW_DROP,
 }
-_DANGEROUS = ("swap", "rollback", "drop")
+_DANGEROUS = ("swap", "accept-missing", "rollback", "drop")
 _SAID = {
     "rebuild": (
         "Rebuild",
         "Begin to build the code's version beside the one that is asked. Processes that run its code build it.",
     ),
     "pause": ("Pause", "Feed the version that is being built no more, until somebody resumes it."),
-    "resume": ("Resume", "The building goes on."),
+    "resume": ("Resume", "The building goes on, at this rate."),
     "swap": ("Swap", "Queries are answered by the code's version from now on. Refused while it is not ready."),
+    "accept-missing": ("Go on without it", "Have the code's version go on without what it lacks, for ever."),
     "rollback": ("Roll back", "Queries are answered by the version that was asked before."),
     "drop": ("Drop", "Feed a version no more, and remove it with all its rows, for good."),
 }
@@ -42,11 +47,13 @@ _SAID = {
 async def views(visit: Visit) -> Response:
     names = [name for name in visit.services.names if isinstance(visit.services.service(name), View)]
     answers = await asyncio.gather(*(visit.services.answer(name, partial(_status, visit, name)) for name in names))
+    known = [(each.service, each.found) for each in answers if each.found is not None]
     return visit.page(
         "views",
         changes=names,
         troubles=[each for each in answers if each.error],
-        views=[(each.service, each.found) for each in answers if each.found is not None],
+        views=known,
+        paces={(name, number): pace for name, found in known for number, pace in _paces(visit, name, found).items()},
     )
 
 
@@ -54,13 +61,50 @@ async def _status(visit: Visit, name: str) -> ViewStatus:
     return await view_status(visit.services.view(name))
 
 
+def _paces(visit: Visit, name: str, found: ViewStatus) -> dict[int, Going | None]:
+    """How fast each version is read, by its number."""
+    pace = visit.console.pace
+    return {each.version: pace.look(name, each.version, each.done, each.total) for each in found.versions}
+
+
 async def view(visit: Visit) -> Response:
     name = visit.asked("service")
     of, may = visit.services.view(name), visit.may(_ACTIONS)
-    choices = [(do, *_SAID[do], do in _DANGEROUS) for do in _ACTIONS if may[do]]
+    async with visit.services.opened_view(name) as access:
+        found = await operations.status_in(access)
+        lacks = await operations.missing(access, of.version)
+    can = _possible(found, of.version, lacks)
     return visit.page(
-        "view", changes=[name], service=name, view=await view_status(of), version=of.version, choices=choices
+        "view",
+        changes=[name],
+        service=name,
+        view=found,
+        version=of.version,
+        lacks=lacks,
+        paces=_paces(visit, name, found),
+        choices=[(do, *_SAID[do], do in _DANGEROUS) for do in _ACTIONS if may[do] and can[do]],
     )
+
+
+def _possible(row: ViewRow, version: int, lacks: Missing) -> Mapping[str, bool]:
+    """What the table of states lets anybody do now: a form for anything else would only be refused."""
+    return {
+        "rebuild": _allows(states.begin(version, ""), row),
+        "pause": _allows(states.pause(""), row),
+        "resume": _allows(states.resume(""), row),
+        "swap": _allows(states.swap(version, ""), row),
+        "accept-missing": bool(lacks.count),
+        "rollback": _allows(states.rollback(""), row),
+        "drop": bool(row.previous or row.building),
+    }
+
+
+def _allows(rule: states.Rule, row: ViewRow) -> bool:
+    try:
+        rule(row, 0.0)
+    except UsageError:
+        return False
+    return True
 
 
 async def decide(visit: Visit) -> Response:
@@ -68,15 +112,22 @@ async def decide(visit: Visit) -> Response:
     fields = await visit.form()
     name, do = fields.text("service"), fields.text("do")
     by, of = visit.deciding(fields.one_of("do", _ACTIONS), fields.text("reason")), visit.services.view(name)
-    version = fields.number("version") if do in ("rollback", "drop") else 0
+    version = fields.number("version") if do in ("rollback", "drop", "accept-missing") else 0
+    count, seen = (fields.number("count"), fields.text("seen")) if do == "accept-missing" else (0, "")
+    rate = _rate(fields) if do in ("rebuild", "resume") else 0.0
 
     async def work(run: Run) -> None:
         async with visit.services.opened_view(name, make=do == "rebuild") as access:
+            if do == "accept-missing":
+                accepted = await operations.accept_missing(access, version, count, by, seen)
+                without = [f"{each.topic}/{each.partition} of {each.source}" for each in accepted]
+                run.tell(f"view {of.view}: version {version} goes on without {count} positions: {', '.join(without)}")
+                return
             versions = access.deciding(by, f"views {do}")
             done: dict[str, Callable[[], Awaitable[ViewRow]]] = {
-                "rebuild": lambda: versions.rebuild(of.version, by.actor, 0.0),
+                "rebuild": lambda: versions.rebuild(of.version, by.actor, rate),
                 "pause": lambda: versions.book.change(states.pause(by.actor)),
-                "resume": lambda: versions.book.change(states.resume(by.actor, None)),
+                "resume": lambda: versions.book.change(states.resume(by.actor, rate)),
                 "swap": lambda: versions.swap(of.version, by.actor, access.broker),
                 "rollback": lambda: versions.rollback(by.actor, access.broker, version),
                 "drop": lambda: versions.drop(version, by.actor),
@@ -85,6 +136,11 @@ async def decide(visit: Visit) -> Response:
 
     back = link("/view", service=name)
     return await visit.decided(fields, f"{do} view {of.view}", by, (name, do), back, work)
+
+
+def _rate(fields: Fields) -> float:
+    """Events per second; empty, and 0: as fast as it can."""
+    return float(fields.number("rate")) if fields.text("rate", "").strip() else 0.0
 
 
 def _now(row: ViewRow) -> str:

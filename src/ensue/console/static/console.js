@@ -6,6 +6,20 @@
   const PATIENCE_MS = 4000;
   const live = document.getElementById("live");
   const connection = document.getElementById("connection");
+
+  // Buttons that only a script can serve are shown by it.
+  document.documentElement.classList.add("scripted");
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copies]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
+      button.textContent = "Copied";
+    } catch (error) {
+      button.textContent = "The browser does not let it copy: take the text below";
+    }
+  });
+
   if (!live || !live.dataset.changes) return;
 
   let due = false;

@@ -10,8 +10,8 @@ from tests.unit.cli.flow.facts import message, seen
 from tests.unit.cli.harness import SERVICES, Ended, books_of, work_until
 from tests.unit.cli.services import Entered, Sold, flag, travel, traveller
 
-from ensue.cli.flow.mermaid import as_mermaid
 from ensue.cli.flow.text import as_text
+from ensue.operations.flow.mermaid import as_mermaid
 from ensue.operations.flow.sagas import saga_keys, saga_seen
 from ensue.operations.flow.sequence import Cause, sequence_of
 from ensue.saga.instance import Instance, Status

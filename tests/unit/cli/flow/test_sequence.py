@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.cli.flow.facts import BEGIN, at, message, seen, set_aside, subscriber
 
-from ensue.cli.flow.mermaid import as_mermaid
 from ensue.cli.flow.text import as_text
 from ensue.message import Checkpoint, DeadLetterState
 from ensue.operations.flow.facts import Place, Sighting, State
+from ensue.operations.flow.mermaid import as_mermaid
 from ensue.operations.flow.sequence import Cause, sequence_of
 
 PLACED, RESERVED, OPENED = "orders.Placed.v1", "customers.Reserved.v1", "orders.Opened.v1"

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.cli.flow.facts import at, message, seen, set_aside, subscriber
 
-from ensue.cli.flow.mermaid import as_mermaid, escaped
-from ensue.cli.flow.text import after, as_text
+from ensue.cli.flow.text import as_text
 from ensue.message import Checkpoint, DeadLetterState
 from ensue.operations.flow.facts import Place
+from ensue.operations.flow.mermaid import as_mermaid, escaped
 from ensue.operations.flow.sequence import sequence_of
+from ensue.operations.flow.words import after
 
 PLACED, RESERVED, OPENED, OVERDUE = "orders.Placed.v1", "customers.Reserved.v1", "orders.Opened.v1", "billing.Due.v1"
 FLOW = [

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ensue.cli.flow.shown import shown_saga
-from ensue.cli.flow.text import shown_cause, shown_place, shown_state, shown_time
 from ensue.operations.flow.facts import Place, State
 from ensue.operations.flow.sagas import SagaSeen
 from ensue.operations.flow.sequence import Cause, Published, Reaction
+from ensue.operations.flow.shown import shown_saga
+from ensue.operations.flow.words import shown_cause, shown_place, shown_state, shown_time
 from ensue.texts import plain
 
 #: What may stand as it is, besides letters and digits. Not `;`, which ends a line, `#`, which begins a code, `%`, which
