@@ -12,7 +12,6 @@ from ensue.console.rest.asked import Named, Who
 from ensue.console.rest.bodies import AcceptMissing, DropVersion, Rebuild, ResumeBuild, RollBack, Why
 from ensue.console.rest.route import ActionRoute, Asking, asks
 from ensue.deciding import Deciding
-from ensue.errors import UsageError
 from ensue.operations import views as operations
 from ensue.operations.repeats import Repeated
 from ensue.operations.views import OpenedView
@@ -73,16 +72,8 @@ async def accept_missing(service: Named, body: AcceptMissing, who: Who) -> Respo
     `positions` has to be how many that are: `through - after` of its obstacles that are `incomplete`, together."""
 
     async def accept(access: OpenedView, view: View, by: Deciding) -> ViewRow:
-        versions = access.deciding(by, who.action.value)
-        missing = await versions.missing(view.version, access.broker)
-        count = sum(each.through - each.after for each in missing)
-        if count != body.positions:
-            raise UsageError(
-                f"view {view.view}: {count} positions are missing in version {view.version} now, and "
-                f"{body.positions} were confirmed: look at it again"
-            )
-        await versions.accept_missing(view.version, by.actor, access.broker, missing)
-        return await versions.book.row()
+        await operations.accept_missing(access, view.version, body.positions, by)
+        return await access.versions.book.row()
 
     return await _decided(who, service, body, accept)
 
