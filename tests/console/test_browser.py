@@ -188,7 +188,8 @@ async def tried_again_by_keyboard(url: str, page: Page, shown: str = "") -> None
     await page.keyboard.type("negative amounts are refunds")
     repair()
     try:
-        async with bank.running():
+        async with bank.running() as runtime:
+            await runtime.ready()
             await page.keyboard.press("Enter")
             await page.wait_for_selector("text=took effect")
             await page.wait_for_selector("dd:text-is('done')")

@@ -230,7 +230,8 @@ async def test_a_group_is_tried_again_with_a_brake_and_drains(browse: Open) -> N
     idle = await browser.submit(await browser.page(f"/group?{group}"), "/group", **fields)
     assert "no worker of bank lives" in await ended(idle.headers["location"])
 
-    async with bank.running():
+    async with bank.running() as runtime:
+        await runtime.ready()
         failing = await browser.submit(await browser.page(f"/group?{group}"), "/group", **fields)
         assert "Tried no further, since wires/" in await ended(failing.headers["location"])
         repair()

@@ -536,7 +536,8 @@ async def test_a_group_is_tried_again_in_waves_line_by_line_and_stops_at_the_fir
         nobody = await ask(asking, f"{BOOKS}/groups/{group}/retry", 409)
         assert "no worker of desk_books lives" in nobody["detail"]
         await ask(asking, f"{BOOKS}/groups/0a/retry", 404)
-        async with books.running():
+        async with books.running() as runtime:
+            await runtime.ready()
             broken = await lines(asking, group, key="broken")
             assert (broken[-1]["end"], broken[-1]["left"]) == ("failed again", 3)
             assert await lines(asking, group, key="broken") == broken[-1:]
@@ -587,7 +588,8 @@ async def test_who_closes_the_connection_has_no_further_letter_released(desk: Pa
             "path": f"{BOOKS}/groups/{group}/retry", "raw_path": b"", "query_string": b"", "headers": raw,
             "server": ("desk", 80), "client": ("desk", 1), "scheme": "http", "root_path": "",
         }  # fmt: skip
-        async with books.running():
+        async with books.running() as runtime:
+            await runtime.ready()
             with pytest.raises(ClientDisconnect):
                 await desk_api()(scope, receive, send)
         [line] = sent
@@ -636,7 +638,8 @@ async def test_a_retry_whose_client_is_gone_closes_the_database(
             "headers": [(b"x-user", b"ann"), (b"content-type", b"application/json")],
             "server": ("desk", 80), "client": ("desk", 1), "scheme": "http", "root_path": "",
         }  # fmt: skip
-        async with books.running():
+        async with books.running() as runtime:
+            await runtime.ready()
             monkeypatch.setattr(kind, "close", closes)
             try:
                 await desk_api()(scope, receive, send)
