@@ -15,6 +15,7 @@ from tests.console.world import Wired, bank, new_totals, totals
 from ensue.app import Service
 from ensue.console.rendering import link
 from ensue.deciding import Deciding, Face
+from ensue.errors import BrokerUnavailable, UsageError
 from ensue.message import Checkpoint, Gap, GapState, Partition
 from ensue.operations.decisions import decisions, opened_decisions
 from ensue.operations.epoch import begin_epoch, compared
@@ -87,7 +88,9 @@ async def test_a_loss_is_accepted_only_with_the_count_of_what_is_lost(browse: Op
     unseen = await browser.submit(shown, "/loss", **fields, count=3)
     assert "nothing was decided; look at the gap again" in await browser.page(unseen.headers["location"])
     await holed(bank, LOST)
-    right = await browser.submit(await browser.page(path), "/loss", **fields, count=3)
+    shown = await browser.page(path)
+    await holed(bank, msgspec.structs.replace(LOST, needed=10))  # its source has sent one more, which is held back
+    right = await browser.submit(shown, "/loss", **fields, count=3)
     assert "goes on behind position 7 of till/a" in await browser.page(right.headers["location"])
     assert await actions(bank) == [("gaps accept", "they are in the paper")]
     assert (await closed(bank, where)).watermarks == {"till/a": 7}
@@ -133,6 +136,28 @@ async def test_a_source_is_taken_back_to_where_the_log_says_it_was(browse: Open)
     assert await actions(bank) == [("gaps rewind", "somebody else wrote it")]
 
 
+async def test_a_source_is_taken_back_by_a_typed_position_where_the_log_does_not_answer(
+    browse: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await handle(("ann", 1, ""), applied=1)
+    async with opened(bank) as access:
+        [(where, found)] = [each for each in (await access.books.checkpoints()).items() if each[1].watermarks]
+        [(source, _)] = found.watermarks.items()
+
+    async def unreadable(*_: object) -> int | None:
+        raise BrokerUnavailable("segment 0 of wires cannot be read: amqp://ensue:s3cret@rabbit/")
+
+    monkeypatch.setattr("ensue.operations.gaps.before_last", unreadable)
+    monkeypatch.setattr("ensue.console.screens.losses.compared", unreadable)
+    browser = browse()
+    shown = await browser.page(link("/applied", service="bank", topic="wires", number=where.number, source=source))
+    assert "segment 0 of wires cannot be read" in shown
+    assert 'value="rewind"' in shown
+    restored = await browser.page("/restored?service=bank")
+    assert "segment 0 of wires cannot be read" in restored
+    assert "s3cret" not in shown + restored
+
+
 async def test_a_database_that_went_back_is_reported_with_its_epochs(browse: Open, tmp_path: Path) -> None:
     await handle(("ann", 1, ""), applied=1)
     browser, copy = browse(services=(bank,)), tmp_path / "copy"
@@ -145,11 +170,17 @@ async def test_a_database_that_went_back_is_reported_with_its_epochs(browse: Ope
     assert "Yes: it is an older copy" in went_back
     assert "the log holds another life&#39;s records" in went_back
     assert "ensue db new-epoch MODULE:bank" in went_back
-    async with opened(bank, broker=True) as access:
+    async with opened(bank, broker=True) as access, opened(bank, broker=True) as other:
+        await other.store.outbox_after(0, 1)
         old, report = access.store.source, await compared(access)
         new = await begin_epoch(
             access, report.published, Deciding(actor="ann@desk", origin=Face.CLI, reason="from monday's copy")
         )
+        # Another admin has compared them too, and comes later.
+        with pytest.raises(UsageError, match="has ended meanwhile"):
+            await begin_epoch(
+                other, report.published, Deciding(actor="ann@desk", origin=Face.CLI, reason="from monday's copy")
+            )
     said = Read(await browser.page("/restored?service=bank")).text
     assert f"It writes as {new} now" in said
     for text in (old, "ann@desk", "from monday's copy"):
@@ -194,17 +225,26 @@ async def test_a_view_is_built_asked_and_rolled_back(browse: Open) -> None:
         return await _decided(browser, new_totals.name, do, **fields)
 
     async with totals.running():
-        assert "version 1 is asked; version 2 is BUILDING" in (await decide("rebuild")).replace("building", "BUILDING")
+        assert "version 1 is asked; version 2 is BUILDING" in (await decide("rebuild", rate=0.5)).replace(
+            "building", "BUILDING"
+        )
         assert "version 2 is paused" in await decide("pause")
         assert "possible when it is building" in await decide("pause")  # refused, and says why
-        assert "version 2 is building" in await decide("resume")
+        paused = await browser.page(link("/view", service=new_totals.name))
+        assert 'name="rate" inputmode="decimal" autocomplete="off" value="0.5"' in paused
+        refused = await browser.submit(paused, "/view", do="resume", reason="fast", rate="fast")
+        assert "expected events a second" in refused.text
+        assert "version 2 is building" in await decide("resume", rate="")
+        assert "0.5 events a second" in await browser.page(link("/view", service=new_totals.name))  # as it was
+        assert "version 2 is building" in await decide("resume", rate=0)
         async with new_totals.running():
             while "is asked; version 1 was asked before" not in await decide("swap"):
                 pass  # refused while it is not ready
         assert "version 1 is asked" in await decide("rollback")
     assert "version 1 is asked" in await decide("drop", version=2)
     done = [action for action, _ in await actions(new_totals)]
-    assert done == ["views rebuild", "views pause", "views resume", "views swap", "views rollback", "views drop"]
+    resumed = ["views resume", "views resume"]
+    assert done == ["views rebuild", "views pause", *resumed, "views swap", "views rollback", "views drop"]
     assert "totals" in await browser.page("/views")
 
 

@@ -137,7 +137,8 @@ def rewind(
     who = deciding(by, reason)
 
     async def decide(access: Opened) -> None:
-        found = await operations.applied(access, where, source)
+        ask_log = to is None and access.broker is not None
+        found = await operations.applied(access, where, source, None if ask_log else 0)
         if to is None:
             access.need_broker()
         position = found.before if to is None else to

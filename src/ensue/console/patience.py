@@ -36,12 +36,12 @@ def checked_answer_s(answer_s: object) -> float:
     raise UsageError(f"answer_s={answer_s!r:.40}, expected seconds, such as {ANSWER_S:g}")
 
 
-async def within(answer_s: float, work: Coroutine[Any, Any, T], *, goes_on: bool = False) -> T:
+async def within(answer_s: float, work: Coroutine[Any, Any, T], *, decides: bool = False, goes_on: bool = False) -> T:
     """Return what the work returns, or raise what it raises; NoAnswer when it is not over after answer_s.
 
     It is a task of its own, which is not waited for any longer then: what has hung may hang again when it is closed.
-    goes_on: it is a decision. To cancel it would leave a part of it done, and perhaps a commit of which nobody knows;
-    so it goes on, for GOES_ON_S at most. What only looks is cancelled.
+    decides: it may change something. goes_on: to cancel it would leave a part of it done, and perhaps a commit of which
+    nobody knows; so it goes on, for GOES_ON_S at most. Whatever else it is is cancelled.
     """
     task = asyncio.create_task(work)
     _tasks.add(task)
@@ -56,7 +56,12 @@ async def within(answer_s: float, work: Coroutine[Any, Any, T], *, goes_on: bool
     task.add_done_callback(_late)
     if not goes_on:
         task.cancel()
-        said = f"no answer within {answer_s:g} s: a database or the log is slow, locked or hangs; nothing was changed"
+        said = f"no answer within {answer_s:g} s: a database or the log is slow, locked or hangs; "
+        said += (
+            "it is ended, and some of it may have been decided: look at the decisions of the service"
+            if decides
+            else "nothing was changed"
+        )
         raise NoAnswer(said, goes_on=False)
     asyncio.get_running_loop().call_later(GOES_ON_S, task.cancel)
     raise NoAnswer(

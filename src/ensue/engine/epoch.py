@@ -191,8 +191,7 @@ async def begin_epoch(store: Store, broker: Broker, found: Published, also: Also
     Killed in between, the same search finds what is left to do. No worker of the service may run meanwhile.
     also: what is done with the new source, in the transaction after the one that begins it: that is the store's own.
     """
-    if store.source != found.source:
-        raise UsageError(f"{found.source} has ended meanwhile, this store is {store.source} now: look again")
+    await _check_goes_on(store, found)
     for start in range(0, len(found.missing), _CHUNK):
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
         for position in found.missing[start : start + _CHUNK]:
@@ -203,6 +202,7 @@ async def begin_epoch(store: Store, broker: Broker, found: Published, also: Also
             if not await broker.partitions(topic):
                 raise UsageError(f"{found.source}: topic {topic} is not in the log: start the broker that held it")
         await broker.append_many(found.source, batches)
+    await _check_goes_on(store, found)  # again: what was missing took its time, and two people may be at it
     source = await store.new_epoch(found.through)
     # What the new epoch has is unsent from there on; a crash before this line makes status count what was sent before.
 
@@ -212,6 +212,13 @@ async def begin_epoch(store: Store, broker: Broker, found: Published, also: Also
 
     await Books(store, source.rpartition("/")[0]).save_relay_position(source, found.through, note)
     return source
+
+
+async def _check_goes_on(store: Store, found: Published) -> None:
+    """Raise UsageError when the epoch that is to end has ended by another process."""
+    await store.outbox_after(found.through, 1)  # by which a store learns of it
+    if store.source != found.source:
+        raise UsageError(f"{found.source} has ended meanwhile, this store is {store.source} now: look again")
 
 
 async def _own(store: Store, position: int) -> dict[int, tuple[str, int, str]]:

@@ -98,6 +98,10 @@ def check_wanted(service: str, at: EpochStanding, source: str, published_through
             f"{service} is {at.source}, published through position {at.published_through} now, and it was {source}, "
             f"through {published_through}, when it was looked at: nothing is done; look at it again"
         )
+    if at.workers:
+        raise UsageError(
+            f"{service}: worker {', '.join(at.workers)} lives, and none may while an epoch begins: stop it"
+        )
     if not at.needed:
         raise UsageError(
             f"{service} needs no new epoch: the log holds nothing that its database did not write; who wants one all "

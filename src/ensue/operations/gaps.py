@@ -7,7 +7,8 @@ import msgspec
 from ensue.deciding import Deciding
 from ensue.engine.rewind import before_last
 from ensue.errors import UsageError
-from ensue.message import Checkpoint, Gap, GapState, Partition
+from ensue.message import Checkpoint, Gap, Partition
+from ensue.operations.asked import Asked
 from ensue.operations.opening import Opened
 from ensue.ports import StepTransaction
 from ensue.views.ready import missing_through
@@ -68,23 +69,23 @@ async def forget(access: Opened, where: Partition, source: str, by: Deciding, sh
 
 
 def same(gap: Gap, shown: Gap) -> bool:
-    """Whether a gap is what somebody saw: the same positions are missing, in the same state."""
+    """Whether a gap is what somebody saw: the same positions are missing, in the same state. What its source has sent
+    since, behind them, is held back, and changes nothing of that."""
     return _what(gap) == _what(shown)
 
 
 def _what(gap: Gap) -> tuple[object, ...]:
-    return gap.source, gap.state, gap.watermark, gap.needed, gap.lost_through
+    return gap.source, gap.state, gap.watermark, missing_through(gap)
 
 
 def positions_missing(gap: Gap) -> int:
     """How many positions a gap is about: those that are lost, or that are still asked for."""
-    through = gap.lost_through if gap.state is GapState.LOST else missing_through(gap)
-    return max(through - gap.watermark, 0)
+    return max(missing_through(gap) - gap.watermark, 0)
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """How far a source is applied in a partition. watermark: the last position; message: of it, empty: unknown.
-    before: the position that was applied before that one; None: the log does not tell, or could not be asked (why)."""
+    before: the position that was applied before that one; None: the log does not tell, or was not asked (why)."""
 
     watermark: int
     message: str
@@ -92,15 +93,22 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-async def applied(access: Opened, where: Partition, source: str) -> Applied:
-    """How far a source is applied, and how far it was before its last record. The log is asked, if it is opened.
-    Raises UsageError when nothing of it was applied."""
+async def applied(access: Opened, where: Partition, source: str, answer_s: float | None = None) -> Applied:
+    """How far a source is applied, and how far it was before its last record. The log is asked for that, if it is
+    opened: from its beginning, which takes long for a long one. answer_s: for so long at most, and what fails there is
+    `why`; None: until it answers; 0: it is not asked. Raises UsageError when nothing of the source was applied."""
     checkpoint = await access.books.checkpoint(where)
     if source not in checkpoint.watermarks:
         raise UsageError(f"{where}: nothing of {source} was applied", source=source)
     before, why = None, access.broker_error
-    if access.broker is not None:
+    if access.broker is None or answer_s == 0:
+        pass
+    elif answer_s is None:
         before = await before_last(access.broker, where, checkpoint, source)
+    else:
+        ask = Asked(answer_s)
+        before = await ask("log", before_last(access.broker, where, checkpoint, source), None)
+        why = ask.unanswered.get("log", "")
     return Applied(
         watermark=checkpoint.watermarks[source], message=checkpoint.ids.get(source, ""), before=before, why=why
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -78,6 +79,24 @@ async def test_a_decision_that_is_not_over_in_time_says_that_it_may_be_taken_and
         answer = answers[-1]
         assert (answer.json()["state"], answer.headers["idempotency-replayed"]) == ("discarded", "true")
         assert [each.action for each in await rows()] == ["dead-letters discard"]
+
+
+async def test_a_retry_that_is_ended_in_its_middle_does_not_say_that_nothing_was_changed(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cut, since it goes on only while somebody reads: what it has released by then is released."""
+
+    async def hang(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    (desk / "broken").unlink()
+    async with books.running() as runtime, client(desk_api(answer_s=1.0)) as asking, asyncio.timeout(20):
+        await runtime.ready()
+        group = (await asking.get(f"{BOOKS}/groups")).json()["groups"][0]["name"]
+        monkeypatch.setattr("ensue.operations.group_decisions._Watch.look", hang)
+        said = (await ask(asking, f"{BOOKS}/groups/{group}/retry", 504))["detail"]
+    assert "some of it may have been decided: look at the decisions" in said
+    assert [each.action for each in await rows()] == ["dead-letters retry"]
 
 
 def test_what_is_no_time_to_wait_is_refused_at_the_start() -> None:

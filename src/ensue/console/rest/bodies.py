@@ -62,7 +62,16 @@ class OfSource(Why):
     source: str = Field(min_length=1, max_length=600)
 
 
+class ForgetGap(OfSource):
+    watermark: int = Field(
+        ge=0, lt=2**63, description="Of the gap, as it was seen: one behind which more was applied since is another one"
+    )
+
+
 class Rewind(OfSource):
+    watermark: int = Field(
+        ge=1, lt=2**63, description="Up to which the source is applied, as it was seen: another one is refused"
+    )
     position: int = Field(ge=0, lt=2**63, description="Up to which the source stays applied")
 
 

@@ -66,7 +66,7 @@ class ActionRoute(APIRoute):
             request.scope[_DESK] = Asking(desk, actor, self.action, request)
             # A stream of lines ends with its reader, before the next letters are released.
             goes_on = self.action.decides and self.response_class is not StreamingResponse
-            return await within(desk.answer_s, handle(request), goes_on=goes_on)
+            return await within(desk.answer_s, handle(request), decides=self.action.decides, goes_on=goes_on)
 
         return handle_for_actor
 

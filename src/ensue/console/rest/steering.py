@@ -23,7 +23,7 @@ from ensue.console.rest.answers import (
     answered,
 )
 from ensue.console.rest.asked import PAGE, PAGE_BYTES_MAX, After, Limit, Named, Number, Topic, Who
-from ensue.console.rest.bodies import AcceptLoss, CancelTimers, NewEpoch, OfSource, PublishEvent, Replay, Rewind, Why
+from ensue.console.rest.bodies import AcceptLoss, CancelTimers, ForgetGap, NewEpoch, PublishEvent, Replay, Rewind, Why
 from ensue.console.rest.cursors import cursor_of, read_numbered
 from ensue.console.rest.finding import reading
 from ensue.console.rest.letters import exact_data
@@ -128,14 +128,19 @@ async def accept_loss(service: Named, topic: Topic, partition: Number, body: Acc
 
 
 @router.post(_SERVICE + "/gaps/{topic}/{partition}/forget", tags=["losses"], **asks(Action.GAP_FORGET))
-async def forget_gap(service: Named, topic: Topic, partition: Number, body: OfSource, who: Who) -> Response:
+async def forget_gap(service: Named, topic: Topic, partition: Number, body: ForgetGap, who: Who) -> Response:
     """Ask a source no more, which does not exist. One that does exist shows its gap again."""
     by = who.why(body.reason)
     async with who.desk.services.opened(service) as access:
 
         async def do(repeated: Repeated) -> GapDecided:
             found = await _gap(access, topic, partition, body.source)
-            await gaps.forget(access, found.where(access), body.source, by)
+            if found.gap.watermark != body.watermark:
+                raise UsageError(
+                    f"{topic}/{partition}: {body.source} is applied up to position {found.gap.watermark} now, and was "
+                    f"up to {body.watermark} when somebody looked: nothing is forgotten; look at it again"
+                )
+            await gaps.forget(access, found.where(access), body.source, by, found.gap)
             return GapDecided(topic, partition, body.source, found.gap.watermark)
 
         return await who.done_once(access, do)
@@ -150,7 +155,7 @@ async def rewind_source(service: Named, topic: Topic, partition: Number, body: R
         where = _place(access, topic, partition)
 
         async def do(repeated: Repeated) -> GapDecided:
-            await gaps.rewind(access, where, body.source, body.position, by)
+            await gaps.rewind(access, where, body.source, body.position, by, body.watermark)
             return GapDecided(topic, partition, body.source, body.position)
 
         return await who.done_once(access, do)

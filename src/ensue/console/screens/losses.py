@@ -7,6 +7,7 @@ import dataclasses
 
 from starlette.responses import Response
 
+from ensue.addresses import masked
 from ensue.console.access import Action
 from ensue.console.rendering import link
 from ensue.console.runs import Run
@@ -19,6 +20,7 @@ from ensue.operations.epoch import compared, epochs
 from ensue.operations.gaps import GapAt, positions_missing
 from ensue.operations.opening import Opened
 from ensue.operations.status import ANSWER_S, Doubted, doubted
+from ensue.views.ready import missing_through
 
 _OF_GAPS = {"accept": Action.GAP_ACCEPT, "forget": Action.GAP_FORGET}
 _OF_SOURCES = {"rewind": Action.GAP_REWIND}
@@ -73,6 +75,7 @@ async def loss(visit: Visit) -> Response:
         source=source,
         gap=found,
         count=0 if found is None else positions_missing(found),
+        through=0 if found is None else missing_through(found),
         of_view=visit.services.service(name).is_view,
         target=target,
         may=visit.may(_OF_GAPS),
@@ -86,7 +89,7 @@ async def decide_on_gap(visit: Visit) -> Response:
     source, count, do = fields.text("source"), fields.number("count"), fields.text("do")
     by = visit.deciding(fields.one_of("do", _OF_GAPS), fields.text("reason"))
     shown = Gap(
-        source, fields.number("watermark"), fields.number("needed"), 0.0,
+        source, fields.number("watermark"), fields.number("through"), 0.0,
         fields.one_of("state", {each.value: each for each in GapState}), fields.number("through"),
     )  # fmt: skip
 
@@ -117,10 +120,10 @@ async def applied(visit: Visit) -> Response:
     name, topic, number = visit.asked("service"), visit.asked("topic"), visit.asked_number("number")
     source = visit.asked("source")
     async with visit.opened(name, broker=True) as access:
-        found = await operations.applied(access, Partition(name, topic, number), source)
+        # Its log may be long: it is looked at when somebody asks, and not with each change.
+        found = await operations.applied(access, Partition(name, topic, number), source, ANSWER_S)
     return visit.page(
         "applied",
-        changes=[name],
         service=name,
         topic=topic,
         number=number,
@@ -163,7 +166,7 @@ async def restored(visit: Visit) -> Response:
             try:
                 report = await compared(access)
             except EnsueError as error:  # no log, or it cannot tell: its text says what a person has to find out
-                trouble = str(error)
+                trouble = masked(str(error))
     async with visit.services.opened_decisions(name) as books:
         begun = await epochs(books)
     return visit.page(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
@@ -36,7 +37,7 @@ _SAID = {
         "Begin to build the code's version beside the one that is asked. Processes that run its code build it.",
     ),
     "pause": ("Pause", "Feed the version that is being built no more, until somebody resumes it."),
-    "resume": ("Resume", "The building goes on, at this rate."),
+    "resume": ("Resume", "The building goes on."),
     "swap": ("Swap", "Queries are answered by the code's version from now on. Refused while it is not ready."),
     "accept-missing": ("Go on without it", "Have the code's version go on without what it lacks, for ever."),
     "rollback": ("Roll back", "Queries are answered by the version that was asked before."),
@@ -114,7 +115,7 @@ async def decide(visit: Visit) -> Response:
     by, of = visit.deciding(fields.one_of("do", _ACTIONS), fields.text("reason")), visit.services.view(name)
     version = fields.number("version") if do in ("rollback", "drop", "accept-missing") else 0
     count, seen = (fields.number("count"), fields.text("seen")) if do == "accept-missing" else (0, "")
-    rate = _rate(fields) if do in ("rebuild", "resume") else 0.0
+    rate = _rate(fields) if do in ("rebuild", "resume") else None
 
     async def work(run: Run) -> None:
         async with visit.services.opened_view(name, make=do == "rebuild") as access:
@@ -125,7 +126,7 @@ async def decide(visit: Visit) -> Response:
                 return
             versions = access.deciding(by, f"views {do}")
             done: dict[str, Callable[[], Awaitable[ViewRow]]] = {
-                "rebuild": lambda: versions.rebuild(of.version, by.actor, rate),
+                "rebuild": lambda: versions.rebuild(of.version, by.actor, rate or 0.0),
                 "pause": lambda: versions.book.change(states.pause(by.actor)),
                 "resume": lambda: versions.book.change(states.resume(by.actor, rate)),
                 "swap": lambda: versions.swap(of.version, by.actor, access.broker),
@@ -138,9 +139,16 @@ async def decide(visit: Visit) -> Response:
     return await visit.decided(fields, f"{do} view {of.view}", by, (name, do), back, work)
 
 
-def _rate(fields: Fields) -> float:
-    """Events per second; empty, and 0: as fast as it can."""
-    return float(fields.number("rate")) if fields.text("rate", "").strip() else 0.0
+def _rate(fields: Fields) -> float | None:
+    """Events per second; 0: as fast as it can; None: nothing was typed. Raises UsageError for what is no number."""
+    typed = fields.text("rate", "").strip()
+    try:
+        rate = float(typed) if typed else None
+    except ValueError:
+        rate = math.nan
+    if rate is not None and not 0 <= rate < math.inf:
+        raise UsageError(f"rate: {typed[:40]!r}, expected events a second, such as 500 or 0.5")
+    return rate
 
 
 def _now(row: ViewRow) -> str:

@@ -58,12 +58,13 @@ class Handled(msgspec.Struct, frozen=True):
 
 class Subscriber(msgspec.Struct, frozen=True):
     """A service that was named. handled: by event type. checkpoints: by topic and partition; None: its database did not
-    answer. letters: those of the flow."""
+    answer. letters: those of the flow. letters_known: whether all were looked at, so that there are no others."""
 
     name: str
     handled: Mapping[str, Handled]
     checkpoints: Mapping[tuple[str, int], Checkpoint] | None
     letters: Sequence[SetAside] = ()
+    letters_known: bool = True
 
 
 class State(enum.StrEnum):
@@ -124,6 +125,8 @@ def standing(sighting: Sighting, subscriber: Subscriber) -> Standing:
         done = running.done.get(message.type, {})
         if not _within(message, running.offset, running.watermarks, done):
             return _standing(State.PENDING, f"{name} reads {place} again for its handler, and has not come to it")
+    if not subscriber.letters_known:
+        return _standing(State.UNKNOWN, f"not all dead letters of {name} were looked at: it is done, or set aside")
     return _standing(State.DONE)
 
 

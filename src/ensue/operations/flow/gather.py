@@ -77,6 +77,7 @@ async def gather(
         topics = {service.settings().broker: set[str]() for service in services}
         for service in services:
             topics[service.settings().broker] |= _topics(service)
+        await search.share_out(accesses, topics)
         for access in accesses:
             topics[access.settings.broker] |= await search.database(access)
         for url, wanted in topics.items():
@@ -124,6 +125,19 @@ class _Search:
         self._bounds = bounds
         self._looked = self._kept = 0
 
+    async def share_out(self, accesses: Sequence[Opened], topics: Mapping[str, set[str]]) -> None:
+        """Where there are bounds, give each place its share of the records that may be looked at in all: its last ones
+        are, however long the others are."""
+        if self._bounds is None:
+            return
+        places = 3 * len(accesses)  # outbox, timers, dead letters
+        for url, wanted in topics.items():
+            brokers = [each.broker for each in accesses if each.settings.broker == url and each.broker is not None]
+            if brokers:
+                there = await self.ask(f"log {shown(url)}", brokers[0].topics(), _NONE)
+                places += sum(there[topic] for topic in wanted & there.keys())
+        self._records_max = min(self._records_max, max(self._bounds.records // max(places, 1), 1))
+
     def end(self) -> None:
         self.found.unanswered = self.ask.unanswered
         bounds = self._bounds
@@ -162,21 +176,24 @@ class _Search:
         if checkpoints is not None:
             places = {(each.topic, each.number): checkpoint for each, checkpoint in checkpoints.items()}
         letters: list[SetAside] = []
-        await self.ask(f"dead letters of {name}", self._letters(access, letters), None)
-        self.found.subscribers.append(Subscriber(name, _handled(access.service), places, letters))
+        known = await self.ask(f"dead letters of {name}", self._letters(access, letters), False)
+        self.found.subscribers.append(Subscriber(name, _handled(access.service), places, letters, known))
         await self.ask(f"timers of {name}", self._timers(access), None)
         published: set[str] = set()
         await self.ask(f"outbox of {name}", self._outbox(access, published), None)
         self.found.looked_at.append(f"outbox, timers and dead letters of {name}")
         return published | {topic for topic, _ in places or ()}
 
-    async def _letters(self, access: Opened, letters: list[SetAside]) -> None:
-        """All but of those that were discarded, which may be any number."""
-        name, left = access.service.name, self._records_max
+    async def _letters(self, access: Opened, letters: list[SetAside]) -> bool:
+        """All but of those that were discarded, which may be any number. Returns whether that is so: where there are
+        bounds, only so many are looked at."""
+        name, left, looked = access.service.name, self._records_max, 0
         async with aclosing(access.books.letters_by_time(_WITH_HEADERS)) as found:
             async for letter in found:
-                if not self._may_look():
-                    break
+                looked += 1
+                if not self._may_look() or (self._bounds is not None and looked > self._records_max):
+                    self.found.unseen.append(f"dead letters of {name} behind the first {looked - 1}")
+                    return False
                 if letter.state is DeadLetterState.DISCARDED:
                     left -= 1
                     if left < 0:
@@ -192,6 +209,7 @@ class _Search:
                     letters.append(SetAside(message, letter))
         if left < 0:
             self.found.unseen.append(f"{-left} discarded letters of {name}, the last ones")
+        return True
 
     async def _timers(self, access: Opened) -> None:
         """The first that are due."""
