@@ -44,13 +44,18 @@ class Pending:
         self._marks: weakref.WeakKeyDictionary[SessionTransaction, int] = weakref.WeakKeyDictionary()
         #: Savepoints that were released. Any other one that ends was rolled back.
         self._released: weakref.WeakSet[SessionTransaction] = weakref.WeakSet()
+        #: Of the transaction: looked at, and so known to take events.
         self._watched: Connection | None = None
+        #: At whose commit we are told: the same one, or of async code the one that `_watch` will find.
+        self._heard: Connection | None = None
+        self._info = session.info
         self._connections = _connections_of(session)
         self._failed: BaseException | None = None
         self._wrote = False
         event.listen(session, "before_commit", self._before_commit)
         # Before a listener of the user's, whose error would hide that it was committed.
         event.listen(session, "after_commit", self._committed, insert=True)
+        event.listen(session, "after_begin", self._connected)
         event.listen(session, "after_transaction_create", self._begun)
         event.listen(session, "after_transaction_end", self._ended)
 
@@ -78,6 +83,8 @@ class Pending:
         if _can_ask(session):
             self._watch(session)
         self._drafts += drafts
+        for connection in list(self._connections):
+            self._connected(session, None, connection)
 
     # --- what SQLAlchemy tells
 
@@ -98,6 +105,7 @@ class Pending:
             if self._failed is not None:
                 raise _cannot_commit(self._failed) from self._failed
             if self._drafts:
+                self._check(connection)
                 self._write(connection)
         except BaseException:
             _roll_back(connection)
@@ -112,6 +120,12 @@ class Pending:
         elif self._drafts and self._watched is not None:
             self._write(self._watched)
 
+    def _connected(self, session: Session, _: SessionTransaction | None, connection: Connection) -> None:
+        """Async code cannot ask for the connection when it publishes, and its session may be left without a word in a
+        transaction of that connection, which commits later."""
+        if self._drafts and self._heard is None and _writes_by(session, connection):
+            self._hear(connection)
+
     def _begun(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested:
             self._marks[transaction] = len(self._drafts)
@@ -123,10 +137,13 @@ class Pending:
             del self._drafts[self._marks.get(transaction, 0) :]
         if transaction.parent is not None:
             return
-        if self._watched is not None:
-            event.remove(self._watched, "commit", self._committing)
-            if self._drafts:
-                _refuse_rows_alone(session, self._watched)
+        if self._drafts:
+            # Where none is heard, the rows may be in any.
+            for connection in list(self._connections) if self._heard is None else [self._heard]:
+                _refuse_rows_alone(session, connection)
+        if self._heard is not None:
+            event.remove(self._heard, "commit", self._committing)
+            self._heard = None
         wrote, ended = self._wrote, self._transaction
         self._drafts.clear()
         self._marks.clear()
@@ -149,12 +166,27 @@ class Pending:
                     "an event was published in a session that has no engine of its own, only some of its classes have: "
                     "give it the engine of the service's database, Session(engine, binds={...})"
                 ) from error
-            self._transaction.outbox.check(connection)
-            event.listen(connection, "commit", self._committing)
-            self._watched = connection
+            self._check(connection)
+            self._hear(connection)
         if session.info.get(_SAVEPOINT) or session.in_nested_transaction():
             self._transaction.outbox.check_savepoint(connection)
         return connection
+
+    def _check(self, connection: Connection) -> None:
+        assert self._transaction is not None
+        if self._watched is None:
+            self._transaction.outbox.check(connection)
+            if self._info.get(_SAVEPOINT):
+                self._transaction.outbox.check_savepoint(connection)
+            self._watched = connection
+
+    def _hear(self, connection: Connection) -> None:
+        if self._heard is connection:
+            return
+        if self._heard is not None:
+            event.remove(self._heard, "commit", self._committing)
+        event.listen(connection, "commit", self._committing)
+        self._heard = connection
 
     def _write(self, connection: Connection) -> None:
         assert self._transaction is not None
@@ -271,6 +303,14 @@ def _can_ask(session: Session) -> bool:
     except UnboundExecutionError:
         return True  # `_watch` says what is wrong
     return not bind.dialect.is_async or in_greenlet()
+
+
+def _writes_by(session: Session, connection: Connection) -> bool:
+    try:
+        bind = session.get_bind(clause=_A_WRITE)
+    except UnboundExecutionError:
+        return False  # `_watch` says what is wrong
+    return bind is connection or bind is connection.engine
 
 
 def _flush(session: Session) -> None:
