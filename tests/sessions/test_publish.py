@@ -590,6 +590,24 @@ def test_rows_of_a_session_that_was_closed_are_not_kept_without_its_events(
     assert tickets(engine) == [1, 3]
 
 
+def test_an_error_of_a_listener_does_not_hide_that_a_savepoint_was_released(desk: Service, engine: Engine) -> None:
+    def fail(session: Session) -> None:
+        raise ValueError("the cache is away")
+
+    for number, listens_to in enumerate(("sessionmaker", "session"), 1):
+        make = sessionmaker[Session]()
+        with pytest.raises(UsageError, match="closed without a commit"), engine.begin() as connection:  # noqa: SIM117
+            with make(bind=connection) as session:
+                if listens_to == "session":
+                    desk.publish(session, TicketOpened(ticket_id=9))
+                with pytest.raises(ValueError, match="the cache is away"), session.begin_nested():
+                    open_ticket(session, number)
+                    session.flush()
+                    event.listen(make if listens_to == "sessionmaker" else session, "after_commit", fail)
+    assert tickets(engine) == []
+    assert published(desk) == []
+
+
 def test_a_listener_that_publishes_when_the_commit_is_done_is_told_where_to(desk: Service, engine: Engine) -> None:
     with Session(engine) as session:
         event.listen(session, "after_commit", lambda session: desk.publish(session, TicketOpened(ticket_id=1)))

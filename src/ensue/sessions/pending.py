@@ -53,8 +53,6 @@ class Pending:
         self._failed: BaseException | None = None
         self._wrote = False
         event.listen(session, "before_commit", self._before_commit)
-        # Before a listener of the user's, whose error would hide that it was committed.
-        event.listen(session, "after_commit", self._committed, insert=True)
         event.listen(session, "after_begin", self._connected)
         event.listen(session, "after_transaction_create", self._begun)
         event.listen(session, "after_transaction_end", self._ended)
@@ -111,7 +109,7 @@ class Pending:
             _roll_back(connection)
             raise
 
-    def _committed(self, session: Session) -> None:
+    def committed(self, session: Session) -> None:
         """A savepoint was released, or all is committed: then something is left only of a session that is part of a
         transaction of its connection, which goes on. That one's commit may be long after this session has ended."""
         savepoint = session.get_nested_transaction()
@@ -249,6 +247,12 @@ def _note_transaction(session: Session, transaction: SessionTransaction) -> None
         _connections_of(session).clear()
 
 
+def _note_commit(session: Session) -> None:
+    pending = session.info.get(_INFO)
+    if isinstance(pending, Pending):
+        pending.committed(session)
+
+
 def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     within = connection.get_nested_transaction() or connection.get_transaction()
     if transaction.parent is None and within is not None:
@@ -258,6 +262,9 @@ def _note_connection(session: Session, transaction: SessionTransaction, connecti
 # Of all sessions: both may have been before the first event is published, when `Pending` begins to look.
 event.listen(Session, "after_transaction_create", _note_transaction)
 event.listen(Session, "after_begin", _note_connection)
+# Before a listener of the user's, whose error would hide that it was committed: those of all sessions, and of what a
+# sessionmaker makes, come before those of one session.
+event.listen(Session, "after_commit", _note_commit, insert=True)
 
 
 def _check_alone(connection: Connection, all_of_them: Iterable[Connection]) -> None:
