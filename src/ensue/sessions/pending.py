@@ -48,6 +48,9 @@ class Pending:
         self._watched: Connection | None = None
         #: At whose commit we are told: the same one, or of async code the one that `_watch` will find.
         self._heard: Connection | None = None
+        #: How much was published when each open savepoint of that connection began, the innermost last. Whoever has
+        #: the connection may make some, and not only the session.
+        self._savepoints: list[int] = []
         self._info = session.info
         self._connections = _connections_of(session)
         self._failed: BaseException | None = None
@@ -105,6 +108,7 @@ class Pending:
             if self._drafts:
                 self._check(connection)
                 self._write(connection)
+            self._savepoints.clear()
         except BaseException:
             _roll_back(connection)
             raise
@@ -124,6 +128,28 @@ class Pending:
         if self._drafts and self._heard is None and _writes_by(session, connection):
             self._hear(connection)
 
+    def _savepoint_begun(self, *_: object) -> None:
+        self._savepoints.append(len(self._drafts))  # it has no name yet
+
+    def _savepoint_released(self, *_: object) -> None:
+        if self._savepoints:
+            self._savepoints.pop()
+
+    def _savepoint_gone_back(self, *_: object) -> None:
+        # One of which we were not told that it began is older than whatever was published.
+        self._drop_after(self._savepoints.pop() if self._savepoints else 0)
+
+    def _gone_back(self, _: Connection) -> None:
+        """A session that is part of a transaction of its connection may stay when that is rolled back."""
+        self._savepoints.clear()
+        self._drop_after(0)
+
+    def _drop_after(self, kept: int) -> None:
+        del self._drafts[kept:]
+        self._savepoints = [min(mark, kept) for mark in self._savepoints]
+        for savepoint, mark in list(self._marks.items()):
+            self._marks[savepoint] = min(mark, kept)
+
     def _begun(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested:
             self._marks[transaction] = len(self._drafts)
@@ -132,16 +158,14 @@ class Pending:
         """Also of a session that is closed, and of a savepoint that is closed since a flush in it has failed: of what
         ends like that no rollback is told."""
         if transaction.nested and transaction not in self._released:
-            del self._drafts[self._marks.get(transaction, 0) :]
+            self._drop_after(self._marks.get(transaction, 0))
         if transaction.parent is not None:
             return
         if self._drafts:
             # Where none is heard, the rows may be in any.
             for connection in list(self._connections) if self._heard is None else [self._heard]:
                 _refuse_rows_alone(session, connection)
-        if self._heard is not None:
-            event.remove(self._heard, "commit", self._committing)
-            self._heard = None
+        self._hear(None)
         wrote, ended = self._wrote, self._transaction
         self._drafts.clear()
         self._marks.clear()
@@ -178,13 +202,22 @@ class Pending:
                 self._transaction.outbox.check_savepoint(connection)
             self._watched = connection
 
-    def _hear(self, connection: Connection) -> None:
+    def _hear(self, connection: Connection | None) -> None:
         if self._heard is connection:
             return
-        if self._heard is not None:
-            event.remove(self._heard, "commit", self._committing)
-        event.listen(connection, "commit", self._committing)
+        for told_of, listener in (
+            ("commit", self._committing),
+            ("rollback", self._gone_back),
+            ("savepoint", self._savepoint_begun),
+            ("release_savepoint", self._savepoint_released),
+            ("rollback_savepoint", self._savepoint_gone_back),
+        ):
+            if self._heard is not None:
+                event.remove(self._heard, told_of, listener)
+            if connection is not None:
+                event.listen(connection, told_of, listener)
         self._heard = connection
+        self._savepoints.clear()
 
     def _write(self, connection: Connection) -> None:
         assert self._transaction is not None
@@ -195,7 +228,7 @@ class Pending:
         except BaseException as error:
             self._failed = error  # a part of the records may be in
             raise
-        self._drafts.clear()
+        self._drop_after(0)
 
 
 def _roll_back(connection: Connection) -> None:
