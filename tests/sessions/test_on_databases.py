@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from servers import PostgresServer
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session
@@ -126,6 +126,45 @@ async def test_async_sessions_of_all_kinds(sql_database: str, monkeypatch: pytes
     own = ["commit", "begin", "savepoint", "after the refusal", "scoped", "after a commit that failed"]
     assert [each for each in found if not each.isdigit()] == own
     assert sorted(int(each) for each in found if each.isdigit()) == sorted(script.events)
+
+
+async def test_async_sessions_in_a_transaction_of_their_connection(sql_database: str) -> None:
+    """They have rows and events or neither: left open, closed without a commit, and whichever comes first."""
+    desk = await asyncio.to_thread(desk_at, sql_database)
+    engine = async_engine_at(async_url(sql_database))
+
+    async def work(session: AsyncSession, number: int, *, rows_first: bool) -> None:
+        session.add(Ticket(id=number))
+        if rows_first:
+            await session.flush()
+        desk.publish(session, TicketOpened(ticket_id=number, text=str(number)))
+        await session.flush()
+
+    left = []
+    for number, rows_first in (1, False), (2, True):
+        async with engine.begin() as connection:
+            session = AsyncSession(connection)
+            await work(session, number, rows_first=rows_first)
+            left.append(session)
+    for session in left:
+        await session.close()
+    for number, rows_first in (3, False), (4, True):
+        with pytest.raises(UsageError, match="closed without a commit"):
+            async with engine.begin() as connection, AsyncSession(connection) as session:
+                await work(session, number, rows_first=rows_first)
+    async with engine.begin() as connection, AsyncSession(connection) as session:
+        await work(session, 5, rows_first=False)
+        await session.commit()
+    async with engine.begin() as connection:
+        async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
+            await work(session, 6, rows_first=True)  # goes back with the session's own savepoint
+        async with AsyncSession(connection) as session:
+            session.add(Ticket(id=7))
+            await session.flush()
+    async with AsyncSession(engine) as session:
+        assert list(await session.scalars(select(Ticket.id).order_by(Ticket.id))) == [1, 2, 5, 7]
+    await engine.dispose()
+    assert texts(await records(desk)) == ["1", "2", "5"]
 
 
 async def test_the_relay_is_woken_by_a_commit(sql_database: str, engine: Engine) -> None:

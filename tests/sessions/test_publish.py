@@ -590,6 +590,74 @@ def test_rows_of_a_session_that_was_closed_are_not_kept_without_its_events(
     assert tickets(engine) == [1, 3]
 
 
+def test_a_savepoint_of_the_connection_takes_its_events_along(desk: Service, engine: Engine) -> None:
+    with Session(engine) as session:
+        session.add(Ticket(id=1))
+        session.flush()
+        for number in range(2, 6):  # the first of them is older than whatever was published
+            savepoint = session.connection().begin_nested()
+            open_ticket(session, number, "kept" if number % 2 else "lost")
+            session.flush()
+            if number == 4:
+                session.begin_nested()
+                open_ticket(session, 9, "lost with the one around it")
+                session.flush()
+                session.get_nested_transaction().commit()  # type: ignore[union-attr]
+            (savepoint.commit if number % 2 else savepoint.rollback)()
+        session.expire_all()
+        open_ticket(session, 6, "last")
+        session.commit()
+    assert texts(published(desk)) == ["kept", "kept", "last"]
+    assert tickets(engine) == [1, 3, 5, 6]
+
+
+def test_a_session_left_open_follows_whoever_has_its_connection(desk: Service, engine: Engine) -> None:
+    with engine.connect() as connection:
+        sessions = [Session(connection, join_transaction_mode="rollback_only") for _ in range(3)]
+        outer = connection.begin()
+        open_ticket(sessions[0], 1, "rolled back")
+        sessions[0].flush()
+        outer.rollback()
+        outer = connection.begin()
+        savepoint = connection.begin_nested()
+        open_ticket(sessions[1], 2, "rolled back to a savepoint")
+        sessions[1].flush()
+        savepoint.rollback()
+        open_ticket(sessions[2], 3, "committed")
+        sessions[2].flush()
+        outer.commit()
+        for session in sessions:
+            session.close()
+    assert texts(published(desk)) == ["committed"]
+    assert tickets(engine) == [3]
+
+
+def test_an_error_of_a_listener_does_not_hide_that_a_savepoint_was_released(desk: Service, engine: Engine) -> None:
+    def fail(session: Session) -> None:
+        raise ValueError("the cache is away")
+
+    def work(session: Session, listens: Any) -> None:
+        with session.begin_nested():
+            open_ticket(session, 1)
+            session.flush()
+            event.listen(listens, "after_commit", fail)
+
+    for listens_to in ("sessionmaker", "session"):
+        make = sessionmaker[Session]()
+        with engine.connect() as connection:
+            outer = connection.begin()
+            with make(bind=connection) as session:
+                if listens_to == "session":
+                    desk.publish(session, TicketOpened(ticket_id=9))
+                with pytest.raises(ValueError, match="the cache is away"):
+                    work(session, make if listens_to == "sessionmaker" else session)
+            with pytest.raises(UsageError, match="closed without a commit"):
+                outer.commit()
+            outer.close()
+    assert tickets(engine) == []
+    assert published(desk) == []
+
+
 def test_a_listener_that_publishes_when_the_commit_is_done_is_told_where_to(desk: Service, engine: Engine) -> None:
     with Session(engine) as session:
         event.listen(session, "after_commit", lambda session: desk.publish(session, TicketOpened(ticket_id=1)))

@@ -44,13 +44,19 @@ class Pending:
         self._marks: weakref.WeakKeyDictionary[SessionTransaction, int] = weakref.WeakKeyDictionary()
         #: Savepoints that were released. Any other one that ends was rolled back.
         self._released: weakref.WeakSet[SessionTransaction] = weakref.WeakSet()
+        #: Of the transaction: looked at, and so known to take events.
         self._watched: Connection | None = None
+        #: At whose commit we are told: the same one, or of async code the one that `_watch` will find.
+        self._heard: Connection | None = None
+        #: How much was published when each open savepoint of that connection began, the innermost last. Whoever has
+        #: the connection may make some, and not only the session.
+        self._savepoints: list[int] = []
+        self._info = session.info
         self._connections = _connections_of(session)
         self._failed: BaseException | None = None
         self._wrote = False
         event.listen(session, "before_commit", self._before_commit)
-        # Before a listener of the user's, whose error would hide that it was committed.
-        event.listen(session, "after_commit", self._committed, insert=True)
+        event.listen(session, "after_begin", self._connected)
         event.listen(session, "after_transaction_create", self._begun)
         event.listen(session, "after_transaction_end", self._ended)
 
@@ -78,6 +84,8 @@ class Pending:
         if _can_ask(session):
             self._watch(session)
         self._drafts += drafts
+        for connection in list(self._connections):
+            self._connected(session, None, connection)
 
     # --- what SQLAlchemy tells
 
@@ -98,12 +106,14 @@ class Pending:
             if self._failed is not None:
                 raise _cannot_commit(self._failed) from self._failed
             if self._drafts:
+                self._check(connection)
                 self._write(connection)
+            self._savepoints.clear()
         except BaseException:
             _roll_back(connection)
             raise
 
-    def _committed(self, session: Session) -> None:
+    def committed(self, session: Session) -> None:
         """A savepoint was released, or all is committed: then something is left only of a session that is part of a
         transaction of its connection, which goes on. That one's commit may be long after this session has ended."""
         savepoint = session.get_nested_transaction()
@@ -111,6 +121,34 @@ class Pending:
             self._released.add(savepoint)
         elif self._drafts and self._watched is not None:
             self._write(self._watched)
+
+    def _connected(self, session: Session, _: SessionTransaction | None, connection: Connection) -> None:
+        """Async code cannot ask for the connection when it publishes, and its session may be left without a word in a
+        transaction of that connection, which commits later."""
+        if self._drafts and self._heard is None and _writes_by(session, connection):
+            self._hear(connection)
+
+    def _savepoint_begun(self, *_: object) -> None:
+        self._savepoints.append(len(self._drafts))  # it has no name yet
+
+    def _savepoint_released(self, *_: object) -> None:
+        if self._savepoints:
+            self._savepoints.pop()
+
+    def _savepoint_gone_back(self, *_: object) -> None:
+        # One of which we were not told that it began is older than whatever was published.
+        self._drop_after(self._savepoints.pop() if self._savepoints else 0)
+
+    def _gone_back(self, _: Connection) -> None:
+        """A session that is part of a transaction of its connection may stay when that is rolled back."""
+        self._savepoints.clear()
+        self._drop_after(0)
+
+    def _drop_after(self, kept: int) -> None:
+        del self._drafts[kept:]
+        self._savepoints = [min(mark, kept) for mark in self._savepoints]
+        for savepoint, mark in list(self._marks.items()):
+            self._marks[savepoint] = min(mark, kept)
 
     def _begun(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested:
@@ -120,13 +158,14 @@ class Pending:
         """Also of a session that is closed, and of a savepoint that is closed since a flush in it has failed: of what
         ends like that no rollback is told."""
         if transaction.nested and transaction not in self._released:
-            del self._drafts[self._marks.get(transaction, 0) :]
+            self._drop_after(self._marks.get(transaction, 0))
         if transaction.parent is not None:
             return
-        if self._watched is not None:
-            event.remove(self._watched, "commit", self._committing)
-            if self._drafts:
-                _refuse_rows_alone(session, self._watched)
+        if self._drafts:
+            # Where none is heard, the rows may be in any.
+            for connection in list(self._connections) if self._heard is None else [self._heard]:
+                _refuse_rows_alone(session, connection)
+        self._hear(None)
         wrote, ended = self._wrote, self._transaction
         self._drafts.clear()
         self._marks.clear()
@@ -149,12 +188,36 @@ class Pending:
                     "an event was published in a session that has no engine of its own, only some of its classes have: "
                     "give it the engine of the service's database, Session(engine, binds={...})"
                 ) from error
-            self._transaction.outbox.check(connection)
-            event.listen(connection, "commit", self._committing)
-            self._watched = connection
+            self._check(connection)
+            self._hear(connection)
         if session.info.get(_SAVEPOINT) or session.in_nested_transaction():
             self._transaction.outbox.check_savepoint(connection)
         return connection
+
+    def _check(self, connection: Connection) -> None:
+        assert self._transaction is not None
+        if self._watched is None:
+            self._transaction.outbox.check(connection)
+            if self._info.get(_SAVEPOINT):
+                self._transaction.outbox.check_savepoint(connection)
+            self._watched = connection
+
+    def _hear(self, connection: Connection | None) -> None:
+        if self._heard is connection:
+            return
+        for told_of, listener in (
+            ("commit", self._committing),
+            ("rollback", self._gone_back),
+            ("savepoint", self._savepoint_begun),
+            ("release_savepoint", self._savepoint_released),
+            ("rollback_savepoint", self._savepoint_gone_back),
+        ):
+            if self._heard is not None:
+                event.remove(self._heard, told_of, listener)
+            if connection is not None:
+                event.listen(connection, told_of, listener)
+        self._heard = connection
+        self._savepoints.clear()
 
     def _write(self, connection: Connection) -> None:
         assert self._transaction is not None
@@ -165,7 +228,7 @@ class Pending:
         except BaseException as error:
             self._failed = error  # a part of the records may be in
             raise
-        self._drafts.clear()
+        self._drop_after(0)
 
 
 def _roll_back(connection: Connection) -> None:
@@ -217,6 +280,12 @@ def _note_transaction(session: Session, transaction: SessionTransaction) -> None
         _connections_of(session).clear()
 
 
+def _note_commit(session: Session) -> None:
+    pending = session.info.get(_INFO)
+    if isinstance(pending, Pending):
+        pending.committed(session)
+
+
 def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     within = connection.get_nested_transaction() or connection.get_transaction()
     if transaction.parent is None and within is not None:
@@ -226,6 +295,9 @@ def _note_connection(session: Session, transaction: SessionTransaction, connecti
 # Of all sessions: both may have been before the first event is published, when `Pending` begins to look.
 event.listen(Session, "after_transaction_create", _note_transaction)
 event.listen(Session, "after_begin", _note_connection)
+# Before a listener of the user's, whose error would hide that it was committed: those of all sessions, and of what a
+# sessionmaker makes, come before those of one session.
+event.listen(Session, "after_commit", _note_commit, insert=True)
 
 
 def _check_alone(connection: Connection, all_of_them: Iterable[Connection]) -> None:
@@ -271,6 +343,14 @@ def _can_ask(session: Session) -> bool:
     except UnboundExecutionError:
         return True  # `_watch` says what is wrong
     return not bind.dialect.is_async or in_greenlet()
+
+
+def _writes_by(session: Session, connection: Connection) -> bool:
+    try:
+        bind = session.get_bind(clause=_A_WRITE)
+    except UnboundExecutionError:
+        return False  # `_watch` says what is wrong
+    return bind is connection or bind is connection.engine
 
 
 def _flush(session: Session) -> None:
