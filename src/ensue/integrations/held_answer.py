@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ensue.app import Service
 from ensue.errors import UsageError
+from ensue.integrations.answer_start import with_plain_headers
 from ensue.integrations.handlers import answer_to
 from ensue.integrations.kept_answers import again, keep
 from ensue.integrations.request_origin import CHANGING
@@ -113,6 +114,8 @@ class _Held:
         if self._over:
             await self._send(message)
             return
+        if message["type"] == "http.response.start":
+            message = with_plain_headers(message)
         self._messages.append(message)
         self._bytes += len(message.get("body", b""))
         if self._bytes > HELD_BYTES_MAX:

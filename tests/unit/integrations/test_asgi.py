@@ -143,6 +143,36 @@ async def test_who_is_not_let_in_any_more_gets_no_earlier_answer(tmp_path: Path)
         assert await thrown(balls) == 1
 
 
+async def test_headers_are_read_as_applications_send_them(tmp_path: Path) -> None:
+    """In any case, though ASGI says lower, and from any iterable."""
+    balls = service(tmp_path)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        if scope["method"] == "POST":
+            step_in(scope).publish(BallThrown(number=1))
+        headers = [
+            (b"Content-Type", b"text/ball"), (b"Set-Cookie", b"who=me"), (b"X-Correlation-Id", b"own"),
+            (b"Location", b"/balls/1"),
+        ]  # fmt: skip
+        await send({"type": "http.response.start", "status": 201, "headers": (each for each in headers)})
+        await send({"type": "http.response.body", "body": b"thrown"})
+
+    around = install_around(in_step(balls)(app), balls, work=False, principal=lambda request: "everybody")
+    async with client(around) as asks:
+        first, again = [await asks.post("/", headers={**KEY, "X-Correlation-Id": "flow"}) for _ in range(2)]
+        got = await asks.get("/")
+    for each in (first, again, got):
+        assert (each.text, each.headers["Content-Type"], each.headers["Location"]) == (
+            "thrown",
+            "text/ball",
+            "/balls/1",
+        )
+    assert [each.headers.get_list("X-Correlation-Id") for each in (first, again, got)] == [["own"], ["flow"], ["own"]]
+    assert [each.headers.get("Set-Cookie") for each in (first, again, got)] == ["who=me", None, "who=me"]
+
+
 @pytest.mark.parametrize("path", ["/404", "/503", "/raises", "/problem", "/silent"])
 async def test_a_step_is_rolled_back_for_an_error_and_may_be_tried_again(tmp_path: Path, path: str) -> None:
     balls, bare = service(tmp_path), Bare()
