@@ -96,14 +96,16 @@ class _Held:
         try:
             await app(scope, receive, self._hold)
         except BaseException as error:
-            if self._failed is not None:
+            if self._failed is not None and isinstance(error, Exception):
                 raise self._failed from None  # the app was told by an error that nobody hears it
             if self._over:
                 raise  # after its answer: in the background
-            if error is not self._given.earlier:
+            if not isinstance(error, Exception) or self._given.earlier is None or self._given.guarded:
                 self._over = True
                 async with self.stack:
                     raise
+            # It has asked for the step, which left it by `earlier`: whatever it has made of that (a group of errors,
+            # one of its own), the client has its answer there.
         if not self._over:
             # Its last part came from another task than that which has the step, or it never came.
             await self._finish()

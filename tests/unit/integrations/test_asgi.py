@@ -173,6 +173,34 @@ async def test_headers_are_read_as_applications_send_them(tmp_path: Path) -> Non
     assert [each.headers.get("Set-Cookie") for each in (first, again, got)] == ["who=me", None, "who=me"]
 
 
+async def test_an_answer_is_given_again_whatever_the_app_makes_of_the_error_it_is_left_by(tmp_path: Path) -> None:
+    balls = service(tmp_path)
+
+    async def throw(scope: Scope) -> None:
+        step_in(scope).publish(BallThrown(number=1))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        if scope["path"] == "/group":
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(throw(scope))
+        else:
+            try:
+                await throw(scope)
+            except Exception as error:
+                raise RuntimeError("no ball") from error
+        await answer(send, 201, b"thrown")
+
+    async with client(install_around(in_step(balls)(app), balls, work=False)) as asks:
+        for path in ("/group", "/of-its-own"):
+            first, again = [await asks.post(path, headers=KEY) for _ in range(2)]
+            other = await asks.post(path, content=b"another", headers=KEY)
+            assert [each.status_code for each in (first, again, other)] == [201, 201, 422]
+            assert (again.text, again.headers["Idempotency-Replayed"]) == ("thrown", "true")
+        assert await thrown(balls) == 2
+
+
 @pytest.mark.parametrize("path", ["/404", "/503", "/raises", "/problem", "/silent"])
 async def test_a_step_is_rolled_back_for_an_error_and_may_be_tried_again(tmp_path: Path, path: str) -> None:
     balls, bare = service(tmp_path), Bare()
