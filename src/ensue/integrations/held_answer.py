@@ -27,6 +27,7 @@ _STEP = "ensue.step"
 _PASS_BY = frozenset({"http.response.pathsend", "http.response.trailers", "http.response.zerocopysend"})
 #: So much of an answer is held in memory.
 HELD_BYTES_MAX = 16_000_000
+_NOT_SENT = "the answer was not sent, since its step has not committed"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ class _Held:
             raise self._failed
 
     async def _hold(self, message: Message) -> None:
+        if self._failed is not None:
+            raise OSError(_NOT_SENT)  # an app that answers its own error gets nothing out before `run` says what it was
         if self._over:
             await self._send(message)
             return
@@ -128,7 +131,7 @@ class _Held:
         if _last(message) and asyncio.current_task() is self._given.task:
             await self._finish()
             if self._failed is not None:
-                raise OSError("the answer was not sent, since its step has not committed")  # as if nobody were there
+                raise OSError(_NOT_SENT)  # as if nobody were there
 
     async def _finish(self) -> None:
         """Commit or roll back, then send. Of what fails before it is sent, `run` tells."""

@@ -58,6 +58,30 @@ async def thrown(balls: Service) -> int:
     return sum((await balls.runtime.store.outbox_heads()).values())
 
 
+async def messages_of(app: Any, gone: bool = False) -> list[Message]:
+    """All that a server would be sent for a POST; gone: its client is, once the body has been read."""
+    sent: list[Message] = []
+    came = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if came:
+            return came.pop()
+        if not gone:
+            await asyncio.Event().wait()  # as a client that stays
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": "/throw", "raw_path": b"/throw", "root_path": "", "query_string": b"", "headers": [(b"host", b"test")],
+        "server": ("test", 80), "client": ("test", 1),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return sent
+
+
 async def answer(send: Send, status: int, body: bytes = b"", *more: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"x-own", b"1"), (b"x-own", b"2")]})
     for part in (body, *more)[:-1]:
@@ -244,6 +268,37 @@ async def test_no_client_sees_an_answer_before_the_commit_or_one_that_was_not_co
         monkeypatch.undo()
         assert await thrown(balls) == 2
     assert at_the_answer == [1]  # nothing was answered, so nothing comes after it
+
+
+async def test_an_app_gets_no_answer_of_its_own_out_when_the_commit_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    balls, told = service(tmp_path), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        step_in(scope).publish(BallThrown(number=1))
+        try:
+            await answer(send, 201, b"thrown")
+        except OSError as error:
+            told.append(str(error))
+            await answer(send, 500, b"the app's own")
+
+    def full(self: Faults, name: str) -> None:
+        if name == "step.outbox_written":
+            raise StoreUnavailable("the disk is full")
+
+    around = install_around(in_step(balls)(app), balls, work=False)
+    async with around.router.lifespan_context(around):
+        monkeypatch.setattr(Faults, "point", full)
+        sent = await messages_of(around)
+        monkeypatch.undo()
+        assert [each["status"] for each in sent if each["type"] == "http.response.start"] == [503]
+        assert b"".join(each.get("body", b"") for each in sent).startswith(b"{")
+        assert told == ["the answer was not sent, since its step has not committed"]
+        assert await thrown(balls) == 0
+        assert [each.get("status") for each in await messages_of(around)] == [201, None]
 
 
 async def test_an_answer_in_parts_is_one_and_one_without_an_end_is_refused(
