@@ -91,6 +91,7 @@ class _Held:
         self._bytes = 0
         self._over = False
         self._failed: BaseException | None = None
+        self._refused: UsageError | None = None
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         """Raises what the app does, unless it has answered, and what became of the step."""
@@ -119,19 +120,43 @@ class _Held:
         if self._over:
             await self._send(message)
             return
+        self._check(message)
         if message["type"] == "http.response.start":
             message = with_plain_headers(message)
         self._messages.append(message)
         self._bytes += len(message.get("body", b""))
-        if self._bytes > HELD_BYTES_MAX:
-            raise UsageError(
-                f"{self._where}: its answer is longer than {HELD_BYTES_MAX} bytes, the most that is held until a step "
-                "has committed: answer without a step, or with less"
-            )
         if _last(message) and asyncio.current_task() is self._given.task:
             await self._finish()
             if self._failed is not None:
                 raise OSError(_NOT_SENT)  # as if nobody were there
+
+    def _check(self, message: Message) -> None:
+        """Raise UsageError for what cannot be part of the answer. It is remembered, and raised again for whatever comes
+        then: an app that catches it has not answered, so that its step is rolled back."""
+        if self._refused is None:
+            started = any(each["type"] == "http.response.start" for each in self._messages)
+            wrong = ""
+            if message["type"] == "http.response.start" and started:
+                wrong = (
+                    "starts a second time, and what the first one said is not to be committed: an app that fails once "
+                    "its answer has begun has to raise the error"
+                )
+            elif message["type"] == "http.response.body" and not started:
+                wrong = "has a body before its http.response.start"
+            elif message["type"] == "http.response.body" and self._complete():
+                wrong = "goes on after the part of its body that said it was the last one"
+            elif self._bytes + len(message.get("body", b"")) > HELD_BYTES_MAX:
+                wrong = (
+                    f"is longer than {HELD_BYTES_MAX} bytes, the most that is held until a step has committed: answer "
+                    "without a step, or with less"
+                )
+            if wrong:
+                self._refused = UsageError(f"{self._where}: its answer {wrong}")
+        if self._refused is not None:
+            raise self._refused
+
+    def _complete(self) -> bool:
+        return any(_last(each) for each in self._messages)
 
     async def _finish(self) -> None:
         """Commit or roll back, then send. Of what fails before it is sent, `run` tells."""
@@ -164,7 +189,9 @@ class _Held:
 
     def _response(self) -> Response:
         """The answer in one piece."""
-        if not self._messages or not _last(self._messages[-1]):
+        if self._refused is not None:
+            raise self._refused
+        if not self._complete():
             raise UsageError(f"{self._where}: the app ended without an answer; nothing is committed")
         start = next(each for each in self._messages if each["type"] == "http.response.start")
         body = b"".join(each.get("body", b"") for each in self._messages if each["type"] == "http.response.body")

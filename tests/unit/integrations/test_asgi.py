@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,10 @@ async def answer(send: Send, status: int, body: bytes = b"", *more: bytes) -> No
     for part in (body, *more)[:-1]:
         await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": (body, *more)[-1]})
+
+
+async def _say(send: Send, message: Message) -> None:
+    await send(message)
 
 
 class Bare:
@@ -310,6 +314,39 @@ async def test_an_answer_in_parts_is_one_and_one_without_an_end_is_refused(
         assert (await asks.post("/throw", content=b"a" * 90)).text == "a" * 90 + "1"
         assert (await asks.post("/throw", content=b"a" * 100)).status_code == 500
         assert await thrown(balls) == 1
+
+
+async def test_nothing_is_committed_for_what_is_no_answer_though_the_app_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that catches what it is told, as frameworks do: too long, begun twice, without a beginning or an end."""
+    balls, calls = service(tmp_path), list[str]()
+    monkeypatch.setattr("ensue.integrations.held_answer.HELD_BYTES_MAX", 100)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        step_in(scope).publish(BallThrown(number=1))
+        calls.append(scope["path"])
+        start: Message = {"type": "http.response.start", "status": 201, "headers": []}
+        end: Message = {"type": "http.response.body", "body": b"end"}
+        for message in {
+            "/long": [start, {**end, "body": b"a" * 101}, end],
+            "/twice": [start, {**start, "status": 500}, end],
+            "/no-start": [end, start, end],
+            "/after-its-end": [start, end, end],
+        }[scope["path"]]:
+            with suppress(UsageError):
+                await asyncio.create_task(_say(send, message))  # by another task, so that nothing is over with an end
+
+    async with client(install_around(in_step(balls)(app), balls, work=False)) as asks:
+        for path in ("/long", "/twice", "/no-start", "/after-its-end"):
+            for _ in range(2):
+                refused = await asks.post(path, headers=KEY)
+                assert (refused.status_code, refused.headers["Content-Type"]) == (500, "application/problem+json")
+            assert calls == [path, path]
+            calls.clear()
+        assert await thrown(balls) == 0
 
 
 async def test_the_app_s_own_lifespan_is_within_the_service_s(tmp_path: Path) -> None:
