@@ -90,13 +90,14 @@ class _Held:
         self._messages: list[Message] = []
         self._bytes = 0
         self._over = False
+        self._gone = False
         self._failed: BaseException | None = None
         self._refused: UsageError | None = None
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         """Raises what the app does, unless it has answered, and what became of the step."""
         try:
-            await app(scope, receive, self._hold)
+            await app(scope, self._heard(receive), self._hold)
         except BaseException as error:
             if self._failed is not None and isinstance(error, Exception):
                 raise self._failed from None  # the app was told by an error that nobody hears it
@@ -108,11 +109,29 @@ class _Held:
                     raise
             # It has asked for the step, which left it by `earlier`: whatever it has made of that (a group of errors,
             # one of its own), the client has its answer there.
+        if self._nobody_waits():
+            self._over = self._given.refused = True
+            await self.stack.aclose()
         if not self._over:
             # Its last part came from another task than that which has the step, or it never came.
             await self._finish()
         if self._failed is not None:
             raise self._failed
+
+    def _heard(self, receive: Receive) -> Receive:
+        """Note that the client has gone."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            self._gone = self._gone or message["type"] == "http.disconnect"
+            return message
+
+        return receiving
+
+    def _nobody_waits(self) -> bool:
+        """The app has ended without an answer, as it may when it was told that the client has gone."""
+        ended_well = not self._over and self._refused is None and self._given.earlier is None
+        return self._gone and ended_well and not self._complete()
 
     async def _hold(self, message: Message) -> None:
         if self._failed is not None:

@@ -349,6 +349,29 @@ async def test_nothing_is_committed_for_what_is_no_answer_though_the_app_goes_on
         assert await thrown(balls) == 0
 
 
+async def test_an_app_that_ends_when_its_client_has_gone_commits_nothing_and_is_no_fault(tmp_path: Path) -> None:
+    balls, begins = service(tmp_path), False
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        step_in(scope).publish(BallThrown(number=1))
+        if begins:
+            await send({"type": "http.response.start", "status": 201, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    around = install_around(in_step(balls)(app), balls, work=False)
+    async with around.router.lifespan_context(around):
+        assert await messages_of(around, gone=True) == []
+        begins = True
+        assert await messages_of(around, gone=True) == []
+        assert await thrown(balls) == 0
+        async with balls.step() as step:  # the first ones have left nothing open
+            step.publish(BallThrown(number=2))
+        assert await thrown(balls) == 1
+
+
 async def test_the_app_s_own_lifespan_is_within_the_service_s(tmp_path: Path) -> None:
     balls = service(tmp_path)
     happened: list[str] = []
