@@ -55,9 +55,9 @@ def install_around(app: App, service: Service, **options: Unpack[Options]) -> St
     """
 
     @asynccontextmanager
-    async def lifespan(around: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+    async def lifespan(around: Starlette) -> AsyncIterator[Any]:
         async with lifespan_of(app) as state:
-            yield state
+            yield state or None  # a server need not have state in its lifespan, and is asked for it only by an app's
 
     around = Starlette(routes=[Mount("/", app=app)], lifespan=lifespan)
     install(around, service, **options)

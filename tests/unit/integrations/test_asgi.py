@@ -404,6 +404,37 @@ async def test_the_app_s_own_lifespan_is_within_the_service_s(tmp_path: Path) ->
             pass
 
 
+@pytest.mark.parametrize("own_state", [False, True])
+async def test_a_server_without_state_starts_an_app_that_has_none(tmp_path: Path, own_state: bool) -> None:
+    balls = service(tmp_path)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "lifespan"
+        for what in ("startup", "shutdown"):
+            await receive()
+            if own_state:
+                scope["state"]["own"] = "kept"
+            await send({"type": f"lifespan.{what}.complete"})
+
+    told: asyncio.Queue[Message] = asyncio.Queue()
+    said: list[Message] = []
+
+    async def send(message: Message) -> None:
+        said.append(message)
+        await told.put({"type": "lifespan.shutdown"})
+
+    await told.put({"type": "lifespan.startup"})
+    around = install_around(app, balls, work=False)
+    serving = around({"type": "lifespan", "asgi": {"version": "3.0"}}, told.get, send)
+    if own_state:
+        with pytest.raises(RuntimeError, match='The server does not support "state"'):
+            await serving
+        assert [each["type"] for each in said] == ["lifespan.startup.failed"]
+    else:
+        await serving
+        assert [each["type"] for each in said] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
 async def test_where_something_is_missing_or_twice_is_said(tmp_path: Path) -> None:
     balls, bats = service(tmp_path), service(tmp_path, "bats")
     transport = httpx.ASGITransport(in_step(balls)(Bare()))
