@@ -70,7 +70,10 @@ class InStep:
             }
             await held.run(self.app, scope, receive)
         except Exception as error:
-            answer = again(error.response) if isinstance(error, AlreadyAnswered) else answer_to(request, error)
+            if isinstance(error, AlreadyAnswered):
+                answer: Response | None = again(error.response, scope.get(TOKENS))
+            else:
+                answer = answer_to(request, error)
             if held.sent or answer is None:
                 raise
             await answer(scope, receive, send)
