@@ -55,9 +55,9 @@ def install_around(app: App, service: Service, **options: Unpack[Options]) -> St
     """
 
     @asynccontextmanager
-    async def lifespan(around: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+    async def lifespan(around: Starlette) -> AsyncIterator[Any]:
         async with lifespan_of(app) as state:
-            yield state
+            yield state or None  # a server need not have state in its lifespan, and is asked for it only by an app's
 
     around = Starlette(routes=[Mount("/", app=app)], lifespan=lifespan)
     install(around, service, **options)
@@ -73,8 +73,9 @@ def in_step(service: Service) -> Callable[[Any], App]:
     that was raised. The answer to a request with an Idempotency-Key is kept in the step where that commits, and given
     again to the same request. What runs in the background after the answer has steps of its own.
 
-    The answer is held in memory until then, so it must not be a stream without an end. One that another task sends than
-    the route's goes out when the app has ended, background included.
+    The answer is held in memory until then, so it must not be a stream without an end. An app whose answer is too long,
+    or begins twice, has not answered: the step is rolled back, whatever the app sends then. One that another task sends
+    than the route's goes out when the app has ended, background included.
     Raises UsageError, for each request, in an app without `install_around`, and within another `in_step`.
     """
     if not isinstance(service, Service):

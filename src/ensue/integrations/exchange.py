@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ensue.integrations import problems
+from ensue.integrations.answer_start import with_plain_headers
 from ensue.integrations.request_origin import no_step_left_open, origin_of
 from ensue.integrations.tokens import TOKENS, Tokens
 from ensue.origin import coming_from, current_origin
@@ -52,6 +53,7 @@ class Exchange:
         async def answering(message: Message) -> None:
             if message["type"] == "http.response.start":
                 no_step_left_open(request, given)
+                message = with_plain_headers(message)
                 headers = MutableHeaders(scope=message)
                 headers.setdefault(_CORRELATION_ID, given.correlation_id)
                 if tokens is not None:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ensue.app import Service
 from ensue.errors import UsageError
+from ensue.integrations.answer_start import with_plain_headers
 from ensue.integrations.handlers import answer_to
 from ensue.integrations.kept_answers import again, keep
 from ensue.integrations.request_origin import CHANGING
@@ -26,6 +27,7 @@ _STEP = "ensue.step"
 _PASS_BY = frozenset({"http.response.pathsend", "http.response.trailers", "http.response.zerocopysend"})
 #: So much of an answer is held in memory.
 HELD_BYTES_MAX = 16_000_000
+_NOT_SENT = "the answer was not sent, since its step has not committed"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,7 +70,10 @@ class InStep:
             }
             await held.run(self.app, scope, receive)
         except Exception as error:
-            answer = again(error.response) if isinstance(error, AlreadyAnswered) else answer_to(request, error)
+            if isinstance(error, AlreadyAnswered):
+                answer: Response | None = again(error.response, scope.get(TOKENS))
+            else:
+                answer = answer_to(request, error)
             if held.sent or answer is None:
                 raise
             await answer(scope, receive, send)
@@ -88,42 +93,92 @@ class _Held:
         self._messages: list[Message] = []
         self._bytes = 0
         self._over = False
+        self._gone = False
         self._failed: BaseException | None = None
+        self._refused: UsageError | None = None
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         """Raises what the app does, unless it has answered, and what became of the step."""
         try:
-            await app(scope, receive, self._hold)
+            await app(scope, self._heard(receive), self._hold)
         except BaseException as error:
-            if self._failed is not None:
+            if self._failed is not None and isinstance(error, Exception):
                 raise self._failed from None  # the app was told by an error that nobody hears it
             if self._over:
                 raise  # after its answer: in the background
-            if error is not self._given.earlier:
+            if not isinstance(error, Exception) or self._given.earlier is None or self._given.guarded:
                 self._over = True
                 async with self.stack:
                     raise
+            # It has asked for the step, which left it by `earlier`: whatever it has made of that (a group of errors,
+            # one of its own), the client has its answer there.
+        if self._nobody_waits():
+            self._over = self._given.refused = True
+            await self.stack.aclose()
         if not self._over:
             # Its last part came from another task than that which has the step, or it never came.
             await self._finish()
         if self._failed is not None:
             raise self._failed
 
+    def _heard(self, receive: Receive) -> Receive:
+        """Note that the client has gone."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            self._gone = self._gone or message["type"] == "http.disconnect"
+            return message
+
+        return receiving
+
+    def _nobody_waits(self) -> bool:
+        """The app has ended without an answer, as it may when it was told that the client has gone."""
+        ended_well = not self._over and self._refused is None and self._given.earlier is None
+        return self._gone and ended_well and not self._complete()
+
     async def _hold(self, message: Message) -> None:
+        if self._failed is not None:
+            raise OSError(_NOT_SENT)  # an app that answers its own error gets nothing out before `run` says what it was
         if self._over:
             await self._send(message)
             return
+        self._check(message)
+        if message["type"] == "http.response.start":
+            message = with_plain_headers(message)
         self._messages.append(message)
         self._bytes += len(message.get("body", b""))
-        if self._bytes > HELD_BYTES_MAX:
-            raise UsageError(
-                f"{self._where}: its answer is longer than {HELD_BYTES_MAX} bytes, the most that is held until a step "
-                "has committed: answer without a step, or with less"
-            )
         if _last(message) and asyncio.current_task() is self._given.task:
             await self._finish()
             if self._failed is not None:
-                raise OSError("the answer was not sent, since its step has not committed")  # as if nobody were there
+                raise OSError(_NOT_SENT)  # as if nobody were there
+
+    def _check(self, message: Message) -> None:
+        """Raise UsageError for what cannot be part of the answer. It is remembered, and raised again for whatever comes
+        then: an app that catches it has not answered, so that its step is rolled back."""
+        if self._refused is None:
+            started = any(each["type"] == "http.response.start" for each in self._messages)
+            wrong = ""
+            if message["type"] == "http.response.start" and started:
+                wrong = (
+                    "starts a second time, and what the first one said is not to be committed: an app that fails once "
+                    "its answer has begun has to raise the error"
+                )
+            elif message["type"] == "http.response.body" and not started:
+                wrong = "has a body before its http.response.start"
+            elif message["type"] == "http.response.body" and self._complete():
+                wrong = "goes on after the part of its body that said it was the last one"
+            elif self._bytes + len(message.get("body", b"")) > HELD_BYTES_MAX:
+                wrong = (
+                    f"is longer than {HELD_BYTES_MAX} bytes, the most that is held until a step has committed: answer "
+                    "without a step, or with less"
+                )
+            if wrong:
+                self._refused = UsageError(f"{self._where}: its answer {wrong}")
+        if self._refused is not None:
+            raise self._refused
+
+    def _complete(self) -> bool:
+        return any(_last(each) for each in self._messages)
 
     async def _finish(self) -> None:
         """Commit or roll back, then send. Of what fails before it is sent, `run` tells."""
@@ -156,7 +211,9 @@ class _Held:
 
     def _response(self) -> Response:
         """The answer in one piece."""
-        if not self._messages or not _last(self._messages[-1]):
+        if self._refused is not None:
+            raise self._refused
+        if not self._complete():
             raise UsageError(f"{self._where}: the app ended without an answer; nothing is committed")
         start = next(each for each in self._messages if each["type"] == "http.response.start")
         body = b"".join(each.get("body", b"") for each in self._messages if each["type"] == "http.response.body")

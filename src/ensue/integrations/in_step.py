@@ -68,7 +68,7 @@ def in_step(service: Service) -> Callable[[Endpoint], Callable[..., Coroutine[An
                     given.answered.add(service.name)
             except AlreadyAnswered as answer:
                 given.answered.add(service.name)
-                return again(answer.response)
+                return again(answer.response, request.scope.get(TOKENS))
             finally:
                 # Of this step alone: not of a second try, nor of another step in the same request.
                 given.refused = given.settled = False

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ensue.errors import UsageError
-from ensue.integrations.tokens import Tokens
+from ensue.integrations.tokens import PLACES, Tokens
 from ensue.message import StoredResponse
 from ensue.origin import Origin
 
@@ -48,5 +48,8 @@ def _to_store(request: Request, given: Origin, response: Response, tokens: Token
     return StoredResponse(given.idempotency_key, given.fingerprint, response.status_code, headers, body)
 
 
-def again(stored: StoredResponse) -> Response:
-    return Response(stored.body, stored.status, {**stored.headers, "Idempotency-Replayed": "true"})
+def again(stored: StoredResponse, tokens: Tokens | None) -> Response:
+    """tokens: of the app, which says by them what the answer's step has written. An app may have had them when the
+    answer was kept and not any more: then nobody takes that header, which is for them alone, out."""
+    headers = {name: value for name, value in stored.headers.items() if tokens is not None or name != PLACES}
+    return Response(stored.body, stored.status, {**headers, "Idempotency-Replayed": "true"})

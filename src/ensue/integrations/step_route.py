@@ -59,7 +59,7 @@ class StepRoute(APIRoute):
                 try:
                     response = await handle(request)
                 except AlreadyAnswered as answered:
-                    response = again(answered.response)
+                    response = again(answered.response, tokens)
                 else:
                     await keep(request, given, response, tokens)
             # A task that the request began inherits its origin; the key belongs to the request alone.

@@ -26,7 +26,7 @@ HEADER = "Ensue-Token"
 #: Where `install` puts an app's `Tokens`, in the request's scope.
 TOKENS = "ensue.tokens"
 #: Where a kept answer says which places its step has published to: (service, topic, partition). Clients never see it.
-_PLACES = "ensue-places"
+PLACES = "ensue-places"
 #: How long a request waits unless `install` says.
 WAIT_S = 5.0
 _Places = list[tuple[str, str, int]]
@@ -50,9 +50,9 @@ class Tokens:
 
         They are committed: a database that does not say now where takes nothing back, so the answer goes without."""
         steps, given.committed = given.committed or [], None  # a task that outlives the request has its origin
-        places = _decode(stored) if (stored := headers.get(_PLACES)) else []
+        places = _decode(stored) if (stored := headers.get(PLACES)) else []
         if stored:
-            del headers[_PLACES]
+            del headers[PLACES]
         if HEADER in headers:
             return  # the route's own
         try:
@@ -80,7 +80,7 @@ class Tokens:
             for record in step.outgoing.records
             if not isinstance(record, Timer)
         }
-        return {_PLACES: msgspec.json.encode(sorted(found)).decode()} if found else {}
+        return {PLACES: msgspec.json.encode(sorted(found)).decode()} if found else {}
 
 
 _decode = msgspec.json.Decoder(_Places).decode

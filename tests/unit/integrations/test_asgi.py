@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,39 @@ async def thrown(balls: Service) -> int:
     return sum((await balls.runtime.store.outbox_heads()).values())
 
 
+async def messages_of(app: Any, gone: bool = False) -> list[Message]:
+    """All that a server would be sent for a POST; gone: its client is, once the body has been read."""
+    sent: list[Message] = []
+    came = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if came:
+            return came.pop()
+        if not gone:
+            await asyncio.Event().wait()  # as a client that stays
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": "/throw", "raw_path": b"/throw", "root_path": "", "query_string": b"", "headers": [(b"host", b"test")],
+        "server": ("test", 80), "client": ("test", 1),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return sent
+
+
 async def answer(send: Send, status: int, body: bytes = b"", *more: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"x-own", b"1"), (b"x-own", b"2")]})
     for part in (body, *more)[:-1]:
         await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": (body, *more)[-1]})
+
+
+async def _say(send: Send, message: Message) -> None:
+    await send(message)
 
 
 class Bare:
@@ -143,6 +171,64 @@ async def test_who_is_not_let_in_any_more_gets_no_earlier_answer(tmp_path: Path)
         assert await thrown(balls) == 1
 
 
+async def test_headers_are_read_as_applications_send_them(tmp_path: Path) -> None:
+    """In any case, though ASGI says lower, and from any iterable."""
+    balls = service(tmp_path)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        if scope["method"] == "POST":
+            step_in(scope).publish(BallThrown(number=1))
+        headers = [
+            (b"Content-Type", b"text/ball"), (b"Set-Cookie", b"who=me"), (b"X-Correlation-Id", b"own"),
+            (b"Location", b"/balls/1"),
+        ]  # fmt: skip
+        await send({"type": "http.response.start", "status": 201, "headers": (each for each in headers)})
+        await send({"type": "http.response.body", "body": b"thrown"})
+
+    around = install_around(in_step(balls)(app), balls, work=False, principal=lambda request: "everybody")
+    async with client(around) as asks:
+        first, again = [await asks.post("/", headers={**KEY, "X-Correlation-Id": "flow"}) for _ in range(2)]
+        got = await asks.get("/")
+    for each in (first, again, got):
+        assert (each.text, each.headers["Content-Type"], each.headers["Location"]) == (
+            "thrown",
+            "text/ball",
+            "/balls/1",
+        )
+    assert [each.headers.get_list("X-Correlation-Id") for each in (first, again, got)] == [["own"], ["flow"], ["own"]]
+    assert [each.headers.get("Set-Cookie") for each in (first, again, got)] == ["who=me", None, "who=me"]
+
+
+async def test_an_answer_is_given_again_whatever_the_app_makes_of_the_error_it_is_left_by(tmp_path: Path) -> None:
+    balls = service(tmp_path)
+
+    async def throw(scope: Scope) -> None:
+        step_in(scope).publish(BallThrown(number=1))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        if scope["path"] == "/group":
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(throw(scope))
+        else:
+            try:
+                await throw(scope)
+            except Exception as error:
+                raise RuntimeError("no ball") from error
+        await answer(send, 201, b"thrown")
+
+    async with client(install_around(in_step(balls)(app), balls, work=False)) as asks:
+        for path in ("/group", "/of-its-own"):
+            first, again = [await asks.post(path, headers=KEY) for _ in range(2)]
+            other = await asks.post(path, content=b"another", headers=KEY)
+            assert [each.status_code for each in (first, again, other)] == [201, 201, 422]
+            assert (again.text, again.headers["Idempotency-Replayed"]) == ("thrown", "true")
+        assert await thrown(balls) == 2
+
+
 @pytest.mark.parametrize("path", ["/404", "/503", "/raises", "/problem", "/silent"])
 async def test_a_step_is_rolled_back_for_an_error_and_may_be_tried_again(tmp_path: Path, path: str) -> None:
     balls, bare = service(tmp_path), Bare()
@@ -188,6 +274,37 @@ async def test_no_client_sees_an_answer_before_the_commit_or_one_that_was_not_co
     assert at_the_answer == [1]  # nothing was answered, so nothing comes after it
 
 
+async def test_an_app_gets_no_answer_of_its_own_out_when_the_commit_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    balls, told = service(tmp_path), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        step_in(scope).publish(BallThrown(number=1))
+        try:
+            await answer(send, 201, b"thrown")
+        except OSError as error:
+            told.append(str(error))
+            await answer(send, 500, b"the app's own")
+
+    def full(self: Faults, name: str) -> None:
+        if name == "step.outbox_written":
+            raise StoreUnavailable("the disk is full")
+
+    around = install_around(in_step(balls)(app), balls, work=False)
+    async with around.router.lifespan_context(around):
+        monkeypatch.setattr(Faults, "point", full)
+        sent = await messages_of(around)
+        monkeypatch.undo()
+        assert [each["status"] for each in sent if each["type"] == "http.response.start"] == [503]
+        assert b"".join(each.get("body", b"") for each in sent).startswith(b"{")
+        assert told == ["the answer was not sent, since its step has not committed"]
+        assert await thrown(balls) == 0
+        assert [each.get("status") for each in await messages_of(around)] == [201, None]
+
+
 async def test_an_answer_in_parts_is_one_and_one_without_an_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +313,62 @@ async def test_an_answer_in_parts_is_one_and_one_without_an_end_is_refused(
     async with client(install_around(in_step(balls)(bare), balls, work=False)) as asks:
         assert (await asks.post("/throw", content=b"a" * 90)).text == "a" * 90 + "1"
         assert (await asks.post("/throw", content=b"a" * 100)).status_code == 500
+        assert await thrown(balls) == 1
+
+
+async def test_nothing_is_committed_for_what_is_no_answer_though_the_app_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that catches what it is told, as frameworks do: too long, begun twice, without a beginning or an end."""
+    balls, calls = service(tmp_path), list[str]()
+    monkeypatch.setattr("ensue.integrations.held_answer.HELD_BYTES_MAX", 100)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        step_in(scope).publish(BallThrown(number=1))
+        calls.append(scope["path"])
+        start: Message = {"type": "http.response.start", "status": 201, "headers": []}
+        end: Message = {"type": "http.response.body", "body": b"end"}
+        for message in {
+            "/long": [start, {**end, "body": b"a" * 101}, end],
+            "/twice": [start, {**start, "status": 500}, end],
+            "/no-start": [end, start, end],
+            "/after-its-end": [start, end, end],
+        }[scope["path"]]:
+            with suppress(UsageError):
+                await asyncio.create_task(_say(send, message))  # by another task, so that nothing is over with an end
+
+    async with client(install_around(in_step(balls)(app), balls, work=False)) as asks:
+        for path in ("/long", "/twice", "/no-start", "/after-its-end"):
+            for _ in range(2):
+                refused = await asks.post(path, headers=KEY)
+                assert (refused.status_code, refused.headers["Content-Type"]) == (500, "application/problem+json")
+            assert calls == [path, path]
+            calls.clear()
+        assert await thrown(balls) == 0
+
+
+async def test_an_app_that_ends_when_its_client_has_gone_commits_nothing_and_is_no_fault(tmp_path: Path) -> None:
+    balls, begins = service(tmp_path), False
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        step_in(scope).publish(BallThrown(number=1))
+        if begins:
+            await send({"type": "http.response.start", "status": 201, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    around = install_around(in_step(balls)(app), balls, work=False)
+    async with around.router.lifespan_context(around):
+        assert await messages_of(around, gone=True) == []
+        begins = True
+        assert await messages_of(around, gone=True) == []
+        assert await thrown(balls) == 0
+        async with balls.step() as step:  # the first ones have left nothing open
+            step.publish(BallThrown(number=2))
         assert await thrown(balls) == 1
 
 
@@ -229,6 +402,37 @@ async def test_the_app_s_own_lifespan_is_within_the_service_s(tmp_path: Path) ->
     with pytest.raises(UsageError, match="the app did not manage its startup: no bats"):
         async with client(install_around(fails, service(tmp_path, "bats"), work=False)):
             pass
+
+
+@pytest.mark.parametrize("own_state", [False, True])
+async def test_a_server_without_state_starts_an_app_that_has_none(tmp_path: Path, own_state: bool) -> None:
+    balls = service(tmp_path)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "lifespan"
+        for what in ("startup", "shutdown"):
+            await receive()
+            if own_state:
+                scope["state"]["own"] = "kept"
+            await send({"type": f"lifespan.{what}.complete"})
+
+    told: asyncio.Queue[Message] = asyncio.Queue()
+    said: list[Message] = []
+
+    async def send(message: Message) -> None:
+        said.append(message)
+        await told.put({"type": "lifespan.shutdown"})
+
+    await told.put({"type": "lifespan.startup"})
+    around = install_around(app, balls, work=False)
+    serving = around({"type": "lifespan", "asgi": {"version": "3.0"}}, told.get, send)
+    if own_state:
+        with pytest.raises(RuntimeError, match='The server does not support "state"'):
+            await serving
+        assert [each["type"] for each in said] == ["lifespan.startup.failed"]
+    else:
+        await serving
+        assert [each["type"] for each in said] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 async def test_where_something_is_missing_or_twice_is_said(tmp_path: Path) -> None:

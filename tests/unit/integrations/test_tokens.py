@@ -2,16 +2,23 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import httpx
+import pytest
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ensue import EngineConfig, Event, Key, Retry, Service, Step, Token, Trust
+from ensue.integrations import asgi, starlette
 from ensue.integrations.fastapi import install, step_of
 from ensue.token import Part
 
@@ -125,6 +132,54 @@ async def test_an_answer_that_is_given_again_has_a_token_for_what_it_wrote(tmp_p
         assert [part[:3] for part in one.parts] == [part[:3] for part in two.parts]
         read = await wall.get("/boards/a", headers={"Ensue-Token": again.headers["Ensue-Token"]})
         assert read.json() == 1
+
+
+def _with_fastapi(boards: Service, tokens: bool) -> Starlette:
+    app = FastAPI()
+    install(app, boards, work=False, tokens=tokens)
+
+    @app.post("/")
+    async def pin(step: Annotated[Step, step_of(boards)]) -> None:
+        step.publish(Pinned(board="a", number=1))
+
+    return app
+
+
+def _with_starlette(boards: Service, tokens: bool) -> Starlette:
+    @starlette.in_step(boards)
+    async def pin(request: Request, step: Step) -> Response:
+        step.publish(Pinned(board="a", number=1))
+        return Response("null")
+
+    app = Starlette(routes=[Route("/", pin, methods=["POST"])])
+    starlette.install(app, boards, work=False, tokens=tokens)
+    return app
+
+
+def _with_asgi(boards: Service, tokens: bool) -> Starlette:
+    async def pin(scope: Scope, receive: Receive, send: Send) -> None:
+        asgi.step_in(scope).publish(Pinned(board="a", number=1))
+        await Response("null")(scope, receive, send)
+
+    return asgi.install_around(asgi.in_step(boards)(pin), boards, work=False, tokens=tokens)
+
+
+@pytest.mark.parametrize("make", [_with_fastapi, _with_starlette, _with_asgi])
+async def test_an_app_that_has_no_tokens_any_more_shows_nothing_of_what_was_kept_for_them(
+    tmp_path: Path, make: Callable[[Service, bool], Starlette]
+) -> None:
+    found: list[httpx.Response] = []
+    for tokens in (True, False):
+        app = make(Service("boards", database=f"sqlite:///{tmp_path}/boards.db", broker="memory://"), tokens)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://boards") as asks,
+        ):
+            found.append(await asks.post("/", headers={"Idempotency-Key": "k"}))
+    first, again = found
+    assert "Ensue-Token" in first.headers
+    assert (again.text, again.headers["Idempotency-Replayed"]) == ("null", "true")
+    assert not {"ensue-token", "ensue-places"} & set(again.headers)
 
 
 async def test_who_does_not_catch_up_in_time_says_so_and_how_far_it_is(tmp_path: Path) -> None:

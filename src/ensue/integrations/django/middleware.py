@@ -2,7 +2,8 @@
 
     MIDDLEWARE = ["ensue.integrations.django.middleware.CorrelationMiddleware", ...]
 
-What is published while the request is answered has its correlation id, in synchronous and asynchronous views.
+What is published while the request is answered has its correlation id, in synchronous and asynchronous views. Within
+`ensue.integrations.asgi.install_around` the request has its origin, with that id, already: it stays the one there is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ensue.integrations.request_headers import (
     correlation_id_of,
     trace_of,
 )
-from ensue.origin import Origin, coming_from
+from ensue.origin import Origin, coming_from, current_origin
 
 
 class CorrelationMiddleware:
@@ -42,6 +43,9 @@ class CorrelationMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._asynchronous:
             return self._answer(request)
+        if (outer := current_origin()) is not None:
+            # A second one would hide the request's Idempotency-Key, and could have made another correlation id.
+            return _named(self._get_response(request), outer)
         try:
             origin = origin_of(request)
         except MalformedHeader as error:
@@ -50,6 +54,8 @@ class CorrelationMiddleware:
             return _named(self._get_response(request), origin)
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        if (outer := current_origin()) is not None:
+            return _named(await self._get_response(request), outer)
         try:
             origin = origin_of(request)
         except MalformedHeader as error:
