@@ -92,16 +92,17 @@ async def gap_accept(asking: Ask) -> None:
 
 
 async def gap_forget(asking: Ask) -> None:
-    path, seen = f"{BOOKS}/gaps/desk/0/forget", {"source": "open/1"}
-    assert "applied up to position 2 now" in (await ask(asking, path, 409, **seen, watermark=1))["detail"]
-    await ask(asking, path, **seen, watermark=2)
+    path = f"{BOOKS}/gaps/desk/0/forget"
+    assert "applied up to position 2 now" in (await ask(asking, path, 409, source="open/1", watermark=1))["detail"]
+    await ask(asking, path, source="open/1", watermark=2)
 
 
 async def gap_rewind(asking: Ask) -> None:
-    path, seen = f"{BOOKS}/gaps/desk/0/rewind", {"source": "open/1", "position": 1}
+    path = f"{BOOKS}/gaps/desk/0/rewind"
     # Two operators have seen the same, and it was applied again since the first of them took it back.
-    assert "applied up to position 2 now" in (await ask(asking, path, 409, **seen, watermark=3))["detail"]
-    await ask(asking, path, **seen, watermark=2)
+    refused = await ask(asking, path, 409, source="open/1", position=1, watermark=3)
+    assert "applied up to position 2 now" in refused["detail"]
+    await ask(asking, path, source="open/1", position=1, watermark=2)
 
 
 async def partition_pause(asking: Ask) -> None:
