@@ -356,7 +356,7 @@ class PartitionConsumer(Loop):
         if part.following is None:
             self._place.forward(part.todo)
             return
-        self._place.moved(part.following)
+        self._moved(part.following)
         if self._keeps_replies:
             self._context.waiting.stored(part.todo.apply)
             self._context.dispatcher.sagas.settled(part.todo.apply, part.after)
@@ -364,6 +364,10 @@ class PartitionConsumer(Loop):
         self._letters.added(part.letters)
         self._context.caught_up.tells(self.partition)
         self._gaps.log_changes(part.todo)
+
+    def _moved(self, following: Checkpoint) -> None:
+        self._place.moved(following)
+        self._advanced()
 
     async def _failed(self, part: Part, failure: StepFailed) -> None:
         """The message failed alone: when a command's handler said by that what the answer is, it is given."""
@@ -389,7 +393,7 @@ class PartitionConsumer(Loop):
             following.revision = await context.books.save_checkpoint(transaction, self.partition, following)
             context.faults.point("command.declined")
         context.faults.point("consumer.committed")
-        self._place.moved(following)
+        self._moved(following)
         context.caught_up.tells(self.partition)
         self._place.ended(todo)
         self._gaps.log_changes(todo)
@@ -419,7 +423,7 @@ class PartitionConsumer(Loop):
             self._context.faults.point("letter.aside")
         if timer is not None:
             self._context.timer_set.set()
-        self._place.moved(following)
+        self._moved(following)
         if part.trace is not None:
             part.trace.failed(failure.error, dead_letter=letter.id if dead and parked is None else "")
         if parked is not None:

@@ -33,10 +33,10 @@ class Loop:
         self.troubled_since: float | None = None
         self.failure: type[BaseException] | None = None
         self.trouble = ""
+        self._next_pause_s = _PAUSE_FIRST_S
 
     async def run(self) -> None:
         """Go on until `stop`. Errors of database and broker are waited out."""
-        pause = _PAUSE_FIRST_S
         try:
             while not self._stop.asked:
                 try:
@@ -44,31 +44,41 @@ class Loop:
                     self._context.progress()  # where it stands is known only now, and that may be all there is to do
                     while not self._stop.asked:
                         await self._turn()
-                        pause = _PAUSE_FIRST_S
+                        self._advanced()
                         self.troubled_since, self.failure, self.trouble = None, None, ""
                 except self.at_once as error:
                     self.log.info("%s: %s; beginning anew", self.name, error)
-                    if pause > _PAUSE_FIRST_S:
-                        await self._pause(pause)
-                    pause = min(pause * 2, _PAUSE_MAX_S)
+                    again_s = self._again_s(_PAUSE_MAX_S)
+                    if again_s > _PAUSE_FIRST_S:
+                        await self._pause(again_s)
                 except StoreRestored:
                     raise
                 except RetryableError as error:
                     self._troubled(error)
-                    self.log.warning("%s: %s; again in %.2f s", self.name, error, pause)
-                    await self._pause(pause)
-                    pause = min(pause * 2, _PAUSE_MAX_S)
+                    again_s = self._again_s(_PAUSE_MAX_S)
+                    self.log.warning("%s: %s; again in %.2f s", self.name, error, again_s)
+                    await self._pause(again_s)
                 except BaseException as error:
                     if ends_loop(error):
                         raise
                     self._troubled(error)
                     # A defect of ours or of an adapter: stay visible and alive, since the other loops may be well.
-                    self.log.exception("%s: unexpected; again in %.2f s", self.name, pause)
-                    await self._pause(pause)
-                    pause = min(pause * 2, _PAUSE_UNEXPECTED_MAX_S)
+                    again_s = self._again_s(_PAUSE_UNEXPECTED_MAX_S)
+                    self.log.exception("%s: unexpected; again in %.2f s", self.name, again_s)
+                    await self._pause(again_s)
         finally:
             await self._let_go()
         await self._end()
+
+    def _advanced(self) -> None:
+        """A turn has ended, or something in it is done for good: the pauses begin anew. A database that fails now and
+        then would keep a loop of long turns at the longest pause, although each turn gets further."""
+        self._next_pause_s = _PAUSE_FIRST_S
+
+    def _again_s(self, max_s: float) -> float:
+        """How long to pause now; the next time it is twice as long."""
+        again_s, self._next_pause_s = self._next_pause_s, min(self._next_pause_s * 2, max_s)
+        return again_s
 
     def _troubled(self, error: BaseException) -> None:
         self.failure, self.trouble = type(error), str(error) or type(error).__name__

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from ensue.engine.loop import Loop
-from ensue.errors import RowConflict
+from ensue.errors import RowConflict, StoreUnavailable
 
 
 class Clock:
@@ -17,6 +17,9 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
+
+    def monotonic(self) -> float:
+        return 0.0
 
 
 class Context:
@@ -50,6 +53,23 @@ class Racing(Loop):
             raise RowConflict("another one was quicker")
 
 
+class Failing(Loop):
+    """Its database fails in each of its first turns, before or after something is done for good."""
+
+    log = logging.getLogger("ensue.test")
+
+    def __init__(self, context: Any, *done_before: bool) -> None:
+        super().__init__("failing", context)
+        self._left = list(done_before)
+
+    async def _turn(self) -> None:
+        if not self._left:
+            return self.stop()
+        if self._left.pop(0):
+            self._advanced()
+        raise StoreUnavailable("the connection was lost")
+
+
 async def test_a_lost_race_costs_no_pause() -> None:
     context = Context()
     await Racing(context, {1, 3, 5}, 6).run()
@@ -67,3 +87,16 @@ async def test_a_loop_tells_after_each_beginning_that_it_has_moved_on() -> None:
     context = Context()
     await Racing(context, {1, 3}, 4).run()
     assert context.told == 3, "at the start, and after each of two lost races"
+
+
+async def test_while_nothing_goes_the_pauses_grow() -> None:
+    context = Context()
+    await Failing(context, False, False, False, False).run()
+    assert context.clock.pauses == [0.05, 0.1, 0.2, 0.4]
+
+
+async def test_what_gets_further_in_each_turn_pauses_no_longer_than_at_first() -> None:
+    """The case: a database that fails now and then, and a consumer whose batch takes many transactions."""
+    context = Context()
+    await Failing(context, False, False, True, True, False).run()
+    assert context.clock.pauses == [0.05, 0.1, 0.05, 0.05, 0.1]

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, LargeBinary, MetaData, String, Table, select, text
 from sqlalchemy.orm import Session
-from tests.unit.engine.workbench import LIMIT_S, Sender, bench, letters, store_of, until, until_letters
+from tests.unit.engine.workbench import LIMIT_S, Sender, bench, config, letters, store_of, until, until_letters
 
 from ensue import Event, Retry, Service, Step
 from ensue.adapters import make_store
 from ensue.engine.dead_letters import DeadLetters
+from ensue.engine.faults import Faults
 from ensue.engine.lost import LOSSES_MAX
-from ensue.errors import StoreLost
+from ensue.errors import StoreLost, StoreUnavailable
 from ensue.message import DeadLetterState
 from ensue.stores.sqlite import SqliteStore
 from ensue.testing import World
@@ -55,6 +56,40 @@ async def test_a_message_that_loses_the_database_each_time_is_set_aside_and_the_
     assert "the server has ended the session" in letter.error
     assert applied == 3
     assert calls["bear"] >= 2 * LOSSES_MAX
+
+
+class EverySecond(Faults):
+    """The database goes away as every second batch begins."""
+
+    begun = 0
+
+    def point(self, name: str) -> None:
+        if name == "consumer.begun":
+            self.begun += 1
+            if self.begun % 2 == 0:
+                raise StoreUnavailable("too many connections")
+
+
+async def test_a_database_that_fails_now_and_then_slows_down_nobody_who_gets_further(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch that takes many transactions, of which every second one fails, is done in part in each turn: the pauses
+    stay the first ones. They were doubled each time, and soon each part of it waited for five seconds."""
+    service, fed = Service("zoo"), list[str]()
+
+    @service.on
+    async def feed(event: Fed, step: Step) -> None:
+        fed.append(event.animal)
+
+    one_by_one = config(batch_s=1e-9)  # a message each
+    async with asyncio.timeout(LIMIT_S), bench(tmp_path, service, engine=one_by_one, faults=EverySecond()) as running:
+        await Sender(running.broker).send(*[Fed(animal=f"a-{number}") for number in range(6)])
+        await until(lambda: len(fed) >= 6, running, "all are fed")
+        await running.settle()
+    again = [each.getMessage().rpartition("; ")[2] for each in caplog.records if "too many" in each.getMessage()]
+    assert fed == [f"a-{number}" for number in range(6)]
+    assert len(again) >= 5
+    assert set(again) == {"again in 0.05 s"}
 
 
 @pytest.mark.parametrize("savepoint", [False, True])

@@ -16,6 +16,7 @@ from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.chain import partition_of
 from ensue.codec import encode_envelope
 from ensue.config import EngineConfig, Settings
+from ensue.engine.faults import Faults
 from ensue.engine.runtime import Runtime
 from ensue.event import event_type
 from ensue.message import (
@@ -64,6 +65,7 @@ async def bench(
     engine: EngineConfig = QUICK,
     partitions: int = 1,
     clock: Clock | None = None,
+    faults: Faults | None = None,
 ) -> AsyncIterator[World]:
     """Run services on `directory` until the block ends; all on one broker object but those named in `brokers`."""
     world = World(_Shared(broker or MemoryBroker()))
@@ -79,6 +81,7 @@ async def bench(
                 random=Random(0),
                 tables=service.tables,
                 progress=world.progressed,
+                faults=faults,
             )
             world.runtimes[service.name] = runtime
         async with _all_running(services, world):
