@@ -18,7 +18,7 @@ _PAUSE_UNEXPECTED_MAX_S = 30.0
 class Loop:
     """A subclass says what a turn is. `run` ends with `stop`, or with StoreRestored (an operator must act).
 
-    troubled_since: when its first error came since its last turn without one, by the monotonic clock; None: it is well.
+    troubled_since: when its first error came since it last got further, by the monotonic clock; None: it is well.
     trouble: the last one since then, in words, and failure: what it was.
     """
 
@@ -45,7 +45,6 @@ class Loop:
                     while not self._stop.asked:
                         await self._turn()
                         self._advanced()
-                        self.troubled_since, self.failure, self.trouble = None, None, ""
                 except self.at_once as error:
                     self.log.info("%s: %s; beginning anew", self.name, error)
                     again_s = self._again_s(_PAUSE_MAX_S)
@@ -71,9 +70,10 @@ class Loop:
         await self._end()
 
     def _advanced(self) -> None:
-        """A turn has ended, or something in it is done for good: the pauses begin anew. A database that fails now and
-        then would keep a loop of long turns at the longest pause, although each turn gets further."""
+        """A turn has ended, or something in it is done for good: the loop is well, and the pauses begin anew. On a
+        database that fails now and then long turns would have the longest pause, although each gets further."""
         self._next_pause_s = _PAUSE_FIRST_S
+        self.troubled_since, self.failure, self.trouble = None, None, ""
 
     def _again_s(self, max_s: float) -> float:
         """How long to pause now; the next time it is twice as long."""

@@ -109,6 +109,25 @@ async def test_a_slot_dropped_under_a_running_tail_is_made_anew_and_loses_nothin
         check_chain(found)
 
 
+async def test_a_tail_that_is_cut_off_now_and_then_is_back_as_quickly_each_time(
+    postgres_server: PostgresServer, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pauses had been doubled for as long as the process lived: after the seventh time each took five seconds."""
+    async with opened(f"{postgres_server.url(database)}?outbox=wal") as store:
+        for number in range(1, 5):
+            await publish(store, str(number))
+            await followed(store, number)
+            postgres_server.psql(
+                database,
+                f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = ({SLOT})",
+            )
+        await publish(store, "5")
+        await followed(store, 5)
+    cut = [each.getMessage() for each in caplog.records if each.getMessage().startswith("tail of the log")]
+    assert len(cut) == 4
+    assert {each.rpartition("; ")[2] for each in cut} == {"again in 0.05 s"}
+
+
 async def test_a_slot_that_fell_too_far_behind_is_made_anew_and_loses_nothing(start: Start) -> None:
     server = start(PostgresServer, settings={"max_slot_wal_keep_size": "1MB", "max_wal_size": "32MB"})
     url = f"{server.url('orders')}?outbox=wal"

@@ -28,6 +28,7 @@ log = logger("ensue.tail")
 #: How long somebody may not have asked before the slot is left to another process that wants it.
 IDLE_S = 5.0
 BUSY_RETRY_S = 0.5
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 5.0
 
 
 class Tail:
@@ -44,6 +45,7 @@ class Tail:
         self._progress: asyncio.Future[None] | None = None
         self._asked_at = 0.0
         self._session: Session | None = None
+        self._pause_s = _PAUSE_FIRST_S
         self.recent = Recent()
         #: Why nothing is read; None: it is, or has not been tried.
         self.error: EnsueError | None = None
@@ -99,28 +101,26 @@ class Tail:
     # --- the loop
 
     async def _run(self) -> None:
-        pause = 0.05
         while True:
             try:
                 await self._read()
-                pause = 0.05
             except SlotBusy as error:
-                self.error, pause = error, BUSY_RETRY_S
+                self.error, self._pause_s = error, BUSY_RETRY_S
             except SlotLost:
                 try:
                     await self._ensure()
                 except EnsueError as failed:
                     self.error = failed  # whoever asks is told; tried again: an operator may have acted
             except RetryableError as failed:
-                log.warning("tail of the log: %s; again in %.2f s", failed, pause)
+                log.warning("tail of the log: %s; again in %.2f s", failed, self._pause_s)
                 self.error = failed
             except EnsueError as final:
                 self.error = final
                 self._happened()
                 return
             self._happened()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 5.0)
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(self._pause_s * 2, _PAUSE_MAX_S)
 
     async def _read(self) -> None:
         async with AsyncExitStack() as opened:
@@ -132,8 +132,10 @@ class Tail:
             self.error = None
             self._session = session
             try:
-                while not await session.turn():
-                    pass
+                done = False
+                while not done:
+                    done = await session.turn()
+                    self._pause_s = _PAUSE_FIRST_S  # what ends this one is not what ended the one before
             except psycopg.Error as error:
                 raise StoreUnavailable(f"the log cannot be read: {str(error).strip()}") from error
             finally:
