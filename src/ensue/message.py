@@ -16,6 +16,8 @@ JSON = sys.intern("application/json")
 #: Types that Ensue itself puts in a topic. They are never handed to a user's handler.
 TICK = "ensue.tick"
 LOST = "ensue.lost"
+#: What goes out at the place of an event that its own service has withdrawn: nothing, so that the chain goes on.
+WITHDRAWN = "ensue.withdrawn"
 #: A source asks its subscribers how much of it they have applied. Without a chain.
 WHO = "ensue.who"
 #: The answer to a command, in the topic that the command names; see `ensue.reply`.
@@ -87,6 +89,8 @@ class HeldPartition(msgspec.Struct, frozen=True):
     """Of its event."""
     id: str
     reason: str
+    refused: bool = False
+    """Whether the broker has said no to that record; else it does not answer for the partition."""
 
     def __str__(self) -> str:
         record = f", {self.type} with id {self.id}" if self.id else ""

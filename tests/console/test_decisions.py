@@ -28,6 +28,7 @@ FORMS: Mapping[tuple[str, str], tuple[str, Mapping[str, object], Action]] = {
     ("/group", "retry"): ("/", {"service": "bank", "name": "none"}, Action.LETTER_RETRY),
     ("/group", "discard"): ("/", {"service": "bank", "name": "none", "count": 1}, Action.LETTER_DISCARD),
     ("/letters", "purge"): ("/", {"service": "bank", "count": 1, "days": 0}, Action.LETTER_PURGE),
+    ("/refused", "withdraw"): ("/", {"service": "bank", "id": "m-1"}, Action.OUTBOX_WITHDRAW),
     ("/publish", "publish"): ("/", {"service": "bank", "type": "Wired", "data": "{}"}, Action.PUBLISH),
     ("/partition", "pause"): ("/", {"service": "bank", "topic": "no", "number": 0}, Action.PARTITION_PAUSE),
     ("/partition", "resume"): ("/", {"service": "bank", "topic": "no", "number": 0}, Action.PARTITION_RESUME),

@@ -17,8 +17,9 @@ from ensue.console.alone import ENTER, standalone
 from ensue.console.payloads import Payloads
 from ensue.console.rendering import link
 from ensue.console.standalone import OneTimeLink, proxy_header
-from ensue.message import DeadLetterState
+from ensue.message import DeadLetterState, HeldPartition
 from ensue.operations.opening import opened
+from ensue.operations.outbox import outbox
 
 TYPE = "wires.WiredToBank.v1"
 
@@ -60,6 +61,32 @@ async def test_records_are_found_by_each_of_their_ids_and_by_whether_they_are_se
     message = page.split('"id": "')[1].split('"')[0]
     assert await positions(browser, id=message) == [3]
     assert (await browser.get(link("/outbox", service="bank", sent="perhaps"))).status_code == 404
+
+
+async def test_an_event_that_the_broker_refuses_is_withdrawn_from_its_page(browse: Open) -> None:
+    await wire(("bob", -2, ""), letters=1)
+    browser = browse()
+    assert ">refused<" not in await browser.page("/outbox?service=bank")
+    async with opened(bank) as access:
+        record = (await outbox(access, 0, 1)).records[0]
+        message, reason = record.headers["id"], f"too large {HOSTILE}"
+        held = HeldPartition("wires", record.partition, record.position, TYPE, message, reason, refused=True)
+        await access.books.tell_held([held])
+    path = link("/refused", service="bank", id=message)
+    assert path.replace("&", "&amp;") in await browser.page("/outbox?service=bank")
+    shown = await browser.page(path)
+    assert "too large" in shown
+    assert "<script>alert" not in shown
+    reader = browse(lambda _: Actor("eve@desk", ["operator"]))
+    assert 'method="post"' not in await reader.page(path)
+    answer = await browser.submit(shown, "/refused", do="withdraw", reason="nobody reads it")
+    assert "is withdrawn: what waits behind it in" in await browser.page(answer.headers["location"])
+    assert ">withdrawn<" in await browser.page("/outbox?service=bank")
+    assert "does not refuse message" in await browser.page(path)
+    [row] = await rows()
+    assert (row.actor, row.action, row.target, row.reason) == (
+        "ann@desk", "outbox withdraw", message, "nobody reads it",
+    )  # fmt: skip
 
 
 async def test_a_test_event_is_published_once_with_its_row(browse: Open) -> None:

@@ -9,11 +9,14 @@ import typer
 
 from ensue.cli.beside import run_beside
 from ensue.cli.loading import load_service
-from ensue.cli.options import Json, Target
-from ensue.cli.output import print_json, print_table, say
+from ensue.cli.operator import deciding
+from ensue.cli.options import By, Json, Reason, Target, Yes
+from ensue.cli.output import confirm, print_json, print_table, say
+from ensue.operations import outbox as operations
+from ensue.operations.opening import Opened
 from ensue.operations.outbox import OutboxLine, outbox
 
-app = typer.Typer(help="What a service has published, sent or not.", no_args_is_help=True)
+app = typer.Typer(help="What a service has published, sent or not: look, withdraw.", no_args_is_help=True)
 
 _DATA_SHOWN = 60
 
@@ -46,10 +49,35 @@ def list_(
         say(f"more: --after {records[-1].position}")
 
 
+@app.command()
+def withdraw(
+    service: Target,
+    message: Annotated[str, typer.Argument(metavar="ID", help="Message id of the event, as `ensue status` shows it")],
+    yes: Yes = False,
+    by: By = "",
+    reason: Reason = "",
+) -> None:
+    """Give up an event that the broker refuses, so that those behind it in its partition follow. Nobody will ever get
+    it: raise the broker's limit instead, if you can. What waits for an answer to it, a saga say, goes on as if none
+    came."""
+    definition = load_service(service)
+    who = deciding(by, reason)
+
+    async def give_up(access: Opened) -> None:
+        confirm(f"Withdraw message {message} of {definition.name} for good?", yes)
+        found = await operations.withdraw(access, message, who)
+        say(
+            f"{found.type} with id {found.id} is withdrawn: what waits behind it in {found.topic}/{found.partition} "
+            "goes out when the relay tries again, within some seconds"
+        )
+
+    run_beside(definition, give_up, target=service)
+
+
 def _row(record: OutboxLine) -> tuple[object, ...]:
     data = record.raw.decode(errors="replace")
     shown = data if len(data) <= _DATA_SHOWN else data[: _DATA_SHOWN - 3] + "..."
     where = f"{record.topic}/{record.partition}"
-    state = "yes" if record.sent else "held" if record.held else "not yet"
+    state = "withdrawn" if record.withdrawn else "yes" if record.sent else "held" if record.held else "not yet"
     headers = record.headers
     return record.position, where, record.key, headers["type"], headers["id"], headers["time"], state, shown

@@ -58,6 +58,7 @@ class Action(enum.StrEnum):
     PARTITION_RELEASE = "partitions release"
     NEW_EPOCH = "db new-epoch"
     PUBLISH = "publish"
+    OUTBOX_WITHDRAW = "outbox withdraw"
     REPLAY = "replay"
     SAGA_RETRY = "sagas retry"
     SAGA_SKIP = "sagas skip"
@@ -97,6 +98,7 @@ NEEDS: Final[Mapping[Action, Role]] = {
     Action.PARTITION_RELEASE: Role.OPERATOR,
     Action.NEW_EPOCH: Role.ADMIN,
     Action.PUBLISH: Role.ADMIN,
+    Action.OUTBOX_WITHDRAW: Role.ADMIN,
     Action.REPLAY: Role.ADMIN,
     Action.SAGA_RETRY: Role.OPERATOR,
     Action.SAGA_SKIP: Role.ADMIN,

@@ -79,6 +79,7 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/applied", "/losses", losses.applied, losses.decide_on_source),
     ("/restored", "/losses", losses.restored, None),
     ("/outbox", "/outbox", outbox.search, None),
+    ("/refused", "/outbox", outbox.refused, outbox.withdraw),
     ("/publish", "/outbox", outbox.publish_form, outbox.publish),
     ("/topology", "/topology", topology.topology, None),
     ("/asyncapi.json", "/topology", topology.asyncapi_document, None),

@@ -57,7 +57,7 @@ class Held:
         record, error = left
         where = record.topic, record.partition
         envelope = decode_envelope(record.envelope)
-        shown = HeldPartition(*where, record.position, envelope.type, envelope.id, str(error))
+        shown = HeldPartition(*where, record.position, envelope.type, envelope.id, str(error), left.refused)
         pause_s = RETRY_S if left.refused else AGAIN_S
         known = self._held.get(where)
         news = known is None or left.refused or known.first != record.position

@@ -20,6 +20,7 @@ from ensue.engine.resend import Resender
 from ensue.engine.restored import Looked, Sent, following, record_at, refuse_restored_store
 from ensue.engine.sending import Sending, Where
 from ensue.engine.ticks import Ticks
+from ensue.engine.withdrawn import stand_in, to_send, withdrawn_positions
 from ensue.engine.witness import ask_subscribers, refuse_witnessed
 from ensue.errors import BrokerUnavailable, RetryableError, StoreConflict
 from ensue.message import HeldPartition, OutboxRecord
@@ -50,6 +51,7 @@ class Relay(Loop):
         self._examined = ""  # the source that was compared with what subscribers have applied
         #: The last record that was read; everything through it is sent but for what is held.
         self._last = Sent()
+        self._withdrawn: set[int] = set()  # positions that are not sent yet; what is held is asked for itself
         self._retries: dict[Where, asyncio.Task[None]] = {}
         self._told: list[HeldPartition] | None = None  # what the database says of what is held; None: not known
         self._saved = 0
@@ -93,6 +95,7 @@ class Relay(Loop):
         self._saved = position = await self._context.books.relay_position()
         last = await record_at(store, position) if position else None
         self._last = Sent(position) if last is None else Sent.of(last)
+        self._withdrawn = await withdrawn_positions(self._context.books)
         looked = Looked()
         # After the look at the last record: what goes back later is seen by that.
         await refuse_restored_store(self._context, looked)
@@ -266,7 +269,8 @@ class Relay(Loop):
         await self._compare()  # between the read and its append: these must be of the life that was sent
         if not records:
             return 0
-        left = await self._sending.append_alone(self._source, where, records)
+        going = await to_send(context.books, records)
+        left = await self._sending.append_alone(self._source, where, going)
         if left is not None:
             self._held.hold(left, context.clock.monotonic())
             return None
@@ -279,6 +283,8 @@ class Relay(Loop):
         """Append all records but those that the broker does not take and what is behind them, which are held then.
         more: there are records behind these."""
         batches: dict[Where, list[OutboxRecord]] = {}
+        if self._withdrawn:
+            records = [stand_in(each) if each.position in self._withdrawn else each for each in records]
         for record in records:
             where = (record.topic, record.partition)
             batch = batches.get(where)

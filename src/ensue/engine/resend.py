@@ -18,6 +18,7 @@ from ensue.engine.context import Context
 from ensue.engine.loop import Loop
 from ensue.engine.portion import Portion
 from ensue.engine.repeats import Repeats
+from ensue.engine.withdrawn import to_send
 from ensue.engine.witness import Hearing
 from ensue.errors import StoreRestored, UsageError
 from ensue.message import CONTROL_TOPIC, LOST, Envelope, Garbage, Message, OutboxRecord
@@ -166,6 +167,7 @@ class Resender(Loop):
                 records = await context.store.outbox_of(topic, number, after, end, portion.limit)
                 portion.took(records)
                 missing = await self._missing_through(request, records, through) if first else 0
+                records = await to_send(context.books, records)
                 await self._compare()
                 context.faults.point("relay.resend_read")
                 if first and records:

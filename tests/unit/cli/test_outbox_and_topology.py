@@ -16,6 +16,31 @@ from ensue.operations.topology import find_flows, find_sagas, find_warnings
 Run = Callable[..., Ended]
 
 
+def test_an_event_that_the_broker_refuses_is_withdrawn_with_its_row(ensue: Run, sell: Callable[..., None]) -> None:
+    sell(("ann", 1), ("ann", 2))
+    second = ensue("outbox", "list", TILL, "--json").json["records"][1]
+    message = second["headers"]["id"]
+    none = ensue("outbox", "withdraw", TILL, message, "--yes")
+    assert none.code == 1
+    assert "is not what holds a partition: only the one that the broker refuses can be withdrawn, now none" in none.err
+    held = HeldPartition("sales", second["partition"], 2, "sales.Sold.v1", message, "2 MB are too much", refused=True)
+
+    async def tell() -> None:
+        async with books_of(till) as (_, books):
+            await books.tell_held([held])
+
+    asyncio.run(tell())
+    shown = ensue("outbox", "list", TILL, "--json").json["records"]
+    assert [(each["refused"], each["withdrawn"]) for each in shown] == [(False, False), (True, False)]
+    said = ensue("outbox", "withdraw", TILL, message, "--yes", "--by", "ann", "--reason", "too large").out
+    assert f"sales.Sold.v1 with id {message} is withdrawn" in said
+    lines = [each.split() for each in ensue("outbox", "list", TILL).out.splitlines() if "ann" in each]
+    assert ["withdrawn" in each for each in lines] == [False, True]
+    [decision] = ensue("decisions", "list", TILL, "--json").json["decisions"]
+    assert (decision["actor"], decision["action"], decision["target"]) == ("ann", "outbox withdraw", message)
+    assert "is withdrawn already" in ensue("outbox", "withdraw", TILL, message, "--yes").err
+
+
 def save_sent(position: int) -> None:
     """What the relay does after it has sent that far."""
 

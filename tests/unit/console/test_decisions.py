@@ -20,8 +20,10 @@ from tests.views.test_incomplete import NEW, OLD, incomplete, write
 
 from ensue.console import Action, Actor, Payloads, api
 from ensue.errors import IdempotencyConflict, IdempotencyMismatch, StoreUnavailable
+from ensue.message import HeldPartition
 from ensue.operations.decisions import decisions, opened_decisions
 from ensue.operations.opening import Opened, opened
+from ensue.operations.outbox import outbox
 from ensue.operations.repeats import done_once
 from ensue.operations.views import opened_view
 
@@ -157,6 +159,17 @@ async def epoch(asking: Ask) -> None:
     assert "when it was looked at" in (await ask(asking, path, 409, **seen))["detail"]
 
 
+async def outbox_withdraw(asking: Ask) -> None:
+    async with opened(shop) as access:
+        last = (await outbox(access, 0, 100)).records[-1]
+        place, event = (last.topic, last.partition, last.position), (last.headers["type"], last.headers["id"])
+        await access.books.tell_held([HeldPartition(*place, *event, "2 MB are too much", refused=True)])
+    found = await ask(asking, f"{SHOP}/outbox/withdraw", id=last.headers["id"])
+    assert (found["type"], found["id"], found["position"]) == (*event, last.position)
+    listed = (await asking.get(f"{SHOP}/outbox")).json()["records"]
+    assert [each["position"] for each in listed if each["withdrawn"]] == [last.position]
+
+
 async def replay(asking: Ask) -> None:
     found = await ask(asking, f"{BOOKS}/replay", type="desk.DeskSold.v1")
     assert found == {"type": "desk.DeskSold.v1", "partitions": ["desk/0"]}
@@ -247,6 +260,7 @@ WAYS: dict[Action, tuple[Callable[[Ask], Awaitable[None]], Any]] = {
     Action.PARTITION_RELEASE: (partition_release, books),
     Action.NEW_EPOCH: (epoch, shop),
     Action.PUBLISH: (publish, shop),
+    Action.OUTBOX_WITHDRAW: (outbox_withdraw, shop),
     Action.REPLAY: (replay, books),
     Action.SAGA_RETRY: (saga_retry, books),
     Action.SAGA_SKIP: (saga_skip, books),

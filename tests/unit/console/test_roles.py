@@ -52,6 +52,7 @@ MATRIX = {
     ("POST", _S + "/events"): ADMIN,
     ("GET", _S + "/epoch"): READER,
     ("POST", _S + "/epoch"): ADMIN,
+    ("POST", _S + "/outbox/withdraw"): ADMIN,
     ("POST", _S + "/replay"): ADMIN,
     ("GET", _S + "/timers"): READER,
     ("POST", _S + "/timers/cancel"): ADMIN,

@@ -18,11 +18,14 @@ from ensue import Event, Service
 from ensue.brokers.memory import MemoryBroker, MemoryReader
 from ensue.chain import partition_of
 from ensue.codec import decode_envelope
+from ensue.deciding import Deciding, Face
 from ensue.engine import held, restored
 from ensue.engine.ask import SEEN, ResendRequest, _append
 from ensue.engine.witness import ask_subscribers
 from ensue.errors import BrokerUnavailable, RecordRefused, StoreRestored
 from ensue.message import WHO, Bounds, Garbage, Message
+from ensue.operations.opening import Opened
+from ensue.operations.outbox import outbox, withdraw
 from ensue.ports import Entry
 from ensue.testing import World
 
@@ -507,3 +510,14 @@ async def test_a_nats_server_with_a_lower_limit_holds_one_partition_only(
         [reason] = await runtime.readiness()
         assert "t-held/" in reason
         assert "the NATS server takes 2048" in reason
+        # A person gives it up: what comes behind it is there, and nothing else was missed.
+        [refused] = await runtime.context.books.held()
+        access = Opened(lanes.sender, runtime.settings, runtime.store, None)
+        await withdraw(access, refused.id, Deciding(actor="ann", origin=Face.CLI))
+        async with lanes.sender.step() as step:
+            step.publish(Sent(lane="a", number=1))
+        async with asyncio.timeout(20):
+            while (page := await outbox(access, 0, 10)).sent < page.head:  # noqa: ASYNC110  # what is saved has no signal
+                await asyncio.sleep(0.02)
+        assert [each.withdrawn for each in page.records] == [False, True, False, False]
+        assert await runtime.readiness() == []

@@ -170,7 +170,8 @@ class Replayed(msgspec.Struct):
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """One record of the outbox. held: a record before it, or itself, is one that the broker does not take."""
+    """One record of the outbox. held: a record before it, or itself, is one that the broker does not take. refused: it
+    is that one, and can be withdrawn. withdrawn: an empty record goes out instead."""
 
     position: int
     previous: int
@@ -179,6 +180,8 @@ class Record(msgspec.Struct, kw_only=True):
     key: str
     sent: bool
     held: bool
+    refused: bool
+    withdrawn: bool
     headers: dict[str, Any]
     data: Any
 
@@ -191,6 +194,16 @@ class RecordPage(msgspec.Struct):
     head: int
     next: int | None
     payloads: Payloads
+
+
+class EventWithdrawn(msgspec.Struct):
+    """position: of the empty record that goes out in its place."""
+
+    id: str
+    type: str
+    topic: str
+    partition: int
+    position: int
 
 
 class EpochBegun(msgspec.Struct):

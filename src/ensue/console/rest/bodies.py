@@ -91,6 +91,10 @@ class PublishEvent(Why):
     data: Any = Field(description="The fields of its class, as JSON")
 
 
+class Withdraw(Why):
+    id: str = Field(min_length=1, max_length=1_000, description="Message id of the event that holds its partition")
+
+
 class CancelTimers(Why):
     ids: Ids
 

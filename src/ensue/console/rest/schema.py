@@ -51,6 +51,7 @@ ANSWERS: Final[dict[Callable[..., Any], Any]] = {
     steering.rewind_source: answers.GapDecided,
     steering.list_outbox: answers.RecordPage,
     steering.publish_event: answers.EventPublished,
+    steering.withdraw_event: answers.EventWithdrawn,
     steering.show_epoch: EpochStanding,
     steering.begin_epoch: answers.EpochBegun,
     steering.replay_type: answers.Replayed,

@@ -12,6 +12,7 @@ from ensue.console.payloads import shown, shown_headers
 from ensue.console.rest.answers import (
     EpochBegun,
     EventPublished,
+    EventWithdrawn,
     GapDecided,
     GapList,
     Record,
@@ -23,7 +24,17 @@ from ensue.console.rest.answers import (
     answered,
 )
 from ensue.console.rest.asked import PAGE, PAGE_BYTES_MAX, After, Limit, Named, Number, Topic, Who
-from ensue.console.rest.bodies import AcceptLoss, CancelTimers, ForgetGap, NewEpoch, PublishEvent, Replay, Rewind, Why
+from ensue.console.rest.bodies import (
+    AcceptLoss,
+    CancelTimers,
+    ForgetGap,
+    NewEpoch,
+    PublishEvent,
+    Replay,
+    Rewind,
+    Why,
+    Withdraw,
+)
 from ensue.console.rest.cursors import cursor_of, read_numbered
 from ensue.console.rest.finding import reading
 from ensue.console.rest.letters import exact_data
@@ -187,13 +198,28 @@ async def list_outbox(
     records = [
         Record(
             position=each.position, previous=each.previous, topic=each.topic, partition=each.partition, key=each.key,
-            sent=each.sent, held=each.held, headers=shown_headers(_flat(each.headers), mode),
-            data=shown(each.data, mode),
+            sent=each.sent, held=each.held, refused=each.refused, withdrawn=each.withdrawn,
+            headers=shown_headers(_flat(each.headers), mode), data=shown(each.data, mode),
         )
         for each in page.records
     ]  # fmt: skip
     following = records[-1].position if page.more else None
     return answered(RecordPage(records, page.sent, page.head, following, mode))
+
+
+@router.post(_SERVICE + "/outbox/withdraw", tags=["outbox"], **asks(Action.OUTBOX_WITHDRAW))
+async def withdraw_event(service: Named, body: Withdraw, who: Who) -> Response:
+    """Give up an event that the broker refuses, so that those behind it in its partition follow: an empty record goes
+    out in its place, and nobody will ever get it."""
+    by = who.why(body.reason)
+    async with who.desk.services.opened(service) as access:
+        _publishes(access)
+
+        async def do(repeated: Repeated) -> EventWithdrawn:
+            found = await outbox.withdraw(access, body.id, by)
+            return EventWithdrawn(found.id, found.type, found.topic, found.partition, found.position)
+
+        return await who.done_once(access, do)
 
 
 def _flat(headers: dict[str, object]) -> dict[str, object]:

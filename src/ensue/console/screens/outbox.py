@@ -1,5 +1,5 @@
-"""Outbox: what a service has published, sent or not, searched by position, type, key and ids; and to publish a test
-event, in development."""
+"""Outbox: what a service has published, sent or not, searched by position, type, key and ids; to withdraw an event that
+the broker refuses; and to publish a test event, in development."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ensue.console.runs import Run
 from ensue.console.visit import Visit
 from ensue.contracts.described import of_message
 from ensue.errors import UsageError
+from ensue.operations import outbox as operations
 from ensue.operations import publishing
 from ensue.operations.letters import anybody_works
 from ensue.operations.outbox import OutboxLine, OutboxPage, outbox
@@ -24,6 +25,7 @@ _SHOWN, _LOOKED_AT_MAX, _AT_ONCE = 50, 5_000, 200
 #: Of the records of one read, and of those on one page: a record may have a megabyte.
 _BYTES_MAX = 8 << 20
 _ACTIONS = {"publish": Action.PUBLISH}
+_OF_REFUSED = {"withdraw": Action.OUTBOX_WITHDRAW}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,31 @@ async def search(visit: Visit) -> Response:
         next_page=following if more else "",
         publishes=visit.console.publishing and visit.actor.may(Action.PUBLISH),
     )
+
+
+async def refused(visit: Visit) -> Response:
+    """One event that the broker refuses."""
+    name, message = visit.asked("service"), visit.asked("id")
+    async with visit.opened(name) as access:
+        held = await operations.refused(access, message)
+    return visit.page("refused", changes=[name], service=name, id=message, held=held, may=visit.may(_OF_REFUSED))
+
+
+async def withdraw(visit: Visit) -> Response:
+    """The form of that page."""
+    fields = await visit.form()
+    name, message = fields.text("service"), fields.text("id")
+    by = visit.deciding(fields.one_of("do", _OF_REFUSED), fields.text("reason"))
+
+    async def work(run: Run) -> None:
+        async with visit.opened(name) as access:
+            found = await operations.withdraw(access, message, by)
+            place = f"{found.topic}/{found.partition}"
+            said = f"{found.type} with id {found.id} is withdrawn: what waits behind it in {place} follows"
+            run.tell(said + ("" if await anybody_works(access) else " when a worker runs"))
+
+    back = link("/outbox", service=name)
+    return await visit.decided(fields, f"withdraw {message} of {name}", by, (name, message), back, work)
 
 
 async def publish_form(visit: Visit) -> Response:

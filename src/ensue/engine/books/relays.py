@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from hashlib import blake2b
 
 import msgspec
 
@@ -35,6 +36,26 @@ class Relays(Base):
         """Partitions that the relay holds, as it told last."""
         rows = await self._store.rows().get(LEASES, [_HELD])
         return _read_held_partitions(rows[0][2]) if rows else []
+
+    async def held_for(self, transaction: StepTransaction) -> list[HeldPartition]:
+        """As `held`; nobody else decides about these before the transaction ends."""
+        rows = await transaction.load_rows(LEASES, [_HELD])
+        return _read_held_partitions(rows[0][2]) if rows else []
+
+    async def withdraw(self, transaction: StepTransaction, held: HeldPartition) -> bool:
+        """Have an empty record go out in place of the one that holds a partition; return False when that was decided
+        before."""
+        name = _withdrawn(held.id)
+        if await transaction.load_rows(RELAY, [name]):
+            return False
+        await transaction.insert_rows(RELAY, [(name, held.position)])
+        return True
+
+    async def withdrawn(self, ids: Iterable[str]) -> set[str]:
+        """Which of these message ids are withdrawn."""
+        names = {_withdrawn(each): each for each in ids}
+        rows = await self._store.rows().get(RELAY, list(names)) if names else []
+        return {names[row[0]] for row in rows}
 
     async def relay_position(self) -> int:
         """Position through which everything of the store's source is known to be in the log. May lag: sending again is
@@ -103,6 +124,12 @@ class Relays(Base):
 def pruned(source: str) -> str:
     """The id of the row that says up to when a source's records were taken away."""
     return f"{source} pruned before"
+
+
+def _withdrawn(message_id: str) -> str:
+    """The id of the row that says that a message is withdrawn. By id, since a new epoch has the message too; as a
+    digest, since an id may be of any length."""
+    return f"withdrawn {blake2b(message_id.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
 
 def waits(source: str) -> str:

@@ -20,6 +20,7 @@ class Place(enum.StrEnum):
     HELD = "held"  # in the outbox, and the broker does not take it, or one before it
     SENT = "sent"  # it was in the log, of which that part is gone or was not looked at
     LOG = "log"
+    WITHDRAWN = "withdrawn"  # an empty record goes out instead, so nobody gets it
 
 
 _PLACES = list(Place)

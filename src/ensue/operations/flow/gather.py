@@ -245,16 +245,21 @@ class _Search:
         portion = Portion(_AT_ONCE)
         while records := await store.outbox_after(position, portion.limit):
             portion.took(records)
-            for record in records:
+            messages = [_message_of(each, store.source) for each in records]
+            of_flow = [each.id for each in messages if each.correlation_id == self._wanted]
+            withdrawn = await access.books.withdrawn(of_flow)
+            for record, message in zip(records, messages, strict=True):
                 if not self._may_look():
                     return
                 place, held = Place.UNSENT, sent.holds(record)
-                if sent.has(record):
+                if message.id in withdrawn:
+                    place, held = Place.WITHDRAWN, None
+                elif sent.has(record):
                     place = Place.SENT
                 elif held is not None:
                     place = Place.HELD
                 reason = "" if held is None else f"position {held.position}: {held.reason}"
-                self._take(name, _message_of(record, store.source), place, 0.0, reason)
+                self._take(name, message, place, 0.0, reason)
             position = records[-1].position
 
     async def sagas(self, access: Opened) -> None:

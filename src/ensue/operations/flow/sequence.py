@@ -221,6 +221,8 @@ def _reactions(
     children: Sequence[_Identity],
     numbers: Mapping[_Identity, int],
 ) -> tuple[Reaction, ...]:
+    if furthest(each.place for each in sightings) is Place.WITHDRAWN:
+        return ()
     published: dict[str, list[int]] = {}
     for child in children:
         published.setdefault(child.sender, []).append(numbers[child])

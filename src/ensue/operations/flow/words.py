@@ -67,6 +67,8 @@ def shown_place(event: Published) -> str:
             return f"in the outbox of {event.sender}, held there by {event.reason}"
         case Place.SENT:
             return f"sent to {where}, where it was not found"
+        case Place.WITHDRAWN:
+            return f"withdrawn by {event.sender}: nobody gets it"
         case Place.LOG:
             return f"in the log at {where} offset {event.offset}"
 

@@ -27,6 +27,13 @@ FLOW = [
 ]
 
 
+def test_what_is_withdrawn_says_so_and_nobody_is_said_to_have_handled_it() -> None:
+    gone = seen("b", Place.WITHDRAWN, kind=RESERVED, cause="a", source="customers/e1", time=at(1.5))
+    _, second = events = sequence_of([FLOW[0], gone], [ORDERS, CUSTOMERS])
+    assert second.reactions == ()
+    assert "withdrawn by customers: nobody gets it" in "\n".join(as_text("flow", events))
+
+
 def test_each_event_follows_on_its_cause_and_says_how_long_after() -> None:
     events = sequence_of(FLOW[::-1], [ORDERS, CUSTOMERS])
     assert [(each.number, each.id, each.cause, each.because_of, each.after_s) for each in events] == [
