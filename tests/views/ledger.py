@@ -24,7 +24,9 @@ from sqlalchemy import Column, Integer, MetaData, String, Table
 
 from ensue import EngineConfig, Event, Service, TableRepository, View
 from ensue.engine.view_versions import Versions
+from ensue.errors import UsageError
 from ensue.ports import Broker
+from ensue.views.states import ViewRow
 
 LIMIT_S = 60.0
 QUICK = EngineConfig(
@@ -176,6 +178,22 @@ async def until_ready(versions: Versions, version: int, broker: Broker) -> None:
     except BaseException:
         print("obstacles:", found)
         raise
+
+
+async def swap_when_ready(versions: Versions, version: int, broker: Broker) -> ViewRow:
+    """As `ensue views swap --wait` does while others write: what was up to date may be behind again a moment later."""
+    swapped: list[ViewRow] = []
+
+    async def done() -> bool:
+        try:
+            swapped.append(await versions.swap(version, "the test", broker))
+        except UsageError as error:
+            if "what is only behind comes by itself" not in str(error):
+                raise
+        return bool(swapped)
+
+    await until(done, f"queries are answered by version {version}")
+    return swapped[0]
 
 
 async def until_rows(view: View, expected: dict[str, Account]) -> None:

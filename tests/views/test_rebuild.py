@@ -20,6 +20,7 @@ from tests.views.ledger import (
     make_scribe,
     make_view,
     rows_of,
+    swap_when_ready,
     until,
     until_ready,
     until_rows,
@@ -133,7 +134,7 @@ async def test_a_build_that_is_killed_at_random_under_live_load_equals_a_fresh_f
             child = Child(tmp_path, url, 2)
             await versions.book.change(states.resume("the test", 0.0))
             await until_ready(versions, 2, broker)
-            assert (await versions.swap(2, "the test", broker)).active == 2
+            assert (await swap_when_ready(versions, 2, broker)).active == 2
             await until(lambda: _asked(new), "the new version's first answer")
             await rows_of(old, ACCOUNTS)  # the one before is fed, and answers as before
             asked_at = asker.answers

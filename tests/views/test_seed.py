@@ -24,6 +24,7 @@ from tests.views.ledger import (
     LedgerPosted,
     database_of,
     make_scribe,
+    swap_when_ready,
     until,
     until_ready,
     versions_of,
@@ -141,7 +142,7 @@ async def test_under_live_events_and_killed_in_the_middle_it_equals_a_fold_of_al
         assert await versions.seeded_from(2) == 1
         read = sum(each.counters.applied for each in (await versions.standing(2)).checkpoints.values())
         assert read >= len(MANY)
-        assert (await versions.swap(2, "the test", broker)).active == 2
+        assert (await swap_when_ready(versions, 2, broker)).active == 2
         going = False
         await writing
         children.pop().kill()

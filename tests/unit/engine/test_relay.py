@@ -184,7 +184,7 @@ async def test_a_busy_partition_does_not_keep_a_quiet_one_from_ticking(tower: To
         async with tower.rings.step() as step:
             for number, bell in enumerate([quiet, *[busy] * 2000]):
                 step.publish(Rung(bell=bell, number=number))
-        await world.settle()
+        await world.settle(LIMIT_S)
     last = max(at for at, [(_, _, kind), *_] in enumerate(broker.calls) if kind != TICK)
     assert ("bells", 0, TICK) in [each for call in broker.calls[:last] for each in call]
 
