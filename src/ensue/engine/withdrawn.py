@@ -27,9 +27,3 @@ async def to_send(books: Books, records: Sequence[OutboxRecord]) -> Sequence[Out
     if not withdrawn:
         return records
     return [stand_in(each) if message_id in withdrawn else each for each, message_id in zip(records, ids, strict=True)]
-
-
-async def withdrawn_positions(books: Books) -> set[int]:
-    """Where a relay that starts may come to a withdrawn event: only what the broker refused can be withdrawn."""
-    held = {each.id: each.position for each in await books.held() if each.id}
-    return {held[each] for each in await books.withdrawn(held)}
