@@ -1,7 +1,7 @@
 """An event that its service has withdrawn, since the broker would never take it: an empty record goes out at its place.
 
 The stand-in has the place in the chain and the id of the event, so that no subscriber sees a gap, and whoever compares
-the log with the outbox finds what was written. Its type is nobody's: it is passed over. See docs/adr/0063.
+the log with the outbox finds what was written. Its type is nobody's: it is passed over. See docs/adr/0065.
 """
 
 from __future__ import annotations
