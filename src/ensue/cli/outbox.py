@@ -64,7 +64,9 @@ def withdraw(
     who = deciding(by, reason)
 
     async def give_up(access: Opened) -> None:
-        confirm(f"Withdraw message {message} of {definition.name} for good?", yes)
+        shown = await operations.refused(access, message)
+        place = f"{shown.topic}/{shown.partition}, position {shown.position}"
+        confirm(f"{place}: {shown.type}, which the broker refuses ({shown.reason}). Withdraw it for good?", yes)
         found = await operations.withdraw(access, message, who)
         say(
             f"{found.type} with id {found.id} is withdrawn: what waits behind it in {found.topic}/{found.partition} "

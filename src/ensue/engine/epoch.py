@@ -15,6 +15,7 @@ from ensue.engine.books import Books
 from ensue.engine.hallmark import Hallmark, hallmark_of
 from ensue.engine.lookup import each_between
 from ensue.engine.restored import find_contradiction, last_of_source, record_at
+from ensue.engine.withdrawn import to_send
 from ensue.engine.witness import Witness, find_witness
 from ensue.errors import UsageError
 from ensue.message import LOST, TICK, Message, OutboxRecord
@@ -192,6 +193,7 @@ async def begin_epoch(store: Store, broker: Broker, found: Published, also: Also
     also: what is done with the new source, in the transaction after the one that begins it: that is the store's own.
     """
     await _check_goes_on(store, found)
+    books = Books(store, found.source.rpartition("/")[0])
     for start in range(0, len(found.missing), _CHUNK):
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
         for position in found.missing[start : start + _CHUNK]:
@@ -201,7 +203,8 @@ async def begin_epoch(store: Store, broker: Broker, found: Published, also: Also
         for topic, _ in batches:
             if not await broker.partitions(topic):
                 raise UsageError(f"{found.source}: topic {topic} is not in the log: start the broker that held it")
-        await broker.append_many(found.source, batches)
+        going = {where: await to_send(books, records) for where, records in batches.items()}
+        await broker.append_many(found.source, going)
     await _check_goes_on(store, found)  # again: what was missing took its time, and two people may be at it
     source = await store.new_epoch(found.through)
     # What the new epoch has is unsent from there on; a crash before this line makes status count what was sent before.

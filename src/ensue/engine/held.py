@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ensue.codec import decode_envelope
 from ensue.engine.sending import Left, Where
-from ensue.errors import BrokerUnavailable
-from ensue.message import HeldPartition
+from ensue.errors import BrokerUnavailable, RecordRefused
+from ensue.message import HeldPartition, OutboxRecord
 from ensue.texts import logger
 
 log = logger("ensue.relay")
@@ -57,7 +57,8 @@ class Held:
         record, error = left
         where = record.topic, record.partition
         envelope = decode_envelope(record.envelope)
-        shown = HeldPartition(*where, record.position, envelope.type, envelope.id, str(error), left.refused)
+        refused = isinstance(error, RecordRefused)  # else its topic cannot be made, which is no fault of the record
+        shown = HeldPartition(*where, record.position, envelope.type, envelope.id, str(error), refused)
         pause_s = RETRY_S if left.refused else AGAIN_S
         known = self._held.get(where)
         news = known is None or left.refused or known.first != record.position
@@ -87,6 +88,11 @@ class Held:
         """Whether the broker answers for the partition, as far as known, if only by a refusal."""
         held = self._held.get(where)
         return held is None or held.refused
+
+    def holds_refused(self, record: OutboxRecord) -> bool:
+        """Whether it is the record that the broker has refused, as operators were told."""
+        held = self._held.get((record.topic, record.partition))
+        return held is not None and held.shown.refused and held.shown.position == record.position
 
     def advance(self, where: Where, position: int) -> None:
         """Everything of a held partition below `position` was sent."""

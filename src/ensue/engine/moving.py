@@ -18,7 +18,7 @@ from ensue.engine.books import Books
 from ensue.errors import UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Row, StepTransaction, Store, Successor, Table
-from ensue.tables import CHECKPOINTS, LETTERS
+from ensue.tables import CHECKPOINTS, LETTERS, RELAY
 
 #: Rows, or records of up to a megabyte each, in one statement.
 _PAGE = 50
@@ -84,6 +84,8 @@ async def move(origin: Store, target: Store, service: str, note: Note | None = N
             records += len(found)
             unsent += sum(each.position > relayed for each in found)
             await transaction.outbox_add([_anew(each) for each in found])
+            if withdrawn := await books.withdrawals(decode_envelope(each.envelope).id for each in found):
+                await transaction.insert_rows(RELAY, withdrawn)
         counts = await _add_rows(transaction, books.kept(begin.dropped_before))
         moved = Moved(source, records, unsent, counts[CHECKPOINTS], counts[LETTERS])
         if note is not None:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ensue.codec import decode_envelope
 from ensue.engine.context import Context
 from ensue.engine.held import Held
 from ensue.engine.loop import Loop
@@ -20,10 +21,10 @@ from ensue.engine.resend import Resender
 from ensue.engine.restored import Looked, Sent, following, record_at, refuse_restored_store
 from ensue.engine.sending import Sending, Where
 from ensue.engine.ticks import Ticks
-from ensue.engine.withdrawn import stand_in, to_send, withdrawn_positions
+from ensue.engine.withdrawn import to_send
 from ensue.engine.witness import ask_subscribers, refuse_witnessed
 from ensue.errors import BrokerUnavailable, RetryableError, StoreConflict
-from ensue.message import HeldPartition, OutboxRecord
+from ensue.message import WITHDRAWN, HeldPartition, OutboxRecord
 from ensue.texts import logger
 
 log = logger("ensue.relay")
@@ -51,7 +52,7 @@ class Relay(Loop):
         self._examined = ""  # the source that was compared with what subscribers have applied
         #: The last record that was read; everything through it is sent but for what is held.
         self._last = Sent()
-        self._withdrawn: set[int] = set()  # positions that are not sent yet; what is held is asked for itself
+        self._written = 0  # through which position there were records when this began: some may be withdrawn
         self._retries: dict[Where, asyncio.Task[None]] = {}
         self._told: list[HeldPartition] | None = None  # what the database says of what is held; None: not known
         self._saved = 0
@@ -95,7 +96,6 @@ class Relay(Loop):
         self._saved = position = await self._context.books.relay_position()
         last = await record_at(store, position) if position else None
         self._last = Sent(position) if last is None else Sent.of(last)
-        self._withdrawn = await withdrawn_positions(self._context.books)
         looked = Looked()
         # After the look at the last record: what goes back later is seen by that.
         await refuse_restored_store(self._context, looked)
@@ -115,6 +115,10 @@ class Relay(Loop):
                 await refuse_witnessed(self._context)
             self._hold_unknown(looked, self._last)
             self._examined = self._source
+        # From here on it tells what it holds. What a relay before it told may go out, and is not to be withdrawn then.
+        await self._context.books.tell_held(self._held.shown)
+        self._told = self._held.shown
+        self._written = max(heads.values(), default=0)
         self._ticks.start(heads)
 
     async def _ask(self, silent: Sequence[Where]) -> Mapping[Where, BrokerUnavailable]:
@@ -274,17 +278,30 @@ class Relay(Loop):
         if left is not None:
             self._held.hold(left, context.clock.monotonic())
             return None
+        if self._held.holds_refused(records[0]):
+            await self._went_out(where, going)
         self._held.advance(where, records[-1].position + 1)
         self._ticks.sent({where: records[-1].position})
         context.progress()
         return len(records)
 
+    async def _went_out(self, where: Where, records: Sequence[OutboxRecord]) -> None:
+        """The broker has taken what it had refused: nobody can withdraw it any more, and who has just now was late."""
+        envelopes = [decode_envelope(each.envelope) for each in records]
+        ids = [each.id for each in envelopes if each.type != WITHDRAWN]
+        self._told = None
+        for late in await self._context.books.went_out(*where, ids):
+            log.warning(
+                "relay of %s: message %s in %s/%d was withdrawn while the broker took it: it is out",
+                self._context.service, late, *where,
+            )  # fmt: skip
+
     async def _append(self, records: Sequence[OutboxRecord], more: bool) -> None:
         """Append all records but those that the broker does not take and what is behind them, which are held then.
         more: there are records behind these."""
         batches: dict[Where, list[OutboxRecord]] = {}
-        if self._withdrawn:
-            records = [stand_in(each) if each.position in self._withdrawn else each for each in records]
+        if records and records[0].position <= self._written:
+            records = await to_send(self._context.books, records)
         for record in records:
             where = (record.topic, record.partition)
             batch = batches.get(where)
@@ -316,9 +333,11 @@ class Relay(Loop):
         self._context.faults.point("relay.saved")
 
     async def _end(self) -> None:
-        if self.position > self._saved:
-            try:
+        try:
+            if self._held.shown != self._told:
+                await self._context.books.tell_held(self._held.shown)  # what went out is not to be withdrawn
+            if self.position > self._saved:
                 await self._compare()  # to an older copy the position would say that what it writes next was sent
                 await self._save()
-            except RetryableError as error:
-                log.info("relay: the last position is not saved (%s); the batch will be sent again", error)
+        except RetryableError as error:
+            log.info("relay: the last position is not saved (%s); the batch will be sent again", error)

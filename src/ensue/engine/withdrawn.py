@@ -1,7 +1,7 @@
 """An event that its service has withdrawn, since the broker would never take it: an empty record goes out at its place.
 
 The stand-in has the place in the chain and the id of the event, so that no subscriber sees a gap, and whoever compares
-the log with the outbox finds what was written. Its type is nobody's: it is passed over. See docs/adr/0063.
+the log with the outbox finds what was written. Its type is nobody's: it is passed over. See docs/adr/0065.
 """
 
 from __future__ import annotations
@@ -27,9 +27,3 @@ async def to_send(books: Books, records: Sequence[OutboxRecord]) -> Sequence[Out
     if not withdrawn:
         return records
     return [stand_in(each) if message_id in withdrawn else each for each, message_id in zip(records, ids, strict=True)]
-
-
-async def withdrawn_positions(books: Books) -> set[int]:
-    """Where a relay that starts may come to a withdrawn event: only what the broker refused can be withdrawn."""
-    held = {each.id: each.position for each in await books.held() if each.id}
-    return {held[each] for each in await books.withdrawn(held)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,9 +12,12 @@ from ensue.deciding import Deciding
 from ensue.engine.books import Books
 from ensue.engine.portion import Portion
 from ensue.errors import UsageError
-from ensue.message import HeldPartition, OutboxRecord
+from ensue.message import REPLY, HeldPartition, OutboxRecord
 from ensue.operations.opening import Opened
 from ensue.operations.readable import read_json
+
+#: Types of what Ensue itself publishes begin so.
+_OWN = "ensue."
 
 
 class OutboxLine(msgspec.Struct, kw_only=True):
@@ -92,38 +95,18 @@ async def outbox(
     return await _page(access, records, sent, head, more=True)
 
 
-async def refused(access: Opened, message_id: str) -> HeldPartition | None:
-    """The partition that this message holds, if it can be withdrawn."""
-    held = next((each for each in await access.books.held() if each.id == message_id and each.refused), None)
-    return None if held is None or await access.books.withdrawn([message_id]) else held
+async def refused(access: Opened, message_id: str) -> HeldPartition:
+    """The partition that this message holds. Raises UsageError when it cannot be withdrawn."""
+    return await _check_refused(access, await access.books.held(), message_id)
 
 
 async def withdraw(access: Opened, message_id: str, by: Deciding) -> HeldPartition:
     """Have an empty record go out in place of an event that the broker refuses, so that those behind it follow. Nobody
     will ever get the event. Raises UsageError when it is not what holds a partition."""
-    name = access.service.name
     async with access.store.transaction() as transaction:
-        held = await access.books.held_for(transaction)
-        found = next((each for each in held if each.id == message_id), None)
-        if found is None:
-            ids = ", ".join(each.id for each in held if each.refused) or "none"
-            raise UsageError(
-                f"message {message_id} of {name} is not what holds a partition: only the one that the broker refuses "
-                f"can be withdrawn, now {ids} (ensue status {access.target})",
-                id=message_id,
-            )
-        if not found.refused:
-            raise UsageError(
-                f"message {message_id} of {name} is not refused: the broker does not answer for {found.topic}/"
-                f"{found.partition}, and may take it when it does: {found.reason}",
-                id=message_id,
-            )
+        found = await _check_refused(access, await access.books.held_for(transaction), message_id)
         if not await access.books.withdraw(transaction, found):
-            raise UsageError(
-                f"message {message_id} of {name} is withdrawn already; its stand-in goes out when the relay tries "
-                f"again, within some seconds, unless the broker refuses that too: {found.reason}",
-                id=message_id,
-            )
+            raise _withdrawn_already(access, found)
         before = {
             "topic": found.topic, "partition": found.partition, "position": found.position, "type": found.type,
             "reason": found.reason,
@@ -132,20 +115,55 @@ async def withdraw(access: Opened, message_id: str, by: Deciding) -> HeldPartiti
     return found
 
 
+async def _check_refused(access: Opened, held: Sequence[HeldPartition], message_id: str) -> HeldPartition:
+    name, books = access.service.name, access.books
+    sent = await books.relay_position()
+    there = [each for each in held if each.position > sent]
+    found = next((each for each in there if each.id == message_id), None)
+    if found is None:
+        ids = ", ".join(each.id for each in there if each.refused) or "none"
+        raise UsageError(
+            f"message {message_id} of {name} is not what holds a partition: only the one that the broker refuses can "
+            f"be withdrawn, now {ids} (ensue status {access.target})",
+            id=message_id,
+        )
+    if not found.refused:
+        raise UsageError(
+            f"message {message_id} of {name} is not refused for what it is, and may go out when that is mended: "
+            f"{found.reason}",
+            id=message_id,
+        )
+    if found.type.startswith(_OWN) and found.type != REPLY:
+        raise UsageError(
+            f"message {message_id} of {name} is Ensue's own, {found.type}: a saga or a recurring step would stop "
+            f"without it for ever, so it cannot be withdrawn: {found.reason}",
+            id=message_id,
+        )
+    if await books.withdrawn([message_id]):
+        raise _withdrawn_already(access, found)
+    return found
+
+
+def _withdrawn_already(access: Opened, found: HeldPartition) -> UsageError:
+    return UsageError(
+        f"message {found.id} of {access.service.name} is withdrawn already; its stand-in goes out when the relay tries "
+        f"again, within some seconds, unless the broker refuses that too: {found.reason}",
+        id=found.id,
+    )
+
+
 async def _page(access: Opened, records: Sequence[OutboxRecord], sent: Sent, head: int, *, more: bool) -> OutboxPage:
-    lines = [_line(each, sent) for each in records]
-    withdrawn = await access.books.withdrawn(each.headers["id"] for each in lines)
-    refused = {each.id for each in sent.held.values() if each.refused} - withdrawn
-    for each in lines:
-        each.withdrawn = each.headers["id"] in withdrawn
-        each.refused = each.headers["id"] in refused
+    withdrawn = await access.books.withdrawn(decode_envelope(each.envelope).id for each in records)
+    lines = [_line(each, sent, withdrawn) for each in records]
     return OutboxPage(sent=sent.through, head=head, records=lines, more=more)
 
 
-def _line(record: OutboxRecord, sent: Sent) -> OutboxLine:
+def _line(record: OutboxRecord, sent: Sent, withdrawn: Container[str]) -> OutboxLine:
+    envelope, held = decode_envelope(record.envelope), sent.holds(record)
+    gone = envelope.id in withdrawn
     return OutboxLine(
-        withdrawn=False, refused=False,
         position=record.position, previous=record.previous, topic=record.topic, partition=record.partition,
-        key=record.key, sent=sent.has(record), held=sent.holds(record) is not None,
-        headers=msgspec.to_builtins(decode_envelope(record.envelope)), data=read_json(record.data), raw=record.data,
+        key=record.key, sent=sent.has(record), held=held is not None, withdrawn=gone,
+        refused=held is not None and held.refused and held.id == envelope.id and not gone,
+        headers=msgspec.to_builtins(envelope), data=read_json(record.data), raw=record.data,
     )  # fmt: skip

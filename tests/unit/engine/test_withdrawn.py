@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from tests.unit.engine.test_held_records import Broker, Lanes, lanes, sender
-from tests.unit.engine.workbench import bench, until, until_held
+from tests.unit.engine.test_held_records import Broker, Lanes, Sent, lanes, sender
+from tests.unit.engine.workbench import LIMIT_S, bench, config, until, until_held
 
 from ensue.brokers.memory import MemoryBroker
 from ensue.chain import partition_of
 from ensue.deciding import Deciding, Face
 from ensue.engine.ask import ResendRequest
+from ensue.engine.books import Books
+from ensue.engine.epoch import begin_epoch, find_published
+from ensue.engine.faults import Faults
+from ensue.engine.held import Held
 from ensue.engine.lookup import records_between
-from ensue.errors import UsageError
+from ensue.engine.moving import move
+from ensue.errors import StoreUnavailable, UsageError
 from ensue.message import WITHDRAWN, HeldPartition, Message
 from ensue.operations.opening import Opened
 from ensue.operations.outbox import outbox, withdraw
+from ensue.ports import Entry
+from ensue.stores.sqlite import SqliteStore
 from ensue.testing import World
 
 __all__ = ["lanes"]  # a fixture
@@ -115,6 +123,186 @@ async def test_what_is_sent_again_is_what_was_sent_in_its_place(lanes: Lanes, tm
         assert lanes.seen["a"] == [0, 2]
 
 
+class Hiccup(Faults):
+    """The database is away for a moment, when the relay comes to a point after so many times. Armed by `after`."""
+
+    where, after = "relay.read", -1
+
+    def point(self, name: str) -> None:
+        if name == self.where and self.after >= 0:
+            self.after -= 1
+            if self.after < 0:
+                raise StoreUnavailable("gone for a moment")
+
+
+async def test_a_relay_that_begins_anew_before_it_has_saved_how_far_it_is_sends_the_stand_in_again(
+    lanes: Lanes, tmp_path: Path
+) -> None:
+    broker, faults = Broker(), Hiccup()
+    seldom = config(relay_save_interval_s=100.0)
+    async with bench(
+        tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2, faults=faults, engine=seldom
+    ) as world:
+        await lanes.publish(0, 1, 2, big=1)
+        [held] = await until_held(world, lanes.sender, 1)
+        await by_ann(lanes, world, held.id)
+        await until(lambda: len(lanes.seen["a"]) == 2, world)
+        await until_held(world, lanes.sender, 0)
+        broker.limit, faults.after = 1000, 0
+        await lanes.publish(3)
+        await until(lambda: len(lanes.seen["a"]) == 3, world)
+        await world.settle()
+        types = [each.type for each in await logged(broker) if each.id == held.id]
+        assert types == [WITHDRAWN, WITHDRAWN]
+
+
+async def test_of_two_withdrawn_while_the_relay_was_down_neither_goes_out(lanes: Lanes, tmp_path: Path) -> None:
+    """Also when it begins anew between them."""
+    broker, faults = Broker(), Hiccup()
+    one_by_one = config(batch_records_max=1)
+    async with bench(
+        tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2, faults=faults, engine=one_by_one
+    ) as world:
+        async with lanes.sender.step() as step:
+            step.publish(Sent(lane="a", number=0, load="x" * 200))
+            for number in range(1, 6):
+                step.publish(Sent(lane="a", number=number))
+            step.publish(Sent(lane="d", number=0, load="x" * 200))
+        found = await until_held(world, lanes.sender, 2)
+        await sender(lanes, world).stop()
+        broker.limit = 1000
+        store = sender(lanes, world).store
+        await store.open()
+        for each in found:
+            await by_ann(lanes, world, each.id)
+        await store.close()
+        faults.where, faults.after = "relay.appended", 3
+        await sender(lanes, world).start()
+        await until(lambda: len(lanes.seen["a"]) == 5, world)
+        await world.settle()
+        assert faults.after < 0
+        assert lanes.seen == {"a": [1, 2, 3, 4, 5], "d": [], "small": []}
+
+
+async def test_who_decides_while_the_broker_takes_it_was_late_and_it_is_not_withdrawn(
+    lanes: Lanes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(Broker):
+        """Takes its time for what is large, since the limit was raised."""
+
+        async def append_many(self, source: str, batches: Mapping[tuple[str, int], Sequence[Entry]]) -> None:
+            if self.limit > 100 and any(len(each.data) > 100 for entries in batches.values() for each in entries):
+                self.waits.set()
+                await self.freed.wait()
+            await super().append_many(source, batches)
+
+    broker = Slow()
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        await lanes.publish(0, 1, 2, big=1)
+        [held] = await until_held(world, lanes.sender, 1)
+        broker.limit = 1000
+        async with asyncio.timeout(LIMIT_S):
+            await broker.waits.wait()
+        await by_ann(lanes, world, held.id)
+        broker.freed.set()
+        await until(lambda: len(lanes.seen["a"]) == 3, world)
+        await until_held(world, lanes.sender, 0)
+        await world.settle()
+        page = await outbox(access(lanes, world), 0, 100)
+        assert not any(each.withdrawn for each in page.records)
+        assert {each.type for each in await logged(broker) if each.id == held.id} == {"t-held.Sent.v1"}
+    assert f"message {held.id} in t-held/{PLACE[1]} was withdrawn while the broker took it: it is out" in caplog.text
+
+
+async def test_what_went_out_as_the_relay_stopped_cannot_be_withdrawn(
+    lanes: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, release = Broker(), Held.release
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        await lanes.publish(0, 1, 2, big=1)
+        [held] = await until_held(world, lanes.sender, 1)
+        relay = sender(lanes, world).worker.loops.relay
+
+        def and_stop(self: Held, where: tuple[str, int]) -> None:
+            release(self, where)
+            relay.stop()
+
+        monkeypatch.setattr(Held, "release", and_stop)
+        broker.limit = 1000
+        await until(lambda: len(lanes.seen["a"]) == 3, world)
+        await sender(lanes, world).stop()
+        store = sender(lanes, world).store
+        await store.open()
+        with pytest.raises(UsageError, match="is not what holds a partition"):
+            await by_ann(lanes, world, held.id)
+        await store.close()
+
+
+@pytest.mark.parametrize("raised", [True, False])
+async def test_an_epoch_that_ends_is_completed_with_the_stand_in(lanes: Lanes, tmp_path: Path, raised: bool) -> None:
+    broker = Broker()
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
+        await lanes.publish(0, 1, 2, big=1)
+        [held] = await until_held(world, lanes.sender, 1)
+        await until(lanes.others_have(3), world)
+        runtime = sender(lanes, world)
+        await runtime.stop()
+        await runtime.store.open()
+        await by_ann(lanes, world, held.id)
+        if raised:
+            broker.limit = 1000
+        found = await find_published(runtime.store, world.broker)
+        assert held.position in found.missing
+        await begin_epoch(runtime.store, runtime.context.broker, found)
+        await runtime.store.close()
+        assert [each.type for each in await logged(broker) if each.id == held.id] == [WITHDRAWN]
+
+
+async def test_it_is_withdrawn_in_the_database_that_the_service_moves_to(lanes: Lanes, tmp_path: Path) -> None:
+    async with bench(tmp_path, lanes.sender, lanes.reader, broker=Broker(), partitions=2) as world:
+        await lanes.publish(0, 1, 2, big=1)
+        [held] = await until_held(world, lanes.sender, 1)
+        await by_ann(lanes, world, held.id)
+        await until(lambda: len(lanes.seen["a"]) == 2, world)
+        await world.settle()
+        target = SqliteStore(f"sqlite:///{tmp_path}/new.db?synchronous=OFF", lanes.sender.name)
+        await target.open()
+        await move(sender(lanes, world).store, target, lanes.sender.name)
+        moved = await Books(target, lanes.sender.name).withdrawn([held.id])
+        await target.close()
+        assert moved == {held.id}
+
+
+async def test_what_waits_for_its_topic_is_not_refused_for_what_it_is(lanes: Lanes, tmp_path: Path) -> None:
+    class Picky(Broker):
+        wrong = True
+
+        async def ensure_topic(self, topic: str, partitions: int) -> None:
+            if self.wrong and topic == "t-held":
+                raise UsageError("retention.ms is 1000: it would delete what subscribers may count on")
+            await super().ensure_topic(topic, partitions)
+
+    broker = Picky()
+    async with bench(tmp_path, lanes.sender, broker=broker, partitions=2) as world:
+        await lanes.publish(0)
+        for each in await until_held(world, lanes.sender, 2):
+            with pytest.raises(UsageError, match=r"is not refused for what it is, .* mended: ret"):
+                await by_ann(lanes, world, each.id)
+        broker.wrong = False
+        await until_held(world, lanes.sender, 0)
+
+
+async def test_what_a_saga_or_a_recurring_step_lives_by_cannot_be_withdrawn(lanes: Lanes, tmp_path: Path) -> None:
+    async with bench(tmp_path, lanes.sender, broker=Broker(), partitions=2) as world:
+        await lanes.publish(0)
+        await world.settle()
+        books = sender(lanes, world).context.books
+        for kind in ("ensue.saga", "ensue.every.clock.tick.v1"):
+            await books.tell_held([HeldPartition("clock", 0, 99, kind, "m-9", "too large", refused=True)])
+            with pytest.raises(UsageError, match=f"is Ensue's own, {kind}: a saga or a recurring step"):
+                await by_ann(lanes, world, "m-9")
+
+
 async def test_only_what_the_broker_refuses_can_be_withdrawn_and_once(lanes: Lanes, tmp_path: Path) -> None:
     broker = Broker()
     async with bench(tmp_path, lanes.sender, lanes.reader, broker=broker, partitions=2) as world:
@@ -125,7 +313,7 @@ async def test_only_what_the_broker_refuses_can_be_withdrawn_and_once(lanes: Lan
         await lanes.publish(1)
         [held] = await until_held(world, lanes.sender, 1)
         assert not held.refused
-        with pytest.raises(UsageError, match=r"does not answer for t-held/\d, and may take it when it does"):
+        with pytest.raises(UsageError, match="is not refused for what it is, and may go out when that is mended: no"):
             await by_ann(lanes, world, held.id)
         broker.silent = None
         await until_held(world, lanes.sender, 0)

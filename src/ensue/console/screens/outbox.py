@@ -95,8 +95,13 @@ async def refused(visit: Visit) -> Response:
     """One event that the broker refuses."""
     name, message = visit.asked("service"), visit.asked("id")
     async with visit.opened(name) as access:
-        held = await operations.refused(access, message)
-    return visit.page("refused", changes=[name], service=name, id=message, held=held, may=visit.may(_OF_REFUSED))
+        held, why = None, ""
+        try:
+            held = await operations.refused(access, message)
+        except UsageError as error:
+            why = str(error)
+    may = visit.may(_OF_REFUSED)
+    return visit.page("refused", changes=[name], service=name, id=message, held=held, why=why, may=may)
 
 
 async def withdraw(visit: Visit) -> Response:

@@ -10,7 +10,7 @@ import msgspec
 
 from ensue.engine.books.base import Base
 from ensue.message import HeldPartition
-from ensue.ports import StepTransaction
+from ensue.ports import Row, StepTransaction
 from ensue.tables import LEASES, RELAY
 
 #: Rows of RELAY with the two halves of the store's key, see `ensue.engine.hallmark`. Databases that are there name
@@ -56,6 +56,25 @@ class Relays(Base):
         names = {_withdrawn(each): each for each in ids}
         rows = await self._store.rows().get(RELAY, list(names)) if names else []
         return {names[row[0]] for row in rows}
+
+    async def went_out(self, topic: str, partition: int, ids: Sequence[str]) -> list[str]:
+        """The partition is held no more, and these have gone out as they are; return those that were withdrawn
+        meanwhile, which they are not any more."""
+        names = {_withdrawn(each): each for each in ids}
+        async with self._store.transaction(upkeep=True) as transaction:
+            rows = await transaction.load_rows(LEASES, [_HELD])
+            held = _read_held_partitions(rows[0][2]) if rows else []
+            left = [each for each in held if (each.topic, each.partition) != (topic, partition)]
+            if len(left) < len(held):
+                await self._write(transaction, _HELD, rows[0], left)
+            late = [row[0] for row in await transaction.load_rows(RELAY, list(names))]
+            if late:
+                await transaction.delete_rows(RELAY, late)
+        return [names[each] for each in late]
+
+    async def withdrawals(self, ids: Iterable[str]) -> list[Row]:
+        """The rows that say that these messages are withdrawn, for another database that goes on as this one."""
+        return list(await self._store.rows().get(RELAY, [_withdrawn(each) for each in ids]))
 
     async def relay_position(self) -> int:
         """Position through which everything of the store's source is known to be in the log. May lag: sending again is

@@ -18,7 +18,7 @@ from ensue.engine.portion import Portion
 from ensue.engine.timers import place_of, timer_of
 from ensue.errors import BadMessage, EnsueError
 from ensue.event import event_type
-from ensue.message import Checkpoint, DeadLetterState, Message, OutboxRecord
+from ensue.message import WITHDRAWN, Checkpoint, DeadLetterState, Message, OutboxRecord
 from ensue.operations.asked import Asked
 from ensue.operations.flow.facts import Handled, Place, SetAside, Sighting, Subscriber, sender_of
 from ensue.operations.flow.sagas import SagaSeen, saga_keys, saga_seen
@@ -159,6 +159,8 @@ class _Search:
 
     def _take(self, sender: str, message: Message, place: Place, due_at: float = 0.0, reason: str = "") -> None:
         """Keep it if it is of the flow, without its data."""
+        if message.type == WITHDRAWN:
+            return  # its outbox tells of the event
         if message.correlation_id != self._wanted:
             if message.id == self._wanted:
                 self.found.flow_of = message.correlation_id

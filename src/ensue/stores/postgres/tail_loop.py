@@ -134,8 +134,10 @@ class Tail:
             try:
                 done = False
                 while not done:
+                    kept = session.kept_lsn
                     done = await session.turn()
-                    self._pause_s = _PAUSE_FIRST_S  # what ends this one is not what ended the one before
+                    if session.kept_lsn > kept:
+                        self._pause_s = _PAUSE_FIRST_S  # what ends this one is not what ended the one before
             except psycopg.Error as error:
                 raise StoreUnavailable(f"the log cannot be read: {str(error).strip()}") from error
             finally:
