@@ -284,9 +284,18 @@ async def test_what_a_view_misses_is_accepted_with_who_and_why(tmp_path: Path) -
         async with opened_view(view) as access:
             await until(lambda: incomplete(access.versions, 1, runtime.context.broker), "what is missing")
         path = "/services/ledger@1/view"
-        refused = await ask(asking, f"{path}/accept-missing", 409, positions=9)
-        assert "2 positions are missing in version 1 now, and 9 were confirmed" in refused["detail"]
-        row = await ask(asking, f"{path}/accept-missing", positions=2)
+        [version] = (await asking.get(path)).json()["versions"]
+        assert (version["role"], version["obstacles"]) == ("active", [])
+        lacks = version["missing"]
+        assert (lacks["positions"], [each["through"] for each in lacks["obstacles"]]) == (2, [2])
+        await ask(asking, f"{path}/accept-missing", 422, positions=2)
+        for positions, seen, said in (
+            (9, lacks["seen"], "2 positions are missing in version 1 now, and 9 were confirmed"),
+            (2, "0123456789abcdef", "2 positions are missing in version 1, but others than when it was looked at"),
+        ):
+            refused = await ask(asking, f"{path}/accept-missing", 409, positions=positions, seen=seen)
+            assert said in refused["detail"]
+        row = await ask(asking, f"{path}/accept-missing", positions=2, seen=lacks["seen"])
         assert [(each["by"], each["through"]) for each in row["accepted"]] == [("boss", 2)]
     last = (await rows(view))[-1]
     assert (last.action, last.actor, last.origin) == ("views accept-missing", "boss", "api")
