@@ -102,8 +102,8 @@ async def accept_missing(access: OpenedView, version: int, positions: int, by: D
         )
     if seen != found.seen:
         raise UsageError(
-            f"view {name}: {positions} positions are missing in version {version}, but others than when it was looked at: "
-            "nothing is accepted; look at it again"
+            f"view {name}: {positions} positions are missing in version {version}, but others than when it was looked "
+            "at: nothing is accepted; look at it again"
         )
     versions = access.deciding(by, ACCEPT_MISSING)
     return await versions.accept_missing(version, by.actor, access.broker, found.obstacles)
