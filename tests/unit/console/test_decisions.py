@@ -7,6 +7,7 @@ import base64
 import json
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.views.test_incomplete import NEW, OLD, incomplete, write
 
 from ensue.console import Action, Actor, Payloads, api
 from ensue.errors import IdempotencyConflict, IdempotencyMismatch, StoreUnavailable
+from ensue.operations import epoch as operations
 from ensue.operations.decisions import decisions, opened_decisions
 from ensue.operations.opening import Opened, opened
 from ensue.operations.repeats import done_once
@@ -151,6 +153,19 @@ async def epoch(asking: Ask) -> None:
     assert (found["source"], found["published_through"]) == (agrees["source"], 5)
     other = await ask(asking, path, 409, source=found["source"], published_through=4)
     assert "through 4, when it was looked at: nothing is done" in other["detail"]
+    async with AsyncExitStack() as stack:
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        compared = operations.compared
+
+        async def and_a_worker_begins(access: Opened) -> operations.Compared:
+            """To compare a long log takes its time: somebody starts the service meanwhile."""
+            found = await compared(access)
+            await stack.enter_async_context(shop.running())
+            return found
+
+        patched.setattr(operations, "compared", and_a_worker_begins)
+        late = await ask(asking, path, 409, **seen)
+        assert "lives, and none may while an epoch begins: stop it" in late["detail"]
     begun = await ask(asking, path, key="1", **seen)
     assert (begun["ended"], begun["source"] != begun["ended"]) == (found["source"], True)
     assert await ask(asking, path, key="1", **seen) == begun
