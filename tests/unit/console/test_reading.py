@@ -20,6 +20,7 @@ import ensue.console
 from ensue import Service
 from ensue.console import Payloads
 from ensue.message import DeadLetter, DeadLetterState, Envelope, Partition
+from ensue.operations.flow.gather import gather
 
 BOOKS, SHOP = "/services/desk_books", "/services/desk_shop"
 #: What a stranger may send as anything.
@@ -354,6 +355,10 @@ async def test_a_flow_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
             few = await get(asking, f"/flows/{flow}")
         assert len(few["events"]) < len(whole["events"])
         assert "and 2 are shown" in few["not_looked_at"][-1]
+        assert (await gather([shop, books], flow, 10_000)).cut == set()
+        with monkeypatch.context() as patch:
+            patch.setattr("ensue.console.services.FLOW_EVENTS_MAX", 8)
+            some = await get(asking, f"/flows/{flow}")
         with monkeypatch.context() as patch:
             patch.setattr("ensue.console.services.FLOW_RECORDS_MAX", 3)
             cut = await get(asking, f"/flows/{flow}")
@@ -361,4 +366,11 @@ async def test_a_flow_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         assert any("dead letters of desk_books behind the first" in each for each in cut["not_looked_at"])
         said = [reaction["state"] for event in cut["events"] for reaction in event["reactions"]]
         assert "done" not in said
+        # Of either cut nobody says that something is not in the log, which is there behind the cut.
+        last = await get(asking, f"/flows/{flow}", records=2)
+        assert "topic desk: 3 older records in 1 partitions" in last["not_looked_at"]
+        for each in (some, last):
+            sent = [event["reason"] for event in each["events"] if event["place"] == "sent"]
+            assert sent
+            assert set(sent) == {"not all of desk/0 was looked at"}
         await get(asking, f"/flows/{flow}", 422, records=1_000_000)

@@ -115,7 +115,7 @@ async def show_flow(
     services = who.desk.services
     found = await gather(services.all, correlation_id, records, services.flow_bounds)
     sagas = in_time(found.sagas)
-    events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas})
+    events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas}, found.cut)
     if not events and not found.unanswered:
         other = f": it is the id of a message, whose flow is {found.flow_of}" if found.flow_of else ""
         raise NotFound(f"no event of flow {correlation_id[:80]!r} is known{other}; the retention may have taken it")
