@@ -287,7 +287,7 @@ async def test_a_flow_is_followed_across_services() -> None:
 @pytest.mark.parametrize("host", [FastAPI(), Starlette(routes=[Mount("/deep", app=Starlette())])])
 async def test_it_works_under_a_prefix_of_another_application(host: Starlette) -> None:
     host.mount("/ops/ensue", desk_api())
-    async with client(host) as asking:  # type: ignore[arg-type]
+    async with client(host) as asking:
         assert (await get(asking, f"/ops/ensue{BOOKS}/letters"))["total"] == 5
         answer = await asking.post(f"/ops/ensue{BOOKS}/partitions/desk/0/pause", json={"reason": "x"})
         assert answer.status_code == 200
