@@ -102,11 +102,15 @@ async def test_decisions_are_paged_and_the_last_ones_are_found() -> None:
         whole = await all_pages(asking, f"{BOOKS}/decisions", "decisions", 2)
         assert [each["reason"] for each in whole] == ["pause", "resume", "pause", "resume", "pause"]
         last = await get(asking, f"{BOOKS}/decisions", last=True, limit=2)
-        assert (last["decisions"], last["total"]) == (whole[-2:], 5)
+        assert (last["decisions"], last["total"]) == (whole[-2:], None)
         earlier = await get(asking, f"{BOOKS}/decisions", before=last["previous"], limit=2)
         assert earlier["decisions"] == whole[1:3]
         first = await get(asking, f"{BOOKS}/decisions", before=earlier["previous"], limit=2)
         assert (first["decisions"], first["previous"]) == (whole[:1], None)
+        for query in ({"last": True}, {}):
+            exact = await get(asking, f"{BOOKS}/decisions", limit=5, **query)
+            assert (exact["decisions"], exact["total"]) == (whole, 5)
+            assert (exact["previous"], exact["next"]) == (None, None)
         refused = await get(asking, f"{BOOKS}/decisions", 422, after=last["previous"], last=True)
         assert "neither last nor before" in refused["detail"]
 
