@@ -44,6 +44,9 @@ from ensue.console.screens import (
     topology,
     views,
 )
+from ensue.console.screens import (
+    log as log_screen,
+)
 from ensue.console.services import NotFound, Services
 from ensue.console.traces import checked_trace_url
 from ensue.console.visit import SCREENS, Console, Visit, root_of, said
@@ -81,6 +84,7 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/applied", "/losses", losses.applied, losses.decide_on_source),
     ("/restored", "/losses", losses.restored, None),
     ("/outbox", "/outbox", outbox.search, None),
+    ("/log", "/outbox", log_screen.log, None),
     ("/publish", "/outbox", outbox.publish_form, outbox.publish),
     ("/topology", "/topology", topology.topology, None),
     ("/asyncapi.json", "/topology", topology.asyncapi_document, None),
