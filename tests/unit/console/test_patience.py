@@ -202,3 +202,26 @@ async def test_what_it_takes_to_say_who_asks_is_a_part_of_the_answer() -> None:
     since = asyncio.get_running_loop().time() - 60
     with pytest.raises(NoAnswer, match="no answer within 50 s"):
         await within(50, asyncio.sleep(3600), since=since)
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize(("make", "module"), [(api, "rest.route"), (app, "web")], ids=["api", "console"])
+async def test_the_time_of_an_answer_begins_before_it_is_asked_who_wants_it(
+    make: Any, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_at: list[float] = []
+    begun_at: list[float] = []
+
+    async def authorize(_: HTTPConnection) -> Actor:
+        asked_at.append(asyncio.get_running_loop().time())
+        return Actor("boss", ["admin"])
+
+    async def noted(answer_s: float, work: Any, *, since: float, **how: Any) -> Any:
+        begun_at.append(since)
+        return await within(answer_s, work, since=since, **how)
+
+    monkeypatch.setattr(f"ensue.console.{module}.within", noted)
+    async with client(make(books, authorize=authorize)) as asking:
+        path = f"{BOOKS}/letters" if make is api else "/letters?service=desk_books"
+        assert (await asking.get(path)).status_code == 200
+    assert begun_at[0] <= asked_at[0]
