@@ -417,10 +417,11 @@ class Store(Protocol):
         When another process begins an epoch, it is known here after the next call of an `outbox_` method.
         """
 
-    async def new_epoch(self, published_through: int) -> str:
+    async def new_epoch(self, published_through: int, ends: str) -> str:
         """Begin a new source: records after `published_through` are sent under it, its chain starts from nothing.
 
-        Returns the new source. See StoreRestored.
+        ends: the source that it follows on. Of several processes that end one source at once, exactly one does.
+        Returns the new source. Raises UsageError when the store has another source by now. See StoreRestored.
         """
 
     def transaction(

@@ -216,8 +216,16 @@ class MissesWhatCameBeforeTheWait(WrappedStore):
 class SendsHistoryAgain(WrappedStore):
     """Begins a new epoch with everything that the old one had sent."""
 
-    async def new_epoch(self, published_through: int) -> str:
-        return await self.healthy.new_epoch(0)
+    async def new_epoch(self, published_through: int, ends: str) -> str:
+        return await self.healthy.new_epoch(0, ends)
+
+
+class EndsWhateverEpochThereIs(WrappedStore):
+    """Looks who it is, and then begins a new epoch, without a look at what it ends."""
+
+    async def new_epoch(self, published_through: int, ends: str) -> str:
+        await self.healthy.outbox_after(0, 1)
+        return await self.healthy.new_epoch(published_through, self.healthy.source)
 
 
 class ForgetsWhatItFollowsOn(WrappedStore):

@@ -239,7 +239,7 @@ async def test_every_screen_is_accessible_in_light_and_in_dark(url: str, open_pa
     paths = [
         "/", "/failures", "/partition?service=bank&topic=wires&number=0", "/services/bank", "/services/absent",
         "/saga?service=desk&key=answer:kim", "/outbox?service=bank", "/topology", "/decisions",
-        "/losses", "/restored?service=bank", "/publish?service=bank",
+        "/losses", "/restored?service=bank", "/publish?service=bank", "/log?service=bank&topic=wires&number=0",
     ]  # fmt: skip
     everything, colours = {"resultTypes": ["violations"]}, {"runOnly": ["color-contrast"]}
     for scheme, some, options in (("light", paths, everything), ("dark", paths[:3], colours)):

@@ -303,6 +303,9 @@ async def test_partitions_sagas_are_steered_and_each_decision_has_its_row(browse
     assert [each.action for each in await rows()] == ["partitions pause", "partitions resume"]
     assert [each.action for each in await rows(desk)] == ["sagas retry", "sagas skip"]
     listed = await browser.page("/decisions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ensue.console.screens.decisions._SHOWN", 2)
+        assert "The last 2; there are more than 2" in await browser.page("/decisions")
     for text in ("partitions pause", "to resume", "sagas skip", "by hand"):
         assert text in listed
     lines = (await browser.page("/decisions.jsonl?service=bank")).splitlines()

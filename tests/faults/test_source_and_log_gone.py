@@ -338,7 +338,7 @@ async def test_what_was_applied_of_an_epoch_that_another_process_has_ended_says_
         mine = await another_lifes_id(stores[0])
         seen = ResendRequest(stores[0].source, "wires", 0, 10, 10, "receives", mine)
         assert await examine(stores[0], seen) is not None
-        await stores[1].new_epoch(5)
+        await stores[1].new_epoch(5, stores[1].source)
         assert await examine(stores[0], seen) is None
     finally:
         for store in stores:

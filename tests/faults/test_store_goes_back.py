@@ -208,7 +208,7 @@ async def test_an_epoch_that_another_process_begins_below_the_relays_position_is
         await gone_on(telegraph, world)
         other = make_store(f"sqlite:///{telegraph.directory}/sends.db", "sends")
         await other.open()
-        await other.new_epoch(25)
+        await other.new_epoch(25, other.source)
         await other.close()
         await telegraph.until_received(world, 35)  # 25 to 29 once more, as another source's
         await telegraph.send(30, 40)

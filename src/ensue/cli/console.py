@@ -7,8 +7,9 @@ import contextlib
 import enum
 import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +21,9 @@ from ensue.cli.output import say
 from ensue.cli.serving import Stop
 from ensue.errors import UsageError
 from ensue.logs import configure
+
+if TYPE_CHECKING:
+    from ensue.console.payloads import Modes
 
 E = TypeVar("E", bound=enum.StrEnum)
 
@@ -49,12 +53,23 @@ def console(
     role: Annotated[
         str, typer.Option(metavar="reader|operator|admin", help="Of whoever comes in; else admin, with --auth reader")
     ] = "",
-    payloads: Annotated[
+    roles_header: Annotated[
         str,
         typer.Option(
-            metavar="none|masked|limited|full", help="How much of users' data is shown; else full, with --auth masked"
+            metavar="NAME", help="With --auth: the proxy says in this header which roles they have, by commas"
         ),
     ] = "",
+    payloads: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[ROLE=]none|masked|limited|full",
+            help="How much of users' data is shown; else full, with --auth masked; by role, repeatable: --roles-header",
+        ),
+    ] = None,
+    answer: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long a page may take where a database hangs; else 30"),
+    ] = None,
     trace_url: Annotated[
         str, typer.Option(metavar="URL", help="Where traces are shown, such as https://traces.example/trace/{trace_id}")
     ] = "",
@@ -71,7 +86,8 @@ def console(
     try:
         from ensue.console.access import Role
         from ensue.console.alone import ENTER, standalone
-        from ensue.console.payloads import Payloads, usual_mode
+        from ensue.console.patience import ANSWER_S, checked_answer_s
+        from ensue.console.payloads import usual_mode
         from ensue.console.standalone import OneTimeLink, ProxyHeader, is_loopback, proxy_header
     except ImportError as error:
         raise UsageError(_INSTALL) from error
@@ -82,6 +98,8 @@ def console(
     if not auth:
         if trusted_proxy:
             raise UsageError("--trusted-proxy says whom --auth proxy-header=NAME believes: give that too")
+        if roles_header:
+            raise UsageError("--roles-header is of the proxy that --auth proxy-header=NAME believes: give that too")
         if not is_loopback(address.host):
             raise UsageError(
                 f"--http {http}: without --auth the console is for this machine alone: listen at 127.0.0.1 or [::1], "
@@ -89,12 +107,20 @@ def console(
             )
         way_in = OneTimeLink(lambda: secrets.token_urlsafe(32), user(), [_one_of("--role", role or "admin", Role)])
     else:
-        way_in = proxy_header(auth, trusted_proxy or [], [_one_of("--role", role or "reader", Role)])
-    mode = _one_of("--payloads", payloads, Payloads) if payloads else usual_mode(loopback=not auth)
+        if role and roles_header:
+            raise UsageError("--role and --roles-header: the header says who has which role, so give one of them")
+        roles = [_one_of("--role", role or "reader", Role)]
+        way_in = proxy_header(auth, trusted_proxy or [], roles, roles_header)
+    modes = _modes(payloads, by_role=bool(roles_header)) if payloads else usual_mode(loopback=not auth)
+    try:
+        answer_s = checked_answer_s(ANSWER_S if answer is None else answer)
+    except UsageError as error:
+        raise UsageError(f"--answer: {error}") from error
     definitions = load_services(services)
     configure("info")
     names = [each.name for each in definitions]
-    application = standalone(definitions, way_in, mode, dict(zip(names, services, strict=True)), trace_url, schemas)
+    targets = dict(zip(names, services, strict=True))
+    application = standalone(definitions, way_in, modes, targets, trace_url, schemas, answer_s)
     with Stop() as stop, contextlib.closing(listen(address)) as listening:
         at = Address(address.host or "127.0.0.1", listening.getsockname()[1])
         path = f"{ENTER}?token={way_in.token}" if isinstance(way_in, OneTimeLink) else "/"
@@ -108,6 +134,31 @@ async def _serve(application: Any, listening: socket.socket, stop: Stop) -> None
     stopping = stop.bind()
     async with served(application, listening, lifespan=True):
         await stopping.wait()
+
+
+def _modes(given: Sequence[str], *, by_role: bool) -> Modes:
+    """One mode, or by role as far as it was given, which the console goes on to check."""
+    from ensue.console.access import Role
+    from ensue.console.payloads import Payloads, modes_of
+
+    if len(given) == 1 and "=" not in given[0]:
+        return _one_of("--payloads", given[0], Payloads)
+    if not by_role:
+        raise UsageError(
+            f"--payloads {' --payloads '.join(given)[:80]}: whoever comes in has the one role of --role: give one "
+            "mode. By role there is one with --roles-header NAME, in which the proxy says who has which"
+        )
+    found: dict[Role | str, Payloads | str] = {}
+    for each in given:
+        name, equals, mode = each.partition("=")
+        if not equals:
+            raise UsageError(f"--payloads {each[:80]} beside others: expected ROLE=MODE, such as reader=masked")
+        role = _one_of("--payloads", name, Role)
+        if role in found:
+            raise UsageError(f"--payloads: {role.value} is there twice: give each role one mode")
+        found[role] = _one_of(f"--payloads {role.value}", mode, Payloads)
+    modes_of(found)
+    return found
 
 
 def _one_of(option: str, text: str, kind: type[E]) -> E:

@@ -129,19 +129,21 @@ def retry(
     letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     all_: Annotated[bool, _ALL] = False,
     group: Annotated[str, _GROUP] = "",
+    yes: Yes = False,
     by: By = "",
     reason: Reason = "",
 ) -> None:
     """Let letters be tried again, with all their attempts; what waits behind them follows in order.
 
-    With --all, what somebody else decides meanwhile is passed over. With --group in waves, of 1, 10, 100 and the rest:
-    each waits until the one before took effect, and the first that fails again ends it, with exit status 1.
+    With --all at once, after a question, and what somebody else decides meanwhile is passed over. With --group in
+    waves, of 1, 10, 100 and the rest: each waits until the one before took effect, and the first that fails again ends
+    it, with exit status 1.
     """
     who = deciding(by, reason)
     if _which(letters, all_, group) == "group":
         _retry_group(service, group, who)
     else:
-        _decide(service, letters or [], "", DeadLetterState.RELEASED, who, yes=True)
+        _decide(service, letters or [], "", DeadLetterState.RELEASED, who, yes=yes)
 
 
 @app.command()
@@ -212,8 +214,10 @@ def _decide(service: str, ids: list[str], group: str, state: DeadLetterState, by
         chosen = await letter_decisions.chosen(access, list(dict.fromkeys(ids)))
         if state is DeadLetterState.RELEASED:
             _refuse_garbage(service, chosen)
-        known = await _dead(access, group) if not ids and state is DeadLetterState.DISCARDED else None
+        known = None if ids else await _dead(access, group)
         there = len(ids) if known is None else len(known)
+        if there and state is DeadLetterState.RELEASED and known is not None:
+            confirm(f"Try {there} message(s) again, all at once?", yes)
         if there and state is DeadLetterState.DISCARDED:
             some = f" ({', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''})" if ids else ""
             confirm(f"Give up {there} message(s) for good{some}?", yes)
@@ -229,7 +233,7 @@ def _decide(service: str, ids: list[str], group: str, state: DeadLetterState, by
                     say(f"dead letter {each.id}, key {each.key}: {state.value}")
             decided = len(chosen) - len(passed)
         else:
-            decided = await _decide_all(access, group, state, by, known)
+            decided = await _decide_all(access, group, state, by, known or ())
         if decided and not await letters.anybody_works(access):
             say(f"No worker of {definition.name} lives: it takes effect when one runs (ensue run {service})")
         if passed:
@@ -249,23 +253,20 @@ def _refuse_garbage(service: str, chosen: list[LetterLine]) -> None:
 
 
 async def _dead(access: Opened, group: str) -> Collection[str]:
-    """What there is to be asked about: what dies while somebody thinks is not given up with it."""
+    """What there is to be asked about: what dies while somebody thinks is not decided with it."""
     if not group:
         return await letter_decisions.dead_ids(access)
     return await group_decisions.group_ids(access, group)
 
 
-async def _decide_all(
-    access: Opened, group: str, state: DeadLetterState, by: Deciding, among: Collection[str] | None
-) -> int:
-    """Decide on every letter that is dead, among these ids if there are any given, and return how many that were;
-    others may do the same meanwhile."""
+async def _decide_all(access: Opened, group: str, state: DeadLetterState, by: Deciding, among: Collection[str]) -> int:
+    """Decide on those letters with these ids that are dead, and return how many that were; others may do the same
+    meanwhile."""
     counts: Counter[Outcome] = Counter()
     if group:
         chosen = group_decisions.discard_group(access, group, by, among)
     else:
-        wanted = None if among is None else lambda letter: letter.id in among
-        chosen = letter_decisions.decide_all(access, state, by, wanted=wanted)
+        chosen = letter_decisions.decide_all(access, state, by, wanted=lambda letter: letter.id in among)
     async with aclosing(chosen) as all_of_them:
         async for each in all_of_them:
             counts[each.outcome] += 1

@@ -40,22 +40,22 @@ def list_(
             async for each in found:
                 print(json_line(each))
 
-    async def look() -> tuple[list[Decision], int]:
+    async def look() -> tuple[list[Decision], bool]:
         async with decisions.opened_decisions(definition) as books:
-            return await decisions.last_decisions(books, limit), await decisions.decision_count(books)
+            return await decisions.newest(books, limit)
 
     if jsonl:
         asyncio.run(export())
         return
-    last, there = asyncio.run(look())
+    last, more = asyncio.run(look())
     if json:
-        print_json({"decisions": last, "total": there})
+        print_json({"decisions": last, "total": None if more else len(last)})
     elif not last:
         say("no decisions")
     else:
         print_table("", _COLUMNS, [_row(each) for each in last])
-        if there > len(last):
-            say(f"{there - len(last)} earlier ones: --limit {there}")
+        if more:
+            say(f"more than {limit}: earlier ones with a higher --limit, all of them with --jsonl")
 
 
 def _row(decision: Decision) -> tuple[object, ...]:

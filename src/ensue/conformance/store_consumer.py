@@ -251,7 +251,7 @@ class Consuming(StoreSuite):
 
         with pytest.raises(Undo):
             await books.accept_loss(PARTITION, SOURCE, fails)
-        assert await books.decision_count() == 0
+        assert await books.last_decisions(10) == []
         assert (await books.checkpoint(PARTITION)).gaps
         before_s = await store.now()
         await books.accept_loss(PARTITION, SOURCE, note)
@@ -274,7 +274,7 @@ class Consuming(StoreSuite):
             while await store.now() <= before_s:  # noqa: ASYNC110  # the next one has a later time, by any clock
                 await asyncio.sleep(0)
         assert [each.target for each in [one async for one in books.decisions()]] == ["0", "1", "2", "3", "4"]
-        assert await books.decision_count() == 5
+        assert len(await books.last_decisions(10)) == 5
         third = [each async for each in books.decisions()][2]
         assert [each.target async for each in books.decisions((third.decided_at, third.id))] == ["3", "4"]
         assert [each.target for each in await books.last_decisions(2)] == ["4", "3"]

@@ -191,7 +191,7 @@ class Publishing(StoreSuite):
         old = await self.everything(store)
         source = store.source
         assert source.startswith("orders/")
-        fresh = await store.new_epoch(old[4].position)
+        fresh = await store.new_epoch(old[4].position, store.source)
         assert fresh == store.source != source
         assert await self.books(store).relay_position() == 0, "the new source has sent nothing yet"
         assert texts(await self.everything(store)) == ["5", "6", "7"], "what the old source sent is not sent again"
@@ -209,7 +209,7 @@ class Publishing(StoreSuite):
 
     async def test_a_new_epoch_of_a_store_older_than_its_log_uses_no_position_twice(self, store: Store) -> None:
         await self.publish(store, record("restored"))
-        await store.new_epoch(100)
+        await store.new_epoch(100, store.source)
         assert await self.everything(store) == []
         assert await store.outbox_heads() == {}
         await self.publish(store, record("1"))
@@ -220,11 +220,18 @@ class Publishing(StoreSuite):
     async def test_a_new_epoch_becomes_known_to_other_stores_on_the_database(self, store: Store, other: Store) -> None:
         await self.publish(store, record("1"))
         await self.publish(other, record("2"))
-        source = await other.new_epoch((await self.everything(other))[0].position)
+        old, through = other.source, (await self.everything(other))[0].position
+        source = await other.new_epoch(through, old)
+        with pytest.raises(UsageError, match=f"{old} has ended meanwhile, this store is {source} now"):
+            await store.new_epoch(through, old)  # which does not know it yet
         assert texts(await self.everything(store)) == ["2"]
         assert store.source == source
         await self.publish(store, record("3"))
         check_chain(await self.everything(store))
+        begun = await asyncio.gather(*(each.new_epoch(3, source) for each in (store, other)), return_exceptions=True)
+        assert sorted(type(each).__name__ for each in begun) == ["UsageError", "str"], begun
+        await self.everything(store)
+        assert store.source in begun
 
     async def test_an_empty_store_goes_on_with_another_ones_history(self, store: Store) -> None:
         self.needs("takes_over")
@@ -261,7 +268,7 @@ class Publishing(StoreSuite):
         assert store.source == source
         async with self.another(store) as other:
             assert other.source == source
-        assert await store.new_epoch(0) != source
+        assert await store.new_epoch(0, store.source) != source
 
 
 async def follow(store: Store, total: int) -> Sequence[OutboxRecord]:

@@ -13,7 +13,8 @@ from starlette.routing import Route
 from ensue.app import Service
 from ensue.console.access import NotAllowed, NotAuthenticated
 from ensue.console.cookies import keep_cookie
-from ensue.console.payloads import Payloads
+from ensue.console.patience import ANSWER_S
+from ensue.console.payloads import Modes
 from ensue.console.standalone import SESSION_COOKIE, BehindProxy, OneTimeLink, ProxyHeader, check_loopback
 from ensue.console.visit import root_of
 from ensue.console.web import app, refused
@@ -25,17 +26,18 @@ ENTER = "/enter"
 def standalone(
     services: Sequence[Service],
     way_in: OneTimeLink | ProxyHeader,
-    payloads: Payloads,
+    payloads: Modes,
     targets: Mapping[str, str],
     trace_url: str = "",
     schemas: Path | None = None,
+    answer_s: float = ANSWER_S,
 ) -> Starlette:
     """Return the console with its way in. For a OneTimeLink the link leads to `/enter?token=...`."""
     # On one's own machine, which only its user reaches, it is for development too.
     own = isinstance(way_in, OneTimeLink)
     console = app(
         *services, authorize=way_in, payloads=payloads, targets=targets, publishing=own, trace_url=trace_url,
-        schemas=schemas,
+        schemas=schemas, answer_s=answer_s,
     )  # fmt: skip
     if isinstance(way_in, ProxyHeader):
         console.add_middleware(BehindProxy, trusts=way_in.trusts)

@@ -36,18 +36,27 @@ def checked_answer_s(answer_s: object) -> float:
     raise UsageError(f"answer_s={answer_s!r:.40}, expected seconds, such as {ANSWER_S:g}")
 
 
-async def within(answer_s: float, work: Coroutine[Any, Any, T], *, decides: bool = False, goes_on: bool = False) -> T:
-    """Return what the work returns, or raise what it raises; NoAnswer when it is not over after answer_s.
+async def within(
+    answer_s: float,
+    work: Coroutine[Any, Any, T],
+    *,
+    decides: bool = False,
+    goes_on: bool = False,
+    since: float | None = None,
+) -> T:
+    """Return what the work returns, or raise what it raises; NoAnswer when it is not over after answer_s. since: from
+    which time on that counts, as the event loop's clock has it; None: from now on.
 
     It is a task of its own, which is not waited for any longer then: what has hung may hang again when it is closed.
     decides: it may change something. goes_on: to cancel it would leave a part of it done, and perhaps a commit of which
     nobody knows; so it goes on, for GOES_ON_S at most. Whatever else it is is cancelled.
     """
+    left_s = answer_s if since is None else max(since + answer_s - asyncio.get_running_loop().time(), 0.0)
     task = asyncio.create_task(work)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     try:
-        done, _ = await asyncio.wait({task}, timeout=answer_s)
+        done, _ = await asyncio.wait({task}, timeout=left_s)
     except asyncio.CancelledError:
         task.cancel()
         raise

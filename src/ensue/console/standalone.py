@@ -100,6 +100,10 @@ class ProxyHeader:
         for name in (header, *filter(None, [roles_header])):
             if not _FIELD_NAME.fullmatch(name):
                 raise UsageError(f"{name!r:.80} is no name of a header, expected one such as X-Forwarded-User")
+        if header.lower() == roles_header.lower():
+            raise UsageError(
+                f"--roles-header {header} is the one that says who it is: whoever is named admin would be one"
+            )
         if not trusted:
             raise UsageError(
                 f"--auth proxy-header={header} without --trusted-proxy: anybody could write that header; say from "
@@ -154,8 +158,11 @@ class BehindProxy:
         await self._application(scope, receive, send)
 
 
-def proxy_header(auth: str, trusted: Sequence[str], roles: Collection[Role | str] = (Role.READER,)) -> ProxyHeader:
-    """From the options: `--auth proxy-header=NAME`, and each `--trusted-proxy CIDR`. Raises UsageError."""
+def proxy_header(
+    auth: str, trusted: Sequence[str], roles: Collection[Role | str] = (Role.READER,), roles_header: str = ""
+) -> ProxyHeader:
+    """From the options: `--auth proxy-header=NAME`, each `--trusted-proxy CIDR`, `--roles-header NAME`. Raises
+    UsageError."""
     kind, equals, name = auth.partition("=")
     if kind != "proxy-header" or not equals:
         raise UsageError(f"--auth {auth[:80]!r}, expected proxy-header=NAME, such as proxy-header=X-Forwarded-User")
@@ -167,7 +174,7 @@ def proxy_header(auth: str, trusted: Sequence[str], roles: Collection[Role | str
             raise UsageError(
                 f"--trusted-proxy {each[:80]!r}: {error}; expected addresses such as 10.0.0.5/32 or fd00::/64"
             ) from error
-    return ProxyHeader(name, networks, roles)
+    return ProxyHeader(name, networks, roles, roles_header)
 
 
 def _single(connection: HTTPConnection, header: str) -> str:

@@ -5,6 +5,7 @@ app.mount("/ensue", ensue.console.app(orders, customers, authorize=who))
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -22,9 +23,10 @@ from starlette.staticfiles import StaticFiles
 
 from ensue.app import Service
 from ensue.console import forms
-from ensue.console.access import Authorize, NotAllowed, NotAuthenticated, actor_of, checked_authorize
+from ensue.console.access import Authorize, NotAllowed, NotAuthenticated, actor_of
 from ensue.console.cookies import found_cookie, keep_cookie
 from ensue.console.headers import SecurityHeaders
+from ensue.console.host import HostSilent, Patient
 from ensue.console.patience import ANSWER_S, NoAnswer, checked_answer_s, within
 from ensue.console.payloads import Modes, Payloads, modes_of
 from ensue.console.rendering import Rendering
@@ -41,6 +43,9 @@ from ensue.console.screens import (
     service,
     topology,
     views,
+)
+from ensue.console.screens import (
+    log as log_screen,
 )
 from ensue.console.services import NotFound, Services
 from ensue.console.traces import checked_trace_url
@@ -80,6 +85,7 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/restored", "/losses", losses.restored, None),
     ("/outbox", "/outbox", outbox.search, None),
     ("/refused", "/outbox", outbox.refused, outbox.withdraw),
+    ("/log", "/outbox", log_screen.log, None),
     ("/publish", "/outbox", outbox.publish_form, outbox.publish),
     ("/topology", "/topology", topology.topology, None),
     ("/asyncapi.json", "/topology", topology.asyncapi_document, None),
@@ -103,12 +109,12 @@ def app(
     """Return the console of these services, which need not run, nor live in this process.
 
     authorize: who sends this request? Returns an `Actor`, or None for nobody; see `ensue.console.access`. It is asked
-    for each request, and there is no default. payloads: how much of users' data is shown: one mode for all, or by
-    role, such as {"reader": "masked", "admin": "full"}. trusted_origins: further
+    for each request, a plain function in a thread, and there is no default. payloads: how much of users' data is shown:
+    one mode for all, or by role, such as {"reader": "masked", "admin": "full"}. trusted_origins: further
     origins from which forms may come, as `https://desk.example`. targets: how the command line names each service,
     MODULE:SERVICE by its name, for the commands that the console tells. answer_s: how long a page may take, seconds,
-    where a database hangs; what a form has begun goes on, on a page that shows how far it is. publishing: admins may
-    publish events by hand, to try things in development. trace_url: where traces are shown, as
+    where a database hangs, or `authorize`; what a form has begun goes on, on a page that shows how far it is.
+    publishing: admins may publish events by hand, to try things in development. trace_url: where traces are shown, as
     `https://traces.example/trace/{trace_id}`. schemas: the directory of the committed schemas, with which what services
     write now is compared; it is read once.
     Raises UsageError for what makes no sense.
@@ -116,7 +122,7 @@ def app(
     known = Services(services, targets, checked_answer_s(answer_s))
     origins = checked_origins(trusted_origins)
     console = Console(
-        known, checked_authorize(authorize), modes_of(payloads), origins, answer_s, publishing,
+        known, Patient(authorize, answer_s), modes_of(payloads), origins, answer_s, publishing,
         checked_trace_url(trace_url), None if schemas is None else read_committed(Path(schemas)),
     )  # fmt: skip
 
@@ -151,13 +157,14 @@ def _endpoint(console: Console, here: str, screen: Screen) -> Callable[[Request]
         visit: Visit | None = None
         try:
             check_same_origin(request.method, request.headers, console.trusted_origins)
+            since = asyncio.get_running_loop().time()  # to say who asks is a part of the answer
             actor = await actor_of(console.authorize, request)
             if not actor.roles:
                 raise NotAllowed(f"{actor.name} has no role here: nothing can be seen")
             visit = Visit(console, request, actor, here, cookie)
             # What was sent by a form is brought to its end, whoever waits for it: see `Visit.decided`.
             looks = request.method in SAFE_METHODS
-            answer = await (within(console.answer_s, screen(visit)) if looks else screen(visit))
+            answer = await (within(console.answer_s, screen(visit), since=since) if looks else screen(visit))
         except HTTPException:
             raise  # the host's own answer
         except Exception as error:
@@ -174,7 +181,7 @@ def _error_page(console: Console, request: Request, visit: Visit | None, error: 
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         log.exception("console: %s %s", request.method, request.url.path)
         text = "The console failed at this; its log says more."
-    if isinstance(error, NoAnswer):
+    if isinstance(error, NoAnswer) and not isinstance(error, HostSilent):
         text = f"No answer within {console.answer_s:g} s: the database is slow, or locked; reload the page."
     title = status.phrase
     if visit is not None:

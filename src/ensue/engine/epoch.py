@@ -191,8 +191,9 @@ async def begin_epoch(store: Store, broker: Broker, found: Published, also: Also
 
     Killed in between, the same search finds what is left to do. No worker of the service may run meanwhile.
     also: what is done with the new source, in the transaction after the one that begins it: that is the store's own.
+    Raises UsageError when another process has ended the old epoch first: of two at once one begins, the other is told.
     """
-    await _check_goes_on(store, found)
+    await _check_goes_on(store, found)  # before anything is sent: the store itself looks once more as it writes
     books = Books(store, found.source.rpartition("/")[0])
     for start in range(0, len(found.missing), _CHUNK):
         batches: dict[tuple[str, int], list[OutboxRecord]] = {}
@@ -205,8 +206,7 @@ async def begin_epoch(store: Store, broker: Broker, found: Published, also: Also
                 raise UsageError(f"{found.source}: topic {topic} is not in the log: start the broker that held it")
         going = {where: await to_send(books, records) for where, records in batches.items()}
         await broker.append_many(found.source, going)
-    await _check_goes_on(store, found)  # again: what was missing took its time, and two people may be at it
-    source = await store.new_epoch(found.through)
+    source = await store.new_epoch(found.through, ends=found.source)
     # What the new epoch has is unsent from there on; a crash before this line makes status count what was sent before.
 
     async def note(transaction: StepTransaction) -> None:

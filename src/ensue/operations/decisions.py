@@ -58,5 +58,9 @@ async def last_decisions(books: list[Books], limit: int, before: tuple[float, st
     return found[-limit:]
 
 
-async def decision_count(books: list[Books]) -> int:
-    return sum([await each.decision_count() for each in books])
+async def newest(
+    books: list[Books], limit: int, before: tuple[float, str] | None = None
+) -> tuple[list[Decision], bool]:
+    """As `last_decisions`, and whether there are more before these. How many is not counted: nothing prunes them."""
+    found = await last_decisions(books, limit + 1, before)
+    return found[-limit:], len(found) > limit

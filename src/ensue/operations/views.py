@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -19,7 +19,7 @@ from ensue.engine.view_versions import Versions
 from ensue.errors import UsageError
 from ensue.ports import Broker, Store
 from ensue.view import View
-from ensue.views.ready import Obstacle
+from ensue.views.ready import Kind, Obstacle
 from ensue.views.states import Accepted, State, ViewRow
 
 #: Of a decision's row.
@@ -70,42 +70,40 @@ async def opened_view(view: View, *, make: bool = False) -> AsyncIterator[Opened
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """What a version of a view lacks, and may never get. count: positions. seen: the same for the same."""
+    """What a version of a view lacks, and may never get. positions: how many. seen: a hash of which, which whoever
+    accepts them sends back. obstacles: what each of them is, those that are `incomplete`."""
 
-    version: int
+    positions: int
+    seen: str
     obstacles: list[Obstacle]
 
-    @property
-    def count(self) -> int:
-        return sum(each.through - each.after for each in self.obstacles)
 
-    @property
-    def seen(self) -> str:
-        said = msgspec.json.encode(
-            [[each.topic, each.partition, each.source, each.after, each.through] for each in self.obstacles]
-        )
-        return hashlib.blake2s(said, digest_size=8).hexdigest()
+def _missing_of(found: Iterable[Obstacle]) -> Missing:
+    lacks = [each for each in found if each.kind is Kind.INCOMPLETE]
+    said = msgspec.json.encode([[each.topic, each.partition, each.source, each.after, each.through] for each in lacks])
+    seen = hashlib.blake2s(said, digest_size=8).hexdigest()
+    return Missing(sum(each.through - each.after for each in lacks), seen, lacks)
 
 
 async def missing(access: OpenedView, version: int) -> Missing:
-    return Missing(version, await access.versions.missing(version, access.broker))
+    return _missing_of(await access.versions.missing(version, access.broker))
 
 
-async def accept_missing(access: OpenedView, version: int, count: int, by: Deciding, seen: str = "") -> list[Accepted]:
-    """Have a version go on without what it lacks; is kept and shown for ever after. count: positions, as somebody has
-    confirmed them; seen: and which, as `Missing.seen` had it; empty: they do not say. Raises UsageError when something
-    else is missing now."""
+async def accept_missing(access: OpenedView, version: int, positions: int, by: Deciding, seen: str) -> list[Accepted]:
+    """Have a version go on without what it lacks; is kept and shown for ever after. positions: how many, as somebody
+    has confirmed them; seen: and which, as `Missing.seen` had it. Raises UsageError when something else is missing now.
+    """
     found = await missing(access, version)
     name = access.versions.name
-    if found.count != count:
+    if found.positions != positions:
         raise UsageError(
-            f"view {name}: {found.count} positions are missing in version {version} now, and {count} were confirmed: "
-            "nothing is accepted; look at it again"
+            f"view {name}: {found.positions} positions are missing in version {version} now, and {positions} were "
+            "confirmed: nothing is accepted; look at it again"
         )
-    if seen and seen != found.seen:
+    if seen != found.seen:
         raise UsageError(
-            f"view {name}: {count} positions are missing in version {version}, but others than when it was looked at: "
-            "nothing is accepted; look at it again"
+            f"view {name}: {positions} positions are missing in version {version}, but others than when it was looked "
+            "at: nothing is accepted; look at it again"
         )
     versions = access.deciding(by, ACCEPT_MISSING)
     return await versions.accept_missing(version, by.actor, access.broker, found.obstacles)
@@ -113,8 +111,8 @@ async def accept_missing(access: OpenedView, version: int, count: int, by: Decid
 
 class VersionStatus(msgspec.Struct, kw_only=True):
     """One version. role: active, previous, building, or building, paused. done, total: events. workers: that feed it.
-    obstacles: what keeps it from becoming the active one. seeded_from: the version whose rows it began with; 0: none.
-    """
+    obstacles: what keeps it from becoming the active one. missing: what it may never get, the active one too.
+    seeded_from: the version whose rows it began with; 0: none."""
 
     version: int
     role: str
@@ -122,6 +120,7 @@ class VersionStatus(msgspec.Struct, kw_only=True):
     total: int
     workers: list[str]
     obstacles: list[Obstacle]
+    missing: Missing
     seeded_from: int
 
 
@@ -147,10 +146,11 @@ async def _version(access: OpenedView, row: ViewRow, number: int) -> VersionStat
     versions = access.versions
     paused = ", paused" if row.state is State.PAUSED else ""
     role = "active" if number == row.active else "previous" if number == row.previous else f"building{paused}"
-    obstacles = await versions.obstacles(number, access.broker) if number != row.active else []
+    found = await versions.obstacles(number, access.broker)
+    obstacles = [] if number == row.active else found
     progress = await versions.progress(number, access.broker)
     workers, seeded_from = await versions.workers(number), await versions.seeded_from(number)
     return VersionStatus(
         version=number, role=role, done=progress.done, total=progress.total, workers=workers, obstacles=obstacles,
-        seeded_from=seeded_from,
+        missing=_missing_of(found), seeded_from=seeded_from,
     )  # fmt: skip

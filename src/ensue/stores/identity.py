@@ -23,6 +23,23 @@ class Identity(NamedTuple):
         return f"{self.service}/{self.epoch}"
 
 
+def epoch_of(source: str) -> str:
+    return source.rpartition("/")[2]
+
+
+def check_ends(service: str, epoch: str, ends: str) -> None:
+    """For a store that begins an epoch, inside what keeps others from it. epoch: that it has. ends: that is to end.
+
+    Raises UsageError when these are two: somebody else has begun one meanwhile.
+    """
+    if epoch != ends:
+        raise UsageError(
+            f"{service}/{ends} has ended meanwhile, this store is {service}/{epoch} now: nothing is done; look again",
+            expected=f"{service}/{ends}",
+            found=f"{service}/{epoch}",
+        )
+
+
 def new_epoch_name() -> str:
     """Eight random hexadecimal digits: a copy of a database that begins anew must not share its original's name."""
     return secrets.token_hex(4)

@@ -116,10 +116,12 @@ def test_what_is_discarded_is_recorded_and_holds_nothing_back(ensue: Callable[..
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_nothing_is_discarded_without_a_yes(ensue: Callable[..., Ended]) -> None:
-    ended = ensue("dead-letters", "discard", LEDGER, "--all")  # nobody is there to answer
-    assert ended.code == 1
-    assert "Give up 1 message(s) for good" in ended.out
+def test_nothing_is_decided_on_all_of_them_without_a_yes(ensue: Callable[..., Ended]) -> None:
+    for command, question in (("discard", "Give up 1 message(s) for good"), ("retry", "Try 1 message(s) again")):
+        for answer in ("", "n\n"):  # nobody is there to answer
+            ended = ensue("dead-letters", command, LEDGER, "--all", answer=answer)
+            assert ended.code == 1
+            assert question in ended.out
     assert ensue("dead-letters", "list", LEDGER, "--state", "dead", "--json").json["total"] == 1
 
 
@@ -155,7 +157,7 @@ def test_garbage_cannot_be_retried_but_discarded(ensue: Callable[..., Ended]) ->
     assert f"ensue dead-letters discard {LEDGER} {letter['id']}" in ended.err
     assert (
         "1 left as they are: no messages, they can only be discarded"
-        in ensue("dead-letters", "retry", LEDGER, "--all").out
+        in ensue("dead-letters", "retry", LEDGER, "--all", "--yes").out
     )
     assert ensue("dead-letters", "list", LEDGER, "--json").json["letters"][0]["state"] == "dead"
     text = ensue("dead-letters", "show", LEDGER, letter["id"]).out
@@ -235,6 +237,9 @@ async def test_what_dies_while_somebody_is_asked_is_not_given_up_with_the_rest(
     assert (ended.code, asked) == (0, ["Give up 2 message(s) for good?"])
     assert len(await _letters(DeadLetterState.DISCARDED)) == 2
     assert len(await _letters(DeadLetterState.DEAD)) == 3
+    ended = await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, "--all")
+    assert (ended.code, asked[1:]) == (0, ["Try 3 message(s) again, all at once?"])
+    assert (len(await _letters(DeadLetterState.RELEASED)), len(await _letters(DeadLetterState.DEAD))) == (3, 3)
 
 
 async def test_of_several_ids_one_that_is_decided_already_keeps_no_other_back(ensue: Callable[..., Ended]) -> None:
@@ -268,7 +273,7 @@ async def test_what_somebody_else_decides_meanwhile_is_passed_over(
         return await decide(books, letter_id, state, *also)
 
     monkeypatch.setattr(Books, "decide", twice)
-    ended = await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, "--all")
+    ended = await asyncio.to_thread(ensue, "dead-letters", "retry", LEDGER, "--all", "--yes")
     assert ended.code == 0
     assert "2 passed over: somebody else has decided them meanwhile; 1 released here" in ended.out
 
@@ -351,7 +356,7 @@ def test_who_decided_on_a_letter_and_why_is_kept_with_what_it_was(ensue: Callabl
     assert (third["action"], third["before"]) == ("dead-letters purge", {"ids": [letter["id"]]})
     lines = ensue("decisions", "list", LEDGER, "--jsonl").out.splitlines()
     assert [json.loads(each)["id"] for each in lines] == [first["id"], second["id"], third["id"]]
-    assert "2 earlier ones: --limit 3" in ensue("decisions", "list", LEDGER, "--limit", 1).out
+    assert "more than 1: earlier ones with a higher --limit" in ensue("decisions", "list", LEDGER, "--limit", 1).out
     assert "nobody decides" in ensue("dead-letters", "retry", LEDGER, letter["id"], "--by", " ").err
 
 
@@ -368,7 +373,7 @@ def test_what_cannot_be_written_down_is_not_done(ensue: Callable[..., Ended], mo
         raise UsageError("no room for it")
 
     monkeypatch.setattr(Books, "record", fails)
-    for command in (("retry", "--all"), ("discard", "--all", "--yes")):
+    for command in (("retry", "--all", "--yes"), ("discard", "--all", "--yes")):
         assert "no room for it" in ensue("dead-letters", command[0], LEDGER, *command[1:]).err
     assert len(asyncio.run(_letters(DeadLetterState.DEAD))) == 1
     assert asyncio.run(_letters(DeadLetterState.RELEASED, DeadLetterState.DISCARDED)) == []

@@ -160,7 +160,7 @@ def test_services_move_with_all_that_is_open_and_every_effect_is_there_once(
     asyncio.run(pay(*range(15, 18)))
     asyncio.run(work(desk, book, ears, paid=13, noted=13, letters=5))
     refused.clear()
-    assert ensue("dead-letters", "retry", BOOK, "--all").code == 0
+    assert ensue("dead-letters", "retry", BOOK, "--all", "--yes").code == 0
     asyncio.run(work(desk, book, ears, paid=18, noted=18))
     assert asyncio.run(lines()) == [(number, CUSTOMERS[number % 3]) for number in range(18)]
     for customer in CUSTOMERS:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from starlette.applications import Starlette
 
 import ensue.console
 from ensue import Event, Retry, Saga, Service, View
@@ -72,7 +73,7 @@ def desk_api(**options: Any) -> FastAPI:
 
 @asynccontextmanager
 async def client(
-    app: FastAPI | None = None, user: str = "ann", roles: str = "admin"
+    app: Starlette | None = None, user: str = "ann", roles: str = "admin"
 ) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app or desk_api())
     headers = {"x-user": user, "x-roles": roles}

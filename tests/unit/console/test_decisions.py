@@ -7,6 +7,7 @@ import base64
 import json
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.views.test_incomplete import NEW, OLD, incomplete, write
 from ensue.console import Action, Actor, Payloads, api
 from ensue.errors import IdempotencyConflict, IdempotencyMismatch, StoreUnavailable
 from ensue.message import HeldPartition
+from ensue.operations import epoch as operations
 from ensue.operations.decisions import decisions, opened_decisions
 from ensue.operations.opening import Opened, opened
 from ensue.operations.outbox import outbox
@@ -153,6 +155,19 @@ async def epoch(asking: Ask) -> None:
     assert (found["source"], found["published_through"]) == (agrees["source"], 5)
     other = await ask(asking, path, 409, source=found["source"], published_through=4)
     assert "through 4, when it was looked at: nothing is done" in other["detail"]
+    async with AsyncExitStack() as stack:
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        compared = operations.compared
+
+        async def and_a_worker_begins(access: Opened) -> operations.Compared:
+            """To compare a long log takes its time: somebody starts the service meanwhile."""
+            found = await compared(access)
+            await stack.enter_async_context(shop.running())
+            return found
+
+        patched.setattr(operations, "compared", and_a_worker_begins)
+        late = await ask(asking, path, 409, **seen)
+        assert "lives, and none may while an epoch begins: stop it" in late["detail"]
     begun = await ask(asking, path, key="1", **seen)
     assert (begun["ended"], begun["source"] != begun["ended"]) == (found["source"], True)
     assert await ask(asking, path, key="1", **seen) == begun
@@ -298,9 +313,18 @@ async def test_what_a_view_misses_is_accepted_with_who_and_why(tmp_path: Path) -
         async with opened_view(view) as access:
             await until(lambda: incomplete(access.versions, 1, runtime.context.broker), "what is missing")
         path = "/services/ledger@1/view"
-        refused = await ask(asking, f"{path}/accept-missing", 409, positions=9)
-        assert "2 positions are missing in version 1 now, and 9 were confirmed" in refused["detail"]
-        row = await ask(asking, f"{path}/accept-missing", positions=2)
+        [version] = (await asking.get(path)).json()["versions"]
+        assert (version["role"], version["obstacles"]) == ("active", [])
+        lacks = version["missing"]
+        assert (lacks["positions"], [each["through"] for each in lacks["obstacles"]]) == (2, [2])
+        await ask(asking, f"{path}/accept-missing", 422, positions=2)
+        for positions, seen, said in (
+            (9, lacks["seen"], "2 positions are missing in version 1 now, and 9 were confirmed"),
+            (2, "0123456789abcdef", "2 positions are missing in version 1, but others than when it was looked at"),
+        ):
+            refused = await ask(asking, f"{path}/accept-missing", 409, positions=positions, seen=seen)
+            assert said in refused["detail"]
+        row = await ask(asking, f"{path}/accept-missing", positions=2, seen=lacks["seen"])
         assert [(each["by"], each["through"]) for each in row["accepted"]] == [("boss", 2)]
     last = (await rows(view))[-1]
     assert (last.action, last.actor, last.origin) == ("views accept-missing", "boss", "api")

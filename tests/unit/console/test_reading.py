@@ -20,6 +20,7 @@ import ensue.console
 from ensue import Service
 from ensue.console import Payloads
 from ensue.message import DeadLetter, DeadLetterState, Envelope, Partition
+from ensue.operations.flow.gather import gather
 
 BOOKS, SHOP = "/services/desk_books", "/services/desk_shop"
 #: What a stranger may send as anything.
@@ -101,11 +102,15 @@ async def test_decisions_are_paged_and_the_last_ones_are_found() -> None:
         whole = await all_pages(asking, f"{BOOKS}/decisions", "decisions", 2)
         assert [each["reason"] for each in whole] == ["pause", "resume", "pause", "resume", "pause"]
         last = await get(asking, f"{BOOKS}/decisions", last=True, limit=2)
-        assert (last["decisions"], last["total"]) == (whole[-2:], 5)
+        assert (last["decisions"], last["total"]) == (whole[-2:], None)
         earlier = await get(asking, f"{BOOKS}/decisions", before=last["previous"], limit=2)
         assert earlier["decisions"] == whole[1:3]
         first = await get(asking, f"{BOOKS}/decisions", before=earlier["previous"], limit=2)
         assert (first["decisions"], first["previous"]) == (whole[:1], None)
+        for query in ({"last": True}, {}):
+            exact = await get(asking, f"{BOOKS}/decisions", limit=5, **query)
+            assert (exact["decisions"], exact["total"]) == (whole, 5)
+            assert (exact["previous"], exact["next"]) == (None, None)
         refused = await get(asking, f"{BOOKS}/decisions", 422, after=last["previous"], last=True)
         assert "neither last nor before" in refused["detail"]
 
@@ -286,7 +291,7 @@ async def test_a_flow_is_followed_across_services() -> None:
 @pytest.mark.parametrize("host", [FastAPI(), Starlette(routes=[Mount("/deep", app=Starlette())])])
 async def test_it_works_under_a_prefix_of_another_application(host: Starlette) -> None:
     host.mount("/ops/ensue", desk_api())
-    async with client(host) as asking:  # type: ignore[arg-type]
+    async with client(host) as asking:
         assert (await get(asking, f"/ops/ensue{BOOKS}/letters"))["total"] == 5
         answer = await asking.post(f"/ops/ensue{BOOKS}/partitions/desk/0/pause", json={"reason": "x"})
         assert answer.status_code == 200
@@ -354,6 +359,10 @@ async def test_a_flow_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
             few = await get(asking, f"/flows/{flow}")
         assert len(few["events"]) < len(whole["events"])
         assert "and 2 are shown" in few["not_looked_at"][-1]
+        assert (await gather([shop, books], flow, 10_000)).cut == set()
+        with monkeypatch.context() as patch:
+            patch.setattr("ensue.console.services.FLOW_EVENTS_MAX", 8)
+            some = await get(asking, f"/flows/{flow}")
         with monkeypatch.context() as patch:
             patch.setattr("ensue.console.services.FLOW_RECORDS_MAX", 3)
             cut = await get(asking, f"/flows/{flow}")
@@ -361,4 +370,11 @@ async def test_a_flow_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         assert any("dead letters of desk_books behind the first" in each for each in cut["not_looked_at"])
         said = [reaction["state"] for event in cut["events"] for reaction in event["reactions"]]
         assert "done" not in said
+        # Of either cut nobody says that something is not in the log, which is there behind the cut.
+        last = await get(asking, f"/flows/{flow}", records=2)
+        assert "topic desk: 3 older records in 1 partitions" in last["not_looked_at"]
+        for each in (some, last):
+            sent = [event["reason"] for event in each["events"] if event["place"] == "sent"]
+            assert sent
+            assert set(sent) == {"not all of desk/0 was looked at"}
         await get(asking, f"/flows/{flow}", 422, records=1_000_000)

@@ -31,7 +31,7 @@ async def test_the_relays_position_never_moves_backwards_and_is_its_sources_own(
         await books.save_relay_position(store.source, position)
         assert await books.relay_position() == expected
     late = store.source
-    await store.new_epoch(9)
+    await store.new_epoch(9, store.source)
     await books.save_relay_position(late, 12)  # of a relay that does not know yet
     assert await books.relay_position() == 0
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conformance_mutants.stores import WrappedStore
+from tests.views.ledger import database_of
 
+from ensue.adapters import make_store
 from ensue.brokers.memory import MemoryBroker
 from ensue.codec import encode_envelope
 from ensue.engine.epoch import Comparison, Published, begin_epoch, find_published
 from ensue.engine.lookup import records_between
 from ensue.errors import UsageError
 from ensue.message import TICK, Envelope, Message, OutboxRecord
+from ensue.ports import StepTransaction, Store
 from ensue.stores.sqlite import SqliteStore
 
+#: How long one waits for the other.
+LIMIT_S = 20.0
 SOURCE = "till/a"
 
 
@@ -199,6 +206,51 @@ async def test_a_search_that_was_overtaken_by_another_new_epoch_is_refused(tmp_p
         await begin_epoch(store, broker, found)
         with pytest.raises(UsageError, match="has ended meanwhile"):
             await begin_epoch(store, broker, found)
+
+
+class AtABarrier(WrappedStore):
+    """Of one of several who begin a new epoch: each has looked whether the old one goes on before any begins."""
+
+    barrier: asyncio.Barrier
+
+    async def new_epoch(self, published_through: int, ends: str) -> str:
+        async with asyncio.timeout(LIMIT_S):
+            await self.barrier.wait()
+        return await self.healthy.new_epoch(published_through, ends)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_of_two_people_who_begin_an_epoch_at_once_one_does_and_the_other_is_told(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url, _ = database_of(request, kind, tmp_path)
+    stores = [make_store(url, "till") for _ in range(2)]
+    async with AsyncExitStack() as stack:
+        for store in stores:
+            await store.open()
+            stack.push_async_callback(store.close)
+        broker = MemoryBroker()
+        await broker.open()
+        stack.push_async_callback(broker.close)
+        old, barrier, noted = stores[0].source, asyncio.Barrier(2), list[str]()
+
+        async def note(transaction: StepTransaction, source: str) -> None:
+            noted.append(source)
+
+        async def begin(store: Store) -> str:
+            found = await find_published(store, broker)
+            racing = AtABarrier(store)
+            racing.barrier = barrier
+            return await begin_epoch(cast(Store, racing), broker, found, note)
+
+        done = await asyncio.gather(*map(begin, stores), return_exceptions=True)
+        [source] = [each for each in done if isinstance(each, str)]
+        [refused] = [each for each in done if isinstance(each, UsageError)]
+        assert f"{old} has ended meanwhile, this store is {source} now" in str(refused)
+        assert noted == [source]
+        for store in stores:
+            await store.outbox_after(0, 1)
+            assert store.source == source
 
 
 async def test_a_new_epoch_sends_its_first_records_with_a_chain_of_their_own(tmp_path: Path) -> None:

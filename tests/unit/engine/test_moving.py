@@ -71,7 +71,7 @@ async def live(store: Store) -> None:
     """A first epoch, records of both that retention took, some that are not sent, and all that is kept beside them."""
     books = Books(store, SERVICE)
     await publish(store, "1", "2", "3")
-    await store.new_epoch((await everything(store))[-1].position)
+    await store.new_epoch((await everything(store))[-1].position, store.source)
     await publish(store, *map(str, range(4, 130)))
     sent = (await everything(store))[-4].position
     await books.save_relay_position(store.source, sent)
@@ -140,7 +140,7 @@ async def test_a_store_whose_new_epoch_has_nothing_yet_goes_on_behind_the_last_o
     old, new = (make_store(url("sqlite", name), SERVICE) for name in ("old", "new"))
     async with opened(old, new):
         await publish(old, "1", "2")
-        await Books(old, SERVICE).save_relay_position(await old.new_epoch(2), 2)
+        await Books(old, SERVICE).save_relay_position(await old.new_epoch(2, old.source), 2)
         assert (await move(old, new, SERVICE)).records == 0
         await publish(new, "3")
         [found] = await everything(new)

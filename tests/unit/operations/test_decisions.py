@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
+from ensue import Service
 from ensue.adapters import make_store
+from ensue.console.changes import standing
 from ensue.deciding import ACTOR_CHARS_MAX, REASON_CHARS_MAX, Deciding, Face
 from ensue.engine.books import Books
 from ensue.errors import UsageError
-from ensue.operations.decisions import decision_count, decisions, last_decisions
+from ensue.operations.decisions import decisions, last_decisions, newest
+from ensue.operations.opening import Opened
+from ensue.ports import Table
 from ensue.stores.memory import MemoryStore
+from ensue.tables import DECISIONS
 
 
 def test_what_somebody_says_is_one_line() -> None:
@@ -48,7 +53,7 @@ async def test_decisions_of_two_places_come_in_the_order_in_which_they_were_take
         found = [each async for each in decisions(books)]
         assert [each.decided_at for each in found] == sorted(each.decided_at for each in found)
         assert {each.target for each in found} == {"0", "1", "2", "3", "4", "5"}
-        assert await decision_count(books) == 6
+        assert [await newest(books, limit) for limit in (5, 6)] == [(found[1:], True), (found, False)]
         assert await last_decisions(books, 2) == found[-2:]
         assert await last_decisions(books, 9) == found
         assert await last_decisions(books, 2, (found[3].decided_at, found[3].id)) == found[1:3]
@@ -78,7 +83,22 @@ async def test_the_last_decisions_are_read_without_the_others(monkeypatch: pytes
 
         monkeypatch.setattr(reader, "find", counted)
         monkeypatch.setattr(store, "rows", lambda: reader)
-        assert len(await last_decisions([books], 200)) == 200
-        assert read == 200
+        last, more = await newest([books], 200)
+        assert (len(last), more, read) == (200, True, 201)
+        # Nor does an open page of the console, which looks each second whether there are new ones.
+        count = reader.count
+
+        async def checked(table: Table, *asked: Any) -> int:
+            assert table is not DECISIONS
+            return await count(table, *asked)
+
+        monkeypatch.setattr(reader, "count", checked)
+        service = Service("desk")
+        access, read = Opened(service, service.settings(), store, None), 0
+        before = await standing(access)
+        assert read < 10
+        async with store.transaction() as transaction:
+            await books.record(transaction, by, "test", "one more")
+        assert await standing(access) != before
     finally:
         await store.close()

@@ -29,6 +29,7 @@ REJECTED_BY: dict[type[broken.WrappedStore], str] = {
     broken.NeverWakes: "test_a_commit_ends_the_wait_for_it",
     broken.MissesWhatCameBeforeTheWait: "test_a_commit_between_looking_and_waiting_is_not_missed",
     broken.SendsHistoryAgain: "test_a_new_epoch_sends_the_unsent_records_as_a_chain_of_its_own",
+    broken.EndsWhateverEpochThereIs: "test_a_new_epoch_becomes_known_to_other_stores_on_the_database",
     broken.ForgetsWhatItFollowsOn: "test_an_empty_store_goes_on_with_another_ones_history",
     broken.IgnoresTheRevision: "test_of_two_workers_with_one_partition_exactly_one_commits",
     broken.MakesATableAnew: "test_an_own_table_that_is_made_later_keeps_its_rows_whoever_makes_it_again",

@@ -389,7 +389,7 @@ async def test_a_relay_sends_though_steps_publish_faster_than_it_collects(
             assert sorted(int(text) for text in texts(seen)) == list(range(1, relay.published + 1))
             assert [each.position for each in seen] == list(range(1, len(seen) + 1))
             check_chain(seen)
-            assert await relay.new_epoch(seen[-1].position) != publisher.source
+            assert await relay.new_epoch(seen[-1].position, relay.source) != publisher.source
     finally:
         await publisher.close()
         await relay.close()

@@ -175,9 +175,9 @@ async def test_a_server_that_became_a_replica_or_is_full_is_waited_for(start: St
         ):
             tell(server, *set_up)
             with pytest.raises(StoreUnavailable, match="cannot serve now"):
-                await store.new_epoch(0)
+                await store.new_epoch(0, store.source)
             tell(server, *undo)
-            await store.new_epoch(0)
+            await store.new_epoch(0, store.source)
     finally:
         await store.close()
 
@@ -189,6 +189,6 @@ async def test_a_right_that_is_missing_is_the_operators(start: Start) -> None:
     await store.open()
     try:
         with pytest.raises(UsageError, match="check the user's rights"):
-            await store.new_epoch(0)
+            await store.new_epoch(0, store.source)
     finally:
         await store.close()

@@ -43,7 +43,7 @@ def flow(
         raise UsageError("--mermaid and --json: the flow is written in one way, so give one of them")
     found = asyncio.run(gather(load_services(services), correlation_id, records))
     sagas = in_time(found.sagas)
-    events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas})
+    events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas}, found.cut)
     if not events:
         raise UsageError(_unknown(correlation_id, found), correlation_id=correlation_id)
     if json:

@@ -302,10 +302,11 @@ class DecisionShown(msgspec.Struct):
 
 class DecisionPage(msgspec.Struct):
     """next: as `after`, for those that follow. previous: of a page that was read from the end, as `before`, for those
-    before it. null: there are none, or it was read the other way."""
+    before it. null: there are none, or it was read the other way. total: of all; null: more than these, which are not
+    counted, since nothing prunes them."""
 
     decisions: list[DecisionShown]
-    total: int
+    total: int | None
     next: str | None
     payloads: Payloads
     previous: str | None

@@ -9,7 +9,8 @@ from fastapi.exceptions import RequestValidationError
 
 from ensue.addresses import masked
 from ensue.app import Service
-from ensue.console.access import Action, Authorize, NotAllowed, NotAuthenticated, actor_of, checked_authorize, require
+from ensue.console.access import Action, Authorize, NotAllowed, NotAuthenticated, actor_of, require
+from ensue.console.host import Patient
 from ensue.console.patience import ANSWER_S, NoAnswer, checked_answer_s
 from ensue.console.payloads import Modes, Payloads, modes_of
 from ensue.console.rest import schema
@@ -50,10 +51,11 @@ def api(
     services' databases, and on the log, whether they run or not. /openapi.json describes it.
 
     authorize: who sends a request: takes it, returns an `ensue.console.access.Actor`, or None for nobody; it may be
-    async. It is asked for each request, also for one to /openapi.json, and again while a retry goes on. payloads: how
-    much of users' data is shown: one mode for all, or by role, such as {"reader": "masked", "admin": "full"}. origins:
-    other sites whose pages may decide something, such as https://desk.example. answer_s: how long an answer may take,
-    seconds, where a database hangs; a decision that has begun goes on, and the 504 says so.
+    async, else it is called in a thread. It is asked for each request, also for one to /openapi.json, and again while a
+    retry goes on. payloads: how much of users' data is shown: one mode for all, or by role, such as
+    {"reader": "masked", "admin": "full"}. origins: other sites whose pages may decide something, such as
+    https://desk.example. answer_s: how long an answer may take, seconds, where a database hangs, or `authorize`; a
+    decision that has begun goes on, and the 504 says so.
 
     Raises UsageError for no service, for two of one name, and for what is not one of these.
     """
@@ -66,7 +68,7 @@ def api(
         openapi_url=None,
     )
     app.state.desk = desk = Desk(
-        Services(services, answer_s=checked_answer_s(answer_s)), checked_authorize(authorize), modes_of(payloads),
+        Services(services, answer_s=checked_answer_s(answer_s)), Patient(authorize, answer_s), modes_of(payloads),
         checked_origins(origins), answer_s,
     )  # fmt: skip
     list(schema.routes())

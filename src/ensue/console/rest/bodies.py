@@ -131,6 +131,9 @@ class ResumeBuild(Why):
 
 class AcceptMissing(Why):
     positions: int = Field(ge=1, description="How many positions are missing, as it was seen: another count is refused")
+    seen: str = Field(
+        pattern=r"^[0-9a-f]{16}$", description="`missing.seen` of the version: others of the same count are refused"
+    )
 
 
 class RollBack(Why):

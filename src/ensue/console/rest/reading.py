@@ -115,7 +115,7 @@ async def show_flow(
     services = who.desk.services
     found = await gather(services.all, correlation_id, records, services.flow_bounds)
     sagas = in_time(found.sagas)
-    events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas})
+    events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas}, found.cut)
     if not events and not found.unanswered:
         other = f": it is the id of a message, whose flow is {found.flow_of}" if found.flow_of else ""
         raise NotFound(f"no event of flow {correlation_id[:80]!r} is known{other}; the retention may have taken it")
@@ -138,20 +138,19 @@ async def list_decisions(
         raise invalid("after goes with neither last nor before: a page begins at one place")
     begin, end = (None if each is None else read_cursor(each) for each in (after, before))
     async with who.desk.services.opened_decisions(service) as books:
-        total = await operations.decision_count(books)
-        if last or end is not None:
-            found = await operations.last_decisions(books, limit, end)
+        from_end = last or end is not None
+        if from_end:
+            found, more = await operations.newest(books, limit, end)
         else:
-            found = []
+            found, more = [], False
             async with aclosing(operations.decisions(books, begin)) as all_of_them:
                 async for each in all_of_them:
-                    found.append(each)
-                    if len(found) == limit:
+                    if more := len(found) == limit:
                         break
-    full = len(found) == limit
-    from_end = last or end is not None
-    following = cursor_of(found[-1].decided_at, found[-1].id) if full and not from_end else None
-    previous = cursor_of(found[0].decided_at, found[0].id) if full and from_end else None
+                    found.append(each)
+    following = cursor_of(found[-1].decided_at, found[-1].id) if more and not from_end else None
+    previous = cursor_of(found[0].decided_at, found[0].id) if more and from_end else None
+    total = None if more or begin or end else len(found)
     return answered(DecisionPage([_shown(each, who) for each in found], total, following, who.payloads, previous))
 
 

@@ -5,6 +5,7 @@ All of it is done before FastAPI reads a body or a parameter: whoever may not as
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -61,12 +62,15 @@ class ActionRoute(APIRoute):
         async def handle_for_actor(request: Request) -> Response:
             desk = desk_of(request)
             check_same_origin(request.method, request.headers, desk.origins)
+            since = asyncio.get_running_loop().time()  # to say who asks is a part of the answer
             actor = await actor_of(desk.authorize, request)
             require(actor, self.action)
             request.scope[_DESK] = Asking(desk, actor, self.action, request)
             # A stream of lines ends with its reader, before the next letters are released.
             goes_on = self.action.decides and self.response_class is not StreamingResponse
-            return await within(desk.answer_s, handle(request), decides=self.action.decides, goes_on=goes_on)
+            return await within(
+                desk.answer_s, handle(request), decides=self.action.decides, goes_on=goes_on, since=since
+            )
 
         return handle_for_actor
 

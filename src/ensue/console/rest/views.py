@@ -69,10 +69,10 @@ async def swap_version(service: Named, body: Why, who: Who) -> Response:
 @router.post(_VIEW + "/accept-missing", **asks(Action.VIEW_ACCEPT_MISSING))
 async def accept_missing(service: Named, body: AcceptMissing, who: Who) -> Response:
     """Have the code's version go on without what log and outbox have lost; is kept and shown for ever after.
-    `positions` has to be how many that are: `through - after` of its obstacles that are `incomplete`, together."""
+    `positions` has to be how many that are, and `seen` which: `missing` of the version, as the view was shown."""
 
     async def accept(access: OpenedView, view: View, by: Deciding) -> ViewRow:
-        await operations.accept_missing(access, view.version, body.positions, by)
+        await operations.accept_missing(access, view.version, body.positions, by, body.seen)
         return await access.versions.book.row()
 
     return await _decided(who, service, body, accept)

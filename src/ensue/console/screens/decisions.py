@@ -15,7 +15,7 @@ from ensue.console.apart import apart
 from ensue.console.payloads import shown_change
 from ensue.console.visit import Visit, read
 from ensue.deciding import Decision
-from ensue.operations.decisions import decision_count, decisions, last_decisions
+from ensue.operations.decisions import decisions, newest
 
 #: On one page, of all services together.
 _SHOWN = 200
@@ -32,14 +32,14 @@ async def all_decisions(visit: Visit) -> Response:
         changes=names,
         names=names,
         troubles=[each for each in found if each.error],
-        total=sum(total for _, (_, total) in known),
+        cut=len(rows) > _SHOWN or any(more for _, (_, more) in known),
         decisions=[(name, each, *_states(visit, each)) for name, each in rows[:_SHOWN]],
     )
 
 
-async def _last(visit: Visit, name: str) -> tuple[list[Decision], int]:
+async def _last(visit: Visit, name: str) -> tuple[list[Decision], bool]:
     async with visit.services.opened_decisions(name) as books:
-        return await last_decisions(books, _SHOWN), await decision_count(books)
+        return await newest(books, _SHOWN)
 
 
 def _states(visit: Visit, decision: Decision) -> tuple[Any, Any]:
@@ -53,7 +53,7 @@ async def as_lines(visit: Visit) -> Response:
     """All decisions on a service as JSON, a line each; before and after as far as payloads are shown."""
     service = visit.services.service(visit.asked("service"))
     async with visit.services.opened_decisions(service.name) as books:
-        await decision_count(books)  # what is wrong is said before the answer begins
+        await newest(books, 1)  # what is wrong is said before the answer begins
 
     async def lines() -> AsyncGenerator[bytes, None]:
         async with visit.services.opened_decisions(service.name) as books, aclosing(decisions(books)) as found:

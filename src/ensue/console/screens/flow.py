@@ -59,7 +59,7 @@ async def _found(visit: Visit, flow_id: str) -> Found:
 def _told(visit: Visit, found: Found) -> tuple[list[Published], list[SagaSeen]]:
     """As far as the visitor may read it."""
     sagas = in_time(found.sagas)
-    events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas})
+    events = sequence_of(found.sightings, found.subscribers, {each.saga for each in sagas}, found.cut)
     return shown_flow(events, sagas, visit.payloads)
 
 

@@ -94,7 +94,7 @@ def _possible(row: ViewRow, version: int, lacks: Missing) -> Mapping[str, bool]:
         "pause": _allows(states.pause(""), row),
         "resume": _allows(states.resume(""), row),
         "swap": _allows(states.swap(version, ""), row),
-        "accept-missing": bool(lacks.count),
+        "accept-missing": bool(lacks.positions),
         "rollback": _allows(states.rollback(""), row),
         "drop": bool(row.previous or row.building),
     }

@@ -54,9 +54,6 @@ class Decisions(Base):
         found = self._all(DECISIONS, _BY_TIME, limit=limit, after=before or (), backward=True)
         return [_decision(row) async for row in found]
 
-    async def decision_count(self) -> int:
-        return await self._store.rows().count(DECISIONS, _BY_TIME, ())
-
 
 def _decision(row: Row) -> Decision:
     name, decided_at, actor, origin, action, target, reason, before, after = row

@@ -39,8 +39,9 @@ _WITH_HEADERS = tuple(state for state in DeadLetterState if state is not DeadLet
 @dataclasses.dataclass
 class Found:
     """sightings, sagas, subscribers: of the flow. looked_at: in words. unseen: what was not looked at, being too much.
-    unanswered: what could not be looked at, and why. flow_of: the flow of the message that has for its id what
-    was given as a flow's; empty: there is none.
+    unanswered: what could not be looked at, and why. cut: topic and partition of events that may be in the log all the
+    same where they were not found, since not all of it was looked at. flow_of: the flow of the message that has for
+    its id what was given as a flow's; empty: there is none.
     """
 
     sightings: list[Sighting] = dataclasses.field(default_factory=list)
@@ -49,6 +50,7 @@ class Found:
     looked_at: list[str] = dataclasses.field(default_factory=list)
     unseen: list[str] = dataclasses.field(default_factory=list)
     unanswered: dict[str, str] = dataclasses.field(default_factory=dict)
+    cut: set[tuple[str, int]] = dataclasses.field(default_factory=set)
     flow_of: str = ""
 
 
@@ -124,6 +126,9 @@ class _Search:
         self._records_max = records_max
         self._bounds = bounds
         self._looked = self._kept = 0
+        #: By topic and partition, whether all that the log has of it was looked at, and kept.
+        self._whole: dict[tuple[str, int], bool] = {}
+        self._absent: set[str] = set()  # topics that are in no log
 
     async def share_out(self, accesses: Sequence[Opened], topics: Mapping[str, set[str]]) -> None:
         """Where there are bounds, give each place its share of the records that may be looked at in all: its last ones
@@ -140,6 +145,13 @@ class _Search:
 
     def end(self) -> None:
         self.found.unanswered = self.ask.unanswered
+        messages = [each.message for each in self.found.sightings]
+        messages += [each.message for subscriber in self.found.subscribers for each in subscriber.letters]
+        self.found.cut = {
+            (each.topic, each.partition)
+            for each in messages
+            if not self._whole.get((each.topic, each.partition), each.topic in self._absent)
+        }
         bounds = self._bounds
         if bounds is not None and self._looked > bounds.records:
             self.found.unseen.append(
@@ -157,18 +169,19 @@ class _Search:
         self._kept += 1
         return self._bounds is None or self._kept <= self._bounds.events
 
-    def _take(self, sender: str, message: Message, place: Place, due_at: float = 0.0, reason: str = "") -> None:
-        """Keep it if it is of the flow, without its data."""
+    def _take(self, sender: str, message: Message, place: Place, due_at: float = 0.0, reason: str = "") -> bool:
+        """Keep it if it is of the flow, without its data. Returns False for one that is, and is too many."""
         if message.type == WITHDRAWN:
-            return  # its outbox tells of the event
+            return True  # its outbox tells of the event
         if message.correlation_id != self._wanted:
             if message.id == self._wanted:
                 self.found.flow_of = message.correlation_id
-            return
+            return True
         if not self._may_keep():
-            return
+            return False
         message = msgspec.structs.replace(message, data=b"")
         self.found.sightings.append(Sighting(sender, message, place, due_at, reason))
+        return True
 
     async def database(self, access: Opened) -> set[str]:
         """Look into a service's database; return topics in which the service has published or read something."""
@@ -283,6 +296,8 @@ class _Search:
             self.ask.unanswered[f"log {place}"] = masked(reasons[0])
             return
         there = await self.ask(f"log {place}", brokers[0].topics(), _NONE)
+        if there is not _NONE:
+            self._absent |= topics - there.keys()
         for topic in sorted(topics & there.keys()):
             older = await asyncio.gather(
                 *(
@@ -296,14 +311,18 @@ class _Search:
 
     async def _partition(self, broker: Broker, topic: str, number: int) -> int:
         """Look at the last records of one partition; return about how many there are before them."""
+        self._whole[topic, number] = False  # should it end in the middle
         first, last = await broker.bounds(topic, number)
         begin = max(first - 1, last - self._records_max)
+        whole = begin == first - 1
         async with aclosing(each_between(broker, topic, number, begin, last)) as records:
             async for record in records:
                 if not self._may_look():
+                    whole = False
                     break
                 if isinstance(record, Message):
-                    self._take(sender_of(record), record, Place.LOG)
+                    whole = self._take(sender_of(record), record, Place.LOG) and whole
+        self._whole[topic, number] = whole
         return begin - (first - 1)
 
 

@@ -69,7 +69,8 @@ class Reaction(msgspec.Struct, frozen=True):
 class Published(msgspec.Struct, frozen=True):
     """One event of the flow. number: from 1. time: as it says itself; at: the same in seconds since the epoch, after_s:
     since the first event's; None: it says none. offset, source, position: 0 and empty where they are not known.
-    because_of: number of the event that it followed from. due_at: of a timer. reason: why it is held."""
+    because_of: number of the event that it followed from. due_at: of a timer. reason: why it is held; of one that is
+    `sent`, why it may be in the log all the same; empty: it was not found there."""
 
     number: int
     sender: str
@@ -113,9 +114,13 @@ _Sightings = Mapping[_Identity, Sequence[Sighting]]
 
 
 def sequence_of(
-    sightings: Sequence[Sighting], subscribers: Sequence[Subscriber], sagas: Container[str] = ()
+    sightings: Sequence[Sighting],
+    subscribers: Sequence[Subscriber],
+    sagas: Container[str] = (),
+    cut: Container[tuple[str, int]] = (),
 ) -> list[Published]:
-    """Return the events of one flow, of which these are all facts. sagas: keys of those that took part."""
+    """Return the events of one flow, of which these are all facts. sagas: keys of those that took part. cut: topics and
+    partitions of which not all was looked at."""
     found: dict[_Identity, list[Sighting]] = {}
     for sighting in [*sightings, *_of_letters(subscribers)]:
         found.setdefault(_identity(sighting), []).append(sighting)
@@ -134,7 +139,11 @@ def sequence_of(
         cause = causes.get(each)
         kind = Cause.EVENT if cause is not None else _without_cause(each, ids, sagas)
         because_of = None if cause is None else numbers[cause]
-        events.append(_published(each, found[each], numbers[each], kind, because_of, begun, reactions))
+        event = _published(each, found[each], numbers[each], kind, because_of, begun, reactions)
+        if event.place is Place.SENT and (each.topic, each.partition) in cut:
+            reason = f"not all of {each.topic}/{each.partition} was looked at"
+            event = msgspec.structs.replace(event, reason=reason)
+        events.append(event)
     return events
 
 

@@ -66,7 +66,7 @@ def shown_place(event: Published) -> str:
         case Place.HELD:
             return f"in the outbox of {event.sender}, held there by {event.reason}"
         case Place.SENT:
-            return f"sent to {where}, where it was not found"
+            return f"sent to {where}; {event.reason}" if event.reason else f"sent to {where}, where it was not found"
         case Place.WITHDRAWN:
             return f"withdrawn by {event.sender}: nobody gets it"
         case Place.LOG:

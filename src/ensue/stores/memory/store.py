@@ -12,7 +12,7 @@ from ensue.message import OutboxRecord
 from ensue.ports import Capabilities
 from ensue.stores import rules
 from ensue.stores.collected import CollectingStore
-from ensue.stores.identity import new_epoch_name
+from ensue.stores.identity import check_ends, epoch_of, new_epoch_name
 from ensue.stores.memory.data import Data
 from ensue.stores.memory.row_reader import MemoryRows
 from ensue.stores.memory.transaction import MemoryTransaction
@@ -61,8 +61,9 @@ class MemoryStore(CollectingStore):
         self._opened()
         return self._now()
 
-    async def new_epoch(self, published_through: int) -> str:
+    async def new_epoch(self, published_through: int, ends: str) -> str:
         async with self.transaction():
+            check_ends(self.service, self._epoch, epoch_of(ends))
             data = self._data
             del data.outbox[: max(published_through - data.first + 1, 0)]  # what was sent is of no further use here
             data.first = max(data.first, published_through + 1)

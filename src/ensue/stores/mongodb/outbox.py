@@ -212,9 +212,11 @@ class Outbox:
             done = await self._records.delete_many({"_id": {"$in": [each["_id"] for each in found]}})
         return int(done.deleted_count)
 
-    async def new_epoch(self, published_through: int) -> str:
+    async def new_epoch(self, published_through: int, check: Callable[[str], None]) -> str:
+        """Return the name of the new one. check: raises UsageError unless the epoch that there is may end."""
         while True:
             state = await self.collect()
+            check(state["epoch"])
             left = await self._find(state, {"_id": {"$gt": published_through, "$lte": state["last"]}}, 2**31 - 1)
             heads: dict[Place, int] = {}
             starts = []

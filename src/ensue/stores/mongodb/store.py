@@ -11,6 +11,7 @@ from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
 from ensue.stores.collected import ServedStore
+from ensue.stores.identity import check_ends, epoch_of
 from ensue.stores.mongodb.documents import check_names, sorted_field
 from ensue.stores.mongodb.outbox import Outbox
 from ensue.stores.mongodb.own import OwnRows, insert_missing
@@ -92,9 +93,11 @@ class MongoDbStore(ServedStore[Server]):
     async def now(self) -> float:
         return await self._opened().time()
 
-    async def new_epoch(self, published_through: int) -> str:
+    async def new_epoch(self, published_through: int, ends: str) -> str:
         self._opened()
-        self._epoch = await self._outbox.new_epoch(published_through)
+        self._epoch = await self._outbox.new_epoch(
+            published_through, lambda epoch: check_ends(self.service, epoch, epoch_of(ends))
+        )
         self.notify()
         return self.source
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from ensue.errors import StoreUnavailable
 from ensue.message import OutboxRecord
+from ensue.stores.identity import check_ends
 from ensue.stores.postgres.stamps import STAMPED_MAX, Now, Reader, Window
 from ensue.stores.postgres.unsent import unsent
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import OutboxContext
 
 HEADS = "SELECT topic, partition_no, position FROM ensue_outbox_head WHERE position > ?"
-LOCK = "SELECT last_position FROM ensue_counter FOR UPDATE"
+LOCK = "SELECT last_position, epoch FROM ensue_counter FOR UPDATE"
 _EPOCH = "UPDATE ensue_counter SET epoch = ?, published_from = ?, last_position = ?"
 
 
@@ -100,8 +101,9 @@ class ByStamp:
     async def prune(self, before_s: float, through: int, limit: int) -> int:
         return await self._context.relay_pool.run(lambda link: self._reader.prune(link, before_s, through, limit))
 
-    async def _write_epoch(self, link: Link, epoch: str, published_through: int) -> None:
+    async def _write_epoch(self, link: Link, epoch: str, published_through: int, ends: str) -> None:
         """Start a new source after `published_through`: its first record of each partition follows on nothing (which
         reading sees to: a `previous` of an epoch that has ended counts as none)."""
-        [(last,)] = await link.fetch(LOCK)
+        [(last, found)] = await link.fetch(LOCK)
+        check_ends(self._context.service, found, ends)
         await link.execute(self._text(_EPOCH), epoch, published_through, max(int(last), published_through))

@@ -253,10 +253,10 @@ class PolledOutbox(ByStamp):
 
     # --- epochs and operators
 
-    async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
+    async def begin_epoch(self, link: Link, epoch: str, published_through: int, ends: str) -> None:
         """What is committed is stamped first, so that `published_through` means the same as it did to who asked."""
         await self._stamp_all(link)
-        await self._write_epoch(link, epoch, published_through)
+        await self._write_epoch(link, epoch, published_through, ends)
 
     async def warnings(self, link: Link) -> Sequence[str]:
         return await left_slot.warnings(link)

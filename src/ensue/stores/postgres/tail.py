@@ -128,10 +128,10 @@ class TailedOutbox(ByStamp):
 
     # --- epochs and operators
 
-    async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
+    async def begin_epoch(self, link: Link, epoch: str, published_through: int, ends: str) -> None:
         if self._opened:
             await self._complete()  # `published_through` means the same as it did to who asked
-        await self._write_epoch(link, epoch, published_through)
+        await self._write_epoch(link, epoch, published_through, ends)
 
     async def warnings(self, link: Link) -> Sequence[str]:
         lines = await warnings(link, KEPT_BYTES)

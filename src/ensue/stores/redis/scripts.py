@@ -55,3 +55,12 @@ BEGIN_UPKEEP = """
 if redis.call('HSETNX', KEYS[1], 'epoch', ARGV[1]) == 1 then redis.call('HSET', KEYS[1], 'version', ARGV[2]) end
 return redis.call('TIME')
 """
+
+#: Another epoch, where the one that is to end is still there. KEYS: meta. ARGV: the one that ends, the fresh one.
+#: Returns the epoch that there is then. Done once more it changes nothing.
+BEGIN_EPOCH = """
+local found = redis.call('HGET', KEYS[1], 'epoch')
+if found ~= ARGV[1] then return found end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2])
+return ARGV[2]
+"""

@@ -34,6 +34,8 @@ ANSWER_S = 10.0
 #: What a server that is up, but cannot serve now, begins its answer with; and the same where redis-py knows the word,
 #: and has cut it off.
 _NOT_NOW = ("BUSY", "MISCONF", "NOREPLICAS")
+#: What older servers say, without NOPERM, when a script does what its user may not.
+_NOT_IN_SCRIPT = "user executing the script can't run this command"
 _UNABLE = (ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 
 
@@ -118,7 +120,7 @@ class Server:
             word = str(error).partition(" ")[0]
             if isinstance(error, _UNABLE) or word in _NOT_NOW:
                 raise StoreUnavailable(f"{self.place} cannot serve now: {error}") from error
-            if isinstance(error, NoPermissionError):
+            if isinstance(error, NoPermissionError) or _NOT_IN_SCRIPT in str(error):
                 raise UsageError(f"{self.place}: {error}: check the user's rights") from error
             raise
         except (RedisError, OSError) as error:

@@ -15,7 +15,7 @@ from ensue.errors import StoreOutdated, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
 from ensue.stores.collected import ServedStore
-from ensue.stores.identity import new_epoch_name
+from ensue.stores.identity import check_ends, epoch_of, new_epoch_name
 from ensue.stores.redis import scripts
 from ensue.stores.redis.keys import Keys
 from ensue.stores.redis.row_reader import RedisRows
@@ -71,9 +71,12 @@ class RedisStore(ServedStore[Server]):
             raise
         self._server, self._epoch = server, epoch.decode()
 
-    async def new_epoch(self, published_through: int) -> str:
-        self._epoch = new_epoch_name()
-        await self._opened().command("HSET", self._keys.meta, "epoch", self._epoch)
+    async def new_epoch(self, published_through: int, ends: str) -> str:
+        arguments = [epoch_of(ends), fresh := new_epoch_name()]
+        found = await self._opened().script(scripts.BEGIN_EPOCH, [self._keys.meta], arguments)
+        if found != fresh.encode():
+            check_ends(self.service, (found or b"").decode(), epoch_of(ends))
+        self._epoch = fresh
         return self.source
 
     async def known(self, table: Table) -> None:

@@ -99,8 +99,9 @@ class Outbox(Protocol):
 
     async def prune(self, before_s: float, through: int, limit: int) -> int: ...
 
-    async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
-        """Write the new epoch, in the caller's transaction: see `Store.new_epoch`."""
+    async def begin_epoch(self, link: Link, epoch: str, published_through: int, ends: str) -> None:
+        """Write the new epoch, in the caller's transaction: see `Store.new_epoch`. ends: the old epoch, which is
+        compared under the lock with which the new one is written (`check_ends`)."""
 
     async def unsent(self, link: Link, mode: str) -> int:
         """How many committed records the relay's stored position does not cover. 0: the mode may be switched.

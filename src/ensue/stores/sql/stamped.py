@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ensue.message import OutboxRecord
-from ensue.stores.identity import Identity
+from ensue.stores.identity import Identity, check_ends
 from ensue.stores.sql.dialect import OUTBOX
 from ensue.stores.sql.link import Link
 from ensue.stores.sql.outbox import OutboxContext
@@ -181,12 +181,13 @@ class StampedOutbox:
             lambda link: prune(link, "ensue_outbox", "position", "written_at", before_s, limit, through)
         )
 
-    async def begin_epoch(self, link: Link, epoch: str, published_through: int) -> None:
+    async def begin_epoch(self, link: Link, epoch: str, published_through: int, ends: str) -> None:
         """Start a new source after `published_through`: its first record of each partition follows on nothing.
 
         What is committed is stamped first, so that `published_through` means the same as it did to who asked.
         """
-        [(last, _, _)] = await link.fetch(LOCK)
+        [(last, found, _)] = await link.fetch(LOCK)
+        check_ends(self._context.service, found, ends)
         last = await self._stamp_all(link, int(last))
         await link.execute(self._text(_EPOCH), epoch, published_through, max(last, published_through))
         await link.execute(self._text(_EPOCH_CHAIN), published_through)

@@ -11,7 +11,7 @@ from ensue.errors import UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
 from ensue.stores import rules, tables
-from ensue.stores.identity import new_epoch_name
+from ensue.stores.identity import epoch_of, new_epoch_name
 from ensue.stores.sql import readers, schema, switching
 from ensue.stores.sql.connections import Connections
 from ensue.stores.sql.database import Database
@@ -170,11 +170,11 @@ class SqlStore:
         """See the port. Another process may begin a new epoch: known here after the next `outbox_after`."""
         return self._current.identity.source
 
-    async def new_epoch(self, published_through: int) -> str:
+    async def new_epoch(self, published_through: int, ends: str) -> str:
         opened = self._open()
 
         async def begin(link: Link) -> None:
-            await opened.outbox.begin_epoch(link, new_epoch_name(), published_through)
+            await opened.outbox.begin_epoch(link, new_epoch_name(), published_through, epoch_of(ends))
             await self._current.refresh(link)
 
         await opened.relay_pool.run(begin)

@@ -30,6 +30,6 @@ async def switch(link: Link, dialect: Dialect, stored: str, outbox: Outbox) -> N
         )
     if await link.execute(dialect.text(SET_MODE), outbox.mode, stored) != 1:
         return  # another process was quicker
-    [(last,)] = await link.fetch("SELECT last_position FROM ensue_counter")
+    [(last, epoch)] = await link.fetch("SELECT last_position, epoch FROM ensue_counter")
     await outbox.prepare(link)
-    await outbox.begin_epoch(link, new_epoch_name(), int(last))
+    await outbox.begin_epoch(link, new_epoch_name(), int(last), epoch)

@@ -15,7 +15,7 @@ from ensue.embedded.wakeup import Wakeup
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
 from ensue.stores import rules, tables
-from ensue.stores.identity import Identity, new_epoch_name
+from ensue.stores.identity import Identity, check_ends, epoch_of, new_epoch_name
 from ensue.stores.sqlite import outbox, schema
 from ensue.stores.sqlite.file import StoreFile
 from ensue.stores.sqlite.readers import Readers, Snapshots
@@ -146,8 +146,9 @@ class SqliteStore:
         """See the port. Another process may begin a new epoch: known here after the next `outbox_after`."""
         return self._identity.source
 
-    async def new_epoch(self, published_through: int) -> str:
+    async def new_epoch(self, published_through: int, ends: str) -> str:
         def begin(connection: sqlite3.Connection) -> Identity:
+            check_ends(self.service, schema.identity(connection).epoch, epoch_of(ends))
             outbox.begin_epoch(connection, new_epoch_name(), published_through)
             opened.writer.tail.forget()
             return schema.identity(connection)

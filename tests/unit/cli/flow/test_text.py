@@ -53,6 +53,15 @@ def test_the_text_has_events_times_causes_steps_and_what_is_left() -> None:
     ]
 
 
+def test_what_was_sent_is_said_to_be_missing_only_where_all_of_the_log_was_looked_at() -> None:
+    sent = [seen("a", Place.SENT, time=at(1), offset=0)]
+    assert as_text("flow", sequence_of(sent, []))[2] == "     id a, sent to orders/0, where it was not found"
+    cut = sequence_of(sent, [], cut={("orders", 0)})
+    assert as_text("flow", cut)[2] == "     id a, sent to orders/0; not all of orders/0 was looked at"
+    assert "not all of orders/0 was looked at" in "\n".join(as_mermaid(cut))
+    assert sequence_of([*sent, FLOW[0]], [], cut={("orders", 0)})[0].reason == ""
+
+
 def test_the_diagram_has_an_arrow_for_each_event_and_service() -> None:
     assert as_mermaid(sequence_of(FLOW, READERS)) == [
         "sequenceDiagram",
