@@ -16,7 +16,7 @@ from ensue.errors import UsageError
 from ensue.integrations.answer_start import with_plain_headers
 from ensue.integrations.handlers import answer_to
 from ensue.integrations.kept_answers import again, keep
-from ensue.integrations.request_origin import CHANGING
+from ensue.integrations.request_identity import CHANGING
 from ensue.integrations.tokens import TOKENS
 from ensue.origin import AlreadyAnswered, Origin, current_origin
 from ensue.step import Step
