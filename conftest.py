@@ -38,7 +38,10 @@ pytest_plugins = ["tests.sampling"]
 #: Files that pages are written into.
 FILES = ("shop.py", "mail.py", "journal_store.py")
 #: Of a page's Django project, which commands run: written, and not run here.
-PROJECT = ("manage.py", "settings.py", *(f"orders/{each}.py" for each in ("events", "models", "handlers", "tests")))
+PROJECT = (
+    "manage.py", "settings.py", "urls.py",
+    *(f"orders/{each}.py" for each in ("events", "models", "views", "handlers", "tests")),
+)  # fmt: skip
 
 _PRINTED = "__printed__"
 _ASIDE = "__aside__"

@@ -12,8 +12,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 from servers import NatsServer
 
-from ensue.codec import NATS, decode_envelope, to_attributes
-from ensue.message import Message
+from ensue.brokers.nats.headers import encoder, parse_headers
 
 server = NatsServer
 
@@ -90,8 +89,4 @@ class Raw:
 
 def headers_of(record: Any) -> dict[str, str]:
     """What our adapter sends, made before the clock starts."""
-    message = Message(
-        record.topic, record.partition, 0, record.key, "orders/0123abcd", record.position, record.previous,
-        decode_envelope(record.envelope), b"",
-    )  # fmt: skip
-    return to_attributes(message, NATS)
+    return parse_headers(encoder("orders/0123abcd", record.partition)(record))

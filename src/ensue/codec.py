@@ -1,8 +1,8 @@
 """Bytes and back: the envelope as JSON (outbox, embedded log) and as CloudEvents 1.0 attributes in binary mode.
 
 In binary mode each attribute is a header and the data is the body, untouched. Brokers that speak to other programs
-(Kafka, NATS) write what `to_attributes` says and read by `from_attributes`, with their binding; the embedded log keeps
-the encoded envelope.
+(Kafka, NATS) write those headers in a way of their own and read by `from_attributes`, with their binding; the embedded
+log keeps the encoded envelope.
 Source: CloudEvents 1.0.2 and its Kafka and NATS protocol bindings; extensions `partitionkey`,
 `traceparent` are CloudEvents' own, `ensue*` are ours.
 """
@@ -236,18 +236,6 @@ def sent_bytes(envelope: bytes, key: str, data: bytes) -> int:
     twice; and what the relay adds goes with them.
     """
     return len(quote(envelope, safe=_SAFE)) + 2 * len(quote(key, safe=_SAFE)) + len(data) + SENT_BYTES
-
-
-def to_attributes(message: Message, binding: Binding = HTTP) -> dict[str, str]:
-    """Return the CloudEvents headers of a message. The content type goes as `content-type`, as the bindings ask."""
-    attributes = message.headers
-    content_type = attributes.pop("datacontenttype")
-    headers = {
-        binding.prefix + name: quote(value, safe=_SAFE) if binding.percent else value
-        for name, value in attributes.items()
-    }
-    headers["content-type"] = content_type
-    return headers
 
 
 def from_attributes(

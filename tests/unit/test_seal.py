@@ -19,7 +19,7 @@ from ensue.brokers.postgres import records as postgres
 from ensue.brokers.rabbitmq import frames
 from ensue.brokers.rabbitmq import wire as rabbitmq
 from ensue.brokers.redis import wire as redis
-from ensue.codec import encode_envelope, from_attributes, to_attributes
+from ensue.codec import encode_envelope, from_attributes
 from ensue.engine.sealing import checked
 from ensue.message import TICK, Envelope, Flaw, Garbage, Message, OutboxRecord
 from ensue.seal import damage, sealed, signed_bytes
@@ -227,7 +227,11 @@ def test_what_is_sealed_is_whole_whatever_it_holds(envelope: Envelope, key: str,
         message = msgspec.structs.replace(message, envelope=msgspec.structs.replace(message.envelope, extensions=other))
     assert damage(message) == ""
     assert bool(trust.refusal(message, signed_bytes)) is not signs
-    again = from_attributes(to_attributes(message), data, topic=TOPIC, partition=3, offset=7)
+    sent = OutboxRecord(
+        TOPIC, 3, message.key, encode_envelope(message.envelope), data, message.position, message.previous
+    )
+    headers = nats.parse_headers(nats.encoder(SOURCE, 3)(sent))
+    again = from_attributes(headers, data, topic=TOPIC, partition=3, offset=7)
     assert damage(again) == ""
 
 

@@ -50,6 +50,11 @@ class Metric(NamedTuple):
 
 #: As OpenTelemetry's conventions for messaging advise.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+#: So many types of errors have a series of their own in one process, the first that came. Others count as `_OTHER`,
+#: as OpenTelemetry calls it: classes that are made at run time would make a series each, for as long as it lives.
+ERROR_TYPES_MAX = 50
+OTHER = "_OTHER"
+_TYPE_CHARS_MAX = 100
 #: What waits for a broker that is down, or for an operator, takes longer.
 LONG_SECONDS = (*SECONDS, 30.0, 60.0, 300.0, 1800.0, 3600.0)
 
@@ -129,6 +134,7 @@ class Measured:
         self.system = system
         self.histograms: dict[Metric, dict[tuple[str, ...], Histogram]] = {}
         self.counts: dict[Metric, dict[tuple[str, ...], float]] = {}
+        self._error_types: set[str] = set()
 
     def of(self, metric: Metric, *labels: str) -> Histogram:
         by_labels = self.histograms.setdefault(metric, {})
@@ -142,10 +148,10 @@ class Measured:
         by_labels[labels] = by_labels.get(labels, 0) + 1
 
     def sent(self, seconds: float, error: BaseException | None) -> None:
-        self.of(SEND_DURATION, self.system, "send", _type_of(error)).observe(seconds)
+        self.of(SEND_DURATION, self.system, "send", self._type_of(error)).observe(seconds)
 
     def processed(self, topic: str, seconds: float, error: BaseException | None = None) -> None:
-        self.of(PROCESS_DURATION, self.system, "process", topic, _type_of(error)).observe(seconds)
+        self.of(PROCESS_DURATION, self.system, "process", topic, self._type_of(error)).observe(seconds)
 
     def delivered(self, topic: str, messages: Iterable[Message], now: float) -> None:
         """These messages of a topic have just taken effect. now: seconds since the epoch."""
@@ -156,9 +162,16 @@ class Measured:
     def stepped(self, seconds: float) -> None:
         self.of(STEP_DURATION).observe(seconds)
 
-    def rolled_back(self, why: str) -> None:
-        self.count(STEP_ROLLBACKS, why)
+    def rolled_back(self, error: BaseException | None) -> None:
+        """None: nothing was raised, the answer was one of 5xx."""
+        self.count(STEP_ROLLBACKS, "Refused" if error is None else self._type_of(error))
 
-
-def _type_of(error: BaseException | None) -> str:
-    return "" if error is None else type(error).__qualname__
+    def _type_of(self, error: BaseException | None) -> str:
+        if error is None:
+            return ""
+        found = type(error).__qualname__[:_TYPE_CHARS_MAX]
+        if found not in self._error_types:
+            if len(self._error_types) == ERROR_TYPES_MAX:
+                return OTHER
+            self._error_types.add(found)
+        return found

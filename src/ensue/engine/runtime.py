@@ -405,7 +405,7 @@ class Runtime:
                     self.context.timer_set.set()
             except _Undone:  # the request gets its answer all the same
                 if origin.refused:
-                    self.context.measured.rolled_back("Refused")
+                    self.context.measured.rolled_back(None)
                 return
 
     @contextmanager
@@ -417,7 +417,7 @@ class Runtime:
             yield
         except BaseException as error:
             if not isinstance(error, AlreadyAnswered):
-                measured.rolled_back(type(error).__qualname__)
+                measured.rolled_back(error)
             raise
         finally:
             measured.stepped(clock.monotonic() - began)

@@ -29,6 +29,7 @@ from ensue.errors import (
 )
 from ensue.integrations import problems
 from ensue.integrations.paths import allowed_methods
+from ensue.integrations.problem_documents import KEY_ANSWERED_MEANWHILE, KEY_USED_BEFORE
 from ensue.integrations.problems import Problem
 from ensue.texts import logger
 
@@ -55,14 +56,11 @@ def _http_exception(request: Request, error: Exception) -> Response:
 
 
 def _idempotency_mismatch(request: Request, error: Exception) -> Response:
-    detail = "This Idempotency-Key came before with another request; a new request needs a new key"
-    return problems.response(request, 422, "Idempotency-Key used before", detail, type=problems.IDEMPOTENCY_MISMATCH)
+    return problems.told(request, KEY_USED_BEFORE)
 
 
 def _idempotency_conflict(request: Request, error: Exception) -> Response:
-    detail = "A request with this Idempotency-Key was answered meanwhile; send this one again to get that answer"
-    headers = {"Retry-After": "1"}
-    return problems.response(request, 409, detail=detail, type=problems.IDEMPOTENCY_CONFLICT, headers=headers)
+    return problems.told(request, KEY_ANSWERED_MEANWHILE)
 
 
 def _version_mismatch(request: Request, error: Exception) -> Response:

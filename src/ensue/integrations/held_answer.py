@@ -16,7 +16,7 @@ from ensue.errors import UsageError
 from ensue.integrations.answer_start import with_plain_headers
 from ensue.integrations.handlers import answer_to
 from ensue.integrations.kept_answers import again, keep
-from ensue.integrations.request_origin import CHANGING
+from ensue.integrations.request_identity import CHANGING
 from ensue.integrations.tokens import TOKENS
 from ensue.origin import AlreadyAnswered, Origin, current_origin
 from ensue.step import Step
@@ -235,7 +235,7 @@ def step_in(scope: Mapping[str, object]) -> Step:
     """
     opened = scope.get(_STEP)
     if not isinstance(opened, _Opened):
-        where = f"{scope.get('method', scope['type'])} {scope['path']}"
+        where = f"{scope.get('method', scope['type'])} {scope.get('path', '')}".rstrip()  # a lifespan has neither
         raise UsageError(
             f"{where} is in no step: in_step(service), of ensue.integrations.asgi, is a middleware around the route or "
             f"the app, for {', '.join(sorted(CHANGING))}; other requests take service.query() or .rows()"

@@ -6,22 +6,21 @@ sent (which may be huge, or no JSON at all, like NaN).
 
 from __future__ import annotations
 
-import http
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ensue.integrations import request_headers
+from ensue.integrations import problem_documents, request_headers
+from ensue.integrations.problem_documents import BLANK as BLANK  # others take what there is of problems from here
+from ensue.integrations.problem_documents import KEY_ANSWERED_MEANWHILE, KEY_USED_BEFORE, TEXT_MAX, Told
+from ensue.integrations.problem_documents import MEDIA_TYPE as MEDIA_TYPE
+from ensue.integrations.problem_documents import phrase as phrase
+from ensue.integrations.problem_documents import printable as printable
 
-MEDIA_TYPE = "application/problem+json"
-
-#: Types of the problems that the integration itself reports; "about:blank" says no more than the status does.
-BLANK = "about:blank"
+#: Types of the problems that the integration itself reports.
 AGGREGATE_EXISTS = "urn:ensue:problem:aggregate-exists"
 VALIDATION = "urn:ensue:problem:validation"
 MALFORMED_BODY = "urn:ensue:problem:malformed-body"
@@ -29,8 +28,8 @@ MALFORMED_HEADER = request_headers.MALFORMED_HEADER
 BODY_TOO_LARGE = "urn:ensue:problem:body-too-large"
 EVENT_REFUSED = "urn:ensue:problem:event-refused"
 EVENT_TOO_LARGE = "urn:ensue:problem:event-too-large"
-IDEMPOTENCY_CONFLICT = "urn:ensue:problem:idempotency-conflict"
-IDEMPOTENCY_MISMATCH = "urn:ensue:problem:idempotency-mismatch"
+IDEMPOTENCY_CONFLICT = KEY_ANSWERED_MEANWHILE.type
+IDEMPOTENCY_MISMATCH = KEY_USED_BEFORE.type
 PRECONDITION_FAILED = "urn:ensue:problem:precondition-failed"
 REPLY_TIMEOUT = "urn:ensue:problem:reply-timeout"
 VIEW_NOT_READY = "urn:ensue:problem:view-not-ready"
@@ -43,10 +42,7 @@ TRY_AGAIN = "urn:ensue:problem:try-again"
 #: Where a request's scope holds its correlation id, so that an error's answer names it too.
 CORRELATION_ID = "ensue.correlation_id"
 
-_TEXT_MAX = 300
 _ERRORS_MAX = 20
-_INSTANCE_MAX = 500
-_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class Problem(HTTPException):
@@ -73,14 +69,6 @@ class Problem(HTTPException):
         self.extra = extra
 
 
-def phrase(status: int) -> str:
-    """Return the standard's words for a status, e.g. "Not Found"."""
-    try:
-        return http.HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
-
-
 def response(
     request: Request,
     status: int,
@@ -89,27 +77,21 @@ def response(
     *,
     type: str = BLANK,
     headers: Mapping[str, str] | None = None,
-    detail_chars_max: int = _TEXT_MAX,
+    detail_chars_max: int = TEXT_MAX,
     **extra: Any,
 ) -> Response:
     """Return the problem document as a response. `instance` is the path that was asked for."""
-    document = {
-        "type": type,
-        "title": title or phrase(status),
-        "status": status,
-        "detail": printable(detail, detail_chars_max),
-        "instance": quote(request.scope["path"], safe="/:@!$&'()*+,;=-._~")[:_INSTANCE_MAX],
-        **extra,
-    }
-    answer = Response(_encode(document), status, headers, MEDIA_TYPE)
+    document = problem_documents.document(
+        request.scope["path"], status, title, detail, type=type, chars_max=detail_chars_max, **extra
+    )
+    answer = Response(document, status, headers, MEDIA_TYPE)
     if CORRELATION_ID in request.scope:
         answer.headers["X-Correlation-Id"] = request.scope[CORRELATION_ID]
     return answer
 
 
-def printable(text: str, length_max: int = _TEXT_MAX) -> str:
-    """Return `text` cut to a length and free of lone surrogates, which no UTF-8 can carry."""
-    return text[:length_max].encode("utf-8", "replace").decode()
+def told(request: Request, problem: Told) -> Response:
+    return response(request, problem.status, problem.title, problem.detail, type=problem.type, headers=problem.headers)
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, str]]:

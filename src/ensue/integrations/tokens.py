@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from ensue.app import Service
 from ensue.errors import StoreUnavailable, UsageError
+from ensue.integrations.given_again import PLACES
 from ensue.message import Timer
 from ensue.origin import Origin
 from ensue.step import Step
@@ -25,8 +26,6 @@ log = logger("ensue.http")
 HEADER = "Ensue-Token"
 #: Where `install` puts an app's `Tokens`, in the request's scope.
 TOKENS = "ensue.tokens"
-#: Where a kept answer says which places its step has published to: (service, topic, partition). Clients never see it.
-PLACES = "ensue-places"
 #: How long a request waits unless `install` says.
 WAIT_S = 5.0
 _Places = list[tuple[str, str, int]]

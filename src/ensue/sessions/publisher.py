@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from sqlalchemy.exc import IntegrityError
 
 from ensue.adapters import make_session_outbox
 from ensue.addresses import scheme_of
@@ -15,17 +16,18 @@ from ensue.codec import decode_envelope, encode_envelope
 from ensue.config import Settings, read_from
 from ensue.definition import ServiceDefinition
 from ensue.engine.books import HALLMARK, NUMBERS, numbers_of
+from ensue.engine.books.answer_rows import answer_id, answer_of, answered_meanwhile, row_of_answer
 from ensue.engine.clock import SystemClock, UniqueIds, rfc3339
 from ensue.engine.hallmark import Hallmark, halves_without, key_of
 from ensue.engine.schema import SCHEMA
 from ensue.engine.timers import row_of
 from ensue.event import EventType
-from ensue.message import OutboxRecord, Timer
+from ensue.message import OutboxRecord, StoredResponse, Timer
 from ensue.origin import Origin, current_origin
 from ensue.outgoing import Outgoing
 from ensue.ports import Clock, OutboxOwner, SessionOutbox
 from ensue.step import Step
-from ensue.tables import LEASES, RELAY, TIMERS
+from ensue.tables import ANSWERS, LEASES, RELAY, TIMERS
 from ensue.tracing import Carrier, Drafted, TraceMaker, Tracing, messaging_system
 
 if TYPE_CHECKING:
@@ -103,14 +105,19 @@ class Publisher:
     def new_id(self) -> str:
         return self._ids.next()
 
-    def hallmark(self, connection: Connection, outbox: SessionOutbox, owner: OutboxOwner) -> Hallmark:
-        """That of the store, which says that it has made an id. Raises StoreOutdated when this process must not write
-        to its tables any more."""
+    def look(self, connection: Connection, outbox: SessionOutbox) -> OutboxOwner:
+        """As `SessionOutbox.look`. Raises StoreOutdated also when this process must not write to the tables any more,
+        since a newer Ensue has made them its own."""
+        owner = outbox.look(connection)
         checked, now = self._checked, self._clock.monotonic()
         if checked is None or checked.source != owner.source or now >= checked.until:
             numbers = outbox.load_rows(connection, LEASES, [NUMBERS])
             SCHEMA.check(self.definition.name, numbers_of(numbers[0] if numbers else None))
             self._checked = _Checked(owner.source, now + _LOOK_AGAIN_S)
+        return owner
+
+    def hallmark(self, connection: Connection, outbox: SessionOutbox, owner: OutboxOwner) -> Hallmark:
+        """That of the store, which says that it has made an id."""
         # The key is read each time: this transaction, or another one of its connection, may have made it, and may yet
         # be rolled back. Ids of a key that is not kept would be no ids of this store.
         rows = list(outbox.load_rows(connection, RELAY, HALLMARK))
@@ -171,10 +178,25 @@ class Transaction:
         say(step)
         return Draft(self._outgoing.records.pop(), after, None if told is None else told.drafted)
 
+    def answer(self, connection: Connection, key: str) -> StoredResponse | None:
+        """The answer that was given for this Idempotency-Key. Raises what `SessionOutbox.look` does."""
+        self._publisher.look(connection, self.outbox)
+        rows = self.outbox.load_rows(connection, ANSWERS, [answer_id(key)])
+        return answer_of(rows[0]) if rows else None
+
+    def keep_answer(self, connection: Connection, response: StoredResponse) -> None:
+        """Keep the answer to an Idempotency-Key with the connection's transaction, which must not commit when this
+        raises. Raises IdempotencyConflict for a key that was answered meanwhile."""
+        owner = self._publisher.look(connection, self.outbox)
+        try:
+            self.outbox.insert_rows(connection, ANSWERS, [row_of_answer(response, owner.now)])
+        except IntegrityError as error:
+            raise answered_meanwhile(response.key) from error
+
     def write(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         """Write what was published in the connection's transaction, which must not commit when this raises."""
         outbox = self.outbox
-        owner = outbox.look(connection)
+        owner = self._publisher.look(connection, outbox)
         hallmark = self._publisher.hallmark(connection, outbox, owner)
         ready: list[str] = []
         records: list[OutboxRecord] = []

@@ -18,7 +18,7 @@ import ensue.testing
 from ensue import Service, Step
 from ensue.adapters import make_store
 from ensue.integrations.fastapi import install, step_of
-from ensue.integrations.request_origin import _parts
+from ensue.integrations.request_identity import body_parts
 
 KEY = {"Idempotency-Key": "k"}
 
@@ -181,8 +181,8 @@ async def test_a_body_in_chunks_is_the_same_as_one_in_one_piece(client: httpx.As
 
 @given(st.text(st.characters(max_codepoint=255)), st.binary())
 def test_a_fingerprint_can_be_taken_of_whatever_a_client_sends(content_type: str, body: bytes) -> None:
-    list(_parts(content_type, body))
-    list(_parts(f"multipart/form-data; boundary={content_type}", body))
+    list(body_parts(content_type, body))
+    list(body_parts(f"multipart/form-data; boundary={content_type}", body))
 
 
 async def test_of_two_at_once_one_takes_effect_and_the_other_gets_its_answer_or_is_told_to_ask_again(

@@ -471,6 +471,13 @@ class Served:
         await self._lifespan.__aexit__(*raised)
 
 
+def test_a_scope_that_is_no_requests_has_no_step() -> None:
+    with pytest.raises(UsageError, match=r"^lifespan is in no step: in_step"):
+        step_in({"type": "lifespan", "asgi": {"version": "3.0"}})
+    with pytest.raises(UsageError, match=r"^websocket /balls is in no step: in_step"):
+        step_in({"type": "websocket", "path": "/balls"})
+
+
 def litestar(balls: Service, calls: list[int]) -> Litestar:
     def problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         said = problem_of(request.scope, error)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import msgspec
-
-from ensue.engine.books.base import Base, encode
-from ensue.errors import CheckpointConflict, IdempotencyConflict, RowConflict
+from ensue.engine.books.answer_rows import answer_id, answer_of, answered_meanwhile, digest_of, row_of_answer
+from ensue.engine.books.base import Base
+from ensue.errors import CheckpointConflict, RowConflict
 from ensue.message import StoredResponse
 from ensue.ports import Row, StepTransaction
 from ensue.reply import Reply, read_reply
@@ -20,7 +18,6 @@ from ensue.tables import ANSWERS, CLAIMS, REPLIES, SAGAS
 #: Answers hold whole bodies: fewer of them are looked at in one go.
 _ANSWERS_PAGE = 100
 _BY_TIME, _BY_CODE, _OF_CODE = SAGAS.lookups
-_read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Once(Base):
@@ -33,7 +30,7 @@ class Once(Base):
         """
         # All versions of a view have one name for it, so that one can be seeded from another.
         service = self.subscription.partition("@")[0]
-        wanted = {_digest(service, *message): message for message in messages}
+        wanted = {digest_of(service, *message): message for message in messages}
         known = {row[0] for row in await transaction.load_rows(CLAIMS, sorted(wanted))}
         fresh = sorted(digest for digest in wanted if digest not in known)
         try:
@@ -46,34 +43,24 @@ class Once(Base):
 
     async def answer(self, transaction: StepTransaction, key: str) -> StoredResponse | None:
         """The answer that was given for this Idempotency-Key."""
-        rows = await transaction.load_rows(ANSWERS, [_digest(key)])
-        if not rows:
-            return None
-        _, key, fingerprint, status, headers, body, _ = rows[0]
-        return StoredResponse(key, fingerprint, status, _read_headers(headers), bytes(body))
+        rows = await transaction.load_rows(ANSWERS, [answer_id(key)])
+        return answer_of(rows[0]) if rows else None
 
     async def keep_answer(self, transaction: StepTransaction, response: StoredResponse) -> None:
         """Keep the answer to an Idempotency-Key. A second one of a key raises IdempotencyConflict; a
         store that looks at the commit raises RetryableError there."""
-        row = (
-            _digest(response.key), response.key, response.fingerprint, response.status,
-            encode(response.headers).decode(), response.body, transaction.now,
-        )  # fmt: skip
         try:
-            await transaction.insert_rows(ANSWERS, [row])
+            await transaction.insert_rows(ANSWERS, [row_of_answer(response, transaction.now)])
         except RowConflict as error:
-            raise IdempotencyConflict(
-                f"Idempotency-Key {response.key!r} was answered meanwhile: try again, and that answer is given",
-                key=response.key,
-            ) from error
+            raise answered_meanwhile(response.key) from error
 
     async def give_answer(self, transaction: StepTransaction, response: StoredResponse) -> None:
         """Put another answer in the place of the one that is kept for its key."""
-        await transaction.delete_rows(ANSWERS, [_digest(response.key)])
+        await transaction.delete_rows(ANSWERS, [answer_id(response.key)])
         await self.keep_answer(transaction, response)
 
     async def forget_answer(self, transaction: StepTransaction, key: str) -> None:
-        await transaction.delete_rows(ANSWERS, [_digest(key)])
+        await transaction.delete_rows(ANSWERS, [answer_id(key)])
 
     async def reply(self, command_id: str) -> Reply | None:
         """The answer to a command that this service has called."""
@@ -135,9 +122,3 @@ class Once(Base):
     async def prune_answers(self, before_s: float, limit: int) -> int:
         """Forget up to `limit` answers kept before `before_s` (epoch seconds); return how many."""
         return await self._prune(ANSWERS, before_s, min(limit, _ANSWERS_PAGE), ANSWERS.lookups[0])
-
-
-def _digest(*parts: str) -> str:
-    """Of texts of any length, kept apart."""
-    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
-    return hashlib.sha256(b"".join(b"%d:%s" % (len(each), each) for each in encoded)).hexdigest()

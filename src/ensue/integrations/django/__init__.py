@@ -26,6 +26,7 @@ try:
 except ImportError as error:
     raise UsageError('ensue.integrations.django: pip install "ensue[django]"') from error
 
+from ensue.integrations.django.idempotency import idempotent
 from ensue.integrations.django.project import (
     every,
     handles,
@@ -46,6 +47,7 @@ __all__ = [
     "DjangoService",
     "every",
     "handles",
+    "idempotent",
     "local",
     "on",
     "outside",

@@ -12,15 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponseBase
 
-from ensue.integrations.request_headers import (
-    CORRELATION_ID,
-    MALFORMED_HEADER,
-    MalformedHeader,
-    correlation_id_of,
-    trace_of,
-)
+from ensue.integrations.django.problems import malformed
+from ensue.integrations.request_headers import CORRELATION_ID, MalformedHeader, correlation_id_of, trace_of
 from ensue.origin import Origin, coming_from, current_origin
 
 
@@ -49,7 +44,7 @@ class CorrelationMiddleware:
         try:
             origin = origin_of(request)
         except MalformedHeader as error:
-            return _refused(error)
+            return malformed(request, error)
         with coming_from(origin):
             return _named(self._get_response(request), origin)
 
@@ -59,7 +54,7 @@ class CorrelationMiddleware:
         try:
             origin = origin_of(request)
         except MalformedHeader as error:
-            return _refused(error)
+            return malformed(request, error)
         with coming_from(origin):
             return _named(await self._get_response(request), origin)
 
@@ -74,11 +69,3 @@ def origin_of(request: HttpRequest) -> Origin:
 def _named(response: Any, origin: Origin) -> HttpResponseBase:
     response.headers.setdefault(CORRELATION_ID, origin.correlation_id)
     return cast("HttpResponseBase", response)
-
-
-def _refused(error: MalformedHeader) -> JsonResponse:
-    document = {
-        "type": MALFORMED_HEADER, "title": "Malformed header", "status": 400, "detail": str(error),
-        "header": error.name,
-    }  # fmt: skip
-    return JsonResponse(document, status=400, content_type="application/problem+json")

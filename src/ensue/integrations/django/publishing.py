@@ -10,12 +10,13 @@ import asyncio
 import datetime
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections, transaction
 from django.db.transaction import mark_for_rollback_on_error
-from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
@@ -26,6 +27,7 @@ from ensue.command import Command
 from ensue.errors import UsageError
 from ensue.event import event_type
 from ensue.integrations.django.service import of_thread, services
+from ensue.message import StoredResponse
 from ensue.sessions.publisher import Publisher
 from ensue.step import Outgoing, Step
 from ensue.stores.step_dialect import StepDialect
@@ -109,14 +111,31 @@ class Outlet:
         self._check(connection, call)
         publishing = self._publisher.begin()
         drafts = [publishing.said(each, after) for each in says]
-        with mark_for_rollback_on_error(using=service.using), connection.wrap_database_errors:
-            # A part of the records may be in when it fails: so what encloses this must not commit.
+        with self._sending(connection) as sent:
+            publishing.write(sent, drafts)
+        _call_once(connection, publishing.outbox.committed)
+
+    def answer(self, key: str) -> StoredResponse | None:
+        """The answer that was given for an Idempotency-Key, as Django's transaction sees it. Raises django.db's
+        errors."""
+        with self._sending(_own_connection(self._service, "an Idempotency-Key")) as sent:
+            return self._publisher.begin().answer(sent, key)
+
+    def keep_answer(self, response: StoredResponse) -> None:
+        """Keep an answer with Django's transaction. Raises IdempotencyConflict for a key that was answered meanwhile,
+        and django.db's errors; the transaction, to its last savepoint, is to be rolled back then."""
+        with self._sending(_own_connection(self._service, "an Idempotency-Key")) as sent:
+            self._publisher.begin().keep_answer(sent, response)
+
+    @contextmanager
+    def _sending(self, connection: Any) -> Iterator[Connection]:
+        """A part of the rows may be in when the block fails: so what encloses it must not commit."""
+        with mark_for_rollback_on_error(using=self._service.using), connection.wrap_database_errors:
             try:
                 with self._connect(connection) as sent:
-                    publishing.write(sent, drafts)
+                    yield sent
             except DBAPIError as error:
                 raise (error.orig or error) from error  # as Django knows it
-        _call_once(connection, publishing.outbox.committed)
 
     def outgoing(self) -> Outgoing:
         """For a step whose events are published here."""
