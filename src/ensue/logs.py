@@ -12,6 +12,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -22,8 +24,8 @@ from ensue.message import Message
 from ensue.origin import current_origin
 from ensue.texts import logger, said_by
 
-#: The message whose handlers are at work in this context; set by the engine.
-at_hand: ContextVar[Message | None] = ContextVar("ensue_message", default=None)
+#: The message whose handlers are at work in this context, or the correlation id alone; set by the engine.
+at_hand: ContextVar[Message | str | None] = ContextVar("ensue_message", default=None)
 
 _TEXT: Final = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
 #: What every record has; all else was given by whoever logged it, as `extra=`.
@@ -32,8 +34,11 @@ _USUAL = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", 
 
 def about() -> dict[str, str | int]:
     """What is logged now is about: correlation_id, message_id, topic, partition and position of the message whose
-    handler runs; the correlation id alone in a request; else nothing. A message without a chain has no position."""
+    handler runs, or has failed; the correlation id alone in a request, and in an outside function of a saga; else
+    nothing. A message without a chain has no position."""
     message = at_hand.get()
+    if isinstance(message, str):
+        return {"correlation_id": message} if message else {}
     if message is None:
         origin = current_origin()
         return {"correlation_id": origin.correlation_id} if origin is not None and origin.correlation_id else {}
@@ -46,6 +51,16 @@ def about() -> dict[str, str | int]:
     if message.position:
         found["position"] = message.position
     return found
+
+
+@contextmanager
+def concerning(message: Message | None) -> Iterator[None]:
+    """What is logged in this block is `about` this message; None: about nothing."""
+    token = at_hand.set(message)
+    try:
+        yield
+    finally:
+        at_hand.reset(token)
 
 
 class JsonLines(logging.Formatter):

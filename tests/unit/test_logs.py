@@ -138,6 +138,52 @@ async def test_a_retry_says_its_message_and_a_saga_what_woke_it(lines: Lines) ->
     assert (local["correlation_id"], local["topic"]) == (message.correlation_id, "talk.replies")
 
 
+async def test_what_ensue_says_of_a_failure_is_about_its_message(lines: Lines) -> None:
+    """One looks for all lines of an order by its correlation id, and for those most of all."""
+    service = Service("talk", retry=Retry(attempts_max=2, first_delay_s=0.01))
+
+    @service.outside
+    async def call(who: str) -> None:
+        log.info("outside")
+        if len([each for each in lines() if each["message"] == "outside"]) == 1:
+            raise ValueError("no answer")
+
+    @service.saga
+    async def speech(saga: Saga, new: Spoken) -> None:
+        await saga.outside(call, new.who, undo=None, attempts=2)
+        raise RuntimeError("a mistake in the saga")
+
+    @service.on
+    def fail(event: Spoken, step: Step) -> None:
+        step.start(speech, event, id=event.who)
+
+    other = Service("other", retry=Retry(attempts_max=2, first_delay_s=0.01), publishes=[])
+
+    @other.on
+    def fail_always(event: Spoken) -> None:
+        raise ValueError("never")
+
+    [ours] = log.handlers
+    for name in ("ensue.consumer", "ensue.sagas"):
+        logging.getLogger(name).addHandler(ours)
+    try:
+        async with ensue.testing.run(service, other, partitions=1) as world:
+            with coming_from(Origin("flow-7")):
+                async with service.step() as step:
+                    step.publish(Spoken(who="a"))
+            await world.settle()
+            await world.advance(seconds=5)
+            await world.settle()
+            [message] = await world.messages("spoken")
+    finally:
+        for name in ("ensue.consumer", "ensue.sagas"):
+            logging.getLogger(name).removeHandler(ours)
+    of_handler = [about_of(each) for each in lines() if each["logger"] == "ensue.consumer"]
+    assert of_handler == [expected(message), expected(message)]
+    of_saga = [(each["level"], each.get("correlation_id")) for each in lines() if each["logger"] != "ensue.consumer"]
+    assert of_saga == [(level, "flow-7") for level in ("info", "warning", "info", "error")]
+
+
 async def test_what_is_logged_in_a_request_has_its_correlation_id(lines: Lines) -> None:
     with coming_from(Origin("flow-9")):
         log.info("in a request")
