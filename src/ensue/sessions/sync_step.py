@@ -15,6 +15,7 @@ from ensue.engine.runtime import Runtime
 from ensue.errors import UsageError
 from ensue.origin import current_origin
 from ensue.step import Step
+from ensue.tracing import here
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -131,7 +132,7 @@ def sync_step(runtime: Runtime, loop: asyncio.AbstractEventLoop) -> Iterator[Syn
         held.cancel()
         raise
     try:
-        with stepping(runtime.definition.name):
+        with stepping(runtime.definition.name), here(step.outgoing.trace):
             yield SyncStep(step)
     except BaseException as error:
         through = error if isinstance(error, Exception) and not isinstance(error, StopIteration) else _Left()
