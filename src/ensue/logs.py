@@ -1,8 +1,8 @@
 """Log lines that say which message they are about, as text or as JSON.
 
 `ensue run` and a web process's `install` set this up, unless the application has set logging up; a script calls
-`ensue.logs.configure()`. An application with a logging configuration of its own takes `JsonLines` for a formatter, or
-`about()` for a filter.
+`ensue.logs.configure()`. An application with a logging configuration of its own takes `JsonLines` for a formatter,
+`about()` for a filter, or `for_structlog` for a processor.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -96,6 +96,22 @@ class JsonLines(logging.Formatter):
         except Exception:  # whatever was given as extra=, the line itself is not lost
             extras = {name: said_by(value) for name, value in line.items() if name not in known}
             return json.dumps(line | extras, default=said_by)
+
+
+def for_structlog(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor of structlog, for its `processors` and for `foreign_pre_chain` of its ProcessorFormatter.
+
+    It adds what the line is `about`, and shows an error that Ensue logs as Ensue has written it, without the values of
+    statements and models. What was given by the name of one of these is under `extra_topic`, say, as in `JsonLines`.
+    """
+    record = event.get("_record")
+    if isinstance(record, logging.LogRecord) and record.exc_text and event.pop("exc_info", None):
+        event["exception"] = record.exc_text
+    for name, value in about().items():
+        if name in event and event[name] != value:
+            event[f"extra_{name}"] = event[name]
+        event[name] = value
+    return event
 
 
 def choose_format(asked: str) -> None:

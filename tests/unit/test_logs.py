@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import ensue.testing
 from ensue import Event, Message, Origin, Retry, Saga, Service, Step, UsageError, coming_from
-from ensue.logs import JsonLines, about, configure
+from ensue.logs import JsonLines, about, configure, for_structlog
 from ensue.texts import logger
 
 log = logging.getLogger("tests.logs")
@@ -218,6 +219,35 @@ def test_an_error_that_our_own_loggers_have_made_plain_stays_so(lines: Lines) ->
     finally:
         log.filters.clear()
     assert "first\\nforged" in lines()[0]["error"]
+
+
+def test_a_processor_of_structlog_says_what_a_line_is_about_and_no_values() -> None:
+    """As structlog's ProcessorFormatter calls it, with the record of a line that is not structlog's own."""
+    caught: list[logging.LogRecord] = []
+
+    class Catch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            caught.append(record)
+
+    ours, catch, values = logger("tests.structlog"), Catch(), {"mail": "ada@example.org"}
+    ours.addHandler(catch)
+    try:
+        raise IntegrityError("INSERT", values, Exception("duplicate"))
+    except IntegrityError:
+        ours.exception("not kept")
+    finally:
+        ours.removeHandler(catch)
+    [record] = caught
+    with coming_from(Origin("flow-9")):
+        own = for_structlog(None, "info", {"event": "sold", "seat": "C7", "correlation_id": "mine"})
+        foreign = for_structlog(None, "error", {"event": "not kept", "_record": record, "exc_info": record.exc_info})
+        again = for_structlog(None, "error", dict(foreign))
+    assert own == {"event": "sold", "seat": "C7", "correlation_id": "flow-9", "extra_correlation_id": "mine"}
+    assert foreign.keys() == {"event", "_record", "exception", "correlation_id"}
+    assert "IntegrityError" in foreign["exception"]
+    assert "ada@" not in foreign["exception"]
+    assert again == foreign
+    assert for_structlog(None, "info", {"event": "nothing at hand"}) == {"event": "nothing at hand"}
 
 
 def test_a_format_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
