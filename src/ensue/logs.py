@@ -127,21 +127,33 @@ def configure(level: str | None = "info", *, format: str = "") -> bool:
 
     level: of everything, for a process that is Ensue's own. None: the process is somebody else's, whose loggers are
     left alone: only Ensue's are shown, from INFO, or from the level that the application gave to `ensue`.
-    Does nothing, and returns False, when the application has set logging up, all of it or `ensue`'s. Raises UsageError
-    for another format.
+    Does nothing, and returns False, when the application has set logging up, all of it or `ensue`'s; that OpenTelemetry
+    exports what is logged, as `opentelemetry-instrument` has it, shows nothing to anybody here. Raises UsageError for
+    another format.
     """
     asked = format or log_format()
     if asked not in LOG_FORMATS:
         raise UsageError(f"configure(format={asked!r}): expected one of {', '.join(LOG_FORMATS)}")
     ours = logger("ensue")
-    if ours.hasHandlers():
+    if _is_shown(ours):
         return False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if asked == "json" else logging.Formatter(_TEXT))
     if level is not None:
-        logging.basicConfig(level=level.upper(), handlers=[handler])
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(level.upper())
         return True
     ours.addHandler(handler)
     if ours.level == logging.NOTSET:
         ours.setLevel(logging.INFO)
     return True
+
+
+def _is_shown(log: logging.Logger | None) -> bool:
+    """As its `hasHandlers`, but for OpenTelemetry's, which goes beside whatever the application sets up."""
+    while log is not None:
+        if any(not type(each).__module__.startswith("opentelemetry.") for each in log.handlers):
+            return True
+        log = log.parent if log.propagate else None
+    return False

@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import Delete, Engine, Update, create_engine, event, text
+from sqlalchemy import Delete, Engine, MetaData, Update, create_engine, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from tests.sessions.desk import (
     Base,
     Ticket,
@@ -363,6 +363,41 @@ def test_a_session_that_routes_writes_the_event_where_its_rows_are(desk: Service
     assert published(followed) == []
     Routing.leader.dispose()
     Routing.follower.dispose()
+
+
+class Bases(DeclarativeBase):
+    metadata = MetaData(info={"bind_key": "desk"})
+
+
+class Note(Bases):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class BindsByInfo(Session):
+    """As Flask-SQLAlchemy's."""
+
+    engines: ClassVar[dict[str, Engine]]
+
+    def get_bind(self, mapper: Any = None, clause: Any = None, **_: Any) -> Engine:
+        table = getattr(clause, "table", None) if mapper is None else mapper.local_table
+        return self.engines["default" if table is None else table.metadata.info.get("bind_key", "default")]
+
+
+def test_a_session_with_binds_writes_the_event_where_the_services_tables_are(tmp_path: Path) -> None:
+    desk = desk_at(f"sqlite:///{tmp_path}/desk.db", tables=Bases.metadata)
+    BindsByInfo.engines = {name: engine_at(f"sqlite:///{tmp_path}/{name}.db") for name in ("desk", "default")}
+    Base.metadata.create_all(BindsByInfo.engines["default"])
+    Bases.metadata.create_all(BindsByInfo.engines["desk"])
+    with BindsByInfo() as session:
+        session.add(Note(id=1))
+        session.add(Ticket(id=1))  # in another database
+        desk.publish(session, TicketOpened(ticket_id=1, text="with the note"))
+        session.commit()
+        assert session.get(Note, 1) is not None
+    assert texts(published(desk)) == ["with the note"]
+    for each in BindsByInfo.engines.values():
+        each.dispose()
 
 
 def test_rows_by_a_second_connection_to_the_database_are_refused(desk: Service, tmp_path: Path) -> None:

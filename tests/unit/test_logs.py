@@ -263,6 +263,32 @@ def test_an_application_that_has_set_logging_up_is_left_alone() -> None:
     assert configure(format="json") is False
 
 
+@pytest.mark.parametrize("level", [None, "warning"])
+def test_what_opentelemetry_exports_is_shown_here_all_the_same(
+    level: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`opentelemetry-instrument` adds a handler to the root logger before the application runs. Its lines go elsewhere,
+    or nowhere, and what Python shows where there is no handler is not shown then."""
+
+    class LoggingHandler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None: ...
+
+    LoggingHandler.__module__ = "opentelemetry.instrumentation.logging.handler"
+    root, ours, exports = logging.getLogger(), logging.getLogger("ensue"), LoggingHandler()
+    for each, handlers in ((root, [exports]), (ours, [])):
+        monkeypatch.setattr(each, "handlers", handlers)
+        monkeypatch.setattr(each, "level", each.level)
+    try:
+        assert configure(level)
+        logger("ensue.run").warning("the broker is away")
+        assert configure(level) is False  # and shows each line once
+    finally:
+        root.manager._clear_cache()  # type: ignore[attr-defined]  # of levels, which are put back past it
+    assert capsys.readouterr().err.count("the broker is away") == 1
+    assert root.handlers[0] is exports
+    assert len(root.handlers + ours.handlers) == 2
+
+
 class _Mute:
     def __str__(self) -> str:
         raise ValueError("nothing to say")

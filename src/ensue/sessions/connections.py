@@ -6,7 +6,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, MetaData, Table, event, update
+from sqlalchemy import Connection, MetaData, Table, Update, event, update
 from sqlalchemy import Transaction as DatabaseTransaction
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -20,8 +20,6 @@ SAVEPOINT = "ensue.savepoint"
 _CONNECTIONS = "ensue.connections"
 #: In the info of a session: which savepoint of a connection is which of its own.
 _OWN_SAVEPOINTS = "ensue.savepoints"
-#: Asks for the connection that writes. Sessions that route, as in SQLAlchemy's documentation, have another one to read.
-A_WRITE = update(Table("ensue_meta", MetaData()))
 
 
 _Held = weakref.WeakKeyDictionary[Connection, "weakref.ref[DatabaseTransaction]"]
@@ -64,10 +62,16 @@ event.listen(Session, "after_transaction_create", _note_transaction)
 event.listen(Session, "after_begin", _note_connection)
 
 
-def joined(session: Session) -> list[Connection]:
+def a_write(tables: MetaData | None) -> Update:
+    """Asks a session for the connection that writes. Those that route, as in SQLAlchemy's documentation, have another
+    one to read; those of Flask-SQLAlchemy look at the info of the MetaData, here that of the service's own tables."""
+    return update(Table("ensue_meta", MetaData(info=None if tables is None else dict(tables.info))))
+
+
+def joined(session: Session, write: Update) -> list[Connection]:
     """The connection that was given to the session, in whose open transaction the session takes part."""
     try:
-        bind = session.get_bind(clause=A_WRITE)
+        bind = session.get_bind(clause=write)
     except UnboundExecutionError:
         return []  # `_watch` says what is wrong
     return [bind] if isinstance(bind, Connection) and bind.in_transaction() else []
@@ -114,9 +118,9 @@ def check_alone(connection: Connection, all_of_them: Iterable[Connection]) -> No
         )
 
 
-def writes_by(session: Session, connection: Connection) -> bool:
+def writes_by(session: Session, write: Update, connection: Connection) -> bool:
     try:
-        bind = session.get_bind(clause=A_WRITE)
+        bind = session.get_bind(clause=write)
     except UnboundExecutionError:
         return False  # `_watch` says what is wrong
     return bind is connection or bind is connection.engine

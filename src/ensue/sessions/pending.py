@@ -12,14 +12,13 @@ import datetime
 import weakref
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Update, event
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import in_greenlet
 
 from ensue.errors import EnsueError, UsageError
 from ensue.sessions.connections import (
-    A_WRITE,
     SAVEPOINT,
     check_alone,
     connections_of,
@@ -86,10 +85,10 @@ class Pending:
         drafts = [transaction.draft(each, extensions, after, at) for each in events]
         _begin(session)
         self._publisher, self._transaction = publisher, transaction
-        if _can_ask(session):
+        if _can_ask(session, publisher.write):
             self._watch(session)
         self._drafts += drafts
-        for connection in [*self._connections, *(joined(session) if self._heard is None else ())]:
+        for connection in [*self._connections, *(joined(session, publisher.write) if self._heard is None else ())]:
             self._connected(session, None, connection)
 
     # --- what SQLAlchemy tells
@@ -130,7 +129,9 @@ class Pending:
     def _connected(self, session: Session, _: SessionTransaction | None, connection: Connection) -> None:
         """Async code cannot ask for the connection when it publishes, and its session may be left without a word in a
         transaction of that connection, which commits later."""
-        if self._drafts and self._heard is None and writes_by(session, connection):
+        if not self._drafts or self._heard is not None or self._publisher is None:
+            return
+        if writes_by(session, self._publisher.write, connection):
             self._hear(connection)
 
     def _savepoint_begun(self, *_: object) -> None:
@@ -194,10 +195,11 @@ class Pending:
     def _watch(self, session: Session) -> Connection:
         """Return the connection of the session's transaction, at whose commit we are told."""
         assert self._transaction is not None
+        assert self._publisher is not None
         connection = self._watched
         if connection is None:
             try:
-                connection = session.connection(bind_arguments={"clause": A_WRITE})
+                connection = session.connection(bind_arguments={"clause": self._publisher.write})
             except UnboundExecutionError as error:
                 raise UsageError(
                     "an event was published in a session that has no engine of its own, only some of its classes have: "
@@ -283,10 +285,10 @@ def _begin(session: Session) -> None:
     session.begin()
 
 
-def _can_ask(session: Session) -> bool:
+def _can_ask(session: Session, write: Update) -> bool:
     """Whether statements can be sent from here: not from async code, which is none of SQLAlchemy's greenlets."""
     try:
-        bind = session.get_bind(clause=A_WRITE)
+        bind = session.get_bind(clause=write)
     except UnboundExecutionError:
         return True  # `_watch` says what is wrong
     return not bind.dialect.is_async or in_greenlet()
