@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import datetime
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -99,8 +100,26 @@ def refuse_in_loop(service: str) -> None:
     )
 
 
+def _refuse_green_threads(service: str) -> None:
+    """Raise UsageError where each thread is a greenlet of one: an event loop in one of them is in the way of the
+    others, which would be taken for async code from the second step on."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        replaced = "gevent"
+    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
+        replaced = "eventlet"
+    else:
+        return
+    raise UsageError(
+        f"{service}.sync_step() where {replaced} has replaced Python's threads: its event loop wants a real one. "
+        f"Publish in a session of your own, {service}.publish(session, event), which works there, or take threads: "
+        "gunicorn -k gthread, celery -P threads"
+    )
+
+
 def check_place(service: str) -> None:
     """Raise UsageError where no step can be opened by `sync_step`."""
+    _refuse_green_threads(service)
     refuse_in_loop(service)
     check_aside(service, f"{service}.sync_step()", requested=current_origin() is not None)
 
