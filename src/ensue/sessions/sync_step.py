@@ -96,7 +96,8 @@ def refuse_in_loop(service: str) -> None:
         return
     raise UsageError(
         f"{service}.sync_step() in async code, whose event loop would stand still: write "
-        f"`async with {service}.step() as step:`"
+        f"`async with {service}.step() as step:` where the service runs, and else do it in a thread, "
+        "asyncio.to_thread(...), or publish in a session of your own"
     )
 
 
