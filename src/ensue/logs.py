@@ -140,9 +140,8 @@ def configure(level: str | None = "info", *, format: str = "") -> bool:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if asked == "json" else logging.Formatter(_TEXT))
     if level is not None:
-        root = logging.getLogger()
-        root.addHandler(handler)
-        root.setLevel(level.upper())
+        logging.root.addHandler(handler)
+        logging.root.setLevel(level.upper())
         return True
     ours.addHandler(handler)
     if ours.level == logging.NOTSET:
