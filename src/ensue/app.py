@@ -160,6 +160,7 @@ class Service(ServiceDeclaration):
     async def running(self, runtime: Runtime | None = None, *, work: bool = True) -> AsyncIterator[Runtime]:
         """Run inside this block: steps and queries, and with `work` its share of relay and handlers."""
         if self._runtime is not None:
+            self._runtime.check_process()
             raise UsageError(
                 f"service {self.name} runs in this process already; an app that it is installed in starts it by itself"
             )
@@ -205,7 +206,7 @@ class Service(ServiceDeclaration):
         from ensue.sessions.publishing import publish  # SQLAlchemy is imported with the first session
 
         if self._publisher is None:
-            self._publisher = Publisher(self, self.settings, self._told_limits, lambda: self.tracing)
+            self._publisher = Publisher(self, self.settings, self._told_limits, lambda: self.tracing, self.tables)
         publish(self._publisher, session, (event, *more), extensions, after, at)
 
     def _told_limits(self) -> Mapping[str, int]:

@@ -239,10 +239,14 @@ def _names(env: Mapping[str, str], variable: str) -> frozenset[str]:
 
 def _url(what: str, given: object, source: Source) -> str:
     if not isinstance(given, str):
-        raise UsageError(
-            f"{what} is a {type(given).__name__}, expected the URL as a str; of an SQLAlchemy URL that is "
-            "url.render_as_string(hide_password=False)"
-        )
+        kind = type(given).__name__
+        if hasattr(given, "get_secret_value"):  # pydantic's SecretStr
+            write = f"of a {kind} that is {what}.get_secret_value()"
+        elif hasattr(given, "unicode_string"):  # pydantic's URLs
+            write = f"of a {kind} that is str({what})"
+        else:
+            write = "of an SQLAlchemy URL that is url.render_as_string(hide_password=False)"
+        raise UsageError(f"{what} is a {kind}, expected the URL as a str; {write}")
     if not scheme_of(given):
         where = f"{what}=" if source.kind == "argument" else source.variable
         raise UsageError(

@@ -320,6 +320,12 @@ def _format_of(cls: Any) -> Format[Any]:
                 f"@as_event on {cls.__qualname__}, which is an ensue.Event: write topic= and key= in its class line, "
                 f'`class {cls.__name__}(ensue.Event, topic="...", key="...")`, without @as_event'
             )
+        if "__mapper__" in vars(cls):
+            raise UsageError(
+                f"@as_event on {cls.__qualname__}, which is mapped to a table: what is on the wire would change with "
+                "its columns, and SQLModel does not validate such a one. Declare a class of its own for the event (a "
+                "pydantic model, an SQLModel without table=True, a dataclass), and make it of the row where you publish"
+            )
         form = _known_format(cls)
         if form is not None:
             return form

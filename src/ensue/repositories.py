@@ -42,6 +42,22 @@ def declare_aggregate(
     return repository
 
 
+def _check_no_session(entity: type, where: str, parameter: str) -> None:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    for session, instead in (
+        (Session, "sqlalchemy.orm.Session"),
+        (AsyncSession, "sqlalchemy.ext.asyncio.AsyncSession"),
+    ):
+        if issubclass(entity, session):
+            raise UsageError(
+                f"{where}: parameter {parameter!r} is annotated {entity.__module__}.{entity.__qualname__}, and a "
+                f"step's session is none: it is SQLAlchemy's, annotate {instead}. What that has it has too: "
+                "session.scalars(select(...)) says what SQLModel's session.exec(select(...)) does"
+            )
+
+
 def repository_for(
     repositories: dict[type, Repository[Any]],
     entity: type,
@@ -69,6 +85,7 @@ def repository_for(
                     f"{where}: parameter {parameter!r} is annotated {entity.__name__}, which has no table of its "
                     "own (it is abstract, or a base of others): annotate a class that is mapped to one"
                 )
+            _check_no_session(entity, where, parameter)
             raise UsageError(
                 f"{where}: parameter {parameter!r} is annotated {entity.__name__}, which is no declared event, nor "
                 "Step, Message, AsyncSession (async def) or Session (def), nor a class mapped by SQLAlchemy. If it "

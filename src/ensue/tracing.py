@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ensue.message import Message, OutboxRecord
 
@@ -30,6 +30,14 @@ class Publishing(Protocol):
 
         parent: that of the message, or the request, in whose step it is published. May be called in a thread.
         """
+
+
+@runtime_checkable
+class Stepping(Publishing, Protocol):
+    """A step that began outside."""
+
+    def here(self) -> AbstractContextManager[Any]:
+        """In this block, in another thread than the step's, its span is the current one, as in its own task."""
 
 
 class Processing(Publishing, AbstractContextManager[Any], Protocol):
@@ -87,7 +95,7 @@ class Tracing(Protocol):
         key: of the effect, the same at each attempt. parent: of what has asked for it.
         """
 
-    def step(self, parent: Carrier) -> AbstractContextManager[Publishing | None]:
+    def step(self, parent: Carrier) -> AbstractContextManager[Stepping | None]:
         """A step that began outside is open in this block, which may be left in another task than it was entered.
 
         parent: of the request, which counts where nobody else has begun a trace.
@@ -119,7 +127,7 @@ _UNTRACED = nullcontext()
 class NoTracing:
     """Nobody draws traces."""
 
-    def step(self, parent: Carrier) -> AbstractContextManager[Publishing | None]:
+    def step(self, parent: Carrier) -> AbstractContextManager[Stepping | None]:
         return _UNTRACED
 
     def draft(self, topic: str, kind: str, correlation_id: str, parent: Carrier) -> Drafted | None:
@@ -164,3 +172,8 @@ def messaging_system(scheme: str) -> str:
     ('rabbitmq', 'kafka', 'ensue')
     """
     return _SYSTEMS.get(scheme, scheme)
+
+
+def here(trace: Publishing | None) -> AbstractContextManager[Any]:
+    """As `Stepping.here`, of what may be None, or of another kind."""
+    return trace.here() if isinstance(trace, Stepping) else _UNTRACED

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import Delete, Engine, Update, create_engine, event, text
+from sqlalchemy import Delete, Engine, MetaData, Update, create_engine, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from tests.sessions.desk import (
     Base,
     Ticket,
     TicketClosed,
     TicketOpened,
+    async_engine_at,
     desk_at,
     engine_at,
     envelopes,
     made_by,
     published,
+    records,
     texts,
     tickets,
 )
@@ -361,6 +365,41 @@ def test_a_session_that_routes_writes_the_event_where_its_rows_are(desk: Service
     Routing.follower.dispose()
 
 
+class Bases(DeclarativeBase):
+    metadata = MetaData(info={"bind_key": "desk"})
+
+
+class Note(Bases):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class BindsByInfo(Session):
+    """As Flask-SQLAlchemy's."""
+
+    engines: ClassVar[dict[str, Engine]]
+
+    def get_bind(self, mapper: Any = None, clause: Any = None, **_: Any) -> Engine:
+        table = getattr(clause, "table", None) if mapper is None else mapper.local_table
+        return self.engines["default" if table is None else table.metadata.info.get("bind_key", "default")]
+
+
+def test_a_session_with_binds_writes_the_event_where_the_services_tables_are(tmp_path: Path) -> None:
+    desk = desk_at(f"sqlite:///{tmp_path}/desk.db", tables=Bases.metadata)
+    BindsByInfo.engines = {name: engine_at(f"sqlite:///{tmp_path}/{name}.db") for name in ("desk", "default")}
+    Base.metadata.create_all(BindsByInfo.engines["default"])
+    Bases.metadata.create_all(BindsByInfo.engines["desk"])
+    with BindsByInfo() as session:
+        session.add(Note(id=1))
+        session.add(Ticket(id=1))  # in another database
+        desk.publish(session, TicketOpened(ticket_id=1, text="with the note"))
+        session.commit()
+        assert session.get(Note, 1) is not None
+    assert texts(published(desk)) == ["with the note"]
+    for each in BindsByInfo.engines.values():
+        each.dispose()
+
+
 def test_rows_by_a_second_connection_to_the_database_are_refused(desk: Service, tmp_path: Path) -> None:
     class Older(Routing):
         looks_at_clause = False
@@ -632,7 +671,13 @@ def test_a_session_left_open_follows_whoever_has_its_connection(desk: Service, e
     assert tickets(engine) == [3]
 
 
-def test_an_error_of_a_listener_does_not_hide_that_a_savepoint_was_released(desk: Service, engine: Engine) -> None:
+@pytest.mark.parametrize("listens_to", ["session", "sessionmaker", "all sessions, first of all"])
+def test_an_error_of_a_listener_does_not_hide_that_a_savepoint_was_released(
+    desk: Service, engine: Engine, listens_to: str
+) -> None:
+    first = listens_to.startswith("all")
+    make = sessionmaker[Session]()
+
     def fail(session: Session) -> None:
         raise ValueError("the cache is away")
 
@@ -640,22 +685,84 @@ def test_an_error_of_a_listener_does_not_hide_that_a_savepoint_was_released(desk
         with session.begin_nested():
             open_ticket(session, 1)
             session.flush()
-            event.listen(listens, "after_commit", fail)
+            event.listen(listens, "after_commit", fail, insert=first)
 
-    for listens_to in ("sessionmaker", "session"):
-        make = sessionmaker[Session]()
+    try:
         with engine.connect() as connection:
             outer = connection.begin()
             with make(bind=connection) as session:
                 if listens_to == "session":
                     desk.publish(session, TicketOpened(ticket_id=9))
+                listens: Any = {"session": session, "sessionmaker": make}.get(listens_to, Session)
                 with pytest.raises(ValueError, match="the cache is away"):
-                    work(session, make if listens_to == "sessionmaker" else session)
+                    work(session, listens)
             with pytest.raises(UsageError, match="closed without a commit"):
                 outer.commit()
             outer.close()
+    finally:
+        if first:
+            event.remove(Session, "after_commit", fail)
     assert tickets(engine) == []
     assert published(desk) == []
+
+
+@pytest.mark.parametrize("name", ["before_commit", "after_flush"])
+def test_a_listener_that_fails_while_a_savepoint_is_released_takes_rows_and_events(
+    desk: Service, engine: Engine, name: str
+) -> None:
+    def fail(session: Session, *_: object) -> None:
+        if session.in_nested_transaction():
+            raise ValueError("refused")
+
+    with engine.connect() as connection, Session(connection) as session:
+        outer = connection.begin()
+        open_ticket(session, 1, "kept")
+        session.flush()
+        event.listen(Session, name, fail, insert=True)
+        try:
+            with pytest.raises(ValueError, match="refused"), session.begin_nested():
+                open_ticket(session, 2, "gone with its row")
+        finally:
+            event.remove(Session, name, fail)
+        session.commit()
+        outer.commit()
+    assert texts(published(desk)) == ["kept"]
+    assert tickets(engine) == [1]
+
+
+async def test_what_an_async_session_publishes_in_a_transaction_of_its_connection_is_sent_or_refused(
+    tmp_path: Path,
+) -> None:
+    """It has sent nothing there, so that only the connection that it was given says what it is a part of."""
+    desk = await asyncio.to_thread(desk_at, f"sqlite:///{tmp_path}/async.db?synchronous=OFF")
+    engine = async_engine_at(f"sqlite+aiosqlite:///{tmp_path}/async.db")
+
+    def tell(session: AsyncSession, text: str) -> None:
+        desk.publish(session, TicketOpened(ticket_id=1, text=text))
+
+    async with engine.begin() as connection:
+        left_open = AsyncSession(connection)
+        tell(left_open, "left open")
+    await left_open.close()
+    with pytest.raises(UsageError, match="closed without a commit"):
+        async with engine.begin() as connection, AsyncSession(connection) as session:
+            tell(session, "closed")
+    async with engine.connect() as connection:
+        await connection.begin()
+        async with AsyncSession(connection) as session:
+            tell(session, "closed, and rolled back with its connection")
+        await connection.rollback()
+    async with engine.begin() as connection:
+        async with AsyncSession(connection) as session:
+            tell(session, "rolled back")
+            await session.rollback()
+        async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
+            tell(session, "closed with a savepoint of its own")
+        async with AsyncSession(connection) as session:
+            tell(session, "committed")
+            await session.commit()
+    await engine.dispose()
+    assert texts(await records(desk)) == ["left open", "committed"]
 
 
 def test_a_listener_that_publishes_when_the_commit_is_done_is_told_where_to(desk: Service, engine: Engine) -> None:

@@ -99,6 +99,25 @@ async def test_async_code_is_sent_to_the_async_step(desk: Service) -> None:
         pass
 
 
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_threads_that_are_greenlets_are_told_what_works_there(
+    desk: Service, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patched = {"gevent": "is_module_patched", "eventlet": "is_monkey_patched"}[library]
+    module = {"gevent": "gevent.monkey", "eventlet": "eventlet.patcher"}[library]
+    for said in (True, False):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{patched: lambda _, said=said: said}))
+        if said:
+            with (
+                pytest.raises(UsageError, match=rf"where {library} has .* desk\.publish\(session, event\)"),
+                desk.sync_step(),
+            ):
+                pass
+    with desk.sync_step():
+        pass
+    desk.close()
+
+
 def test_a_step_in_a_step_is_refused_at_once(desk: Service) -> None:
     with desk.sync_step():
         with pytest.raises(UsageError, match="inside another step of desk"), desk.sync_step():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,29 @@ def test_a_requests_context_counts_where_nobody_has_begun_a_trace(desk: Service,
     assert told.traceparent[:52] == f"00-{trace_of(created):032x}-{id_of(created):016x}"
     assert told.extensions == {"tracestate": "rojo=1"}
     assert untold.traceparent == PARENT
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_what_a_thread_does_in_its_step_hangs_on_the_steps_span(desk: Service, within: bool) -> None:
+    """The SQL of an instrumented engine does, and all else that looks for the current span."""
+    spans = Spans()
+    desk.tracing = OpenTelemetry(tracer_provider=spans.provider)
+    tracer = spans.provider.get_tracer("mine")
+    before = trace.get_current_span()
+    with tracer.start_as_current_span("request") if within else nullcontext():
+        with desk.sync_step() as step:
+            step.publish(TicketOpened(ticket_id=1))
+            tracer.start_span("SELECT").end()
+        tracer.start_span("after").end()
+    desk.close()
+    assert trace.get_current_span() is before
+    [stepped] = spans.named("step desk")
+    for name in ("create desk", "SELECT"):
+        parent = spans.one(name).parent
+        assert parent is not None
+        assert parent.span_id == id_of(stepped)
+    outer = id_of(spans.one("request")) if within else None
+    assert [each.parent and each.parent.span_id for each in (stepped, spans.one("after"))] == [outer, outer]
 
 
 def test_where_nothing_is_sampled_the_context_goes_on(desk: Service, engine: Engine) -> None:

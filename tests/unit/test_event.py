@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pydantic
 import pytest
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 from ensue import BadMessage, Event, UsageError, as_event
 from ensue.event import EventType, event_type
@@ -163,6 +164,17 @@ def test_a_plain_class_is_told_how_to_become_an_event() -> None:
         @as_event(topic="t-x", key="a")
         class Plain:
             a: int
+
+
+def test_a_row_of_a_table_is_no_event() -> None:
+    class Rows(MappedAsDataclass, DeclarativeBase): ...
+
+    with pytest.raises(UsageError, match=r"Placing, which is mapped to a table: .*Declare a class of its own"):
+
+        @as_event(topic="t-x", key="id")
+        class Placing(Rows):
+            __tablename__ = "placings"
+            id: Mapped[int] = mapped_column(primary_key=True)
 
 
 def test_as_event_in_another_way_says_what_to_write() -> None:

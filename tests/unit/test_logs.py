@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import ensue.testing
 from ensue import Event, Message, Origin, Retry, Saga, Service, Step, UsageError, coming_from
-from ensue.logs import JsonLines, about, configure
+from ensue.logs import JsonLines, about, configure, for_structlog
 from ensue.texts import logger
 
 log = logging.getLogger("tests.logs")
@@ -138,6 +139,52 @@ async def test_a_retry_says_its_message_and_a_saga_what_woke_it(lines: Lines) ->
     assert (local["correlation_id"], local["topic"]) == (message.correlation_id, "talk.replies")
 
 
+async def test_what_ensue_says_of_a_failure_is_about_its_message(lines: Lines) -> None:
+    """One looks for all lines of an order by its correlation id, and for those most of all."""
+    service = Service("talk", retry=Retry(attempts_max=2, first_delay_s=0.01))
+
+    @service.outside
+    async def call(who: str) -> None:
+        log.info("outside")
+        if len([each for each in lines() if each["message"] == "outside"]) == 1:
+            raise ValueError("no answer")
+
+    @service.saga
+    async def speech(saga: Saga, new: Spoken) -> None:
+        await saga.outside(call, new.who, undo=None, attempts=2)
+        raise RuntimeError("a mistake in the saga")
+
+    @service.on
+    def fail(event: Spoken, step: Step) -> None:
+        step.start(speech, event, id=event.who)
+
+    other = Service("other", retry=Retry(attempts_max=2, first_delay_s=0.01), publishes=[])
+
+    @other.on
+    def fail_always(event: Spoken) -> None:
+        raise ValueError("never")
+
+    [ours] = log.handlers
+    for name in ("ensue.consumer", "ensue.sagas"):
+        logging.getLogger(name).addHandler(ours)
+    try:
+        async with ensue.testing.run(service, other, partitions=1) as world:
+            with coming_from(Origin("flow-7")):
+                async with service.step() as step:
+                    step.publish(Spoken(who="a"))
+            await world.settle()
+            await world.advance(seconds=5)
+            await world.settle()
+            [message] = await world.messages("spoken")
+    finally:
+        for name in ("ensue.consumer", "ensue.sagas"):
+            logging.getLogger(name).removeHandler(ours)
+    of_handler = [about_of(each) for each in lines() if each["logger"] == "ensue.consumer"]
+    assert of_handler == [expected(message), expected(message)]
+    of_saga = [(each["level"], each.get("correlation_id")) for each in lines() if each["logger"] != "ensue.consumer"]
+    assert of_saga == [(level, "flow-7") for level in ("info", "warning", "info", "error")]
+
+
 async def test_what_is_logged_in_a_request_has_its_correlation_id(lines: Lines) -> None:
     with coming_from(Origin("flow-9")):
         log.info("in a request")
@@ -174,6 +221,35 @@ def test_an_error_that_our_own_loggers_have_made_plain_stays_so(lines: Lines) ->
     assert "first\\nforged" in lines()[0]["error"]
 
 
+def test_a_processor_of_structlog_says_what_a_line_is_about_and_no_values() -> None:
+    """As structlog's ProcessorFormatter calls it, with the record of a line that is not structlog's own."""
+    caught: list[logging.LogRecord] = []
+
+    class Catch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            caught.append(record)
+
+    ours, catch, values = logger("tests.structlog"), Catch(), {"mail": "ada@example.org"}
+    ours.addHandler(catch)
+    try:
+        raise IntegrityError("INSERT", values, Exception("duplicate"))
+    except IntegrityError:
+        ours.exception("not kept")
+    finally:
+        ours.removeHandler(catch)
+    [record] = caught
+    with coming_from(Origin("flow-9")):
+        own = for_structlog(None, "info", {"event": "sold", "seat": "C7", "correlation_id": "mine"})
+        foreign = for_structlog(None, "error", {"event": "not kept", "_record": record, "exc_info": record.exc_info})
+        again = for_structlog(None, "error", dict(foreign))
+    assert own == {"event": "sold", "seat": "C7", "correlation_id": "flow-9", "extra_correlation_id": "mine"}
+    assert foreign.keys() == {"event", "_record", "exception", "correlation_id"}
+    assert "IntegrityError" in foreign["exception"]
+    assert "ada@" not in foreign["exception"]
+    assert again == foreign
+    assert for_structlog(None, "info", {"event": "nothing at hand"}) == {"event": "nothing at hand"}
+
+
 def test_a_format_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="expected one of text, json"):
         configure(format="xml")
@@ -185,6 +261,32 @@ def test_a_format_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_application_that_has_set_logging_up_is_left_alone() -> None:
     """As pytest has."""
     assert configure(format="json") is False
+
+
+@pytest.mark.parametrize("level", [None, "warning"])
+def test_what_opentelemetry_exports_is_shown_here_all_the_same(
+    level: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`opentelemetry-instrument` adds a handler to the root logger before the application runs. Its lines go elsewhere,
+    or nowhere, and what Python shows where there is no handler is not shown then."""
+
+    class LoggingHandler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None: ...
+
+    LoggingHandler.__module__ = "opentelemetry.instrumentation.logging.handler"
+    root, ours, exports = logging.getLogger(), logging.getLogger("ensue"), LoggingHandler()
+    for each, handlers in ((root, [exports]), (ours, [])):
+        monkeypatch.setattr(each, "handlers", handlers)
+        monkeypatch.setattr(each, "level", each.level)
+    try:
+        assert configure(level)
+        logger("ensue.run").warning("the broker is away")
+        assert configure(level) is False  # and shows each line once
+    finally:
+        root.manager._clear_cache()  # type: ignore[attr-defined]  # of levels, which are put back past it
+    assert capsys.readouterr().err.count("the broker is away") == 1
+    assert root.handlers[0] is exports
+    assert len(root.handlers + ours.handlers) == 2
 
 
 class _Mute:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from random import Random
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from pydantic import PostgresDsn, SecretStr
 from sqlalchemy import make_url
 
 from ensue import BadMessage, EngineConfig, Retry, UsageError, config
@@ -112,9 +114,17 @@ def test_postgres_is_another_name_of_postgresql(driver: str) -> None:
     assert settings.database == settings.broker == f"postgresql{driver}://u:p@h/x?postgres=1"
 
 
-def test_a_url_that_is_no_text_is_refused_with_what_to_write() -> None:
-    with pytest.raises(UsageError, match=r"database is a URL, expected .*render_as_string\(hide_password=False\)"):
-        load_settings("orders", database=make_url("sqlite:///a.db"), environment={})  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("url", "write"),
+    [
+        (make_url("sqlite:///a.db"), r"database is a URL, expected .*render_as_string\(hide_password=False\)"),
+        (SecretStr("sqlite:///a.db"), r"of a SecretStr that is database\.get_secret_value\(\)"),
+        (PostgresDsn("postgresql://u:p@h/x"), r"of a PostgresDsn that is str\(database\)"),
+    ],
+)
+def test_a_url_that_is_no_text_is_refused_with_what_to_write(url: Any, write: str) -> None:
+    with pytest.raises(UsageError, match=write):
+        load_settings("orders", database=url, environment={})
 
 
 def test_a_variable_that_is_no_setting_is_warned_of_once(

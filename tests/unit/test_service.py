@@ -106,6 +106,22 @@ def test_a_second_handler_of_one_name_is_refused(service: Service) -> None:
     assert [each.name for each in service.handlers["t-service.Opened.v1"]] == ["handle", "other"]
 
 
+def test_a_session_of_another_library_is_told_which_one_a_step_has(service: Service) -> None:
+    class ModelSession(Session): ...  # as SQLModel's, which is called Session too
+
+    class ModelAsyncSession(AsyncSession): ...
+
+    with pytest.raises(UsageError, match=r"ModelSession, and a step's session is none: .* annotate sqlalchemy\.orm\.S"):
+
+        @service.on
+        def handle(event: Opened, session: ModelSession) -> None: ...
+
+    with pytest.raises(UsageError, match=r"annotate sqlalchemy\.ext\.asyncio\.AsyncSession"):
+
+        @service.on
+        async def handle_later(event: Opened, session: ModelAsyncSession) -> None: ...
+
+
 def test_an_unknown_annotation_says_what_can_be_asked_for(service: Service) -> None:
     with pytest.raises(UsageError, match=r"'request' is annotated int, which is no declared event, nor Step, Message"):
 

@@ -16,6 +16,7 @@ from random import Random
 
 import msgspec
 
+from ensue import logs
 from ensue.engine.at_hand import AtHand
 from ensue.engine.blame import NOT_THE_MESSAGE, blamed
 from ensue.engine.clock import DatabaseClock
@@ -139,14 +140,15 @@ class DeadLetters:
         else:
             then = f"tried again in {max(letter.due_at - self._clock.now(), 0.0):.2f} s"
         whole = dead or letter.attempts == 1
-        log.log(
-            logging.ERROR if dead else logging.WARNING,
-            "%s: %s failed at attempt %d: %s: %s; event %s, message id %s, key %s, offset %d; %s%s",
-            self._partition, f"handler {reason.handler}" if reason.handler else "a message", letter.attempts,
-            letter.error_type, reason.message if whole else reason.message.partition("\n")[0],
-            kind, message_id, letter.key, letter.offset, then,
-            Lines(f"\n{reason.trace}" if whole and reason.trace else ""),
-        )  # fmt: skip
+        with logs.concerning(readable(letter)):
+            log.log(
+                logging.ERROR if dead else logging.WARNING,
+                "%s: %s failed at attempt %d: %s: %s; event %s, message id %s, key %s, offset %d; %s%s",
+                self._partition, f"handler {reason.handler}" if reason.handler else "a message", letter.attempts,
+                letter.error_type, reason.message if whole else reason.message.partition("\n")[0],
+                kind, message_id, letter.key, letter.offset, then,
+                Lines(f"\n{reason.trace}" if whole and reason.trace else ""),
+            )  # fmt: skip
 
     async def park(
         self, transaction: StepTransaction, message: Message, reason: Reason

@@ -28,16 +28,20 @@ class Home:
     def check(self) -> None:
         """Raise UsageError anywhere else. A connection that two processes or loops use says what neither of them meant,
         or ends the process."""
+        self.check_process()
+        if asyncio.get_running_loop() is not self._loop:
+            raise UsageError(
+                f"service {self._service} was started on another event loop, where its connections are. Open steps and "
+                "queries there: from a thread by asyncio.run_coroutine_threadsafe(work(), loop), in a test by fixtures "
+                "of the same loop scope as the one that started the service"
+            )
+
+    def check_process(self) -> None:
+        """Raise UsageError in a fork of that process."""
         if not self.here:
             raise UsageError(
                 f"service {self._service} was started in process {self._process}, and this one ({os.getpid()}) is a "
                 "fork of it, with the same connections: what one sends, the other would commit. Start the service anew "
                 f"(`async with {self._service}.running():`) in a process that is not forked from a running one: "
                 'multiprocessing.get_context("spawn")'
-            )
-        if asyncio.get_running_loop() is not self._loop:
-            raise UsageError(
-                f"service {self._service} was started on another event loop, where its connections are. Open steps and "
-                "queries there: from a thread by asyncio.run_coroutine_threadsafe(work(), loop), in a test by fixtures "
-                "of the same loop scope as the one that started the service"
             )

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from ensue import logs
 from ensue.engine.context import Context
 from ensue.engine.reason import message_of, trace_of
 from ensue.engine.timers import put
@@ -115,6 +116,7 @@ class OutsideRuns:
 
     async def _attempt(self, run: OutsideRun) -> None:
         faults = self._context.faults
+        logs.at_hand.set(run.correlation_id)  # of this task, and of what it calls
         if run.name in self._late and not await self._insist(run, lambda: self._postponed(run)):
             return
         trace = self._context.tracing.outside(

@@ -308,6 +308,11 @@ class Runtime:
         """The event loop on which it was started in this process; None: it was not."""
         return self._home.loop if self._home is not None and self._home.here else None
 
+    def check_process(self) -> None:
+        """Raise UsageError in a fork of the process in which it was started."""
+        if self._home is not None:
+            self._home.check_process()
+
     def _check_home(self) -> None:
         if self._home is not None:
             self._home.check()

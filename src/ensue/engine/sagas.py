@@ -176,7 +176,7 @@ class Sagas:
         if saga is None or saga.status in ENDED:
             return False
         park(saga, reason)
-        outgoing.after.append(partial(self._say_parked, saga.key, reason))
+        outgoing.after.append(partial(self._say_parked, turn.message, saga.key, reason))
         await _save(transaction, [saga])
         return True
 
@@ -202,17 +202,17 @@ class Sagas:
                     code, saga, transaction.now, named, outgoing.largest, values=self._values, live=turn.live
                 )
                 if saga.status is Status.PARKED and was is not Status.PARKED:
-                    outgoing.after.append(partial(self._say_parked, saga.key, saga.reason))
+                    outgoing.after.append(partial(self._say_parked, turn.message, saga.key, saga.reason))
                 if saga.mailbox and saga.status in ENDED and was not in ENDED:
                     unread = [each.type for each in saga.mailbox]
-                    outgoing.after.append(partial(self._say_unread, saga.key, saga.status, unread))
+                    outgoing.after.append(partial(self._say_unread, turn.message, saga.key, saga.status, unread))
                 steps = self._carry_out(turn, effects, transaction, outgoing)
                 if steps:
                     turn.going = True
                     return steps
                 full, turn.full = turn.full, nearly_full(saga)
                 if turn.full and not full:
-                    outgoing.after.append(partial(self._say_full, saga.key, turn.full))
+                    outgoing.after.append(partial(self._say_full, turn.message, saga.key, turn.full))
         except Exception as error:
             raise StepFailed(turn.index, error, f"sagas, {turn.key}") from error
         return []
@@ -260,18 +260,21 @@ class Sagas:
         self.dropped += 1
         log.info("%s: saga %s: %s came for nothing", self._service, key, message_id)
 
-    def _say_unread(self, key: str, status: Status, types: Sequence[str]) -> None:
+    def _say_unread(self, message: Message | None, key: str, status: Status, types: Sequence[str]) -> None:
         self.dropped += len(types)
-        log.warning(
-            "%s: saga %s is %s and has not received %d event(s) that it was told: %s", self._service, key, status,
-            len(types), ", ".join(sorted(set(types))),
-        )  # fmt: skip
+        with logs.concerning(message):
+            log.warning(
+                "%s: saga %s is %s and has not received %d event(s) that it was told: %s", self._service, key, status,
+                len(types), ", ".join(sorted(set(types))),
+            )  # fmt: skip
 
-    def _say_parked(self, key: str, reason: str) -> None:
-        log.error("%s: saga %s is parked: %s", self._service, key, Lines(reason))
+    def _say_parked(self, message: Message | None, key: str, reason: str) -> None:
+        with logs.concerning(message):
+            log.error("%s: saga %s is parked: %s", self._service, key, Lines(reason))
 
-    def _say_full(self, key: str, said: str) -> None:
-        log.warning("%s: saga %s: %s", self._service, key, said)
+    def _say_full(self, message: Message | None, key: str, said: str) -> None:
+        with logs.concerning(message):
+            log.warning("%s: saga %s: %s", self._service, key, said)
 
     def _run_outside(self, run: OutsideRun) -> None:
         self.begin([run])

@@ -38,7 +38,7 @@ from ensue.integrations.span_contexts import (
 )
 from ensue.integrations.span_maker import SpanMaker
 from ensue.message import Message, OutboxRecord
-from ensue.tracing import Attempted, Carrier, Drafted, Processing, Publishing, Tracing
+from ensue.tracing import Attempted, Carrier, Drafted, Processing, Stepping, Tracing
 
 __all__ = ["OpenTelemetry"]
 
@@ -75,7 +75,7 @@ class _Tracing:
         self._maker = maker
 
     @contextmanager
-    def step(self, parent: Carrier) -> Iterator[Publishing | None]:
+    def step(self, parent: Carrier) -> Iterator[Stepping | None]:
         within = contexts.get_current()
         if not trace.get_current_span(within).get_span_context().is_valid:
             within = context_of(parent)
@@ -150,6 +150,9 @@ class _Step:
         context = span.get_span_context()
         # Of a span that is not sampled, or where no SDK is and something has come all the same: what goes on.
         self._goes_on = as_carrier(context) if context.is_valid and not span.is_recording() else None
+
+    def here(self) -> AbstractContextManager[None]:
+        return current(self._span, contexts.get_current())
 
     def create(self, topic: str, kind: str, message_id: str, correlation_id: str, parent: Carrier) -> Carrier:
         if not self._span.is_recording():

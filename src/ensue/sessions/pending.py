@@ -10,27 +10,29 @@ from __future__ import annotations
 
 import datetime
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, MetaData, Table, event, update
-from sqlalchemy import Transaction as DatabaseTransaction
+from sqlalchemy import Connection, Update, event
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import in_greenlet
 
 from ensue.errors import EnsueError, UsageError
+from ensue.sessions.connections import (
+    SAVEPOINT,
+    check_alone,
+    connections_of,
+    joined,
+    own_savepoints_of,
+    refuse_rows_alone,
+    roll_back,
+    writes_by,
+)
 from ensue.sessions.publisher import Draft, Publisher, Transaction
 
 #: So many flushes in a row SQLAlchemy allows at a commit as well.
 _FLUSHES_MAX = 100
 _INFO = "ensue.pending"
-#: In the info of a session whose transaction has, or had, a savepoint.
-_SAVEPOINT = "ensue.savepoint"
-#: In the info of a session: the connections of its transaction, and what holds its rows there, a transaction or a
-#: savepoint: of the session, or of whoever gave it a connection.
-_CONNECTIONS = "ensue.connections"
-#: Asks for the connection that writes. Sessions that route, as in SQLAlchemy's documentation, have another one to read.
-_A_WRITE = update(Table("ensue_meta", MetaData()))
 
 
 class Pending:
@@ -52,11 +54,13 @@ class Pending:
         #: the connection may make some, and not only the session.
         self._savepoints: list[int] = []
         self._info = session.info
-        self._connections = _connections_of(session)
+        self._connections = connections_of(session)
+        self._own_savepoints = own_savepoints_of(session)
         self._failed: BaseException | None = None
         self._wrote = False
         event.listen(session, "before_commit", self._before_commit)
         event.listen(session, "after_begin", self._connected)
+        event.listen(session, "after_rollback", self._rolled_back)
         event.listen(session, "after_transaction_create", self._begun)
         event.listen(session, "after_transaction_end", self._ended)
 
@@ -81,10 +85,10 @@ class Pending:
         drafts = [transaction.draft(each, extensions, after, at) for each in events]
         _begin(session)
         self._publisher, self._transaction = publisher, transaction
-        if _can_ask(session):
+        if _can_ask(session, publisher.write):
             self._watch(session)
         self._drafts += drafts
-        for connection in list(self._connections):
+        for connection in [*self._connections, *(joined(session, publisher.write) if self._heard is None else ())]:
             self._connected(session, None, connection)
 
     # --- what SQLAlchemy tells
@@ -110,7 +114,7 @@ class Pending:
                 self._write(connection)
             self._savepoints.clear()
         except BaseException:
-            _roll_back(connection)
+            roll_back(connection)
             raise
 
     def committed(self, session: Session) -> None:
@@ -125,13 +129,21 @@ class Pending:
     def _connected(self, session: Session, _: SessionTransaction | None, connection: Connection) -> None:
         """Async code cannot ask for the connection when it publishes, and its session may be left without a word in a
         transaction of that connection, which commits later."""
-        if self._drafts and self._heard is None and _writes_by(session, connection):
+        if not self._drafts or self._heard is not None or self._publisher is None:
+            return
+        if writes_by(session, self._publisher.write, connection):
             self._hear(connection)
 
     def _savepoint_begun(self, *_: object) -> None:
         self._savepoints.append(len(self._drafts))  # it has no name yet
 
-    def _savepoint_released(self, *_: object) -> None:
+    def _savepoint_released(self, connection: Connection, *_: object) -> None:
+        """It says so before a listener of the user's for the session's `after_commit`, which may come before ours, and
+        fail, while the rows of the savepoint are in the transaction."""
+        within = connection.get_nested_transaction()
+        own = None if within is None else self._own_savepoints.get(within)
+        if own is not None and (savepoint := own()) is not None:
+            self._released.add(savepoint)
         if self._savepoints:
             self._savepoints.pop()
 
@@ -143,6 +155,10 @@ class Pending:
         """A session that is part of a transaction of its connection may stay when that is rolled back."""
         self._savepoints.clear()
         self._drop_after(0)
+
+    def _rolled_back(self, session: Session) -> None:
+        if not session.in_nested_transaction():
+            self._drop_after(0)
 
     def _drop_after(self, kept: int) -> None:
         del self._drafts[kept:]
@@ -164,7 +180,7 @@ class Pending:
         if self._drafts:
             # Where none is heard, the rows may be in any.
             for connection in list(self._connections) if self._heard is None else [self._heard]:
-                _refuse_rows_alone(session, connection)
+                refuse_rows_alone(session, connection)
         self._hear(None)
         wrote, ended = self._wrote, self._transaction
         self._drafts.clear()
@@ -179,10 +195,11 @@ class Pending:
     def _watch(self, session: Session) -> Connection:
         """Return the connection of the session's transaction, at whose commit we are told."""
         assert self._transaction is not None
+        assert self._publisher is not None
         connection = self._watched
         if connection is None:
             try:
-                connection = session.connection(bind_arguments={"clause": _A_WRITE})
+                connection = session.connection(bind_arguments={"clause": self._publisher.write})
             except UnboundExecutionError as error:
                 raise UsageError(
                     "an event was published in a session that has no engine of its own, only some of its classes have: "
@@ -190,7 +207,7 @@ class Pending:
                 ) from error
             self._check(connection)
             self._hear(connection)
-        if session.info.get(_SAVEPOINT) or session.in_nested_transaction():
+        if session.info.get(SAVEPOINT) or session.in_nested_transaction():
             self._transaction.outbox.check_savepoint(connection)
         return connection
 
@@ -198,7 +215,7 @@ class Pending:
         assert self._transaction is not None
         if self._watched is None:
             self._transaction.outbox.check(connection)
-            if self._info.get(_SAVEPOINT):
+            if self._info.get(SAVEPOINT):
                 self._transaction.outbox.check_savepoint(connection)
             self._watched = connection
 
@@ -223,61 +240,12 @@ class Pending:
         assert self._transaction is not None
         self._wrote = True
         try:
-            _check_alone(connection, self._connections)
+            check_alone(connection, self._connections)
             self._transaction.write(connection, self._drafts)
         except BaseException as error:
             self._failed = error  # a part of the records may be in
             raise
         self._drop_after(0)
-
-
-def _roll_back(connection: Connection) -> None:
-    """SQLAlchemy takes a transaction whose commit a listener refuses for ended, and hands its connection to the pool
-    with the rows in it: whoever gets it next would commit them."""
-    try:
-        connection.dialect.do_rollback(connection.connection)
-    except Exception as error:  # it is of no use to anybody
-        connection.invalidate(error)
-
-
-def _refuse_rows_alone(session: Session, connection: Connection) -> None:
-    """A session was closed, neither committed nor rolled back, and its rows may stay in a transaction that it does not
-    own: whether they are to be kept that one's commit says, and of their events nobody has."""
-    held = _connections_of(session).get(connection)
-    within = None if held is None else held()
-    if within is None or not within.is_active:
-        return
-    root = connection.get_transaction()
-
-    def refuse(connection: Connection) -> None:
-        if connection.get_transaction() is root:
-            _roll_back(connection)
-            raise UsageError(
-                "this transaction cannot commit: a session that took part in it has published, and was closed without "
-                "a commit, so its rows would be kept without their events: session.commit() before it is closed, "
-                "which leaves the transaction open"
-            )
-
-    event.listen(connection, "commit", refuse)
-
-
-_Held = weakref.WeakKeyDictionary[Connection, "weakref.ref[DatabaseTransaction]"]
-
-
-def _connections_of(session: Session) -> _Held:
-    found = session.info.get(_CONNECTIONS)
-    if found is None:
-        found = session.info[_CONNECTIONS] = _Held()
-    assert isinstance(found, weakref.WeakKeyDictionary)
-    return found
-
-
-def _note_transaction(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.nested:
-        session.info[_SAVEPOINT] = True
-    elif transaction.parent is None:
-        session.info.pop(_SAVEPOINT, None)
-        _connections_of(session).clear()
 
 
 def _note_commit(session: Session) -> None:
@@ -286,28 +254,9 @@ def _note_commit(session: Session) -> None:
         pending.committed(session)
 
 
-def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    within = connection.get_nested_transaction() or connection.get_transaction()
-    if transaction.parent is None and within is not None:
-        _connections_of(session)[connection] = weakref.ref(within)
-
-
-# Of all sessions: both may have been before the first event is published, when `Pending` begins to look.
-event.listen(Session, "after_transaction_create", _note_transaction)
-event.listen(Session, "after_begin", _note_connection)
 # Before a listener of the user's, whose error would hide that it was committed: those of all sessions, and of what a
 # sessionmaker makes, come before those of one session.
 event.listen(Session, "after_commit", _note_commit, insert=True)
-
-
-def _check_alone(connection: Connection, all_of_them: Iterable[Connection]) -> None:
-    """Raise UsageError where the rows may go by another connection, whose commit is another one."""
-    url = connection.engine.url
-    if any(each is not connection and each.engine.url == url for each in all_of_them):
-        raise UsageError(
-            "an event was published in a session that has two connections to its database, of two engines, so its rows "
-            "may be in another transaction than the event: give the session one engine for all that it does there"
-        )
 
 
 def pending_of(session: Session) -> Pending:
@@ -336,21 +285,13 @@ def _begin(session: Session) -> None:
     session.begin()
 
 
-def _can_ask(session: Session) -> bool:
+def _can_ask(session: Session, write: Update) -> bool:
     """Whether statements can be sent from here: not from async code, which is none of SQLAlchemy's greenlets."""
     try:
-        bind = session.get_bind(clause=_A_WRITE)
+        bind = session.get_bind(clause=write)
     except UnboundExecutionError:
         return True  # `_watch` says what is wrong
     return not bind.dialect.is_async or in_greenlet()
-
-
-def _writes_by(session: Session, connection: Connection) -> bool:
-    try:
-        bind = session.get_bind(clause=_A_WRITE)
-    except UnboundExecutionError:
-        return False  # `_watch` says what is wrong
-    return bind is connection or bind is connection.engine
 
 
 def _flush(session: Session) -> None:

@@ -26,12 +26,13 @@ from ensue.message import OutboxRecord, StoredResponse, Timer
 from ensue.origin import Origin, current_origin
 from ensue.outgoing import Outgoing
 from ensue.ports import Clock, OutboxOwner, SessionOutbox
+from ensue.sessions.connections import a_write
 from ensue.step import Step
 from ensue.tables import ANSWERS, LEASES, RELAY, TIMERS
 from ensue.tracing import Carrier, Drafted, TraceMaker, Tracing, messaging_system
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, MetaData
 
 #: After so long it is looked again whether this Ensue may write to the tables, which a newer one may have made its own.
 _LOOK_AGAIN_S = 5.0
@@ -53,6 +54,7 @@ class Publisher:
 
     definition: what it declares. settings: by which it is configured, asked for when something else may be set.
     limits: see `Outgoing`, where the service runs in this process. maker: returns `Service.tracing`, which may change.
+    tables: the service's own.
     """
 
     def __init__(
@@ -61,12 +63,15 @@ class Publisher:
         settings: Callable[[], Settings],
         limits: Callable[[], Mapping[str, int]],
         maker: Callable[[], TraceMaker | None],
+        tables: MetaData | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.definition = definition
         self._settings = settings
         self._limits = limits
         self._maker = maker
+        #: What a session is asked by for the connection that writes.
+        self.write = a_write(tables)
         self._clock = clock or SystemClock()
         self._ids = _ProcessIds()
         self._types: dict[type, EventType[Any]] = {}

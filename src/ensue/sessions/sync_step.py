@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import datetime
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,7 @@ from ensue.engine.runtime import Runtime
 from ensue.errors import UsageError
 from ensue.origin import current_origin
 from ensue.step import Step
+from ensue.tracing import here
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -94,12 +96,31 @@ def refuse_in_loop(service: str) -> None:
         return
     raise UsageError(
         f"{service}.sync_step() in async code, whose event loop would stand still: write "
-        f"`async with {service}.step() as step:`"
+        f"`async with {service}.step() as step:` where the service runs, and else do it in a thread, "
+        "asyncio.to_thread(...), or publish in a session of your own"
+    )
+
+
+def _refuse_green_threads(service: str) -> None:
+    """Raise UsageError where each thread is a greenlet of one: an event loop in one of them is in the way of the
+    others, which would be taken for async code from the second step on."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        replaced = "gevent"
+    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
+        replaced = "eventlet"
+    else:
+        return
+    raise UsageError(
+        f"{service}.sync_step() where {replaced} has replaced Python's threads: its event loop wants a real one. "
+        f"Publish in a session of your own, {service}.publish(session, event), which works there, or take threads: "
+        "gunicorn -k gthread, celery -P threads"
     )
 
 
 def check_place(service: str) -> None:
     """Raise UsageError where no step can be opened by `sync_step`."""
+    _refuse_green_threads(service)
     refuse_in_loop(service)
     check_aside(service, f"{service}.sync_step()", requested=current_origin() is not None)
 
@@ -131,7 +152,7 @@ def sync_step(runtime: Runtime, loop: asyncio.AbstractEventLoop) -> Iterator[Syn
         held.cancel()
         raise
     try:
-        with stepping(runtime.definition.name):
+        with stepping(runtime.definition.name), here(step.outgoing.trace):
             yield SyncStep(step)
     except BaseException as error:
         through = error if isinstance(error, Exception) and not isinstance(error, StopIteration) else _Left()

@@ -88,7 +88,11 @@ async def test_a_fork_is_refused_a_step(sql_database: str, tmp_path: Path) -> No
             """As after os.fork() in a coroutine: the step does not come to wait for anything."""
             step(service, 1).send(None)
 
+        def started_anew() -> None:
+            service.running().__aenter__().send(None)
+
         assert "is a fork of it" in in_a_fork(on_this_loop)
+        assert "is a fork of it" in in_a_fork(started_anew)
         await step(service, 2)
         await settled(world)
         assert [each.key for each in await world.published(Noted)] == [2]
