@@ -63,9 +63,10 @@ def test_the_link_is_good_once_and_the_console_is_for_this_machine(world: Path) 
         (["--trusted-proxy", "10.0.0.5/32"], "give that too"),
         (["--role", "king"], "--role is 'king', expected one of reader, operator, admin"),
         (["--payloads", "some"], "--payloads is 'some'"),
+        (["--schemas", "nowhere"], "or say where they are with schemas= (--schemas)"),
     ],
 )
-def test_what_would_let_strangers_in_is_refused(
+def test_what_would_let_strangers_in_or_is_not_there_is_refused(
     options: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ending:

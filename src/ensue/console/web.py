@@ -87,6 +87,9 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/changes", "/", live.changes, None),
 )
 
+#: How a user says where the committed schemas are.
+_SCHEMAS = "schemas= (--schemas)"
+
 
 def app(
     *services: Service,
@@ -116,7 +119,7 @@ def app(
     origins = checked_origins(trusted_origins)
     console = Console(
         known, checked_authorize(authorize), modes_of(payloads), origins, answer_s, publishing,
-        checked_trace_url(trace_url), None if schemas is None else read_committed(Path(schemas)),
+        checked_trace_url(trace_url), None if schemas is None else read_committed(Path(schemas), _SCHEMAS),
     )  # fmt: skip
 
     @asynccontextmanager
