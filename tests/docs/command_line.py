@@ -53,13 +53,16 @@ def _is_argument(parameter: Any) -> bool:
 
 
 def _shown(parameter: Any) -> str:
-    return str(parameter.metavar or parameter.name.upper())
+    name = str(parameter.metavar or parameter.name.upper())
+    several = "..." if parameter.nargs == -1 else ""
+    return f"{name}{several}" if parameter.required else f"[{name}]{several}"
 
 
 def _names(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
     metavar = f" {option.metavar}" if option.metavar else ""
-    default = f" (default {option.default})" if isinstance(option.default, int | str) and not option.is_flag else ""
+    given = not option.is_flag and isinstance(option.default, int | str | Path) and option.default != ""
+    default = " (required)" if option.required else f" (default {option.default})" if given else ""
     return f"{names}{metavar}{default}".replace("|", "\\|")
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ensue.addresses import masked
+from ensue.errors import UsageError
 from ensue.texts import plain
 
 #: Wide enough for a line of anything when the output goes to a file or a pipe.
@@ -71,8 +72,17 @@ def print_lines(rows: Iterable[Sequence[object]]) -> None:
 
 def confirm(question: str, yes: bool) -> None:
     """Ask, unless `yes`. Ends the command with exit code 1 on anything but a yes, also when nobody can answer."""
-    if not yes:
-        typer.confirm(plain(question), abort=True)
+    if yes:
+        return
+    try:
+        agreed = typer.confirm(plain(question))
+    except typer.Abort:  # Ctrl-C, or the end of standard input
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise
+        print()  # ends the line of the question
+        raise UsageError("nothing was done: nobody answers the question here; --yes goes on without it") from None
+    if not agreed:
+        raise typer.Abort
 
 
 def shown_data(data: bytes) -> str:

@@ -130,5 +130,7 @@ def test_a_driver_that_is_not_installed_is_named_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, url: str, driver: str
 ) -> None:
     monkeypatch.setitem(sys.modules, driver, None)
-    with pytest.raises(UsageError, match=rf'^database postgresql, by {driver}: pip install "ensue\[postgres\]"$'):
+    with pytest.raises(
+        UsageError, match=rf'^database postgresql, by {driver}, needs .*: pip install "ensue\[postgres\]"$'
+    ):
         make_store(url, "shop")
