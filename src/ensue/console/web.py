@@ -127,9 +127,17 @@ def app(
         yield
         await console.runs.stop()
 
+    async def no_page(request: Request, error: Exception) -> Response:
+        """An address that leads nowhere. An application whose `authorize` answers 404 says itself why."""
+        text = error.detail if isinstance(error, HTTPException) else ""
+        if text in ("", HTTPStatus.NOT_FOUND.phrase):
+            text = f"There is no page {request.url.path[:200]} here; the name above leads to the overview."
+        return _bare_page(console.rendering, request, HTTPStatus.NOT_FOUND, text)
+
     return Starlette(
         routes=[*_routes(console), Mount("/static", StaticFiles(directory=_STATIC), name="static")],
         middleware=[Middleware(SecurityHeaders), Middleware(BodyLimit, body_bytes_max=_BODY_BYTES_MAX)],
+        exception_handlers={HTTPStatus.NOT_FOUND: no_page},
         lifespan=lifespan,
     )
 
