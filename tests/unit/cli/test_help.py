@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import typer.main
+from rich.console import Console
 from tests.unit.cli.harness import TILL, Ended
 
+from ensue.cli import output
 from ensue.cli.main import app
 
 
@@ -31,6 +33,18 @@ def test_each_command_and_option_says_what_it_is_for_in_paragraphs_that_the_term
 def test_what_may_be_given_several_times_has_one_ellipsis(ensue: Callable[..., Ended]) -> None:
     usage = next(line for line in ensue("status", "--help").out.splitlines() if "Usage" in line)
     assert usage.count("...") == 1
+
+
+@pytest.mark.parametrize(("width", "intact"), [(80, True), (200, False)])
+def test_on_a_narrow_terminal_rows_are_lines_so_that_ids_can_be_copied(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, intact: bool
+) -> None:
+    monkeypatch.setattr(output, "console", lambda: Console(markup=False, width=width))
+    row = ("payments/0:1", *(f"{number}-{'x' * 30}" for number in range(6)))
+    output.print_table("letters", ("id", *(f"column {number}" for number in range(6))), [row, row])
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines.count("id        payments/0:1"), lines.count(f"column 5  {row[6]}")) == ((2, 2) if intact else (0, 0))
+    assert sum("payments/0:1" in line for line in lines) == 2
 
 
 @pytest.mark.parametrize(("answer", "says"), [("", "nobody answers the question here; --yes goes on without it"),
