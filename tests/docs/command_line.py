@@ -19,8 +19,8 @@ directory, and the service in it is run or looked at. Where its database and its
 [configuration](configuration.md), so give these commands the same environment as the service.
 
 Commands that look take nothing and change nothing; they may run beside the service. Exit status: 0 done; 1 refused or
-failed, with one message on standard error; 2 a command line that makes no sense. Lists are tables; on a terminal that is
-too narrow for one each row is shown as lines, so that ids stay whole. `--json` is for a machine.
+failed, with one message on standard error; 2 a command line that makes no sense. Lists are tables; on a terminal that
+is too narrow for one each row is shown as lines, so that ids stay whole. `--json` is for a machine.
 
 `ensue --install-completion` has your shell (bash, zsh, fish, PowerShell) complete commands and options;
 `--show-completion` shows what it would add.
