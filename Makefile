@@ -101,7 +101,7 @@ endef
 
 $(VENV)/demo: requirements/demo.txt requirements/pip.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ensue needs Python 3.11 or newer; this is %s. Say which: make PYTHON=python3.12 ..." % sys.version.split()[0])'
-	@echo "Making $(VENV); the first time this takes half a minute" >&2
+	@echo "Making $(VENV); the first time this takes a minute or two" >&2
 	$(call MAKE_VENV,$(VENV))
 	$(call INSTALL,$(VENV),demo)
 	@$(PIP) install --no-deps --no-build-isolation -e . >&2

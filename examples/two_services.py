@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ensue import Event, Service, Step
-from ensue.integrations.fastapi import install, step_of
+from ensue.integrations.fastapi import Problem, install, step_of
 
 
 class OrderCreated(Event, topic="orders", key="customer_id"):
@@ -39,8 +39,8 @@ class Customer(Customers):
     credit: Mapped[int]
 
 
-orders = Service("orders", tables=Orders.metadata)
-customers = Service("customers", tables=Customers.metadata)
+orders = Service("orders", tables=Orders.metadata, publishes=[OrderCreated])
+customers = Service("customers", tables=Customers.metadata, publishes=[CreditReserved])
 app = FastAPI()
 install(app, orders)  # runs it; problem documents, Idempotency-Key, a limit for bodies
 install(app, customers)  # here or in a process of its own
@@ -71,4 +71,6 @@ def open_order(order: Order, event: CreditReserved) -> None:
 
 @app.get("/orders/{order_id}")
 async def show_order(order_id: UUID, step: OrdersStep) -> str:
-    return (await step.session.get_one(Order, order_id)).status
+    if order := await step.session.get(Order, order_id):
+        return order.status
+    raise Problem(404, detail=f"There is no order {order_id}")

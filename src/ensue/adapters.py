@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from ensue.addresses import scheme_of
-from ensue.errors import UsageError
+from ensue.errors import UsageError, not_installed
 from ensue.ports import Broker, Place, SessionOutbox, Store
 
 #: scheme -> (module, class, extra to install)
@@ -120,4 +120,4 @@ def _adapter(what: str, group: str, known: dict[str, tuple[str, str, str]], url:
     except ImportError as error:
         if not extra:
             raise
-        raise UsageError(f'{what} {scheme}: pip install "ensue[{extra}]"') from error
+        raise not_installed(f"{what} {scheme}", extra) from error

@@ -149,7 +149,7 @@ def explain_settings(
     `home`, the directory of what is embedded.
     """
     env = os.environ if environment is None else environment
-    _warn_of_unknown(env)
+    _warn_of_unknown(env, service)
     home = home_of(env)
     sources = {"home": _source(env, "ENSUE_HOME")}
 
@@ -266,13 +266,16 @@ _NOT_OURS = re.compile(r"ENSUE_(.+_DATABASE(_FILE)?|TEST_.*|REQUIRE_.*)", re.DOT
 _warned: set[str] = set()
 
 
-def _warn_of_unknown(env: Mapping[str, str]) -> None:
+def _warn_of_unknown(env: Mapping[str, str], service: str) -> None:
     """Log each variable that looks like a setting and is none, once in a process: a slip of the pen does nothing."""
+    database = database_variable(service)
+    own = [database, f"{database}_FILE"]
     for name in sorted(env):
         if not name.startswith("ENSUE_") or name in _KNOWN or name in _warned or _NOT_OURS.fullmatch(name):
             continue
         _warned.add(name)
-        close = difflib.get_close_matches(name, sorted(_KNOWN), 1, 0.8)
+        # Names of services are alike in all but themselves, so closer: it may be another service's.
+        close = difflib.get_close_matches(name, own, 1, 0.93) or difflib.get_close_matches(name, sorted(_KNOWN), 1, 0.8)
         log.warning("%s is no setting, and is ignored%s", name, f": perhaps {close[0]}?" if close else "")
 
 

@@ -39,6 +39,11 @@ class UsageError(EnsueError):
     """The programmer's or operator's fault: the text says what to write or run instead."""
 
 
+def not_installed(what: str, extra: str) -> UsageError:
+    """What to raise where an import failed that one of Ensue's extras brings. what: that needs it."""
+    return UsageError(f'{what} needs packages that are not installed: pip install "ensue[{extra}]"')
+
+
 class StoreUnavailable(RetryableError):
     """The service's own database did not answer or was locked for too long."""
 

@@ -85,9 +85,10 @@ def test_the_link_is_good_once_and_the_console_is_for_this_machine(world: Path) 
         ([*ROLES, "--payloads", "reader=full", "--payloads", "admin=none"], "admin would be shown less (none)"),
         (["--answer", "0"], "--answer: answer_s=0.0, expected seconds, such as 30"),
         (["--answer", "inf"], "--answer: answer_s=inf, expected seconds"),
+        (["--schemas", "nowhere"], "or say where they are with schemas= (--schemas)"),
     ],
 )
-def test_what_would_let_strangers_in_is_refused(
+def test_what_would_let_strangers_in_or_is_not_there_is_refused(
     options: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ending:

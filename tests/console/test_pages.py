@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from starlette.exceptions import HTTPException
 from tests.console.conftest import HOSTILE, LONG, Open, until
 from tests.console.world import Asked, bank
 
@@ -209,6 +210,19 @@ async def test_nobody_is_let_in_whom_the_host_does_not_know(browse: Open) -> Non
     assert (await nobody.post("/letter", data={})).status_code == 401
     without_roles = browse(lambda _: Actor("ann", []))
     assert (await without_roles.get("/")).status_code == 403
+
+
+async def test_an_address_that_leads_nowhere_is_a_page_that_leads_back(browse: Open) -> None:
+    answer = await browse().get("/failurs")
+    assert answer.status_code == 404
+    read = Read(answer.text)
+    assert "There is no page" in read.text
+    assert any(each.endswith("/") for each in read.links)
+
+    def hidden(_: object) -> Actor:
+        raise HTTPException(404, "nothing for you")
+
+    assert "nothing for you" in (await browse(hidden).get("/")).text
 
 
 async def test_an_error_of_the_consoles_own_says_nothing_of_its_inside(

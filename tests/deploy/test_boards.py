@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.deploy.promtool import check_alerts, promtool
 
 from ensue.engine.gauges import METRICS
 from ensue.errors import UsageError
+from ensue.integrations import boards
 from ensue.integrations.boards import main, name_of, table, title_of, write
 
 RULES = DEPLOY / "prometheus/ensue.rules.yaml"
@@ -45,6 +48,12 @@ def test_rules_ask_for_metrics_that_there_are_and_say_what_to_do() -> None:
         assert any(name in rule["expr"] for name in NAMES), rule["expr"]
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["annotations"]["description"].endswith(".")
+
+
+def test_without_a_directory_the_command_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["boards"])
+    with pytest.raises(SystemExit, match="DIRECTORY: name the directory to write to"):
+        runpy.run_path(str(boards.__file__), run_name="__main__")
 
 
 def test_every_metric_has_a_panel_and_no_two_lie_on_each_other() -> None:

@@ -19,7 +19,8 @@ directory, and the service in it is run or looked at. Where its database and its
 [configuration](configuration.md), so give these commands the same environment as the service.
 
 Commands that look take nothing and change nothing; they may run beside the service. Exit status: 0 done; 1 refused or
-failed, with one message on standard error; 2 a command line that makes no sense.
+failed, with one message on standard error; 2 a command line that makes no sense. Lists are tables; on a terminal that
+is too narrow for one each row is shown as lines, so that ids stay whole. `--json` is for a machine.
 
 `ensue --install-completion` has your shell (bash, zsh, fish, PowerShell) complete commands and options;
 `--show-completion` shows what it would add.
@@ -53,13 +54,16 @@ def _is_argument(parameter: Any) -> bool:
 
 
 def _shown(parameter: Any) -> str:
-    return str(parameter.metavar or parameter.name.upper())
+    name = str(parameter.metavar or parameter.name.upper())
+    several = "..." if parameter.nargs == -1 else ""
+    return f"{name}{several}" if parameter.required else f"[{name}]{several}"
 
 
 def _names(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
     metavar = f" {option.metavar}" if option.metavar else ""
-    default = f" (default {option.default})" if isinstance(option.default, int | str) and not option.is_flag else ""
+    given = not option.is_flag and isinstance(option.default, int | str | Path) and option.default != ""
+    default = " (required)" if option.required else f" (default {option.default})" if given else ""
     return f"{names}{metavar}{default}".replace("|", "\\|")
 
 

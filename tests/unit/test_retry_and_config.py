@@ -133,10 +133,14 @@ def test_a_variable_that_is_no_setting_is_warned_of_once(
     monkeypatch.setattr(config, "_warned", set())
     settings = load_settings("orders", environment={"ENSUE_LEASE_TTL": "5", "ENSUE_X": "1"})
     load_settings("orders", environment={"ENSUE_LEASE_TTL": "5"})
+    load_settings("orders", environment={"ENSUE_ORDERS_DATABSE": "sqlite:///o.db"})
+    load_settings("orders", environment={"ENSUE_CUSTOMERS_DATABSE": "sqlite:///c.db"})  # of another service
     assert settings.engine == EngineConfig()
     assert [each.getMessage() for each in caplog.records] == [
         "ENSUE_LEASE_TTL is no setting, and is ignored: perhaps ENSUE_LEASE_TTL_S?",
         "ENSUE_X is no setting, and is ignored",
+        "ENSUE_ORDERS_DATABSE is no setting, and is ignored: perhaps ENSUE_ORDERS_DATABASE?",
+        "ENSUE_CUSTOMERS_DATABSE is no setting, and is ignored",
     ]
     assert {each.levelname for each in caplog.records} == {"WARNING"}
 

@@ -10,6 +10,7 @@ import typer
 from ensue.cli.completing import services_here
 from ensue.cli.contract_process import ask
 from ensue.cli.output import print_json, say
+from ensue.cli.schemas import warn_of_silent
 from ensue.contracts.asyncapi import asyncapi as document_of
 from ensue.contracts.files import pretty
 from ensue.errors import UsageError
@@ -18,7 +19,7 @@ from ensue.errors import UsageError
 def asyncapi(
     services: Annotated[
         list[str],
-        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+        typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME, one or several"),
     ],
     to: Annotated[
         Path | None,
@@ -34,6 +35,7 @@ def asyncapi(
     if to is None and len(targets) > 1:
         raise UsageError(f"{len(targets)} services have as many documents: say where to, with --to DIRECTORY")
     answers = ask(targets, log=True)
+    warn_of_silent(each.contract for each in answers if each.contract is not None)
     documents = {
         each.contract.service: document_of(each.contract, scheme=each.scheme, version=version)
         for each in answers

@@ -19,7 +19,7 @@ from ensue.cli.loading import load_services
 from ensue.cli.operator import user
 from ensue.cli.output import say
 from ensue.cli.serving import Stop
-from ensue.errors import UsageError
+from ensue.errors import UsageError, not_installed
 from ensue.logs import configure
 
 if TYPE_CHECKING:
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=enum.StrEnum)
 
 _HTTP = "127.0.0.1:8040"
-_INSTALL = 'ensue console: pip install "ensue[console]"'
 
 
 def console(
     services: Annotated[
         list[str],
-        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+        typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME, one or several"),
     ],
     http: Annotated[
         str,
@@ -90,7 +89,7 @@ def console(
         from ensue.console.payloads import usual_mode
         from ensue.console.standalone import OneTimeLink, ProxyHeader, is_loopback, proxy_header
     except ImportError as error:
-        raise UsageError(_INSTALL) from error
+        raise not_installed("ensue console", "console") from error
     address = read_address(http)
     if not address.host and not auth:
         address = Address("127.0.0.1", address.port)  # without --auth it is for this machine alone

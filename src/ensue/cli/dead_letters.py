@@ -33,6 +33,8 @@ from ensue.texts import when
 
 app = typer.Typer(help="Messages set aside after their last attempt: look, try again, give up.", no_args_is_help=True)
 
+_ID = "As `ensue dead-letters list` shows it"
+
 _ALL = typer.Option("--all", help="Every letter that is dead")
 _GROUP = typer.Option("--group", metavar="NAME", help="Every letter that is dead of this group")
 
@@ -44,7 +46,7 @@ _TABLE_MAX = 200
 def list_(
     service: Target,
     state: Annotated[list[DeadLetterState] | None, typer.Option(help="Only letters in this state (may repeat)")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many")] = 100,
     json: Json = False,
 ) -> None:
     """List what is set aside, in the order of setting aside; discarded and refused ones only with --state."""
@@ -92,7 +94,7 @@ async def _print(lines: AsyncIterator[LetterLine], limit: int, there: int, *, js
 @app.command()
 def show(
     service: Target,
-    letter: Annotated[str, typer.Argument(metavar="ID")],
+    letter: Annotated[str, typer.Argument(metavar="ID", help=_ID)],
     json: Json = False,
 ) -> None:
     """Show one letter: the reason, its headers and data, and which letters wait behind it."""
@@ -126,7 +128,7 @@ def show(
 @app.command()
 def retry(
     service: Target,
-    letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    letters: Annotated[list[str] | None, typer.Argument(metavar="ID", help=_ID)] = None,
     all_: Annotated[bool, _ALL] = False,
     group: Annotated[str, _GROUP] = "",
     yes: Yes = False,
@@ -149,7 +151,7 @@ def retry(
 @app.command()
 def discard(
     service: Target,
-    letters: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    letters: Annotated[list[str] | None, typer.Argument(metavar="ID", help=_ID)] = None,
     all_: Annotated[bool, _ALL] = False,
     group: Annotated[str, _GROUP] = "",
     yes: Yes = False,
@@ -167,7 +169,7 @@ def discard(
 @app.command()
 def edit(
     service: Target,
-    letter: Annotated[str, typer.Argument(metavar="ID")],
+    letter: Annotated[str, typer.Argument(metavar="ID", help=_ID)],
     data: Annotated[str, typer.Option(metavar="@FILE", help="The new data: a file with JSON, or the JSON itself")],
     by: By = "",
     reason: Reason = "",

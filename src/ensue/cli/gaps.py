@@ -47,8 +47,8 @@ def list_(service: Target, json: Json = False) -> None:
 @app.command()
 def accept(
     service: Target,
-    topic: Annotated[str | None, typer.Option()] = None,
-    partition: Annotated[int | None, typer.Option()] = None,
+    topic: Annotated[str | None, typer.Option(help="Of the gap")] = None,
+    partition: Annotated[int | None, typer.Option(help="Of the gap: its number in the topic")] = None,
     source: Annotated[str | None, typer.Option(help="As `ensue gaps list` shows it")] = None,
     yes: Yes = False,
     by: By = "",
@@ -83,7 +83,7 @@ def accept(
 @app.command()
 def forget(
     service: Target,
-    partition: Annotated[int, typer.Argument(metavar="PARTITION")],
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", help="Its number in the topic")],
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="As `ensue gaps list` shows it")],
     topic: Annotated[str | None, typer.Option(help="When the service reads several")] = None,
     yes: Yes = False,
@@ -116,8 +116,8 @@ def forget(
 @app.command()
 def rewind(
     service: Target,
-    topic: Annotated[str, typer.Option()],
-    partition: Annotated[int, typer.Option()],
+    topic: Annotated[str, typer.Option(help="Where it was applied")],
+    partition: Annotated[int, typer.Option(help="Its number in the topic")],
     source: Annotated[str, typer.Option(help="As the error in the log, or `ensue status`, names it")],
     to: Annotated[
         int | None, typer.Option(metavar="POSITION", help="When the log cannot tell: what was applied before")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import re
 import socket
 from collections.abc import AsyncIterator, Generator, Sequence
@@ -11,12 +13,10 @@ from typing import Any, NamedTuple
 
 from ensue.app import Service
 from ensue.engine.readiness import ReadyLimits
-from ensue.errors import UsageError
+from ensue.errors import UsageError, not_installed
 from ensue.texts import logger
 
 log = logger("ensue.run")
-
-_INSTALL = 'ensue run --http: pip install "ensue[http]"'
 
 
 class Address(NamedTuple):
@@ -61,7 +61,7 @@ async def probes(address: Address, services: Sequence[Service]) -> AsyncIterator
 
         from ensue.integrations.probes import PATHS, probes_app
     except ImportError as error:
-        raise UsageError(_INSTALL) from error
+        raise not_installed("ensue run --http", "http") from error
 
     with contextlib.closing(listen(address)) as listening:
         port = listening.getsockname()[1]
@@ -102,4 +102,8 @@ def listen(address: Address) -> socket.socket:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         return socket.create_server((address.host, address.port), family=family)
     except OSError as error:
-        raise UsageError(f"--http {address}: nobody can listen there: {error.strerror or error}") from error
+        reason = str(error.strerror or error)
+        if error.errno == errno.EADDRINUSE:
+            taken = os.strerror(errno.EADDRINUSE)
+            reason = f"{taken} by another process: end that, or take another port; 0 is any that is free"
+        raise UsageError(f"--http {address}: nobody can listen there: {reason}") from error

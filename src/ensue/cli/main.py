@@ -37,6 +37,7 @@ from ensue.cli import (
 )
 from ensue.cli.bash_words import whole_words
 from ensue.cli.flow.command import flow
+from ensue.cli.help_texts import unwrap
 from ensue.cli.output import complain
 from ensue.errors import EnsueError
 
@@ -87,6 +88,7 @@ app.command()(asyncapi.asyncapi)
 app.add_typer(schemas.app, name="schemas")
 app.command()(flow)
 app.command()(console.console)
+unwrap(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,7 +25,7 @@ _DATA_SHOWN = 60
 def list_(
     service: Target,
     after: Annotated[int, typer.Option(min=0, metavar="POSITION", help="Begin after this position")] = 0,
-    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many")] = 100,
     unsent: Annotated[bool, typer.Option("--unsent", help="Only what is not known to be in the log")] = False,
     json: Json = False,
 ) -> None:

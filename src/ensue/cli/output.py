@@ -10,14 +10,19 @@ from typing import Any
 
 import msgspec
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
 from ensue.addresses import masked
+from ensue.errors import UsageError
 from ensue.texts import plain
 
 #: Wide enough for a line of anything when the output goes to a file or a pipe.
 _WIDE = 200
+
+#: A table that is so many times as wide as the terminal is no table there.
+_TOO_WIDE = 2
 
 #: What JSON may hold as it is, and a terminal or a log takes for an order.
 _UNSEEN = re.compile("[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -53,14 +58,37 @@ def _seen(written: str) -> str:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns whose name ends in `#` hold numbers and stand to the right."""
+    """Columns whose name ends in `#` hold numbers and stand to the right.
+
+    On a terminal that is much too narrow each row is shown as lines, one for each column: a table would cut ids and
+    keys into pieces, which nobody can copy. The first column, which names the row, stays whole unless it is long.
+    """
+    shown = console()
+    names = [column.rstrip("#") for column in columns]
+    cells = [[plain(str(each)) for each in row] for row in rows]
+    if _width(names, cells) > _TOO_WIDE * shown.width:
+        _print_records(shown, plain(title), names, cells)
+        return
     table = Table(title=plain(title) or None, title_justify="left", title_style="bold", header_style="bold")
-    for column in columns:
-        number = column.endswith("#")
-        table.add_column(column.rstrip("#"), justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(plain(str(each)) for each in row))
-    console().print(table)
+    whole = all(3 * cell_len(row[0]) <= shown.width for row in cells)
+    for number, (name, column) in enumerate(zip(names, columns, strict=True)):
+        right = column.endswith("#")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=whole and number == 0)
+    for row in cells:
+        table.add_row(*row)
+    shown.print(table)
+
+
+def _width(names: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """Of the table when nothing in it is broken: each column has a line at its left, and a space on either side."""
+    widest = (max(map(cell_len, column)) for column in zip(names, *cells, strict=True))
+    return sum(each + 3 for each in widest) + 1
+
+
+def _print_records(shown: Console, title: str, names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    wide = max(map(cell_len, names))
+    records = ("\n".join(f"{name:<{wide}}  {cell}" for name, cell in zip(names, row, strict=True)) for row in cells)
+    shown.print("\n\n".join([title, *records] if title else records), soft_wrap=True)
 
 
 def print_lines(rows: Iterable[Sequence[object]]) -> None:
@@ -71,8 +99,17 @@ def print_lines(rows: Iterable[Sequence[object]]) -> None:
 
 def confirm(question: str, yes: bool) -> None:
     """Ask, unless `yes`. Ends the command with exit code 1 on anything but a yes, also when nobody can answer."""
-    if not yes:
-        typer.confirm(plain(question), abort=True)
+    if yes:
+        return
+    try:
+        agreed = typer.confirm(plain(question))
+    except typer.Abort:  # Ctrl-C, or the end of standard input
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise
+        print()  # ends the line of the question
+        raise UsageError("nothing was done: nobody answers the question here; --yes goes on without it") from None
+    if not agreed:
+        raise typer.Abort
 
 
 def shown_data(data: bytes) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from ensue.errors import UsageError
+from ensue.errors import UsageError, not_installed
 from ensue.texts import logger
 
 log = logger("ensue.run")
@@ -22,7 +22,7 @@ def watched(directories: Sequence[Path]) -> list[Path]:
     try:
         import watchfiles  # noqa: F401  # whether it is there
     except ImportError as error:
-        raise UsageError('ensue run --reload: pip install "ensue[reload]"') from error
+        raise not_installed("ensue run --reload", "reload") from error
     for each in directories:
         if not each.is_dir():
             raise UsageError(f"--reload-dir {each} is no directory in {os.getcwd()}")

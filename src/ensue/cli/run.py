@@ -27,7 +27,7 @@ LEVELS = ("debug", "info", "warning", "error")
 def run(
     services: Annotated[
         list[str],
-        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+        typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME, one or several"),
     ],
     processes: Annotated[
         int, typer.Option(min=1, max=64, help="Child processes that share the work; one that ends is started again")

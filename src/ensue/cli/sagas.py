@@ -26,6 +26,8 @@ from ensue.texts import when
 
 app = typer.Typer(help="Sagas: look, have a parked one go on, have one undone.", no_args_is_help=True)
 
+_ID = "As `ensue sagas list` shows it"
+
 app.command("check")(check_)
 app.command()(export)
 
@@ -37,7 +39,7 @@ _Why = Annotated[str, typer.Option("--reason", "--why", help="Why; is kept with 
 def list_(
     service: Target,
     status: Annotated[list[Status] | None, typer.Option(help="Only sagas of this status (may repeat)")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many")] = 100,
     json: Json = False,
 ) -> None:
     """List sagas, of each status the one first that was at work longest ago; ended ones only with --status."""
@@ -59,7 +61,7 @@ def list_(
 @app.command()
 def show(
     service: Target,
-    saga: Annotated[str, typer.Argument(metavar="NAME:ID")],
+    saga: Annotated[str, typer.Argument(metavar="NAME:ID", help=_ID)],
     json: Json = False,
 ) -> None:
     """Show one saga: its request, its journal, what is to be undone, and why it is parked."""
@@ -92,7 +94,7 @@ def show(
 @app.command()
 def retry(
     service: Target,
-    sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")],
+    sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID", help=_ID)],
     why: _Why = "",
     who: _Who = "",
 ) -> None:
@@ -103,7 +105,7 @@ def retry(
 @app.command()
 def cancel(
     service: Target,
-    sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID...")],
+    sagas: Annotated[list[str], typer.Argument(metavar="NAME:ID", help=_ID)],
     why: _Why = "",
     who: _Who = "",
     yes: Yes = False,
@@ -116,7 +118,7 @@ def cancel(
 @app.command("skip")
 def skip_(
     service: Target,
-    saga: Annotated[str, typer.Argument(metavar="NAME:ID")],
+    saga: Annotated[str, typer.Argument(metavar="NAME:ID", help=_ID)],
     why: _Why,
     result: Annotated[
         str | None, typer.Option(metavar="JSON", help="What it came to; left out: it returns none")

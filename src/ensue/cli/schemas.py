@@ -23,7 +23,7 @@ app = typer.Typer(
     help="What services write and read, as JSON Schema: committed, and compared.", no_args_is_help=True
 )  # fmt: skip
 
-_SERVICES = typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several")
+_SERVICES = typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME, one or several")
 
 
 @app.command()
@@ -80,7 +80,7 @@ def check(
     found = contracts_of([*targets, *(each for each in readers or () if each not in targets)])
     written, others = found[: len(targets)], found[len(targets) :]
     count = len(_owned(written))
-    lines = changes(read_committed(against), written, others)
+    lines = changes(read_committed(against, "--against"), written, others)
     if json:
         print_json({"changes": lines})
     else:
@@ -94,16 +94,22 @@ def contracts_of(targets: Iterable[str]) -> list[Contract]:
     return [each.contract for each in ask(list(dict.fromkeys(targets))) if each.contract is not None]
 
 
-def _owned(contracts: list[Contract]) -> dict[str, Described]:
-    """What they write. Raises UsageError where that is nothing."""
-    found = owned(contracts)
+def warn_of_silent(contracts: Iterable[Contract]) -> None:
+    """What a service publishes and does not declare is in no schema and in no document: say so."""
     for each in contracts:
-        if each.silent and found:
+        if each.silent:
             complain(
                 f"warning: {each.service} does not declare what it publishes (publishes=[...]): of that, nothing is "
                 "looked at"
             )
-    if not found:
+
+
+def _owned(contracts: list[Contract]) -> dict[str, Described]:
+    """What they write. Raises UsageError where that is nothing."""
+    found = owned(contracts)
+    if found:
+        warn_of_silent(contracts)
+    else:
         names = ", ".join(each.service for each in contracts)
         raise UsageError(
             f"{names}: nothing is declared that is published, sent or answered, so there is no schema: name the "

@@ -22,7 +22,7 @@ from ensue.operations.status import ANSWER_S, PartitionStatus, ServiceStatus, se
 def status(
     services: Annotated[
         list[str],
-        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+        typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME, one or several"),
     ],
     json: Json = False,
 ) -> None:

@@ -25,7 +25,7 @@ _SHOWN_MAX = 10
 def list_(
     service: Target,
     after: Annotated[str | None, typer.Option(metavar="ID", help="Begin after this one")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many")] = 100,
     json: Json = False,
 ) -> None:
     """List what waits, in the order in which it is due; with the next run of each recurring step."""
@@ -47,7 +47,7 @@ def list_(
 @app.command()
 def cancel(
     service: Target,
-    timers: Annotated[list[str], typer.Argument(metavar="ID...")],
+    timers: Annotated[list[str], typer.Argument(metavar="ID", help="As `ensue timers list` shows it")],
     yes: Yes = False,
     by: By = "",
     reason: Reason = "",

@@ -12,20 +12,20 @@ from ensue.app import Service
 from ensue.cli.completing import services_here
 from ensue.cli.loading import load_services
 from ensue.cli.output import complain, print_table, say
-from ensue.operations.topology import Flow, SagaFlow, find_flows, find_sagas, find_warnings
+from ensue.operations.topology import Flow, SagaFlow, find_flows, find_sagas, find_warnings, no_publisher
 
 
 def topology(
     services: Annotated[
         list[str],
-        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+        typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME, one or several"),
     ],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart")] = False,
 ) -> None:
     """Show who publishes and who subscribes, who handles which command and who sends or calls it, and which sagas there
     are, and warn of what has nobody at one end."""
     definitions = load_services(services)
-    flows = find_flows(definitions)
+    flows, unknown = find_flows(definitions), no_publisher(definitions)
     if mermaid:
         say(*as_mermaid(definitions, flows).split("\n"))
     else:
@@ -33,11 +33,11 @@ def topology(
         commands = [each for each in flows if each.reply is not None]
         sagas = find_sagas(definitions)
         if events or not (commands or sagas):
-            rows = [(each.topic, each.type, _listed(each.publishers), _handlers(each)) for each in events]
+            rows = [(each.topic, each.type, _listed(each.publishers, unknown), _handlers(each)) for each in events]
             print_table("", ("topic", "event", "published by", "handled by"), rows)
         if commands:
             asked = [
-                (each.type, each.reply, _listed(each.publishers), _listed(each.callers), _handlers(each))
+                (each.type, each.reply, _listed(each.publishers, unknown), _listed(each.callers), _handlers(each))
                 for each in commands
             ]
             print_table("", ("command", "reply", "sent by", "called by", "handled by"), asked)
@@ -68,8 +68,9 @@ def as_mermaid(services: Sequence[Service], flows: Sequence[Flow]) -> str:
                 arrows.setdefault((publisher, subscriber, flow.reply is not None), []).append(name)
     for (publisher, subscriber, command), names in arrows.items():
         arrow = "-.->" if "?" in (publisher, subscriber) else "==>" if command else "-->"
-        lines.append(f'  {_end(nodes, publisher, "nobody_publishes")} {arrow}|"{"<br/>".join(names)}"| '
-                     f'{_end(nodes, subscriber, "nobody_reads")}')  # fmt: skip
+        begin = _end(nodes, publisher, f"nobody_publishes(({no_publisher(services)}))")
+        end = _end(nodes, subscriber, "nobody_reads((nobody))")
+        lines.append(f'  {begin} {arrow}|"{"<br/>".join(names)}"| {end}')
     return "\n".join(lines)
 
 
@@ -79,7 +80,7 @@ def _label(service: str, sagas: Sequence[SagaFlow]) -> str:
 
 
 def _end(nodes: Mapping[str, str], name: str, nobody: str) -> str:
-    return f"{nobody}((nobody))" if name == "?" else nodes[name]
+    return nobody if name == "?" else nodes[name]
 
 
 def _nodes(names: Sequence[str]) -> dict[str, str]:
@@ -101,5 +102,5 @@ def _handlers(flow: Flow) -> str:
     return _listed([f"{service} ({', '.join(names)})" for service, names in flow.subscribers.items()])
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nobody"
+def _listed(names: Sequence[str], nobody: str = "nobody") -> str:
+    return ", ".join(names) or nobody

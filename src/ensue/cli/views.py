@@ -57,9 +57,7 @@ def load_view(target: str) -> View:
 def list_(
     services: Annotated[
         list[str],
-        typer.Argument(
-            metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME of a View, one or several"
-        ),
+        typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME of a View, one or several"),
     ],
     json: Json = False,
 ) -> None:
@@ -258,7 +256,7 @@ def rollback(service: _View, who: _Who = "", reason: Reason = "") -> None:
 @app.command()
 def drop(
     service: _View,
-    version: Annotated[int, typer.Argument(min=1, metavar="VERSION")],
+    version: Annotated[int, typer.Argument(min=1, metavar="VERSION", help="As `ensue views list` shows it")],
     force: Annotated[bool, typer.Option(help="I know that no process of the version runs")] = False,
     yes: Yes = False,
     who: _Who = "",

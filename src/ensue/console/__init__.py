@@ -5,13 +5,13 @@ Both are faces of `ensue.operations`, as the command line is. Nobody gets in wit
 
 from __future__ import annotations
 
-from ensue.errors import UsageError
+from ensue.errors import not_installed
 
 try:
     import fastapi as _  # noqa: F401
     import jinja2 as __  # noqa: F401
 except ImportError as error:
-    raise UsageError('ensue.console: pip install "ensue[console]"') from error
+    raise not_installed("ensue.console", "console") from error
 
 from ensue.console.access import Action, Actor, Authorize, NotAllowed, NotAuthenticated, Role
 from ensue.console.payloads import Payloads

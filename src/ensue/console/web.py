@@ -94,6 +94,9 @@ ADDRESSES: Final[tuple[tuple[str, str, Screen, Screen | None], ...]] = (
     ("/changes", "/", live.changes, None),
 )
 
+#: How a user says where the committed schemas are.
+_SCHEMAS = "schemas= (--schemas)"
+
 
 def app(
     *services: Service,
@@ -123,7 +126,7 @@ def app(
     origins = checked_origins(trusted_origins)
     console = Console(
         known, Patient(authorize, answer_s), modes_of(payloads), origins, answer_s, publishing,
-        checked_trace_url(trace_url), None if schemas is None else read_committed(Path(schemas)),
+        checked_trace_url(trace_url), None if schemas is None else read_committed(Path(schemas), _SCHEMAS),
     )  # fmt: skip
 
     @asynccontextmanager
@@ -131,9 +134,17 @@ def app(
         yield
         await console.runs.stop()
 
+    async def no_page(request: Request, error: Exception) -> Response:
+        """An address that leads nowhere. An application whose `authorize` answers 404 says itself why."""
+        text = error.detail if isinstance(error, HTTPException) else ""
+        if text in ("", HTTPStatus.NOT_FOUND.phrase):
+            text = f"There is no page {request.url.path[:200]} here; the name above leads to the overview."
+        return _bare_page(console.rendering, request, HTTPStatus.NOT_FOUND, text)
+
     return Starlette(
         routes=[*_routes(console), Mount("/static", StaticFiles(directory=_STATIC), name="static")],
         middleware=[Middleware(SecurityHeaders), Middleware(BodyLimit, body_bytes_max=_BODY_BYTES_MAX)],
+        exception_handlers={HTTPStatus.NOT_FOUND: no_page},
         lifespan=lifespan,
     )
 

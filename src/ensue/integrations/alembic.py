@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ensue.errors import UsageError
+from ensue.errors import not_installed
 from ensue.integrations.sql_tables import sql_tables
 
 try:
     from alembic import op
 except ImportError as error:
-    raise UsageError('ensue.integrations.alembic: pip install "ensue[alembic]"') from error
+    raise not_installed("ensue.integrations.alembic", "alembic") from error
 
 __all__ = ["create_ensue_tables", "drop_ensue_tables", "include_name", "include_object"]
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Unpack
 
-from ensue.errors import UsageError
+from ensue.errors import UsageError, not_installed
 
 try:
     from fastapi import Depends, FastAPI
     from fastapi.exceptions import RequestValidationError
     from fastapi.routing import APIRoute
 except ImportError as error:
-    raise UsageError('ensue.integrations.fastapi: pip install "ensue[fastapi]"') from error
+    raise not_installed("ensue.integrations.fastapi", "fastapi") from error
 
 from ensue.app import Service
 from ensue.engine.readiness import ReadyLimits

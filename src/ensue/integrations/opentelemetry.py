@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any, Literal
 
-from ensue.errors import UsageError
+from ensue.errors import UsageError, not_installed
 
 try:
     from opentelemetry import context as contexts
     from opentelemetry import trace
 except ImportError as error:
-    raise UsageError('ensue.integrations.opentelemetry: pip install "ensue[otel]"') from error
+    raise not_installed("ensue.integrations.opentelemetry", "otel") from error
 
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from ensue.errors import UsageError
+from ensue.errors import UsageError, not_installed
 
 try:
     from starlette.applications import Starlette
 except ImportError as error:
-    raise UsageError('ensue.integrations.starlette: pip install "ensue[starlette]"') from error
+    raise not_installed("ensue.integrations.starlette", "starlette") from error
 
 from ensue.app import Service
 from ensue.engine.readiness import ReadyLimits

@@ -12,9 +12,11 @@ from ensue.contracts.files import Committed, file_name, read
 from ensue.errors import UsageError
 
 
-def read_committed(directory: Path) -> dict[str, Committed]:
-    """The committed schemas, by name. Raises UsageError when there is no such directory, or a file in it is none of
-    Ensue's."""
+def read_committed(directory: Path, said_by: str) -> dict[str, Committed]:
+    """The committed schemas, by name. said_by: the option or argument that says where they are.
+
+    Raises UsageError when there is no such directory, or a file in it is none of Ensue's.
+    """
     try:
         paths = sorted(directory.glob("*.json")) if directory.is_dir() else None
         found = [read(path.read_bytes(), str(path)) for path in paths or ()]
@@ -23,7 +25,7 @@ def read_committed(directory: Path) -> dict[str, Committed]:
     if paths is None:
         raise UsageError(
             f"there is no directory {directory}: write the schemas with `ensue schemas export ... --to {directory}` "
-            "and commit them, or say where they are with --against"
+            f"and commit them, or say where they are with {said_by}"
         )
     for each, path in zip(found, paths, strict=True):
         if path.name != file_name(each.name):

@@ -41,6 +41,11 @@ class Flow(NamedTuple):
         return tuple(dict.fromkeys((*self.publishers, *self.callers)))
 
 
+def no_publisher(services: Sequence[Service]) -> str:
+    """What to show where none of these is known to publish a message."""
+    return "not declared" if any(each.publishes is None for each in services) else "nobody"
+
+
 def find_flows(services: Sequence[Service]) -> list[Flow]:
     """Every event type and command that one of the services declares to publish, call or handle, by topic and type."""
     specs: dict[str, EventType[Any]] = {}

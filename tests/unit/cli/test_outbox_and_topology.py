@@ -11,7 +11,7 @@ from tests.unit.cli.services import Sold, Stamp, clerk, ledger, shy, till
 from ensue import Command, Event, Saga, Service
 from ensue.cli.topology import as_mermaid
 from ensue.message import HeldPartition
-from ensue.operations.topology import find_flows, find_sagas, find_warnings
+from ensue.operations.topology import find_flows, find_sagas, find_warnings, no_publisher
 
 Run = Callable[..., Ended]
 
@@ -151,6 +151,10 @@ def test_an_event_that_nobody_publishes_is_warned_of_unless_somebody_does_not_de
     assert find_warnings([hopeful, shy], find_flows([hopeful, shy])) == [
         "shy does not declare what it publishes (publishes=[...]): it may publish anything"
     ]
+    assert no_publisher([hopeful]) == "nobody"
+    assert no_publisher([hopeful, shy]) == "not declared"
+    drawn = as_mermaid([hopeful, shy], find_flows([hopeful, shy]))
+    assert '  nobody_publishes((not declared)) -.->|"Dropped.v1"| service_hopeful' in drawn
 
 
 class Sealed(Event, topic="seals", key="customer"):

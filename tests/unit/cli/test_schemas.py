@@ -161,6 +161,9 @@ def test_asyncapi_is_shown_or_written_one_for_each_service(ensue: Run, here: Pat
     assert shown.json["info"] == {"title": "hotel", "version": "7.0.0"}
     headers = shown.json["components"]["messages"][NAME]["headers"]
     assert "ce_type" in headers["properties"], "as Kafka has them, which the service is set to"
+    assert shown.err == ""
+    change(here / "contracts_hotel.py", ", publishes=[Booked], broker", ", broker")
+    assert "hotel does not declare what it publishes" in ensue("asyncapi", "contracts_hotel:hotel").err
     refused = ensue("asyncapi", "contracts_hotel:hotel", "contracts_mail:mail")
     assert (refused.code, "say where to, with --to DIRECTORY" in refused.err) == (1, True)
     assert ensue("asyncapi", "contracts_hotel:hotel", "contracts_mail:mail", "--to", "api").code == 0

@@ -318,4 +318,6 @@ def test_starlette_alone_is_enough(tmp_path: Path) -> None:
         [sys.executable, "-c", _WITHOUT], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == 'ensue.integrations.fastapi: pip install "ensue[fastapi]"\n'
+    assert done.stdout == (
+        'ensue.integrations.fastapi needs packages that are not installed: pip install "ensue[fastapi]"\n'
+    )

@@ -73,6 +73,21 @@ async def test_asyncmy_is_given_its_own(mariadb_server: MariaDbServer) -> None:
     assert await seen(url, "SELECT user()", {"user": "shop", "password": "secret"}) == "shop@127.0.0.1"
 
 
+async def test_of_mariadb_a_database_is_not_there_and_a_wrong_password_is_an_error(
+    mariadb_server: MariaDbServer,
+) -> None:
+    url = mariadb_server.url("connecting")
+    mariadb_server.sql("CREATE OR REPLACE USER nobody IDENTIFIED BY 'secret'; GRANT ALL ON connecting.* TO nobody")
+    at = url.rpartition("@")[2]
+    for refused in (
+        url.replace("/connecting", "/nowhere"),
+        f"mariadb://nobody:secret@{at}".replace("/connecting", "/no"),
+    ):
+        assert not await make_store(refused, "shop").exists()
+    with pytest.raises(UsageError, match="see user, password and database in the URL"):
+        await make_store(f"mariadb://nobody:wrong@{at}", "shop").exists()
+
+
 @pytest.mark.parametrize(
     ("scheme", "given", "says"),
     [
@@ -130,5 +145,7 @@ def test_a_driver_that_is_not_installed_is_named_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, url: str, driver: str
 ) -> None:
     monkeypatch.setitem(sys.modules, driver, None)
-    with pytest.raises(UsageError, match=rf'^database postgresql, by {driver}: pip install "ensue\[postgres\]"$'):
+    with pytest.raises(
+        UsageError, match=rf'^database postgresql, by {driver}, needs .*: pip install "ensue\[postgres\]"$'
+    ):
         make_store(url, "shop")

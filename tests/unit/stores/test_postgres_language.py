@@ -55,6 +55,13 @@ async def test_a_refusal_in_another_language_is_the_operators(
         await PostgresStore(url, SERVICE).open()
     assert "FATAL" in str(caught.value) or scheme.endswith("asyncpg")
     assert "s3cret" not in str(caught.value)
+    # Commands that look ask so first. Only of a database that is not there may they say that nothing is.
+    store = PostgresStore(url, SERVICE)
+    if code == "3D000":
+        assert not await store.exists()
+        return
+    with pytest.raises(UsageError, match=f"{code}.*see user, password and database in the URL"):
+        await store.exists()
 
 
 async def test_a_password_that_is_missing_is_the_operators(german: PostgresServer) -> None:

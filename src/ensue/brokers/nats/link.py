@@ -11,7 +11,7 @@ from typing import Any
 from ensue.addresses import host_and_port
 from ensue.brokers.nats.options import DEFAULT_PORT, NatsOptions
 from ensue.brokers.nats.wire import Wire
-from ensue.errors import BrokerUnavailable, UsageError
+from ensue.errors import BrokerUnavailable, UsageError, not_installed
 from ensue.texts import logger
 
 log = logger("ensue.nats")
@@ -170,7 +170,7 @@ def _signed(options: NatsOptions, nonce: bytes) -> dict[str, object]:
     try:
         import nkeys  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError as error:
-        raise UsageError('the NATS URL names a creds or nkey file, which needs: pip install "ensue[nats]"') from error
+        raise not_installed("the NATS URL names a creds or nkey file, which", "nats") from error
     path = options.creds or options.nkey
     try:
         with open(path, encoding="utf-8") as file:

@@ -25,7 +25,7 @@ def flow(
     ],
     services: Annotated[
         list[str],
-        typer.Argument(metavar="SERVICE...", autocompletion=services_here, help="MODULE:NAME, one or several"),
+        typer.Argument(metavar="SERVICE", autocompletion=services_here, help="MODULE:NAME, one or several"),
     ],
     records: Annotated[
         int,

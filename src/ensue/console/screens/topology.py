@@ -10,7 +10,7 @@ from ensue.console.visit import Visit
 from ensue.contracts.asyncapi import asyncapi
 from ensue.contracts.contract import contract_of
 from ensue.operations import contracts
-from ensue.operations.topology import find_flows, find_sagas, find_warnings
+from ensue.operations.topology import find_flows, find_sagas, find_warnings, no_publisher
 
 
 async def topology(visit: Visit) -> Response:
@@ -32,6 +32,7 @@ async def topology(visit: Visit) -> Response:
         messages=[(each, schemas.get(each.type)) for each in flows],
         sagas=find_sagas(services),
         warnings=find_warnings(services, flows),
+        unknown=no_publisher(services),
         names=visit.services.names,
     )
 

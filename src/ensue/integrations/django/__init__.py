@@ -19,12 +19,12 @@ See docs/how-to/django.md, and docs/adr/0056 for how handlers and Ensue share a 
 
 from __future__ import annotations
 
-from ensue.errors import UsageError
+from ensue.errors import not_installed
 
 try:
     import django  # noqa: F401
 except ImportError as error:
-    raise UsageError('ensue.integrations.django: pip install "ensue[django]"') from error
+    raise not_installed("ensue.integrations.django", "django") from error
 
 from ensue.integrations.django.idempotency import idempotent
 from ensue.integrations.django.project import (

@@ -95,6 +95,7 @@ class PostgresDialect(Bulk[Statements, tuple[str, str]]):
     )
     clock = "SELECT extract(epoch FROM clock_timestamp())::float8"
     read_only = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    no_database: frozenset[object] = frozenset({"3D000"})
     catalog = CATALOG
 
     def text(self, statement: str) -> str:

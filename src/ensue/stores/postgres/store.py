@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from ensue.errors import UsageError
+from ensue.errors import not_installed
 from ensue.stores.postgres.dialect import PostgresDialect
 from ensue.stores.postgres.handshake import quoted
 from ensue.stores.postgres.listen import Listening, channel_of
@@ -40,7 +40,7 @@ class PostgresStore(SqlStore):
         try:
             importlib.import_module(parsed.driver)
         except ImportError as error:  # else the first connection would say that there is no module of that name
-            raise UsageError(f'database postgresql, by {parsed.driver}: pip install "ensue[postgres]"') from error
+            raise not_installed(f"database postgresql, by {parsed.driver},", "postgres") from error
         super().__init__(service, _Postgres(parsed))
 
 

@@ -34,6 +34,8 @@ class Dialect(Protocol):
     """A query for the database's clock, epoch seconds."""
     read_only: str
     """What opens a reader's transaction."""
+    no_database: frozenset[object]
+    """Codes with which the server refuses a connection to a database that is not there."""
     catalog: Catalog
     """What it says of a table's columns, for queries."""
 

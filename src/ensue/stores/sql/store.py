@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
-from ensue.errors import UsageError
+from ensue.errors import StoreUnavailable, UsageError
 from ensue.message import OutboxRecord
 from ensue.ports import Capabilities, Table
 from ensue.stores import rules, tables
@@ -70,8 +70,10 @@ class SqlStore:
     async def exists(self) -> bool:
         try:
             link = await self._database.connect()
-        except UsageError:
-            return False  # no such database
+        except UsageError as error:
+            if error.values.get("code") in self._dialect.no_database:
+                return False
+            raise  # user, password, an option of the URL: it is not for want of a database
         try:
             return await schema.exists(link, self._dialect)
         finally:
@@ -113,7 +115,8 @@ class SqlStore:
             except Exception as error:
                 if isinstance(error, UsageError) or not self._dialect.denied(error):
                     raise
-                raise rules.not_allowed(self._database.place, self.service, str(error)) from error
+                said = error.__cause__ if isinstance(error, StoreUnavailable) and error.__cause__ else error
+                raise rules.not_allowed(self._database.place, self.service, str(said)) from error
             opening.pop_all()  # all went well: it stays open
         self._opened = Opened(
             engines, connections, pools["steps"], relay_pool, pools["heartbeat"], pools["readings"], notifier, outbox
