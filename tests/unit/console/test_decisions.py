@@ -15,7 +15,7 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 from tests.unit.cli.test_new_epoch import copy_database, put_back
-from tests.unit.console.desk import books, client, desk_api, first, second, shop, who
+from tests.unit.console.desk import DeskSold, books, client, desk_api, first, second, shop, who
 from tests.views.ledger import make_scribe, make_view, until
 from tests.views.test_incomplete import NEW, OLD, incomplete, write
 
@@ -175,6 +175,8 @@ async def epoch(asking: Ask) -> None:
 
 
 async def outbox_withdraw(asking: Ask) -> None:
+    async with shop.running(work=False), shop.step() as step:
+        step.publish(DeskSold(customer="kim", amount=1))
     async with opened(shop) as access:
         last = (await outbox(access, 0, 100)).records[-1]
         place, event = (last.topic, last.partition, last.position), (last.headers["type"], last.headers["id"])
