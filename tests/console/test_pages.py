@@ -69,8 +69,9 @@ async def test_every_screen_is_linked_and_shows_hostile_text_as_text(browse: Ope
     pages = await every_page(browse)
     seen = {path.partition("?")[0] for path in pages}
     reached = {path for path, *_ in ADDRESSES if not path.startswith("/services")}
-    # What is begun by a form, what a lost gap or a view leads to, and what a script reads, no link leads to here.
-    assert reached - seen == {"/run", "/view", "/loss", "/changes", "/decisions.jsonl"}
+    # What is begun by a form, what a lost gap, a refused event or a view leads to, and what a script reads, no link
+    # leads to here.
+    assert reached - seen == {"/run", "/view", "/loss", "/refused", "/changes", "/decisions.jsonl"}
     with_it = []
     for path, page in pages.items():
         read = Read(page)
