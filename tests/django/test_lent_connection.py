@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.contrib.postgres.signals import get_citext_oids, get_hstore_oids, register_type_handlers
-from django.db import close_old_connections, connections, transaction
+from django.db import close_old_connections, connections
 from django.db.backends.signals import connection_created
 from tests.django.conftest import database_at
 from tests.django.desk.contracts import DjangoTicketOpened as Opened
@@ -97,31 +96,6 @@ def test_types_that_are_registered_on_djangos_connections_are_known_in_a_handler
     with created(register_type_handlers):
         assert handle(desk, Opened(ticket_id=1)) == []
     assert seen == [({"by": "ann"}, "1|2")]
-
-
-@on_postgres
-def test_a_handlers_thread_sends_its_statements_without_the_event_loop(desk: DjangoService) -> None:
-    stood: list[bool] = []
-
-    @desk.on
-    def opened(event: Opened) -> None:
-        stands, done = threading.Event(), threading.Event()
-        loop = connections[desk.using].connection.bound.dialect.loop
-
-        def stand() -> None:
-            stands.set()
-            stood.append(done.wait(20))
-
-        loop.call_soon_threadsafe(stand)
-        assert stands.wait(20)
-        Ticket.objects.using(desk.using).create(id=event.ticket_id)
-        with transaction.atomic(using=desk.using), connections[desk.using].cursor() as cursor:
-            cursor.executemany("INSERT INTO desk_comment (ticket_id, text) VALUES (1, %s)", [("a",), ("b",)])
-        done.set()
-
-    assert handle(desk, Opened(ticket_id=1)) == []
-    assert stood == [True]
-    assert Ticket.objects.using(desk.using).count() == 1
 
 
 @on_postgres

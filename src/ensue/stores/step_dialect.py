@@ -49,8 +49,8 @@ class StepDialect:
         """Call what sends a statement, whose text is the first argument, as a statement of this connection's session:
         for another layer over the drivers than SQLAlchemy (Django's), in the thread of a plain handler.
 
-        call: on SQLite a method of a cursor of the store's own connection. On PostgreSQL it has psycopg wait in this
-        thread, see `stores.sql.engines.run_here`.
+        call: on SQLite a method of a cursor of the store's own connection; else it runs in one of SQLAlchemy's
+        greenlets.
         """
         self._run(call, arguments, _Sender(connection))
 

@@ -14,7 +14,7 @@ from ensue.errors import UsageError
 class LentCopy:
     """What psycopg's `Copy` has. What is written, and what is read, is held in memory whole, as rows are.
 
-    send: has a coroutine function run with psycopg's own object, inside of the statement.
+    send: has a coroutine function run on the event loop with psycopg's own object, inside of the statement.
     """
 
     def __init__(self, send: Callable[[Callable[[AsyncCopy], Awaitable[Any]]], Any]) -> None:

@@ -1,8 +1,7 @@
-"""Django's cursors on a connection of a PostgreSQL store, which is psycopg's async one.
+"""Django's cursors on a connection of a PostgreSQL store, which is psycopg's async one and lives on the event loop.
 
-A statement is bound as Django's own cursors bind it (on this side, with Django's types). The handler's thread sends it,
-while it has the link's lock, and waits for the server itself: the way to the event loop and back took longer than the
-statement. Its rows are all read then.
+A statement is bound as Django's own cursors bind it (on this side, with Django's types), sent on the event loop, and
+its rows are all read there; what is left for the handler's thread is to take them.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, AsyncCopy
 from psycopg.adapt import AdaptersMap
 from sqlalchemy import Connection
+from sqlalchemy.util.concurrency import await_only
 
 from ensue.errors import UsageError
 from ensue.integrations.django.lent_copy import LentCopy
 from ensue.integrations.django.psycopg_types import adapters_of
-from ensue.stores.sql.engines import run_here
 
 #: Names of one zone.
 _UTC = frozenset({"UTC", "Etc/UTC", "GMT"})
@@ -113,20 +112,20 @@ class LentCursor:
 
     def _execute(self, text: str, params: Any) -> None:
         self._rows.clear()
-        run_here(self._cursor.execute(text, params))
+        await_only(self._cursor.execute(text, params))
         if self._cursor.description is not None:
-            self._rows.extend(run_here(self._cursor.fetchall()))
+            self._rows.extend(await_only(self._cursor.fetchall()))
 
     def _execute_many(self, text: str, param_list: Any) -> None:
         self._rows.clear()
-        run_here(self._cursor.executemany(text, param_list))
+        await_only(self._cursor.executemany(text, param_list))
 
     def copy(self, statement: Any, params: Any = None) -> LentCopy:
         """As psycopg's: `with cursor.copy("COPY seats FROM STDIN") as copy: copy.write_row(...)`."""
 
         def send(call: Callable[[AsyncCopy], Awaitable[Any]]) -> Any:
             came: list[Any] = []
-            self._send(lambda text, values: came.append(run_here(self._copy(text, values, call))), statement, params)
+            self._send(lambda text, values: came.append(await_only(self._copy(text, values, call))), statement, params)
             return came[0]
 
         return LentCopy(send)

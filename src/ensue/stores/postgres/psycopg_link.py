@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor, waiting
+from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.array import ListBinaryDumper
@@ -23,8 +22,6 @@ from ensue.stores.postgres.url import PostgresUrl
 from ensue.stores.sql.driver import Rows, checked_arguments
 
 CONNECT_S = 10
-#: After so long a statement in a thread looks whether its connection is still there.
-WAIT_S = 0.1
 #: Of `connect_args`, what Ensue decides: when a transaction begins, and how it reads rows.
 OWN = ("autocommit", "conninfo", "context", "cursor_factory", "row_factory")
 
@@ -36,23 +33,8 @@ class Array(list[Any]):
     """
 
 
-class _Connection(AsyncConnection[Any]):
-    """Waits for the server on the event loop that it was made on; in another thread, which has the link's lock, right
-    there."""
-
-    def __init__(self, *given: Any, **options: Any) -> None:
-        super().__init__(*given, **options)
-        self._loop_thread = threading.get_ident()
-
-    async def wait(self, gen: Any, interval: float = WAIT_S, timeout: float | None = None) -> Any:
-        if threading.get_ident() == self._loop_thread:
-            return await super().wait(gen, interval, timeout)
-        return waiting.wait(gen, self.pgconn.socket, interval, timeout)
-
-
 class PsycopgLink(PostgresLink):
     raw: AsyncConnection[Any]
-    in_threads = True
 
     @property
     def in_transaction(self) -> bool:
@@ -97,10 +79,7 @@ class PsycopgLink(PostgresLink):
         return ours
 
     def terminate(self) -> None:
-        if self.lock.in_thread:  # in the middle of libpq, whose memory would be freed: the thread ends it by its error
-            self.hang_up()
-        else:
-            self.raw.pgconn.finish()
+        self.raw.pgconn.finish()
 
     def hang_up(self) -> None:
         """Not `finish`: what waits for the socket would wait for ever, or for another one that got its number."""
@@ -119,7 +98,7 @@ async def connect(url: PostgresUrl) -> PsycopgLink:
         with checked_arguments(url.place, url.connect_args, OWN):
             if not url.pgbouncer:
                 options["options"] = _options(url)
-            raw: AsyncConnection[Any] = await _Connection.connect(url.dsn, autocommit=True, **options)
+            raw: AsyncConnection[Any] = await AsyncConnection.connect(url.dsn, autocommit=True, **options)
     except psycopg.ProgrammingError as error:  # an option that libpq does not know
         raise UsageError(f"{url.place}: options in the URL, or connect_args: {str(error).strip()}") from error
     except (psycopg.Error, OSError, TimeoutError) as error:

@@ -3,16 +3,14 @@
 One engine for a store. Each connection of the store is handed to it once; a step gets an SQLAlchemy `Connection` of its
 own over it, which is the only one that may send statements while the step is open (`Link.holder`): a session that
 outlives its step writes nothing. What SQLAlchemy means by begin, commit, rollback and close does nothing; savepoints
-work. A plain `Session` in the thread of a `def` handler sends its statements back to the event loop and waits; with a
-driver that can wait in a thread it sends them itself, which saves the way there and back.
+work. A plain `Session` in the thread of a `def` handler sends its statements back to the event loop and waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
@@ -63,33 +61,16 @@ class LinkDialect(StepDialect):
             finally:
                 link.lock.release()
             return
-        self.from_thread(link, _guarded, link, root, call, arguments)
+        self.on_loop(_locked, link, root, call, arguments)
 
-    def run_for(self, connection: Connection, call: Callable[..., Any], *arguments: Any) -> None:
-        link = _link_of(connection)
-        if link is None or not link.in_threads:
-            super().run_for(connection, call, *arguments)
-            return
-        self._check_thread()
-        with link.lock:  # without a greenlet: `call` waits by `run_here`
-            _guarded(link, connection, call, arguments)
-
-    def from_thread(self, link: Link | None, call: Callable[..., T], *arguments: Any) -> T:
-        """From a thread: call what uses the link inside SQLAlchemy's greenlet, on the event loop or right here, and
-        wait."""
-        self._check_thread()
-        if link is not None and link.in_threads:
-            with link.lock:
-                return run_here(greenlet_spawn(call, *arguments))
-        assert self.loop is not None
-        return asyncio.run_coroutine_threadsafe(_locked(link, call, arguments), self.loop).result()
-
-    def _check_thread(self) -> None:
+    def on_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """From a thread: call `work` on the event loop, inside SQLAlchemy's greenlet or as a coroutine, and wait."""
         if self.loop is None or threading.get_ident() == self.loop_thread:
             raise UsageError(
                 "a plain session was used on the event loop, which would wait for itself: write the handler as a "
                 "plain def (it runs in a thread), or as async def with step.session"
             )
+        return asyncio.run_coroutine_threadsafe(work(*arguments), self.loop).result()
 
 
 def _guarded(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -110,20 +91,9 @@ def _guarded(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[A
     watch.after(effect)
 
 
-async def _locked(link: Link | None, call: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    async with contextlib.nullcontext() if link is None else link.lock:
-        return await greenlet_spawn(call, *arguments)
-
-
-def run_here(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine of a driver that waits in this thread for its server, and for nothing else; see
-    `Link.in_threads`."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        return cast("T", done.value)
-    work.close()
-    raise RuntimeError("a driver that should wait in its caller's thread has waited for an event loop")
+async def _locked(link: Link, root: Any, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    async with link.lock:
+        await greenlet_spawn(_guarded, link, root, call, arguments)
 
 
 def _link_of(connection: Connection) -> Link | None:
@@ -146,7 +116,7 @@ class StepExecutionContext:
         try:
             if in_greenlet():
                 return make()
-            return self.dialect.from_thread(_link_of(self.root_connection), make)  # type: ignore[attr-defined]
+            return self.dialect.on_loop(greenlet_spawn, make)  # type: ignore[attr-defined]
         except Exception as error:  # the connection is closed
             link = _link_of(self.root_connection)  # type: ignore[attr-defined]
             if link is not None and link.note(error) is not None:

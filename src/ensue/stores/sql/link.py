@@ -16,7 +16,6 @@ from ensue.stores import rules
 from ensue.stores.ending import to_end
 from ensue.stores.sql.driver import Rows
 from ensue.stores.sql.failures import Failures
-from ensue.stores.sql.statement_lock import StatementLock
 from ensue.stores.statements import Left, Watch, Words
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ class Link(Failures):
     """
 
     words: ClassVar[Words]
-    #: Whether a thread that has the lock may send a statement itself, which then does not go to the loop and back.
-    in_threads: ClassVar[bool] = False
 
     def __init__(self, raw: Any, place: str, begin_text: str) -> None:
         super().__init__(raw, place)
@@ -50,7 +47,7 @@ class Link(Failures):
         #: Which SQLAlchemy connection may send statements now; None: none may.
         self.holder: object = None
         #: Held while a session's statement runs, since that may have been sent by a thread.
-        self.lock = StatementLock()
+        self.lock = asyncio.Lock()
         #: SQLAlchemy's view of this connection, see `engines.py`.
         self.fairy: PoolProxiedConnection | None = None
         self.detach: Callable[[], None] = _nothing
