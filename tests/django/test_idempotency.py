@@ -450,6 +450,109 @@ def test_views_of_django_rest_framework_have_it_behind_their_permissions(desk: D
     assert effects(desk) == (3, 3)
 
 
+FORM = (
+    b'--aa\r\nContent-Disposition: form-data; name="who"\r\n\r\nann\r\n--aa\r\n'
+    b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n0123456789\r\n--aa--\r\n'
+)
+
+
+class Torn(io.BytesIO):
+    """A body whose client has gone: it ends, or fails."""
+
+    def __init__(self, data: bytes, *, fails: bool) -> None:
+        super().__init__(data)
+        self.fails = fails
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(size)
+        if not found and self.fails:
+            raise OSError("reset")
+        return found
+
+
+@pytest.mark.parametrize("alias", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_form_in_parts_that_breaks_off_has_no_effect_and_the_whole_one_has(desk: DjangoService, fails: bool) -> None:
+    """Django's parser takes an early end for the end, and the check of CSRF tokens passes over an error."""
+
+    @idempotent(service=desk)
+    def keep(request: HttpRequest) -> HttpResponse:
+        ticket(desk, request)
+        return HttpResponse(request.POST.get("who", "nobody"))
+
+    with serving(("form/", keep), middleware=("django.middleware.csrf.CsrfViewMiddleware",)):
+        client = Client(enforce_csrf_checks=True, raise_request_exception=False)
+        client.cookies["csrftoken"] = "a" * 32
+
+        def sent(data: bytes) -> Any:
+            headers = {"Idempotency-Key": "k", "X-CSRFToken": "a" * 32}
+            body: Any = {"wsgi.input": Torn(data, fails=fails)}
+            return client.generic("POST", "/form/", FORM, "multipart/form-data; boundary=aa", headers=headers, **body)
+
+        assert sent(FORM[:40]).status_code == 400
+        assert effects(desk) == (0, 0)
+        whole = sent(FORM)
+    assert (whole.status_code, whole.content, effects(desk)) == (200, b"ann", (1, 1))
+
+
+@pytest.mark.parametrize("alias", ["sqlite"], indirect=True)
+def test_another_mask_of_a_csrf_token_is_the_same_client(desk: DjangoService) -> None:
+    with serving(("orders/", opening(desk))) as client:
+        for token in ("one", "two"):
+            assert send(client, "/orders/", {}, headers={"X-CSRFToken": token}).status_code == 201
+    assert effects(desk) == (1, 1)
+
+
+@pytest.mark.parametrize("alias", ["sqlite"], indirect=True)
+def test_users_without_a_number_and_of_two_models_are_not_one_user(desk: DjangoService) -> None:
+    class Member(User):
+        class Meta:
+            proxy = True
+            app_label = "auth"
+
+    users = [User(username="ann"), User(username="bob"), User(pk=1), Member(pk=1)]
+
+    def let_in(request: HttpRequest) -> HttpResponse:
+        request.user = users[int(request.headers["X-Number"])]
+        return opening(desk)(request)
+
+    with serving(("orders/", let_in)) as client:
+        for _ in range(2):
+            for number in range(len(users)):
+                assert send(client, "/orders/", {}, headers={"X-Number": str(number)}).status_code == 201
+    assert effects(desk) == (4, 4)
+
+
+@pytest.mark.parametrize("alias", ["sqlite"], indirect=True)
+def test_above_a_view_of_django_rest_framework_it_is_refused_since_errors_are_answers_there(
+    desk: DjangoService,
+) -> None:
+    pytest.importorskip("rest_framework")
+    from rest_framework.decorators import api_view
+    from rest_framework.exceptions import ValidationError
+    from rest_framework.views import APIView
+
+    once = idempotent(service=desk)
+
+    class Orders(APIView):
+        def post(self, request: Any) -> HttpResponse:
+            ticket(desk, request)
+            raise ValidationError({"body": "is empty"})
+
+    @once
+    @api_view(["POST"])
+    def place(request: Any) -> HttpResponse:
+        ticket(desk, request)
+        raise ValidationError({"body": "is empty"})
+
+    dispatched = method_decorator(once, name="dispatch")(type("Dispatched", (Orders,), {}))
+    views = [("a/", once(Orders.as_view())), ("b/", place), ("c/", dispatched.as_view())]
+    with serving(*views) as client:
+        for where, _ in views:
+            assert send(client, f"/{where}").status_code == 500
+    assert effects(desk) == (0, 0)
+
+
 def test_what_is_no_plain_view_is_refused_where_it_is_declared() -> None:
     async def later(request: HttpRequest) -> HttpResponse:
         return HttpResponse()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import Delete, Engine, MetaData, Update, create_engine, event, text
+from sqlalchemy import Delete, Engine, MetaData, Update, create_engine, event, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
@@ -771,3 +771,59 @@ def test_a_listener_that_publishes_when_the_commit_is_done_is_told_where_to(desk
         session.add(Ticket(id=1))
         with pytest.raises(UsageError, match="not in after_commit"):
             session.commit()
+
+
+@pytest.mark.parametrize("what", ["another session", "a savepoint", "the transaction"])
+async def test_what_goes_back_on_a_connection_takes_no_event_of_an_async_session_that_has_sent_nothing(
+    desk: Service, tmp_path: Path, what: str
+) -> None:
+    """Its rows are still to come."""
+    engine = async_engine_at(f"sqlite+aiosqlite:///{tmp_path}/desk.db")
+    async with engine.connect() as connection:
+        await connection.begin()
+        async with (
+            AsyncSession(connection, join_transaction_mode="create_savepoint") as other,
+            AsyncSession(connection, join_transaction_mode="create_savepoint") as session,
+        ):
+            if what == "another session":
+                other.add(Ticket(id=50))
+                await other.flush()
+            savepoint = await connection.begin_nested() if what == "a savepoint" else None
+            session.add(Ticket(id=1))
+            ensue.publish(session, TicketOpened(ticket_id=1, text=what))
+            if what == "the transaction":
+                await connection.rollback()
+                await connection.begin()
+            await (other if savepoint is None else savepoint).rollback()
+            await session.commit()
+        await connection.commit()
+        found = await connection.execute(select(Ticket.id))
+        assert [row[0] for row in found] == [1]
+    assert texts(await records(desk)) == [what]
+    await engine.dispose()
+
+
+def test_a_commit_is_not_refused_for_rows_that_went_back_with_a_savepoint_around_them(
+    desk: Service, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        for number in (1, 2):
+            savepoint = connection.begin_nested()
+            with Session(connection, join_transaction_mode="rollback_only") as session:
+                open_ticket(session, number, "gone")
+                session.flush()
+            savepoint.rollback()
+    assert published(desk) == []
+
+
+@pytest.mark.parametrize("mode", ["conditional_savepoint", "create_savepoint", "control_fully", "rollback_only"])
+async def test_nor_for_an_async_session_that_has_only_published(desk: Service, tmp_path: Path, mode: Any) -> None:
+    engine = async_engine_at(f"sqlite+aiosqlite:///{tmp_path}/desk.db")
+    async with engine.begin() as connection:
+        savepoint = await connection.begin_nested()
+        async with AsyncSession(connection, join_transaction_mode=mode) as session:
+            session.add(Ticket(id=1))
+            ensue.publish(session, TicketOpened(ticket_id=1, text="gone"))
+        await savepoint.rollback()
+    assert await records(desk) == []
+    await engine.dispose()

@@ -14,9 +14,10 @@ from ensue.errors import UsageError
 #: Methods of requests that may change something: only there a key means something.
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 #: Names of headers by which clients say who they are, or a proxy says whom it has let in. Not Ensue-Token, by
-#: which each try says what its client has seen by then.
+#: which each try says what its client has seen by then, nor a token against forged requests, which is another one on
+#: each page and proves no identity.
 _CREDENTIALS = re.compile(
-    "(?!ensue-token$).*(?:account|api-?key|assertion|auth|cert|cookie|email|identity|jwt|login|principal|session|subject"
+    "(?!(?:ensue-token|x-csrf-?token|x-xsrf-token)$).*(?:account|api-?key|assertion|auth|cert|cookie|email|identity|jwt|login|principal|session|subject"
     "|tenant|token|user(?!-agent))"
 )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, MetaData, Table, Update, event, update
+from sqlalchemy import Connection, MetaData, NestedTransaction, Table, Update, event, update
 from sqlalchemy import Transaction as DatabaseTransaction
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -81,7 +81,7 @@ def _would_join(session: Session, connection: Connection) -> DatabaseTransaction
     """Which transaction would hold the session's rows and is not its own, had it sent any. None: it would have made a
     savepoint, which is gone with it."""
     mode, within = session.join_transaction_mode, connection.get_nested_transaction()
-    if mode == "create_savepoint" or (mode == "conditional_savepoint" and within is not None):
+    if mode in ("create_savepoint", "control_fully") or (mode == "conditional_savepoint" and within is not None):
         return None
     return within or connection.get_transaction()
 
@@ -95,9 +95,19 @@ def refuse_rows_alone(session: Session, connection: Connection) -> None:
     if within is None or not within.is_active:
         return
     root = connection.get_transaction()
+    around = set[str]()
+    each: DatabaseTransaction | None = within
+    while isinstance(each, NestedTransaction):
+        around.add(str(each._savepoint))
+        each = each._previous_nested
+    gone: list[str] = []
+
+    def gone_back(_: Connection, name: str, __: None) -> None:
+        if name in around:
+            gone.append(name)
 
     def refuse(connection: Connection) -> None:
-        if connection.get_transaction() is root:
+        if connection.get_transaction() is root and not gone:
             roll_back(connection)
             raise UsageError(
                 "this transaction cannot commit: a session that took part in it has published, and was closed without "
@@ -106,6 +116,7 @@ def refuse_rows_alone(session: Session, connection: Connection) -> None:
             )
 
     event.listen(connection, "commit", refuse)
+    event.listen(connection, "rollback_savepoint", gone_back)
 
 
 def check_alone(connection: Connection, all_of_them: Iterable[Connection]) -> None:

@@ -57,7 +57,7 @@ class Pending:
         self._connections = connections_of(session)
         self._own_savepoints = own_savepoints_of(session)
         self._failed: BaseException | None = None
-        self._wrote = False
+        self._wrote = self._apart = False
         event.listen(session, "before_commit", self._before_commit)
         event.listen(session, "after_begin", self._connected)
         event.listen(session, "after_rollback", self._rolled_back)
@@ -109,7 +109,7 @@ class Pending:
         try:
             if self._failed is not None:
                 raise _cannot_commit(self._failed) from self._failed
-            if self._drafts:
+            if self._drafts and not (self._apart and connection not in self._connections):
                 self._check(connection)
                 self._write(connection)
             self._savepoints.clear()
@@ -147,14 +147,21 @@ class Pending:
         if self._savepoints:
             self._savepoints.pop()
 
-    def _savepoint_gone_back(self, *_: object) -> None:
+    def _savepoint_gone_back(self, connection: Connection, *_: object) -> None:
         # One of which we were not told that it began is older than whatever was published.
-        self._drop_after(self._savepoints.pop() if self._savepoints else 0)
+        mark = self._savepoints.pop() if self._savepoints else 0
+        if connection in self._connections:
+            self._drop_after(mark)
+        else:  # async code has only published: its rows are still to come, and nothing of it went back
+            self._apart = True
 
-    def _gone_back(self, _: Connection) -> None:
+    def _gone_back(self, connection: Connection) -> None:
         """A session that is part of a transaction of its connection may stay when that is rolled back."""
         self._savepoints.clear()
-        self._drop_after(0)
+        if connection in self._connections:
+            self._drop_after(0)
+        else:
+            self._apart = True
 
     def _rolled_back(self, session: Session) -> None:
         if not session.in_nested_transaction():
@@ -180,13 +187,14 @@ class Pending:
         if self._drafts:
             # Where none is heard, the rows may be in any.
             for connection in list(self._connections) if self._heard is None else [self._heard]:
-                refuse_rows_alone(session, connection)
+                if not self._apart or connection in self._connections:
+                    refuse_rows_alone(session, connection)
         self._hear(None)
         wrote, ended = self._wrote, self._transaction
         self._drafts.clear()
         self._marks.clear()
         self._transaction = self._watched = self._failed = None
-        self._wrote = False
+        self._wrote = self._apart = False
         if wrote and ended is not None:
             ended.outbox.committed()  # a hint, which says nothing wrong where it was rolled back
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeVar, cast, overload
 from asgiref.sync import iscoroutinefunction
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, UnreadablePostError
-from django.template.response import SimpleTemplateResponse
 
 from ensue.engine.nesting import check_aside
 from ensue.errors import IdempotencyConflict, UsageError
@@ -134,12 +133,18 @@ def _answer(
             response = view()
             if not isinstance(response, HttpResponseBase):
                 raise UsageError(f"{where} returned a {type(response).__name__}, expected an HttpResponse")
+            if request is plain and hasattr(response, "accepted_renderer"):
+                raise UsageError(
+                    f"{where}: @idempotent above a view of Django REST framework, which turns errors into answers "
+                    "inside of it: put it above the method of the class, or below @api_view"
+                )
             if says_failed(response.status_code):
                 transaction.set_rollback(True, using=service.using)
             # A view may also have had it rolled back by itself, and answered that it did not work.
             elif asked is not None and not connections[service.using].needs_rollback:
+                response = _complete(request, where, response)
                 try:
-                    service.outlet.keep_answer(_to_store(request, where, asked, response))
+                    service.outlet.keep_answer(_to_store(asked, response))
                 except IdempotencyConflict:
                     return problem(plain, KEY_ANSWERED_MEANWHILE)  # the transaction is marked for rollback by now
             return response
@@ -154,16 +159,28 @@ def _asked(request: Any, plain: HttpRequest, principal: Callable[[Any], str]) ->
         return None
     check_header(_HEADER, given)
     key = own_key(given, principal(request), str(plain.method), plain.path)
-    return _Asked(key, fingerprint(plain, key))
+    return _Asked(key, fingerprint(request, key))
 
 
-def _to_store(request: Any, where: str, asked: _Asked, response: Any) -> StoredResponse:
+def _complete(request: Any, where: str, response: Any) -> Any:
+    """The answer as it goes out, with its body."""
     if response.streaming:
         raise cannot_be_kept(where, response)
-    if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
-        # What Django does after the view, and its transaction, have ended. Django REST framework says before that how.
-        framework = getattr(request, "parser_context", {}).get("view")
-        (response if framework is None else framework.finalize_response(request, response)).render()
+    if not callable(getattr(response, "render", None)) or getattr(response, "is_rendered", False):
+        return response
+    # What Django does after the view, and its transaction, have ended. Django REST framework says before that how.
+    finished = response
+    if (framework := getattr(request, "parser_context", {}).get("view")) is not None:
+        finished = framework.finalize_response(request, response, *framework.args, **framework.kwargs)
+    rendered = finished.render()
+    if rendered is response and getattr(rendered, "is_rendered", False):
+        return response
+    plain = HttpResponse(rendered.content, status=rendered.status_code, headers=dict(rendered.headers))
+    plain.cookies = rendered.cookies  # and nobody renders it, or finishes it, once more
+    return plain
+
+
+def _to_store(asked: _Asked, response: Any) -> StoredResponse:
     headers = kept_headers(response.headers.items())
     return StoredResponse(asked.key, asked.fingerprint, response.status_code, headers, response.content)
 
