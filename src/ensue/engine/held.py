@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
+import msgspec
+
 from ensue.codec import decode_envelope
 from ensue.engine.sending import Left, Where
 from ensue.errors import BrokerUnavailable, RecordRefused
@@ -95,8 +97,10 @@ class Held:
         return held is not None and held.shown.refused and held.shown.position == record.position
 
     def advance(self, where: Where, position: int) -> None:
-        """Everything of a held partition below `position` was sent."""
-        self._held[where] = self._held[where]._replace(first=position)
+        """Everything of a held partition below `position` was sent: the broker has taken what it had refused."""
+        held = self._held[where]
+        shown = msgspec.structs.replace(held.shown, refused=False) if held.shown.refused else held.shown
+        self._held[where] = held._replace(first=position, shown=shown)
 
     def release(self, where: Where) -> None:
         del self._held[where]

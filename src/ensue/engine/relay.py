@@ -116,8 +116,9 @@ class Relay(Loop):
             self._hold_unknown(looked, self._last)
             self._examined = self._source
         # From here on it tells what it holds. What a relay before it told may go out, and is not to be withdrawn then.
-        await self._context.books.tell_held(self._held.shown)
-        self._told = self._held.shown
+        shown = self._held.shown
+        await self._context.books.tell_held(shown)
+        self._told = shown
         self._written = max(heads.values(), default=0)
         self._ticks.start(heads)
 
@@ -241,9 +242,9 @@ class Relay(Loop):
         for where in self._held.due(self._context.clock.monotonic()):
             if where not in self._retries:
                 self._retries[where] = asyncio.create_task(self._try(where))
-        if self._held.shown != self._told:
-            await self._context.books.tell_held(self._held.shown)
-            self._told = self._held.shown
+        if (shown := self._held.shown) != self._told:
+            await self._context.books.tell_held(shown)
+            self._told = shown  # not what is held by now: a try may have ended meanwhile
             self._context.progress()
 
     async def _try(self, where: Where) -> None:
@@ -278,9 +279,10 @@ class Relay(Loop):
         if left is not None:
             self._held.hold(left, context.clock.monotonic())
             return None
-        if self._held.holds_refused(records[0]):
+        refused = self._held.holds_refused(records[0])
+        self._held.advance(where, records[-1].position + 1)  # first: nobody is told any more that it is refused
+        if refused:
             await self._went_out(where, going)
-        self._held.advance(where, records[-1].position + 1)
         self._ticks.sent({where: records[-1].position})
         context.progress()
         return len(records)
@@ -289,8 +291,9 @@ class Relay(Loop):
         """The broker has taken what it had refused: nobody can withdraw it any more, and who has just now was late."""
         envelopes = [decode_envelope(each.envelope) for each in records]
         ids = [each.id for each in envelopes if each.type != WITHDRAWN]
+        came_late = await self._context.books.went_out(*where, ids)
         self._told = None
-        for late in await self._context.books.went_out(*where, ids):
+        for late in came_late:
             log.warning(
                 "relay of %s: message %s in %s/%d was withdrawn while the broker took it: it is out",
                 self._context.service, late, *where,
