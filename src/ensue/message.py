@@ -90,7 +90,8 @@ class HeldPartition(msgspec.Struct, frozen=True):
     id: str
     reason: str
     refused: bool = False
-    """Whether the broker has said no to that record; else it does not answer for the partition."""
+    """Whether the broker has said no to that record; else it does not answer for the partition, or its topic cannot be
+    made."""
 
     def __str__(self) -> str:
         record = f", {self.type} with id {self.id}" if self.id else ""
